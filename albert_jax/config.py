@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting there is, as frozen dataclasses, in three kinds that never mix.
+
+`AlbertConfig` is what the weights mean and the only kind a checkpoint stores; `ComputeConfig` is how this machine
+computes them; `PretrainConfig` is how we train. Standard library only, so that `--help` need not wait for JAX.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import json
+import runpy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from albert_jax.errors import UserError
+
+# --------------------------------------------------------------------------------------------- the model
+
+HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "tanh", "linear")
+
+# What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form, Google's the tanh form.
+_HF_ACTS = {
+    "gelu": "gelu_erf",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu_fast": "gelu",
+    "relu": "relu",
+    "tanh": "tanh",
+    "linear": "linear",
+}
+
+
+@dataclass(frozen=True)
+class AlbertConfig:
+    """An ALBERT architecture, by the field names of the released `albert_config.json`.
+
+    The defaults are xxlarge's, as in the original (modeling.py:42-57). `hidden_act` has Google's meaning: "gelu" is the
+    tanh approximation and "gelu_erf" the exact form that transformers calls "gelu".
+    """
+
+    vocab_size: int = 30000  # pieces in the SentencePiece vocabulary
+    embedding_size: int = 128  # E, the factorised embedding's width
+    hidden_size: int = 4096  # H
+    num_hidden_layers: int = 12  # how often the shared layer is applied
+    num_hidden_groups: int = 1  # parameter sets that the layers are divided over
+    num_attention_heads: int = 64  # N
+    intermediate_size: int = 16384  # I, the feed-forward width
+    inner_group_num: int = 1  # attention + feed-forward blocks in one layer
+    hidden_act: str = "gelu"  # gelu (tanh form) | gelu_erf | relu | tanh | linear
+    hidden_dropout_prob: float = 0.0  # after the embeddings, attention output and feed-forward output
+    attention_probs_dropout_prob: float = 0.0  # on the attention probabilities
+    max_position_embeddings: int = 512  # the longest sequence
+    type_vocab_size: int = 2  # segments
+    initializer_range: float = 0.02  # stddev of the truncated normal
+    layer_norm_eps: float = 1e-12  # tf.contrib.layers.layer_norm in float32
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size",
+            "embedding_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_hidden_groups",
+            "num_attention_heads",
+            "intermediate_size",
+            "inner_group_num",
+            "max_position_embeddings",
+            "type_vocab_size",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}; choose a number of heads that divides it"
+            )
+        if self.num_hidden_groups > self.num_hidden_layers:
+            raise UserError(
+                f"num_hidden_groups {self.num_hidden_groups} exceeds num_hidden_layers "
+                f"{self.num_hidden_layers}; every group needs a layer"
+            )
+        if self.hidden_act not in HIDDEN_ACTS:
+            raise UserError(f"hidden_act {self.hidden_act!r} is unknown; use one of {', '.join(HIDDEN_ACTS)}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)} must lie in [0, 1)")
+
+    @property
+    def head_size(self) -> int:
+        """D, the width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def group_lengths(self) -> tuple[int, ...]:
+        """Number of layers each group serves, in order; layer i uses group int(i / L * G) as the original has it."""
+        layers, groups = self.num_hidden_layers, self.num_hidden_groups
+        # In floating point, as modeling.py:1091: i * G // L differs at L=G=22 (layer 15) and L=G=23 (layer 13).
+        group_of = [int(i / layers * groups) for i in range(layers)]
+        return tuple(group_of.count(g) for g in range(groups))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> AlbertConfig:
+        """Reads `albert_config.json` (Google's meaning of "gelu": tanh) or transformers' `config.json` (its own: erf).
+
+        Which kind it is shows in the content (`model_type` or `architectures` mark transformers), and is printed to
+        stderr with the activation chosen. Raises UserError for a file that is missing, not JSON or of another model.
+        """
+        path = Path(path)
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist; give an albert_config.json or a transformers config.json") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UserError(f"{path} is not readable JSON ({error}); give an albert_config.json") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path} holds a {type(values).__name__}, not a JSON object; give an albert_config.json")
+        config, kind = cls._from_dict(values, path)
+        _say(f"{path.name}: {kind}, hidden_act {values.get('hidden_act', 'gelu')!r} read as {config.hidden_act!r}"
+             f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}")
+        return config
+
+    @classmethod
+    def _from_dict(cls, values: dict[str, Any], path: Path) -> tuple[AlbertConfig, str]:
+        is_transformers = "model_type" in values or "architectures" in values or "transformers_version" in values
+        if values.get("model_type", "albert") != "albert":
+            raise UserError(f"{path} describes a {values['model_type']} model, not ALBERT")
+        names = {f.name for f in dataclasses.fields(cls)}
+        chosen = {name: value for name, value in values.items() if name in names}
+        if "vocab_size" not in chosen:
+            raise UserError(f"{path} has no vocab_size, so it is no ALBERT configuration")
+        for name, value in chosen.items():
+            expected = type(getattr(cls, name))
+            if expected is not str and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise UserError(f"{path}: {name} is {value!r}, not a number")
+            if expected is int and value != int(value):
+                raise UserError(f"{path}: {name} is {value!r}, not a whole number")
+        kind = "Google albert_config.json"
+        if is_transformers:
+            kind = "transformers config.json"
+            act = chosen.get("hidden_act", "gelu_new")
+            if act not in _HF_ACTS:
+                raise UserError(f"{path}: hidden_act {act!r} is unknown; known: {', '.join(_HF_ACTS)}")
+            chosen["hidden_act"] = _HF_ACTS[act]
+        return cls(**chosen), kind
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes `albert_config.json`, Google's field names and meanings."""
+        Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def _released(hidden: int, layers: int, heads: int, dropout: float) -> AlbertConfig:
+    return AlbertConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+
+
+# The eight released models: hidden size, layers, heads (xlarge's heads are 128 wide), dropout. v2 dropped dropout;
+# v1 xxlarge never had it. google-research/albert README and the albert_config.json files.
+MODELS: dict[str, AlbertConfig] = {
+    "base-v1": _released(768, 12, 12, 0.1),
+    "large-v1": _released(1024, 24, 16, 0.1),
+    "xlarge-v1": _released(2048, 24, 16, 0.1),
+    "xxlarge-v1": _released(4096, 12, 64, 0.0),
+    "base-v2": _released(768, 12, 12, 0.0),
+    "large-v2": _released(1024, 24, 16, 0.0),
+    "xlarge-v2": _released(2048, 24, 16, 0.0),
+    "xxlarge-v2": _released(4096, 12, 64, 0.0),
+}
+
+
+def model_config(name: str) -> AlbertConfig:
+    """The released model of that name; raises UserError that names the nearest."""
+    if name not in MODELS:
+        raise UserError(f"model {name!r} is unknown{_nearest(name, MODELS)}; known: {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+# ------------------------------------------------------------------------------------------- the machine
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How this machine computes the model; never stored with the weights."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matmuls and activations; parameters, softmax, LayerNorm and losses are float32 always."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass recomputes: nothing; all but matmul outputs; each whole layer."""
+    scan_unroll: int = 1
+    """Layers unrolled in each turn of the scan; num_hidden_layers unrolls all."""
+    attention: Literal["auto", "xla"] = "auto"
+    """Attention kernel."""
+
+    def __post_init__(self) -> None:
+        if self.scan_unroll < 1:
+            raise UserError(f"compute.scan_unroll {self.scan_unroll} must be at least 1")
+
+
+# ------------------------------------------------------------------------------------------ the training
+
+
+@dataclass(frozen=True)
+class ExamplesConfig:
+    """How pretraining examples are drawn; every default is create_pretraining_data.py's."""
+
+    objective: Literal["sop", "nsp", "none"] = "sop"
+    """Second objective: sentence order, next sentence (the original's --random_next_sentence), or none (pairs in
+    order, no second loss)."""
+    max_seq_length: int = 512
+    """Tokens in a row, [CLS] and two [SEP] included."""
+    max_predictions_per_seq: int = 20
+    """Most tokens predicted in a row: 20 as published (3.9 % of 512); 77 is 15 % of 512."""
+    masked_lm_prob: float = 0.15
+    """Share of a row's tokens to predict, before max_predictions_per_seq cuts it."""
+    short_seq_prob: float = 0.1
+    """Chance, per document and epoch, that its rows have a random shorter length."""
+    ngram: int = 3
+    """Longest n-gram masked as one, in whole words; 1 masks single words."""
+    favor_shorter_ngram: bool = True
+    """n has probability proportional to 1/n; False reverses the list."""
+    do_whole_word_mask: bool = True
+    """Mask all pieces of a word together; False masks single pieces."""
+    single_segment: Literal["random_document", "split"] = "random_document"
+    """A chunk of ONE sentence: B from a random document, labelled 1 (the original), or the sentence itself split in
+    two at a random token."""
+    ngram_across_segments: bool = True
+    """An n-gram may span A and B, and a continuation piece after [SEP] joins A's last word (the original)."""
+    random_token_excludes_special: bool = False
+    """The 10 % random replacements: any id, the original token and specials included (the original), or ordinary
+    pieces that differ from the original token only."""
+    truncate: Literal["both_ends", "end"] = "both_ends"
+    """An overlong pair loses tokens from the front or the back of the longer segment at random (the original), or
+    from the back only."""
+
+    def __post_init__(self) -> None:
+        if self.max_seq_length < 8:
+            raise UserError(f"examples.max_seq_length {self.max_seq_length} is too short; use 8 or more")
+        if self.max_predictions_per_seq < 1:
+            raise UserError(f"examples.max_predictions_per_seq {self.max_predictions_per_seq} must be at least 1")
+        if not 0 < self.masked_lm_prob < 1:
+            raise UserError(f"examples.masked_lm_prob {self.masked_lm_prob} must lie in (0, 1)")
+        if not 0 <= self.short_seq_prob <= 1:
+            raise UserError(f"examples.short_seq_prob {self.short_seq_prob} must lie in [0, 1]")
+        if self.ngram < 1:
+            raise UserError(f"examples.ngram {self.ngram} must be at least 1")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """What run_pretraining.py's flags set; defaults are its defaults."""
+
+    name: Literal["lamb", "adamw", "optax_lamb"] = "lamb"
+    """ALBERT's LAMB; ALBERT's AdamW; optax.lamb (bias-corrected, a trust ratio for every tensor)."""
+    learning_rate: float | None = None
+    """Peak; unset: the preset for this optimizer and batch size (0.00176 for LAMB at 4096, by the square root)."""
+    warmup_steps: int | None = None
+    """Linear warm-up; unset: 2.5 % of the steps, the original's 3,125 of 125,000."""
+    poly_power: float = 1.0
+    """Power of the polynomial decay to zero at the last step."""
+    weight_decay: float = 0.01
+    """Not applied to LayerNorm and biases."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+    """Added outside the square root."""
+    clip_norm: float = 1.0
+    """Global gradient norm is clipped to this before the moments; 0 turns it off."""
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """When a run is held to have gone wrong, and what is done then."""
+
+    spike: float = 2.0
+    """Nats above the median of the last `window` losses that make a spike; 0 turns spikes off."""
+    patience: int = 3
+    """Spiking steps in a row before rolling back; a loss that is not finite rolls back at once."""
+    window: int = 100
+    """Losses the median is taken over."""
+    max_rollbacks: int = 3
+    """Rollbacks without a new checkpoint in between before the run gives up."""
+    step_timeout: float = 0.0
+    """Seconds without a finished step before stacks are dumped and the run ends with status 75;
+    0: max(300, 20 x the median step)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 125_000
+    """Optimizer updates."""
+    batch_size: int = 4096
+    """Sequences an update, over all devices."""
+    accumulate: int = 1
+    """Micro-batches that make up one update."""
+    seed: int = 12345
+    """Of initial weights, dropout and examples; create_pretraining_data.py's --random_seed."""
+    mode: Literal["jit", "pmap"] = "jit"
+    """How the step is spread over the devices: jit over a mesh, or the same step under jax.pmap."""
+    devices: int | None = None
+    """Local devices to use; unset: all."""
+    log_every: int = 100
+    """Steps between log lines."""
+    eval_every: int = 5000
+    """Steps between held-out evaluations (one at the end always); 0: at the end only."""
+    eval_examples: int = 6400
+    """Held-out examples an evaluation takes at most: the original's 100 steps of 64."""
+    save_every: int = 5000
+    """Steps between checkpoints (one at the end and on SIGTERM always)."""
+    save_minutes: float = 30.0
+    """Minutes between checkpoints where steps are slow; 0: by steps only."""
+    keep: int = 5
+    """Checkpoints kept, at least 2."""
+    data_threads: int = 2
+    """Threads that draw examples ahead of the step."""
+    data_workers: int = 0
+    """Processes that draw examples instead; the batches are the same."""
+    compilation_cache: str | None = None
+    """Folder of compiled programs; unset: ~/.cache/albert_jax/xla; "" turns it off."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} {getattr(self, name)} must be at least 1")
+        if self.keep < 2:
+            raise UserError(f"train.keep {self.keep} must be at least 2: a checkpoint may turn out damaged")
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"train.batch_size {self.batch_size} does not divide into train.accumulate {self.accumulate} micro-batches"
+            )
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything `albert-jax pretrain` needs."""
+
+    model: AlbertConfig = field(default_factory=lambda: MODELS["base-v2"])
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    examples: ExamplesConfig = field(default_factory=ExamplesConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    store: str | None = None
+    """Token store made by `albert-jax prepare`, or a folder or glob of the original's TFRecord shards."""
+    text: tuple[str, ...] = ()
+    """Instead of a store: text files to train a vocabulary on (model.vocab_size pieces) and to prepare inside the work
+    directory; `python-docs` is the English text that every Python carries."""
+    workdir: str | None = None
+    """Work directory: checkpoints, logs and, at the end, model/."""
+    init_from: str | None = None
+    """Model directory to start from, also one of another depth: the shared layer allows it."""
+
+    def __post_init__(self) -> None:
+        if self.examples.max_seq_length > self.model.max_position_embeddings:
+            raise UserError(
+                f"examples.max_seq_length {self.examples.max_seq_length} exceeds model.max_position_embeddings "
+                f"{self.model.max_position_embeddings}"
+            )
+
+
+# ----------------------------------------------------------------------------------------------- recipes
+
+
+def load_recipe(spec: str) -> Any:
+    """Returns `get_config(key=value, …)` of a recipe named as `file.py` or `file.py:key=value,key=value`.
+
+    Values are Python literals (`1e-4`, `True`, `None`) or, failing that, strings. Raises UserError for a missing file,
+    one without `get_config`, or a key that get_config does not take (the nearest is named).
+    """
+    path, _, arguments = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"recipe {path} does not exist; give a file such as configs/pretrain.py:model=base-v2")
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+        raise UserError(f"recipe {path} defines no get_config(); see configs/ for examples")
+    known = inspect.signature(get_config).parameters
+    values: dict[str, Any] = {}
+    for argument in filter(None, arguments.split(",")):
+        key, separator, text = argument.partition("=")
+        if not separator:
+            raise UserError(f"recipe argument {argument!r} must be key=value, as in {path}:model=base-v2")
+        if key not in known:
+            raise UserError(f"recipe {path} takes no {key!r}{_nearest(key, known)}; it takes {', '.join(known) or 'nothing'}")
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = text
+    return get_config(**values)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values, nested as the dataclasses are."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _say(message: str) -> None:
+    import sys
+
+    print(message, file=sys.stderr)
