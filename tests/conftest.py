@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test shares: JAX's environment (set before JAX is imported), test data, the command line."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Four devices on two cores abort now and then ("Expected 4 threads to join the rendezvous") unless
+# XLA's thread pool is sized by NPROC instead of by the cores there are.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+)
+os.environ["NPROC"] = "16"
+# Compiling is most of the tests' time; subprocesses inherit the cache.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+# A busy machine is slow, not wrong; CI tries the same examples each time.
+settings.register_profile("here", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("here")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference data too large for the repository; the test is skipped without it."""
+    default = REPOSITORY.parent / "shared"
+    path = Path(os.environ.get("ALBERT_JAX_SHARED", default))
+    if not path.is_dir():
+        pytest.skip(f"shared/ is not here: {path} (ALBERT_JAX_SHARED names another place)")
+    return path
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ended: exit status (negative: the signal), stdout and stderr."""
+
+    rc: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> Callable[..., Completed]:
+    """`run_cli("info", path, timeout=60, cwd=…, env={…})` runs `albert-jax info PATH`.
+
+    At the timeout the whole process group is killed with SIGKILL, as jax.distributed swallows
+    SIGTERM, and the test fails with what was printed so far.
+    """
+
+    def run(
+        *arguments: str | Path,
+        timeout: float = 120,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        stdin: str = "",
+    ) -> Completed:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "albert_jax", *map(str, arguments)],
+            cwd=cwd or REPOSITORY,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | (env or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            stdout, stderr = process.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            stdout, stderr = process.communicate()
+            pytest.fail(f"killed after {timeout} s: {arguments}\n{stdout}\n{stderr}")
+        return Completed(process.returncode, stdout, stderr)
+
+    return run
