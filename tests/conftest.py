@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test shares: JAX's environment (set before JAX is imported), test data, the command line."""
+"""What all tests share: JAX's environment (set before JAX is imported), data, the command line."""
 
 import os
 import signal
