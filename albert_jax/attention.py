@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention as a pure function; the kernel is chosen by name.
+
+Letters: B batch, F and T the positions attended from and to, N heads, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+# Added to the logits of padded keys; the original's constant (modeling.py:828). transformers uses the type's minimum,
+# which differs only for rows whose keys are all padding.
+PADDING_LOGIT = -10000.0
+
+
+def attend(
+    query_BFND: Array,
+    key_BTND: Array,
+    value_BTND: Array,
+    mask_BT: Array,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+    implementation: str = "auto",
+) -> Array:
+    """Returns softmax(q k^T / sqrt(D) + padding) v, [B, F, N, D] in the query's dtype.
+
+    `mask_BT` is 1 for tokens and 0 for padding. Dropout falls on the probabilities where `dropout_key` is given.
+    modeling.py:780-850.
+    """
+    if implementation not in ("auto", "xla"):
+        raise ValueError(f"attention implementation {implementation!r} is not one of auto, xla")
+    return _xla(query_BFND, key_BTND, value_BTND, mask_BT, dropout_rate, dropout_key)
+
+
+def _xla(query_BFND, key_BTND, value_BTND, mask_BT, dropout_rate, dropout_key) -> Array:
+    scale = 1.0 / math.sqrt(query_BFND.shape[-1])
+    logits_BNFT = jnp.einsum(
+        "BFND,BTND->BNFT", query_BFND, key_BTND, preferred_element_type=jnp.float32
+    )  # softmax loses ~3 digits in bfloat16
+    padding_BT = (1.0 - mask_BT.astype(jnp.float32)) * PADDING_LOGIT
+    probs_BNFT = jax.nn.softmax(logits_BNFT * scale + padding_BT[:, None, None, :], axis=-1)
+    if dropout_key is not None and dropout_rate > 0:
+        keep_BNFT = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, probs_BNFT.shape)
+        probs_BNFT = jnp.where(keep_BNFT, probs_BNFT / (1.0 - dropout_rate), 0.0)
+    return jnp.einsum("BNFT,BTND->BFND", probs_BNFT.astype(value_BTND.dtype), value_BTND)

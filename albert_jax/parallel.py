@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a pure step is spread over devices: under jit over a mesh, or under pmap. Parameters are replicated, batches split.
+
+ALBERT's parameters are few (11.8 M to 223 M) and its activations large, so one `data` axis is all it takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from albert_jax.errors import UserError
+
+AXIS = "data"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where state and batches live in one mode, and how a step is compiled for it.
+
+    `put_state` copies a host or device tree onto the devices; `get_state` gives it back as plain arrays that any
+    placement takes; `put_batch` takes {name: ndarray [B, …]}; `compile` wraps step(state, batch), donating the state, and
+    `compile_eval` wraps step(params_of_state, batch) without. `axis_name` is what the step must reduce over, None for jit.
+    """
+
+    mode: str
+    devices: tuple[jax.Device, ...]
+    axis_name: str | None
+    put_state: Callable[[Any], Any]
+    get_state: Callable[[Any], Any]
+    put_batch: Callable[[dict[str, np.ndarray]], dict[str, Array]]
+    compile: Callable[..., Callable[..., Any]]
+    fetch: Callable[[Any], Any]
+    state_sharding: NamedSharding
+
+
+def local_devices(count: int | None = None) -> tuple[jax.Device, ...]:
+    """The first `count` local devices, or all; raises UserError where there are fewer."""
+    devices = jax.local_devices()
+    if count is not None and not 1 <= count <= len(devices):
+        raise UserError(f"train.devices {count} is not possible; this machine has {len(devices)} ({devices[0].platform})")
+    return tuple(devices[:count])
+
+
+def check_batch_size(batch_size: int, accumulate: int, devices: int) -> None:
+    """Raises UserError unless every device gets the same number of rows of every micro-batch."""
+    unit = accumulate * devices
+    if batch_size % unit:
+        over = f"{devices} devices" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
+        raise UserError(f"batch_size {batch_size} does not divide over {over}; use a multiple of {unit}")
+
+
+def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh of one `data` axis. Auto, said aloud: Explicit, make_mesh's newer default, breaks linen's Dropout."""
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def make_placement(mode: str, devices: Sequence[jax.Device]) -> Placement:
+    """The placement of that mode, `jit` or `pmap`, over `devices`."""
+    return {"jit": _jit_placement, "pmap": _pmap_placement}[mode](tuple(devices))
+
+
+def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
+    mesh = make_mesh(devices)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
+        return jax.jit(
+            step,
+            in_shardings=(replicated, split),
+            out_shardings=replicated,
+            donate_argnums=(0,) if donate else (),
+        )
+
+    return Placement(
+        mode="jit",
+        devices=devices,
+        axis_name=None,
+        # A copy: device_put may alias its argument, which the first donated step would then delete.
+        put_state=lambda state: jax.device_put(_copied(state), replicated),
+        get_state=lambda state: state,
+        put_batch=lambda batch: jax.device_put(batch, split),
+        compile=compile,
+        fetch=jax.device_get,
+        state_sharding=replicated,
+    )
+
+
+def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
+    count = len(devices)
+    split = NamedSharding(make_mesh(devices), PartitionSpec(AXIS))
+
+    def put_state(state: Any) -> Any:
+        def stack(leaf: Array) -> Array:
+            leaf = jnp.asarray(leaf)
+            return jax.device_put(jnp.broadcast_to(leaf, (count, *leaf.shape)), split)
+
+        return jax.tree.map(stack, jax.device_put(_copied(state), devices[0]))
+
+    def first(leaf: Array) -> Array:
+        # Not leaf[0], which would gather over the devices.
+        return leaf.addressable_shards[0].data.reshape(leaf.shape[1:])
+
+    def put_batch(batch: dict[str, np.ndarray]) -> dict[str, Array]:
+        rows = {name: x.reshape(count, x.shape[0] // count, *x.shape[1:]) for name, x in batch.items()}
+        return jax.device_put(rows, split)
+
+    def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
+        return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=(0,) if donate else ())
+
+    return Placement(
+        mode="pmap",
+        devices=devices,
+        axis_name=AXIS,
+        put_state=put_state,
+        get_state=lambda state: jax.tree.map(first, state),
+        put_batch=put_batch,
+        compile=compile,
+        fetch=lambda tree: jax.device_get(jax.tree.map(first, tree)),
+        state_sharding=NamedSharding(make_mesh(devices[:1]), PartitionSpec()),
+    )
+
+
+def _copied(state: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
+
+
+def set_compilation_cache(folder: str | None) -> None:
+    """Keeps compiled programs in `folder` between runs; None: the user's cache folder, "": not at all."""
+    if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
+        return  # the second: set from outside, by JAX_COMPILATION_CACHE_DIR
+    if folder is None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+        folder = str(Path(home) / "albert_jax" / "xla")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.warning("no compilation cache: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
