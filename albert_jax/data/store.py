@@ -112,7 +112,7 @@ class TokenStore:
             )
 
     def verify(self) -> None:
-        """Reads this split and the vocabulary whole; UserError names a file whose SHA-256 differs."""
+        """Reads this split and the vocabulary whole; UserError names a file that is damaged."""
         expected = {self.vocab_path: self.vocab_sha256}
         for record in self.manifest["splits"][self.split]["shards"]:
             for kind in _DTYPES:
