@@ -15,7 +15,7 @@ import json
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from albert_jax.errors import UserError
 
@@ -224,17 +224,27 @@ class ExamplesConfig:
     """Share of a row's tokens to predict, before max_predictions_per_seq cuts it."""
     short_seq_prob: float = 0.1
     """Chance, per document and epoch, that its rows have a random shorter length."""
+    short_seq_per: Literal["document", "row"] = "document"
+    """What draws that length: a document, for all its rows of an epoch (the original), or each row by itself."""
     ngram: int = 3
     """Longest n-gram masked as one, in whole words; 1 masks single words."""
     favor_shorter_ngram: bool = True
     """n has probability proportional to 1/n; False reverses the list."""
     do_whole_word_mask: bool = True
     """Mask all pieces of a word together; False masks single pieces."""
+    word_start: Literal["albert", "marker"] = "albert"
+    """Pieces that begin a word: the original's rule, by which digits, accented letters and punctuation do too, or only
+    those with SentencePiece's marker ▁."""
+    count_special_tokens: bool = True
+    """masked_lm_prob is a share of the whole row, [CLS] and both [SEP] included (the original), or of its text only."""
     single_segment: Literal["random_document", "split"] = "random_document"
     """A chunk of ONE sentence: B from a random document, labelled 1 (the original), or the sentence itself split in
     two at a random token."""
     ngram_across_segments: bool = True
     """An n-gram may span A and B, and a continuation piece after [SEP] joins A's last word (the original)."""
+    replace_per: Literal["token", "ngram"] = "token"
+    """What draws between [MASK], the token itself and a random one, 80/10/10: each token (the original), or an n-gram
+    for all its tokens."""
     random_token_excludes_special: bool = False
     """The 10 % random replacements: any id, the original token and specials included (the original), or ordinary
     pieces that differ from the original token only."""
@@ -243,6 +253,7 @@ class ExamplesConfig:
     from the back only."""
 
     def __post_init__(self) -> None:
+        _check_choices(self, "examples")
         if self.max_seq_length < 8:
             raise UserError(f"examples.max_seq_length {self.max_seq_length} is too short; use 8 or more")
         if self.max_predictions_per_seq < 1:
@@ -402,6 +413,13 @@ def load_recipe(spec: str) -> Any:
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON values, nested as the dataclasses are."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _check_choices(config: Any, section: str) -> None:
+    """Raises UserError for a Literal field with a value that is not among its choices: a recipe is not type-checked."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            raise UserError(f"{section}.{name} {getattr(config, name)!r} must be one of {', '.join(get_args(hint))}")
 
 
 def _nearest(name: str, known: Any) -> str:
