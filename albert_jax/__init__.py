@@ -1,4 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ALBERT in JAX/Flax."""
+"""ALBERT in JAX/Flax: pretraining and inference on TPU and GPU.
+
+The names below are the public interface. Those that need JAX or SentencePiece are imported when
+first used, so that `import albert_jax` and `albert-jax --help` are instant.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from albert_jax.config import (
+    MODELS,
+    AlbertConfig,
+    ComputeConfig,
+    ExamplesConfig,
+    GuardConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrainConfig,
+    load_recipe,
+)
+from albert_jax.errors import TryAgain, UserError
+
+if TYPE_CHECKING:
+    from albert_jax import optimizer
+    from albert_jax.data.prepare import prepare
+    from albert_jax.inference import Albert, load
+    from albert_jax.tokenizer import Tokenizer, train_tokenizer
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "MODELS",
+    "Albert",
+    "AlbertConfig",
+    "ComputeConfig",
+    "ExamplesConfig",
+    "GuardConfig",
+    "OptimizerConfig",
+    "PretrainConfig",
+    "Tokenizer",
+    "TrainConfig",
+    "TryAgain",
+    "UserError",
+    "load",
+    "load_recipe",
+    "optimizer",
+    "prepare",
+    "train_tokenizer",
+]
+
+# Where each name that is imported late comes from; None: it is a module of ours.
+_LATE = {
+    "Albert": "inference",
+    "Tokenizer": "tokenizer",
+    "load": "inference",
+    "optimizer": None,
+    "prepare": "data.prepare",
+    "train_tokenizer": "tokenizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _LATE[name]
+    if home is None:
+        return importlib.import_module(f"{__name__}.{name}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LATE])

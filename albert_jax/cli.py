@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line, `albert-jax <command> …`: flags in, one call, results out; no logic of its own.
+
+Each command is a function whose signature is its flags (tyro reads it) and which imports what it
+calls, so that `--help` never waits for JAX. Exit status: 0; 2 and one line on stderr for a user's
+mistake; 75 for "run me again"; 1 with a traceback for a bug.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import inspect
+import io
+import json as json_module
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from albert_jax import __version__
+from albert_jax.config import PretrainConfig, load_recipe
+from albert_jax.errors import TryAgain, UserError
+
+PROGRAM = "albert-jax"
+
+# ---------------------------------------------------------------------------------- the commands
+
+TextFiles = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT…")]
+ModelDirectory = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+
+
+def train_tokenizer(text: TextFiles, *, output: str, vocab_size: int = 30000) -> None:
+    """Trains a SentencePiece vocabulary with ALBERT's settings.
+
+    Example: albert-jax train-tokenizer corpus/*.txt --vocab-size 30000 --output vocab
+
+    Args:
+        text: text files, plain or .gz.
+        output: folder that gets spiece.model and spiece.vocab.
+        vocab_size: pieces, the five special ones included.
+    """
+    from albert_jax.tokenizer import train_tokenizer
+
+    print(train_tokenizer(text, vocab_size=vocab_size, output=output))
+
+
+def prepare(
+    text: TextFiles,
+    *,
+    vocab: str,
+    output: str,
+    format: str = "text",
+    workers: int = 1,
+    holdout: float = 0.01,
+    strict: bool = False,
+    json: bool = False,
+) -> None:
+    """Turns text into a token store: documents, sentences and 2 bytes a token, memory-mapped.
+
+    Example: albert-jax prepare corpus/*.txt --vocab vocab/spiece.model --output store
+
+    Args:
+        text: files, folders or globs, plain or .gz.
+        vocab: spiece.model, or the folder that holds it.
+        output: the store, a folder that does not exist yet.
+        format: text (a sentence a line, empty lines between documents), wiki (WikiExtractor's
+            output) or tfds:NAME (a TensorFlow Datasets name; TEXT is then its split).
+        workers: processes.
+        holdout: share of the documents kept from training, for evaluation.
+        strict: end at the first damaged input instead of counting and reporting it.
+        json: print the store's manifest as JSON.
+    """
+    from albert_jax.data.prepare import prepare
+
+    manifest = prepare(
+        text,
+        vocab=vocab,
+        output=output,
+        format=format,
+        workers=workers,
+        holdout=holdout,
+        strict=strict,
+    )
+    if json:
+        _print_json(manifest)
+    else:
+        print(output)
+
+
+def pretrain(
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")], *, dry_run: bool = False
+) -> None:
+    """Pretrains an ALBERT as the recipe says; every field of the recipe is a flag below.
+
+    The recipe comes first: a Python file whose get_config(…) returns a PretrainConfig, with
+    arguments for it after a colon. Run the same command again to resume.
+
+    Example: albert-jax pretrain configs/pretrain.py:model=base-v2 --store store --workdir runs/base
+
+    Args:
+        dry_run: print the plan (sizes, memory, time) and stop.
+    """
+    from albert_jax.pretrain import describe_plan, pretrain
+
+    if dry_run:
+        print(describe_plan(config))
+    else:
+        pretrain(config)
+
+
+def fill_mask(
+    model: ModelDirectory,
+    text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")],
+    *,
+    top_k: int = 5,
+    json: bool = False,
+) -> None:
+    """Fills in [MASK]: the likeliest pieces, with their probabilities.
+
+    Example: albert-jax fill-mask runs/base/model "Hello I'm a [MASK] model."
+
+    Args:
+        model: model directory, as pretrain and export write it.
+        text: a sentence with [MASK] in it.
+        top_k: pieces to print.
+        json: print [{"score", "token", "token_str", "sequence"}] as JSON.
+    """
+    from albert_jax.inference import load
+
+    answers = load(model).fill_mask(text, top_k=top_k)
+    if json:
+        _print_json(answers)
+    else:
+        for answer in answers:
+            print(f"{answer['score']:.4f}  {answer['token_str']:<16}  {answer['sequence']}")
+
+
+def info(
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|STORE|RECIPE")],
+    *,
+    json: bool = False,
+) -> None:
+    """Describes a model, a token store or a recipe: sizes, parameters, FLOPs, where it came from.
+
+    Example: albert-jax info configs/pretrain.py:model=base-v2
+
+    Args:
+        path: model directory, token store, or recipe file with arguments after a colon.
+        json: print the description as JSON.
+    """
+    from albert_jax.info import as_table, describe
+
+    description = describe(path)
+    if json:
+        _print_json(description)
+    else:
+        print(as_table(description))
+
+
+def export(
+    workdir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR")],
+    dest: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")],
+) -> None:
+    """Writes the newest good checkpoint of a pretraining run as a model directory.
+
+    Example: albert-jax export runs/base base-model
+
+    Args:
+        workdir: work directory of `albert-jax pretrain`, also of a run that goes on.
+        dest: model directory to write: weights, albert_config.json, vocabulary, manifest.
+    """
+    from albert_jax.pretrain import export
+
+    print(export(workdir, dest))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train-tokenizer": train_tokenizer,
+    "prepare": prepare,
+    "pretrain": pretrain,
+    "fill-mask": fill_mask,
+    "info": info,
+    "export": export,
+}
+
+# ------------------------------------------------------------------------------------ the parsing
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit status."""
+    try:
+        _run(list(sys.argv[1:] if argv is None else argv))
+        print(end="", flush=True)  # a closed pipe shows here, not when the interpreter ends
+    except (UserError, TryAgain) as error:
+        return _fail(str(error), error.exit_status)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell reports SIGPIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}", UserError.exit_status)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    name, *rest = arguments
+    if name == "--version":
+        print(f"{PROGRAM} {__version__}")
+        return
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}{_nearest(name, COMMANDS)}; see {PROGRAM} --help")
+    if name == "pretrain":
+        call = _parse_pretrain(rest)
+    else:
+        call = _parse(COMMANDS[name], rest, f"{PROGRAM} {name}")
+    call()
+
+
+def _overview() -> str:
+    lines = [f"usage: {PROGRAM} <command> … (see {PROGRAM} <command> --help)", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<16} {(command.__doc__ or '').splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def _parse_pretrain(arguments: list[str]) -> Callable[[], None]:
+    """Parses `[RECIPE] [flags]`: the recipe's values are the flags' defaults."""
+    config = PretrainConfig()
+    if arguments and not arguments[0].startswith("-"):
+        config = load_recipe(arguments.pop(0))
+    if not isinstance(config, PretrainConfig):
+        raise UserError(
+            f"the recipe makes a {type(config).__name__}, but {PROGRAM} pretrain needs a "
+            "PretrainConfig; see configs/pretrain.py"
+        )
+    return _parse(pretrain, arguments, f"{PROGRAM} pretrain RECIPE", config=config)
+
+
+def _parse(
+    command: Callable[..., None], arguments: list[str], program: str, **defaults: Any
+) -> Callable[[], None]:
+    """Returns `command` with its arguments bound; raises UserError where they do not parse."""
+
+    # Bound, not called: what a command itself prints to stderr is not tyro's.
+    @functools.wraps(command)
+    def bind(*args: Any, **flags: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **flags)
+
+    signature = inspect.signature(command)
+    bind.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[
+            p.replace(default=defaults[p.name]) if p.name in defaults else p
+            for p in signature.parameters.values()
+        ]
+    )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(bind, args=arguments, prog=program)
+    except SystemExit as exit:
+        if not exit.code:
+            raise  # --help
+    known = tyro.extras.get_parser(bind)._option_string_actions
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            raise UserError(f"unknown flag {flag}{_nearest(flag, known)}; see {program} --help")
+    raise UserError(f"{_without_box(complaint.getvalue())}; see {program} --help")
+
+
+def _without_box(text: str) -> str:
+    """What tyro says in a box, down to its first ruler and without the help texts, as one line."""
+    lines = [line for line in text.splitlines()[1:] if not line.startswith("│" + " " * 9)]
+    lines = [line.strip("│ ") for line in lines]
+    ruler = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰"))), len(lines))
+    said = " ".join(filter(None, lines[:ruler])).rstrip(".")
+    return said.removeprefix("Error parsing ")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _fail(message: str, exit_status: int) -> int:
+    print(f"{PROGRAM}: {' '.join(message.splitlines())}", file=sys.stderr)
+    return exit_status
+
+
+def _print_json(value: Any) -> None:
+    print(json_module.dumps(value, indent=2))
