@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training checkpoints: orbax, asynchronous, atomic, each array verified by a digest on restore.
+
+A step is a directory `STEP/{state,meta}`: orbax's arrays as nested dicts by leaf name, and one JSON
+document with the caller's meta and each leaf's shape, dtype and CRC-32C. Steps appear by rename, so
+that a killed run leaves a whole checkpoint or none; a damaged one is passed over aloud and moved to
+`STEP.damaged`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from albert_jax.digests import (
+    Damaged,
+    Table,
+    differences,
+    named_leaves,
+    nest,
+    on_host,
+    seal,
+    table_of,
+    unseal,
+    verify,
+)
+from albert_jax.errors import UserError
+
+FORMAT_VERSION = 1
+State = TypeVar("State")
+
+# Orbax logs each failure several times with its stack; the errors raised here say it once.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+
+class SaveError(UserError):
+    """A checkpoint was not written; the message has the step, the cause and the last good step."""
+
+
+class Checkpointer:
+    """The checkpoints of one run, at most `keep` (2 or more) of them; a context manager.
+
+    Opening removes what a killed save left behind, so one run at a time may open a directory: see
+    `lock_workdir`. Where a run has several processes, all must make the same calls, on a file
+    system that they share.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int = 5) -> None:
+        if keep < 2:
+            raise UserError(f"keep {keep} must be at least 2: a checkpoint may turn out damaged")
+        if "://" in str(directory):
+            raise UserError(
+                f"{directory} is no path of a file system; mount the bucket and give its path"
+            )
+        self.directory = Path(directory).resolve()
+        self._keep = keep
+        self._saving: int | None = None  # the step whose save is in flight
+        self._good: dict[
+            int, str
+        ] = {}  # steps written or verified by this object -> their document's checksum
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            if _is_primary():
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._clean()
+            _barrier("checkpoint-open")
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, lightweight_initialize=True
+            )
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise UserError(
+                f"{self.directory} cannot hold checkpoints: {error.strerror or error}"
+            ) from None
+
+    def _clean(self) -> None:
+        """Removes what a killed save left and brings back the step it was about to replace."""
+        for debris in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(debris)
+        for replaced in self.directory.glob("*.replaced"):
+            if replaced.with_suffix("").exists():
+                shutil.rmtree(replaced)
+            else:
+                replaced.rename(replaced.with_suffix(""))
+
+    # ----------------------------------------------------------------------------------------- save
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any], *, wait: bool = False) -> None:
+        """Begins to write `state` and `meta` (JSON) as checkpoint `step`.
+
+        Returns once the host has a copy, so that the state may be donated at once. A step that
+        exists is replaced, unless it is known to be the same. Raises SaveError where this save
+        cannot begin or, with `wait`, complete; without `wait` also where the one before turned out
+        to have failed: this one is then under way all the same.
+        """
+        earlier = self._finish()
+        leaves = named_leaves(state)
+        arrays = on_host(leaves)
+        document = seal(
+            {
+                "format_version": FORMAT_VERSION,
+                "step": step,
+                "meta": meta,
+                "leaves": table_of(leaves, arrays),
+            }
+        )
+        if self._good.get(step) != document["crc32c"]:
+            self._begin(step, arrays, document)
+        later = self._finish() if wait else None
+        if later:
+            raise later
+        if earlier and wait:
+            _say(f"{earlier}; step {step} is saved")
+        elif earlier:
+            raise earlier
+
+    def _begin(self, step: int, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
+        self._saving = step
+        try:
+            path = self._path(step)
+            if path.exists():
+                if _is_primary():
+                    path.rename(path.with_name(f"{step}.replaced"))
+                _barrier("checkpoint-replace")
+                self._manager.reload()
+            args = ocp.args.Composite(
+                state=ocp.args.StandardSave(nest(arrays)), meta=ocp.args.JsonSave(document)
+            )
+            self._manager.save(
+                step, args=args, force=True
+            )  # not force: skips any step before the latest
+        except Exception as error:  # orbax raises ValueError, OSError and others for one full disk
+            raise self._failure(step, error) from error
+        self._good[step] = document["crc32c"]
+
+    def _finish(self) -> SaveError | None:
+        """Waits for the save in flight and returns what became of it."""
+        step, self._saving = self._saving, None
+        if step is None:
+            return None
+        try:
+            self._manager.wait_until_finished()
+            if not self._path(step).is_dir():
+                raise FileNotFoundError(errno.ENOENT, "it was not committed", str(self._path(step)))
+            if _is_primary():
+                shutil.rmtree(self._path(f"{step}.replaced"), ignore_errors=True)
+        except Exception as error:  # as above
+            return self._failure(step, error)
+        return None
+
+    def _failure(self, step: int, error: Exception) -> SaveError:
+        """The error to raise for a save that failed; gives back its space and opens afresh."""
+        self._saving = None
+        self._good.pop(step, None)
+        free = f"{shutil.disk_usage(self.directory).free:,} B free at {self.directory}"
+        with contextlib.suppress(Exception):  # it would raise the same error again
+            self._manager.close()
+        text = str(error)
+        if (
+            getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            or "RESOURCE_EXHAUSTED" in text
+        ):
+            cause = f"disk full, {free}"
+        else:
+            cause = (
+                f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
+            )
+        with contextlib.suppress(UserError, OSError):
+            self._open()
+        steps = self.steps()
+        return SaveError(
+            f"checkpoint {step} NOT saved: {cause}; last good step {steps[-1] if steps else 'none'}"
+        )
+
+    # -------------------------------------------------------------------------------------- restore
+
+    def restore(
+        self, target_state: State, *, expect: Mapping[str, Any]
+    ) -> tuple[State, dict[str, Any]] | None:
+        """The newest good checkpoint as (state, meta), None where there is none.
+
+        The arrays get the shardings of `target_state` (arrays or jax.ShapeDtypeStruct), whatever
+        devices they were saved from. A damaged checkpoint is said aloud, passed over and, once an
+        older one is found good, moved to STEP.damaged. Raises UserError where meta differs from
+        `expect` in a key of that (the work directory of another run), where the state differs in
+        tree, shape or dtype, and where every checkpoint is damaged.
+        """
+        if error := self._finish():
+            _say(str(error))
+        steps = self.steps()
+        targets = named_leaves(target_state)
+        damaged: dict[int, str] = {}
+        for step in reversed(steps):
+            try:
+                document, arrays = self._read(step, targets, expect)
+            except Damaged as error:
+                older = [s for s in steps if s < step]
+                onward = f"falling back to {older[-1]}" if older else "there is none before it"
+                damaged[step] = str(error)
+                self._good.pop(step, None)
+                _say(f"checkpoint {step} is damaged ({error}); {onward}")
+                continue
+            self._move_aside(damaged)
+            self._good[step] = document["crc32c"]
+            leaves = [
+                _place(arrays[name], leaf, document["leaves"][name].get("impl"))
+                for name, leaf in targets.items()
+            ]
+            return jax.tree.unflatten(jax.tree.structure(target_state), leaves), document["meta"]
+        if damaged:
+            raise UserError(
+                f"all {len(damaged)} checkpoints in {self.directory} are damaged "
+                f"({'; '.join(f'{step}: {reason}' for step, reason in damaged.items())}); "
+                "restore one from a copy, or begin in another work directory"
+            )
+        return None
+
+    def _read(
+        self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """One step, verified; Damaged if it is not as written, UserError if it is another run's."""
+        with _damage_is_agreed():
+            document = read_document(self._path(step) / "meta" / "metadata")
+            if document["step"] != step:
+                raise Damaged(f"it holds step {document['step']}")
+        if document["format_version"] > FORMAT_VERSION:
+            raise UserError(
+                f"{self._path(step)} has format {document['format_version']}, newer than "
+                f"{FORMAT_VERSION}; update albert_jax"
+            )
+        there = _flat({key: document["meta"][key] for key in expect if key in document["meta"]})
+        here = _flat(json.loads(json.dumps(dict(expect))))
+        other = [
+            f"{key} is {there.get(key, 'unset')!r} there and {here.get(key, 'unset')!r} here"
+            for key in sorted({*there, *here})
+            if there.get(key, "unset") != here.get(key, "unset")
+        ]
+        if other:
+            raise UserError(
+                f"{self.directory} is the work directory of another run: {'; '.join(other)}; "
+                "give that run's settings or another work directory"
+            )
+        if unlike := differences(document["leaves"], table_of(targets)):
+            raise UserError(
+                f"checkpoint {step} in {self.directory} holds another state: {'; '.join(unlike)}; "
+                "give that run's settings or another work directory"
+            )
+        with _damage_is_agreed():
+            return document, read_arrays(self._path(step) / "state", document["leaves"])
+
+    def _move_aside(self, damaged: Mapping[int, str]) -> None:
+        for step in damaged:
+            aside = self._path(f"{step}.damaged")
+            if _is_primary():
+                shutil.rmtree(aside, ignore_errors=True)  # of an earlier failure of the same step
+                self._path(step).rename(aside)
+            _say(f"checkpoint {step} is now {aside}")
+        if damaged:
+            _barrier("checkpoint-aside")
+            self._manager.reload()
+
+    # ---------------------------------------------------------------------------------------- other
+
+    def steps(self) -> list[int]:
+        """The steps that are on disk, oldest first; damage shows only on restore."""
+        return sorted(
+            int(path.name)
+            for path in self.directory.glob("*")
+            if path.name.isdecimal() and path.is_dir()
+        )
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; SaveError if it failed."""
+        if error := self._finish():
+            raise error
+
+    def close(self) -> None:
+        """Waits and releases the threads; SaveError if the last save failed."""
+        error = self._finish()
+        self._manager.close()
+        if error:
+            raise error
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _path(self, name: int | str) -> Path:
+        return self.directory / str(name)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The sealed JSON document in a file, or Damaged."""
+    try:
+        return unseal(path.read_bytes())
+    except OSError as error:
+        raise Damaged(f"{path.name}: {error.strerror}") from None
+    except Damaged as error:
+        raise Damaged(f"{path.name}: {error}") from None
+
+
+def read_arrays(path: Path, table: Table) -> dict[str, np.ndarray]:
+    """The arrays in an orbax directory, by name, each verified against the table; or Damaged."""
+    try:
+        tree = ocp.StandardCheckpointHandler().restore(
+            epath.Path(path), args=ocp.args.StandardRestore()
+        )
+        arrays = named_leaves(tree)
+    except MemoryError:
+        raise
+    except Exception as error:  # JSONDecodeError, KeyError, …: by what the damaged bit was part of
+        raise Damaged(
+            f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+        ) from None
+    verify(arrays, table)
+    return arrays
+
+
+def lock_workdir(path: str | Path) -> TextIO:
+    """Takes the work directory until the file returned is closed or this process ends, however.
+
+    Creates the directory. Raises UserError that names the process which has it. Where several
+    processes make one run, the first alone takes it.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / "run.lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"work directory {path} cannot be used: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise UserError(
+            f"work directory {path} is in use by {owner}; wait for it or use another directory"
+        ) from None
+    except OSError as error:  # a file system without locks
+        _say(f"{path} cannot be locked ({error.strerror}); let no other run write there")
+    file.truncate(0)
+    file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:
+    """The array as the target is: NumPy, with its sharding, or else on the default device."""
+    if isinstance(target, np.ndarray):
+        return array
+    with jax.transfer_guard("allow"):
+        sharding = getattr(target, "sharding", None)
+        if sharding is None:
+            placed = jax.device_put(array)
+        else:
+            placed = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+        return placed if impl is None else jax.random.wrap_key_data(placed, impl=impl)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`, so that a difference is named to the last key."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@contextlib.contextmanager
+def _damage_is_agreed() -> Iterator[None]:
+    """Makes damage that one process finds the finding of all: they must choose the same step."""
+    found: Damaged | None = None
+    try:
+        yield
+    except Damaged as error:
+        found = error
+    if (
+        jax.process_count() > 1
+        and multihost_utils.process_allgather(np.array(found is not None)).any()
+    ):
+        found = found or Damaged("as another process found")
+    if found:
+        raise found
+
+
+def _is_primary() -> bool:
+    return jax.process_index() == 0
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _say(message: str) -> None:
+    if _is_primary():
+        print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names, shapes, dtypes and checksums of the arrays of a tree: what storage itself does not check.
+
+Plain orbax restores 24 of 25 flipped bits without a word and casts a wrong dtype silently, so every
+array that is written has its CRC-32C beside it, in a JSON document that carries one of itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import google_crc32c
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Table = dict[str, dict[str, Any]]
+"""name -> {"shape", "dtype", "crc32c"}, and "impl" for a typed PRNG key; JSON values only."""
+
+
+class Damaged(Exception):
+    """What was read is not what was written; the message names the array or file."""
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of any tree by their path, as `params/encoder/kernel` or `opt_state/0/mu/…`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    names = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    assert len(names) == len(leaves), "two leaves have the same name"
+    return names
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a typed PRNG key, which has no bytes but those of its `key_data`."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def on_host(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The values as NumPy arrays, keys as their uint32 data; on a CPU, views of the same memory."""
+    with jax.transfer_guard("allow"):  # one call, so that the copies of all leaves overlap
+        data = {name: jax.random.key_data(x) if is_key(x) else x for name, x in leaves.items()}
+        return {name: np.asarray(x) for name, x in jax.device_get(data).items()}
+
+
+def crc32c(array: np.ndarray) -> str:
+    """CRC-32C of the bytes in C order, as eight hexadecimal digits."""
+    return f"{google_crc32c.value(np.ascontiguousarray(array).reshape(-1).view(np.uint8)):08x}"
+
+
+def table_of(leaves: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Table:
+    """Shape and dtype of each leaf, which may be abstract; checksums if `arrays` has the values."""
+    table: Table = {}
+    for name, leaf in leaves.items():
+        table[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+        if arrays is not None:
+            table[name]["crc32c"] = crc32c(arrays[name])
+            if is_key(leaf):
+                table[name]["impl"] = str(jax.random.key_impl(leaf))
+    return table
+
+
+def differences(there: Table, here: Table) -> list[str]:
+    """A phrase for every name that only one side has or that has another shape or dtype."""
+
+    def say(table: Table, name: str) -> str:
+        if name not in table:
+            return "nothing"
+        return f"{table[name]['dtype']}{table[name]['shape']}"
+
+    pairs = ((name, say(there, name), say(here, name)) for name in sorted({*there, *here}))
+    return [f"{name}: {old} there, {new} here" for name, old, new in pairs if old != new]
+
+
+def verify(arrays: Mapping[str, np.ndarray], table: Table) -> None:
+    """Raises Damaged unless the arrays are, bit for bit, those the table was made of."""
+    wrong = [f"{name}: unknown" for name in sorted(arrays.keys() - table.keys())]
+    for name, entry in table.items():
+        if name not in arrays:
+            wrong.append(f"{name}: missing")
+        elif "impl" not in entry and str(arrays[name].dtype) != entry["dtype"]:
+            wrong.append(f"{name}: {arrays[name].dtype} where {entry['dtype']} was written")
+        elif "impl" not in entry and list(arrays[name].shape) != entry["shape"]:
+            wrong.append(f"{name}: shape {arrays[name].shape} where {entry['shape']} was written")
+        elif (found := crc32c(arrays[name])) != entry["crc32c"]:
+            wrong.append(f"{name}: crc32c {found} where {entry['crc32c']} was written")
+    if wrong:
+        raise Damaged(
+            "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        )
+
+
+def nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """`{"a/b": x}` as `{"a": {"b": x}}`: plain dicts need none of our classes to be restored."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = array
+    return tree
+
+
+def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as plain JSON values with a checksum of itself."""
+    plain = json.loads(json.dumps(document))
+    return {**plain, "crc32c": _crc_of_json(plain)}
+
+
+def unseal(text: bytes) -> dict[str, Any]:
+    """The document that `seal` made, its checksum included, or Damaged."""
+    try:
+        document = json.loads(text)
+        found, written = _crc_of_json(document), document["crc32c"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(f"not the JSON that was written: {error!r}") from None
+    if found != written:
+        raise Damaged(f"crc32c {found} where {written} was written")
+    return document
+
+
+def _crc_of_json(document: Mapping[str, Any]) -> str:
+    values = {key: document[key] for key in document if key != "crc32c"}
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+    return f"{google_crc32c.value(canonical):08x}"
