@@ -8,14 +8,19 @@ computes them; `PretrainConfig` is how we train. Standard library only, so that 
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import inspect
 import json
 import runpy
+import sys
+import traceback
+import types
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from albert_jax.errors import UserError
 
@@ -60,6 +65,7 @@ class AlbertConfig:
     layer_norm_eps: float = 1e-12  # tf.contrib.layers.layer_norm in float32
 
     def __post_init__(self) -> None:
+        _check_types(self, "model")
         for name in (
             "vocab_size",
             "embedding_size",
@@ -202,6 +208,7 @@ class ComputeConfig:
     """Attention kernel."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "compute")
         if self.scan_unroll < 1:
             raise UserError(f"compute.scan_unroll {self.scan_unroll} must be at least 1")
 
@@ -253,7 +260,7 @@ class ExamplesConfig:
     from the back only."""
 
     def __post_init__(self) -> None:
-        _check_choices(self, "examples")
+        _check_types(self, "examples")
         if self.max_seq_length < 8:
             raise UserError(f"examples.max_seq_length {self.max_seq_length} is too short; use 8 or more")
         if self.max_predictions_per_seq < 1:
@@ -287,6 +294,9 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Global gradient norm is clipped to this before the moments; 0 turns it off."""
 
+    def __post_init__(self) -> None:
+        _check_types(self, "optimizer")
+
 
 @dataclass(frozen=True)
 class GuardConfig:
@@ -303,6 +313,9 @@ class GuardConfig:
     step_timeout: float = 0.0
     """Seconds without a finished step before stacks are dumped and the run ends with status 75;
     0: max(300, 20 x the median step)."""
+
+    def __post_init__(self) -> None:
+        _check_types(self, "guard")
 
 
 @dataclass(frozen=True)
@@ -341,6 +354,7 @@ class TrainConfig:
     """Folder of compiled programs; unset: ~/.cache/albert_jax/xla; "" turns it off."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "train")
         for name in ("steps", "batch_size", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} {getattr(self, name)} must be at least 1")
@@ -373,6 +387,7 @@ class PretrainConfig:
     """Model directory to start from, also one of another depth: the shared layer allows it."""
 
     def __post_init__(self) -> None:
+        _check_types(self, "")
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
                 f"examples.max_seq_length {self.examples.max_seq_length} exceeds model.max_position_embeddings "
@@ -387,12 +402,14 @@ def load_recipe(spec: str) -> Any:
     """Returns `get_config(key=value, …)` of a recipe named as `file.py` or `file.py:key=value,key=value`.
 
     Values are Python literals (`1e-4`, `True`, `None`) or, failing that, strings. Raises UserError for a missing file,
-    one without `get_config`, or a key that get_config does not take (the nearest is named).
+    one without `get_config`, a key that get_config does not take (the nearest is named), and for whatever the recipe
+    itself raises, with its line.
     """
     path, _, arguments = spec.partition(":")
     if not Path(path).is_file():
         raise UserError(f"recipe {path} does not exist; give a file such as configs/pretrain.py:model=base-v2")
-    get_config = runpy.run_path(path).get("get_config")
+    with _recipe_errors(path):
+        get_config = runpy.run_path(path).get("get_config")
     if get_config is None:
         raise UserError(f"recipe {path} defines no get_config(); see configs/ for examples")
     known = inspect.signature(get_config).parameters
@@ -407,7 +424,21 @@ def load_recipe(spec: str) -> Any:
             values[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             values[key] = text
-    return get_config(**values)
+    with _recipe_errors(path):
+        return get_config(**values)
+
+
+@contextlib.contextmanager
+def _recipe_errors(path: str) -> Iterator[None]:
+    """Makes what a recipe raises the user's error: the recipe is the user's."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = f" in line {lines[-1]}" if lines else ""
+        raise UserError(f"recipe {path} fails{line}: {type(error).__name__}: {error}") from None
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -415,11 +446,33 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def _check_choices(config: Any, section: str) -> None:
-    """Raises UserError for a Literal field with a value that is not among its choices: a recipe is not type-checked."""
+def _check_types(config: Any, section: str) -> None:
+    """Raises UserError for the first field whose value is not of its declared type: a recipe is not type-checked."""
     for name, hint in get_type_hints(type(config)).items():
-        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
-            raise UserError(f"{section}.{name} {getattr(config, name)!r} must be one of {', '.join(get_args(hint))}")
+        value = getattr(config, name)
+        if not _fits(value, hint):
+            raise UserError(f"{section}.{name} {value!r} must be {_in_words(hint)}".removeprefix("."))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (types.UnionType, Union):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:  # tuple[str, ...] is the only kind there is
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if isinstance(value, bool):  # which is an int to Python
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _in_words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (types.UnionType, Union):
+        return " or ".join(map(_in_words, get_args(hint)))
+    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a string", type(None): "None"}
+    return words.get(hint) or (f"a {hint.__name__}" if isinstance(hint, type) else str(hint))
 
 
 def _nearest(name: str, known: Any) -> str:
@@ -428,6 +481,4 @@ def _nearest(name: str, known: Any) -> str:
 
 
 def _say(message: str) -> None:
-    import sys
-
     print(message, file=sys.stderr)
