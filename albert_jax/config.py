@@ -24,6 +24,38 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from albert_jax.errors import UserError
 
+# ------------------------------------------------------------------------------------- types of settings
+
+
+def _check_types(config: Any, section: str) -> None:
+    """Raises UserError for the first field whose value is not of its declared type: a recipe is not type-checked."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not _fits(value, hint):
+            raise UserError(f"{section}.{name} {value!r} must be {_in_words(hint)}".removeprefix("."))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (types.UnionType, Union):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:  # tuple[str, ...] is the only kind there is
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if isinstance(value, bool):  # which is an int to Python
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _in_words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (types.UnionType, Union):
+        return " or ".join(map(_in_words, get_args(hint)))
+    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a string", type(None): "None"}
+    return words.get(hint) or (f"a {hint.__name__}" if isinstance(hint, type) else str(hint))
+
+
 # --------------------------------------------------------------------------------------------- the model
 
 HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "tanh", "linear")
@@ -444,35 +476,6 @@ def _recipe_errors(path: str) -> Iterator[None]:
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON values, nested as the dataclasses are."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _check_types(config: Any, section: str) -> None:
-    """Raises UserError for the first field whose value is not of its declared type: a recipe is not type-checked."""
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if not _fits(value, hint):
-            raise UserError(f"{section}.{name} {value!r} must be {_in_words(hint)}".removeprefix("."))
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) in (types.UnionType, Union):
-        return any(_fits(value, option) for option in get_args(hint))
-    if get_origin(hint) is tuple:  # tuple[str, ...] is the only kind there is
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
-    if isinstance(value, bool):  # which is an int to Python
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _in_words(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    if get_origin(hint) in (types.UnionType, Union):
-        return " or ".join(map(_in_words, get_args(hint)))
-    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a string", type(None): "None"}
-    return words.get(hint) or (f"a {hint.__name__}" if isinstance(hint, type) else str(hint))
 
 
 def _nearest(name: str, known: Any) -> str:
