@@ -410,6 +410,10 @@ class PretrainConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
     store: str | None = None
     """Token store made by `albert-jax prepare`, or a folder or glob of the original's TFRecord shards."""
+    vocab: str | None = None
+    """SentencePiece model, needed beside TFRecord shards only: a store carries its own."""
+    heldout: str | None = None
+    """TFRecord shards to evaluate on, beside TFRecord shards only: a store carries its own held-out split."""
     text: tuple[str, ...] = ()
     """Instead of a store: text files to train a vocabulary on (model.vocab_size pieces) and to prepare inside the work
     directory; `python-docs` is the English text that every Python carries."""

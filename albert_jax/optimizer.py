@@ -43,6 +43,11 @@ def is_adapted(params: Any) -> Any:
     )
 
 
+def global_norm(tree: Any) -> Array:
+    """The L2 norm over all entries of all leaves."""
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+
+
 # --------------------------------------------------------------------------------------------- schedule
 
 
@@ -139,7 +144,7 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
         def ratio(update: Array, param: Array, adapted: bool) -> Array:
             if not adapted:
                 return jnp.ones((), jnp.float32)
-            w, u = jnp.linalg.norm(param.ravel()), jnp.linalg.norm(update.ravel())
+            w, u = global_norm(param), global_norm(update)
             return jnp.where((w > 0) & (u > 0), w / jnp.where(u > 0, u, 1.0), 1.0)
 
         ratios = jax.tree.map(ratio, updates, params, is_adapted(params))

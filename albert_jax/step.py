@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 from albert_jax.losses import Batch, Metrics, Objective
-from albert_jax.optimizer import trust_ratios
+from albert_jax.optimizer import global_norm, trust_ratios
 
 
 @flax.struct.dataclass
@@ -63,7 +63,7 @@ def make_train_step(
             summed = _accumulated(one, batch, key, accumulate)
         grads, metrics = jax.lax.psum(summed, axis_name) if axis_name else summed
 
-        grad_norm = optax.global_norm(grads)
+        grad_norm = global_norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         good = jnp.isfinite(grad_norm) & jnp.isfinite(metrics["loss"])

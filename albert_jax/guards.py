@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What watches over a run: its losses, its signals and its pulse. Each only observes; `train.fit` decides."""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from types import FrameType, TracebackType
+from typing import Any
+
+from albert_jax.config import GuardConfig
+from albert_jax.errors import TryAgain
+
+
+class LossGuard:
+    """Tells a run that has gone wrong by its losses: not finite, or `patience` spikes in a row."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self._config = config
+        self._losses: deque[float] = deque(maxlen=config.window)
+        self._spikes: list[int] = []
+
+    def observe(self, batch: int, loss: float, *, skipped: bool) -> tuple[str, int] | None:
+        """(what is wrong, the first offending batch) or None, given the loss that batch number `batch` had."""
+        if skipped or not math.isfinite(loss):
+            return f"the loss or gradient is not finite (loss {loss})", batch
+        if self._config.spike > 0 and len(self._losses) >= min(20, self._config.window):
+            median = statistics.median(self._losses)
+            if loss > median + self._config.spike:
+                self._spikes.append(batch)
+                if len(self._spikes) >= self._config.patience:
+                    reason = f"the loss is {loss:.3f}, {loss - median:.2f} above its median {median:.3f}"
+                    return reason, self._spikes[0]
+                return None  # a spike must not lift the median it is held against
+        self._spikes.clear()
+        self._losses.append(loss)
+        return None
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the last loss was a spike: no moment for a checkpoint."""
+        return bool(self._spikes)
+
+    def reset(self) -> None:
+        """Forgets all, as after a rollback."""
+        self._losses.clear()
+        self._spikes.clear()
+
+
+class StopSignals:
+    """While entered, SIGTERM and SIGINT set `requested` to the signal's name; the second one kills at once.
+
+    JAX notices a preemption only under jax.distributed; a single TPU VM, a GPU box and Colab need this.
+    """
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.requested:
+            os._exit(128 + number)
+        self.requested = name
+        # os.write: print may be interrupted in the middle of its own lock by this very handler.
+        os.write(2, f"\n{name}: saving a checkpoint after this step; once more to stop at once\n".encode())
+
+
+class Watchdog:
+    """Ends a process whose steps have stopped coming: dumps every thread's stack and exits with status 75.
+
+    A stuck peer or a deadlocked input pipeline would otherwise hold the machine for ever. The limit is `timeout`
+    seconds, or with 0 max(300, 20 x the median of the beats so far); it runs from the first beat on, so that
+    compiling is not held to it.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._beats: deque[float] = deque(maxlen=101)
+        self._what = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def beat(self, what: str) -> None:
+        """Something was finished; `what` names it should the next never be."""
+        self._beats.append(time.monotonic())
+        self._what = what
+
+    def limit(self) -> float:
+        """Seconds that may pass between two beats."""
+        if self._timeout > 0:
+            return self._timeout
+        beats = list(self._beats)
+        gaps = [b - a for a, b in zip(beats, beats[1:], strict=False)]
+        return max(300.0, 20 * statistics.median(gaps)) if gaps else 300.0
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(min(1.0, max(0.05, self._timeout / 10 or 1.0))):
+            if self._beats and time.monotonic() - self._beats[-1] > self.limit():
+                faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+                message = (
+                    f"albert-jax: nothing finished in the {self.limit():.0f} s after {self._what}; "
+                    "the stacks are above; run the same command again to go on from the last checkpoint\n"
+                )
+                os.write(2, message.encode())
+                os._exit(TryAgain.exit_status)

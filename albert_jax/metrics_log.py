@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run's numbers go: one console line, `metrics.jsonl` and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class MetricsLog:
+    """Writes a run's scalars as they come.
+
+    A line of `metrics.jsonl` is {"kind": "train" | "eval" | "event", "step": …, name: value …}. Opened at
+    `resume_step`, it first drops the train and eval lines of later steps, which a killed run wrote after its last
+    checkpoint and which will be written again. `console` False writes files only, `workdir` None the console only.
+    """
+
+    def __init__(
+        self,
+        workdir: Path | None,
+        *,
+        total_steps: int,
+        resume_step: int = 0,
+        console: bool = True,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._console = console
+        self._jsonl: TextIO | None = None
+        self._board: SummaryWriter | None = None
+        if workdir is not None:
+            path = workdir / "metrics.jsonl"
+            _drop_after(path, resume_step)
+            self._jsonl = path.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        self._bar: tqdm | None = None
+        if console and self._stream.isatty():
+            self._bar = tqdm(
+                total=total_steps, initial=resume_step, unit="step", file=self._stream, dynamic_ncols=True
+            )
+
+    def scalars(self, kind: str, step: int, values: dict[str, float], *, line: str = "") -> None:
+        """Records `values` (nested names as "a/b") of a step; `line` is what a person reads."""
+        self._record({"kind": kind, "step": step, **values})
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+        if line:
+            self.say(line)
+
+    def event(self, step: int, message: str, **details: Any) -> None:
+        """Records something that happened once, and says it."""
+        self._record({"kind": "event", "step": step, "message": message, **details})
+        self.say(message)
+
+    def say(self, message: str) -> None:
+        """A line for a person, on stderr, above the progress bar where there is one."""
+        if self._console:
+            tqdm.write(message, file=self._stream)
+            self._stream.flush()
+
+    def progress(self, step: int, text: str = "") -> None:
+        """Moves the bar, on a terminal."""
+        if self._bar is not None:
+            self._bar.n = step
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(0)
+
+    def close(self) -> None:
+        """Flushes and closes all."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._jsonl is not None:
+            self._jsonl.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        if self._jsonl is not None:
+            # One write call a line: a killed run leaves at most one line cut short, which readers skip.
+            self._jsonl.write(json.dumps(entry) + "\n")
+            self._jsonl.flush()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a `metrics.jsonl`; a line cut short by a kill is passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue
+
+
+def _drop_after(path: Path, step: int) -> None:
+    kept = [e for e in read_metrics(path) if e["kind"] == "event" or e["step"] <= step]
+    if path.exists():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], title: str) -> None:
+    """Draws losses and accuracies over the steps into a PNG; `baselines` are dashed lines {"loss: unigram": 5.9}.
+
+    A baseline's name starts with the panel it belongs to: "loss", "masked_lm_accuracy" or "sentence_order_accuracy".
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display on a training machine
+    from matplotlib import pyplot
+
+    entries = list(read_metrics(metrics))
+    panels = {
+        "loss": ("masked_lm_loss", "masked-LM loss (nats)"),
+        "masked_lm_accuracy": ("masked_lm_accuracy", "masked-LM accuracy"),
+        "sentence_order_accuracy": ("sentence_order_accuracy", "sentence-order accuracy"),
+    }
+    panels = {key: p for key, p in panels.items() if any(p[0] in entry for entry in entries)}
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, layout="constrained"
+    )
+    for axis, (panel, (name, label)) in zip(axes[0], panels.items(), strict=True):
+        for kind, style in (("train", {"color": "C0", "alpha": 0.8}), ("eval", {"color": "C1", "marker": "o"})):
+            points = [(e["step"], e[name]) for e in entries if e["kind"] == kind and name in e]
+            if points:
+                axis.plot(*zip(*points, strict=True), label={"train": "training", "eval": "held out"}[kind], **style)
+        for i, (key, value) in enumerate(baselines.items()):
+            if key.startswith(panel + ":"):
+                axis.axhline(value, ls="--", lw=1, color=f"C{i + 2}", label=key.split(":", 1)[1].strip())
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(picture, dpi=110)
+    pyplot.close(figure)
