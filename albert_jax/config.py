@@ -35,6 +35,14 @@ def _check_types(config: Any, section: str) -> None:
             raise UserError(f"{section}.{name} {value!r} must be {_in_words(hint)}".removeprefix("."))
 
 
+def _check_least(config: Any, section: str, least: int, *names: str) -> None:
+    """Raises UserError for a field that is less than `least`, or not a number; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise UserError(f"{section}.{name} {value} must be at least {least}".removeprefix("."))
+
+
 def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return value in get_args(hint)
@@ -97,21 +105,11 @@ class AlbertConfig:
     layer_norm_eps: float = 1e-12  # tf.contrib.layers.layer_norm in float32
 
     def __post_init__(self) -> None:
-        _check_types(self, "model")
-        for name in (
-            "vocab_size",
-            "embedding_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_hidden_groups",
-            "num_attention_heads",
-            "intermediate_size",
-            "inner_group_num",
-            "max_position_embeddings",
-            "type_vocab_size",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)} must be at least 1")
+        _check_types(self, "")
+        _check_least(self, "", 1, "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers")
+        _check_least(self, "", 1, "num_hidden_groups", "num_attention_heads", "intermediate_size", "inner_group_num")
+        _check_least(self, "", 1, "max_position_embeddings", "type_vocab_size")
+        _check_least(self, "", 0, "initializer_range", "layer_norm_eps")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -172,11 +170,8 @@ class AlbertConfig:
         if "vocab_size" not in chosen:
             raise UserError(f"{path} has no vocab_size, so it is no ALBERT configuration")
         for name, value in chosen.items():
-            expected = type(getattr(cls, name))
-            if expected is not str and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise UserError(f"{path}: {name} is {value!r}, not a number")
-            if expected is int and value != int(value):
-                raise UserError(f"{path}: {name} is {value!r}, not a whole number")
+            if isinstance(value, float) and type(getattr(cls, name)) is int and value.is_integer():
+                chosen[name] = int(value)  # JavaScript's JSON writers know no whole numbers
         kind = "Google albert_config.json"
         if is_transformers:
             kind = "transformers config.json"
@@ -184,7 +179,10 @@ class AlbertConfig:
             if act not in _HF_ACTS:
                 raise UserError(f"{path}: hidden_act {act!r} is unknown; known: {', '.join(_HF_ACTS)}")
             chosen["hidden_act"] = _HF_ACTS[act]
-        return cls(**chosen), kind
+        try:
+            return cls(**chosen), kind
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     def to_json(self, path: str | Path) -> None:
         """Writes `albert_config.json`, Google's field names and meanings."""
@@ -241,8 +239,7 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "compute")
-        if self.scan_unroll < 1:
-            raise UserError(f"compute.scan_unroll {self.scan_unroll} must be at least 1")
+        _check_least(self, "compute", 1, "scan_unroll")
 
 
 # ------------------------------------------------------------------------------------------ the training
@@ -293,16 +290,13 @@ class ExamplesConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "examples")
+        _check_least(self, "examples", 1, "max_predictions_per_seq", "ngram")
         if self.max_seq_length < 8:
             raise UserError(f"examples.max_seq_length {self.max_seq_length} is too short; use 8 or more")
-        if self.max_predictions_per_seq < 1:
-            raise UserError(f"examples.max_predictions_per_seq {self.max_predictions_per_seq} must be at least 1")
         if not 0 < self.masked_lm_prob < 1:
             raise UserError(f"examples.masked_lm_prob {self.masked_lm_prob} must lie in (0, 1)")
         if not 0 <= self.short_seq_prob <= 1:
             raise UserError(f"examples.short_seq_prob {self.short_seq_prob} must lie in [0, 1]")
-        if self.ngram < 1:
-            raise UserError(f"examples.ngram {self.ngram} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -328,6 +322,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "optimizer")
+        _check_least(self, "optimizer", 0, "learning_rate", "warmup_steps", "poly_power", "weight_decay", "epsilon")
+        _check_least(self, "optimizer", 0, "clip_norm")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"optimizer.{name} {getattr(self, name)} must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -348,6 +347,8 @@ class GuardConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "guard")
+        _check_least(self, "guard", 1, "patience", "window")
+        _check_least(self, "guard", 0, "spike", "max_rollbacks", "step_timeout")
 
 
 @dataclass(frozen=True)
@@ -387,9 +388,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "train")
-        for name in ("steps", "batch_size", "accumulate", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} {getattr(self, name)} must be at least 1")
+        _check_least(self, "train", 1, "steps", "batch_size", "accumulate", "devices", "log_every", "eval_examples")
+        _check_least(self, "train", 0, "seed", "eval_every", "save_every", "save_minutes", "data_threads", "data_workers")
         if self.keep < 2:
             raise UserError(f"train.keep {self.keep} must be at least 2: a checkpoint may turn out damaged")
         if self.batch_size % self.accumulate:
