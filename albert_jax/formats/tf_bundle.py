@@ -1,25 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and writes TensorFlow's V2 checkpoints ("tensor bundles") without TensorFlow.
 
-`PREFIX.index` is an SSTable (LevelDB's table format, uncompressed). From its end: a footer of 48
-bytes (varint64 offset and size of the metaindex block and of the index block, zeros, 8 bytes of
-magic); the index block, whose values are the offsets and sizes of the data blocks; before these the
-blocks. A block is a run of entries (varints: bytes of the key shared with the one before, bytes of
-its own, bytes of the value; then both), the offsets of those entries that share nothing (uint32
-each) and their number (uint32); behind it stand one byte for the compression and the CRC32C.
-The first key is empty and holds BundleHeaderProto; each other key is a tensor's name and holds its
-BundleEntryProto: dtype, shape, shard, offset, size, CRC32C. `PREFIX.data-00000-of-00001` and so on
-hold the little-endian values, one tensor after the other. CRCs are stored masked. Sources:
-tensor_bundle.{h,cc,proto}, table_format.txt and table_builder.cc of TensorFlow and TSL.
-
-Every number is held against the file's size before anything is allocated by it; both levels of CRC
-are checked, as a flipped byte in the index would otherwise rename or reshape a tensor unseen.
+`PREFIX.index` is a sorted string table (`sstable.py`). Its first key is empty and holds
+BundleHeaderProto; each other key is a tensor's name and holds its BundleEntryProto: dtype, shape,
+shard, offset, size, masked CRC32C. `PREFIX.data-00000-of-00001` and so on hold the little-endian
+values, one tensor after the other in the order of their names. Sources: tensor_bundle.{h,cc,proto}
+of TensorFlow. Every number is held against the file's size before anything is allocated by it.
 """
 
 import math
 import mmap
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +22,15 @@ import ml_dtypes
 import numpy as np
 
 from albert_jax.errors import UserError
+from albert_jax.formats.sstable import (
+    Damaged,
+    Unsupported,
+    encode_table,
+    encode_varint,
+    mask_crc,
+    parse_table,
+    parse_varint,
+)
 
 # DataType of tensorflow/core/framework/types.proto; strings are object arrays of bytes.
 DTYPES = {
@@ -51,55 +53,26 @@ DTYPES = {
 }
 _STRING = 7
 
-_MAGIC = bytes.fromhex("57fb808b247547db")
-_FOOTER_BYTES = 48
-_TRAILER_BYTES = 5  # behind each block: compression, CRC
 _MAX_RANK = 32  # NumPy 1's; TensorFlow's own variables have at most 8
-# Names share prefixes, so a forged index could unfold to the square of its size; TensorFlow writes
-# at least every 16th name in full, hence can never unfold beyond 16 times.
-_MAX_UNFOLDING = 16
-
-
-class _Damaged(Exception):
-    """What is wrong with bytes; the caller adds which file they are of."""
-
-
-def _masked(crc: int) -> int:
-    """Returns a CRC as these files store it, so that a CRC over CRCs keeps its strength."""
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Returns the unsigned LEB128 number at `position` and the position behind it."""
-    value = 0
-    for shift in range(0, 64, 7):
-        if position >= end:
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, position
-    raise _Damaged(f"the number before byte {position} does not end")
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """Yields tag (8 x field number + wire type) and value of each field of a protobuf message."""
     position, end = 0, len(data)
     while position < end:
-        tag, position = _varint(data, position, end)
+        tag, position = parse_varint(data, position, end)
         if tag & 7 == 0:
-            value, position = _varint(data, position, end)
+            value, position = parse_varint(data, position, end)
             yield tag, value
             continue
         if tag & 7 == 2:
-            size, position = _varint(data, position, end)
+            size, position = parse_varint(data, position, end)
         elif tag & 7 in (1, 5):
             size = 8 if tag & 7 == 1 else 4
         else:
-            raise _Damaged(f"a field of wire type {tag & 7} in a protobuf message")
+            raise Damaged(f"a field of wire type {tag & 7} in a protobuf message")
         if size > end - position:
-            raise _Damaged(f"a field of {size} bytes in {end - position} bytes")
+            raise Damaged(f"a field of {size} bytes in {end - position} bytes")
         yield tag, data[position : position + size]
         position += size
 
@@ -139,19 +112,19 @@ class _Entry:
         return cls(dtype, shape, shard, offset, size, crc, is_sliced)
 
     def check(self, num_shards: int) -> None:
-        """Raises _Damaged unless shape, dtype and size agree."""
+        """Raises Damaged unless shape, dtype and size agree."""
         if self.dtype == 0 or self.shard >= num_shards:
-            raise _Damaged(f"dtype {self.dtype}, shard {self.shard} of {num_shards}")
+            raise Damaged(f"dtype {self.dtype}, shard {self.shard} of {num_shards}")
         if self.is_sliced or self.dtype not in DTYPES:
             return  # said when it is read
         # A string takes at least one byte, for its length.
         itemsize = 1 if self.dtype == _STRING else DTYPES[self.dtype].itemsize
         needed = math.prod(self.shape) * itemsize
         if self.size < needed or (self.size > needed and self.dtype != _STRING):
-            raise _Damaged(f"{self.size} bytes for the shape {list(self.shape)}")
+            raise Damaged(f"{self.size} bytes for the shape {list(self.shape)}")
         # A dimension of 0 hides the others from the check above, but not from NumPy.
         if math.prod(size or 1 for size in self.shape) * DTYPES[self.dtype].itemsize >= 2**63:
-            raise _Damaged(f"the shape {list(self.shape)}")
+            raise Damaged(f"the shape {list(self.shape)}")
 
 
 def _parse_shape(data: bytes) -> tuple[int, ...]:
@@ -161,9 +134,9 @@ def _parse_shape(data: bytes) -> tuple[int, ...]:
         if tag == 0x12:  # dim { size: 1, name: 2 }
             shape.append(next((v for t, v in _fields(value) if t == 0x08), 0))
         elif tag == 0x18 and value:
-            raise _Damaged("a shape of unknown rank")
+            raise Damaged("a shape of unknown rank")
     if len(shape) > _MAX_RANK:
-        raise _Damaged(f"a shape of {len(shape)} dimensions")
+        raise Damaged(f"a shape of {len(shape)} dimensions")
     return tuple(shape)
 
 
@@ -179,73 +152,18 @@ def _parse_header(data: bytes) -> int:
             case 0x1A:  # version { producer: 1, min_consumer: 2 }
                 min_consumer = next((v for t, v in _fields(value) if t == 0x10), 0)
     if endianness:
-        raise _Damaged("it was written on a big-endian machine, which is not supported")
+        raise Unsupported("it was written on a big-endian machine")
     if min_consumer > 1:
-        raise _Damaged(f"it needs a reader of version {min_consumer}; this one is of version 1")
+        raise Unsupported(f"it needs a reader of version {min_consumer}; this one is of version 1")
     return num_shards
-
-
-def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the keys and values of the table's block at `offset`, whose CRC is checked first."""
-    end = offset + size
-    if size < 4 or end + _TRAILER_BYTES > len(data) - _FOOTER_BYTES:
-        raise _Damaged(f"a block of {size} bytes at byte {offset} of {len(data)}")
-    stored = int.from_bytes(data[end + 1 : end + _TRAILER_BYTES], "little")
-    if _masked(google_crc32c.value(data[offset : end + 1])) != stored:
-        raise _Damaged(f"the CRC32C of the block at bytes {offset} to {end} does not match")
-    if data[end] != 0:
-        raise _Damaged(f"the block at byte {offset} is compressed, which is not supported")
-    restarts = int.from_bytes(data[end - 4 : end], "little")
-    end -= 4 * (restarts + 1)
-    if end < offset:
-        raise _Damaged(f"{restarts} restart points in the block at byte {offset}")
-    key, position, unfolded = b"", offset, 0
-    while position < end:
-        shared, position = _varint(data, position, end)
-        unshared, position = _varint(data, position, end)
-        length, position = _varint(data, position, end)
-        if shared > len(key) or unshared + length > end - position:
-            raise _Damaged(f"an entry before byte {position} that exceeds its block")
-        unfolded += shared + unshared
-        if unfolded > _MAX_UNFOLDING * size:
-            raise _Damaged(f"names too long for the block at byte {offset}")
-        key = key[:shared] + data[position : position + unshared]
-        position += unshared
-        yield key, data[position : position + length]
-        position += length
-
-
-def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the keys, strictly ascending, and values of an SSTable."""
-    if len(data) < _FOOTER_BYTES or not data.endswith(_MAGIC):
-        raise _Damaged(f"its {len(data)} bytes do not end as an index of a V2 checkpoint does")
-    footer, handles = data[-_FOOTER_BYTES:-8], []
-    position = 0
-    for _ in range(4):
-        number, position = _varint(footer, position, len(footer))
-        handles.append(number)
-    if any(footer[position:]) or any(True for _ in _block(data, *handles[:2])):
-        raise _Damaged("its footer or metaindex is not one of a checkpoint")
-    last, reached = None, 0
-    for _, handle in _block(data, *handles[2:]):
-        offset, position = _varint(handle, 0, len(handle))
-        size, position = _varint(handle, position, len(handle))
-        if offset != reached:  # the builder leaves no gaps; else a block could be read twice
-            raise _Damaged(f"a block at byte {offset} where byte {reached} was due")
-        reached = offset + size + _TRAILER_BYTES
-        for key, value in _block(data, offset, size):
-            if last is not None and key <= last:
-                raise _Damaged(f"the names {last!r} and {key!r} are not in order")
-            last = key
-            yield key, value
 
 
 def _parse_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
     """Returns the number of shards and the tensors of an index file's bytes."""
-    table = _table(data)
+    table = parse_table(data)
     key, value = next(table, (b"none", b""))
     if key != b"":
-        raise _Damaged("it has no header")
+        raise Damaged("it has no header")
     num_shards = _parse_header(value)
     entries = {}
     for key, value in table:
@@ -255,8 +173,8 @@ def _parse_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
             name = key.decode()
             entries[name] = _Entry.parse(value)
             entries[name].check(num_shards)
-        except (UnicodeDecodeError, _Damaged) as error:
-            raise _Damaged(f"its entry {key!r} is not one of a tensor ({error})") from None
+        except (UnicodeDecodeError, Damaged) as error:
+            raise Damaged(f"its entry {key!r} is not one of a tensor ({error})") from None
     return num_shards, entries
 
 
@@ -310,7 +228,9 @@ class CheckpointReader:
         try:
             index = _find_index(Path(path))
             num_shards, entries = _parse_index(index.read_bytes())
-        except _Damaged as error:
+        except Unsupported as error:
+            raise UserError(f"{index} is not supported: {error}; save it again elsewhere") from None
+        except Damaged as error:
             raise UserError(f"{index} cannot be used: {error}; copy the checkpoint again") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read as a TensorFlow checkpoint: {error}") from None
@@ -368,9 +288,9 @@ class CheckpointReader:
         try:
             if entry.dtype == _STRING:
                 return _parse_strings(raw.tobytes(), entry, verify=verify)
-            if verify and _masked(google_crc32c.value(raw)) != entry.crc:
-                raise _Damaged("the CRC32C does not match")
-        except _Damaged as error:
+            if verify and mask_crc(google_crc32c.value(raw)) != entry.crc:
+                raise Damaged("the CRC32C does not match")
+        except Damaged as error:
             raise UserError(
                 f"{shard.path} is damaged in {name} (bytes {entry.offset} to "
                 f"{entry.offset + entry.size}: {error}) or of another checkpoint than its index; "
@@ -411,17 +331,17 @@ def _parse_strings(raw: bytes, entry: _Entry, *, verify: bool) -> np.ndarray:
     """Returns a string tensor: varint lengths, the CRC of the lengths, then all the bytes."""
     position, lengths = 0, []
     for _ in range(math.prod(entry.shape)):
-        length, position = _varint(raw, position, len(raw))
+        length, position = parse_varint(raw, position, len(raw))
         lengths.append(length)
     stored, position = raw[position : position + 4], position + 4
     if position + sum(lengths) != len(raw):
-        raise _Damaged("the strings' lengths do not add up")
+        raise Damaged("the strings' lengths do not add up")
     if verify:
         crc = google_crc32c.value(_fixed_lengths(lengths))
         # The tensor's CRC is over the lengths as integers, their CRC, and the bytes.
         whole = google_crc32c.extend(google_crc32c.extend(crc, stored), raw[position:])
-        if _masked(crc) != int.from_bytes(stored, "little") or _masked(whole) != entry.crc:
-            raise _Damaged("the CRC32C does not match")
+        if mask_crc(crc) != int.from_bytes(stored, "little") or mask_crc(whole) != entry.crc:
+            raise Damaged("the CRC32C does not match")
     values = np.empty(len(lengths), object)
     for i, length in enumerate(lengths):
         values[i] = raw[position : position + length]
@@ -432,3 +352,106 @@ def _parse_strings(raw: bytes, entry: _Entry, *, verify: bool) -> np.ndarray:
 def _fixed_lengths(lengths: list[int]) -> bytes:
     """Returns lengths as the checksum sees them: 4 bytes each, 8 for strings of 4 GiB and more."""
     return b"".join(n.to_bytes(4 if n < 2**32 else 8, "little") for n in lengths)
+
+
+def write_checkpoint(
+    prefix: str | Path, tensors: Mapping[str, np.ndarray], *, shards: int = 1
+) -> None:
+    """Writes a checkpoint in TensorFlow's own bytes: `PREFIX.index` and `shards` data files.
+
+    Strings are object arrays of bytes. Complete files appear under their names, the index last; an
+    older checkpoint of that prefix loses its index first, so that no kill leaves a mixture. Raises
+    UserError for a dtype or a name that TensorFlow lacks, and where the files cannot be written.
+    """
+    prefix = Path(prefix)
+    if not 1 <= shards <= 99999:
+        raise UserError(f"shards {shards} should be from 1 to 99999")
+    index = prefix.with_name(prefix.name + ".index")
+    entries: list[tuple[bytes, bytes]] = []
+    staged: list[tuple[Path, Path]] = []
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        for shard, part in enumerate(_split(tensors, shards)):
+            final = prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{shards:05d}")
+            staged.append((_stage(final, _encode_shard(part, shard, entries)), final))
+        header = _field(0x08, shards) + b"\x1a\x02\x08\x01"  # version { producer: 1 }
+        staged.append((_stage(index, [encode_table([(b"", header), *entries])]), index))
+        index.unlink(missing_ok=True)
+        for temporary, final in staged:
+            temporary.replace(final)
+    except OSError as error:
+        raise UserError(f"{prefix} cannot be written: {error}") from None
+    finally:
+        for temporary, _ in staged:
+            temporary.unlink(missing_ok=True)
+
+
+def _split(tensors: Mapping[str, np.ndarray], shards: int) -> list[dict[str, np.ndarray]]:
+    """Returns the tensors in the order of their names, cut into `shards` runs of similar size."""
+    arrays = {name: np.asarray(tensors[name]) for name in sorted(tensors, key=str.encode)}
+    total, reached = sum(array.nbytes for array in arrays.values()), 0
+    parts: list[dict[str, np.ndarray]] = [{} for _ in range(shards)]
+    for name, array in arrays.items():
+        parts[min(reached * shards // max(total, 1), shards - 1)][name] = array
+        reached += array.nbytes
+    return parts
+
+
+def _stage(path: Path, chunks: Iterable[bytes | np.ndarray]) -> Path:
+    """Writes a file beside where it will be, down to the disk; returns its temporary path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _encode_shard(
+    tensors: dict[str, np.ndarray], shard: int, entries: list[tuple[bytes, bytes]]
+) -> Iterator[bytes | np.ndarray]:
+    """Yields each tensor's bytes and appends its name and BundleEntryProto to `entries`."""
+    offset = 0
+    for name, array in tensors.items():
+        if not name or name.startswith("\0"):
+            raise UserError(f"a tensor cannot be named {name!r} in a TensorFlow checkpoint")
+        if array.dtype.kind in "OSU":
+            dtype = _STRING
+            raw, crc = _encode_strings(name, array)
+        else:
+            dtype = next((n for n, d in DTYPES.items() if d == array.dtype.newbyteorder("=")), 0)
+            if not dtype:
+                known = ", ".join(map(str, DTYPES.values()))
+                raise UserError(f"{name} has dtype {array.dtype}; a checkpoint can hold {known}")
+            native = np.ascontiguousarray(array, dtype=DTYPES[dtype])
+            raw = native.reshape(-1).view(np.uint8)
+            crc = google_crc32c.value(raw)
+        # TensorShapeProto { dim { size } … }: a size of 0 is left out, an empty shape is not.
+        dims = [_field(0x08, size) for size in array.shape]
+        shape = b"".join(b"\x12" + encode_varint(len(dim)) + dim for dim in dims)
+        entry = _field(0x08, dtype) + b"\x12" + encode_varint(len(shape)) + shape
+        entry += _field(0x18, shard) + _field(0x20, offset) + _field(0x28, len(raw))
+        entries.append((name.encode(), entry + b"\x35" + mask_crc(crc).to_bytes(4, "little")))
+        offset += len(raw)
+        yield raw
+
+
+def _encode_strings(name: str, array: np.ndarray) -> tuple[bytes, int]:
+    """Returns a string tensor's bytes and their CRC; see _parse_strings."""
+    values = [s.encode() if isinstance(s, str) else s for s in array.reshape(-1).tolist()]
+    if not all(isinstance(s, bytes) for s in values):
+        raise UserError(f"{name} has dtype {array.dtype} but holds other things than bytes or str")
+    lengths = [len(s) for s in values]
+    crc = google_crc32c.value(_fixed_lengths(lengths))
+    tail = mask_crc(crc).to_bytes(4, "little") + b"".join(values)
+    return b"".join(map(encode_varint, lengths)) + tail, google_crc32c.extend(crc, tail)
+
+
+def _field(tag: int, number: int) -> bytes:
+    """Returns a protobuf integer field, nothing for 0 as in proto3."""
+    return encode_varint(tag) + encode_varint(number) if number else b""
