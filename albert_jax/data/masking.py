@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole-word n-gram masking: which tokens of a row are predicted, and what stands in their place.
+
+The draws have the distribution of create_pretraining_data.py:421-598; the order in which random
+numbers are used differs (that program's n-grams come from a generator it never seeds). Its
+`do_permutation` is left out: the files it writes cannot be read by run_pretraining.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from albert_jax.config import ExamplesConfig
+from albert_jax.tokenizer import MASK_ID
+
+NUM_SPECIAL = MASK_ID + 1
+
+
+class Vocabulary(Protocol):
+    """What masking needs of a tokenizer."""
+
+    pieces: list[str]
+    starts_word: np.ndarray
+
+
+def word_starts(tokenizer: Vocabulary, rule: Literal["albert", "marker"] = "albert") -> np.ndarray:
+    """Which pieces begin a word, bool[V]: by the original's rule, or only those with ▁."""
+    if rule == "albert":
+        return tokenizer.starts_word
+    return np.array([piece.startswith("▁") for piece in tokenizer.pieces])
+
+
+class Masked(NamedTuple):
+    """The masked tokens of one row, in rising order of position, and the n-grams they came from."""
+
+    positions: np.ndarray  # int64[n], indices into the row's text: A and B without special tokens
+    inputs: np.ndarray  # int64[n], what the model sees there
+    ngram_words: list[int]  # words in each n-gram
+
+
+class Masker:
+    """Draws masks for rows of text under one configuration and vocabulary."""
+
+    def __init__(self, config: ExamplesConfig, starts_word: np.ndarray, vocab_size: int):
+        """`starts_word` bool[V] says which pieces begin a word (`word_starts`)."""
+        assert len(starts_word) == vocab_size, "one entry a piece"
+        self.config, self.vocab_size = config, vocab_size
+        self.starts_word = np.asarray(starts_word, bool)
+        weights = 1.0 / np.arange(1, config.ngram + 1)
+        if not config.favor_shorter_ngram:
+            weights = weights[::-1]
+        self._below = np.cumsum(weights / weights.sum())[:-1]
+
+    def __call__(self, text: np.ndarray, length_a: int, rng: np.random.Generator) -> Masked:
+        """Masks a row whose text is `text`, ids[n], of which the first `length_a` are segment A."""
+        config = self.config
+        counted = len(text) + (3 if config.count_special_tokens else 0)
+        budget = min(config.max_predictions_per_seq, max(1, round(counted * config.masked_lm_prob)))
+        bounds, words_a = self._words(text, length_a)
+        spans = self._spans(bounds, words_a, budget, rng)
+        positions = np.array([i for start, stop, _ in spans for i in range(start, stop)], np.int64)
+        if config.replace_per == "token":
+            draw = rng.random(len(positions))
+        else:
+            draw = np.repeat(rng.random(len(spans)), [stop - start for start, stop, _ in spans])
+        original = text[positions]
+        inputs = np.where(draw < 0.9, original, self._random_pieces(original, rng))
+        inputs[draw < 0.8] = MASK_ID
+        return Masked(positions, inputs, [words for _, _, words in spans])
+
+    def _words(self, text: np.ndarray, length_a: int) -> tuple[list[int], int]:
+        """Where each word of the text starts, then its end; and the number of words in A."""
+        if self.config.do_whole_word_mask:
+            starts = self.starts_word[text]
+            starts[0] = True  # there is no word before it that it could continue
+            if not self.config.ngram_across_segments:
+                starts[length_a] = True
+            bounds = np.flatnonzero(starts).tolist()
+        else:
+            bounds = list(range(len(text)))
+        words_a = bisect_left(bounds, length_a)
+        bounds.append(len(text))
+        return bounds, words_a
+
+    def _spans(
+        self, bounds: list[int], words_a: int, budget: int, rng: np.random.Generator
+    ) -> list[tuple[int, int, int]]:
+        """Disjoint n-grams of `budget` tokens at most: (start, stop, words), in rising order."""
+        num_words = len(bounds) - 1
+        order = rng.permutation(num_words).tolist()
+        sizes = (self._below.searchsorted(rng.random(num_words), side="right") + 1).tolist()
+        across = self.config.ngram_across_segments
+        covered = bytearray(bounds[-1])
+        spans: list[tuple[int, int, int]] = []
+        for first in order:
+            start = bounds[first]
+            if covered[start]:
+                continue
+            # At the end of the text an n-gram is what is left: the original never redraws n there.
+            last = min(first + sizes[first], num_words if across or first >= words_a else words_a)
+            while bounds[last] - start > budget and last > first + 1:
+                last -= 1
+            stop = bounds[last]
+            if stop - start > budget or covered.find(1, start, stop) >= 0:
+                continue
+            covered[start:stop] = b"\1" * (stop - start)
+            spans.append((start, stop, last - first))
+            budget -= stop - start
+            if not budget:
+                break
+        return sorted(spans)
+
+    def _random_pieces(self, original: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if not self.config.random_token_excludes_special:
+            return rng.integers(0, self.vocab_size, len(original))
+        # One piece fewer to choose from where the original is itself a choice: skip over it.
+        ordinary = original >= NUM_SPECIAL
+        pieces = rng.integers(NUM_SPECIAL, self.vocab_size - ordinary)
+        return pieces + (ordinary & (pieces >= original))
