@@ -31,7 +31,11 @@ MAX_SHARD_TOKENS = 1 << 28  # 512 MiB of tokens; keeps the offsets well inside u
 SPLITS = ("train", "heldout")
 Split = Literal["train", "heldout"]
 
-_DTYPES = {"tokens": np.dtype("<u2"), "sentences": np.dtype("<u4"), "documents": np.dtype("<u4")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tokens": np.dtype("<u2"),
+    "sentences": np.dtype("<u4"),
+    "documents": np.dtype("<u4"),
+}
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,9 @@ class TokenStore:
             )
         shards = []
         for record in manifest["splits"][split]["shards"]:
-            lengths = {
-                "tokens": record["tokens"],
-                "sentences": record["sentences"] + 1,
-                "documents": record["documents"] + 1,
-            }
             arrays = [
-                _map(path / split / f"{record['name']}.{kind}", kind, n)
-                for kind, n in lengths.items()
+                _map(path / split / f"{record['name']}.{kind}", kind, size)
+                for kind, size in shard_sizes(record).items()
             ]
             shards.append(Shard(record["name"], *arrays))
         return cls(path, split, manifest, shards)
@@ -130,21 +129,28 @@ def _reopen(path: str, split: Split) -> TokenStore:
     return TokenStore.open(path, split=split)
 
 
-def _map(file: Path, kind: str, length: int) -> np.ndarray:
-    dtype = _DTYPES[kind]
+def shard_sizes(record: dict[str, Any]) -> dict[str, int]:
+    """Bytes of a shard's three files, by its record in the manifest."""
+    lengths = (record["tokens"], record["sentences"] + 1, record["documents"] + 1)
+    return {
+        kind: length * dtype.itemsize
+        for (kind, dtype), length in zip(_DTYPES.items(), lengths, strict=True)
+    }
+
+
+def _map(file: Path, kind: str, expected: int) -> np.ndarray:
     try:
         size = file.stat().st_size
     except OSError as error:
         raise UserError(
             f"{file} cannot be read ({error.strerror}); prepare the store again"
         ) from None
-    if size != length * dtype.itemsize:
+    if size != expected:
         raise UserError(
-            f"{file} has {size} bytes where the manifest says {length * dtype.itemsize}; "
-            "prepare the store again"
+            f"{file} has {size} bytes where the manifest says {expected}; prepare the store again"
         )
     # A plain ndarray over the map: slices of np.memmap itself cost several times as much.
-    return np.asarray(np.memmap(file, dtype=dtype, mode="r", shape=(length,)))
+    return np.asarray(np.memmap(file, dtype=_DTYPES[kind], mode="r"))
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
@@ -230,14 +236,14 @@ class ShardWriter:
             stream.close()
             os.replace(self._temporary(kind), self.folder / f"{self.name}.{kind}")
         sync_folder(self.folder)
-        return {
+        record = {
             "name": self.name,
             "tokens": self.tokens,
             "sentences": self.sentences,
             "documents": self.documents,
-            "bytes": 2 * self.tokens + 4 * (self.sentences + self.documents + 2),
             "sha256": {kind: digest.hexdigest() for kind, digest in self._digests.items()},
         }
+        return record | {"bytes": sum(shard_sizes(record).values())}
 
     def abort(self) -> None:
         """Removes what was written."""

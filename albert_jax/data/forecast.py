@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `prepare` will cost, said before it starts, and how far it is while it runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from albert_jax.data.corpus import find_layout, read_piece
+from albert_jax.data.lines import Piece, Reading
+from albert_jax.data.sentences import LAYOUTS
+from albert_jax.data.units import Unit, tokenize
+from albert_jax.errors import UserError
+from albert_jax.tokenizer import Tokenizer
+
+SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20  # of each of so many inputs, so much is looked at
+WORKER_START_SECONDS = 1.0
+LINE_SECONDS = 10.0  # between lines of progress where stderr is no terminal
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the units that wait are expected to take."""
+
+    input_bytes: int
+    tokens: float
+    bytes: float  # on disk
+    seconds: float
+    workers: int
+    example: str  # how the sentences of one file were found to be laid out, or ""
+
+    def describe(self, store: Path) -> str:
+        free = shutil.disk_usage(existing_folder(store)).free
+        return (
+            f"{show_bytes(self.input_bytes)} of input; expected: "
+            f"{tqdm.format_sizeof(self.tokens)} tokens, {show_bytes(self.bytes)} on disk "
+            f"({show_bytes(free)} free), {tqdm.format_interval(self.seconds)} with {self.workers} "
+            f"process{'es' if self.workers > 1 else ''}"
+        )
+
+    def check_disk(self, store: Path) -> None:
+        """Raises UserError where the disk is clearly too small."""
+        free = shutil.disk_usage(existing_folder(store)).free
+        if free < 0.9 * self.bytes:
+            raise UserError(
+                f"{store} needs about {show_bytes(self.bytes)} and its disk has "
+                f"{show_bytes(free)} free; free some space or choose another --output"
+            )
+
+
+def make_forecast(
+    units: Sequence[Unit], reading: Reading, tokenizer: Tokenizer, workers: int
+) -> Forecast:
+    """Judges by the beginnings of a few inputs; takes about half a second."""
+    pieces = [piece for unit in units for piece in unit.pieces]
+    count = min(SAMPLE_PIECES, len(pieces))
+    sample = [pieces[len(pieces) * i // count] for i in range(count)]
+    workers = max(1, min(workers, len(units)))
+    input_bytes = sum(unit.bytes for unit in units)
+    read = tokens = size = 0
+    started = time.perf_counter()
+    for piece in sample:
+        piece_read, documents = _beginning(piece, reading)
+        ids, sentence_lengths, document_lengths = tokenize(documents, tokenizer)
+        read += piece_read
+        tokens += len(ids)
+        size += 2 * len(ids) + 4 * (len(sentence_lengths) + len(document_lengths))
+    share = input_bytes / max(read, 1)
+    seconds = (time.perf_counter() - started) * share / workers
+    if workers > 1:
+        seconds += WORKER_START_SECONDS
+    example = ""
+    if sample and sample[0].kind in ("text", "gzip") and reading.format == "text":
+        example = f"{sample[0].path}: {LAYOUTS[find_layout(sample[0].path, reading)]}"
+    return Forecast(input_bytes, tokens * share, size * share, seconds, workers, example)
+
+
+def _beginning(piece: Piece, reading: Reading) -> tuple[int, list[list[str]]]:
+    """Input bytes read, and the documents they gave."""
+    read: list[int] = []
+    documents: list[list[str]] = []
+    chars = 0
+    for document in read_piece(piece, reading, tick=read.append):
+        documents.append(document)
+        chars += sum(map(len, document))
+        if chars >= SAMPLE_CHARS:
+            break
+    return sum(read), documents
+
+
+def existing_folder(path: Path) -> Path:
+    """The path itself or the nearest folder above it that exists."""
+    return next(p for p in (path, *path.absolute().parents) if p.is_dir())
+
+
+def show_bytes(size: float) -> str:
+    return tqdm.format_sizeof(size, "B")
+
+
+class Meter:
+    """Progress by bytes of input: a bar on a terminal, else a line every ten seconds."""
+
+    def __init__(self, total: int, show: bool):
+        self._total, self._show, self._done = max(total, 1), show, 0
+        self._started = self._said = time.monotonic()
+        self._bar: tqdm | None = None
+        if show and sys.stderr.isatty():
+            self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="prepare")
+
+    def add(self, size: int) -> None:
+        self._done += size
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(size)
+        elif self._show and now - self._said >= LINE_SECONDS:
+            self._said = now
+            spent = now - self._started
+            left = spent * (self._total - self._done) / max(self._done, 1)
+            print(
+                f"prepare: {self._done / self._total:.0%}, {show_bytes(self._done / spent)}/s, "
+                f"{tqdm.format_interval(max(left, 0))} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

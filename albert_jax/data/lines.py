@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes of an input -> clean lines of text, in blocks, whatever the bytes are."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from albert_jax.errors import UserError
+
+MAX_LINE_BYTES = 1 << 20  # a longer line is cut at white space
+BLOCK_BYTES = 1 << 18
+
+Kind = Literal["text", "gzip", "tfds", "python-docs"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are read; every field changes the documents that come out."""
+
+    format: str = "text"  # text | wiki | tfds:NAME
+    sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
+    strict: bool = False  # refuse invalid UTF-8 instead of replacing it
+    language: str = "en"  # of the sentence splitter
+    data_dir: str | None = None  # of TFDS
+
+    def __post_init__(self) -> None:
+        if self.format not in ("text", "wiki") and not re.fullmatch(r"tfds:.+", self.format):
+            raise UserError(f"format {self.format!r} is unknown; use text, wiki or tfds:NAME")
+        if self.sentences not in ("auto", "lines", "split", "wrapped"):
+            raise UserError(
+                f"sentences {self.sentences!r} is unknown; use auto, lines, split or wrapped"
+            )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one input that begins and ends between documents."""
+
+    kind: Kind
+    path: str  # as it was given; a split of a TFDS data set
+    start: int  # bytes, or examples of a TFDS data set
+    end: int
+    bytes: int  # of the input, that this piece stands for
+    size: int = 0  # of the whole file
+    mtime_ns: int = 0
+
+
+def read_lines(
+    piece: Piece, reading: Reading, counts: Counter[str], tick: Callable[[int], None]
+) -> Iterator[str]:
+    """Lines of one file's piece, cleaned; `tick` hears of bytes read from disk.
+
+    `counts` gains what was mended: invalid_utf8_bytes, nul_characters, byte_order_marks,
+    line_separators, lines_cut. Raises UserError for a damaged gz file and, where `strict`, for
+    invalid UTF-8.
+    """
+    offset = 0 if piece.kind == "gzip" else piece.start
+    for block in _read_blocks(piece, counts, tick):
+        yield from decode_lines(block, f"{piece.path}, byte {offset}", reading.strict, counts)
+        offset += len(block)
+
+
+def _read_blocks(
+    piece: Piece, counts: Counter[str], tick: Callable[[int], None]
+) -> Iterator[bytes]:
+    """Blocks that end where a line does, or in an overlong line at white space."""
+    tail, ticked = b"", piece.start
+    remaining = piece.end - piece.start if piece.kind == "text" else None
+    with open(piece.path, "rb") as raw:
+        raw.seek(piece.start)
+        stream = gzip.GzipFile(fileobj=raw) if piece.kind == "gzip" else raw
+        while True:
+            try:
+                data = stream.read(
+                    BLOCK_BYTES if remaining is None else min(BLOCK_BYTES, remaining)
+                )
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise UserError(
+                    f"{piece.path} is a damaged gz file ({error}); fetch or make it again"
+                ) from None
+            if not data:
+                break
+            if remaining is not None:
+                remaining -= len(data)
+            tick(raw.tell() - ticked)
+            ticked = raw.tell()
+            block, tail = _whole_lines(tail + data, counts)
+            if block:
+                yield block
+        while tail:
+            block, tail = _whole_lines(tail, counts) if len(tail) > MAX_LINE_BYTES else (tail, b"")
+            yield block
+
+
+def _whole_lines(data: bytes, counts: Counter[str]) -> tuple[bytes, bytes]:
+    # A carriage return at the very end may be half of a CRLF: it waits for the next block.
+    end = max(data.rfind(b"\n"), data.rfind(b"\r", 0, len(data) - 1)) + 1
+    if len(data) > MAX_LINE_BYTES:  # then the first line is long: a block is shorter than that
+        line = len(re.split(rb"[\r\n]", data, maxsplit=1)[0])
+        if line > MAX_LINE_BYTES:
+            counts["lines_cut"] += 1
+            head = data[:MAX_LINE_BYTES]
+            end = max(head.rfind(b" "), head.rfind(b"\t")) + 1 or MAX_LINE_BYTES
+            while end == MAX_LINE_BYTES and end > MAX_LINE_BYTES - 3 and data[end] & 0xC0 == 0x80:
+                end -= 1
+    return data[:end], data[end:]
+
+
+def decode_lines(block: bytes, where: str, strict: bool, counts: Counter[str]) -> list[str]:
+    try:
+        text = block.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if strict:
+            raise UserError(
+                f"invalid UTF-8 in {where} + {error.start} (0x{block[error.start]:02x}); convert "
+                "the text to UTF-8, or leave out --strict to have it replaced"
+            ) from None
+        escaped = block.decode("utf-8", errors="surrogateescape")
+        counts["invalid_utf8_bytes"] += len(re.findall("[\udc80-\udcff]", escaped))
+        text = block.decode("utf-8", errors="replace")
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    for character, replacement, name in (
+        ("\0", "", "nul_characters"),
+        ("\ufeff", "", "byte_order_marks"),
+        ("\u2028", " ", "line_separators"),
+        ("\u2029", " ", "line_separators"),
+    ):
+        if character in text:
+            counts[name] += text.count(character)
+            text = text.replace(character, replacement)
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()  # the block ended with its last line's end; this is not an empty line
+    return lines

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One unit of `prepare`: some pieces of the inputs -> its shards and a record, durable or absent.
+
+A unit's bytes depend on its pieces and the job only, not on the process that makes it or on the
+other units; so any number of processes, and any number of kills, end in the same store.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import itertools
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from albert_jax.data.corpus import cut_piece, read_piece
+from albert_jax.data.lines import Piece, Reading
+from albert_jax.data.store import (
+    MAX_SHARD_TOKENS,
+    SPLITS,
+    ShardWriter,
+    Split,
+    shard_sizes,
+    write_json,
+)
+from albert_jax.tokenizer import Tokenizer
+
+BATCH_CHARS = 1 << 19  # text tokenised at once
+GZ_RATIO = 3  # what English text gains by gzip, roughly; only evens out the units' sizes
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every unit has in common."""
+
+    store: str
+    reading: Reading
+    mode: Literal["google", "hf"]  # of the tokenizer
+    do_lower_case: bool
+    holdout: float
+    fixed: tuple[int, int] | None  # hashes of a document that is held out and of one that is not
+    settings: str  # all that a finished unit depends on beside its pieces and `fixed`, as JSON
+
+    def load_tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(
+            Path(self.store) / "spiece.model", mode=self.mode, do_lower_case=self.do_lower_case
+        )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The pieces that become one shard of each split (more where a gz file is huge)."""
+
+    index: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.index:05d}"
+
+    @property
+    def bytes(self) -> int:
+        return sum(piece.bytes for piece in self.pieces)
+
+    def key(self, job: Job) -> str:
+        """A digest of all that the unit's bytes depend on; the time stamps of its files with it."""
+        pieces = [asdict(piece) for piece in self.pieces]
+        content = json.dumps([job.settings, job.fixed, pieces])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def plan_units(pieces: Sequence[Piece], reading: Reading) -> list[Unit]:
+    """Cuts large inputs and gathers small ones; a function of the inputs, not of the machine."""
+
+    def weight(piece: Piece) -> int:
+        return piece.bytes * (GZ_RATIO if piece.kind == "gzip" else 1)
+
+    total = sum(map(weight, pieces))
+    # 256 units keep many processes busy; 64 MiB is half a minute lost by a kill; past half a
+    # terabyte the number of files is what is bounded.
+    target = max(1 << 20, min(total // 256, 1 << 26), total // 8192)
+    units: list[Unit] = []
+    gathered: list[Piece] = []
+    for piece in itertools.chain.from_iterable(cut_piece(p, target, reading) for p in pieces):
+        if gathered and sum(map(weight, gathered)) + weight(piece) // 2 > target:
+            units.append(Unit(len(units), tuple(gathered)))
+            gathered = []
+        gathered.append(piece)
+    return [*units, Unit(len(units), tuple(gathered))]
+
+
+# -------------------------------------------------------------------------------------- the split
+
+
+def document_hash(document: Sequence[str]) -> int:
+    """64 bits of the document's text, so that copies of a document fall into the same split."""
+    text = "\n".join(document).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=b"held out").digest(), "little")
+
+
+def split_of(document: Sequence[str], holdout: float, fixed: tuple[int, int] | None) -> Split:
+    """The split of a document, by its text alone."""
+    if fixed is None:
+        return "train"
+    value = document_hash(document)
+    if value in fixed:
+        return "heldout" if value == fixed[0] else "train"
+    return "heldout" if value < holdout * 2**64 else "train"
+
+
+# --------------------------------------------------------------------------------------- the work
+
+
+class _SplitWriter:
+    """Documents of one split of one unit, gathered to batches, tokenised and written."""
+
+    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer):
+        self.folder, self.name, self.tokenizer = folder, name, tokenizer
+        self.records: list[dict[str, Any]] = []
+        self.counts = np.zeros(tokenizer.vocab_size, np.int64)
+        self.writer: ShardWriter | None = None
+        self.batch: list[list[str]] = []
+        self.chars = 0
+
+    def add(self, document: list[str]) -> None:
+        self.batch.append(document)
+        self.chars += sum(map(len, document))
+        if self.chars >= BATCH_CHARS:
+            self.flush()
+
+    def flush(self) -> None:
+        tokens, sentence_lengths, document_lengths = tokenize(self.batch, self.tokenizer)
+        self.batch, self.chars = [], 0
+        if not len(tokens):
+            return
+        self.counts += np.bincount(tokens, minlength=len(self.counts))
+        if self.writer and self.writer.tokens + len(tokens) > MAX_SHARD_TOKENS:
+            self._end_shard()
+        if self.writer is None:
+            part = f"-{len(self.records):03d}" if self.records else ""
+            self.writer = ShardWriter(self.folder, self.name + part)
+        self.writer.add(tokens, sentence_lengths, document_lengths)
+
+    def _end_shard(self) -> None:
+        if self.writer:
+            self.records.append(self.writer.finish())
+            self.writer = None
+
+    def finish(self) -> dict[str, Any]:
+        self.flush()
+        self._end_shard()
+        counts = zlib.compress(self.counts.astype("<i8").tobytes(), 1)
+        return {"shards": self.records, "token_counts": base64.b64encode(counts).decode()}
+
+    def abort(self) -> None:
+        if self.writer:
+            self.writer.abort()
+
+
+def tokenize(
+    documents: Sequence[Sequence[str]], tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids uint16, tokens a sentence, sentences a document; what has no token is left out."""
+    ids = tokenizer.encode_ids([sentence for document in documents for sentence in document])
+    sentence_lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    tokens = np.fromiter(itertools.chain.from_iterable(ids), np.uint16, int(sentence_lengths.sum()))
+    document_of = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
+    document_lengths = np.bincount(document_of[sentence_lengths > 0], minlength=len(documents))
+    return tokens, sentence_lengths[sentence_lengths > 0], document_lengths[document_lengths > 0]
+
+
+def prepare_unit(unit: Unit, job: Job, tokenizer: Tokenizer, tick: Callable[[int], None]) -> None:
+    """Writes the unit's shards and then its record; leaves nothing of them where it fails.
+
+    `tick` hears of input bytes read. Raises UserError for bad input and OSError for a full disk.
+    """
+    store = Path(job.store)
+    counts: Counter[str] = Counter()
+    writers = {split: _SplitWriter(store / split, unit.name, tokenizer) for split in SPLITS}
+    try:
+        for piece in unit.pieces:
+            for document in read_piece(piece, job.reading, counts=counts, tick=tick):
+                writers[split_of(document, job.holdout, job.fixed)].add(document)
+        splits = {split: writer.finish() for split, writer in writers.items()}
+        record = {"key": unit.key(job), "splits": splits, "counts": dict(sorted(counts.items()))}
+        write_json(record_file(store, unit), record)
+    except BaseException:
+        for writer in writers.values():
+            writer.abort()
+        raise
+
+
+def record_file(store: Path, unit: Unit) -> Path:
+    return store / "progress" / f"{unit.name}.json"
+
+
+def read_record(unit: Unit, job: Job) -> dict[str, Any] | None:
+    """The record of a unit that is finished, of these settings and inputs, with all its files."""
+    store = Path(job.store)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads(record_file(store, unit).read_text(encoding="utf-8"))
+        if record["key"] == unit.key(job) and all(
+            (store / split / f"{shard['name']}.{kind}").stat().st_size == size
+            for split in SPLITS
+            for shard in record["splits"][split]["shards"]
+            for kind, size in shard_sizes(shard).items()
+        ):
+            return record
+    return None
