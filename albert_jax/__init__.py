@@ -5,6 +5,8 @@ The names below are the public interface. Those that need JAX or SentencePiece a
 first used, so that `import albert_jax` and `albert-jax --help` are instant.
 """
 
+__version__ = "0.1.0"  # before the imports: any module may import it
+
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from albert_jax.data.prepare import prepare
     from albert_jax.inference import Albert, load
     from albert_jax.tokenizer import Tokenizer, train_tokenizer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "MODELS",

@@ -17,7 +17,7 @@ import json as json_module
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -33,7 +33,14 @@ TextFiles = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metav
 ModelDirectory = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 
 
-def train_tokenizer(text: TextFiles, *, output: str, vocab_size: int = 30000) -> None:
+def train_tokenizer(
+    text: TextFiles,
+    *,
+    output: str,
+    vocab_size: int = 30000,
+    do_lower_case: bool = True,
+    character_coverage: float = 0.99995,
+) -> None:
     """Trains a SentencePiece vocabulary with ALBERT's settings.
 
     Example: albert-jax train-tokenizer corpus/*.txt --vocab-size 30000 --output vocab
@@ -42,10 +49,19 @@ def train_tokenizer(text: TextFiles, *, output: str, vocab_size: int = 30000) ->
         text: text files, plain or .gz.
         output: folder that gets spiece.model and spiece.vocab.
         vocab_size: pieces, the five special ones included.
+        do_lower_case: lower-case and drop accents, as the released vocabularies do.
+        character_coverage: share of the characters that get a piece; the rest become <unk>.
     """
     from albert_jax.tokenizer import train_tokenizer
 
-    print(train_tokenizer(text, vocab_size=vocab_size, output=output))
+    model = train_tokenizer(
+        text,
+        output=output,
+        vocab_size=vocab_size,
+        do_lower_case=do_lower_case,
+        character_coverage=character_coverage,
+    )
+    print(model)
 
 
 def prepare(
@@ -54,9 +70,14 @@ def prepare(
     vocab: str,
     output: str,
     format: str = "text",
-    workers: int = 1,
+    sentences: Literal["auto", "lines", "split", "wrapped"] = "auto",
+    language: str = "en",
+    workers: int | None = None,
     holdout: float = 0.01,
     strict: bool = False,
+    data_dir: str | None = None,
+    mode: Literal["google", "hf"] = "google",
+    do_lower_case: bool = True,
     json: bool = False,
 ) -> None:
     """Turns text into a token store: documents, sentences and 2 bytes a token, memory-mapped.
@@ -64,14 +85,19 @@ def prepare(
     Example: albert-jax prepare corpus/*.txt --vocab vocab/spiece.model --output store
 
     Args:
-        text: files, folders or globs, plain or .gz.
+        text: files (plain or .gz), folders or patterns; with tfds: the names of splits; or
+            python-docs, the English text that every Python carries.
         vocab: spiece.model, or the folder that holds it.
-        output: the store, a folder that does not exist yet.
-        format: text (a sentence a line, empty lines between documents), wiki (WikiExtractor's
-            output) or tfds:NAME (a TensorFlow Datasets name; TEXT is then its split).
-        workers: processes.
+        output: folder of the store; of an interrupted one, to go on with it.
+        format: text, wiki (WikiExtractor's output) or tfds:NAME.
+        sentences: one a line, to be split out of lines, or out of lines wrapped at a width.
+        language: whose rules split sentences.
+        workers: processes; unset: all cores.
         holdout: share of the documents kept from training, for evaluation.
         strict: end at the first damaged input instead of counting and reporting it.
+        data_dir: where TensorFlow Datasets keeps its data.
+        mode: clean text as the original does (google) or as transformers does (hf).
+        do_lower_case: as the vocabulary was trained.
         json: print the store's manifest as JSON.
     """
     from albert_jax.data.prepare import prepare
@@ -81,9 +107,14 @@ def prepare(
         vocab=vocab,
         output=output,
         format=format,
+        sentences=sentences,
+        language=language,
         workers=workers,
         holdout=holdout,
         strict=strict,
+        data_dir=data_dir,
+        mode=mode,
+        do_lower_case=do_lower_case,
     )
     if json:
         _print_json(manifest)

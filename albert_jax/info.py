@@ -55,6 +55,8 @@ def _rows(values: dict[str, Any], indent: str) -> Any:
             yield from _rows(value, indent + "  ")
         elif "flops" in name:
             yield label, f"{value:.4g}"
+        elif isinstance(value, float):
+            yield label, f"{value:.6g}"
         elif isinstance(value, int) and not isinstance(value, bool):
             yield label, f"{value:,}"
         else:
