@@ -61,7 +61,7 @@ def _in_words(hint: Any) -> str:
     if get_origin(hint) in (types.UnionType, Union):
         return " or ".join(map(_in_words, get_args(hint)))
     words = {bool: "True or False", int: "a whole number", float: "a number", str: "a string", type(None): "None"}
-    return words.get(hint) or (f"a {hint.__name__}" if isinstance(hint, type) else str(hint))
+    return words.get(hint) or (f"of type {hint.__name__}" if isinstance(hint, type) else "strings in a tuple")
 
 
 # --------------------------------------------------------------------------------------------- the model
@@ -151,7 +151,7 @@ class AlbertConfig:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; give an albert_config.json or a transformers config.json") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is not readable JSON ({error}); give an albert_config.json") from None
         if not isinstance(values, dict):
             raise UserError(f"{path} holds a {type(values).__name__}, not a JSON object; give an albert_config.json")
@@ -176,7 +176,7 @@ class AlbertConfig:
         if is_transformers:
             kind = "transformers config.json"
             act = chosen.get("hidden_act", "gelu_new")
-            if act not in _HF_ACTS:
+            if act not in list(_HF_ACTS):  # it may be unhashable
                 raise UserError(f"{path}: hidden_act {act!r} is unknown; known: {', '.join(_HF_ACTS)}")
             chosen["hidden_act"] = _HF_ACTS[act]
         try:
@@ -314,7 +314,9 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     """Not applied to LayerNorm and biases."""
     beta1: float = 0.9
+    """Decay of the gradients' mean."""
     beta2: float = 0.999
+    """Decay of the squared gradients' mean."""
     epsilon: float = 1e-6
     """Added outside the square root."""
     clip_norm: float = 1.0
@@ -446,7 +448,7 @@ def load_recipe(spec: str) -> Any:
         raise UserError(f"recipe {path} does not exist; give a file such as configs/pretrain.py:model=base-v2")
     with _recipe_errors(path):
         get_config = runpy.run_path(path).get("get_config")
-    if get_config is None:
+    if not callable(get_config):
         raise UserError(f"recipe {path} defines no get_config(); see configs/ for examples")
     known = inspect.signature(get_config).parameters
     values: dict[str, Any] = {}
