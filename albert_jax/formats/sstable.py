@@ -113,7 +113,7 @@ def parse_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         reached = offset + size + _TRAILER_BYTES
         for key, value in _block(data, offset, size):
             if last is not None and key <= last:
-                raise Damaged(f"the names {last[:200]!r} and {key[:200]!r} are not in order")
+                raise Damaged(f"the names {last[:99]!r} and {key[:99]!r} are not in order")
             last = key
             yield key, value
 
@@ -160,7 +160,8 @@ def encode_table(items: list[tuple[bytes, bytes]]) -> bytes:
         return handle
 
     index, block = _BlockBuilder(1), _BlockBuilder(_RESTART_INTERVAL)
-    for (key, value), (following, _) in zip(items, [*items[1:], (None, b"")], strict=True):
+    for i, (key, value) in enumerate(items):
+        following = items[i + 1][0] if i + 1 < len(items) else None
         block.add(key, value)
         if len(block) >= _BLOCK_BYTES or following is None:
             handle, block = flush(block), _BlockBuilder(_RESTART_INTERVAL)

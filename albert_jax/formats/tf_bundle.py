@@ -173,8 +173,10 @@ def _parse_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
             name = key.decode()
             entries[name] = _Entry.parse(value)
             entries[name].check(num_shards)
-        except (UnicodeDecodeError, Damaged) as error:
-            raise Damaged(f"its entry {key!r} is not one of a tensor ({error})") from None
+        except UnicodeDecodeError:
+            raise Damaged(f"the name {key[:99]!r} is not UTF-8") from None
+        except Damaged as error:
+            raise Damaged(f"its entry {key[:99]!r} is not one of a tensor ({error})") from None
     return num_shards, entries
 
 
@@ -389,10 +391,11 @@ def write_checkpoint(
 def _split(tensors: Mapping[str, np.ndarray], shards: int) -> list[dict[str, np.ndarray]]:
     """Returns the tensors in the order of their names, cut into `shards` runs of similar size."""
     arrays = {name: np.asarray(tensors[name]) for name in sorted(tensors, key=str.encode)}
-    total, reached = sum(array.nbytes for array in arrays.values()), 0
+    total, reached = max(sum(array.nbytes for array in arrays.values()), 1), 0
     parts: list[dict[str, np.ndarray]] = [{} for _ in range(shards)]
     for name, array in arrays.items():
-        parts[min(reached * shards // max(total, 1), shards - 1)][name] = array
+        middle = reached + array.nbytes / 2  # decides, or a large last one would leave shards empty
+        parts[min(int(middle * shards / total), shards - 1)][name] = array
         reached += array.nbytes
     return parts
 
