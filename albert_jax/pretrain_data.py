@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pretraining run trains and evaluates on: a token store, TFRecord shards, or text made into a store first."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from albert_jax.config import PretrainConfig, to_dict
+from albert_jax.data.corpus import Reading, read_documents
+from albert_jax.data.masking import word_starts
+from albert_jax.data.prepare import prepare
+from albert_jax.data.batches import Source
+from albert_jax.data.pretraining import PretrainingSource
+from albert_jax.data.records import RecordSource
+from albert_jax.data.store import TokenStore
+from albert_jax.errors import UserError
+from albert_jax.tokenizer import Tokenizer, train_tokenizer
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and held-out examples, and what is known of them."""
+
+    train: Source
+    heldout: Source | None
+    vocab: Path | None
+    tokenizer: dict[str, Any]  # mode, do_lower_case
+    identity: dict[str, Any]  # what a run that resumes must have in common
+    baselines: dict[str, float]  # of the held-out tokens: unigram_entropy_nats, most_frequent_rate
+
+
+def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
+    """The configured data; `config.text` is first made into a vocabulary and a store inside the work directory."""
+    if config.text and config.store:
+        raise UserError("both --text and --store are given; give one")
+    store = config.store
+    if config.text:
+        if workdir is None:
+            raise UserError("--text needs --workdir DIR, where the vocabulary and the store are kept")
+        store = str(_store_from_text(config, workdir))
+    if store is None:
+        raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
+    if not Path(store).exists() and not glob.glob(store):
+        raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
+    is_store = (Path(store) / "manifest.json").is_file() or (Path(store) / "progress").is_dir()
+    if not is_store and (records := _record_files(store)):
+        return _open_records(config, records)
+    return _open_store(config, store)
+
+
+def _open_store(config: PretrainConfig, path: str) -> Data:
+    store, heldout = (TokenStore.open(path, split=split) for split in ("train", "heldout"))
+    vocabulary = store.manifest["vocabulary"]
+    settings = {key: vocabulary[key] for key in ("mode", "do_lower_case")}
+    tokenizer = Tokenizer.load(config.vocab or store.vocab_path, **settings)
+    store.check_vocabulary(tokenizer.sha256)
+    _check_vocab_size(config, tokenizer, path)
+    make = partial(
+        PretrainingSource,
+        config=config.examples,
+        seed=config.train.seed,
+        starts_word=word_starts(tokenizer, config.examples.word_start),
+        vocab_size=tokenizer.vocab_size,
+    )
+    if not store.num_tokens:
+        raise UserError(f"the store {path} has no documents to train on; prepare it with more text")
+    totals = store.manifest["splits"]["heldout"]
+    return Data(
+        train=make(store),
+        heldout=make(heldout, shuffle=False) if heldout.num_documents else None,
+        vocab=store.vocab_path,
+        tokenizer=settings,
+        identity={"vocabulary": tokenizer.sha256, "data": _digest(store.manifest["splits"]["train"]["shards"])},
+        baselines=baselines_of(totals),
+    )
+
+
+def baselines_of(totals: dict[str, Any]) -> dict[str, float]:
+    """What a model that knows only token frequencies reaches on a split, by the store's manifest."""
+    return {
+        name: float(totals[name])
+        for name in ("unigram_entropy_nats", "most_frequent_rate")
+        if totals.get(name) is not None
+    }
+
+
+def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
+    vocabulary, store = workdir / "vocabulary", workdir / "store"
+    made_of = vocabulary / "made_of.json"
+    wanted = {"text": list(config.text), "vocab_size": config.model.vocab_size}
+    if made_of.is_file() and json.loads(made_of.read_text(encoding="utf-8")) != wanted:
+        raise UserError(f"{vocabulary} was made of other text or for another size; give another --workdir")
+    if not made_of.is_file():
+        print("training a vocabulary …", file=sys.stderr)
+        sentences = itertools.chain.from_iterable(read_documents(config.text, Reading()))
+        train_tokenizer(_as_iterator(sentences), output=vocabulary, vocab_size=config.model.vocab_size)
+        made_of.write_text(json.dumps(wanted), encoding="utf-8")
+    if not (store / "manifest.json").is_file():
+        prepare(config.text, vocab=vocabulary, output=store)
+    return store
+
+
+def _as_iterator(sentences: Iterator[str]) -> Iterator[str]:
+    yield from sentences
+
+
+def _record_files(pattern: str) -> list[str]:
+    if Path(pattern).is_dir():
+        pattern = str(Path(pattern) / "*.tfrecord*")
+    return sorted(f for f in glob.glob(pattern) if Path(f).is_file())
+
+
+def _open_records(config: PretrainConfig, files: list[str]) -> Data:
+    if config.vocab is None:
+        raise UserError("TFRecord shards carry no vocabulary; give --vocab SPM, the model they were made with")
+    tokenizer = Tokenizer.load(config.vocab)
+    _check_vocab_size(config, tokenizer, files[0])
+    heldout = None
+    if config.heldout is not None:
+        heldout = RecordSource(_record_files(config.heldout), seed=config.train.seed, shuffle=False)
+    return Data(
+        train=RecordSource(files, seed=config.train.seed, shuffle=True),
+        heldout=heldout,
+        vocab=tokenizer.path,
+        tokenizer={"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
+        identity={"vocabulary": tokenizer.sha256, "data": _digest([(f, Path(f).stat().st_size) for f in files])},
+        baselines={},
+    )
+
+
+def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -> None:
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise UserError(
+            f"the vocabulary of {path} has {tokenizer.vocab_size} pieces and the model "
+            f"{config.model.vocab_size}; give --model.vocab-size {tokenizer.vocab_size}"
+        )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def identity_of(config: PretrainConfig, data: Data) -> dict[str, Any]:
+    """What a checkpoint's run must share with the one that resumes it: weights, examples, updates."""
+    settings = to_dict(config)
+    keys = ("steps", "batch_size", "accumulate", "seed")
+    return {
+        **data.identity,
+        "model": settings["model"],
+        "examples": settings["examples"],
+        "optimizer": settings["optimizer"],
+        "train": {key: settings["train"][key] for key in keys},
+    }
