@@ -18,35 +18,43 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 
 from albert_jax.digests import (
     Damaged,
-    Table,
     differences,
     named_leaves,
     nest,
     on_host,
+    read_arrays,
+    read_document,
     seal,
     table_of,
-    unseal,
-    verify,
 )
 from albert_jax.errors import UserError
 
 FORMAT_VERSION = 1
 State = TypeVar("State")
 
-# Orbax logs each failure several times with its stack; the errors raised here say it once.
+# One failed write makes orbax log it several times with its stack, and close its event loop, of
+# which each other write then complains from its own thread. The errors raised here say it once.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+
+def _unless_loop_is_closed(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    closed = "Event loop is closed"
+    return lambda x: None if str(x.exc_value) == closed else hook(x)
+
+
+sys.unraisablehook = _unless_loop_is_closed(sys.unraisablehook)
 
 
 class SaveError(UserError):
@@ -71,16 +79,15 @@ class Checkpointer:
         self.directory = Path(directory).resolve()
         self._keep = keep
         self._saving: int | None = None  # the step whose save is in flight
-        self._good: dict[
-            int, str
-        ] = {}  # steps written or verified by this object -> their document's checksum
+        self._size = 0  # of its arrays, bytes
+        self._good: dict[int, str] = {}  # steps known to be on disk -> their document's checksum
         self._open()
 
     def _open(self) -> None:
         try:
             if _is_primary():
                 self.directory.mkdir(parents=True, exist_ok=True)
-                self._clean()
+                self._tidy()
             _barrier("checkpoint-open")
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep, lightweight_initialize=True
@@ -91,10 +98,14 @@ class Checkpointer:
                 f"{self.directory} cannot hold checkpoints: {error.strerror or error}"
             ) from None
 
-    def _clean(self) -> None:
+    def _tidy(self) -> None:
         """Removes what a killed save left and brings back the step it was about to replace."""
         for debris in self.directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(debris)
+            for _ in range(20):
+                shutil.rmtree(debris, ignore_errors=True)
+                if not debris.exists():
+                    break
+                time.sleep(0.05)  # for where one write failed, the others go on for a moment
         for replaced in self.directory.glob("*.replaced"):
             if replaced.with_suffix("").exists():
                 shutil.rmtree(replaced)
@@ -114,13 +125,9 @@ class Checkpointer:
         earlier = self._finish()
         leaves = named_leaves(state)
         arrays = on_host(leaves)
+        table = table_of(leaves, arrays)
         document = seal(
-            {
-                "format_version": FORMAT_VERSION,
-                "step": step,
-                "meta": meta,
-                "leaves": table_of(leaves, arrays),
-            }
+            {"format_version": FORMAT_VERSION, "step": step, "meta": meta, "leaves": table}
         )
         if self._good.get(step) != document["crc32c"]:
             self._begin(step, arrays, document)
@@ -133,22 +140,22 @@ class Checkpointer:
             raise earlier
 
     def _begin(self, step: int, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
-        self._saving = step
+        self._size = sum(x.nbytes for x in arrays.values())
         try:
-            path = self._path(step)
-            if path.exists():
+            if _is_primary():
+                self._tidy()
+            require_space(self.directory, self._size)
+            if self._path(step).exists():
                 if _is_primary():
-                    path.rename(path.with_name(f"{step}.replaced"))
+                    self._path(step).rename(self._path(f"{step}.replaced"))
                 _barrier("checkpoint-replace")
                 self._manager.reload()
-            args = ocp.args.Composite(
-                state=ocp.args.StandardSave(nest(arrays)), meta=ocp.args.JsonSave(document)
-            )
-            self._manager.save(
-                step, args=args, force=True
-            )  # not force: skips any step before the latest
-        except Exception as error:  # orbax raises ValueError, OSError and others for one full disk
+            state, meta = ocp.args.StandardSave(nest(arrays)), ocp.args.JsonSave(document)
+            # Without force, orbax skips any step before its latest.
+            self._manager.save(step, args=ocp.args.Composite(state=state, meta=meta), force=True)
+        except Exception as error:  # orbax has ValueError, OSError and others for one full disk
             raise self._failure(step, error) from error
+        self._saving = step
         self._good[step] = document["crc32c"]
 
     def _finish(self) -> SaveError | None:
@@ -168,27 +175,14 @@ class Checkpointer:
 
     def _failure(self, step: int, error: Exception) -> SaveError:
         """The error to raise for a save that failed; gives back its space and opens afresh."""
-        self._saving = None
+        cause = cause_of(error, self.directory, self._size)
         self._good.pop(step, None)
-        free = f"{shutil.disk_usage(self.directory).free:,} B free at {self.directory}"
         with contextlib.suppress(Exception):  # it would raise the same error again
             self._manager.close()
-        text = str(error)
-        if (
-            getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            or "RESOURCE_EXHAUSTED" in text
-        ):
-            cause = f"disk full, {free}"
-        else:
-            cause = (
-                f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
-            )
         with contextlib.suppress(UserError, OSError):
             self._open()
-        steps = self.steps()
-        return SaveError(
-            f"checkpoint {step} NOT saved: {cause}; last good step {steps[-1] if steps else 'none'}"
-        )
+        last = max(self.steps(), default="none")
+        return SaveError(f"checkpoint {step} NOT saved: {cause}; last good step {last}")
 
     # -------------------------------------------------------------------------------------- restore
 
@@ -309,31 +303,20 @@ class Checkpointer:
         return self.directory / str(name)
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """The sealed JSON document in a file, or Damaged."""
-    try:
-        return unseal(path.read_bytes())
-    except OSError as error:
-        raise Damaged(f"{path.name}: {error.strerror}") from None
-    except Damaged as error:
-        raise Damaged(f"{path.name}: {error}") from None
+def require_space(directory: Path, size: int) -> None:
+    """OSError where `size` bytes do not fit on the disk, which is better than half of them on it."""
+    if size > shutil.disk_usage(directory).free:
+        raise OSError(errno.ENOSPC, "disk full")
 
 
-def read_arrays(path: Path, table: Table) -> dict[str, np.ndarray]:
-    """The arrays in an orbax directory, by name, each verified against the table; or Damaged."""
-    try:
-        tree = ocp.StandardCheckpointHandler().restore(
-            epath.Path(path), args=ocp.args.StandardRestore()
-        )
-        arrays = named_leaves(tree)
-    except MemoryError:
-        raise
-    except Exception as error:  # JSONDecodeError, KeyError, …: by what the damaged bit was part of
-        raise Damaged(
-            f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-        ) from None
-    verify(arrays, table)
-    return arrays
+def cause_of(error: Exception, directory: Path, size: int) -> str:
+    """Why `size` bytes were not written, in a few words; orbax has several errors for a full disk."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error).partition("\n")[0][:300]
+    if number in (errno.ENOSPC, errno.EDQUOT) or "RESOURCE_EXHAUSTED" in text:
+        free = shutil.disk_usage(directory).free
+        return f"disk full, {free:,} B free at {directory} for {size:,} B"
+    return f"{type(error).__name__}: {text or 'no message'}"
 
 
 def lock_workdir(path: str | Path) -> TextIO:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tensorstore as ts
 
 Table = dict[str, dict[str, Any]]
 """name -> {"shape", "dtype", "crc32c"}, and "impl" for a typed PRNG key; JSON values only."""
@@ -119,6 +121,37 @@ def unseal(text: bytes) -> dict[str, Any]:
     if found != written:
         raise Damaged(f"crc32c {found} where {written} was written")
     return document
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The sealed JSON document in a file, or Damaged."""
+    try:
+        return unseal(path.read_bytes())
+    except OSError as error:
+        raise Damaged(f"{path.name}: {error.strerror}") from None
+    except Damaged as error:
+        raise Damaged(f"{path.name}: {error}") from None
+
+
+def read_arrays(path: Path, table: Table) -> dict[str, np.ndarray]:
+    """The arrays in an orbax directory, by name, each verified against the table; or Damaged.
+
+    Orbax's format (zarr in OCDBT) is read without orbax: when one of its reads fails, the others
+    print stacks from their threads, and its error does not say which array it was.
+    """
+    base, context = f"file://{path}/", ts.Context()
+    reads = {}
+    for name in table:
+        kvstore = {"driver": "ocdbt", "base": base, "path": name.replace("/", ".") + "/"}
+        reads[name] = ts.open({"driver": "zarr", "kvstore": kvstore}, context=context, open=True)
+    arrays = {}
+    for name, opened in reads.items():
+        try:
+            arrays[name] = opened.result().read().result()
+        except ValueError as error:  # all that tensorstore raises
+            raise Damaged(f"{name}: {str(error).splitlines()[0][:200]}") from None
+    verify(arrays, table)
+    return arrays
 
 
 def _crc_of_json(document: Mapping[str, Any]) -> str:

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model directory: all that using a model needs, in one folder that can be copied and checked.
+
+DIR/params/             the parameters, orbax
+DIR/albert_config.json  the architecture, Google's field names
+DIR/spiece.model        the vocabulary; not there for a model without one
+DIR/manifest.json       versions, each array's shape, dtype and CRC-32C, each file's SHA-256,
+                        tokenizer settings, where the weights come from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from albert_jax.checkpoint import cause_of, require_space
+from albert_jax.config import AlbertConfig
+from albert_jax.digests import (
+    Damaged,
+    named_leaves,
+    nest,
+    on_host,
+    read_arrays,
+    read_document,
+    seal,
+    table_of,
+)
+from albert_jax.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST, CONFIG, VOCABULARY = "manifest.json", "albert_config.json", "spiece.model"
+
+
+class ModelDirectory(NamedTuple):
+    """What `load_model` returns."""
+
+    params: dict[str, Any]  # nested dicts of NumPy arrays
+    config: AlbertConfig
+    tokenizer: dict[str, Any]  # "path" (None without a vocabulary), "mode", "do_lower_case"
+    manifest: dict[str, Any]
+
+
+def export_model(
+    directory: str | Path,
+    *,
+    params: Any,
+    config: AlbertConfig,
+    vocab: Path | None,
+    tokenizer: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Writes a model directory and returns its path; it appears whole, by rename.
+
+    `tokenizer` has `mode` and `do_lower_case`; `provenance` is any JSON that says where the weights
+    come from. A model directory that exists is replaced; UserError for anything else in the way and
+    for a disk that is full. One process of a run calls it, with parameters that it can address.
+    """
+    directory = Path(directory).resolve()
+    check_destination(directory)
+    new, old = (directory.with_name(f".{directory.name}.{kind}") for kind in ("new", "old"))
+    leaves = named_leaves(params)
+    arrays = on_host(leaves)
+    size = sum(x.nbytes for x in arrays.values())
+    try:
+        for left in (new, old):  # by an export that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        new.mkdir(parents=True)
+        require_space(new, size)
+        config.to_json(new / CONFIG)
+        if vocab is not None:
+            shutil.copyfile(vocab, new / VOCABULARY)
+        _write_arrays(new / "params", arrays)
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            # The package is loaded, being our parent; to import it would be a circle.
+            "albert_jax": sys.modules["albert_jax"].__version__,
+            "tokenizer": tokenizer,
+            "provenance": provenance,
+            "sha256": {n: _sha256(new / n) for n in (CONFIG, VOCABULARY) if (new / n).exists()},
+            "tensors": table_of(leaves, arrays),
+        }
+        text = json.dumps(seal(manifest), indent=1)
+        (new / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        if directory.exists():
+            directory.rename(old)
+        new.rename(directory)
+    except Exception as error:
+        if old.exists() and not directory.exists():
+            old.rename(directory)
+        cause = cause_of(error, directory.parent, size)
+        shutil.rmtree(new, ignore_errors=True)
+        raise UserError(f"model directory {directory} NOT written: {cause}") from error
+    shutil.rmtree(old, ignore_errors=True)
+    return directory
+
+
+def check_destination(directory: str | Path) -> None:
+    """UserError if no model can be exported to this path: to be said before the work, not after."""
+    directory = Path(directory)
+    if directory.is_dir() and not _is_model(directory) and any(directory.iterdir()):
+        raise UserError(f"{directory} exists and is no model directory; give a new path")
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file, not a directory; give a new path")
+
+
+def _is_model(directory: Path) -> bool:
+    return (directory / MANIFEST).is_file() and (directory / CONFIG).is_file()
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    here = {jax.process_index()}  # of several processes, this one alone waits for no other
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes=here,
+        barrier_sync_key_prefix="export",
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+        checkpointer.save(path, args=ocp.args.StandardSave(nest(arrays)))
+
+
+def load_model(directory: str | Path) -> ModelDirectory:
+    """Reads a model directory and verifies every digest.
+
+    Raises UserError for a path that is no model directory, for a newer format and for each file or
+    array that is not as it was exported.
+    """
+    directory = Path(directory)
+    if not _is_model(directory):
+        raise UserError(
+            f"{directory} is no model directory (no {MANIFEST} or {CONFIG}); make one from "
+            "released weights with albert-jax convert, or take WORKDIR/model of a finished run"
+        )
+    try:
+        manifest = read_document(directory / MANIFEST)
+        if manifest["format_version"] > FORMAT_VERSION:
+            raise UserError(
+                f"{directory} has format {manifest['format_version']}, newer than "
+                f"{FORMAT_VERSION}; update albert_jax"
+            )
+        for name, digest in manifest["sha256"].items():
+            if not (directory / name).is_file():
+                raise Damaged(f"{name}: missing")
+            if (found := _sha256(directory / name)) != digest:
+                raise Damaged(f"{name}: SHA-256 {found} where {digest} was written")
+        arrays = read_arrays(directory / "params", manifest["tensors"])
+    except Damaged as error:
+        raise UserError(
+            f"model directory {directory} is damaged or was edited ({error}); "
+            "copy or convert it again"
+        ) from None
+    config = AlbertConfig(**json.loads((directory / CONFIG).read_text(encoding="utf-8")))
+    vocab = directory / VOCABULARY if VOCABULARY in manifest["sha256"] else None
+    tokenizer = {"path": vocab, **manifest["tokenizer"]}
+    return ModelDirectory(nest(arrays), config, tokenizer, manifest)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
