@@ -311,9 +311,8 @@ def _tfds_events(
     layout: Layout = "split" if reading.sentences == "auto" else reading.sentences
     share = piece.bytes / max(piece.end - piece.start, 1)
     for index in range(piece.start, piece.end):
-        text = source.text(index)
-        where = f"{reading.format}, example {index} of {piece.path}, byte 0"
-        lines = decode_lines(text, where, reading.strict, counts)
+        place = f"{reading.format}, split {piece.path}, example {index}"
+        lines = decode_lines(source.text(index), place, 0, reading.strict, counts)
         for sentences in _text_events(lines, layout, reading.language):
             if sentences is not None:
                 yield sentences

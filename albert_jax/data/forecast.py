@@ -19,7 +19,8 @@ from albert_jax.data.units import Unit, tokenize
 from albert_jax.errors import UserError
 from albert_jax.tokenizer import Tokenizer
 
-SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20  # of each of so many inputs, so much is looked at
+SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20  # of each of so many inputs, so much is looked at;
+SAMPLE_EVERY = 1 << 24  # and of fewer where there is not so much input for each
 WORKER_START_SECONDS = 1.0
 LINE_SECONDS = 10.0  # between lines of progress where stderr is no terminal
 
@@ -59,10 +60,10 @@ def make_forecast(
 ) -> Forecast:
     """Judges by the beginnings of a few inputs; takes about half a second."""
     pieces = [piece for unit in units for piece in unit.pieces]
-    count = min(SAMPLE_PIECES, len(pieces))
+    input_bytes = sum(unit.bytes for unit in units)
+    count = min(SAMPLE_PIECES, len(pieces), 1 + input_bytes // SAMPLE_EVERY)
     sample = [pieces[len(pieces) * i // count] for i in range(count)]
     workers = max(1, min(workers, len(units)))
-    input_bytes = sum(unit.bytes for unit in units)
     read = tokens = size = 0
     started = time.perf_counter()
     for piece in sample:
@@ -89,7 +90,8 @@ def _beginning(piece: Piece, reading: Reading) -> tuple[int, list[list[str]]]:
     for document in read_piece(piece, reading, tick=read.append):
         documents.append(document)
         chars += sum(map(len, document))
-        if chars >= SAMPLE_CHARS:
+        # Python's documentation says only at its end how much was read; it is small.
+        if chars >= SAMPLE_CHARS and read:
             break
     return sum(read), documents
 

@@ -62,7 +62,7 @@ def read_lines(
     """
     offset = 0 if piece.kind == "gzip" else piece.start
     for block in _read_blocks(piece, counts, tick):
-        yield from decode_lines(block, f"{piece.path}, byte {offset}", reading.strict, counts)
+        yield from decode_lines(block, piece.path, offset, reading.strict, counts)
         offset += len(block)
 
 
@@ -112,14 +112,18 @@ def _whole_lines(data: bytes, counts: Counter[str]) -> tuple[bytes, bytes]:
     return data[:end], data[end:]
 
 
-def decode_lines(block: bytes, where: str, strict: bool, counts: Counter[str]) -> list[str]:
+def decode_lines(
+    block: bytes, place: str, offset: int, strict: bool, counts: Counter[str]
+) -> list[str]:
+    """Clean lines of whole lines of bytes, which lie `offset` bytes into `place`."""
     try:
         text = block.decode("utf-8")
     except UnicodeDecodeError as error:
         if strict:
             raise UserError(
-                f"invalid UTF-8 in {where} + {error.start} (0x{block[error.start]:02x}); convert "
-                "the text to UTF-8, or leave out --strict to have it replaced"
+                f"{place}: invalid UTF-8 at byte {offset + error.start} "
+                f"(0x{block[error.start]:02x}); convert it to UTF-8, or leave out --strict to have "
+                "such bytes replaced and counted"
             ) from None
         escaped = block.decode("utf-8", errors="surrogateescape")
         counts["invalid_utf8_bytes"] += len(re.findall("[\udc80-\udcff]", escaped))

@@ -106,6 +106,7 @@ def prepare(
     pieces = find_pieces(inputs, reading)
     settings = _settings(tokenizer, reading, holdout, pieces)
     if (manifest := _finished(store, settings, pieces)) is not None:
+        shutil.rmtree(store / "progress", ignore_errors=True)  # of a run killed at its very end
         _say(f"{store} is complete already", progress)
         return manifest
     units = plan_units(pieces, reading)
@@ -267,6 +268,8 @@ def _workplace(
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by any death
             except OSError:
                 raise UserError(f"another prepare is writing {store}; wait for it to end") from None
+            if (store / "manifest.json").exists():
+                raise UserError(f"another prepare has just completed {store}; run it again to see")
             try:
                 write_json(progress / "settings.json", settings)
                 _copy_vocabulary(tokenizer.path, store, tokenizer.sha256)
