@@ -212,6 +212,7 @@ def test_offsets_survive_what_cleaning_does_to_lengths() -> None:
     assert spans[:2] == ["The", "ﬁne"]
     assert "".join(spans) == "Theﬁnecafe\u0301É,in1,234"
     assert GOOGLE.encode("x9,").offsets == HF.encode("x9,").offsets == [(0, 1), (1, 2), (2, 3)]
+    assert GOOGLE.encode("\u0301 b").offsets == [(2, 3)]  # a word of which nothing is left
     assert GOOGLE.encode("x9,").tokens == ["▁x", "▁9", ","]
     assert HF.encode("x9,").tokens == ["▁x", "9", ","]
 
@@ -246,6 +247,7 @@ def test_decoding_can_leave_specials_out() -> None:
     ids = GOOGLE.encode("[CLS] the [MASK] world [SEP]", parse_special=True).ids
     assert GOOGLE.decode(ids) == "[CLS] the[MASK] world[SEP]"
     assert GOOGLE.decode(np.array(ids), skip_special_tokens=True) == "the world"
+    assert HF.decode([2, 4, *ids[1:]]) == "[CLS][MASK] the[MASK] world[SEP]"
     with pytest.raises(UserError, match="id 8000 is not in the vocabulary, 0 to 7999"):
         GOOGLE.decode([5, 8000])
 
@@ -312,6 +314,33 @@ def test_a_vocabulary_of_another_layout_is_refused(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
 
 
+def test_ordinary_pieces_named_like_specials_never_come_out_of_text(tmp_path: Path) -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES[:300]),
+        model_writer=model,
+        vocab_size=200,
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        user_defined_symbols=["[CLS]", "[SEP]", "[MASK]", "x,", "9,"],
+        minloglevel=2,
+    )
+    (tmp_path / "spiece.model").write_bytes(model.getvalue())
+    tokenizer = Tokenizer.load(tmp_path, do_lower_case=False)
+    assert "[MASK]" in tokenizer._processor.encode("a [MASK]", out_type=str)
+    for text in ("a [MASK]", "[CLS]b[SEP]"):
+        ids = tokenizer.encode(text).ids
+        assert UNK_ID in ids
+        assert not {2, 3, 4} & set(ids)
+        assert tokenizer.encode_ids([text]) == [ids]
+    assert MASK_ID in tokenizer.encode("a [MASK]", parse_special=True).ids
+    tokens = tokenizer.encode("x,9,").tokens
+    assert "x," in tokens
+    assert tokens[-2:] == ["9", ","]  # only digits lose their comma
+
+
 # --------------------------------------------------------------------------------- new vocabularies
 
 
@@ -356,6 +385,9 @@ def test_training_lower_cases_unless_told_not_to(tmp_path: Path) -> None:
     lines = ["The Café AND THE Naïve Über\u0301 \x00 \ud800"] * 50 + LINES[:400]
     lower = Tokenizer.load(train_tokenizer(iter(lines), output=tmp_path, vocab_size=300))
     assert not any(piece != piece.lower() for piece in lower.pieces[5:])
+    without = [line.replace("\x00", "") for line in lines]  # SentencePiece drops lines with it
+    train_tokenizer(iter(without), output=tmp_path, vocab_size=300)
+    assert Tokenizer.load(tmp_path).sha256 == lower.sha256
     cased = Tokenizer.load(
         train_tokenizer(iter(lines), output=tmp_path, vocab_size=300, do_lower_case=False)
     )
