@@ -65,11 +65,11 @@ class Checkpointer:
     """The checkpoints of one run, at most `keep` (2 or more) of them; a context manager.
 
     Opening removes what a killed save left behind, so one run at a time may open a directory: see
-    `lock_workdir`. Where a run has several processes, all must make the same calls, on a file
-    system that they share.
+    `lock_workdir`. With `read_only` nothing is changed, so that a run at work can be looked at.
+    Where a run has several processes, all must make the same calls, on a file system they share.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int = 5) -> None:
+    def __init__(self, directory: str | Path, *, keep: int = 5, read_only: bool = False) -> None:
         if keep < 2:
             raise UserError(f"keep {keep} must be at least 2: a checkpoint may turn out damaged")
         if "://" in str(directory):
@@ -77,11 +77,12 @@ class Checkpointer:
                 f"{directory} is no path of a file system; mount the bucket and give its path"
             )
         self.directory = Path(directory).resolve()
-        self._keep = keep
+        self._keep, self._read_only = keep, read_only
         self._saving: int | None = None  # the step whose save is in flight
         self._size = 0  # of its arrays, bytes
         self._good: dict[int, str] = {}  # steps known to be on disk -> their document's checksum
-        self._open()
+        if not read_only:
+            self._open()
 
     def _open(self) -> None:
         try:
@@ -122,6 +123,7 @@ class Checkpointer:
         cannot begin or, with `wait`, complete; without `wait` also where the one before turned out
         to have failed: this one is then under way all the same.
         """
+        assert not self._read_only
         earlier = self._finish()
         leaves = named_leaves(state)
         arrays = on_host(leaves)
@@ -141,22 +143,24 @@ class Checkpointer:
 
     def _begin(self, step: int, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
         self._size = sum(x.nbytes for x in arrays.values())
+        state, meta = ocp.args.StandardSave(nest(arrays)), ocp.args.JsonSave(document)
         try:
-            if _is_primary():
-                self._tidy()
-            require_space(self.directory, self._size)
-            if self._path(step).exists():
+            with _agreed(OSError):
                 if _is_primary():
-                    self._path(step).rename(self._path(f"{step}.replaced"))
-                _barrier("checkpoint-replace")
-                self._manager.reload()
-            state, meta = ocp.args.StandardSave(nest(arrays)), ocp.args.JsonSave(document)
+                    self._make_way(step)
+            self._manager.reload()
             # Without force, orbax skips any step before its latest.
             self._manager.save(step, args=ocp.args.Composite(state=state, meta=meta), force=True)
         except Exception as error:  # orbax has ValueError, OSError and others for one full disk
             raise self._failure(step, error) from error
         self._saving = step
         self._good[step] = document["crc32c"]
+
+    def _make_way(self, step: int) -> None:
+        self._tidy()
+        require_space(self.directory, self._size)
+        if self._path(step).exists():
+            self._path(step).rename(self._path(f"{step}.replaced"))
 
     def _finish(self) -> SaveError | None:
         """Waits for the save in flight and returns what became of it."""
@@ -212,7 +216,8 @@ class Checkpointer:
                 self._good.pop(step, None)
                 _say(f"checkpoint {step} is damaged ({error}); {onward}")
                 continue
-            self._move_aside(damaged)
+            if damaged and not self._read_only:
+                self._move_aside(damaged)
             self._good[step] = document["crc32c"]
             leaves = [
                 _place(arrays[name], leaf, document["leaves"][name].get("impl"))
@@ -231,7 +236,7 @@ class Checkpointer:
         self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """One step, verified; Damaged if it is not as written, UserError if it is another run's."""
-        with _damage_is_agreed():
+        with _agreed(Damaged):
             document = read_document(self._path(step) / "meta" / "metadata")
             if document["step"] != step:
                 raise Damaged(f"it holds step {document['step']}")
@@ -257,7 +262,7 @@ class Checkpointer:
                 f"checkpoint {step} in {self.directory} holds another state: {'; '.join(unlike)}; "
                 "give that run's settings or another work directory"
             )
-        with _damage_is_agreed():
+        with _agreed(Damaged):
             return document, read_arrays(self._path(step) / "state", document["leaves"])
 
     def _move_aside(self, damaged: Mapping[int, str]) -> None:
@@ -267,9 +272,8 @@ class Checkpointer:
                 shutil.rmtree(aside, ignore_errors=True)  # of an earlier failure of the same step
                 self._path(step).rename(aside)
             _say(f"checkpoint {step} is now {aside}")
-        if damaged:
-            _barrier("checkpoint-aside")
-            self._manager.reload()
+        _barrier("checkpoint-aside")
+        self._manager.reload()
 
     # ---------------------------------------------------------------------------------------- other
 
@@ -289,7 +293,8 @@ class Checkpointer:
     def close(self) -> None:
         """Waits and releases the threads; SaveError if the last save failed."""
         error = self._finish()
-        self._manager.close()
+        if not self._read_only:
+            self._manager.close()
         if error:
             raise error
 
@@ -304,13 +309,13 @@ class Checkpointer:
 
 
 def require_space(directory: Path, size: int) -> None:
-    """OSError where `size` bytes do not fit on the disk, which is better than half of them on it."""
+    """OSError where `size` bytes do not fit on the disk: better than half of them on it."""
     if size > shutil.disk_usage(directory).free:
         raise OSError(errno.ENOSPC, "disk full")
 
 
 def cause_of(error: Exception, directory: Path, size: int) -> str:
-    """Why `size` bytes were not written, in a few words; orbax has several errors for a full disk."""
+    """Why `size` bytes were not written, briefly; orbax has several errors for a full disk."""
     number = error.errno if isinstance(error, OSError) else None
     text = str(error).partition("\n")[0][:300]
     if number in (errno.ENOSPC, errno.EDQUOT) or "RESOURCE_EXHAUSTED" in text:
@@ -373,18 +378,15 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _damage_is_agreed() -> Iterator[None]:
-    """Makes damage that one process finds the finding of all: they must choose the same step."""
-    found: Damaged | None = None
+def _agreed(kind: type[Exception]) -> Iterator[None]:
+    """Makes an error that one process meets the error of all, which must go the same way."""
+    found: Exception | None = None
     try:
         yield
-    except Damaged as error:
+    except kind as error:
         found = error
-    if (
-        jax.process_count() > 1
-        and multihost_utils.process_allgather(np.array(found is not None)).any()
-    ):
-        found = found or Damaged("as another process found")
+    if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(found))).any():
+        found = found or kind("as another process found")
     if found:
         raise found
 
