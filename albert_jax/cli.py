@@ -15,6 +15,7 @@ import inspect
 import io
 import json as json_module
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal
@@ -294,23 +295,36 @@ def _parse(
             for p in signature.parameters.values()
         ]
     )
-    complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(bind, args=arguments, prog=program)
     except SystemExit as exit:
         if not exit.code:
             raise  # --help
-    known = tyro.extras.get_parser(bind)._option_string_actions
+    rows = re.findall(r"^│ (-[^ ]+(?:, -[^ ]+)*)", _page(bind, ["--help"], program), re.MULTILINE)
+    known = [flag for row in rows for flag in re.split(", ?", row) if flag]
     for argument in arguments:
         flag = argument.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in known:
             raise UserError(f"unknown flag {flag}{_nearest(flag, known)}; see {program} --help")
-    raise UserError(f"{_without_box(complaint.getvalue())}; see {program} --help")
+    raise UserError(f"{_without_box(_page(bind, arguments, program))}; see {program} --help")
+
+
+def _page(command: Callable[..., Any], arguments: list[str], program: str) -> str:
+    """What tyro prints before it exits, as for a file: boxes are drawn, colours are not."""
+    page = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with (
+        contextlib.redirect_stdout(page),
+        contextlib.redirect_stderr(page),
+        contextlib.suppress(SystemExit),
+    ):
+        tyro.cli(command, args=arguments, prog=program)
+    page.seek(0)
+    return page.read()
 
 
 def _without_box(text: str) -> str:
-    """What tyro says in a box, down to its first ruler and without the help texts, as one line."""
+    """What stands in a box down to its first ruler, without the flags' own help, as one line."""
     lines = [line for line in text.splitlines()[1:] if not line.startswith("│" + " " * 9)]
     lines = [line.strip("│ ") for line in lines]
     ruler = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰"))), len(lines))

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a clone promises: two commands, a CI script and locks that agree with each other."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+LOCKS = ["requirements.lock", "requirements-dev.lock"]
+
+
+def _locked(name: str) -> dict[str, list[Requirement]]:
+    """Package -> its pins: more than one where Python versions differ."""
+    pins: dict[str, list[Requirement]] = {}
+    for line in (REPOSITORY / name).read_text().splitlines():
+        if line[0] not in " #":
+            pin = Requirement(line.rstrip("\\ "))
+            pins.setdefault(pin.name, []).append(pin)
+    return pins
+
+
+def _set_up_commands() -> list[str]:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    return [line for line in readme.splitlines() if line.startswith("python3 -m venv ")]
+
+
+def test_the_readme_has_two_commands_and_ci_runs_the_second() -> None:
+    run, tests = _set_up_commands()
+    assert run.endswith(" pretrain configs/python_docs.py --workdir runs/python_docs")
+    assert tests.endswith("&& .venv/bin/pytest")
+    script = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+    (pattern,) = re.findall(r"grep -E '(.*)' README\.md", script)
+    assert [line for line in (run, tests) if re.search(pattern, line)] == [tests]
+    subprocess.run(["bash", "-n", REPOSITORY / ".ci" / "run"], check=True)
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_pin_is_exact_and_hashed_and_no_address_is_named(lock: str) -> None:
+    text = (REPOSITORY / lock).read_text()
+    entries = re.split(r"\n(?=\S)", text.strip())
+    assert len(entries) > 50
+    for entry in entries:
+        assert re.match(r"[\w.-]+==[\w.]+( ;.*)? \\\n    --hash=sha256:[0-9a-f]{64}", entry), entry
+    assert "://" not in text
+    assert "index" not in text
+
+
+def test_both_locks_have_the_same_versions() -> None:
+    run, tests = (_locked(lock) for lock in LOCKS)
+    versions = {name: {str(pin.specifier) for pin in pins} for name, pins in tests.items()}
+    for name, pins in run.items():
+        assert {str(pin.specifier) for pin in pins} == versions[name]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_is_within_the_ranges(lock: str) -> None:
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
+    if "dev" in lock:
+        wanted += PROJECT["project"]["optional-dependencies"]["dev"]
+    pins = _locked(lock)
+    for requirement in map(Requirement, wanted):
+        found = pins[requirement.name.lower().replace("_", "-")]
+        for pin in found:
+            (exact,) = pin.specifier
+            assert Version(exact.version) in requirement.specifier, requirement
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("lock", LOCKS)
+def test_each_python_gets_one_version_of_each_package(lock: str, python: str) -> None:
+    environment = {
+        "python_version": python,
+        "python_full_version": f"{python}.1",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+        "platform_python_implementation": "CPython",
+        "implementation_name": "cpython",
+    }
+    for name, pins in _locked(lock).items():
+        chosen = [pin for pin in pins if not pin.marker or pin.marker.evaluate(environment)]
+        assert len(chosen) <= 1, name
