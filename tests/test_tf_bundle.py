@@ -5,6 +5,7 @@ tests/data/tf_bundle was written by TensorFlow (tf_bundle_peer.py). Tests that r
 need it importable here or the interpreter of an environment with it in ALBERT_JAX_TF_PYTHON.
 """
 
+import hashlib
 import importlib.util
 import os
 import pickle
@@ -200,6 +201,20 @@ def test_files_equal_tensorflows_byte_for_byte(tmp_path):
     assert files(tmp_path / "every_dtype") == files(DATA / "every_dtype")
 
 
+def digests(prefix: Path) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest()[:16] for name, data in files(prefix).items()}
+
+
+# SHA-256 of TensorFlow's files, whose 566 kB of index are three blocks.
+MANY = {".index": "00c098d6c8f2f0c6", ".data-00000-of-00001": "92d95a1bf25d5724"}
+
+
+def test_index_of_many_blocks_equals_tensorflows(tmp_path):
+    write_checkpoint(tmp_path / "many", many())
+    assert digests(tmp_path / "many") == MANY
+    assert plain(CheckpointReader.open(tmp_path / "many").read_all()) == plain(many())
+
+
 @pytest.mark.parametrize("model", GOLDEN)
 def test_original_checkpoint_comes_back_byte_for_byte(shared, model, tmp_path):
     original = shared / "golden" / model / "tf_ckpt" / "model.ckpt-best"
@@ -276,11 +291,8 @@ def test_tensorflow_writes_what_the_repository_holds(tensorflow):
         assert files(tensorflow / name) == files(DATA / name)
 
 
-def test_index_of_many_blocks_equals_tensorflows(tensorflow, tmp_path):
-    write_checkpoint(tmp_path / "many", many())
-    assert files(tmp_path / "many") == files(tensorflow / "many")
-    assert len(files(tmp_path / "many")[".index"]) > 2 * 262144
-    assert plain(CheckpointReader.open(tmp_path / "many").read_all()) == plain(many())
+def test_tensorflow_writes_many_blocks_as_the_digests_say(tensorflow):
+    assert digests(tensorflow / "many") == MANY
 
 
 def test_shards_of_tensorflow_are_read(tensorflow):
@@ -446,6 +458,9 @@ def test_names_cannot_unfold_beyond_the_files_size(tmp_path):
 
 # Fuzzing
 
+# What reading needs on a small file is 20 kB, but pytest's own threads are counted too (2 MB seen).
+SLACK = 2**23
+
 
 def first_block(index: bytes) -> int:
     """The size of the first data block of an index."""
@@ -476,12 +491,12 @@ def fuzz(prefix: Path, mutations: int, seed: int) -> Counter[str]:
     """Damages one file of a checkpoint at a time; counts what reading then says.
 
     Fails for a value changed unseen, an exception that is not UserError, more than a second of CPU,
-    and more memory than 4 times the checkpoint's size and 1 MB.
+    and more memory than 4 times the checkpoint's size and SLACK.
     """
     rng = np.random.default_rng(seed)
     originals = files(prefix)
     expected = plain(CheckpointReader.open(prefix).read_all())
-    limit = 4 * sum(map(len, originals.values())) + 2**20
+    limit = 4 * sum(map(len, originals.values())) + SLACK
     counts: Counter[str] = Counter()
     for i in range(mutations):
         suffix = ".index" if i % 2 else sorted(originals)[int(rng.integers(len(originals) - 1))]
@@ -523,7 +538,7 @@ def fuzz_forged(prefix: Path, mutations: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     index = Path(f"{prefix}.index").read_bytes()
     size, items = first_block(index), list(parse_table(index))
-    limit = 4 * sum(map(len, files(prefix).values())) + 2**20
+    limit = 4 * sum(map(len, files(prefix).values())) + SLACK
     for i in range(mutations):
         if i % 2:  # a block of the same size
             block = (mutate(index[:size], rng) + bytes(size))[:size]
