@@ -71,7 +71,9 @@ def export_model(
     arrays = on_host(leaves)
     size = sum(x.nbytes for x in arrays.values())
     try:
-        for left in (new, old):  # by an export that was killed
+        if old.exists() and not directory.exists():  # an export was killed between its renames
+            old.rename(directory)
+        for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
         new.mkdir(parents=True)
         require_space(new, size)

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model directory: what was exported is what is loaded, or an error that says what is wrong."""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from albert_jax.config import MODELS
+from albert_jax.errors import UserError
+from albert_jax.model_dir import check_destination, export_model, load_model
+
+TOKENIZER = {"mode": "google", "do_lower_case": True}
+PROVENANCE = {"source": "albert_base_v2.tar.gz", "steps": 3, "held_out": {"loss": 2.5}}
+VOCABULARY = b"not read here, only copied"
+
+
+def params(seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    word, kernel = (rng.standard_normal(shape, dtype=np.float32) for shape in ((90, 16), (40, 30)))
+    return {
+        "embeddings": {"word_embeddings": {"embedding": word}},
+        "layer": {"query": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(30, jnp.bfloat16)}},
+    }
+
+
+def export(path: Path, seed: int = 0, **changes: Any) -> Path:
+    if "vocab" not in changes:
+        changes["vocab"] = path.parent / "vocabulary"
+        changes["vocab"].write_bytes(VOCABULARY)
+    given = {
+        "params": params(seed),
+        "config": MODELS["base-v2"],
+        "tokenizer": TOKENIZER,
+        "provenance": PROVENANCE,
+    }
+    return export_model(path, **given | changes)
+
+
+def assert_is(path: Path, seed: int = 0) -> None:
+    loaded = load_model(path)
+    expected = jax.tree.map(np.asarray, params(seed))
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(expected)
+    for leaf, wanted in zip(*map(jax.tree.leaves, (loaded.params, expected)), strict=True):
+        assert type(leaf) is np.ndarray
+        assert leaf.dtype == wanted.dtype
+        assert leaf.tobytes() == wanted.tobytes()
+    assert loaded.config == MODELS["base-v2"]
+    assert loaded.tokenizer == {"path": path / "spiece.model", **TOKENIZER}
+    assert loaded.manifest["provenance"] == PROVENANCE
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tmp_path_factory.mktemp("exported") / "model")
+
+
+@pytest.fixture
+def model(exported: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(exported, tmp_path / "model")
+
+
+# --------------------------------------------------------------------------------------- round trip
+
+
+def test_what_is_exported_is_loaded_bit_for_bit(exported: Path) -> None:
+    assert_is(exported)
+    assert (exported / "spiece.model").read_bytes() == VOCABULARY
+
+
+def test_a_copy_elsewhere_is_the_same_model(model: Path) -> None:
+    assert_is(model)
+
+
+def test_the_manifest_is_as_documented(exported: Path) -> None:
+    manifest = json.loads((exported / "manifest.json").read_text())
+    assert manifest["format_version"] == 1
+    assert re.fullmatch(r"\d+\.\d+\.\d+", manifest["albert_jax"])
+    assert manifest["tokenizer"] == TOKENIZER
+    entry = manifest["tensors"]["layer/query/bias"]
+    # CRC-32C of 60 zero bytes, by a bitwise loop over the Castagnoli polynomial.
+    crc = 0xFFFFFFFF
+    for _ in range(8 * 60):
+        crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    assert entry == {"shape": [30], "dtype": "bfloat16", "crc32c": f"{crc ^ 0xFFFFFFFF:08x}"}
+    out = subprocess.run(
+        ["sha256sum", exported / "spiece.model"], capture_output=True, text=True, check=True
+    )
+    assert manifest["sha256"]["spiece.model"] == out.stdout.split()[0]
+
+
+def test_a_model_may_have_no_vocabulary(tmp_path: Path) -> None:
+    path = export(tmp_path / "model", vocab=None)
+    assert load_model(path).tokenizer["path"] is None
+    assert not (path / "spiece.model").exists()
+
+
+def test_parameters_on_several_devices_are_exported_once(tmp_path: Path) -> None:
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    assert_is(export(tmp_path / "model", params=jax.device_put(params(), everywhere)))
+
+
+# -------------------------------------------------------------------------------------- destination
+
+
+def test_an_existing_model_is_replaced_and_nothing_is_left_beside_it(model: Path) -> None:
+    export(model, seed=1)
+    assert_is(model, seed=1)
+    assert {p.name for p in model.parent.iterdir()} == {"model", "vocabulary"}
+
+
+@pytest.mark.parametrize("kind", ["file", "full folder", "token store"])
+def test_anything_else_in_the_way_stays_there(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "dest"
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+        (path / ("manifest.json" if kind == "token store" else "notes")).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"is no model directory|is a file, not a directory"):
+        check_destination(path)
+    with pytest.raises(UserError, match=r"is no model directory|is a file, not a directory"):
+        export(path)
+    (tmp_path / "vocabulary").unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_and_a_path_with_missing_parents_will_do(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert_is(export(tmp_path / "empty"))
+    assert_is(export(tmp_path / "a" / "b", vocab=tmp_path / "vocabulary"))
+
+
+@pytest.mark.parametrize(
+    "where", ["_write_arrays", "shutil.copyfile", "table_of", "Path.write_text"]
+)
+def test_an_export_that_fails_leaves_the_model_that_was_there(model: Path, where: str) -> None:
+    failing = mock.patch(f"albert_jax.model_dir.{where}", side_effect=OSError(28, "No space left"))
+    with failing, pytest.raises(UserError, match=r"NOT written: disk full, .* B free at"):
+        export(model, seed=1, config=MODELS["large-v2"])
+    assert_is(model)
+    assert not list(model.parent.glob(".model.*"))
+
+
+def test_an_export_killed_between_its_renames_is_made_good_by_the_next(model: Path) -> None:
+    model.rename(model.with_name(".model.old"))
+    (model.with_name(".model.new")).mkdir()
+    with pytest.raises(UserError, match="NOT written"):
+        export(model, vocab=model / "nowhere")
+    assert_is(model)
+    export(model, seed=1)
+    assert_is(model, seed=1)
+    assert not list(model.parent.glob(".model.*"))
+
+
+def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"NOT written: FileNotFoundError: .*/nowhere/spiece.model"):
+        export(tmp_path / "model", vocab=tmp_path / "nowhere" / "spiece.model")
+    assert not list(tmp_path.glob("*model*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("arrays", [9, 40])
+def test_a_full_disk_is_said_in_one_line(small_disk: Path, capfd: Any, arrays: int) -> None:
+    """64 kB hold 9 arrays of 4 kB, but not with what orbax adds; 40 do not fit by themselves."""
+    big = {str(n): np.random.default_rng(n).random(500) for n in range(arrays)}
+    told = rf"NOT written: disk full, [\d,]+ B free at {small_disk} for {4 * arrays},000 B"
+    with pytest.raises(UserError, match=told):
+        export(small_disk / "model", params=big)
+    assert {p.name for p in small_disk.iterdir()} == {"vocabulary"}
+    assert capfd.readouterr().err == ""
+
+
+# ------------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "token store"])
+def test_what_is_no_model_directory_is_said_to_be_none(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "path"
+    if kind == "file":
+        path.write_text("")
+    elif kind == "token store":
+        path.mkdir()
+        (path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is no model directory .*albert-jax convert"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(("flips", "cuts"), [(6, 1), pytest.param(25, 4, marks=pytest.mark.slow)])
+def test_no_damage_passes_in_silence(exported: Path, tmp_path: Path, flips: int, cuts: int) -> None:
+    """Each file harmed in turn: the model loads as it was exported, or UserError."""
+    rng = np.random.default_rng(0)
+    found: dict[str, int] = {}
+    for file in sorted(p.relative_to(exported) for p in exported.rglob("*") if p.is_file()):
+        path = shutil.copytree(exported, tmp_path / "model", dirs_exist_ok=True)
+        content = (path / file).read_bytes()
+        harmed: list[bytes | None] = [content[:n] for n in rng.integers(len(content), size=cuts)]
+        for bit in rng.integers(8 * len(content), size=flips):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            harmed.append(bytes(flipped))
+        found[str(file)] = 0
+        for harm in [*harmed, None]:
+            (path / file).unlink()
+            if harm is not None:
+                (path / file).write_bytes(harm)
+            with contextlib.suppress(UserError):
+                found[str(file)] += 1
+                assert_is(path)
+                found[str(file)] -= 1
+            (path / file).write_bytes(content)
+        shutil.rmtree(path)
+    print(f"{sum(found.values())} of {len(found) * (flips + cuts + 1)} harms found:", found)
+    for name in ("manifest.json", "albert_config.json", "spiece.model"):
+        assert found[name] == flips + cuts + 1, name
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda m: (m / "spiece.model").write_bytes(b"another"),
+            r"spiece.model: SHA-256 \w+ where",
+        ),
+        (lambda m: (m / "spiece.model").unlink(), "spiece.model: missing"),
+        (lambda m: shutil.rmtree(m / "params"), "embeddings/word_embeddings/embedding: NOT_FOUND"),
+        (
+            lambda m: (m / "albert_config.json").write_text(
+                (m / "albert_config.json").read_text().replace("12", "13", 1)
+            ),
+            "albert_config.json: SHA-256",
+        ),
+    ],
+)
+def test_what_is_damaged_is_named(model: Path, change: Any, told: str) -> None:
+    change(model)
+    with pytest.raises(UserError, match=rf"is damaged or was edited \({told}"):
+        load_model(model)
+
+
+def test_weights_of_another_export_are_named_by_tensor(model: Path, tmp_path: Path) -> None:
+    other = export(tmp_path / "other", seed=1)
+    shutil.rmtree(model / "params")
+    shutil.copytree(other / "params", model / "params")
+    with pytest.raises(UserError, match=r"embedding: crc32c \w{8} where \w{8} was written"):
+        load_model(model)
+
+
+def test_a_newer_format_is_not_taken_for_damage(tmp_path: Path) -> None:
+    with mock.patch("albert_jax.model_dir.FORMAT_VERSION", 99):
+        path = export(tmp_path / "model")
+    with pytest.raises(UserError, match="has format 99, newer than 1; update albert_jax"):
+        load_model(path)
