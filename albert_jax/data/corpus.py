@@ -64,7 +64,7 @@ def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
             pieces[given] = Piece("python-docs", given, 0, size, size, size)
             continue
         for path in _files(given):
-            pieces.setdefault(os.path.realpath(path), _file_piece(path))
+            pieces.setdefault(os.path.realpath(path), _file_piece(path, reading))
     if not pieces:
         raise UserError("no input was given; name text files, folders or patterns")
     return list(pieces.values())
@@ -89,7 +89,7 @@ def _files(given: str) -> list[str]:
     return sorted(found)
 
 
-def _file_piece(path: str) -> Piece:
+def _file_piece(path: str, reading: Reading) -> Piece:
     try:
         with open(path, "rb") as stream:
             head = stream.read(8)
@@ -99,6 +99,8 @@ def _file_piece(path: str) -> Piece:
     for magic, other in _NOT_TEXT.items():
         if head.startswith(magic):
             raise UserError(f"{path} is {other}; make it UTF-8 text, plain or gz")
+    if reading.format == "text" and head.startswith(b"<doc "):
+        raise UserError(f"{path} is a wiki extract (it begins with <doc …>); add --format wiki")
     kind: Kind = "gzip" if head.startswith(b"\x1f\x8b") else "text"
     size = status.st_size
     return Piece(kind, path, 0, size, size, size, status.st_mtime_ns)
@@ -208,7 +210,7 @@ def find_layout(path: str, reading: Reading) -> Layout:
     lines: list[str] = []
     size = 0
     lenient = replace(reading, strict=False)
-    for line in read_lines(_file_piece(path), lenient, Counter(), lambda _: None):
+    for line in read_lines(_file_piece(path, reading), lenient, Counter(), lambda _: None):
         lines.append(line)
         size += len(line)
         if size > 1 << 16:

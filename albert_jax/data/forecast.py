@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from albert_jax.data.corpus import find_layout, read_piece
 from albert_jax.data.lines import Piece, Reading
 from albert_jax.data.sentences import LAYOUTS
-from albert_jax.data.units import Unit, tokenize
+from albert_jax.data.units import BATCH_CHARS, Unit, tokenize
 from albert_jax.errors import UserError
 from albert_jax.tokenizer import Tokenizer
 
@@ -58,42 +58,48 @@ class Forecast:
 def make_forecast(
     units: Sequence[Unit], reading: Reading, tokenizer: Tokenizer, workers: int
 ) -> Forecast:
-    """Judges by the beginnings of a few inputs; takes about half a second."""
+    """Judges by the beginnings of a few inputs of each kind; takes about half a second."""
     pieces = [piece for unit in units for piece in unit.pieces]
-    input_bytes = sum(unit.bytes for unit in units)
-    count = min(SAMPLE_PIECES, len(pieces), 1 + input_bytes // SAMPLE_EVERY)
-    sample = [pieces[len(pieces) * i // count] for i in range(count)]
     workers = max(1, min(workers, len(units)))
-    read = tokens = size = 0
-    started = time.perf_counter()
-    for piece in sample:
-        piece_read, documents = _beginning(piece, reading)
-        ids, sentence_lengths, document_lengths = tokenize(documents, tokenizer)
-        read += piece_read
-        tokens += len(ids)
-        size += 2 * len(ids) + 4 * (len(sentence_lengths) + len(document_lengths))
-    share = input_bytes / max(read, 1)
-    seconds = (time.perf_counter() - started) * share / workers
+    tokens = size = seconds = 0.0
+    for kind in sorted({piece.kind for piece in pieces}):  # a gz byte is worth three others
+        alike = [piece for piece in pieces if piece.kind == kind]
+        alike_bytes = sum(piece.bytes for piece in alike)
+        count = min(SAMPLE_PIECES, len(alike), 1 + alike_bytes // SAMPLE_EVERY)
+        read: list[int] = []
+        sample = [0, 0]
+        started = time.perf_counter()
+        for piece in (alike[len(alike) * i // count] for i in range(count)):
+            for documents in _beginning(piece, reading, read):
+                ids, sentence_lengths, document_lengths = tokenize(documents, tokenizer)
+                sample[0] += len(ids)
+                sample[1] += 4 * (len(sentence_lengths) + len(document_lengths))
+        share = alike_bytes / max(sum(read), 1)
+        tokens += sample[0] * share
+        size += (2 * sample[0] + sample[1]) * share
+        seconds += (time.perf_counter() - started) * share / workers
     if workers > 1:
         seconds += WORKER_START_SECONDS
     example = ""
-    if sample and sample[0].kind in ("text", "gzip") and reading.format == "text":
-        example = f"{sample[0].path}: {LAYOUTS[find_layout(sample[0].path, reading)]}"
-    return Forecast(input_bytes, tokens * share, size * share, seconds, workers, example)
+    if pieces and pieces[0].kind in ("text", "gzip") and reading.format == "text":
+        example = f"{pieces[0].path}: {LAYOUTS[find_layout(pieces[0].path, reading)]}"
+    input_bytes = sum(unit.bytes for unit in units)
+    return Forecast(input_bytes, tokens, size, seconds, workers, example)
 
 
-def _beginning(piece: Piece, reading: Reading) -> tuple[int, list[list[str]]]:
-    """Input bytes read, and the documents they gave."""
-    read: list[int] = []
-    documents: list[list[str]] = []
-    chars = 0
+def _beginning(piece: Piece, reading: Reading, read: list[int]) -> Iterator[list[list[str]]]:
+    """Documents from the front of a piece, in batches; input bytes go to `read`."""
+    batch: list[list[str]] = []
+    chars = before = 0
     for document in read_piece(piece, reading, tick=read.append):
-        documents.append(document)
+        batch.append(document)
         chars += sum(map(len, document))
-        # Python's documentation says only at its end how much was read; it is small.
-        if chars >= SAMPLE_CHARS and read:
+        if chars - before >= BATCH_CHARS:
+            yield batch
+            batch, before = [], chars
+        if chars >= SAMPLE_CHARS:
             break
-    return sum(read), documents
+    yield batch
 
 
 def existing_folder(path: Path) -> Path:

@@ -117,7 +117,7 @@ def prepare(
         why = ": all the text is one document" if holdout else ""
         _say(f"nothing is held out{why}", progress)
     job = Job(str(store), reading, mode, do_lower_case, holdout, fixed, json.dumps(settings))
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or _cores()
     waiting = [unit for unit in units if read_record(unit, job) is None]
     if len(waiting) < len(units):
         _say(f"{len(units) - len(waiting)} of {len(units)} units are finished already", progress)
@@ -138,6 +138,12 @@ def prepare(
         shutil.rmtree(store / "progress")
     _summarize(manifest, store, progress)
     return manifest
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count where the process is confined
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _say(text: str, progress: bool) -> None:

@@ -34,6 +34,7 @@ from albert_jax.data.store import (
 from albert_jax.tokenizer import Tokenizer
 
 BATCH_CHARS = 1 << 19  # text tokenised at once
+MIN_UNIT_BYTES = 1 << 20
 GZ_RATIO = 3  # what English text gains by gzip, roughly; only evens out the units' sizes
 
 
@@ -86,7 +87,7 @@ def plan_units(pieces: Sequence[Piece], reading: Reading) -> list[Unit]:
     total = sum(map(weight, pieces))
     # 256 units keep many processes busy; 64 MiB is half a minute lost by a kill; past half a
     # terabyte the number of files is what is bounded.
-    target = max(1 << 20, min(total // 256, 1 << 26), total // 8192)
+    target = max(MIN_UNIT_BYTES, min(total // 256, 1 << 26), total // 8192)
     units: list[Unit] = []
     gathered: list[Piece] = []
     for piece in itertools.chain.from_iterable(cut_piece(p, target, reading) for p in pieces):
