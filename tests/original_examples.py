@@ -74,7 +74,7 @@ def pairs(documents, index, rng, *, max_seq_length, short_seq_prob, next_sentenc
     found, waiting = [], list(document)
     while waiting:
         chunk = []
-        while waiting and sum(map(len, chunk)) < target:
+        while waiting and len(joined(chunk)) < target:
             chunk.append(waiting.pop(0))
         cut = 1 if len(chunk) == 1 else rng.randint(1, len(chunk) - 1)
         a, rest = joined(chunk[:cut]), chunk[cut:]
