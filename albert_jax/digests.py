@@ -139,7 +139,8 @@ def read_arrays(path: Path, table: Table) -> dict[str, np.ndarray]:
     Orbax's format (zarr in OCDBT) is read without orbax: when one of its reads fails, the others
     print stacks from their threads, and its error does not say which array it was.
     """
-    base, context = f"file://{path}/", ts.Context()
+    # Not a file:// address, in which a relative path would be a host and "%20" a space.
+    base, context = {"driver": "file", "path": f"{path.resolve()}/"}, ts.Context()
     reads = {}
     for name in table:
         kvstore = {"driver": "ocdbt", "base": base, "path": name.replace("/", ".") + "/"}
