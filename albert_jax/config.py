@@ -32,7 +32,9 @@ def _check_types(config: Any, section: str) -> None:
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if not _fits(value, hint):
-            raise UserError(f"{section}.{name} {value!r} must be {_in_words(hint)}".removeprefix("."))
+            raise UserError(
+                f"{section}.{name} {value!r} must be {_in_words(hint)}".removeprefix(".")
+            )
 
 
 def _check_least(config: Any, section: str, least: int, *names: str) -> None:
@@ -60,8 +62,16 @@ def _in_words(hint: Any) -> str:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) in (types.UnionType, Union):
         return " or ".join(map(_in_words, get_args(hint)))
-    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a string", type(None): "None"}
-    return words.get(hint) or (f"of type {hint.__name__}" if isinstance(hint, type) else "strings in a tuple")
+    words = {
+        bool: "True or False",
+        int: "a whole number",
+        float: "a number",
+        str: "a string",
+        type(None): "None",
+    }
+    return words.get(hint) or (
+        f"of type {hint.__name__}" if isinstance(hint, type) else "strings in a tuple"
+    )
 
 
 # --------------------------------------------------------------------------------------------- the model
@@ -97,7 +107,9 @@ class AlbertConfig:
     intermediate_size: int = 16384  # I, the feed-forward width
     inner_group_num: int = 1  # attention + feed-forward blocks in one layer
     hidden_act: str = "gelu"  # gelu (tanh form) | gelu_erf | relu | tanh | linear
-    hidden_dropout_prob: float = 0.0  # after the embeddings, attention output and feed-forward output
+    hidden_dropout_prob: float = (
+        0.0  # after the embeddings, attention output and feed-forward output
+    )
     attention_probs_dropout_prob: float = 0.0  # on the attention probabilities
     max_position_embeddings: int = 512  # the longest sequence
     type_vocab_size: int = 2  # segments
@@ -106,8 +118,18 @@ class AlbertConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "")
-        _check_least(self, "", 1, "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers")
-        _check_least(self, "", 1, "num_hidden_groups", "num_attention_heads", "intermediate_size", "inner_group_num")
+        _check_least(
+            self, "", 1, "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"
+        )
+        _check_least(
+            self,
+            "",
+            1,
+            "num_hidden_groups",
+            "num_attention_heads",
+            "intermediate_size",
+            "inner_group_num",
+        )
         _check_least(self, "", 1, "max_position_embeddings", "type_vocab_size")
         _check_least(self, "", 0, "initializer_range", "layer_norm_eps")
         if self.hidden_size % self.num_attention_heads:
@@ -121,7 +143,9 @@ class AlbertConfig:
                 f"{self.num_hidden_layers}; every group needs a layer"
             )
         if self.hidden_act not in HIDDEN_ACTS:
-            raise UserError(f"hidden_act {self.hidden_act!r} is unknown; use one of {', '.join(HIDDEN_ACTS)}")
+            raise UserError(
+                f"hidden_act {self.hidden_act!r} is unknown; use one of {', '.join(HIDDEN_ACTS)}"
+            )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)} must lie in [0, 1)")
@@ -150,19 +174,29 @@ class AlbertConfig:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{path} does not exist; give an albert_config.json or a transformers config.json") from None
+            raise UserError(
+                f"{path} does not exist; give an albert_config.json or a transformers config.json"
+            ) from None
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not readable JSON ({error}); give an albert_config.json") from None
+            raise UserError(
+                f"{path} is not readable JSON ({error}); give an albert_config.json"
+            ) from None
         if not isinstance(values, dict):
-            raise UserError(f"{path} holds a {type(values).__name__}, not a JSON object; give an albert_config.json")
+            raise UserError(
+                f"{path} holds a {type(values).__name__}, not a JSON object; give an albert_config.json"
+            )
         config, kind = cls._from_dict(values, path)
-        _say(f"{path.name}: {kind}, hidden_act {values.get('hidden_act', 'gelu')!r} read as {config.hidden_act!r}"
-             f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}")
+        _say(
+            f"{path.name}: {kind}, hidden_act {values.get('hidden_act', 'gelu')!r} read as {config.hidden_act!r}"
+            f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}"
+        )
         return config
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any], path: Path) -> tuple[AlbertConfig, str]:
-        is_transformers = "model_type" in values or "architectures" in values or "transformers_version" in values
+        is_transformers = (
+            "model_type" in values or "architectures" in values or "transformers_version" in values
+        )
         if values.get("model_type", "albert") != "albert":
             raise UserError(f"{path} describes a {values['model_type']} model, not ALBERT")
         names = {f.name for f in dataclasses.fields(cls)}
@@ -177,7 +211,9 @@ class AlbertConfig:
             kind = "transformers config.json"
             act = chosen.get("hidden_act", "gelu_new")
             if act not in list(_HF_ACTS):  # it may be unhashable
-                raise UserError(f"{path}: hidden_act {act!r} is unknown; known: {', '.join(_HF_ACTS)}")
+                raise UserError(
+                    f"{path}: hidden_act {act!r} is unknown; known: {', '.join(_HF_ACTS)}"
+                )
             chosen["hidden_act"] = _HF_ACTS[act]
         try:
             return cls(**chosen), kind
@@ -186,7 +222,9 @@ class AlbertConfig:
 
     def to_json(self, path: str | Path) -> None:
         """Writes `albert_config.json`, Google's field names and meanings."""
-        Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        Path(path).write_text(
+            json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def _released(hidden: int, layers: int, heads: int, dropout: float) -> AlbertConfig:
@@ -217,7 +255,9 @@ MODELS: dict[str, AlbertConfig] = {
 def model_config(name: str) -> AlbertConfig:
     """The released model of that name; raises UserError that names the nearest."""
     if name not in MODELS:
-        raise UserError(f"model {name!r} is unknown{_nearest(name, MODELS)}; known: {', '.join(MODELS)}")
+        raise UserError(
+            f"model {name!r} is unknown{_nearest(name, MODELS)}; known: {', '.join(MODELS)}"
+        )
     return MODELS[name]
 
 
@@ -292,7 +332,9 @@ class ExamplesConfig:
         _check_types(self, "examples")
         _check_least(self, "examples", 1, "max_predictions_per_seq", "ngram")
         if self.max_seq_length < 8:
-            raise UserError(f"examples.max_seq_length {self.max_seq_length} is too short; use 8 or more")
+            raise UserError(
+                f"examples.max_seq_length {self.max_seq_length} is too short; use 8 or more"
+            )
         if not 0 < self.masked_lm_prob < 1:
             raise UserError(f"examples.masked_lm_prob {self.masked_lm_prob} must lie in (0, 1)")
         if not 0 <= self.short_seq_prob <= 1:
@@ -324,7 +366,16 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "optimizer")
-        _check_least(self, "optimizer", 0, "learning_rate", "warmup_steps", "poly_power", "weight_decay", "epsilon")
+        _check_least(
+            self,
+            "optimizer",
+            0,
+            "learning_rate",
+            "warmup_steps",
+            "poly_power",
+            "weight_decay",
+            "epsilon",
+        )
         _check_least(self, "optimizer", 0, "clip_norm")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
@@ -390,10 +441,32 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "train")
-        _check_least(self, "train", 1, "steps", "batch_size", "accumulate", "devices", "log_every", "eval_examples")
-        _check_least(self, "train", 0, "seed", "eval_every", "save_every", "save_minutes", "data_threads", "data_workers")
+        _check_least(
+            self,
+            "train",
+            1,
+            "steps",
+            "batch_size",
+            "accumulate",
+            "devices",
+            "log_every",
+            "eval_examples",
+        )
+        _check_least(
+            self,
+            "train",
+            0,
+            "seed",
+            "eval_every",
+            "save_every",
+            "save_minutes",
+            "data_threads",
+            "data_workers",
+        )
         if self.keep < 2:
-            raise UserError(f"train.keep {self.keep} must be at least 2: a checkpoint may turn out damaged")
+            raise UserError(
+                f"train.keep {self.keep} must be at least 2: a checkpoint may turn out damaged"
+            )
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"train.batch_size {self.batch_size} does not divide into train.accumulate {self.accumulate} micro-batches"
@@ -445,7 +518,9 @@ def load_recipe(spec: str) -> Any:
     """
     path, _, arguments = spec.partition(":")
     if not Path(path).is_file():
-        raise UserError(f"recipe {path} does not exist; give a file such as configs/pretrain.py:model=base-v2")
+        raise UserError(
+            f"recipe {path} does not exist; give a file such as configs/pretrain.py:model=base-v2"
+        )
     with _recipe_errors(path):
         get_config = runpy.run_path(path).get("get_config")
     if not callable(get_config):
@@ -455,9 +530,13 @@ def load_recipe(spec: str) -> Any:
     for argument in filter(None, arguments.split(",")):
         key, separator, text = argument.partition("=")
         if not separator:
-            raise UserError(f"recipe argument {argument!r} must be key=value, as in {path}:model=base-v2")
+            raise UserError(
+                f"recipe argument {argument!r} must be key=value, as in {path}:model=base-v2"
+            )
         if key not in known:
-            raise UserError(f"recipe {path} takes no {key!r}{_nearest(key, known)}; it takes {', '.join(known) or 'nothing'}")
+            raise UserError(
+                f"recipe {path} takes no {key!r}{_nearest(key, known)}; it takes {', '.join(known) or 'nothing'}"
+            )
         try:
             values[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -474,7 +553,11 @@ def _recipe_errors(path: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == path
+        ]
         line = f" in line {lines[-1]}" if lines else ""
         raise UserError(f"recipe {path} fails{line}: {type(error).__name__}: {error}") from None
 

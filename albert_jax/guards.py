@@ -36,7 +36,9 @@ class LossGuard:
             if loss > median + self._config.spike:
                 self._spikes.append(batch)
                 if len(self._spikes) >= self._config.patience:
-                    reason = f"the loss is {loss:.3f}, {loss - median:.2f} above its median {median:.3f}"
+                    reason = (
+                        f"the loss is {loss:.3f}, {loss - median:.2f} above its median {median:.3f}"
+                    )
                     return reason, self._spikes[0]
                 return None  # a spike must not lift the median it is held against
         self._spikes.clear()
@@ -81,7 +83,10 @@ class StopSignals:
             os._exit(128 + number)
         self.requested = name
         # os.write: print may be interrupted in the middle of its own lock by this very handler.
-        os.write(2, f"\n{name}: saving a checkpoint after this step; once more to stop at once\n".encode())
+        os.write(
+            2,
+            f"\n{name}: saving a checkpoint after this step; once more to stop at once\n".encode(),
+        )
 
 
 class Watchdog:
@@ -117,7 +122,10 @@ class Watchdog:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stop.set()
         self._thread.join()

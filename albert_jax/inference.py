@@ -77,7 +77,9 @@ class Albert:
     @cached_property
     def _forward(self) -> Any:
         return jax.jit(
-            lambda params, *inputs: self._model.apply({"params": params}, *inputs, collect_layers=True)
+            lambda params, *inputs: self._model.apply(
+                {"params": params}, *inputs, collect_layers=True
+            )
         )
 
     @cached_property
@@ -110,11 +112,17 @@ class Albert:
                 f"the vocabulary has 0 to {self.config.vocab_size - 1}"
             )
         mask_BS = np.ones_like(ids_BS) if input_mask is None else np.asarray(input_mask, np.int32)
-        segments_BS = np.zeros_like(ids_BS) if segment_ids is None else np.asarray(segment_ids, np.int32)
+        segments_BS = (
+            np.zeros_like(ids_BS) if segment_ids is None else np.asarray(segment_ids, np.int32)
+        )
         for name, array in (("input_mask", mask_BS), ("segment_ids", segments_BS)):
             if array.shape != ids_BS.shape:
-                raise UserError(f"{name} has shape {array.shape}; it must be input_ids' {ids_BS.shape}")
-        positions_BP = None if masked_lm_positions is None else np.asarray(masked_lm_positions, np.int32)
+                raise UserError(
+                    f"{name} has shape {array.shape}; it must be input_ids' {ids_BS.shape}"
+                )
+        positions_BP = (
+            None if masked_lm_positions is None else np.asarray(masked_lm_positions, np.int32)
+        )
         with jax.default_matmul_precision("highest"):  # TPUs and some GPUs multiply float32 in less
             output = self._forward(self._on_device, ids_BS, mask_BS, segments_BS, positions_BP)
         encoder = output.encoder
@@ -147,7 +155,12 @@ class Albert:
         answers = []
         for position, probs_V in zip(positions, probs_PV, strict=True):
             best = np.argsort(-probs_V, kind="stable")[:top_k]
-            answers.append([self._answer(ids, position, int(i), float(probs_V[i]), len(positions) > 1) for i in best])
+            answers.append(
+                [
+                    self._answer(ids, position, int(i), float(probs_V[i]), len(positions) > 1)
+                    for i in best
+                ]
+            )
         return answers[0] if len(positions) == 1 else answers
 
     def _fill(self, ids: list[int], positions: list[int]) -> np.ndarray:
@@ -163,7 +176,9 @@ class Albert:
             probs_BPV = self._masked_lm(self._on_device, *(x[None] for x in inputs))
         return np.asarray(probs_BPV)[0, : len(positions)]
 
-    def _answer(self, ids: list[int], position: int, token: int, score: float, several: bool) -> dict[str, Any]:
+    def _answer(
+        self, ids: list[int], position: int, token: int, score: float, several: bool
+    ) -> dict[str, Any]:
         filled = [*ids[:position], token, *ids[position + 1 :]]
         # One [MASK]: the filled sentence without [CLS] and [SEP]. Several: the others stay, so specials are kept.
         sequence = self.tokenizer.decode(filled if several else filled[1:-1])

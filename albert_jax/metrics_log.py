@@ -33,18 +33,30 @@ class MetricsLog:
     ) -> None:
         self._stream = stream or sys.stderr
         self._console = console
+        self._path = workdir and workdir / "metrics.jsonl"
         self._jsonl: TextIO | None = None
         self._board: SummaryWriter | None = None
+        self.rewind(resume_step)
         if workdir is not None:
-            path = workdir / "metrics.jsonl"
-            _drop_after(path, resume_step)
-            self._jsonl = path.open("a", encoding="utf-8")
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
         self._bar: tqdm | None = None
         if console and self._stream.isatty():
             self._bar = tqdm(
-                total=total_steps, initial=resume_step, unit="step", file=self._stream, dynamic_ncols=True
+                total=total_steps,
+                initial=resume_step,
+                unit="step",
+                file=self._stream,
+                dynamic_ncols=True,
             )
+
+    def rewind(self, step: int) -> None:
+        """Drops the train and eval lines of later steps: they are about to be made again."""
+        if self._path is None:
+            return
+        if self._jsonl is not None:
+            self._jsonl.close()
+        _drop_after(self._path, step)
+        self._jsonl = self._path.open("a", encoding="utf-8")
 
     def scalars(self, kind: str, step: int, values: dict[str, float], *, line: str = "") -> None:
         """Records `values` (nested names as "a/b") of a step; `line` is what a person reads."""
@@ -130,13 +142,22 @@ def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], ti
         1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, layout="constrained"
     )
     for axis, (panel, (name, label)) in zip(axes[0], panels.items(), strict=True):
-        for kind, style in (("train", {"color": "C0", "alpha": 0.8}), ("eval", {"color": "C1", "marker": "o"})):
+        for kind, style in (
+            ("train", {"color": "C0", "alpha": 0.8}),
+            ("eval", {"color": "C1", "marker": "o"}),
+        ):
             points = [(e["step"], e[name]) for e in entries if e["kind"] == kind and name in e]
             if points:
-                axis.plot(*zip(*points, strict=True), label={"train": "training", "eval": "held out"}[kind], **style)
+                axis.plot(
+                    *zip(*points, strict=True),
+                    label={"train": "training", "eval": "held out"}[kind],
+                    **style,
+                )
         for i, (key, value) in enumerate(baselines.items()):
             if key.startswith(panel + ":"):
-                axis.axhline(value, ls="--", lw=1, color=f"C{i + 2}", label=key.split(":", 1)[1].strip())
+                axis.axhline(
+                    value, ls="--", lw=1, color=f"C{i + 2}", label=key.split(":", 1)[1].strip()
+                )
         axis.set_xlabel("step")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)

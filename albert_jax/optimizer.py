@@ -83,7 +83,9 @@ def learning_rate_preset(name: str, batch_size: int) -> float:
     return rate * math.sqrt(batch_size / reference)
 
 
-def divergence_warnings(config: OptimizerConfig, *, learning_rate: float, batch_size: int) -> list[str]:
+def divergence_warnings(
+    config: OptimizerConfig, *, learning_rate: float, batch_size: int
+) -> list[str]:
     """Sentences on settings that users have seen diverge; albert-exactness: issues google-research #29, #74."""
     warnings = []
     preset = learning_rate_preset(config.name, batch_size)
@@ -114,7 +116,9 @@ class TrustRatioState(NamedTuple):
     trust_ratio: Any  # a scalar for each parameter, kept for the log
 
 
-def scale_by_uncorrected_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+def scale_by_uncorrected_adam(
+    beta1: float, beta2: float, epsilon: float
+) -> optax.GradientTransformation:
     """m / (sqrt(v) + epsilon) without bias correction. lamb_optimizer.py:91-101."""
 
     def init(params: Any) -> MomentsState:

@@ -48,7 +48,9 @@ def local_devices(count: int | None = None) -> tuple[jax.Device, ...]:
     """The first `count` local devices, or all; raises UserError where there are fewer."""
     devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):
-        raise UserError(f"train.devices {count} is not possible; this machine has {len(devices)} ({devices[0].platform})")
+        raise UserError(
+            f"train.devices {count} is not possible; this machine has {len(devices)} ({devices[0].platform})"
+        )
     return tuple(devices[:count])
 
 
@@ -57,7 +59,9 @@ def check_batch_size(batch_size: int, accumulate: int, devices: int) -> None:
     unit = accumulate * devices
     if batch_size % unit:
         over = f"{devices} devices" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
-        raise UserError(f"batch_size {batch_size} does not divide over {over}; use a multiple of {unit}")
+        raise UserError(
+            f"batch_size {batch_size} does not divide over {over}; use a multiple of {unit}"
+        )
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
@@ -113,11 +117,15 @@ def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
         return leaf.addressable_shards[0].data.reshape(leaf.shape[1:])
 
     def put_batch(batch: dict[str, np.ndarray]) -> dict[str, Array]:
-        rows = {name: x.reshape(count, x.shape[0] // count, *x.shape[1:]) for name, x in batch.items()}
+        rows = {
+            name: x.reshape(count, x.shape[0] // count, *x.shape[1:]) for name, x in batch.items()
+        }
         return jax.device_put(rows, split)
 
     def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
-        return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=(0,) if donate else ())
+        return jax.pmap(
+            step, axis_name=AXIS, devices=devices, donate_argnums=(0,) if donate else ()
+        )
 
     return Placement(
         mode="pmap",

@@ -60,7 +60,9 @@ def pretrain(config: PretrainConfig) -> Path:
         model = AlbertForPretraining(config.model, config.compute)
         second = config.examples.objective != "none"
         objective = pretraining_objective(model, second=second)
-        tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
+        tx, schedule = make_optimizer(
+            config.optimizer, steps=train.steps, batch_size=train.batch_size
+        )
         step = make_train_step(
             objective, tx, accumulate=train.accumulate, axis_name=placement.axis_name
         )
@@ -105,10 +107,15 @@ def export(workdir: str | Path, dest: str | Path) -> Path:
     check_destination(dest)
     data = open_data(config, workdir)
     model = AlbertForPretraining(config.model, config.compute)
-    tx, _ = make_optimizer(config.optimizer, steps=config.train.steps, batch_size=config.train.batch_size)
+    tx, _ = make_optimizer(
+        config.optimizer, steps=config.train.steps, batch_size=config.train.batch_size
+    )
     state = jax.eval_shape(lambda: _random_state(config, model, tx))
     # Reading needs no lock: checkpoints appear whole. But opening cleans up, which would disturb a run at work.
-    with lock_workdir(workdir), Checkpointer(workdir / "checkpoints", keep=config.train.keep) as checkpointer:
+    with (
+        lock_workdir(workdir),
+        Checkpointer(workdir / "checkpoints", keep=config.train.keep) as checkpointer,
+    ):
         restored = resume(checkpointer, state, identity_of(config, data))
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet")
@@ -144,19 +151,32 @@ def _first_state(
 
 
 def _random_state(config: PretrainConfig, model: AlbertForPretraining, tx: Any) -> TrainState:
-    return init_state(init_params(model, jax.random.key(config.train.seed)), tx, seed=config.train.seed)
+    return init_state(
+        init_params(model, jax.random.key(config.train.seed)), tx, seed=config.train.seed
+    )
 
 
 # What may differ between `init_from` and the run: how often the shared layer is applied, and dropout.
-_FREE = {"num_hidden_layers", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"}
+_FREE = {
+    "num_hidden_layers",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+}
 
 
 def _params_of(config: PretrainConfig, data: Data, directory: Path) -> Any:
     source = load_model(directory)
     theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
-    differing = [f"{k} is {theirs[k]} there and {ours[k]} here" for k in ours if k not in _FREE and theirs[k] != ours[k]]
+    differing = [
+        f"{k} is {theirs[k]} there and {ours[k]} here"
+        for k in ours
+        if k not in _FREE and theirs[k] != ours[k]
+    ]
     if differing:
-        raise UserError(f"init_from {directory} does not fit the model: {'; '.join(differing)}; give --model.… as there")
+        raise UserError(
+            f"init_from {directory} does not fit the model: {'; '.join(differing)}; give --model.… as there"
+        )
     recorded = source.manifest["sha256"].get("spiece.model")
     if recorded is not None and recorded != data.identity["vocabulary"]:
         raise UserError(
@@ -169,7 +189,9 @@ def _params_of(config: PretrainConfig, data: Data, directory: Path) -> Any:
 # ---------------------------------------------------------------------------------------- the loop's parts
 
 
-def _batches(config: PretrainConfig, source: Source, start: int, stop: int | None) -> Iterator[Batch]:
+def _batches(
+    config: PretrainConfig, source: Source, start: int, stop: int | None
+) -> Iterator[Batch]:
     return make_dataset(
         source,
         batch_size=config.train.batch_size,
@@ -182,7 +204,9 @@ def _batches(config: PretrainConfig, source: Source, start: int, stop: int | Non
 
 def _workload(config: PretrainConfig, source: Source) -> Workload:
     examples = config.examples
-    flops = train_flops_per_sequence(config.model, examples.max_seq_length, examples.max_predictions_per_seq)
+    flops = train_flops_per_sequence(
+        config.model, examples.max_seq_length, examples.max_predictions_per_seq
+    )
 
     def passes(row: int) -> float:
         epoch, index = source.epoch_of(row)
@@ -205,7 +229,9 @@ def _evaluator(
     def evaluate(params: Any) -> dict[str, float]:
         results = []
         for number in range(-(-total // size)):
-            batch = batch_at(heldout, number, size)  # examples past the end are drawn and weigh nothing
+            batch = batch_at(
+                heldout, number, size
+            )  # examples past the end are drawn and weigh nothing
             weights_B = (np.arange(number * size, (number + 1) * size) < total).astype(np.float32)
             batch["masked_lm_weights"] = batch["masked_lm_weights"] * weights_B[:, None]
             batch["example_weights"] = weights_B
@@ -221,7 +247,10 @@ def _evaluator(
 
 
 def _evaluate_first(
-    evaluate: Callable[[Any], dict[str, float]], state: TrainState, placement: Placement, log: MetricsLog
+    evaluate: Callable[[Any], dict[str, float]],
+    state: TrainState,
+    placement: Placement,
+    log: MetricsLog,
 ) -> None:
     values = evaluate(placement.put_state(state).params)
     text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
@@ -259,8 +288,14 @@ def describe_plan(config: PretrainConfig) -> str:
     devices = local_devices(config.train.devices)
     check_batch_size(config.train.batch_size, config.train.accumulate, len(devices))
     placement = make_placement(config.train.mode, devices)
-    made = config.workdir is not None and (Path(config.workdir) / "store" / "manifest.json").is_file()
-    data = open_data(config, config.workdir and Path(config.workdir)) if made or not config.text else None
+    made = (
+        config.workdir is not None and (Path(config.workdir) / "store" / "manifest.json").is_file()
+    )
+    data = (
+        open_data(config, config.workdir and Path(config.workdir))
+        if made or not config.text
+        else None
+    )
     lines = [plan_text(config, data, placement)]
     if data is not None:
         lines.append("examples as drawn   " + json.dumps(describe(data.train, examples=200)))
@@ -281,7 +316,9 @@ def plan_text(config: PretrainConfig, data: Data | None, placement: Placement) -
     """The plan's main lines: model, data, updates, devices."""
     model, train, examples = config.model, config.train, config.examples
     counts = parameter_counts(model)
-    flops = train_flops_per_sequence(model, examples.max_seq_length, examples.max_predictions_per_seq)
+    flops = train_flops_per_sequence(
+        model, examples.max_seq_length, examples.max_predictions_per_seq
+    )
     kind = placement.devices[0].device_kind
     rows = train.steps * train.batch_size
     warmup = config.optimizer.warmup_steps
@@ -321,7 +358,10 @@ def _finish(config: PretrainConfig, data: Data, workdir: Path, state: TrainState
     )
     lines = [f"curves     {workdir / 'loss.png'}"]
     if heldout:
-        entropy, rate = data.baselines.get("unigram_entropy_nats"), data.baselines.get("most_frequent_rate")
+        entropy, rate = (
+            data.baselines.get("unigram_entropy_nats"),
+            data.baselines.get("most_frequent_rate"),
+        )
         lines.append(
             f"held out   masked-LM loss {heldout['masked_lm_loss']:.3f} nats"
             + (f" (unigram entropy of the same text {entropy:.3f})" if entropy else "")
@@ -337,13 +377,19 @@ def _finish(config: PretrainConfig, data: Data, workdir: Path, state: TrainState
     if example:
         lines += example
     shown = os.path.relpath(directory) if directory.is_relative_to(Path.cwd()) else str(directory)
-    sentence = "The [MASK] of a list." if config.text == ("python-docs",) else "The capital of France is [MASK]."
+    sentence = (
+        "The [MASK] of a list."
+        if config.text == ("python-docs",)
+        else "The capital of France is [MASK]."
+    )
     lines.append(f'use it     albert-jax fill-mask {shown} "{sentence}"')
     print("\n".join(lines), file=sys.stderr)
     return directory
 
 
-def _export(config: PretrainConfig, data: Data, workdir: Path, state: TrainState, dest: Path) -> Path:
+def _export(
+    config: PretrainConfig, data: Data, workdir: Path, state: TrainState, dest: Path
+) -> Path:
     return export_model(
         dest,
         params=jax.device_get(state.params),
@@ -375,7 +421,11 @@ def _baseline_lines(data: Data) -> dict[str, float]:
 
 def _example(config: PretrainConfig, directory: Path) -> list[str]:
     """One sentence filled in by the model as exported, as a user would have it."""
-    text = "the function returns a [MASK] of strings." if config.text == ("python-docs",) else "it was the [MASK] of the year."
+    text = (
+        "the function returns a [MASK] of strings."
+        if config.text == ("python-docs",)
+        else "it was the [MASK] of the year."
+    )
     albert = inference.load(directory, compute=config.compute)
     answers = albert.fill_mask(text, top_k=5)
     words = ", ".join(f"{a['token_str']} {a['score']:.1%}" for a in answers)
@@ -391,9 +441,7 @@ def _write_config(workdir: Path, config: PretrainConfig) -> None:
 def _read_config(path: Path) -> PretrainConfig:
     values = json.loads(path.read_text(encoding="utf-8"))
     sections = {f.name: f.default_factory for f in dataclasses.fields(PretrainConfig) if f.default_factory is not dataclasses.MISSING}  # fmt: skip
-    made = {
-        name: type(make())(**values[name]) for name, make in sections.items() if name != "text"
-    }
+    made = {name: type(make())(**values[name]) for name, make in sections.items() if name != "text"}
     rest = {name: value for name, value in values.items() if name not in made}
     rest["text"] = tuple(rest["text"])
     return PretrainConfig(**made, **rest)

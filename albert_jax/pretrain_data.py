@@ -45,7 +45,9 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
     store = config.store
     if config.text:
         if workdir is None:
-            raise UserError("--text needs --workdir DIR, where the vocabulary and the store are kept")
+            raise UserError(
+                "--text needs --workdir DIR, where the vocabulary and the store are kept"
+            )
         store = str(_store_from_text(config, workdir))
     if store is None:
         raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
@@ -79,7 +81,10 @@ def _open_store(config: PretrainConfig, path: str) -> Data:
         heldout=make(heldout, shuffle=False) if heldout.num_documents else None,
         vocab=store.vocab_path,
         tokenizer=settings,
-        identity={"vocabulary": tokenizer.sha256, "data": _digest(store.manifest["splits"]["train"]["shards"])},
+        identity={
+            "vocabulary": tokenizer.sha256,
+            "data": _digest(store.manifest["splits"]["train"]["shards"]),
+        },
         baselines=baselines_of(totals),
     )
 
@@ -98,11 +103,15 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
     made_of = vocabulary / "made_of.json"
     wanted = {"text": list(config.text), "vocab_size": config.model.vocab_size}
     if made_of.is_file() and json.loads(made_of.read_text(encoding="utf-8")) != wanted:
-        raise UserError(f"{vocabulary} was made of other text or for another size; give another --workdir")
+        raise UserError(
+            f"{vocabulary} was made of other text or for another size; give another --workdir"
+        )
     if not made_of.is_file():
         print("training a vocabulary …", file=sys.stderr)
         sentences = itertools.chain.from_iterable(read_documents(config.text, Reading()))
-        train_tokenizer(_as_iterator(sentences), output=vocabulary, vocab_size=config.model.vocab_size)
+        train_tokenizer(
+            _as_iterator(sentences), output=vocabulary, vocab_size=config.model.vocab_size
+        )
         made_of.write_text(json.dumps(wanted), encoding="utf-8")
     if not (store / "manifest.json").is_file():
         prepare(config.text, vocab=vocabulary, output=store)
@@ -121,7 +130,9 @@ def _record_files(pattern: str) -> list[str]:
 
 def _open_records(config: PretrainConfig, files: list[str]) -> Data:
     if config.vocab is None:
-        raise UserError("TFRecord shards carry no vocabulary; give --vocab SPM, the model they were made with")
+        raise UserError(
+            "TFRecord shards carry no vocabulary; give --vocab SPM, the model they were made with"
+        )
     tokenizer = Tokenizer.load(config.vocab)
     _check_vocab_size(config, tokenizer, files[0])
     heldout = None
@@ -132,7 +143,10 @@ def _open_records(config: PretrainConfig, files: list[str]) -> Data:
         heldout=heldout,
         vocab=tokenizer.path,
         tokenizer={"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
-        identity={"vocabulary": tokenizer.sha256, "data": _digest([(f, Path(f).stat().st_size) for f in files])},
+        identity={
+            "vocabulary": tokenizer.sha256,
+            "data": _digest([(f, Path(f).stat().st_size) for f in files]),
+        },
         baselines={},
     )
 

@@ -91,9 +91,7 @@ def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: 
     micros = jax.tree.map(divide, batch)
     keys = jax.random.split(key, accumulate)
     first = jax.tree.map(lambda x: x[0], micros)
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first, keys[0])
-    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first, keys[0]))
 
     def body(total: Any, micro_and_key: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, one(*micro_and_key)), None

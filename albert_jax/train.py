@@ -10,9 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import flax
 import jax
+import jaxlib
 import numpy as np
+import optax
+import orbax.checkpoint
 
+from albert_jax import __version__
 from albert_jax.checkpoint import Checkpointer
 from albert_jax.config import GuardConfig, TrainConfig
 from albert_jax.errors import TryAgain, UserError
@@ -34,7 +39,11 @@ class Position:
     left_out: tuple[tuple[int, int], ...] = ()
 
     def to_meta(self) -> dict[str, Any]:
-        return {"step": self.step, "batch": self.batch, "left_out": [list(r) for r in self.left_out]}
+        return {
+            "step": self.step,
+            "batch": self.batch,
+            "left_out": [list(r) for r in self.left_out],
+        }
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Position:
@@ -105,14 +114,23 @@ def fit(
             position = Position(position.step + 1, number + 1, position.left_out)
             in_flight.append((position.step, number, metrics))
             stop_now = signals.requested is not None
-            evaluating = evaluate is not None and _due(position.step, config.eval_every, config.steps)
-            boundary = stop_now or evaluating or run.save_due(position.step) or position.step == config.steps
+            evaluating = evaluate is not None and _due(
+                position.step, config.eval_every, config.steps
+            )
+            boundary = (
+                stop_now
+                or evaluating
+                or run.save_due(position.step)
+                or position.step == config.steps
+            )
             bad = None
             while bad is None and len(in_flight) > (0 if boundary else run.max_in_flight):
                 at, number, metrics = in_flight.popleft()
                 values = placement.fetch(metrics)
                 watchdog.beat(f"step {at}")
                 bad = losses.observe(number, float(values["loss"]), skipped=values["skipped"] > 0)
+                if bad is not None:
+                    break
                 meter.add(values)
                 if at % config.log_every == 0 or at == config.steps:
                     meter.report(at, position.batch, log)
@@ -126,6 +144,7 @@ def fit(
                 live = placement.put_state(state)
                 del state
                 losses.reset()
+                meter.restart()
                 stream = _stream(batches, position)
                 continue
             if evaluating:
@@ -199,7 +218,9 @@ class _Run:
         self.checkpointer.save(position.step, state, meta, wait=wait)
         self.saved_at = time.monotonic()
 
-    def evaluate(self, evaluate: Callable[[Any], dict[str, float]], live: TrainState, step: int) -> None:
+    def evaluate(
+        self, evaluate: Callable[[Any], dict[str, float]], live: TrainState, step: int
+    ) -> None:
         values = evaluate(live.params)
         text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         self.log.scalars("eval", step, values, line=f"step {step}  held out:  {text}")
@@ -225,6 +246,7 @@ class _Run:
         if restored is None:
             raise UserError(f"{reason} at batch {first}, and there is no checkpoint to go back to")
         state, back = restored
+        self.log.rewind(back.step)
         self.log.event(
             back.step,
             f"{reason}: rolled back from step {position.step} to step {back.step}, leaving out batches "
@@ -248,9 +270,10 @@ class Meter:
         peak = peak_flops(placement.devices[0].device_kind)
         self._peak = peak and peak * len(placement.devices)
         self._first = True
-        self._clear()
+        self.restart()
 
-    def _clear(self) -> None:
+    def restart(self) -> None:
+        """Forgets the steps since the last report."""
         self._values: list[dict[str, Any]] = []
         self._tokens = 0
         self._wait = 0.0
@@ -288,7 +311,9 @@ class Meter:
             for name in self._values[0]
             if name not in ("skipped", "trust_ratio")
         }
-        scalars["learning_rate"] = float(self._schedule(step - 1))  # the rate this step was made with
+        scalars["learning_rate"] = float(
+            self._schedule(step - 1)
+        )  # the rate this step was made with
         ratios = self._values[-1].get("trust_ratio")
         if ratios is not None:
             scalars |= {
@@ -308,13 +333,28 @@ class Meter:
             scalars["mfu"] = rate * self._workload.flops_per_row / self._peak
         left = (self._config.steps - step) * seconds / count
         log.scalars("train", step, scalars, line=_line(step, self._config.steps, scalars, left))
-        self._clear()
+        self.restart()
 
 
 def _line(step: int, steps: int, s: Mapping[str, float], seconds_left: float) -> str:
-    fixed = {"grad_norm", "learning_rate", "sequences_per_second", "tokens_per_second", "input_wait", "passes", "mfu"}
-    learnt = [f"{n} {v:.4f}" for n, v in s.items() if n not in fixed and not n.startswith("trust_ratio")]
-    parts = [f"step {step}/{steps}", *learnt, f"|g| {s['grad_norm']:.3g}", f"lr {s['learning_rate']:.3g}"]
+    fixed = {
+        "grad_norm",
+        "learning_rate",
+        "sequences_per_second",
+        "tokens_per_second",
+        "input_wait",
+        "passes",
+        "mfu",
+    }
+    learnt = [
+        f"{n} {v:.4f}" for n, v in s.items() if n not in fixed and not n.startswith("trust_ratio")
+    ]
+    parts = [
+        f"step {step}/{steps}",
+        *learnt,
+        f"|g| {s['grad_norm']:.3g}",
+        f"lr {s['learning_rate']:.3g}",
+    ]
     if "trust_ratio_median" in s:
         low, middle, high = (s[f"trust_ratio_{n}"] for n in ("min", "median", "max"))
         parts.append(f"trust {low:.2g}/{middle:.2g}/{high:.2g}")
@@ -330,12 +370,6 @@ def _line(step: int, steps: int, s: Mapping[str, float], seconds_left: float) ->
 
 def versions() -> dict[str, str]:
     """Of what decides a run's bits."""
-    import flax
-    import jaxlib
-    import optax
-    import orbax.checkpoint
-
-    import albert_jax
-
-    modules = {"jax": jax, "jaxlib": jaxlib, "flax": flax, "optax": optax, "orbax-checkpoint": orbax.checkpoint, "numpy": np, "albert_jax": albert_jax}  # fmt: skip
-    return {name: module.__version__ for name, module in modules.items()}
+    modules = (jax, jaxlib, flax, optax, orbax.checkpoint, np)
+    found = {module.__name__: module.__version__ for module in modules}
+    return {**found, "albert_jax": __version__}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small ALBERT on the English text that every Python carries, from raw text to a filled-in sentence.
 
-    albert-jax pretrain configs/python_docs.py --workdir runs/python_docs
+albert-jax pretrain configs/python_docs.py --workdir runs/python_docs
 """
 
 from albert_jax.config import (
@@ -28,6 +28,11 @@ def get_config(steps: int = 1200) -> PretrainConfig:
         examples=ExamplesConfig(max_seq_length=64, max_predictions_per_seq=10),
         optimizer=OptimizerConfig(name="lamb", learning_rate=0.01, warmup_steps=100),
         train=TrainConfig(
-            steps=steps, batch_size=64, log_every=50, eval_every=400, eval_examples=512, save_every=400
+            steps=steps,
+            batch_size=64,
+            log_every=50,
+            eval_every=400,
+            eval_examples=512,
+            save_every=400,
         ),
     )

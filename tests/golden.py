@@ -22,7 +22,9 @@ def tiny() -> tuple[AlbertConfig, dict[str, Any], dict[str, np.ndarray]]:
     return config, from_tf(variables, config), dict(np.load(FOLDER / "tiny_expected.npz"))
 
 
-def batch_of(arrays: dict[str, np.ndarray], prefix: str = "", step: int | None = None) -> dict[str, Any]:
+def batch_of(
+    arrays: dict[str, np.ndarray], prefix: str = "", step: int | None = None
+) -> dict[str, Any]:
     """One of the original's batches under our names and shapes."""
     names = (
         "input_ids",

@@ -34,7 +34,10 @@ def dense(x, v, name):
 def forward(variables, config: AlbertConfig, ids, mask, segments):
     """Every block's output [L*inner][B, S, H], the embeddings and the pooled output, without dropout."""
     v = {name: np.asarray(x, np.float64) for name, x in variables.items()}
-    x = v["bert/embeddings/word_embeddings"][ids] + v["bert/embeddings/token_type_embeddings"][segments]
+    x = (
+        v["bert/embeddings/word_embeddings"][ids]
+        + v["bert/embeddings/token_type_embeddings"][segments]
+    )
     x = x + v["bert/embeddings/position_embeddings"][: ids.shape[1]]
     embeddings = x = layer_norm(x, v, "bert/embeddings/LayerNorm")
     x = dense(x, v, "bert/encoder/embedding_hidden_mapping_in")
@@ -58,7 +61,9 @@ def block(x, mask, v, scope, heads):
             part = slice(n * size, (n + 1) * size)
             logits = q[b, :, part] @ k[b, :, part].T / math.sqrt(size) + (1 - mask[b]) * -10000.0
             context[b, :, part] = softmax(logits) @ val[b, :, part]
-    x = layer_norm(x + dense(context, v, f"{scope}/attention_1/output/dense"), v, f"{scope}/LayerNorm")
+    x = layer_norm(
+        x + dense(context, v, f"{scope}/attention_1/output/dense"), v, f"{scope}/LayerNorm"
+    )
     hidden = gelu_tanh(dense(x, v, f"{scope}/ffn_1/intermediate/dense"))
     return layer_norm(
         x + dense(hidden, v, f"{scope}/ffn_1/intermediate/output/dense"), v, f"{scope}/LayerNorm_1"
@@ -74,8 +79,9 @@ def masked_lm_logits(variables, sequence, positions):
 
 
 def sentence_order_logits(variables, pooled):
-    return pooled @ variables["cls/seq_relationship/output_weights"].T.astype(np.float64) + (
-        variables["cls/seq_relationship/output_bias"]
+    return (
+        pooled @ variables["cls/seq_relationship/output_weights"].T.astype(np.float64)
+        + (variables["cls/seq_relationship/output_bias"])
     )
 
 

@@ -24,8 +24,12 @@ FORWARD = {"atol": 2e-5, "rtol": 0}
 
 def apply(config, params, batch, *, compute=ComputeConfig(), **kwargs):
     model = AlbertForPretraining(config, compute)
-    positional = (batch[n] for n in ("input_ids", "input_mask", "segment_ids", "masked_lm_positions"))
-    return jax.jit(partial(model.apply, collect_layers=True, **kwargs))({"params": params}, *positional)
+    positional = (
+        batch[n] for n in ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+    )
+    return jax.jit(partial(model.apply, collect_layers=True, **kwargs))(
+        {"params": params}, *positional
+    )
 
 
 def small_config(**changes) -> AlbertConfig:
@@ -60,9 +64,9 @@ def noisy_params(config, seed=0):
     shapes = jax.eval_shape(partial(init_params, AlbertForPretraining(config)), jax.random.key(0))
     rng = np.random.default_rng(seed)
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: (
-            0.1 * rng.standard_normal(x.shape) + (path[-1].key == "scale")
-        ).astype(np.float32),
+        lambda path, x: (0.1 * rng.standard_normal(x.shape) + (path[-1].key == "scale")).astype(
+            np.float32
+        ),
         shapes,
     )
 
@@ -110,7 +114,9 @@ def grads_of(config, params, batch, compute=ComputeConfig()):
 
 def test_forward_equals_the_original_on_the_carried_golden():
     config, params, expected = tiny()
-    expected = {k.removeprefix("forward/"): x for k, x in expected.items() if k.startswith("forward/")}
+    expected = {
+        k.removeprefix("forward/"): x for k, x in expected.items() if k.startswith("forward/")
+    }
     assert len(check_forward(config, params, expected)) == 5
 
 
@@ -129,7 +135,9 @@ def test_forward_and_gradients_equal_the_original(shared, name):
     for variable, gradient in grads.items():
         want = golden[variable]
         scale = np.abs(want).max()
-        np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-5 * max(scale, 0.1), err_msg=variable)
+        np.testing.assert_allclose(
+            gradient, want, rtol=1e-4, atol=1e-5 * max(scale, 0.1), err_msg=variable
+        )
     norm = np.sqrt(sum(np.square(g.astype(np.float64)).sum() for g in grads.values()))
     np.testing.assert_allclose(norm, golden["__global_norm_dense__"], rtol=1e-5)
 
@@ -231,7 +239,11 @@ def test_dropout_differs_between_the_layers_of_one_scan():
     zeroed["inner_group_0"]["LayerNorm_1"]["scale"] = jnp.ones(config.hidden_size)
     params["encoder"]["group_0"] = zeroed
     output = apply(
-        config, params, random_batch(config), deterministic=False, rngs={"dropout": jax.random.key(1)}
+        config,
+        params,
+        random_batch(config),
+        deterministic=False,
+        rngs={"dropout": jax.random.key(1)},
     )
     first, second = output.encoder.layers_LBSH > 0
     assert 0.2 < np.mean(first == second) < 0.8
@@ -241,7 +253,9 @@ def test_padding_does_not_change_other_positions():
     config = small_config()
     params, batch = noisy_params(config), random_batch(config)
     padded = {
-        name: np.pad(x, ((0, 0), (0, 7))) if name in ("input_ids", "input_mask", "segment_ids") else x
+        name: np.pad(x, ((0, 0), (0, 7)))
+        if name in ("input_ids", "input_mask", "segment_ids")
+        else x
         for name, x in batch.items()
     }
     short, long = apply(config, params, batch), apply(config, params, padded)
@@ -256,7 +270,9 @@ def test_gathered_masked_lm_logits_equal_those_of_all_positions():
     params, batch = noisy_params(config), random_batch(config)
     gathered = apply(config, params, batch).masked_lm_logits_BPV
     everywhere = apply(config, params, batch | {"masked_lm_positions": None}).masked_lm_logits_BPV
-    picked = np.take_along_axis(np.asarray(everywhere), batch["masked_lm_positions"][..., None], axis=1)
+    picked = np.take_along_axis(
+        np.asarray(everywhere), batch["masked_lm_positions"][..., None], axis=1
+    )
     np.testing.assert_allclose(gathered, picked, atol=1e-5)
 
 

@@ -34,7 +34,9 @@ from tests.golden import FOLDER, as_tf, batch_of, hparams, tiny
 SCHEDULES = json.loads((FOLDER / "lr_schedule.json").read_text())
 
 
-@pytest.mark.parametrize("case", SCHEDULES, ids=lambda c: f"{c['init_lr']:g}-{c['num_train_steps']}")
+@pytest.mark.parametrize(
+    "case", SCHEDULES, ids=lambda c: f"{c['init_lr']:g}-{c['num_train_steps']}"
+)
 def test_schedule_equals_the_original(case):
     schedule = polynomial_schedule(
         case["init_lr"],
@@ -60,8 +62,13 @@ def run_trajectory(config, params, batches, golden, prefix="", slots=None, start
     state = init_state(jax.tree.map(jnp.asarray, params), tx, seed=0)
     if slots:
         is_node = lambda x: isinstance(x, MomentsState | optax.ScaleByScheduleState)  # noqa: E731
-        resumed = {MomentsState: slots, optax.ScaleByScheduleState: optax.ScaleByScheduleState(jnp.int32(start))}
-        opt_state = jax.tree.map(lambda x: resumed.get(type(x), x), state.opt_state, is_leaf=is_node)
+        resumed = {
+            MomentsState: slots,
+            optax.ScaleByScheduleState: optax.ScaleByScheduleState(jnp.int32(start)),
+        }
+        opt_state = jax.tree.map(
+            lambda x: resumed.get(type(x), x), state.opt_state, is_leaf=is_node
+        )
         state = state.replace(opt_state=opt_state, step=jnp.int32(start))
     history, norms = [], []
     names = list(golden[prefix + "variable_names"])
@@ -111,7 +118,10 @@ def test_twenty_steps_end_at_the_originals_variables_and_slots(shared, model, tr
     slots, start = None, 0
     if hparams(golden)["resume"]:
         moments = (
-            from_tf({n: variables[f"{n}/{slot}"] for n in variables if f"{n}/{slot}" in variables}, config)
+            from_tf(
+                {n: variables[f"{n}/{slot}"] for n in variables if f"{n}/{slot}" in variables},
+                config,
+            )
             for slot in ("adam_m", "adam_v")
         )
         slots, start = MomentsState(*moments), int(variables["global_step"])
@@ -128,7 +138,9 @@ def test_twenty_steps_end_at_the_originals_variables_and_slots(shared, model, tr
         for name, value in as_tf(tree, config).items():
             if f"final_slot/{name}/{slot}" in golden:
                 want = golden[f"final_slot/{name}/{slot}"]
-                np.testing.assert_allclose(value, want, atol=1e-5, rtol=1e-3, err_msg=f"{name}/{slot}")
+                np.testing.assert_allclose(
+                    value, want, atol=1e-5, rtol=1e-3, err_msg=f"{name}/{slot}"
+                )
 
 
 @pytest.mark.parametrize("make", [lamb, adamw])
@@ -147,7 +159,9 @@ def test_updates_equal_float64_numpy(make):
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     for _ in range(5):
-        grads = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), params)
+        grads = jax.tree.map(
+            lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), params
+        )
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         for path, g in jax.tree_util.tree_leaves_with_path(grads):

@@ -66,7 +66,10 @@ def test_averaging_shards_own_means_would_be_another_gradient():
     batch["masked_lm_weights"][:5] = 0
     grad = jax.grad(lambda p, b: objective.loss(p, b, objective.normalizers(b), None)[0])
     whole = grad(state.params, batch)["pooler"]["kernel"], grad(state.params, batch)["predictions"]
-    shards = [grad(state.params, jax.tree.map(lambda x, i=i: x[4 * i : 4 * i + 4], batch)) for i in range(4)]
+    shards = [
+        grad(state.params, jax.tree.map(lambda x, i=i: x[4 * i : 4 * i + 4], batch))
+        for i in range(4)
+    ]
     mean = jax.tree.map(lambda *g: sum(g) / 4, *shards)
     worst = np.abs(mean["predictions"]["output_bias"] - whole[1]["output_bias"]).max()
     assert worst > 0.1 * np.abs(whole[1]["output_bias"]).max()
@@ -136,7 +139,9 @@ def test_evaluation_sums_ignore_rows_that_weigh_nothing(mode):
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_what_would():
-    with pytest.raises(UserError, match="batch_size 100 does not divide over 8 devices; use a multiple of 8"):
+    with pytest.raises(
+        UserError, match="batch_size 100 does not divide over 8 devices; use a multiple of 8"
+    ):
         check_batch_size(100, 1, 8)
     with pytest.raises(UserError, match="multiple of 16"):
         check_batch_size(40, 4, 4)

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop on batches made up here: guards, rollbacks, signals' parts, the watchdog, disk errors."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+
+from albert_jax.checkpoint import Checkpointer
+from albert_jax.config import GuardConfig, TrainConfig
+from albert_jax.errors import UserError
+from albert_jax.guards import LossGuard, StopSignals, Watchdog
+from albert_jax.losses import pretraining_objective
+from albert_jax.metrics_log import MetricsLog, draw_curves, read_metrics
+from albert_jax.model import AlbertForPretraining
+from albert_jax.optimizer import adamw
+from albert_jax.parallel import local_devices, make_placement
+from albert_jax.step import init_state, make_train_step
+from albert_jax.train import Position, Workload, _stream, fit, resume
+from tests.test_model import assert_trees_close, noisy_params, random_batch, small_config
+
+CONFIG = small_config(num_hidden_layers=2, hidden_dropout_prob=0.1)
+
+
+def run(workdir, batches, *, steps=30, guard=GuardConfig(), evaluate=None, **settings):
+    """fit() on a tiny model from whatever `workdir` holds; returns the final state."""
+    train = TrainConfig(**({"steps": steps, "batch_size": 8, "log_every": 5, "save_every": 5, "eval_every": 10} | settings))  # fmt: skip
+    objective = pretraining_objective(AlbertForPretraining(CONFIG))
+    tx = adamw(1e-3)
+    placement = make_placement("jit", local_devices(1))
+    state, position = init_state(noisy_params(CONFIG), tx, seed=0), Position()
+    state = jax.device_put(state, placement.state_sharding)
+    expect = {"run": "test"}
+    with Checkpointer(workdir / "checkpoints", keep=3) as checkpointer:
+        if restored := resume(checkpointer, state, expect):
+            state, position = restored
+        log = MetricsLog(workdir, total_steps=steps, resume_step=position.step)
+        with contextlib.closing(log):
+            return fit(
+                train,
+                guard,
+                state=state,
+                position=position,
+                step=make_train_step(objective, tx),
+                schedule=lambda _: 1e-3,
+                placement=placement,
+                batches=batches,
+                evaluate=evaluate,
+                checkpointer=checkpointer,
+                expect=expect,
+                workload=Workload(1e6, lambda row: row / 100),
+                log=log,
+            )
+
+
+def batch(number):
+    return random_batch(CONFIG, rows=8, seed=number)
+
+
+def numbered(start, stop):
+    for i in itertools.count(start) if stop is None else range(start, stop):
+        yield batch(i)
+
+
+def poisoned(bad, how="nan"):
+    """Batches of which those numbered in `bad` are unusable."""
+
+    def batches(start, stop):
+        for i, b in enumerate(numbered(start, stop), start):
+            if i in bad:
+                b["masked_lm_weights"] = b["masked_lm_weights"] * np.float32(np.nan)
+            yield b
+
+    return batches
+
+
+def without(bad):
+    """The batches that are not in `bad`, numbered anew."""
+    good = [i for i in range(200) if i not in bad]
+    return lambda start, stop: (batch(i) for i in good[start:stop])
+
+
+def test_a_batch_with_nan_is_left_out_and_said(tmp_path, capfd):
+    bad = {12, 13}
+    state = run(tmp_path / "a", poisoned(bad))
+    expected = run(tmp_path / "b", without({12, 13, 14, 15}))
+    # What was in flight behind a bad batch is left out with it (at most two steps), and nothing else.
+    events = [e for e in read_metrics(tmp_path / "a" / "metrics.jsonl") if e["kind"] == "event"]
+    dropped = set(itertools.chain(*(range(*e["batches"]) for e in events)))
+    assert bad <= dropped <= {12, 13, 14, 15}
+    assert "rolled back from step" in capfd.readouterr().err
+    if dropped == {12, 13, 14, 15}:
+        assert_trees_close(state.params, expected.params, rtol=0, atol=0)
+    assert int(state.step) == 30
+
+
+def test_left_out_batches_stay_left_out_after_a_restart(tmp_path):
+    whole = run(tmp_path / "a", poisoned({12}), steps=30)
+    run(tmp_path / "b", poisoned({12}), steps=20)  # one rollback, then its last checkpoint at 20
+    resumed = run(tmp_path / "b", numbered, steps=30)  # would take batch 12 were it not left out
+    assert_trees_close(whole.params, resumed.params, rtol=0, atol=0)
+
+
+def test_a_run_that_keeps_failing_gives_up_with_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"not finite .* after 2 rollbacks .*learning-rate"):
+        run(tmp_path, poisoned(set(range(12, 200))), guard=GuardConfig(max_rollbacks=2))
+
+
+def test_rollbacks_are_forgiven_after_a_new_checkpoint(tmp_path):
+    state = run(tmp_path, poisoned({7, 13, 21}), guard=GuardConfig(max_rollbacks=1), steps=24)
+    assert int(state.step) == 24
+
+
+def test_loss_guard_tells_spikes_from_noise():
+    guard = LossGuard(GuardConfig(spike=1.0, patience=3))
+    rng = np.random.default_rng(0)
+    quiet = [guard.observe(i, 5 + 0.1 * rng.standard_normal(), skipped=False) for i in range(50)]
+    assert quiet == [None] * 50
+    assert guard.observe(50, 9.0, skipped=False) is None
+    assert guard.spiking
+    assert guard.observe(51, 5.0, skipped=False) is None
+    assert not guard.spiking
+    assert [guard.observe(i, 9.0, skipped=False) for i in (52, 53)] == [None, None]
+    reason, first = guard.observe(54, 9.0, skipped=False)
+    assert first == 52
+    assert "above its median" in reason
+    assert LossGuard(GuardConfig(spike=0)).observe(0, 1e9, skipped=False) is None
+
+
+def test_batches_left_out_are_never_drawn():
+    drawn = []
+
+    def batches(start, stop):
+        for i in itertools.count(start) if stop is None else range(start, stop):
+            drawn.append(i)
+            yield {"i": i}
+
+    stream = _stream(batches, Position(3, 2, ((4, 6), (6, 7), (9, 10))))
+    numbers = [next(stream) for _ in range(6)]
+    assert numbers == [(i, {"i": i}) for i in (2, 3, 7, 8, 10, 11)]
+    assert drawn == [2, 3, 7, 8, 10, 11]
+    assert next(_stream(batches, Position(3, 5, ((4, 6),))))[0] == 6
+
+
+def test_resuming_gives_the_bits_of_the_uninterrupted_run(tmp_path):
+    whole = run(tmp_path / "whole", numbered, steps=30)
+    run(tmp_path / "parts", numbered, steps=10)
+    run(tmp_path / "parts", numbered, steps=20)
+    parts = run(tmp_path / "parts", numbered, steps=30)
+    key = jax.random.key_data
+    assert_trees_close(
+        whole.replace(key=key(whole.key)), parts.replace(key=key(parts.key)), rtol=0, atol=0
+    )
+    steps = [
+        e["step"]
+        for e in read_metrics(tmp_path / "parts" / "metrics.jsonl")
+        if e["kind"] == "train"
+    ]
+    assert steps == [5, 10, 15, 20, 25, 30]
+
+
+def test_log_lines_after_the_checkpoint_resumed_from_are_dropped(tmp_path):
+    run(tmp_path, numbered, steps=10)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "train", "step": 15, "loss": 9.0}) + "\n")
+        file.write('{"kind": "train", "st')  # killed in the middle of a line
+    run(tmp_path, numbered, steps=20)
+    entries = list(read_metrics(tmp_path / "metrics.jsonl"))
+    assert [e["step"] for e in entries if e["kind"] == "train"] == [5, 10, 15, 20]
+    assert all(e.get("loss") != 9.0 for e in entries)
+
+
+def test_evaluation_happens_on_schedule_and_at_the_end(tmp_path):
+    seen = []
+    run(tmp_path, numbered, steps=25, evaluate=lambda params: seen.append(1) or {"x_loss": 1.0})
+    evals = [e["step"] for e in read_metrics(tmp_path / "metrics.jsonl") if e["kind"] == "eval"]
+    assert evals == [10, 20, 25]
+    assert len(seen) == 3
+
+
+def test_an_error_in_the_data_surfaces_as_itself(tmp_path):
+    def batches(start, stop):
+        yield batch(0)
+        raise UserError("shard 3 is damaged")
+
+    with pytest.raises(UserError, match="shard 3"):
+        run(tmp_path, batches)
+
+
+def test_curves_are_drawn(tmp_path):
+    run(tmp_path, numbered, steps=20, evaluate=lambda p: {"masked_lm_loss": 4.0})
+    draw_curves(
+        tmp_path / "metrics.jsonl",
+        tmp_path / "loss.png",
+        baselines={"loss: chance": 4.5},
+        title="t",
+    )
+    assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_signal_is_noted_and_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals() as signals:
+        assert signals.requested is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.requested == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_watchdog_ends_a_stuck_process_with_75_and_its_stacks():
+    code = """
+        import time
+        from albert_jax.guards import Watchdog
+        def stuck_here():
+            time.sleep(60)
+        with Watchdog(0.3) as watchdog:
+            watchdog.beat("step 7")
+            stuck_here()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 75
+    assert "stuck_here" in done.stderr
+    assert "after step 7" in done.stderr
+
+
+def test_the_watchdog_leaves_a_process_alone_that_beats():
+    with Watchdog(30) as watchdog:
+        watchdog.beat("a step")
+    quiet = Watchdog(0)
+    quiet._beats.extend([0.0, 40.0, 80.0])
+    assert quiet.limit() == 800.0
