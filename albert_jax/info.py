@@ -86,7 +86,10 @@ def _model_directory(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError:
         raise UserError(f"{path / 'manifest.json'} is damaged; export the model again") from None
-    return description | {k: manifest[k] for k in ("tokenizer", "provenance") if k in manifest}
+    provenance = dict(manifest.get("provenance", {}))
+    if isinstance(provenance.get("config"), dict):  # the run's settings; the model's stand above
+        provenance["config"] = {k: v for k, v in provenance["config"].items() if k != "model"}
+    return description | {"tokenizer": manifest.get("tokenizer"), "provenance": provenance}
 
 
 def _store(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:

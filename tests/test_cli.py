@@ -273,13 +273,17 @@ def test_a_closed_pipe_is_no_error() -> None:
 # --------------------------------------------------------------------------------------- real runs
 
 
+def _text() -> str:
+    """80 paragraphs of 5 sentences of 8 words out of 11."""
+    words = ["the", "value", "of", "a", "list", "returns", "strings", "with", "its", "key", "index"]
+    sentences = [" ".join(words[(i * k) % 11] for k in range(1, 9)) + "." for i in range(400)]
+    return "\n\n".join(" ".join(sentences[i : i + 5]) for i in range(0, 400, 5))
+
+
 def test_text_becomes_a_vocabulary_and_a_store_that_info_describes(
     tmp_path: Path, run_cli: Callable[..., Any]
 ) -> None:
-    words = ["the", "value", "of", "a", "list", "returns", "strings", "with", "its", "key", "index"]
-    sentences = [" ".join(words[(i * k) % 11] for k in range(1, 9)) + "." for i in range(400)]
-    paragraphs = [" ".join(sentences[i : i + 5]) for i in range(0, 400, 5)]
-    (tmp_path / "my text.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
+    (tmp_path / "my text.txt").write_text(_text(), encoding="utf-8")
 
     def run(*arguments: str) -> Any:
         result = run_cli(*arguments, cwd=tmp_path)
@@ -298,6 +302,38 @@ def test_text_becomes_a_vocabulary_and_a_store_that_info_describes(
     assert train["documents"] == manifest["splits"]["train"]["documents"] > 0
     assert f"{train['tokens']:,}" in run("info", "store").stdout
     assert run(*store).stdout == "store\n"  # complete already
+
+
+def test_a_vocabulary_and_a_store_become_a_model_that_fills_in_a_mask(
+    tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    (tmp_path / "some text.txt").write_text(_text(), encoding="utf-8")
+    settings = ["--model.hidden-size=32", "--model.num-hidden-layers=2"]
+    settings += ["--model.num-attention-heads=2", "--model.intermediate-size=64"]
+    settings += ["--model.vocab-size=36", "--model.embedding-size=16"]
+    settings += ["--examples.max-seq-length=32", "--examples.max-predictions-per-seq=5"]
+    settings += [
+        "--train.steps=2",
+        "--train.batch-size=4",
+        "--train.eval-examples=8",
+        "--train.devices=1",
+    ]
+
+    def run(*arguments: str) -> str:
+        # Relative paths, as a user types them.
+        result = run_cli(*arguments, cwd=tmp_path, timeout=280)
+        assert result.rc == 0, result.stderr
+        return result.stdout
+
+    run("pretrain", *settings, "--text", "some text.txt", "--workdir", "run")
+    answers = json.loads(
+        run("fill-mask", "run/model", "the [MASK] of a list", "--top-k", "3", "--json")
+    )
+    assert [set(answer) for answer in answers] == [{"score", "token", "token_str", "sequence"}] * 3
+    described = json.loads(run("info", "run", "--json"))
+    assert described["config"]["hidden_size"] == 32
+    run("export", "run", "copy of the model")
+    assert json.loads(run("info", "copy of the model", "--json"))["config"] == described["config"]
 
 
 def test_info_counts_a_recipes_parameters(run_cli: Callable[..., Any]) -> None:
