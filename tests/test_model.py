@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model against the original's numbers, against NumPy in float64 and against itself computed another way."""
+"""The model against the original's numbers, against NumPy in float64 and against itself computed
+another way."""
 
 import dataclasses
 from functools import partial
@@ -18,7 +19,8 @@ from albert_jax.model import AlbertForPretraining, Block, init_params
 from tests import reference
 from tests.golden import as_tf, batch_of, tiny
 
-# Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5 on.
+# Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5
+# on.
 FORWARD = {"atol": 2e-5, "rtol": 0}
 
 
@@ -77,7 +79,7 @@ def assert_trees_close(a, b, **tolerance):
     )
 
 
-# ------------------------------------------------------------------------------ against the original
+# ----------------------------------------------------------------------------- against the original
 
 
 def check_forward(config, params, expected):
@@ -177,7 +179,7 @@ def test_the_golden_comparison_can_fail(mutation):
     assert worst > FORWARD["atol"]
 
 
-# ------------------------------------------------------------------------ against itself, another way
+# ---------------------------------------------------------------------- against itself, another way
 
 
 def test_scan_equals_a_python_loop_over_one_layer():
@@ -234,7 +236,8 @@ def test_dropout_differs_between_the_layers_of_one_scan():
     config = small_config(hidden_dropout_prob=0.5, num_hidden_layers=2)
     params = init_params(AlbertForPretraining(config), jax.random.key(0))
     zeroed = jax.tree.map(jnp.zeros_like, params["encoder"]["group_0"])
-    # With zero kernels each block is LayerNorm_1(dropout(ffn bias) + LayerNorm(…)): its zeros are the mask.
+    # With zero kernels each block is LayerNorm_1(dropout(ffn bias) + LayerNorm(…)): its zeros are
+    # the mask.
     zeroed["inner_group_0"]["ffn_output"]["bias"] = jnp.ones(config.hidden_size)
     zeroed["inner_group_0"]["LayerNorm_1"]["scale"] = jnp.ones(config.hidden_size)
     params["encoder"]["group_0"] = zeroed

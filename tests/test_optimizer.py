@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LAMB, AdamW and the schedule against 20 steps of the original program and against NumPy in float64."""
+"""LAMB, AdamW and the schedule against 20 steps of the original program and against NumPy in
+float64."""
 
 import json
 import math
@@ -51,7 +52,8 @@ def test_schedule_equals_the_original(case):
 
 
 def run_trajectory(config, params, batches, golden, prefix="", slots=None, start=0):
-    """20 steps with the golden's hyper-parameters; returns (metrics a step, norms a step, final state)."""
+    """20 steps with the golden's hyper-parameters; returns (metrics a step, norms a step, final
+    state)."""
     h = hparams(golden, prefix)
     schedule = polynomial_schedule(
         h["init_lr"], steps=h["num_train_steps"], warmup_steps=h["num_warmup_steps"]
