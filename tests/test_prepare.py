@@ -125,6 +125,13 @@ def test_the_store_has_every_sentence_as_the_tokenizer_alone_gives_it(corpus, wh
         TokenStore.open(whole, split=split).verify()
 
 
+def test_sentences_and_documents_without_tokens_are_left_out(tmp_path):
+    (tmp_path / "text").write_text("\u0301\n\nOne.\n\u0301\nTwo.\n\n\u0301\n\u0301\n\nThree.\n")
+    prepare(tmp_path / "text", vocab=VOCAB, output=tmp_path / "s", holdout=0, progress=False)
+    ids = Tokenizer.load(VOCAB).encode_ids(["One.", "Two.", "Three."])
+    assert sentences_of(tmp_path / "s", "train") == [[*ids[:2]], [ids[2]]]
+
+
 def test_size_is_two_bytes_a_token_and_little_more(whole):
     manifest = TokenStore.open(whole).manifest
     tokens = sum(manifest["splits"][split]["tokens"] for split in SPLITS)
@@ -174,11 +181,16 @@ def test_wiki_sample_counts(shared, tmp_path):
 
 
 def test_a_huge_unit_rolls_over_to_more_shards(tmp_path, small, monkeypatch):
-    prepare(small, vocab=VOCAB, output=tmp_path / "one", workers=1, progress=False)
+    one = prepare(small, vocab=VOCAB, output=tmp_path / "one", workers=1, progress=False)
     monkeypatch.setattr(units, "MAX_SHARD_TOKENS", 1000)
     monkeypatch.setattr(units, "BATCH_CHARS", 2000)
-    prepare(small, vocab=VOCAB, output=tmp_path / "many", workers=1, progress=False)
+    many = prepare(small, vocab=VOCAB, output=tmp_path / "many", workers=1, progress=False)
     assert len(TokenStore.open(tmp_path / "many").shards) > 4
+    for split, totals in one["splits"].items():
+        of_shards = ("shards", "bytes")  # each shard's offsets begin with a 0
+        assert {k: v for k, v in totals.items() if k not in of_shards}.items() <= many["splits"][
+            split
+        ].items()
     for split in SPLITS:
         assert sentences_of(tmp_path / "many", split) == sentences_of(tmp_path / "one", split)
 

@@ -60,7 +60,7 @@ def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
     pieces: dict[str, Piece] = {}
     for given in map(str, inputs):
         if given == "python-docs" and not os.path.exists(given):
-            size = python_docs.size()
+            size = python_docs.PROSE_BYTES
             pieces[given] = Piece("python-docs", given, 0, size, size, size)
             continue
         for path in _files(given):
@@ -187,8 +187,9 @@ def read_piece(
     """Documents of one piece, no document and no sentence empty; `tick` hears of bytes read."""
     counts = Counter() if counts is None else counts
     if piece.kind == "python-docs":
-        yield from python_docs.read_documents(reading.language)
-        tick(piece.bytes)
+        for document in python_docs.read_documents(reading.language):
+            tick(sum(map(len, document)))
+            yield document
         return
     if piece.kind == "tfds":
         events = _tfds_events(piece, reading, counts, tick)

@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from albert_jax import __version__
 from albert_jax.data.corpus import find_pieces, read_piece
 from albert_jax.data.forecast import Meter, existing_folder, make_forecast, show_bytes
 from albert_jax.data.lines import Piece, Reading
@@ -159,7 +160,7 @@ def _settings(
 ) -> dict[str, Any]:
     """All that the store's bytes depend on, beside the inputs."""
     made_with = {
-        "albert_jax": sys.modules["albert_jax"].__version__,
+        "albert_jax": __version__,
         "sentencepiece": version("sentencepiece"),
         "sentencex": version("sentencex"),
         "unicode": unicodedata.unidata_version,
