@@ -107,7 +107,7 @@ class Checkpointer:
                 if not debris.exists():
                     break
                 time.sleep(0.05)  # for where one write failed, the others go on for a moment
-        for replaced in self.directory.glob("*.replaced"):
+        for replaced in self.directory.glob("[0-9]*.replaced"):
             if replaced.with_suffix("").exists():
                 shutil.rmtree(replaced)
             else:
@@ -131,7 +131,7 @@ class Checkpointer:
         document = seal(
             {"format_version": FORMAT_VERSION, "step": step, "meta": meta, "leaves": table}
         )
-        if self._good.get(step) != document["crc32c"]:
+        if self._good.get(step) != document["crc32c"] or not self._path(step).is_dir():
             self._begin(step, arrays, document)
         later = self._finish() if wait else None
         if later:
@@ -167,14 +167,17 @@ class Checkpointer:
         step, self._saving = self._saving, None
         if step is None:
             return None
+        failed: Exception | None = None
         try:
             self._manager.wait_until_finished()
-            if not self._path(step).is_dir():
-                raise FileNotFoundError(errno.ENOENT, "it was not committed", str(self._path(step)))
-            if _is_primary():
-                shutil.rmtree(self._path(f"{step}.replaced"), ignore_errors=True)
         except Exception as error:  # as above
-            return self._failure(step, error)
+            failed = error
+        if not self._path(step).is_dir():
+            return self._failure(step, failed or RuntimeError("it was not committed"))
+        if failed:  # after the commit: an old checkpoint could not be removed
+            _say(f"{self.directory}: {cause_of(failed, self.directory, 0)}")
+        if _is_primary():
+            shutil.rmtree(self._path(f"{step}.replaced"), ignore_errors=True)
         return None
 
     def _failure(self, step: int, error: Exception) -> SaveError:
@@ -301,8 +304,13 @@ class Checkpointer:
     def __enter__(self) -> Checkpointer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except SaveError as error:
+            if kind is None:
+                raise
+            _say(str(error))  # what ended the run is worse, and must not be hidden by this
 
     def _path(self, name: int | str) -> Path:
         return self.directory / str(name)
@@ -346,7 +354,10 @@ def lock_workdir(path: str | Path) -> TextIO:
             f"work directory {path} is in use by {owner}; wait for it or use another directory"
         ) from None
     except OSError as error:  # a file system without locks
-        _say(f"{path} cannot be locked ({error.strerror}); let no other run write there")
+        # Not _say, which needs JAX: the lock is taken before JAX is told of other processes.
+        print(
+            f"{path} cannot be locked ({error.strerror}); let no other run use it", file=sys.stderr
+        )
     file.truncate(0)
     file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
     file.flush()

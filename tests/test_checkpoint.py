@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -27,6 +28,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from albert_jax.checkpoint import Checkpointer, SaveError, lock_workdir
+from albert_jax.digests import Damaged, table_of, verify
 from albert_jax.errors import UserError
 from albert_jax.step import TrainState
 
@@ -197,6 +199,63 @@ def test_restores_onto_another_number_of_devices(tmp_path: Path, there: int, sha
             assert all(jax.tree.leaves(same))
 
 
+# One of two processes with two devices each: finds 3 damaged, restores 2 onto all four, saves 4.
+ONE_OF_TWO = """
+import os, sys
+import jax
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[1]))
+sys.path.insert(0, os.path.dirname(sys.argv[4]))
+from test_checkpoint import *
+mesh = Mesh(np.array(jax.devices()), ("data",))
+assert mesh.size == 4
+everywhere = NamedSharding(mesh, PartitionSpec())
+target = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+    jax.eval_shape(lambda: state_of(0)),
+)
+with Checkpointer(sys.argv[3]) as checkpointer:
+    state, meta = checkpointer.restore(target, expect=EXPECT)
+    assert meta == meta_of(2)
+    assert bits(jax.tree.map(lambda x: x.addressable_data(0), state)) == bits(state_of(2))
+    assert checkpointer.steps() == [1, 2]
+    checkpointer.save(4, state, meta_of(2), wait=True)
+    assert checkpointer.steps() == [1, 2, 4]
+jax.distributed.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_restore_what_one_saved_and_the_other_way_round(work: Path) -> None:
+    shutil.copytree(work / "2", work / "3")
+    (work / "3" / "meta" / "metadata").unlink()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = "--xla_force_host_platform_device_count=2"
+    command = [sys.executable, "-c", ONE_OF_TWO]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), address, work, __file__],
+            env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parents[1])},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=200)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "checkpoint 3 is damaged (metadata: No such file" in said[0]
+    assert "checkpoint 3" not in said[1], "one process speaks for all"
+    assert (work / "3.damaged").is_dir()
+    with Checkpointer(work) as checkpointer:
+        state, _ = checkpointer.restore(state_of(0), expect=EXPECT)
+    assert bits(state) == bits(state_of(2))
+
+
 def test_orbax_alone_can_read_what_was_saved(two_steps: Path) -> None:
     tree = ocp.StandardCheckpointHandler().restore(epath.Path(two_steps / "2" / "state"))
     word = state_of(2).params["embeddings"]["word"]
@@ -241,6 +300,24 @@ def test_saving_the_same_again_writes_nothing(tmp_path: Path) -> None:
         assert (tmp_path / "1").stat().st_mtime_ns == written
         checkpointer.save(1, state_of(1), meta_of(1) | {"next_batch": 0}, wait=True)
         assert (tmp_path / "1").stat().st_mtime_ns > written
+
+
+def test_a_step_that_was_removed_is_written_again(tmp_path: Path) -> None:
+    with Checkpointer(tmp_path) as checkpointer:
+        for _ in range(2):
+            checkpointer.save(1, state_of(1), meta_of(1), wait=True)
+            shutil.rmtree(tmp_path / "1")
+        checkpointer.save(1, state_of(1), meta_of(1), wait=True)
+    assert restore(tmp_path)[0] == 1
+
+
+def test_names_with_special_characters_and_relative_paths_will_do(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_all(Path("a%20b ?#é"), range(1, 3))
+    assert restore(Path("a%20b ?#é"))[0] == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["a%20b ?#é"]
 
 
 def test_a_kill_while_replacing_a_step_loses_neither_copy_nor_order(work: Path) -> None:
@@ -383,6 +460,16 @@ def test_plain_orbax_restores_flipped_bits_in_silence(two_steps: Path, tmp_path:
     assert silent >= 5
 
 
+@pytest.mark.parametrize("harm", ["dtype", "shape", "bit"])
+def test_another_dtype_shape_or_bit_is_damage(harm: str) -> None:
+    right = np.float32([[1, 2]])
+    wrong = {"dtype": right.view(np.int32), "shape": right.T.copy(), "bit": np.float32([[1, 3]])}
+    table = table_of({"x": right}, {"x": right})
+    verify({"x": right}, table)
+    with pytest.raises(Damaged, match=r"x: .* where .* was written"):
+        verify({"x": wrong[harm]}, table)
+
+
 def test_a_damaged_step_can_be_saved_again(work: Path) -> None:
     with Checkpointer(work) as checkpointer:
         (work / "2" / "meta" / "metadata").unlink()
@@ -468,7 +555,7 @@ def megabyte(step: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("noticed", ["before", "while"])
 def test_a_full_disk_costs_one_step_and_says_so(
-    small_disk: Path, monkeypatch: Any, capfd: Any, noticed: str
+    small_disk: Path, monkeypatch: Any, capfd: Any, caplog: Any, noticed: str
 ) -> None:
     directory = small_disk / "checkpoints"
     if noticed == "while":
@@ -489,6 +576,7 @@ def test_a_full_disk_costs_one_step_and_says_so(
         assert bits(state) == bits(megabyte(4))
     assert {p.name for p in directory.iterdir()} == {"1", "2", "4"}, "the space is given back"
     assert capfd.readouterr().err == "", "the error says it all; orbax's stacks are not shown"
+    assert caplog.text == ""
 
 
 def test_a_full_disk_does_not_cost_the_step_being_replaced(
@@ -550,6 +638,30 @@ def test_waiting_and_closing_raise_what_failed(work: Path, end: str) -> None:
         getattr(checkpointer, end)()
     checkpointer.close()
     assert restore(work)[0] == 2
+
+
+def test_what_ends_the_run_is_not_hidden_by_a_save_that_failed(work: Path, capfd: Any) -> None:
+    def run() -> None:
+        with Checkpointer(work) as checkpointer:
+            with writes_fail(FULL):
+                checkpointer.save(3, state_of(3), meta_of(3))
+            raise KeyError("the reason")
+
+    with pytest.raises(KeyError, match="the reason"):
+        run()
+    assert "checkpoint 3 NOT saved: disk full" in capfd.readouterr().err
+
+
+def test_an_old_step_that_cannot_be_removed_is_said_and_the_new_one_is_saved(
+    work: Path, capfd: Any
+) -> None:
+    deleter = "orbax.checkpoint._src.path.deleter.StandardCheckpointDeleter.delete_steps"
+    with Checkpointer(work, keep=2) as checkpointer:
+        with mock.patch(deleter, side_effect=PermissionError(13, "denied", "/1")):
+            checkpointer.save(3, state_of(3), meta_of(3), wait=True)
+        checkpointer.save(4, state_of(4), meta_of(4), wait=True)
+    assert "PermissionError: [Errno 13] denied: '/1'" in capfd.readouterr().err
+    assert restore(work)[0] == 4
 
 
 def test_a_restore_says_that_the_save_before_it_failed(work: Path, capfd: Any) -> None:

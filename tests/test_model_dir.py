@@ -154,6 +154,28 @@ def test_an_export_that_fails_leaves_the_model_that_was_there(model: Path, where
     assert not list(model.parent.glob(".model.*"))
 
 
+def test_an_export_that_fails_at_its_last_rename_puts_the_model_back(model: Path) -> None:
+    rename = Path.rename
+
+    def fail_once(self: Path, target: Path) -> Path:
+        if self.name == ".model.new":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    with mock.patch.object(Path, "rename", fail_once), pytest.raises(UserError, match="Input/outp"):
+        export(model, seed=1)
+    assert_is(model)
+    assert not list(model.parent.glob(".model.*"))
+
+
+def test_names_with_special_characters_and_relative_paths_will_do(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_is(export(Path("a%20b ?#é")))
+    assert_is(Path("a%20b ?#é"))
+
+
 def test_an_export_killed_between_its_renames_is_made_good_by_the_next(model: Path) -> None:
     model.rename(model.with_name(".model.old"))
     (model.with_name(".model.new")).mkdir()
@@ -265,7 +287,7 @@ def test_weights_of_another_export_are_named_by_tensor(model: Path, tmp_path: Pa
     other = export(tmp_path / "other", seed=1)
     shutil.rmtree(model / "params")
     shutil.copytree(other / "params", model / "params")
-    with pytest.raises(UserError, match=r"embedding: crc32c \w{8} where \w{8} was written"):
+    with pytest.raises(UserError, match=r"embedding: crc32c \w{8} where crc32c \w{8} was written"):
         load_model(model)
 
 
