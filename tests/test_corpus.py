@@ -32,6 +32,7 @@ PROSE = (
 def write(tmp_path):
     def write(content: str | bytes, name: str = "text.txt") -> Path:
         path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
 
@@ -249,6 +250,16 @@ def test_wiki_extract_keeps_paragraphs_and_drops_titles_and_headings(write):
     assert counts["lines_outside_documents"] == 1
 
 
+def test_wiki_extracts_are_known_by_their_first_line_and_mix_with_books(write, tmp_path):
+    wiki = '<doc id="1" title="A">\nA\n\nThe letter A is the first one of the alphabet.\n\n</doc>\n'
+    write(wiki, "wiki/0")
+    write(gzip.compress(wiki.replace("first", "last").encode()), "wiki/1")
+    documents, counts = read([tmp_path / "wiki", write(PROSE, "wiki/book")])
+    assert [len(d) for d in documents] == [1, 1, 6]
+    assert (counts["files_wiki"], counts["files_split"]) == (2, 1)
+    assert read([tmp_path / "wiki"], format="wiki")[0] == documents[:2]
+
+
 def test_wiki_sample_has_its_articles_and_nearly_all_its_words(shared):
     path = shared / "data" / "enwiki" / "sample" / "wiki_99.head"
     documents, counts = read(path, format="wiki")
@@ -293,7 +304,6 @@ def test_folders_patterns_and_repeats_give_each_file_once_in_order(tmp_path):
         ("a.bz2", b"BZh91AY", "is bzip2-compressed; make it UTF-8 text"),
         ("a.txt", "text".encode("utf-16"), "is UTF-16 text"),
         ("a.parquet", b"PAR1....", "is a Parquet file"),
-        ("wiki_00", b'<doc id="1">', "is a wiki extract .* add --format wiki"),
     ],
 )
 def test_other_kinds_of_file_are_named(write, name, content, message):

@@ -7,12 +7,15 @@ most that is held at once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
+import gzip
 import html
 import itertools
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -61,7 +64,7 @@ def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
     for given in map(str, inputs):
         if given == "python-docs" and not os.path.exists(given):
             size = python_docs.PROSE_BYTES
-            pieces[given] = Piece("python-docs", given, 0, size, size, size)
+            pieces[given] = Piece("python-docs", given, 0, size, size, size=size)
             continue
         for path in _files(given):
             pieces.setdefault(os.path.realpath(path), _file_piece(path, reading))
@@ -99,11 +102,13 @@ def _file_piece(path: str, reading: Reading) -> Piece:
     for magic, other in _NOT_TEXT.items():
         if head.startswith(magic):
             raise UserError(f"{path} is {other}; make it UTF-8 text, plain or gz")
-    if reading.format == "text" and head.startswith(b"<doc "):
-        raise UserError(f"{path} is a wiki extract (it begins with <doc …>); add --format wiki")
     kind: Kind = "gzip" if head.startswith(b"\x1f\x8b") else "text"
+    if kind == "gzip":
+        with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as unpacked:
+            head = unpacked.read(8)  # a damaged file is named when it is read whole
+    is_wiki = reading.format == "wiki" or head.startswith(b"<doc ")
     size = status.st_size
-    return Piece(kind, path, 0, size, size, size, status.st_mtime_ns)
+    return Piece(kind, path, 0, size, size, is_wiki, size, status.st_mtime_ns)
 
 
 def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
@@ -112,9 +117,8 @@ def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
     pieces = []
     for split in dict.fromkeys(map(str, inputs or ["train"])):
         source = tfds_text.open_source(name, split, reading.data_dir)
-        pieces.append(
-            Piece("tfds", split, 0, len(source.examples), source.num_bytes, source.num_bytes)
-        )
+        size = source.num_bytes
+        pieces.append(Piece("tfds", split, 0, len(source.examples), size, size=size))
     return pieces
 
 
@@ -140,7 +144,7 @@ def cut_piece(piece: Piece, target: int, reading: Reading) -> list[Piece]:
 
 def _boundary(stream: BinaryIO, start: int, target: int, piece: Piece, reading: Reading) -> int:
     """The first start of a document at or after byte `start`, or of a line if that is far off."""
-    if reading.format == "wiki":
+    if piece.is_wiki:
         pattern = rb"\n(?=<doc )"
     elif find_layout(piece.path, reading) == "wrapped":
         pattern = rb"\n[ \t\r]*\n[ \t\r]*\n"
@@ -155,7 +159,7 @@ def _boundary(stream: BinaryIO, start: int, target: int, piece: Piece, reading: 
             return base + match.end()
         if line_start is None and (newline := block.find(b"\n")) >= 0:
             line_start = base + newline + 1
-        if line_start is not None and base - start > target and reading.format != "wiki":
+        if line_start is not None and base - start > target and not piece.is_wiki:
             return line_start
         position, tail = base + len(block), block[-64:]
     return piece.end
@@ -193,7 +197,8 @@ def read_piece(
         return
     if piece.kind == "tfds":
         events = _tfds_events(piece, reading, counts, tick)
-    elif reading.format == "wiki":
+    elif piece.is_wiki:
+        counts["files_wiki"] += piece.start == 0
         events = _wiki_events(read_lines(piece, reading, counts, tick), reading, counts)
     else:
         layout = find_layout(piece.path, reading)

@@ -81,8 +81,10 @@ def make_forecast(
     if workers > 1:
         seconds += WORKER_START_SECONDS
     example = ""
-    if pieces and pieces[0].kind in ("text", "gzip") and reading.format == "text":
-        example = f"{pieces[0].path}: {LAYOUTS[find_layout(pieces[0].path, reading)]}"
+    if pieces and pieces[0].kind in ("text", "gzip"):
+        first = pieces[0]
+        layout = "a wiki extract" if first.is_wiki else LAYOUTS[find_layout(first.path, reading)]
+        example = f"{first.path}: {layout}"
     input_bytes = sum(unit.bytes for unit in units)
     return Forecast(input_bytes, tokens, size, seconds, workers, example)
 

@@ -23,7 +23,7 @@ Kind = Literal["text", "gzip", "tfds", "python-docs"]
 class Reading:
     """How inputs are read; every field changes the documents that come out."""
 
-    format: str = "text"  # text | wiki | tfds:NAME
+    format: str = "text"  # text (wiki where it begins with <doc …>) | wiki | tfds:NAME
     sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
     strict: bool = False  # refuse invalid UTF-8 instead of replacing it
     language: str = "en"  # of the sentence splitter
@@ -47,6 +47,7 @@ class Piece:
     start: int  # bytes, or examples of a TFDS data set
     end: int
     bytes: int  # of the input, that this piece stands for
+    is_wiki: bool = False
     size: int = 0  # of the whole file
     mtime_ns: int = 0
 

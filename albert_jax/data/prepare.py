@@ -65,7 +65,7 @@ COUNTS = (
     "documents_cut",
     "short_lines_dropped",
     "lines_outside_documents",
-    *(f"files_{layout}" for layout in LAYOUTS),
+    *(f"files_{layout}" for layout in (*LAYOUTS, "wiki")),
 )
 
 
@@ -250,7 +250,7 @@ def _first_documents(
                     return hashes
     if not hashes:
         inputs = {piece.path for unit in units for piece in unit.pieces}
-        hint = "; a wiki extract has <doc …> lines, use --format text for other text"
+        hint = "; a wiki extract has <doc …> lines, other text wants --format text"
         raise UserError(
             f"no text in {min(inputs)}{f' and {len(inputs) - 1} more' if len(inputs) > 1 else ''}"
             f"{hint if reading.format == 'wiki' else '; give files that are not empty'}"
@@ -382,8 +382,9 @@ def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
 
 def _summarize(manifest: dict[str, Any], store: Path, progress: bool) -> None:
     mended = {name: n for name, n in manifest["counts"].items() if n and name[:6] != "files_"}
-    layouts = {LAYOUTS[k]: manifest["counts"][f"files_{k}"] for k in LAYOUTS}
-    for title, found in (("sentences, by file", layouts), ("mended or left out", mended)):
+    kinds = LAYOUTS | {"wiki": "wiki extracts"}
+    files = {name: manifest["counts"][f"files_{kind}"] for kind, name in kinds.items()}
+    for title, found in (("files", files), ("mended or left out", mended)):
         if any(found.values()):
             listed = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in found.items() if n)
             _say(f"{title}: {listed}", progress)
