@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from albert_jax import __version__
 from albert_jax.checkpoint import cause_of, require_space
 from albert_jax.config import AlbertConfig
 from albert_jax.digests import (
@@ -83,8 +83,7 @@ def export_model(
         _write_arrays(new / "params", arrays)
         manifest = {
             "format_version": FORMAT_VERSION,
-            # The package is loaded, being our parent; to import it would be a circle.
-            "albert_jax": sys.modules["albert_jax"].__version__,
+            "albert_jax": __version__,
             "tokenizer": tokenizer,
             "provenance": provenance,
             "sha256": {n: _sha256(new / n) for n in (CONFIG, VOCABULARY) if (new / n).exists()},
