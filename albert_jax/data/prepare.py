@@ -95,15 +95,8 @@ def prepare(
     store = Path(output)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     reading = Reading(format, sentences, strict, language, data_dir)
-    if not 0 <= holdout < 1:
-        raise UserError(f"holdout {holdout} must lie in [0, 1): it is a share of the documents")
-    if workers is not None and workers < 1:
-        raise UserError(f"workers {workers} must be at least 1")
     tokenizer = Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
-    if tokenizer.vocab_size > MAX_VOCAB_SIZE:
-        raise UserError(
-            f"{vocab} has {tokenizer.vocab_size} pieces; a store holds at most {MAX_VOCAB_SIZE}"
-        )
+    _check(tokenizer, holdout, workers)
     pieces = find_pieces(inputs, reading)
     settings = _settings(tokenizer, reading, holdout, pieces)
     if (manifest := _finished(store, settings, pieces)) is not None:
@@ -153,6 +146,18 @@ def _say(text: str, progress: bool) -> None:
 
 
 # --------------------------------------------------------------------------------- before it starts
+
+
+def _check(tokenizer: Tokenizer, holdout: float, workers: int | None) -> None:
+    if not 0 <= holdout < 1:
+        raise UserError(f"holdout {holdout} must lie in [0, 1): it is a share of the documents")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers {workers} must be at least 1")
+    if tokenizer.vocab_size > MAX_VOCAB_SIZE:
+        raise UserError(
+            f"{tokenizer.path} has {tokenizer.vocab_size} pieces; a store holds at most "
+            f"{MAX_VOCAB_SIZE}"
+        )
 
 
 def _settings(
