@@ -17,12 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from albert_jax.config import ExamplesConfig
-from albert_jax.data.batches import KEYS, Batch, Example, batch_at, describe, make_dataset
+from albert_jax.data.batches import KEYS, Example
 from albert_jax.data.masking import Masker
 from albert_jax.errors import UserError
 from albert_jax.tokenizer import CLS_ID, SEP_ID
-
-__all__ = ["Batch", "PretrainingSource", "batch_at", "describe", "make_dataset", "plan_shard"]
 
 # A row of the plan: sentences first..split are A and split..end are B, unless B comes from another
 # document. Numbers are indices into the shard.
