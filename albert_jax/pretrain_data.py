@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining run trains and evaluates on: a token store, TFRecord shards, or text made into a store first."""
+"""What a pretraining run trains and evaluates on: a token store, TFRecord shards, or text made into
+a store first."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Data:
 
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
-    """The configured data; `config.text` is first made into a vocabulary and a store inside the work directory."""
+    """The configured data; `config.text` is first made into a vocabulary and a store inside the
+    work directory."""
     if config.text and config.store:
         raise UserError("both --text and --store are given; give one")
     store = config.store
@@ -114,7 +116,8 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
         )
         made_of.write_text(json.dumps(wanted), encoding="utf-8")
     if not (store / "manifest.json").is_file():
-        prepare(config.text, vocab=vocabulary, output=store)
+        # A small corpus needs more than 1 % held out for figures that mean something.
+        prepare(config.text, vocab=vocabulary, output=store, holdout=0.05)
     return store
 
 

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Half an hour of English Wikipedia on two cores: a small ALBERT that learns words and their order.
+
+    albert-jax pretrain configs/enwiki_cpu.py --store STORE --workdir DIR
+
+STORE has a vocabulary of 8,000 pieces. docs/benchmarks.md has the commands, the curve and the figures.
+"""
+
+from albert_jax.config import (
+    AlbertConfig,
+    ExamplesConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrainConfig,
+)
+
+
+def get_config(steps: int = 5000, learning_rate: float = 0.01) -> PretrainConfig:
+    return PretrainConfig(
+        model=AlbertConfig(
+            vocab_size=8000,
+            embedding_size=64,
+            hidden_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=512,
+            max_position_embeddings=128,
+        ),
+        examples=ExamplesConfig(max_seq_length=64, max_predictions_per_seq=10),
+        optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=100),
+        train=TrainConfig(
+            steps=steps,
+            batch_size=32,
+            log_every=100,
+            eval_every=1000,
+            eval_examples=2048,
+            save_every=1000,
+        ),
+    )
