@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Added to the logits of padded keys; the original's constant (modeling.py:828). transformers uses the type's minimum,
-# which differs only for rows whose keys are all padding.
+# Added to the logits of padded keys; the original's constant (modeling.py:828). transformers uses
+# the type's minimum, which differs only for rows whose keys are all padding.
 PADDING_LOGIT = -10000.0
 
 
@@ -29,8 +29,8 @@ def attend(
 ) -> Array:
     """Returns softmax(q k^T / sqrt(D) + padding) v, [B, F, N, D] in the query's dtype.
 
-    `mask_BT` is 1 for tokens and 0 for padding. Dropout falls on the probabilities where `dropout_key` is given.
-    modeling.py:780-850.
+    `mask_BT` is 1 for tokens and 0 for padding. Dropout falls on the probabilities where
+    `dropout_key` is given. modeling.py:780-850.
     """
     if implementation not in ("auto", "xla"):
         raise ValueError(f"attention implementation {implementation!r} is not one of auto, xla")

@@ -136,7 +136,8 @@ def pretrain(
     Args:
         dry_run: print the plan (sizes, memory, time) and stop.
     """
-    from albert_jax.pretrain import describe_plan, pretrain
+    from albert_jax.pretrain import pretrain
+    from albert_jax.pretrain_report import describe_plan
 
     if dry_run:
         print(describe_plan(config))

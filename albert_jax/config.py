@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every setting there is, as frozen dataclasses, in three kinds that never mix.
 
-`AlbertConfig` is what the weights mean and the only kind a checkpoint stores; `ComputeConfig` is how this machine
-computes them; `PretrainConfig` is how we train. Standard library only, so that `--help` need not wait for JAX.
+`AlbertConfig` is what the weights mean and the only kind a checkpoint stores; `ComputeConfig` is
+how this machine computes them; `PretrainConfig` is how we train. Standard library only, so that
+`--help` need not wait for JAX.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from albert_jax.errors import UserError
 
-# ------------------------------------------------------------------------------------- types of settings
+# -------------------------------------------------------------------------------- types of settings
 
 
 def _check_types(config: Any, section: str) -> None:
-    """Raises UserError for the first field whose value is not of its declared type: a recipe is not type-checked."""
+    """Raises UserError for the first field whose value is not of its declared type: a recipe is not
+    type-checked."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if not _fits(value, hint):
@@ -74,11 +76,12 @@ def _in_words(hint: Any) -> str:
     )
 
 
-# --------------------------------------------------------------------------------------------- the model
+# ---------------------------------------------------------------------------------------- the model
 
 HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "tanh", "linear")
 
-# What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form, Google's the tanh form.
+# What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form,
+# Google's the tanh form.
 _HF_ACTS = {
     "gelu": "gelu_erf",
     "gelu_new": "gelu",
@@ -94,8 +97,9 @@ _HF_ACTS = {
 class AlbertConfig:
     """An ALBERT architecture, by the field names of the released `albert_config.json`.
 
-    The defaults are xxlarge's, as in the original (modeling.py:42-57). `hidden_act` has Google's meaning: "gelu" is the
-    tanh approximation and "gelu_erf" the exact form that transformers calls "gelu".
+    The defaults are xxlarge's, as in the original (modeling.py:42-57). `hidden_act` has Google's
+    meaning: "gelu" is the tanh approximation and "gelu_erf" the exact form that transformers calls
+    "gelu".
     """
 
     vocab_size: int = 30000  # pieces in the SentencePiece vocabulary
@@ -107,9 +111,7 @@ class AlbertConfig:
     intermediate_size: int = 16384  # I, the feed-forward width
     inner_group_num: int = 1  # attention + feed-forward blocks in one layer
     hidden_act: str = "gelu"  # gelu (tanh form) | gelu_erf | relu | tanh | linear
-    hidden_dropout_prob: float = (
-        0.0  # after the embeddings, attention output and feed-forward output
-    )
+    hidden_dropout_prob: float = 0.0  # after embeddings, attention and feed-forward outputs
     attention_probs_dropout_prob: float = 0.0  # on the attention probabilities
     max_position_embeddings: int = 512  # the longest sequence
     type_vocab_size: int = 2  # segments
@@ -157,18 +159,22 @@ class AlbertConfig:
 
     @property
     def group_lengths(self) -> tuple[int, ...]:
-        """Number of layers each group serves, in order; layer i uses group int(i / L * G) as the original has it."""
+        """Number of layers each group serves, in order; layer i uses group int(i / L * G) as the
+        original has it."""
         layers, groups = self.num_hidden_layers, self.num_hidden_groups
-        # In floating point, as modeling.py:1091: i * G // L differs at L=G=22 (layer 15) and L=G=23 (layer 13).
+        # In floating point, as modeling.py:1091: i * G // L differs at L=G=22 (layer 15) and L=G=23
+        # (layer 13).
         group_of = [int(i / layers * groups) for i in range(layers)]
         return tuple(group_of.count(g) for g in range(groups))
 
     @classmethod
     def from_json(cls, path: str | Path) -> AlbertConfig:
-        """Reads `albert_config.json` (Google's meaning of "gelu": tanh) or transformers' `config.json` (its own: erf).
+        """Reads `albert_config.json` (Google's meaning of "gelu": tanh) or transformers'
+        `config.json` (its own: erf).
 
-        Which kind it is shows in the content (`model_type` or `architectures` mark transformers), and is printed to
-        stderr with the activation chosen. Raises UserError for a file that is missing, not JSON or of another model.
+        Which kind it is shows in the content (`model_type` or `architectures` mark transformers),
+        and is printed to stderr with the activation chosen. Raises UserError for a file that is
+        missing, not JSON or of another model.
         """
         path = Path(path)
         try:
@@ -183,11 +189,13 @@ class AlbertConfig:
             ) from None
         if not isinstance(values, dict):
             raise UserError(
-                f"{path} holds a {type(values).__name__}, not a JSON object; give an albert_config.json"
+                f"{path} holds a {type(values).__name__}, "
+                "not a JSON object; give an albert_config.json"
             )
         config, kind = cls._from_dict(values, path)
         _say(
-            f"{path.name}: {kind}, hidden_act {values.get('hidden_act', 'gelu')!r} read as {config.hidden_act!r}"
+            f"{path.name}: {kind}, hidden_act "
+            f"{values.get('hidden_act', 'gelu')!r} read as {config.hidden_act!r}"
             f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}"
         )
         return config
@@ -238,8 +246,9 @@ def _released(hidden: int, layers: int, heads: int, dropout: float) -> AlbertCon
     )
 
 
-# The eight released models: hidden size, layers, heads (xlarge's heads are 128 wide), dropout. v2 dropped dropout;
-# v1 xxlarge never had it. google-research/albert README and the albert_config.json files.
+# The eight released models: hidden size, layers, heads (xlarge's heads are 128 wide), dropout. v2
+# dropped dropout; v1 xxlarge never had it. google-research/albert README and the albert_config.json
+# files.
 MODELS: dict[str, AlbertConfig] = {
     "base-v1": _released(768, 12, 12, 0.1),
     "large-v1": _released(1024, 24, 16, 0.1),
@@ -261,7 +270,7 @@ def model_config(name: str) -> AlbertConfig:
     return MODELS[name]
 
 
-# ------------------------------------------------------------------------------------------- the machine
+# -------------------------------------------------------------------------------------- the machine
 
 
 @dataclass(frozen=True)
@@ -282,7 +291,7 @@ class ComputeConfig:
         _check_least(self, "compute", 1, "scan_unroll")
 
 
-# ------------------------------------------------------------------------------------------ the training
+# ------------------------------------------------------------------------------------- the training
 
 
 @dataclass(frozen=True)
@@ -290,8 +299,8 @@ class ExamplesConfig:
     """How pretraining examples are drawn; every default is create_pretraining_data.py's."""
 
     objective: Literal["sop", "nsp", "none"] = "sop"
-    """Second objective: sentence order, next sentence (the original's --random_next_sentence), or none (pairs in
-    order, no second loss)."""
+    """Second objective: sentence order, next sentence (the original's --random_next_sentence), or
+    none (pairs in order, no second loss)."""
     max_seq_length: int = 512
     """Tokens in a row, [CLS] and two [SEP] included."""
     max_predictions_per_seq: int = 20
@@ -301,7 +310,8 @@ class ExamplesConfig:
     short_seq_prob: float = 0.1
     """Chance, per document and epoch, that its rows have a random shorter length."""
     short_seq_per: Literal["document", "row"] = "document"
-    """What draws that length: a document, for all its rows of an epoch (the original), or each row by itself."""
+    """What draws that length: a document, for all its rows of an epoch (the original), or each row
+    by itself."""
     ngram: int = 3
     """Longest n-gram masked as one, in whole words; 1 masks single words."""
     favor_shorter_ngram: bool = True
@@ -309,24 +319,26 @@ class ExamplesConfig:
     do_whole_word_mask: bool = True
     """Mask all pieces of a word together; False masks single pieces."""
     word_start: Literal["albert", "marker"] = "albert"
-    """Pieces that begin a word: the original's rule, by which digits, accented letters and punctuation do too, or only
-    those with SentencePiece's marker ▁."""
+    """Pieces that begin a word: the original's rule, by which digits, accented letters and
+    punctuation do too, or only those with SentencePiece's marker ▁."""
     count_special_tokens: bool = True
-    """masked_lm_prob is a share of the whole row, [CLS] and both [SEP] included (the original), or of its text only."""
+    """masked_lm_prob is a share of the whole row, [CLS] and both [SEP] included (the original), or
+    of its text only."""
     single_segment: Literal["random_document", "split"] = "random_document"
-    """A chunk of ONE sentence: B from a random document, labelled 1 (the original), or the sentence itself split in
-    two at a random token."""
+    """A chunk of ONE sentence: B from a random document, labelled 1 (the original), or the sentence
+    itself split in two at a random token."""
     ngram_across_segments: bool = True
-    """An n-gram may span A and B, and a continuation piece after [SEP] joins A's last word (the original)."""
+    """An n-gram may span A and B, and a continuation piece after [SEP] joins A's last word (the
+    original)."""
     replace_per: Literal["token", "ngram"] = "token"
-    """What draws between [MASK], the token itself and a random one, 80/10/10: each token (the original), or an n-gram
-    for all its tokens."""
+    """What draws between [MASK], the token itself and a random one, 80/10/10: each token (the
+    original), or an n-gram for all its tokens."""
     random_token_excludes_special: bool = False
-    """The 10 % random replacements: any id, the original token and specials included (the original), or ordinary
-    pieces that differ from the original token only."""
+    """The 10 % random replacements: any id, the original token and specials included (the
+    original), or ordinary pieces that differ from the original token only."""
     truncate: Literal["both_ends", "end"] = "both_ends"
-    """An overlong pair loses tokens from the front or the back of the longer segment at random (the original), or
-    from the back only."""
+    """An overlong pair loses tokens from the front or the back of the longer segment at random (the
+    original), or from the back only."""
 
     def __post_init__(self) -> None:
         _check_types(self, "examples")
@@ -346,9 +358,11 @@ class OptimizerConfig:
     """What run_pretraining.py's flags set; defaults are its defaults."""
 
     name: Literal["lamb", "adamw", "optax_lamb"] = "lamb"
-    """ALBERT's LAMB; ALBERT's AdamW; optax.lamb (bias-corrected, a trust ratio for every tensor)."""
+    """ALBERT's LAMB; ALBERT's AdamW; optax.lamb (bias-corrected, a trust ratio for every tensor).
+    """
     learning_rate: float | None = None
-    """Peak; unset: the preset for this optimizer and batch size (0.00176 for LAMB at 4096, by the square root)."""
+    """Peak; unset: the preset for this optimizer and batch size (0.00176 for LAMB at 4096, by the
+    square root)."""
     warmup_steps: int | None = None
     """Linear warm-up; unset: 2.5 % of the steps, the original's 3,125 of 125,000."""
     poly_power: float = 1.0
@@ -469,7 +483,8 @@ class TrainConfig:
             )
         if self.batch_size % self.accumulate:
             raise UserError(
-                f"train.batch_size {self.batch_size} does not divide into train.accumulate {self.accumulate} micro-batches"
+                f"train.batch_size {self.batch_size} does not divide into train.accumulate "
+                f"{self.accumulate} micro-batches"
             )
 
 
@@ -484,14 +499,17 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     store: str | None = None
-    """Token store made by `albert-jax prepare`, or a folder or glob of the original's TFRecord shards."""
+    """Token store made by `albert-jax prepare`, or a folder or glob of the original's TFRecord
+    shards."""
     vocab: str | None = None
     """SentencePiece model, needed beside TFRecord shards only: a store carries its own."""
     heldout: str | None = None
-    """TFRecord shards to evaluate on, beside TFRecord shards only: a store carries its own held-out split."""
+    """TFRecord shards to evaluate on, beside TFRecord shards only: a store carries its own held-out
+    split."""
     text: tuple[str, ...] = ()
-    """Instead of a store: text files to train a vocabulary on (model.vocab_size pieces) and to prepare inside the work
-    directory; `python-docs` is the English text that every Python carries."""
+    """Instead of a store: text files to train a vocabulary on (model.vocab_size pieces) and to
+    prepare inside the work directory; `python-docs` is the English text that every Python carries.
+    """
     workdir: str | None = None
     """Work directory: checkpoints, logs and, at the end, model/."""
     init_from: str | None = None
@@ -501,20 +519,22 @@ class PretrainConfig:
         _check_types(self, "")
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
-                f"examples.max_seq_length {self.examples.max_seq_length} exceeds model.max_position_embeddings "
+                f"examples.max_seq_length {self.examples.max_seq_length} exceeds "
+                f"model.max_position_embeddings "
                 f"{self.model.max_position_embeddings}"
             )
 
 
-# ----------------------------------------------------------------------------------------------- recipes
+# ------------------------------------------------------------------------------------------ recipes
 
 
 def load_recipe(spec: str) -> Any:
-    """Returns `get_config(key=value, …)` of a recipe named as `file.py` or `file.py:key=value,key=value`.
+    """Returns `get_config(key=value, …)` of a recipe named as `file.py` or
+    `file.py:key=value,key=value`.
 
-    Values are Python literals (`1e-4`, `True`, `None`) or, failing that, strings. Raises UserError for a missing file,
-    one without `get_config`, a key that get_config does not take (the nearest is named), and for whatever the recipe
-    itself raises, with its line.
+    Values are Python literals (`1e-4`, `True`, `None`) or, failing that, strings. Raises UserError
+    for a missing file, one without `get_config`, a key that get_config does not take (the nearest
+    is named), and for whatever the recipe itself raises, with its line.
     """
     path, _, arguments = spec.partition(":")
     if not Path(path).is_file():
@@ -535,7 +555,8 @@ def load_recipe(spec: str) -> Any:
             )
         if key not in known:
             raise UserError(
-                f"recipe {path} takes no {key!r}{_nearest(key, known)}; it takes {', '.join(known) or 'nothing'}"
+                f"recipe {path} takes no {key!r}{_nearest(key, known)}; "
+                f"it takes {', '.join(known) or 'nothing'}"
             )
         try:
             values[key] = ast.literal_eval(text)

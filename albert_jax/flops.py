@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from albert_jax.config import AlbertConfig
 
-# Dense bfloat16 FLOP/s of one device, by what jax.Device.device_kind contains; vendors' data sheets. A TPU v2/v3
-# device is one core of a chip.
+# Dense bfloat16 FLOP/s of one device, by what jax.Device.device_kind contains; vendors' data
+# sheets. A TPU v2/v3 device is one core of a chip.
 PEAK_FLOPS: dict[str, float] = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -54,7 +54,8 @@ def parameter_count(config: AlbertConfig) -> int:
 
 
 def forward_flops_per_sequence(config: AlbertConfig, seq: int, predictions: int) -> float:
-    """Matmul FLOPs of one sequence's forward pass with the masked-LM head on `predictions` positions.
+    """Matmul FLOPs of one sequence's forward pass with the masked-LM head on `predictions`
+    positions.
 
     Multiply and add count as two; lookups, softmax, LayerNorm and activations count nothing.
     """

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What watches over a run: its losses, its signals and its pulse. Each only observes; `train.fit` decides."""
+"""What watches over a run: its losses, its signals and its pulse. Each only observes; `train.fit`
+decides."""
 
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import math
 import os
 import signal
@@ -28,7 +30,8 @@ class LossGuard:
         self._spikes: list[int] = []
 
     def observe(self, batch: int, loss: float, *, skipped: bool) -> tuple[str, int] | None:
-        """(what is wrong, the first offending batch) or None, given the loss that batch number `batch` had."""
+        """(what is wrong, the first offending batch) or None, given the loss that batch number
+        `batch` had."""
         if skipped or not math.isfinite(loss):
             return f"the loss or gradient is not finite (loss {loss})", batch
         if self._config.spike > 0 and len(self._losses) >= min(20, self._config.window):
@@ -57,9 +60,11 @@ class LossGuard:
 
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT set `requested` to the signal's name; the second one kills at once.
+    """While entered, SIGTERM and SIGINT set `requested` to the signal's name; the second one kills
+    at once.
 
-    JAX notices a preemption only under jax.distributed; a single TPU VM, a GPU box and Colab need this.
+    JAX notices a preemption only under jax.distributed; a single TPU VM, a GPU box and Colab need
+    this.
     """
 
     def __init__(self) -> None:
@@ -90,11 +95,12 @@ class StopSignals:
 
 
 class Watchdog:
-    """Ends a process whose steps have stopped coming: dumps every thread's stack and exits with status 75.
+    """Ends a process whose steps have stopped coming: dumps every thread's stack and exits with
+    status 75.
 
-    A stuck peer or a deadlocked input pipeline would otherwise hold the machine for ever. The limit is `timeout`
-    seconds, or with 0 max(300, 20 x the median of the beats so far); it runs from the first beat on, so that
-    compiling is not held to it.
+    A stuck peer or a deadlocked input pipeline would otherwise hold the machine for ever. The limit
+    is `timeout` seconds, or with 0 max(300, 20 x the median of the beats so far); it runs from the
+    first beat on, so that compiling is not held to it.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -114,7 +120,7 @@ class Watchdog:
         if self._timeout > 0:
             return self._timeout
         beats = list(self._beats)
-        gaps = [b - a for a, b in zip(beats, beats[1:], strict=False)]
+        gaps = [b - a for a, b in itertools.pairwise(beats)]
         return max(300.0, 20 * statistics.median(gaps)) if gaps else 300.0
 
     def __enter__(self) -> Watchdog:
@@ -136,7 +142,7 @@ class Watchdog:
                 faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
                 message = (
                     f"albert-jax: nothing finished in the {self.limit():.0f} s after {self._what}; "
-                    "the stacks are above; run the same command again to go on from the last checkpoint\n"
+                    "the stacks are above; run the same command again to go on\n"
                 )
                 os.write(2, message.encode())
                 os._exit(TryAgain.exit_status)

@@ -57,7 +57,8 @@ class Albert:
     ) -> None:
         if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
             raise UserError(
-                f"the vocabulary {tokenizer.path} has {tokenizer.vocab_size} pieces and the model {config.vocab_size}; "
+                f"the vocabulary {tokenizer.path} has {tokenizer.vocab_size} pieces and the "
+                f"model {config.vocab_size}; "
                 "give the vocabulary the model was trained with"
             )
         self.config, self.params, self._tokenizer = config, params, tokenizer
@@ -99,14 +100,15 @@ class Albert:
     ) -> ForwardOutput:
         """Everything the model computes for ids [B, S], in float32.
 
-        The mask defaults to ones and the segments to zeros, both [B, S]; the masked-LM logits are those of
-        `masked_lm_positions` [B, P], or of every position. Raises UserError for ids outside the vocabulary.
+        The mask defaults to ones and the segments to zeros, both [B, S]; the masked-LM logits are
+        those of `masked_lm_positions` [B, P], or of every position. Raises UserError for ids
+        outside the vocabulary.
         """
         ids_BS = np.asarray(input_ids, np.int32)
         if ids_BS.ndim != 2:
             raise UserError(f"input_ids has shape {ids_BS.shape}; give [batch, sequence]")
         self._check_length(ids_BS.shape[1])
-        if ids_BS.size and not (0 <= ids_BS.min() and ids_BS.max() < self.config.vocab_size):
+        if ids_BS.size and not (ids_BS.min() >= 0 and ids_BS.max() < self.config.vocab_size):
             raise UserError(
                 f"input_ids go from {ids_BS.min()} to {ids_BS.max()}; "
                 f"the vocabulary has 0 to {self.config.vocab_size - 1}"
@@ -137,10 +139,12 @@ class Albert:
         return ForwardOutput(*(np.asarray(array, np.float32) for array in arrays))
 
     def fill_mask(self, text: str | Sequence[str], *, top_k: int = 5) -> list[Any]:
-        """The likeliest pieces for the [MASK] in a text: [{"score", "token", "token_str", "sequence"}, …], best first.
+        """The likeliest pieces for the [MASK] in a text: [{"score", "token", "token_str",
+        "sequence"}, …], best first.
 
-        As transformers' pipeline: a text with several [MASK]s gives a list for each, a list of texts a list for each.
-        Raises UserError for a text without [MASK] or one too long for the model.
+        As transformers' pipeline: a text with several [MASK]s gives a list for each, a list of
+        texts a list for each. Raises UserError for a text without [MASK] or one too long for the
+        model.
         """
         if not isinstance(text, str):
             return [self.fill_mask(one, top_k=top_k) for one in text]
@@ -180,7 +184,8 @@ class Albert:
         self, ids: list[int], position: int, token: int, score: float, several: bool
     ) -> dict[str, Any]:
         filled = [*ids[:position], token, *ids[position + 1 :]]
-        # One [MASK]: the filled sentence without [CLS] and [SEP]. Several: the others stay, so specials are kept.
+        # One [MASK]: the filled sentence without [CLS] and [SEP]. Several: the others stay, so
+        # specials are kept.
         sequence = self.tokenizer.decode(filled if several else filled[1:-1])
         return {
             "score": score,

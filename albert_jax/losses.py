@@ -36,7 +36,7 @@ class Objective:
 
 
 def cross_entropy(logits_NC: Array, labels_N: Array) -> Array:
-    """Returns per-row cross-entropy, nats, f32[...], for logits [..., C] and integer labels [...]."""
+    """Per-row cross-entropy, nats, f32[...], for logits [..., C] and integer labels [...]."""
     label_logit_N = jnp.take_along_axis(logits_NC, labels_N[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits_NC, axis=-1) - label_logit_N
 

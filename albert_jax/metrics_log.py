@@ -17,9 +17,10 @@ from tqdm import tqdm
 class MetricsLog:
     """Writes a run's scalars as they come.
 
-    A line of `metrics.jsonl` is {"kind": "train" | "eval" | "event", "step": …, name: value …}. Opened at
-    `resume_step`, it first drops the train and eval lines of later steps, which a killed run wrote after its last
-    checkpoint and which will be written again. `console` False writes files only, `workdir` None the console only.
+    A line of `metrics.jsonl` is {"kind": "train" | "eval" | "event", "step": …, name: value …}.
+    Opened at `resume_step`, it first drops the train and eval lines of later steps, which a killed
+    run wrote after its last checkpoint and which will be written again. `console` False writes
+    files only, `workdir` None the console only.
     """
 
     def __init__(
@@ -96,7 +97,8 @@ class MetricsLog:
 
     def _record(self, entry: dict[str, Any]) -> None:
         if self._jsonl is not None:
-            # One write call a line: a killed run leaves at most one line cut short, which readers skip.
+            # One write call a line: a killed run leaves at most one line cut short, which readers
+            # skip.
             self._jsonl.write(json.dumps(entry) + "\n")
             self._jsonl.flush()
 
@@ -122,9 +124,11 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], title: str) -> None:
-    """Draws losses and accuracies over the steps into a PNG; `baselines` are dashed lines {"loss: unigram": 5.9}.
+    """Draws losses and accuracies over the steps into a PNG; `baselines` are dashed lines {"loss:
+    unigram": 5.9}.
 
-    A baseline's name starts with the panel it belongs to: "loss", "masked_lm_accuracy" or "sentence_order_accuracy".
+    A baseline's name starts with the panel it belongs to: "loss", "masked_lm_accuracy" or
+    "sentence_order_accuracy".
     """
     import matplotlib
 

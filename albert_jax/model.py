@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ALBERT as linen modules: the encoder scans ONE shared layer, so depth costs time and never parameters.
+"""ALBERT as linen modules: the encoder scans ONE shared layer, so depth costs time and never
+parameters.
 
-Letters: B batch, S sequence, E embedding_size, H hidden_size, N heads, D head size, I intermediate_size, V vocabulary,
-P masked positions, L layers. Parameters, LayerNorm, softmax and logits are float32; matmuls and activations run in
-`ComputeConfig.dtype`. Parameter names are those of the conversion table, `formats/tf_names.py`.
+Letters: B batch, S sequence, E embedding_size, H hidden_size, N heads, D head size, I
+intermediate_size, V vocabulary, P masked positions, L layers. Parameters, LayerNorm, softmax and
+logits are float32; matmuls and activations run in `ComputeConfig.dtype`. Parameter names are those
+of the conversion table, `formats/tf_names.py`.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 REMAT_POLICIES: dict[str, Any] = {
     "full": None,  # keep only each layer's input
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep matmul outputs, not attention's
+    # Keep matmul outputs, but not attention's, which grow with the square of the length.
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
 @flax.struct.dataclass
 class EncoderOutput:
-    """What the encoder computes; `layers_LBSH` has one entry for each attention + feed-forward block, or is None."""
+    """What the encoder computes; `layers_LBSH` has one entry for each attention + feed-forward
+    block, or is None."""
 
     embeddings_BSE: Array
     sequence_BSH: Array
@@ -64,7 +68,8 @@ def _dense(features: int, config: AlbertConfig, compute: ComputeConfig, name: st
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm in float32 whatever comes in, with the original's epsilon and two-pass variance; returns `dtype`."""
+    """LayerNorm in float32 whatever comes in, with the original's epsilon and two-pass variance;
+    returns `dtype`."""
 
     epsilon: float
     dtype: str
@@ -82,7 +87,8 @@ class LayerNorm(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word + segment + position embeddings, LayerNorm, dropout: [B, S] ids -> [B, S, E]. modeling.py:191-222."""
+    """Word + segment + position embeddings, LayerNorm, dropout: [B, S] ids -> [B, S, E].
+    modeling.py:191-222."""
 
     config: AlbertConfig
     compute: ComputeConfig
@@ -138,7 +144,8 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each with dropout, residual and post-LayerNorm. modeling.py:960-1016."""
+    """Attention and feed-forward, each with dropout, residual and post-LayerNorm.
+    modeling.py:960-1016."""
 
     config: AlbertConfig
     compute: ComputeConfig
@@ -154,13 +161,15 @@ class Block(nn.Module):
         hidden_BSI = ACTIVATIONS[c.hidden_act](
             _dense(c.intermediate_size, c, self.compute, "ffn")(x_BSH)
         )
-        # transformers' PyTorch code leaves this dropout out; the original has it (modeling.py:1013).
+        # transformers' PyTorch code leaves this dropout out; the original has it
+        # (modeling.py:1013).
         ffn_BSH = dropout(_dense(c.hidden_size, c, self.compute, "ffn_output")(hidden_BSI))
         return LayerNorm(c.layer_norm_eps, dtype, name="LayerNorm_1")(ffn_BSH + x_BSH)
 
 
 class Layer(nn.Module):
-    """The shared layer, one turn of the scan: `inner_group_num` blocks; returns (carry, every block's output or None)."""
+    """The shared layer, one turn of the scan: `inner_group_num` blocks; returns (carry, every
+    block's output or None)."""
 
     config: AlbertConfig
     compute: ComputeConfig
@@ -178,9 +187,11 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The embedding projection and the stack: one scan over ONE parameter set for each group of layers.
+    """The embedding projection and the stack: one scan over ONE parameter set for each group of
+    layers.
 
-    [B, S, E] -> [B, S, H] and, with `collect`, every block's output [L, B, S, H]. modeling.py:1019-1117.
+    [B, S, E] -> [B, S, H] and, with `collect`, every block's output [L, B, S, H].
+    modeling.py:1019-1117.
     """
 
     config: AlbertConfig
@@ -199,7 +210,7 @@ class Encoder(nn.Module):
             layer = nn.remat(layer, prevent_cse=False, policy=policy)  # scan keeps CSE out already
         collected = []
         for group, length in enumerate(c.group_lengths):
-            if not length:  # rounding can leave a group without layers; the original then makes no variables for it
+            if not length:  # by rounding; the original then makes no variables for the group
                 continue
             scan = nn.scan(
                 layer,
@@ -219,7 +230,8 @@ class Encoder(nn.Module):
 
 
 class MaskedLMHead(nn.Module):
-    """[B, P, H] -> float32 logits [B, P, V] through the tied word embeddings. run_pretraining.py:292-336."""
+    """[B, P, H] -> float32 logits [B, P, V] through the tied word embeddings.
+    run_pretraining.py:292-336."""
 
     config: AlbertConfig
     compute: ComputeConfig
@@ -241,7 +253,8 @@ class MaskedLMHead(nn.Module):
 
 
 class SentenceOrderHead(nn.Module):
-    """[B, H] -> float32 logits [B, 2]; class 0 is the right order, 1 swapped. run_pretraining.py:339-361."""
+    """[B, H] -> float32 logits [B, 2]; class 0 is the right order, 1 swapped.
+    run_pretraining.py:339-361."""
 
     config: AlbertConfig
 
@@ -282,7 +295,8 @@ class Albert(nn.Module):
 
 
 class AlbertForPretraining(Albert):
-    """ALBERT with its two pretraining heads, the masked-LM head on `masked_lm_positions_BP` only (None: everywhere)."""
+    """ALBERT with its two pretraining heads, the masked-LM head on `masked_lm_positions_BP` only
+    (None: everywhere)."""
 
     def setup(self) -> None:
         super().setup()
@@ -317,6 +331,7 @@ class AlbertForPretraining(Albert):
 
 
 def init_params(model: nn.Module, key: Array) -> Any:
-    """Random parameters of `model`, as the original initialises: truncated normal, zero biases, unit LayerNorm."""
+    """Random parameters of `model`, as the original initialises: truncated normal, zero biases,
+    unit LayerNorm."""
     ids_BS = jnp.zeros((1, 8), jnp.int32)
     return jax.jit(model.init)(key, ids_BS, jnp.ones_like(ids_BS), ids_BS)["params"]

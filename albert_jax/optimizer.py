@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ALBERT's LAMB and AdamW as optax transformations, its learning-rate schedule, and rates known to work.
+"""ALBERT's LAMB and AdamW as optax transformations, its learning-rate schedule, and rates known to
+work.
 
-Both differ from optax's: no bias correction, epsilon outside the square root, and neither weight decay nor (in LAMB)
-the trust ratio touches LayerNorm and biases. Norms are per parameter, so q, k and v have a ratio each.
+Both differ from optax's: no bias correction, epsilon outside the square root, and neither weight
+decay nor (in LAMB) the trust ratio touches LayerNorm and biases. Norms are per parameter, so q, k
+and v have a ratio each.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from albert_jax.config import OptimizerConfig
 # optimization.py:73-90; "output_bias" matches "bias".
 EXCLUDED = re.compile(r"LayerNorm|layer_norm|bias")
 
-# Peak learning rate at a batch size, and how it scales with the batch size.
-# LAMB: run_pretraining.py's default, by the square root (You et al. 2019, table 2: 0.00176/sqrt(8) at 512).
-# AdamW: BERT's 1e-4 at 256, by the square root too.
+# Peak learning rate at a batch size, and how it scales with the batch size. LAMB:
+# run_pretraining.py's default, by the square root (You et al. 2019, table 2: 0.00176/sqrt(8) at
+# 512). AdamW: BERT's 1e-4 at 256, by the square root too.
 PRESETS: dict[str, tuple[float, int]] = {
     "lamb": (0.00176, 4096),
     "optax_lamb": (0.00176, 4096),
@@ -37,7 +39,8 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def is_adapted(params: Any) -> Any:
-    """A tree of bools: True where weight decay and LAMB's trust ratio apply, that is not LayerNorm and biases."""
+    """A tree of bools: True where weight decay and LAMB's trust ratio apply, that is not LayerNorm
+    and biases."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: EXCLUDED.search(path_name(path)) is None, params
     )
@@ -48,7 +51,7 @@ def global_norm(tree: Any) -> Array:
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
-# --------------------------------------------------------------------------------------------- schedule
+# ----------------------------------------------------------------------------------------- schedule
 
 
 def polynomial_schedule(
@@ -61,8 +64,9 @@ def polynomial_schedule(
 ) -> optax.Schedule:
     """The original's rate at a step: linear warm-up from 0, then polynomial decay to 0 at `steps`.
 
-    Warm-up REPLACES the decay, which runs from step 0: the rate drops from `peak` to peak * (1 - warmup/steps) at the
-    end of warm-up, and step 0 of a run with warm-up leaves the parameters as they are. optimization.py:36-63.
+    Warm-up REPLACES the decay, which runs from step 0: the rate drops from `peak` to peak * (1 -
+    warmup/steps) at the end of warm-up, and step 0 of a run with warm-up leaves the parameters as
+    they are. optimization.py:36-63.
     """
 
     def schedule(count: Array) -> Array:
@@ -83,28 +87,46 @@ def learning_rate_preset(name: str, batch_size: int) -> float:
     return rate * math.sqrt(batch_size / reference)
 
 
-def divergence_warnings(
-    config: OptimizerConfig, *, learning_rate: float, batch_size: int
-) -> list[str]:
-    """Sentences on settings that users have seen diverge; albert-exactness: issues google-research #29, #74."""
+def peak_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
+    """The configured peak rate, or the preset."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    return learning_rate_preset(config.name, batch_size)
+
+
+def warmup_steps(config: OptimizerConfig, steps: int) -> int:
+    """The configured warm-up, or the original's share of the steps: 3,125 of 125,000."""
+    return round(steps * 3125 / 125_000) if config.warmup_steps is None else config.warmup_steps
+
+
+def divergence_warnings(config: OptimizerConfig, *, batch_size: int, hidden_size: int) -> list[str]:
+    """Sentences on settings that users have seen diverge or stall.
+
+    google-research/albert #29, google-research #74, kamalkraj/ALBERT-TF2.0 #35: all of base size
+    and up. Much smaller models bear much larger rates.
+    """
+    rate, preset = (
+        peak_learning_rate(config, batch_size),
+        learning_rate_preset(config.name, batch_size),
+    )
     warnings = []
-    preset = learning_rate_preset(config.name, batch_size)
-    if config.name == "adamw" and learning_rate > 5e-4:
+    if config.name == "adamw" and rate > 5e-4:
         warnings.append(
-            f"AdamW at learning rate {learning_rate:g} is known to diverge (rates above 5e-4 are LAMB's); "
+            f"AdamW at learning rate {rate:g} is known to diverge (rates above 5e-4 are LAMB's); "
             f"use --optimizer.learning-rate {preset:.3g} or --optimizer.name lamb"
         )
-    elif learning_rate > 2 * preset:
+    elif rate > 2 * preset and hidden_size >= 512:
         warnings.append(
-            f"learning rate {learning_rate:g} at batch size {batch_size} is {learning_rate / preset:.1f} times the "
-            f"square-root-scaled preset {preset:.3g}, and such runs have stalled near a loss of 7 or diverged"
+            f"learning rate {rate:g} at batch size {batch_size} is {rate / preset:.1f} times the "
+            f"square-root-scaled preset {preset:.3g}, and such runs have stalled near a loss of 7 "
+            "or diverged"
         )
     if config.name != "adamw" and config.clip_norm == 0:
         warnings.append("gradient clipping is off; the original clips to a global norm of 1")
     return warnings
 
 
-# ------------------------------------------------------------------------------------- transformations
+# ---------------------------------------------------------------------------------- transformations
 
 
 class MomentsState(NamedTuple):
@@ -137,7 +159,8 @@ def scale_by_uncorrected_adam(
 
 
 def scale_by_trust_ratio() -> optax.GradientTransformation:
-    """Multiplies each adapted update by |w| / |u|, 1 where either norm is 0; nothing is clamped. lamb_optimizer.py:109-119."""
+    """Multiplies each adapted update by |w| / |u|, 1 where either norm is 0; nothing is clamped.
+    lamb_optimizer.py:109-119."""
 
     def init(params: Any) -> TrustRatioState:
         return TrustRatioState(jax.tree.map(lambda _: jnp.ones((), jnp.float32), params))
@@ -166,9 +189,11 @@ def lamb(
     weight_decay: float = 0.01,
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-    """ALBERT's LAMB: clipping, uncorrected Adam, decoupled decay, trust ratio per parameter. lamb_optimizer.py:70-124.
+    """ALBERT's LAMB: clipping, uncorrected Adam, decoupled decay, trust ratio per parameter.
+    lamb_optimizer.py:70-124.
 
-    Differs from the original on many devices: the clip is of the global gradient, not of each replica's.
+    Differs from the original on many devices: the clip is of the global gradient, not of each
+    replica's.
     """
     return optax.chain(
         *_clip(clip_norm),
@@ -188,7 +213,8 @@ def adamw(
     weight_decay: float = 0.01,
     clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-    """The original's AdamWeightDecayOptimizer: `lamb` without the trust ratio. optimization.py:120-207."""
+    """The original's AdamWeightDecayOptimizer: `lamb` without the trust ratio.
+    optimization.py:120-207."""
     return optax.chain(
         *_clip(clip_norm),
         scale_by_uncorrected_adam(beta1, beta2, epsilon),
@@ -205,12 +231,8 @@ def make_optimizer(
     config: OptimizerConfig, *, steps: int, batch_size: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The configured optimizer and its schedule (step -> rate), with the presets filled in."""
-    peak = config.learning_rate
-    if peak is None:
-        peak = learning_rate_preset(config.name, batch_size)
-    warmup = config.warmup_steps
-    if warmup is None:
-        warmup = round(steps * 3125 / 125_000)  # the original's 3,125 of 125,000
+    peak = peak_learning_rate(config, batch_size)
+    warmup = warmup_steps(config, steps)
     schedule = polynomial_schedule(peak, steps=steps, warmup_steps=warmup, power=config.poly_power)
     if config.name == "optax_lamb":
         chain = optax.chain(

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a pure step is spread over devices: under jit over a mesh, or under pmap. Parameters are replicated, batches split.
+"""How a pure step is spread over devices: under jit over a mesh, or under pmap. Parameters are
+replicated, batches split.
 
-ALBERT's parameters are few (11.8 M to 223 M) and its activations large, so one `data` axis is all it takes.
+ALBERT's parameters are few (11.8 M to 223 M) and its activations large, so one `data` axis is all
+it takes.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ AXIS = "data"
 class Placement:
     """Where state and batches live in one mode, and how a step is compiled for it.
 
-    `put_state` copies a host or device tree onto the devices; `get_state` gives it back as plain arrays that any
-    placement takes; `put_batch` takes {name: ndarray [B, …]}; `compile` wraps step(state, batch), donating the state, and
-    `compile_eval` wraps step(params_of_state, batch) without. `axis_name` is what the step must reduce over, None for jit.
+    `put_state` copies a host or device tree onto the devices; `get_state` gives it back as plain
+    arrays that any placement takes; `put_batch` takes {name: ndarray [B, …]}; `compile` wraps
+    step(state, batch), donating the state, and `compile_eval` wraps step(params_of_state, batch)
+    without. `axis_name` is what the step must reduce over, None for jit.
     """
 
     mode: str
@@ -49,7 +52,8 @@ def local_devices(count: int | None = None) -> tuple[jax.Device, ...]:
     devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):
         raise UserError(
-            f"train.devices {count} is not possible; this machine has {len(devices)} ({devices[0].platform})"
+            f"train.devices {count} is not possible; this machine has {len(devices)} "
+            f"({devices[0].platform})"
         )
     return tuple(devices[:count])
 
@@ -65,7 +69,8 @@ def check_batch_size(batch_size: int, accumulate: int, devices: int) -> None:
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh of one `data` axis. Auto, said aloud: Explicit, make_mesh's newer default, breaks linen's Dropout."""
+    """A mesh of one `data` axis. Auto, said aloud: Explicit, make_mesh's newer default, breaks
+    linen's Dropout."""
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -145,7 +150,8 @@ def _copied(state: Any) -> Any:
 
 
 def set_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs in `folder` between runs; None: the user's cache folder, "": not at all."""
+    """Keeps compiled programs in `folder` between runs; None: the user's cache folder, "": not at
+    all."""
     if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
         return  # the second: set from outside, by JAX_COMPILATION_CACHE_DIR
     if folder is None:

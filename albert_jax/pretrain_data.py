@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.config import PretrainConfig, to_dict
+from albert_jax.data.batches import Source
 from albert_jax.data.corpus import Reading, read_documents
 from albert_jax.data.masking import word_starts
 from albert_jax.data.prepare import prepare
-from albert_jax.data.batches import Source
 from albert_jax.data.pretraining import PretrainingSource
 from albert_jax.data.records import RecordSource
 from albert_jax.data.store import TokenStore
@@ -36,7 +36,9 @@ class Data:
     vocab: Path | None
     tokenizer: dict[str, Any]  # mode, do_lower_case
     identity: dict[str, Any]  # what a run that resumes must have in common
-    baselines: dict[str, float]  # of the held-out tokens: unigram_entropy_nats, most_frequent_rate
+    baselines: dict[
+        str, float
+    ]  # of the held-out tokens: unigram_entropy_nats, most_frequent_token_rate
 
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
@@ -92,10 +94,10 @@ def _open_store(config: PretrainConfig, path: str) -> Data:
 
 
 def baselines_of(totals: dict[str, Any]) -> dict[str, float]:
-    """What a model that knows only token frequencies reaches on a split, by the store's manifest."""
+    """What knowing only token frequencies reaches on a split, by the store's manifest."""
     return {
         name: float(totals[name])
-        for name in ("unigram_entropy_nats", "most_frequent_rate")
+        for name in ("unigram_entropy_nats", "most_frequent_token_rate")
         if totals.get(name) is not None
     }
 
@@ -167,7 +169,7 @@ def _digest(value: Any) -> str:
 
 
 def identity_of(config: PretrainConfig, data: Data) -> dict[str, Any]:
-    """What a checkpoint's run must share with the one that resumes it: weights, examples, updates."""
+    """What a run must share with the checkpoint it resumes: weights, examples, updates."""
     settings = to_dict(config)
     keys = ("steps", "batch_size", "accumulate", "seed")
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training and evaluation steps as pure functions of (state, batch); `parallel.py` wraps them."""
+"""Training and evaluation steps as pure functions of (state, batch); `parallel.py` wraps them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TrainState:
     step: Array  # i32[], updates made
     params: Any
     opt_state: Any
-    key: Array  # typed PRNG key; every step's randomness is derived from it and `step`, never consumed
+    key: Array  # typed PRNG key; each step's randomness is derived from it, never consumed
 
 
 def init_state(params: Any, tx: optax.GradientTransformation, *, seed: int) -> TrainState:
@@ -40,9 +40,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One optimizer update on a batch; metrics are means over the global batch.
 
-    The batch is divided into `accumulate` micro-batches and the gradient summed in float32. `axis_name` is the axis to
-    reduce over under pmap; under jit the batch is global and there is none. A step whose loss or gradient is not finite
-    leaves parameters and optimizer as they were and says `skipped` = 1.
+    The batch is divided into `accumulate` micro-batches and the gradient summed in float32.
+    `axis_name` is the axis to reduce over under pmap; under jit the batch is global and there is
+    none. A step whose loss or gradient is not finite leaves parameters and optimizer as they were
+    and says `skipped` = 1.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -57,10 +58,7 @@ def make_train_step(
             (loss, metrics), grads = gradient(state.params, micro, normalizers, key)
             return grads, {"loss": loss, **metrics}
 
-        if accumulate == 1:
-            summed = one(batch, key)
-        else:
-            summed = _accumulated(one, batch, key, accumulate)
+        summed = _accumulated(one, batch, key, accumulate)
         grads, metrics = jax.lax.psum(summed, axis_name) if axis_name else summed
 
         grad_norm = global_norm(grads)
@@ -82,10 +80,15 @@ def make_train_step(
 
 
 def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: int) -> Any:
-    """Sums `one(micro_batch, key)` over the micro-batches in a loop, so that only one's activations live at a time."""
+    """Sums `one(micro_batch, key)` over the micro-batches in a loop, so that only one's activations
+    live at a time."""
+
+    if accumulate == 1:
+        return one(batch, key)
 
     def divide(x: Array) -> Array:
-        # Micro-batch a takes rows a, a + A, …: then each device's own rows divide evenly and none moves.
+        # Micro-batch a takes rows a, a + A, …: then each device's own rows divide evenly and none
+        # moves.
         return x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
 
     micros = jax.tree.map(divide, batch)
@@ -102,7 +105,7 @@ def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: 
 def make_eval_step(
     objective: Objective, *, axis_name: str | None = None
 ) -> Callable[[Any, Batch], dict[str, Metrics]]:
-    """Sums over a batch without dropout: {"sums": metrics undivided, "weights": their normalisers}."""
+    """Sums without dropout: {"sums": metrics undivided, "weights": their normalisers}."""
 
     def eval_step(params: Any, batch: Batch) -> dict[str, Metrics]:
         weights = objective.normalizers(batch)

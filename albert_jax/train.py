@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""THE training loop. It knows steps, batches, checkpoints and clocks, and nothing of what is being learnt."""
+"""THE training loop. It knows steps, batches, checkpoints and clocks, and nothing of what is being
+learnt."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ HostBatch = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: updates made, the next batch to draw, and the ranges of batches left out as offending."""
+    """Where a run stands: updates made, the next batch to draw, and the ranges of batches left out
+    as offending."""
 
     step: int = 0
     batch: int = 0
@@ -52,7 +54,8 @@ class Position:
 
 @dataclass(frozen=True)
 class Workload:
-    """What the loop needs to know of the work for its figures: FLOPs a row, and passes over the data at a row."""
+    """What the loop needs to know of the work for its figures: FLOPs a row, and passes over the
+    data at a row."""
 
     flops_per_row: float
     passes: Callable[[int], float]
@@ -61,7 +64,8 @@ class Workload:
 def resume(
     checkpointer: Checkpointer, state: TrainState, expect: Mapping[str, Any]
 ) -> tuple[TrainState, Position] | None:
-    """The newest good checkpoint's state, placed as `state` is, and its position; None where there is none."""
+    """The newest good checkpoint's state, placed as `state` is, and its position; None where there
+    is none."""
     restored = checkpointer.restore(state, expect=expect)
     if restored is None:
         return None
@@ -87,9 +91,10 @@ def fit(
 ) -> TrainState:
     """Trains from `position` to `config.steps` and returns the final state as plain arrays.
 
-    `step` is a pure training step; `batches(start, stop)` draws host batches by number; `evaluate(params)` gets
-    parameters as placed. Checkpoints carry `expect`, what a run that resumes must have in common. Raises TryAgain when
-    stopped by a signal (a checkpoint is saved first), UserError when the guard gives up or a checkpoint cannot be saved.
+    `step` is a pure training step; `batches(start, stop)` draws host batches by number;
+    `evaluate(params)` gets parameters as placed. Checkpoints carry `expect`, what a run that
+    resumes must have in common. Raises TryAgain when stopped by a signal (a checkpoint is saved
+    first), UserError when the guard gives up or a checkpoint cannot be saved.
     """
     run = _Run(config, placement, checkpointer, expect, log)
     losses = LossGuard(guard)
@@ -204,7 +209,8 @@ class _Run:
 
     @property
     def max_in_flight(self) -> int:
-        # Several fake CPU devices abort now and then when steps pile up; elsewhere two keep the device busy.
+        # Several fake CPU devices abort now and then when steps pile up; elsewhere two keep the
+        # device busy.
         on_cpu = self.placement.devices[0].platform == "cpu"
         return 0 if on_cpu and len(self.placement.devices) > 1 else 2
 
@@ -233,11 +239,13 @@ class _Run:
         rollbacks: int,
         guard: GuardConfig,
     ) -> tuple[TrainState, Position]:
-        """The last good checkpoint with the offending batches left out from now on; gives up when too often."""
+        """The last good checkpoint with the offending batches left out from now on; gives up when
+        too often."""
         reason, first = bad
         if rollbacks > guard.max_rollbacks:
             raise UserError(
-                f"{reason} at batch {first}, after {guard.max_rollbacks} rollbacks since the last checkpoint "
+                f"{reason} at batch {first}, after {guard.max_rollbacks} rollbacks since the last "
+                f"checkpoint "
                 f"({self.checkpointer.steps()[-1]}); lower --optimizer.learning-rate, lengthen "
                 "--optimizer.warmup-steps, or look at the data"
             )
@@ -249,7 +257,8 @@ class _Run:
         self.log.rewind(back.step)
         self.log.event(
             back.step,
-            f"{reason}: rolled back from step {position.step} to step {back.step}, leaving out batches "
+            f"{reason}: rolled back from step {position.step} to step {back.step}, "
+            f"leaving out batches "
             f"{first} to {position.batch - 1} (rollback {rollbacks} of {guard.max_rollbacks})",
             batches=[first, position.batch],
         )
@@ -257,7 +266,7 @@ class _Run:
 
 
 class Meter:
-    """Turns steps into figures: means since the last report, rates, share of the peak, time left."""
+    """Turns steps into figures: means since the last report, rates, MFU, time left."""
 
     def __init__(
         self,

@@ -3,7 +3,8 @@
 
     albert-jax pretrain configs/enwiki_cpu.py --store STORE --workdir DIR
 
-STORE has a vocabulary of 8,000 pieces. docs/benchmarks.md has the commands, the curve and the figures.
+STORE has a vocabulary of 8,000 pieces. docs/benchmarks.md has the commands, the curve and the
+figures.
 """
 
 from albert_jax.config import (

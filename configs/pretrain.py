@@ -3,9 +3,10 @@
 
     albert-jax pretrain configs/pretrain.py:model=base-v1 --store STORE --workdir DIR
 
-The paper ran this on 64 to 512 TPU v3 chips (section 4.1); a smaller batch gets its learning rate by
-the square root: configs/pretrain.py:model=base-v2,batch_size=256. The released v2 models also saw
-text that was never published and ran 10 M (base) or 3 M steps; `steps=` sets that, the text is yours.
+The paper ran this on 64 to 512 TPU v3 chips (section 4.1); a smaller batch gets its learning rate
+by the square root: configs/pretrain.py:model=base-v2,batch_size=256. The released v2 models also
+saw text that was never published and ran 10 M (base) or 3 M steps; `steps=` sets that, the text is
+yours.
 """
 
 from albert_jax.config import (

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The original TF1 program's numbers for tiny models; tests/data holds enough for tests without shared/."""
+"""The original TF1 program's numbers for tiny models; tests/data holds enough for tests without
+shared/."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ FOLDER = Path(__file__).parent / "data" / "golden"
 
 
 def tiny() -> tuple[AlbertConfig, dict[str, Any], dict[str, np.ndarray]]:
-    """The tiny model's configuration, our parameter tree of its variables, and what the original computed."""
+    """The tiny model's configuration, our parameter tree of its variables, and what the original
+    computed."""
     config = AlbertConfig.from_json(FOLDER / "tiny_albert_config.json")
     variables = dict(np.load(FOLDER / "tiny_variables.npz"))
     return config, from_tf(variables, config), dict(np.load(FOLDER / "tiny_expected.npz"))

@@ -16,7 +16,13 @@ import sys
 import time
 from pathlib import Path
 
-from albert_jax.config import AlbertConfig, ExamplesConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from albert_jax.config import (
+    AlbertConfig,
+    ExamplesConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrainConfig,
+)
 from albert_jax.data.prepare import prepare
 from albert_jax.pretrain import pretrain
 
@@ -38,7 +44,24 @@ TINY = AlbertConfig(
 def write_corpus(path: Path, documents: int = 60) -> Path:
     """Documents of made-up sentences, one a line."""
     rng = random.Random(0)
-    words = "the list of a string returns value when file is not open read and write data".split()
+    words = [
+        "the",
+        "list",
+        "of",
+        "a",
+        "string",
+        "returns",
+        "value",
+        "when",
+        "file",
+        "is",
+        "not",
+        "open",
+        "read",
+        "and",
+        "write",
+        "data",
+    ]
     text = [
         "\n".join(
             " ".join(rng.choices(words, k=rng.randint(4, 12))) + "."
@@ -80,7 +103,8 @@ def tiny_config(store: Path, workdir: Path, **train: object) -> PretrainConfig:
 
 
 def fork_run(config: PretrainConfig) -> int:
-    """Starts a run as a fork of this process, which has imported everything but used nothing of JAX."""
+    """Starts a run as a fork of this process, which has imported everything but used nothing of
+    JAX."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -124,7 +148,8 @@ def main() -> None:
     store, workdir, kills, steps = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5])
     config = tiny_config(store, workdir, steps=steps, accumulate=2)
     config = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, compilation_cache=str(workdir.parent / "xla"))
+        config,
+        train=dataclasses.replace(config.train, compilation_cache=str(workdir.parent / "xla")),
     )
     struck = kill_at_random(config, kills, seed=steps)
     _, status = os.waitpid(fork_run(config), 0)
@@ -135,7 +160,17 @@ def main() -> None:
 def run_with_kills(store: Path, workdir: Path, *, kills: int, steps: int, timeout: float) -> int:
     """Runs `main` in a fresh process without fake devices; returns how many kills struck."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.pretraining_runs", store, workdir, str(kills), str(steps)],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "tests.pretraining_runs",
+            store,
+            workdir,
+            str(kills),
+            str(steps),
+        ],
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ALBERT's forward pass, LAMB and AdamW in NumPy float64, written from the paper and the original's formulas with plain
-loops: the peer that the package's code is held against. Parameters come under TF1 names."""
+"""ALBERT's forward pass, LAMB and AdamW in NumPy float64, written from the paper and the original's
+formulas with plain loops: the peer that the package's code is held against. Parameters come under
+TF1 names."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def dense(x, v, name):
 
 
 def forward(variables, config: AlbertConfig, ids, mask, segments):
-    """Every block's output [L*inner][B, S, H], the embeddings and the pooled output, without dropout."""
+    """Every block's output [L*inner][B, S, H], the embeddings and the pooled output, without
+    dropout."""
     v = {name: np.asarray(x, np.float64) for name, x in variables.items()}
     x = (
         v["bert/embeddings/word_embeddings"][ids]

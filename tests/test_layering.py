@@ -18,7 +18,15 @@ LEVELS = {
     1: ("config", "digests", "guards", "metrics_log", "tokenizer"),
     2: ("attention", "data", "flops", "heads", "losses", "model", "optimizer", "parallel"),
     3: ("checkpoint", "formats", "model_dir", "step"),
-    4: ("benchmark", "convert", "estimate", "inference", "pretrain_data", "train"),
+    4: (
+        "benchmark",
+        "convert",
+        "estimate",
+        "inference",
+        "pretrain_data",
+        "pretrain_report",
+        "train",
+    ),
     5: ("finetune", "info", "pretrain"),
     6: ("", "__main__", "cli"),
 }

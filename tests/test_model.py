@@ -22,9 +22,10 @@ from tests.golden import as_tf, batch_of, tiny
 # Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5
 # on.
 FORWARD = {"atol": 2e-5, "rtol": 0}
+DEFAULT = ComputeConfig()
 
 
-def apply(config, params, batch, *, compute=ComputeConfig(), **kwargs):
+def apply(config, params, batch, *, compute=DEFAULT, **kwargs):
     model = AlbertForPretraining(config, compute)
     positional = (
         batch[n] for n in ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
@@ -103,12 +104,12 @@ def check_forward(config, params, expected):
     return compared
 
 
-def loss_of(config, params, batch, compute=ComputeConfig()):
+def loss_of(config, params, batch, compute=DEFAULT):
     objective = pretraining_objective(AlbertForPretraining(config, compute))
     return jax.jit(objective.loss)(params, batch, objective.normalizers(batch), None)
 
 
-def grads_of(config, params, batch, compute=ComputeConfig()):
+def grads_of(config, params, batch, compute=DEFAULT):
     objective = pretraining_objective(AlbertForPretraining(config, compute))
     loss = jax.jit(jax.grad(lambda p, b, n: objective.loss(p, b, n, None)[0]))
     return loss(params, batch, objective.normalizers(batch))
@@ -225,8 +226,10 @@ def test_remat_and_unroll_change_nothing_but_speed(compute):
 
     def grads(compute):
         objective = pretraining_objective(AlbertForPretraining(config, compute))
-        loss = jax.jit(jax.value_and_grad(lambda p: objective.loss(p, batch, objective.normalizers(batch), jax.random.key(3))[0]))  # fmt: skip
-        return loss(params)
+        normalizers = objective.normalizers(batch)
+        key = jax.random.key(3)
+        loss = jax.value_and_grad(lambda p: objective.loss(p, batch, normalizers, key)[0])
+        return jax.jit(loss)(params)
 
     # Dropout is on: the masks must be the same ones too. Only the order of additions may differ.
     assert_trees_close(grads(compute), grads(ComputeConfig()), atol=2e-6, rtol=2e-5)

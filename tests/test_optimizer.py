@@ -4,7 +4,6 @@ float64."""
 
 import json
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -135,7 +134,8 @@ def test_twenty_steps_end_at_the_originals_variables_and_slots(shared, model, tr
     for name, value in final.items():
         atol = 1e-4 if name.endswith("key/bias") else 5e-5
         np.testing.assert_allclose(value, golden["final/" + name], atol=atol, rtol=0, err_msg=name)
-    moments = next(s for s in jax.tree.leaves(state.opt_state, is_leaf=lambda x: isinstance(x, MomentsState)) if isinstance(s, MomentsState))  # fmt: skip
+    is_moments = lambda x: isinstance(x, MomentsState)  # noqa: E731
+    moments = next(filter(is_moments, jax.tree.leaves(state.opt_state, is_leaf=is_moments)))
     for slot, tree in (("adam_m", moments.mu), ("adam_v", moments.nu)):
         for name, value in as_tf(tree, config).items():
             if f"final_slot/{name}/{slot}" in golden:
@@ -222,7 +222,10 @@ def test_presets_scale_by_the_square_root_of_the_batch():
 
 
 def test_settings_known_to_diverge_are_warned_of():
-    warn = partial(divergence_warnings, batch_size=512)
-    assert "known to diverge" in warn(OptimizerConfig(name="adamw"), learning_rate=0.00176)[0]
-    assert "preset 0.000622" in warn(OptimizerConfig(), learning_rate=0.00176)[0]
-    assert warn(OptimizerConfig(), learning_rate=0.0006) == []
+    def warn(config, hidden_size=768):
+        return divergence_warnings(config, batch_size=512, hidden_size=hidden_size)
+
+    assert "known to diverge" in warn(OptimizerConfig(name="adamw", learning_rate=0.00176))[0]
+    assert "preset 0.000622" in warn(OptimizerConfig(learning_rate=0.00176))[0]
+    assert warn(OptimizerConfig(learning_rate=0.0006)) == warn(OptimizerConfig()) == []
+    assert warn(OptimizerConfig(learning_rate=0.01), hidden_size=128) == []

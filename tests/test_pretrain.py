@@ -16,12 +16,13 @@ import pytest
 
 import albert_jax
 from albert_jax.checkpoint import Checkpointer
-from albert_jax.config import AlbertConfig, PretrainConfig, TrainConfig, load_recipe
+from albert_jax.config import PretrainConfig, TrainConfig, load_recipe
 from albert_jax.data.batches import batch_at
 from albert_jax.errors import UserError
 from albert_jax.metrics_log import read_metrics
-from albert_jax.pretrain import describe_plan, export, pretrain
+from albert_jax.pretrain import export, pretrain
 from albert_jax.pretrain_data import open_data
+from albert_jax.pretrain_report import describe_plan
 from tests.pretraining_runs import TINY, VOCABULARY, make_store, run_with_kills, tiny_config
 
 REPOSITORY = Path(__file__).parent.parent
@@ -42,7 +43,10 @@ def finished(store, tmp_path_factory):
 
 def last_checkpoint(workdir: Path) -> dict:
     """The newest checkpoint's document: every leaf's digest, and the position of the run."""
-    newest = max((p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
+    newest = max(
+        (p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()),
+        key=lambda p: int(p.name),
+    )
     (document,) = newest.rglob("meta/metadata")
     return json.loads(document.read_bytes())
 
@@ -71,7 +75,11 @@ def test_a_run_leaves_a_model_that_fills_in_a_mask(finished, capfd):
 def test_the_log_has_what_a_person_asks_of_a_run(finished):
     entries = list(read_metrics(finished / "metrics.jsonl"))
     train = [e for e in entries if e["kind"] == "train"][-1]
-    wanted = {"loss", "masked_lm_loss", "masked_lm_accuracy", "sentence_order_loss", "sentence_order_accuracy", "grad_norm", "learning_rate", "trust_ratio_min", "trust_ratio_median", "trust_ratio_max", "sequences_per_second", "tokens_per_second", "passes"}  # fmt: skip
+    wanted = {"grad_norm", "learning_rate", "sequences_per_second", "tokens_per_second", "passes"}
+    wanted |= {f"trust_ratio_{which}" for which in ("min", "median", "max")}
+    wanted |= {
+        f"{of}_{what}" for of in ("masked_lm", "sentence_order") for what in ("loss", "accuracy")
+    }
     assert wanted <= set(train)
     assert [e["step"] for e in entries if e["kind"] == "eval"] == [6]
     # The step's own rate: 0 at the first, a hundredth of the peak at none.
@@ -108,12 +116,16 @@ def test_tfrecord_shards_train_too(shared, tmp_path):
     config = dataclasses.replace(
         config,
         model=model,
-        examples=dataclasses.replace(config.examples, max_seq_length=128, max_predictions_per_seq=20),
+        examples=dataclasses.replace(
+            config.examples, max_seq_length=128, max_predictions_per_seq=20
+        ),
         vocab=str(VOCABULARY),
         heldout=str(records),
     )
     pretrain(config)
-    assert [e["step"] for e in read_metrics(tmp_path / "metrics.jsonl") if e["kind"] == "eval"] == [2]
+    assert [e["step"] for e in read_metrics(tmp_path / "metrics.jsonl") if e["kind"] == "eval"] == [
+        2
+    ]
     with pytest.raises(UserError, match="carry no vocabulary"):
         pretrain(dataclasses.replace(config, vocab=None, workdir=str(tmp_path / "other")))
 
@@ -121,18 +133,25 @@ def test_tfrecord_shards_train_too(shared, tmp_path):
 @pytest.mark.parametrize("objective", ["nsp", "none"])
 def test_the_second_objective_can_be_another_or_none(store, tmp_path, objective):
     config = tiny_config(store, tmp_path, steps=2)
-    pretrain(dataclasses.replace(config, examples=dataclasses.replace(config.examples, objective=objective)))
+    pretrain(
+        dataclasses.replace(
+            config, examples=dataclasses.replace(config.examples, objective=objective)
+        )
+    )
     entry = next(iter(read_metrics(tmp_path / "metrics.jsonl")))
     assert ("sentence_order_loss" in entry) == (objective == "nsp")
 
 
-@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "recipe", sorted((REPOSITORY / "configs").glob("*.py")), ids=lambda p: p.stem
+)
 def test_every_recipe_makes_a_step_at_a_tiny_size(recipe, store, tmp_path):
     config = load_recipe(str(recipe))
     if not isinstance(config, PretrainConfig):
         pytest.skip("not a recipe for pretraining")
     tiny = tiny_config(store, tmp_path, steps=1)
-    small = {f.name: getattr(TINY, f.name) for f in dataclasses.fields(AlbertConfig) if f.name not in ("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_act")}  # fmt: skip
+    kept = ("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_act")
+    small = {n: value for n, value in dataclasses.asdict(TINY).items() if n not in kept}
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, **small),
@@ -169,7 +188,9 @@ def test_a_run_killed_twenty_times_ends_with_the_bits_of_one_left_alone(store, t
     assert killed["leaves"] == alone["leaves"]  # parameters, moments, step, key: by their digests
     assert killed["meta"]["position"] == alone["meta"]["position"]
     data = open_data(tiny_config(store, tmp_path / "killed"), tmp_path)
-    for number in range(killed["meta"]["position"]["batch"], killed["meta"]["position"]["batch"] + 3):
+    for number in range(
+        killed["meta"]["position"]["batch"], killed["meta"]["position"]["batch"] + 3
+    ):
         first, second = (batch_at(data.train, number, 8) for _ in range(2))
         assert all((first[name] == second[name]).all() for name in first)
 
@@ -183,11 +204,33 @@ def test_a_run_killed_two_hundred_times_ends_with_the_bits_of_one_left_alone(sto
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(store, tmp_path, name):
+def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
+    store, tmp_path, name
+):
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
-    command = [sys.executable, "-m", "albert_jax", "pretrain", REPOSITORY / "configs" / "python_docs.py"]
-    model = [f"--model.{f.name.replace('_', '-')}={getattr(TINY, f.name)}" for f in dataclasses.fields(TINY)]
-    flags = ["--text", "--store", store, "--examples.max-seq-length=32", "--examples.max-predictions-per-seq=4", "--train.batch-size=8", "--train.log-every=1", "--train.eval-every=0", "--train.save-every=1000", "--train.steps=300", "--train.devices=1"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "albert_jax",
+        "pretrain",
+        REPOSITORY / "configs" / "python_docs.py",
+    ]
+    model = [
+        f"--model.{f.name.replace('_', '-')}={getattr(TINY, f.name)}"
+        for f in dataclasses.fields(TINY)
+    ]
+    settings = {
+        "store": store,
+        "examples.max-seq-length": 32,
+        "examples.max-predictions-per-seq": 4,
+        "train.batch-size": 8,
+        "train.log-every": 1,
+        "train.eval-every": 0,
+        "train.save-every": 1000,
+        "train.steps": 300,
+        "train.devices": 1,
+    }
+    flags = ["--text", *(f"--{name}={value}" for name, value in settings.items())]
 
     def start(workdir):
         return subprocess.Popen(
@@ -227,7 +270,8 @@ def test_a_run_resumes_on_another_number_of_devices(store, tmp_path, mode, devic
         return dataclasses.replace(made, model=model)
 
     with pytest.MonkeyPatch.context() as patch:
-        # The first half on four devices: a run that stops, as by a signal, after three of six steps.
+        # The first half on four devices: a run that stops, as by a signal, after three of six
+        # steps.
         patch.setattr("albert_jax.guards.StopSignals.__enter__", _stop_at_once)
         with pytest.raises(albert_jax.TryAgain):
             pretrain(config(devices=4))
@@ -240,7 +284,9 @@ def test_a_run_resumes_on_another_number_of_devices(store, tmp_path, mode, devic
     for name in ("pooler", "predictions"):
         for leaf in ours[name]:
             if not isinstance(ours[name][leaf], dict):
-                np.testing.assert_allclose(ours[name][leaf], theirs[name][leaf], rtol=1e-4, atol=1e-6)
+                np.testing.assert_allclose(
+                    ours[name][leaf], theirs[name][leaf], rtol=1e-4, atol=1e-6
+                )
 
 
 def _stop_at_once(signals):
@@ -248,12 +294,20 @@ def _stop_at_once(signals):
     return signals
 
 
-def test_a_damaged_checkpoint_is_passed_over_aloud_and_the_bits_come_out_the_same(store, tmp_path, capfd):
+def test_a_damaged_checkpoint_is_passed_over_aloud_and_the_bits_come_out_the_same(
+    store, tmp_path, capfd
+):
     workdir, whole = tmp_path / "run", tmp_path / "whole"
     pretrain(tiny_config(store, whole))
     pretrain(tiny_config(store, workdir))
-    newest = max((p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
-    largest = max((p for p in newest.rglob("*") if p.is_file() and "meta" not in p.parts), key=lambda p: p.stat().st_size)
+    newest = max(
+        (p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()),
+        key=lambda p: int(p.name),
+    )
+    largest = max(
+        (p for p in newest.rglob("*") if p.is_file() and "meta" not in p.parts),
+        key=lambda p: p.stat().st_size,
+    )
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 4
     largest.write_bytes(data)
@@ -275,7 +329,9 @@ def test_another_depth_starts_from_the_same_shared_layer(finished, store, tmp_pa
     pretrain(config)
     # Step 0 has learning rate 0, so after one step the parameters are those started from.
     ours, theirs = (albert_jax.load(d / "model") for d in (tmp_path, finished))
-    np.testing.assert_array_equal(ours.params["pooler"]["kernel"], theirs.params["pooler"]["kernel"])
+    np.testing.assert_array_equal(
+        ours.params["pooler"]["kernel"], theirs.params["pooler"]["kernel"]
+    )
     assert ours.config.num_hidden_layers == 5
     assert "the weights started from, held out" in capfd.readouterr().err
 
@@ -303,7 +359,9 @@ def test_mistakes_are_one_line_and_status_2(run_cli, store, finished, tmp_path):
     recipe = REPOSITORY / "configs" / "enwiki_cpu.py"
     new = tmp_path / "new"
     assert "no data: give --store" in refused(run_cli, recipe, "--workdir", new)
-    assert "does not exist" in refused(run_cli, recipe, "--store", tmp_path / "no", "--workdir", new)
+    assert "does not exist" in refused(
+        run_cli, recipe, "--store", tmp_path / "no", "--workdir", new
+    )
     assert "no work directory" in refused(run_cli, recipe, "--store", store)
     assert "give --model.vocab-size 8000" in refused(
         run_cli, recipe, "--store", store, "--workdir", new, "--model.vocab-size", "9000"
@@ -332,7 +390,9 @@ def test_two_runs_in_one_work_directory_are_refused(store, tmp_path):
         pretrain(tiny_config(store, tmp_path))
 
 
-def test_a_full_disk_ends_the_run_with_one_sentence_and_the_last_good_step(store, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_with_one_sentence_and_the_last_good_step(
+    store, tmp_path, monkeypatch
+):
     real, calls = Checkpointer._begin, []
 
     def begin(self, step, *args):
@@ -361,5 +421,5 @@ def test_the_held_out_loss_of_an_untrained_model_is_that_of_a_uniform_guess(stor
 def test_settings_that_cannot_be_are_refused_when_made():
     with pytest.raises(UserError, match="does not divide into"):
         TrainConfig(batch_size=10, accumulate=4)
-    with pytest.raises(UserError, match="exceeds model.max_position_embeddings"):
+    with pytest.raises(UserError, match="exceeds"):
         PretrainConfig(model=TINY)

@@ -78,7 +78,7 @@ def test_averaging_shards_own_means_would_be_another_gradient():
 @pytest.mark.parametrize("way", [("jit", 4, 2), ("pmap", 4, 2)], ids=["jit", "pmap"])
 def test_steps_with_dropout_are_the_same_bits_each_time_and_differ_by_step(way):
     changes = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
-    first_history, first = train(way, **changes)
+    _, first = train(way, **changes)
     _, second = train(way, **changes)
     assert_trees_close(first, second, rtol=0, atol=0)
     config, _, placement, step, state = setup(way, **changes)

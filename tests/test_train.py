@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop on batches made up here: guards, rollbacks, signals' parts, the watchdog, disk errors."""
+"""The loop on batches made up here: guards, rollbacks, restarts, signals, the watchdog."""
 
 import contextlib
 import itertools
@@ -27,12 +27,14 @@ from albert_jax.step import init_state, make_train_step
 from albert_jax.train import Position, Workload, _stream, fit, resume
 from tests.test_model import assert_trees_close, noisy_params, random_batch, small_config
 
+DEFAULT_GUARD = GuardConfig()
 CONFIG = small_config(num_hidden_layers=2, hidden_dropout_prob=0.1)
 
 
-def run(workdir, batches, *, steps=30, guard=GuardConfig(), evaluate=None, **settings):
+def run(workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, **settings):
     """fit() on a tiny model from whatever `workdir` holds; returns the final state."""
-    train = TrainConfig(**({"steps": steps, "batch_size": 8, "log_every": 5, "save_every": 5, "eval_every": 10} | settings))  # fmt: skip
+    defaults = {"batch_size": 8, "log_every": 5, "save_every": 5, "eval_every": 10}
+    train = TrainConfig(**({"steps": steps} | defaults | settings))
     objective = pretraining_objective(AlbertForPretraining(CONFIG))
     tx = adamw(1e-3)
     placement = make_placement("jit", local_devices(1))
@@ -92,7 +94,8 @@ def test_a_batch_with_nan_is_left_out_and_said(tmp_path, capfd):
     bad = {12, 13}
     state = run(tmp_path / "a", poisoned(bad))
     expected = run(tmp_path / "b", without({12, 13, 14, 15}))
-    # What was in flight behind a bad batch is left out with it (at most two steps), and nothing else.
+    # What was in flight behind a bad batch is left out with it (at most two steps), and nothing
+    # else.
     events = [e for e in read_metrics(tmp_path / "a" / "metrics.jsonl") if e["kind"] == "event"]
     dropped = set(itertools.chain(*(range(*e["batches"]) for e in events)))
     assert bad <= dropped <= {12, 13, 14, 15}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The original TF1 checkpoints' variable names beside our parameter paths, as a table.
 
-Kernels are [in, out] in both, so nothing is transposed. albert-exactness: google-research/albert modeling.py.
+Kernels are [in, out] in both, so nothing is transposed. albert-exactness: google-research/albert
+modeling.py.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ _BLOCK = {
 
 
 def tf_names(config: AlbertConfig) -> dict[str, str]:
-    """Every parameter path of the pretraining model (`encoder/group_0/…/kernel`) -> its TF1 variable name."""
+    """Every parameter path of the pretraining model (`encoder/group_0/…/kernel`) -> its TF1
+    variable name."""
     modules = dict(_TOP)
     if config.embedding_size == config.hidden_size:
         del modules["encoder/embedding_hidden_mapping_in"]
@@ -60,7 +62,7 @@ def tf_names(config: AlbertConfig) -> dict[str, str]:
 
 
 def from_tf(variables: dict[str, Any], config: AlbertConfig) -> dict[str, Any]:
-    """Nests {TF1 name: array} into our parameter tree; a variable that is missing raises KeyError."""
+    """Nests {TF1 name: array} into our parameter tree; KeyError for a variable that is missing."""
     params: dict[str, Any] = {}
     for path, variable in tf_names(config).items():
         *modules, leaf = path.split("/")

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pretraining run says of itself: the plan before, the figures and how to use the model
+after."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from albert_jax import inference
+from albert_jax.config import PretrainConfig
+from albert_jax.data.batches import describe
+from albert_jax.flops import parameter_count, parameter_counts, train_flops_per_sequence
+from albert_jax.metrics_log import draw_curves
+from albert_jax.optimizer import divergence_warnings, peak_learning_rate, warmup_steps
+from albert_jax.parallel import check_batch_size, local_devices
+from albert_jax.pretrain_data import Data, open_data
+
+
+def describe_plan(config: PretrainConfig) -> str:
+    """What `pretrain` would do, as text: sizes, schedule, examples as drawn. It trains nothing.
+
+    Of `config.text` nothing is made: its lengths and shares are then not known yet.
+    """
+    check_batch_size(
+        config.train.batch_size,
+        config.train.accumulate,
+        len(local_devices(config.train.devices)),
+    )
+    workdir = Path(config.workdir) if config.workdir else None
+    made = workdir is not None and (workdir / "store" / "manifest.json").is_file()
+    data = open_data(config, workdir) if made or not config.text else None
+    lines = [plan(config, data)]
+    if data is not None:
+        drawn = describe(data.train, examples=200)
+        lines.append(f"examples   {json.dumps(drawn)}")
+    return "\n".join(lines)
+
+
+def plan(config: PretrainConfig, data: Data | None) -> str:
+    """Model, data, updates, optimizer and devices, a line each, then any warnings."""
+    model, train, examples = config.model, config.train, config.examples
+    length, predictions = examples.max_seq_length, examples.max_predictions_per_seq
+    flops = train.batch_size * train_flops_per_sequence(model, length, predictions)
+    shared = parameter_counts(model)["shared layers"]
+    devices = local_devices(train.devices)
+    peak = peak_learning_rate(config.optimizer, train.batch_size)
+    lines = [
+        f"model      {parameter_count(model):,} parameters; the shared layer's {shared:,} are "
+        f"applied {model.num_hidden_layers} times; {config.compute.dtype}, "
+        f"remat {config.compute.remat}",
+        f"updates    {train.steps:,} x {train.batch_size} sequences of {length} tokens, "
+        f"{predictions} predictions at most; {flops / 1e12:,.3g} TFLOP each",
+        f"optimizer  {config.optimizer.name}, peak learning rate {peak:.4g}, "
+        f"warm-up {warmup_steps(config.optimizer, train.steps)} steps",
+        f"devices    {len(devices)} x {devices[0].device_kind} under {train.mode}"
+        + (f", {train.accumulate} micro-batches" if train.accumulate > 1 else ""),
+    ]
+    if data is not None:
+        size = len(data.train)
+        passes = train.steps * train.batch_size / size
+        heldout = f"{len(data.heldout):,} held out" if data.heldout else "nothing held out"
+        lines.insert(1, f"data       {size:,} examples a pass, {passes:,.2f} passes; {heldout}")
+    warnings = divergence_warnings(
+        config.optimizer, batch_size=train.batch_size, hidden_size=model.hidden_size
+    )
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
+
+
+def closing(
+    config: PretrainConfig, data: Data, workdir: Path, model: Path, heldout: Mapping[str, float]
+) -> str:
+    """Draws WORKDIR/loss.png and says what came of the run and, last, how to use it."""
+    baselines = dict(data.baselines)
+    if data.heldout and "sentence_order_accuracy" in heldout:
+        count = min(config.train.eval_examples, len(data.heldout))
+        share = describe(data.heldout, examples=count)["label_1_share"]
+        baselines["label_majority"] = max(share, 1 - share)
+    millions = parameter_count(config.model) / 1e6
+    lines = {
+        "loss:unigram entropy": baselines.get("unigram_entropy_nats"),
+        "masked_lm_accuracy:most frequent token": baselines.get("most_frequent_token_rate"),
+        "sentence_order_accuracy:more frequent label": baselines.get("label_majority"),
+    }
+    draw_curves(
+        workdir / "metrics.jsonl",
+        workdir / "loss.png",
+        baselines={name: value for name, value in lines.items() if value is not None},
+        title=f"{millions:.1f} M parameters, "
+        f"{config.train.steps:,} x {config.train.batch_size} sequences",
+    )
+    is_docs = config.text == ("python-docs",)
+    gap = "the function returns a [MASK]." if is_docs else "it was the [MASK] of the year."
+    answers = inference.load(model, compute=config.compute).fill_mask(gap, top_k=5)
+    words = ", ".join(f"{a['token_str']} {a['score']:.1%}" for a in answers)
+    shown = os.path.relpath(model) if model.is_relative_to(Path.cwd()) else str(model)
+    text = [f"curves     {workdir / 'loss.png'}"]
+    if heldout:
+        text += _figures(baselines, heldout)
+    text.append(f"filled in  {gap} -> {words}")
+    text.append(f'use it     albert-jax fill-mask {shown} "{gap}"')
+    return "\n".join(text)
+
+
+def _figures(baselines: Mapping[str, float], heldout: Mapping[str, float]) -> list[str]:
+    """Held-out figures, each beside what knowing frequencies alone would reach."""
+    beside = {
+        name: f" ({what} {baselines[key]:{form}})" if key in baselines else ""
+        for name, key, what, form in (
+            ("loss", "unigram_entropy_nats", "unigram entropy of the same text", ".3f"),
+            ("words", "most_frequent_token_rate", "most frequent token", ".1%"),
+            ("order", "label_majority", "more frequent label", ".1%"),
+        )
+    }
+    text = [
+        f"held out   masked-LM loss {heldout['masked_lm_loss']:.3f} nats{beside['loss']}, "
+        f"accuracy {heldout['masked_lm_accuracy']:.1%}{beside['words']}"
+    ]
+    if "sentence_order_accuracy" in heldout:
+        text.append(
+            f"           sentence-order loss {heldout['sentence_order_loss']:.3f} nats, "
+            f"accuracy {heldout['sentence_order_accuracy']:.1%}{beside['order']}"
+        )
+    return text
