@@ -82,7 +82,8 @@ def _open_store(config: PretrainConfig, path: str) -> Data:
     totals = store.manifest["splits"]["heldout"]
     return Data(
         train=make(store),
-        heldout=make(heldout, shuffle=False) if heldout.num_documents else None,
+        # Shuffled, so that a limited evaluation is not of the first documents only.
+        heldout=make(heldout) if heldout.num_documents else None,
         vocab=store.vocab_path,
         tokenizer=settings,
         identity={
@@ -142,9 +143,16 @@ def _open_records(config: PretrainConfig, files: list[str]) -> Data:
     _check_vocab_size(config, tokenizer, files[0])
     heldout = None
     if config.heldout is not None:
-        heldout = RecordSource(_record_files(config.heldout), seed=config.train.seed, shuffle=False)
+        heldout = RecordSource(
+            _record_files(config.heldout),
+            seed=config.train.seed,
+            shuffle=True,
+            vocab_size=tokenizer.vocab_size,
+        )
     return Data(
-        train=RecordSource(files, seed=config.train.seed, shuffle=True),
+        train=RecordSource(
+            files, seed=config.train.seed, shuffle=True, vocab_size=tokenizer.vocab_size
+        ),
         heldout=heldout,
         vocab=tokenizer.path,
         tokenizer={"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
