@@ -507,7 +507,7 @@ class PretrainConfig:
     """TFRecord shards to evaluate on, beside TFRecord shards only: a store carries its own held-out
     split."""
     text: tuple[str, ...] = ()
-    """Instead of a store: text files to train a vocabulary on (model.vocab_size pieces) and to
+    """Where no store is given: text files to train a vocabulary on (model.vocab_size pieces) and to
     prepare inside the work directory; `python-docs` is the English text that every Python carries.
     """
     workdir: str | None = None

@@ -42,12 +42,10 @@ class Data:
 
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
-    """The configured data; `config.text` is first made into a vocabulary and a store inside the
+    """The configured data; without a store `config.text` is first made into a vocabulary and a store inside the
     work directory."""
-    if config.text and config.store:
-        raise UserError("both --text and --store are given; give one")
     store = config.store
-    if config.text:
+    if config.text and store is None:
         if workdir is None:
             raise UserError(
                 "--text needs --workdir DIR, where the vocabulary and the store are kept"

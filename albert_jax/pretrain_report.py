@@ -31,7 +31,7 @@ def describe_plan(config: PretrainConfig) -> str:
     )
     workdir = Path(config.workdir) if config.workdir else None
     made = workdir is not None and (workdir / "store" / "manifest.json").is_file()
-    data = open_data(config, workdir) if made or not config.text else None
+    data = open_data(config, workdir) if made or config.store or not config.text else None
     lines = [plan(config, data)]
     if data is not None:
         drawn = describe(data.train, examples=200)

@@ -232,7 +232,7 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
         "train.steps": 300,
         "train.devices": 1,
     }
-    flags = ["--text", *(f"--{name}={value}" for name, value in settings.items())]
+    flags = [f"--{name}={value}" for name, value in settings.items()]
 
     def start(workdir):
         return subprocess.Popen(
