@@ -42,8 +42,7 @@ class Data:
 
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
-    """The configured data; without a store `config.text` is first made into a vocabulary and a store inside the
-    work directory."""
+    """The configured data; without a store, `config.text` is first made into one inside `workdir`."""
     store = config.store
     if config.text and store is None:
         if workdir is None:
