@@ -42,7 +42,7 @@ class Data:
 
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
-    """The configured data; without a store, `config.text` is first made into one inside `workdir`."""
+    """The configured data; without a store, one is first made of `config.text` inside `workdir`."""
     store = config.store
     if config.text and store is None:
         if workdir is None:
