@@ -101,7 +101,9 @@ def test_a_step_compiles_once(way, caplog):
     # pmap is a jit of a function `_fun` from JAX 0.10 on.
     name = re.compile(r"XLA compilation of .*(train_step|_fun)\b")
     compiled = [message for message in caplog.messages if name.search(message)]
-    assert len(compiled) == 1
+    # Before it was a jit, pmap compiled once more for its own outputs as inputs.
+    own_pmap = way[0] == "pmap" and jax.__version_info__ < (0, 8)
+    assert len(compiled) == (2 if own_pmap else 1)
 
 
 @pytest.mark.parametrize("way", [("jit", 1, 1), ("pmap", 4, 2)], ids=["jit", "pmap"])
