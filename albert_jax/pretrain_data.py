@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,18 +110,12 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
     if not made_of.is_file():
         print("training a vocabulary …", file=sys.stderr)
         sentences = itertools.chain.from_iterable(read_documents(config.text, Reading()))
-        train_tokenizer(
-            _as_iterator(sentences), output=vocabulary, vocab_size=config.model.vocab_size
-        )
+        train_tokenizer(sentences, output=vocabulary, vocab_size=config.model.vocab_size)
         made_of.write_text(json.dumps(wanted), encoding="utf-8")
     if not (store / "manifest.json").is_file():
         # A small corpus needs more than 1 % held out for figures that mean something.
         prepare(config.text, vocab=vocabulary, output=store, holdout=0.05)
     return store
-
-
-def _as_iterator(sentences: Iterator[str]) -> Iterator[str]:
-    yield from sentences
 
 
 def _record_files(pattern: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from albert_jax.config import AlbertConfig
+from albert_jax.data.batches import KEYS
 from albert_jax.formats.tf_names import from_tf, tf_names
 
 FOLDER = Path(__file__).parent / "data" / "golden"
@@ -28,16 +29,7 @@ def batch_of(
     arrays: dict[str, np.ndarray], prefix: str = "", step: int | None = None
 ) -> dict[str, Any]:
     """One of the original's batches under our names and shapes."""
-    names = (
-        "input_ids",
-        "input_mask",
-        "segment_ids",
-        "masked_lm_positions",
-        "masked_lm_ids",
-        "masked_lm_weights",
-        "sentence_order_labels",
-    )
-    batch = {name: arrays[prefix + name] for name in names}
+    batch = {name: arrays[prefix + name] for name in KEYS}
     if step is not None:
         batch = {name: value[step] for name, value in batch.items()}
     batch["sentence_order_labels"] = batch["sentence_order_labels"][:, 0]
