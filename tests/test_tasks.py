@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from albert_jax.errors import UserError
 from albert_jax.heads import HEADS
 from albert_jax.tasks import TASKS, RawExample, find_task, metrics
+from albert_jax.tasks import race as race_reader
 from albert_jax.tasks.custom import CustomTask
 from albert_jax.tasks.glue import GLUE
 from albert_jax.tokenizer import Tokenizer
@@ -518,6 +519,21 @@ def test_race_is_read_from_its_folders_level_by_level_in_the_files_order(tmp_pat
     assert examples == TASKS["race"].examples("dev", tmp_path / "RACE")
     assert TASKS["race-high"].examples("dev", tmp_path) == examples[2:]
     assert TASKS["race-middle"].examples("dev", tmp_path) == examples[:2]
+
+
+def test_race_of_tfds_is_that_of_the_folders(tmp_path, monkeypatch):
+    """Rows as TFDS's reader makes them; writing its nested lists takes TensorFlow."""
+
+    def rows(name, split):
+        assert split == "dev"
+        for number in {"race/high": (7, 12), "race/middle": (3,)}[name]:
+            id = f"{name.removeprefix('race/')}{number}.txt"
+            row = {key: PASSAGE[key] for key in ("article", "questions", "options", "answers")}
+            yield f"TFDS {name} {split}[0]", row | {"example_id": id}
+
+    published = TASKS["race"].examples("dev", race(tmp_path))
+    monkeypatch.setattr(race_reader, "tfds_rows", rows)
+    assert TASKS["race"].examples("dev", "tfds") == published
 
 
 def test_race_as_the_original_wants_it_merged_is_the_same(tmp_path):
