@@ -22,6 +22,7 @@ from jax import Array
 
 from albert_jax.attention import attend
 from albert_jax.config import AlbertConfig, ComputeConfig
+from albert_jax.dense import Dense
 from albert_jax.target import named_target
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -64,8 +65,8 @@ def _init(config: AlbertConfig):
     return nn.initializers.truncated_normal(config.initializer_range)
 
 
-def _dense(features: int, config: AlbertConfig, compute: ComputeConfig, name: str) -> nn.Dense:
-    return nn.Dense(features, dtype=compute.dtype, kernel_init=_init(config), name=name)
+def _dense(features: int, config: AlbertConfig, compute: ComputeConfig, name: str) -> Dense:
+    return Dense(features, dtype=compute.dtype, kernel_init=_init(config), name=name)
 
 
 class LayerNorm(nn.Module):
@@ -243,21 +244,25 @@ class Encoder(nn.Module):
         name = "embedding_hidden_mapping_in"
         if c.embedding_size != c.hidden_size or self.has_variable("params", name):
             x_BSH = _dense(c.hidden_size, c, self.compute, name)(x_BSH)
-        layer = Layer
-        if self.compute.remat != "none":
-            policy = REMAT_POLICIES[self.compute.remat]
-            layer = nn.remat(layer, prevent_cse=False, policy=policy)  # scan keeps CSE out already
         collected = []
         for group, length in enumerate(c.group_lengths):
             if not length:  # by rounding; the original then makes no variables for the group
                 continue
+            unroll = min(self.compute.scan_unroll or _unroll(length), length)
+            layer = Layer
+            if self.compute.remat != "none":
+                # Else the compiler would find what is recomputed in what was computed, and keep it;
+                # it cannot where each is in a turn of a loop.
+                prevent_cse = unroll > 1
+                policy = REMAT_POLICIES[self.compute.remat]
+                layer = nn.remat(layer, prevent_cse=prevent_cse, policy=policy)
             scan = nn.scan(
                 layer,
                 variable_broadcast="params",
                 split_rngs={"params": False, "dropout": True},
                 in_axes=nn.broadcast,
                 length=length,
-                unroll=min(self.compute.scan_unroll or _unroll(length), length),
+                unroll=unroll,
             )
             stack = scan(c, self.compute, deterministic, collect, name=f"group_{group}")
             x_BSH, blocks = stack(x_BSH, mask_BS, pack_ids_BS)
@@ -269,10 +274,10 @@ class Encoder(nn.Module):
 
 
 def _unroll(length: int) -> int:
-    """Layers to unroll where nothing is said: all in a step that is placed on TPUs, whose compiler
-    then works across layers and copies no residuals."""
+    """Layers to unroll where nothing is said: all in a step that is placed on TPUs or CPUs, whose
+    compilers then work across layers and copy no residuals."""
     target = named_target()
-    return length if target is not None and target.platform == "tpu" else 1
+    return length if target is not None and target.platform in ("tpu", "cpu") else 1
 
 
 class MaskedLMHead(nn.Module):

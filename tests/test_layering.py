@@ -30,6 +30,7 @@ LEVELS = {
         "attention_tpu",
         "batching",
         "data",
+        "dense",
         "flops",
         "hlo",
         "heads",

@@ -334,8 +334,21 @@ def test_compiled_program_does_not_grow_with_depth():
     assert size(48) < 1.01 * size(12)
 
 
-@pytest.mark.parametrize(("platform", "layers_in_a_turn"), [("tpu", 4), ("cpu", 1), ("gpu", 1)])
-def test_layers_are_unrolled_where_the_step_is_placed_on_tpus(platform, layers_in_a_turn):
+@pytest.mark.parametrize("unroll", [1, 2, 4])
+def test_what_remat_leaves_out_is_computed_again(unroll):
+    config = small_config()
+    params, batch = noisy_params(config), random_batch(config)
+
+    def matmuls(remat):
+        compute = ComputeConfig(remat=remat, scan_unroll=unroll)
+        compiled = jax.jit(partial(grads_of, config, compute=compute)).lower(params, batch)
+        return compiled.compile().as_text().count(" dot(")
+
+    assert matmuls("full") >= matmuls("none") + 4 * unroll
+
+
+@pytest.mark.parametrize(("platform", "layers_in_a_turn"), [("tpu", 4), ("cpu", 4), ("gpu", 1)])
+def test_layers_are_unrolled_where_the_step_is_placed_on_tpus_and_cpus(platform, layers_in_a_turn):
     config = small_config()
     params, batch = noisy_params(config), random_batch(config)
     grads = traced_for(Target(platform), partial(grads_of, config))
