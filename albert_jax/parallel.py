@@ -34,7 +34,7 @@ class Placement:
     `put_state` copies a host or device tree onto the devices; `get_state` gives it back as plain
     arrays that any placement takes; `put_batch` takes {name: ndarray [B, …]}; `compile` wraps
     step(state, batch), donating the state, and `compile_eval` wraps step(params_of_state, batch)
-    without. `axis_name` is what the step must reduce over, None for jit.
+    without. `axis_name` is what the step must reduce over; None: the batch it sees is the whole.
     """
 
     mode: str
@@ -89,19 +89,33 @@ def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def make_placement(mode: str, devices: Sequence[jax.Device]) -> Placement:
-    """The placement of that mode, `jit` or `pmap`, over `devices`."""
-    return {"jit": _jit_placement, "pmap": _pmap_placement}[mode](tuple(devices))
+def make_placement(mode: str, devices: Sequence[jax.Device], *, random: bool = True) -> Placement:
+    """The placement of that mode, `jit` or `pmap`, over `devices`.
+
+    `random` says whether steps draw random numbers. Under jit these are the whole batch's, whatever
+    the devices; a step that draws none is divided over the devices as under pmap instead, with one
+    sum over them at its end: of a whole batch's step XLA sums each unrolled layer's share of a
+    gradient, and each micro-batch's.
+    """
+    if mode == "pmap":
+        return _pmap_placement(tuple(devices))
+    return _jit_placement(tuple(devices), divided=not random and len(devices) > 1)
 
 
-def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
+def _jit_placement(devices: tuple[jax.Device, ...], divided: bool) -> Placement:
     mesh = make_mesh(devices)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(AXIS))
+    everywhere, rows = PartitionSpec(), PartitionSpec(AXIS)
+    replicated, split = NamedSharding(mesh, everywhere), NamedSharding(mesh, rows)
+    target = Target(devices[0].platform, None if divided else mesh)
 
     def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
+        step = traced_for(target, step)
+        if divided:
+            step = jax.shard_map(
+                step, mesh=mesh, in_specs=(everywhere, rows), out_specs=everywhere, check_vma=False
+            )
         return jax.jit(
-            traced_for(Target(devices[0].platform, mesh), step),
+            step,
             in_shardings=(replicated, split),
             out_shardings=replicated,
             donate_argnums=(0,) if donate else (),
@@ -110,7 +124,7 @@ def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
     return Placement(
         mode="jit",
         devices=devices,
-        axis_name=None,
+        axis_name=AXIS if divided else None,
         # A copy: device_put may alias its argument, which the first donated step would then delete.
         put_state=lambda state: jax.device_put(_copied(state), replicated),
         get_state=lambda state: state,

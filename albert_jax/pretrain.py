@@ -57,7 +57,7 @@ def pretrain(config: PretrainConfig) -> Path:
     set_compilation_cache(train.compilation_cache)
     with lock_workdir(workdir):
         data = open_data(config, workdir)
-        placement = make_placement(train.mode, devices)
+        placement = make_placement(train.mode, devices, random=config.model.has_dropout)
         made = make_pretrain_step(config, placement.axis_name)
         evaluate = _evaluator(config, data, made.objective, placement)
         expect = identity_of(config, data)
