@@ -12,24 +12,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import logging
 import os
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from albert_jax import processes
 from albert_jax.digests import (
     Damaged,
+    data_of,
     differences,
     named_leaves,
     nest,
@@ -38,6 +38,7 @@ from albert_jax.digests import (
     read_document,
     seal,
     table_of,
+    unlike_values,
 )
 from albert_jax.errors import UserError
 
@@ -55,6 +56,12 @@ def _unless_loop_is_closed(hook: Callable[[Any], object]) -> Callable[[Any], obj
 
 
 sys.unraisablehook = _unless_loop_is_closed(sys.unraisablehook)
+
+
+class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # untyped
+    def reached_preemption(self, step: int) -> bool:
+        # Asking JAX counts as a step of the loop, which does the asking: `processes.StopTogether`.
+        return False
 
 
 class SaveError(UserError):
@@ -86,14 +93,14 @@ class Checkpointer:
 
     def _open(self) -> None:
         try:
-            if _is_primary():
+            if processes.is_primary():
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self._tidy()
-            _barrier("checkpoint-open")
+            processes.barrier()
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep, lightweight_initialize=True
             )
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            self._manager = _Manager(self.directory, options=options)
         except OSError as error:
             raise UserError(
                 f"{self.directory} cannot hold checkpoints: {error.strerror or error}"
@@ -126,13 +133,15 @@ class Checkpointer:
         assert not self._read_only
         earlier = self._finish()
         leaves = named_leaves(state)
-        arrays = on_host(leaves)
+        data = data_of(leaves)
+        arrays = on_host(data)
         table = table_of(leaves, arrays)
         document = seal(
             {"format_version": FORMAT_VERSION, "step": step, "meta": meta, "leaves": table}
         )
         if self._good.get(step) != document["crc32c"] or not self._path(step).is_dir():
-            self._begin(step, arrays, document)
+            # Of several processes each writes its share; orbax divides only what is on devices.
+            self._begin(step, data if processes.several() else arrays, document)
         later = self._finish() if wait else None
         if later:
             raise later
@@ -141,12 +150,12 @@ class Checkpointer:
         elif earlier:
             raise earlier
 
-    def _begin(self, step: int, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
+    def _begin(self, step: int, arrays: dict[str, Any], document: dict[str, Any]) -> None:
         self._size = sum(x.nbytes for x in arrays.values())
         state, meta = ocp.args.StandardSave(nest(arrays)), ocp.args.JsonSave(document)
         try:
-            with _agreed(OSError):
-                if _is_primary():
+            with processes.together(OSError):
+                if processes.is_primary():
                     self._make_way(step)
             self._manager.reload()
             # Without force, orbax skips any step before its latest.
@@ -176,7 +185,7 @@ class Checkpointer:
             return self._failure(step, failed or RuntimeError("it was not committed"))
         if failed:  # after the commit: an old checkpoint could not be removed
             _say(f"{self.directory}: {cause_of(failed, self.directory, 0)}")
-        if _is_primary():
+        if processes.is_primary():
             shutil.rmtree(self._path(f"{step}.replaced"), ignore_errors=True)
         return None
 
@@ -239,7 +248,7 @@ class Checkpointer:
         self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """One step, verified; Damaged if it is not as written, UserError if it is another run's."""
-        with _agreed(Damaged):
+        with processes.together(Damaged):
             document = read_document(self._path(step) / "meta" / "metadata")
             if document["step"] != step:
                 raise Damaged(f"it holds step {document['step']}")
@@ -248,14 +257,8 @@ class Checkpointer:
                 f"{self._path(step)} has format {document['format_version']}, newer than "
                 f"{FORMAT_VERSION}; update albert_jax"
             )
-        there = _flat({key: document["meta"][key] for key in expect if key in document["meta"]})
-        here = _flat(json.loads(json.dumps(dict(expect))))
-        other = [
-            f"{key} is {there.get(key, 'unset')!r} there and {here.get(key, 'unset')!r} here"
-            for key in sorted({*there, *here})
-            if there.get(key, "unset") != here.get(key, "unset")
-        ]
-        if other:
+        there = {key: document["meta"][key] for key in expect if key in document["meta"]}
+        if other := unlike_values(there, expect):
             raise UserError(
                 f"{self.directory} is the work directory of another run: {'; '.join(other)}; "
                 "give that run's settings or another work directory"
@@ -265,17 +268,17 @@ class Checkpointer:
                 f"checkpoint {step} in {self.directory} holds another state: {'; '.join(unlike)}; "
                 "give that run's settings or another work directory"
             )
-        with _agreed(Damaged):
+        with processes.together(Damaged):
             return document, read_arrays(self._path(step) / "state", document["leaves"])
 
     def _move_aside(self, damaged: Mapping[int, str]) -> None:
         for step in damaged:
             aside = self._path(f"{step}.damaged")
-            if _is_primary():
+            if processes.is_primary():
                 shutil.rmtree(aside, ignore_errors=True)  # of an earlier failure of the same step
                 self._path(step).rename(aside)
             _say(f"checkpoint {step} is now {aside}")
-        _barrier("checkpoint-aside")
+        processes.barrier()
         self._manager.reload()
 
     # ---------------------------------------------------------------------------------------- other
@@ -359,9 +362,17 @@ def lock_workdir(path: str | Path) -> TextIO:
             f"{path} cannot be locked ({error.strerror}); let no other run use it", file=sys.stderr
         )
     file.truncate(0)
-    file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+    file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.time():.0f}\n")
     file.flush()
     return file
+
+
+def lock_owner(path: str | Path) -> str:
+    """What a work directory's lock says of its owner: the same to all who see one file system."""
+    try:
+        return (Path(path) / "run.lock").read_text(encoding="utf-8").strip()
+    except OSError:
+        return "not there"
 
 
 def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:
@@ -377,40 +388,6 @@ def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:
         return placed if impl is None else jax.random.wrap_key_data(placed, impl=impl)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`, so that a difference is named to the last key."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-@contextlib.contextmanager
-def _agreed(kind: type[Exception]) -> Iterator[None]:
-    """Makes an error that one process meets the error of all, which must go the same way."""
-    found: Exception | None = None
-    try:
-        yield
-    except kind as error:
-        found = error
-    if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(found))).any():
-        found = found or kind("as another process found")
-    if found:
-        raise found
-
-
-def _is_primary() -> bool:
-    return jax.process_index() == 0
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
 def _say(message: str) -> None:
-    if _is_primary():
+    if processes.is_primary():
         print(message, file=sys.stderr, flush=True)

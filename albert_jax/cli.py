@@ -134,28 +134,50 @@ def prepare(
 
 
 def pretrain(
-    config: Annotated[PretrainConfig, tyro.conf.arg(name="")], *, dry_run: bool = False
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")],
+    *,
+    dry_run: bool = False,
+    multihost: bool = False,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    start_timeout: int = 120,
+    peer_timeout: int = 30,
 ) -> None:
     """Pretrains an ALBERT as the recipe says; every field of the recipe is a flag below.
 
     The recipe comes first: a Python file whose get_config(…) returns a PretrainConfig, with
-    arguments for it after a colon. Run the same command again to resume.
+    arguments for it after a colon. Run the same command again to resume. With --multihost the same
+    command, started on every host, makes one run: docs/tpu.md.
 
     Example: albert-jax pretrain configs/pretrain.py:model=base-v2 --store store --workdir runs/base
 
     Args:
         dry_run: print the plan (sizes, memory, time) and stop.
+        multihost: this process is one of several, on hosts that share the work directory. Cloud
+            TPU, GKE and SLURM tell them of each other; elsewhere give the next three flags too.
+        coordinator: HOST:PORT of process 0, which listens there.
+        num_processes: how many there are.
+        process_id: this one's number, from 0.
+        start_timeout: seconds for all of them to come.
+        peer_timeout: seconds without a sign of life after which one counts as dead, and all stop.
     """
     from albert_jax.host_memory import keep_freed_memory
 
     keep_freed_memory()  # before JAX is imported
     from albert_jax.pretrain import pretrain
     from albert_jax.pretrain_report import describe_plan
+    from albert_jax.processes import Launch
 
+    launch = Launch(coordinator, num_processes, process_id, start_timeout, peer_timeout)
+    if not multihost and launch != Launch():
+        raise UserError("--coordinator, --process-id and the like need --multihost")
+    if dry_run and multihost:
+        raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
     if dry_run:
         print(describe_plan(config))
     else:
-        pretrain(config)
+        pretrain(config, launch=launch if multihost else None)
 
 
 def finetune(

@@ -40,11 +40,16 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def on_host(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The values as NumPy arrays, keys as their uint32 data; on a CPU, views of the same memory."""
+def data_of(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves as arrays of numbers: keys as their uint32 data."""
+    with jax.transfer_guard("allow"):
+        return {name: jax.random.key_data(x) if is_key(x) else x for name, x in leaves.items()}
+
+
+def on_host(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The values as NumPy arrays; on a CPU, views of the same memory."""
     with jax.transfer_guard("allow"):  # one call, so that the copies of all leaves overlap
-        data = {name: jax.random.key_data(x) if is_key(x) else x for name, x in leaves.items()}
-        return {name: np.asarray(x) for name, x in jax.device_get(data).items()}
+        return {name: np.asarray(x) for name, x in jax.device_get(dict(data)).items()}
 
 
 def crc32c(array: np.ndarray) -> str:
@@ -76,6 +81,29 @@ def differences(there: Table, here: Table) -> list[str]:
     return [f"{name}: {old} there, {new} here" for name, old, new in pairs if old != new]
 
 
+def unlike_values(
+    there: Mapping[str, Any], here: Mapping[str, Any], where: str = "there", whose: str = "here"
+) -> list[str]:
+    """A phrase for every value in which two JSON documents differ, named to the last key."""
+    theirs, ours = _flat(there), _flat(json.loads(json.dumps(dict(here))))
+    return [
+        f"{key} is {theirs.get(key, 'unset')!r} {where} and {ours.get(key, 'unset')!r} {whose}"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key, "unset") != ours.get(key, "unset")
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def verify(arrays: Mapping[str, np.ndarray], table: Table) -> None:
     """Raises Damaged unless the arrays are, bit for bit, those the table was made of."""
     wrong = []
@@ -91,7 +119,7 @@ def verify(arrays: Mapping[str, np.ndarray], table: Table) -> None:
         raise Damaged("; ".join(wrong[:3]) + more)
 
 
-def nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def nest(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """`{"a/b": x}` as `{"a": {"b": x}}`: plain dicts need none of our classes to be restored."""
     tree: dict[str, Any] = {}
     for name, array in arrays.items():

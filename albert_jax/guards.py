@@ -71,6 +71,10 @@ class StopSignals:
         self.requested: str | None = None
         self._previous: dict[int, Any] = {}
 
+    def due(self) -> bool:
+        """Whether to stop after this step."""
+        return self.requested is not None
+
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,6 +8,7 @@ it takes.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from albert_jax import processes
 from albert_jax.errors import UserError
 from albert_jax.target import Target, traced_for
 
@@ -32,9 +34,10 @@ class Placement:
     """Where state and batches live in one mode, and how a step is compiled for it.
 
     `put_state` copies a host or device tree onto the devices; `get_state` gives it back as plain
-    arrays that any placement takes; `put_batch` takes {name: ndarray [B, …]}; `compile` wraps
-    step(state, batch), donating the state, and `compile_eval` wraps step(params_of_state, batch)
-    without. `axis_name` is what the step must reduce over; None: the batch it sees is the whole.
+    arrays that any placement takes; `put_batch` takes {name: ndarray [B, …]}, of several processes
+    each one's own rows; `compile` wraps step(state, batch), donating the state, or with
+    donate=False step(params_of_state, batch). `axis_name` is what the step must reduce over; None:
+    the batch it sees is the whole.
     """
 
     mode: str
@@ -73,6 +76,33 @@ def local_devices(count: int | None = None) -> tuple[jax.Device, ...]:
     return tuple(devices[:count])
 
 
+def run_devices(count: int | None = None) -> tuple[jax.Device, ...]:
+    """`local_devices` of every process of the run, process by process, so that each one's rows of a
+    batch are in one piece."""
+    mine = local_devices(count)
+    if jax.process_count() == 1:
+        return mine
+    everywhere = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    of_each = itertools.groupby(everywhere, key=lambda device: device.process_index)
+    return tuple(d for _, devices in of_each for d in itertools.islice(devices, len(mine)))
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """A tree of host or local arrays, equal in all processes, placed; typed keys too."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf: Any) -> Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(
+                one(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+            )
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, tree)
+
+
 def check_batch_size(batch_size: int, accumulate: int, devices: int) -> None:
     """Raises UserError unless every device gets the same number of rows of every micro-batch."""
     unit = accumulate * devices
@@ -98,6 +128,10 @@ def make_placement(mode: str, devices: Sequence[jax.Device], *, random: bool = T
     gradient, and each micro-batch's.
     """
     if mode == "pmap":
+        if jax.process_count() > 1:
+            raise UserError(
+                "train.mode pmap is of one process; give --train.mode jit with --multihost"
+            )
         return _pmap_placement(tuple(devices))
     return _jit_placement(tuple(devices), divided=not random and len(devices) > 1)
 
@@ -114,12 +148,18 @@ def _jit_placement(devices: tuple[jax.Device, ...], divided: bool) -> Placement:
             step = jax.shard_map(
                 step, mesh=mesh, in_specs=(everywhere, rows), out_specs=everywhere, check_vma=False
             )
-        return jax.jit(
+        jitted = jax.jit(
             step,
             in_shardings=(replicated, split),
             out_shardings=replicated,
             donate_argnums=(0,) if donate else (),
         )
+        return jitted if split.is_fully_addressable else _begun_together(jitted)
+
+    def put_batch(batch: dict[str, np.ndarray]) -> dict[str, Array]:
+        if split.is_fully_addressable:
+            return jax.device_put(batch, split)
+        return {name: jax.make_array_from_process_local_data(split, x) for name, x in batch.items()}
 
     return Placement(
         mode="jit",
@@ -128,11 +168,27 @@ def _jit_placement(devices: tuple[jax.Device, ...], divided: bool) -> Placement:
         # A copy: device_put may alias its argument, which the first donated step would then delete.
         put_state=lambda state: jax.device_put(_copied(state), replicated),
         get_state=lambda state: state,
-        put_batch=lambda batch: jax.device_put(batch, split),
+        put_batch=put_batch,
         compile=compile,
         fetch=jax.device_get,
         state_sharding=replicated,
     )
+
+
+def _begun_together(jitted: Any) -> Callable[..., Any]:
+    """`jitted`, whose programs all processes have compiled before one runs them: a collective waits
+    half a minute (gloo) for a process that still compiles, and compiling may take minutes."""
+    programs: dict[Any, Callable[..., Any]] = {}
+
+    def call(*arguments: Any) -> Any:
+        leaves, tree = jax.tree.flatten(arguments)
+        key = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if key not in programs:
+            programs[key] = jitted.lower(*arguments).compile()
+            processes.barrier()
+        return programs[key](*arguments)
+
+    return call
 
 
 def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:

@@ -4,6 +4,7 @@ call."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -15,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from albert_jax.checkpoint import Checkpointer, lock_workdir
+from albert_jax import processes
+from albert_jax.checkpoint import Checkpointer, lock_owner, lock_workdir
 from albert_jax.config import PretrainConfig, to_dict
 from albert_jax.data.batches import Source, batch_at, make_dataset
 from albert_jax.errors import UserError
@@ -29,45 +31,61 @@ from albert_jax.parallel import (
     check_batch_size,
     local_devices,
     make_placement,
+    place,
+    run_devices,
     set_compilation_cache,
 )
 from albert_jax.pretrain_data import Data, identity_of, open_data
 from albert_jax.pretrain_report import closing, plan
 from albert_jax.pretrain_step import PretrainStep, make_pretrain_step
+from albert_jax.processes import Launch
 from albert_jax.step import TrainState, init_state, make_eval_step
-from albert_jax.train import Position, Workload, fit, resume
+from albert_jax.train import Position, Workload, fit, resume, versions
 
 Batch = dict[str, np.ndarray]
 
 
-def pretrain(config: PretrainConfig) -> Path:
+def pretrain(config: PretrainConfig, *, launch: Launch | None = None) -> Path:
     """Runs the configured pretraining, or goes on with it, and returns the model directory it
     exports.
+
+    With `launch` this process is one of several that make the run together, over all their devices;
+    they share the work directory, and process 0 logs and exports.
 
     The work directory gets config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png and
     model/. Raises UserError for settings or data that do not fit, TryAgain when stopped by a
     signal.
     """
-    if config.workdir is None:
-        raise UserError("no work directory; give --workdir DIR")
+    with processes.joined(launch):
+        return _pretrain(config)
+
+
+def _pretrain(config: PretrainConfig) -> Path:
+    with processes.together():
+        if config.workdir is None:
+            raise UserError("no work directory; give --workdir DIR")
     train, workdir = config.train, Path(config.workdir)
-    devices = local_devices(train.devices)
-    check_batch_size(train.batch_size, train.accumulate, len(devices))
-    check_destination(workdir / "model")
-    set_compilation_cache(train.compilation_cache)
-    with lock_workdir(workdir):
-        data = open_data(config, workdir)
+    with processes.together(), contextlib.ExitStack() as stack:
+        _require_same_settings(config)
+        devices = run_devices(train.devices)
+        check_batch_size(train.batch_size, train.accumulate, len(devices))
         placement = make_placement(train.mode, devices, random=config.model.has_dropout)
+        check_destination(workdir / "model")
+        set_compilation_cache(train.compilation_cache)
+        if processes.is_primary():
+            stack.enter_context(lock_workdir(workdir))
+        locked = stack.pop_all()
+    with locked:
+        data = _open_data(config, workdir)
         made = make_pretrain_step(config, placement.axis_name)
         evaluate = _evaluator(config, data, made.objective, placement)
         expect = identity_of(config, data)
         with (
-            out_of_memory_told(devices, config),
+            out_of_memory_told(local_devices(train.devices), config),
             Checkpointer(workdir / "checkpoints", keep=train.keep) as checkpointer,
         ):
             state, position = _first_state(config, data, made, checkpointer, placement, expect)
-            write_json(workdir / "config.json", to_dict(config))
-            log = MetricsLog(workdir, total_steps=train.steps, resume_step=position.step)
+            log = _open_log(config, workdir, position)
             try:
                 _announce(config, data, position, log)
                 if position.step == 0 and config.init_from and evaluate:
@@ -90,10 +108,12 @@ def pretrain(config: PretrainConfig) -> Path:
                 )
             finally:
                 log.close()
-        model_directory = _export(config, data, workdir, state, workdir / "model")
-        words = closing(config, data, workdir, model_directory, _last_eval(workdir))
-        print(words, file=sys.stderr)
-        return model_directory
+        with processes.together():
+            if processes.is_primary():
+                _export(config, data, workdir, state, workdir / "model")
+                words = closing(config, data, workdir, workdir / "model", _last_eval(workdir))
+                print(words, file=sys.stderr)
+        return workdir / "model"
 
 
 def export(workdir: str | Path, dest: str | Path) -> Path:
@@ -112,6 +132,44 @@ def export(workdir: str | Path, dest: str | Path) -> Path:
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet")
     return _export(config, data, workdir, restored[0], Path(dest))
+
+
+# ---------------------------------------------------------------------------------- the processes
+
+
+def _require_same_settings(config: PretrainConfig) -> None:
+    """UserError unless all processes were given the same, and are of the same kind."""
+    settings = to_dict(config)
+    for path in ("store", "workdir", "vocab", "heldout"):  # a host may have its own names for them
+        del settings[path]
+    del settings["train"]["compilation_cache"]
+    processes.require_same(settings | {"versions": versions()})
+    devices = jax.local_devices()
+    processes.require_same({"devices": {"number": len(devices), "kind": devices[0].device_kind}})
+
+
+def _open_data(config: PretrainConfig, workdir: Path) -> Data:
+    """The data, which must be the same for all processes; one alone makes a store of text."""
+    with processes.together():
+        processes.require_same({"work directory's lock": lock_owner(workdir)})
+        data = open_data(config, workdir) if config.store or processes.is_primary() else None
+    with processes.together():
+        data = data or open_data(config, workdir)
+    heldout = {"held-out examples": len(data.heldout or ()), **data.baselines}
+    processes.require_same(data.identity | heldout)
+    return data
+
+
+def _open_log(config: PretrainConfig, workdir: Path, position: Position) -> MetricsLog:
+    """Of process 0; the others' says and writes nothing."""
+    if processes.is_primary():
+        write_json(workdir / "config.json", to_dict(config))
+    return MetricsLog(
+        workdir if processes.is_primary() else None,
+        total_steps=config.train.steps,
+        resume_step=position.step,
+        console=processes.is_primary(),
+    )
 
 
 # ---------------------------------------------------------------------------------------- the state
@@ -135,7 +193,7 @@ def _first_state(
     else:
         params = _params_of(config, data, Path(config.init_from))
         state = init_state(jax.device_put(params), made.tx, seed=config.train.seed)
-    return jax.device_put(state, placement.state_sharding), Position()
+    return place(state, placement.state_sharding), Position()
 
 
 # What may differ between `init_from` and the run: how often the shared layer is applied, and
@@ -182,6 +240,8 @@ def _batches(
         batch_size=config.train.batch_size,
         start=start,
         stop=stop,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
         threads=config.train.data_threads,
         workers=config.train.data_workers,
     )
@@ -210,15 +270,16 @@ def _evaluator(
     heldout, unit = data.heldout, len(placement.devices)
     total = min(config.train.eval_examples, len(heldout))
     size = min(config.train.batch_size // config.train.accumulate, -(-total // unit) * unit)
+    index, count = jax.process_index(), jax.process_count()
     step = placement.compile(make_eval_step(objective, axis_name=placement.axis_name), donate=False)
 
     def evaluate(params: Any, _: int) -> dict[str, float]:
         results = []
         for number in range(-(-total // size)):
-            batch = batch_at(
-                heldout, number, size
-            )  # examples past the end are drawn and weigh nothing
-            weights_B = (np.arange(number * size, (number + 1) * size) < total).astype(np.float32)
+            # Examples past the end are drawn and weigh nothing.
+            batch = batch_at(heldout, number, size, process_index=index, process_count=count)
+            first = number * size + index * (size // count)
+            weights_B = (np.arange(first, first + size // count) < total).astype(np.float32)
             batch["masked_lm_weights"] = batch["masked_lm_weights"] * weights_B[:, None]
             batch["example_weights"] = weights_B
             results.append(placement.fetch(step(params, placement.put_batch(batch))))

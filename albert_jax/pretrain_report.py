@@ -15,7 +15,7 @@ from albert_jax.data.batches import describe
 from albert_jax.flops import parameter_count, parameter_counts, train_flops_per_sequence
 from albert_jax.metrics_log import draw_curves
 from albert_jax.optimizer import divergence_warnings, peak_learning_rate, warmup_steps
-from albert_jax.parallel import check_batch_size, local_devices
+from albert_jax.parallel import check_batch_size, run_devices
 from albert_jax.pretrain_data import Data, open_data
 
 
@@ -27,7 +27,7 @@ def describe_plan(config: PretrainConfig) -> str:
     check_batch_size(
         config.train.batch_size,
         config.train.accumulate,
-        len(local_devices(config.train.devices)),
+        len(run_devices(config.train.devices)),
     )
     workdir = Path(config.workdir) if config.workdir else None
     made = workdir is not None and (workdir / "store" / "manifest.json").is_file()
@@ -45,7 +45,8 @@ def plan(config: PretrainConfig, data: Data | None) -> str:
     length, predictions = examples.max_seq_length, examples.max_predictions_per_seq
     flops = train.batch_size * train_flops_per_sequence(model, length, predictions)
     shared = parameter_counts(model)["shared layers"]
-    devices = local_devices(train.devices)
+    devices = run_devices(train.devices)
+    hosts = len({device.process_index for device in devices})
     peak = peak_learning_rate(config.optimizer, train.batch_size)
     lines = [
         f"model      {parameter_count(model):,} parameters; the shared layer's {shared:,} are "
@@ -56,6 +57,7 @@ def plan(config: PretrainConfig, data: Data | None) -> str:
         f"optimizer  {config.optimizer.name}, peak learning rate {peak:.4g}, "
         f"warm-up {warmup_steps(config.optimizer, train.steps)} steps",
         f"devices    {len(devices)} x {devices[0].device_kind} under {train.mode}"
+        + (f", of {hosts} processes" if hosts > 1 else "")
         + (f", {train.accumulate} micro-batches" if train.accumulate > 1 else ""),
     ]
     if data is not None:

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import orbax.checkpoint
 
-from albert_jax import __version__
+from albert_jax import __version__, processes
 from albert_jax.checkpoint import Checkpointer
 from albert_jax.config import GuardConfig, TrainConfig
 from albert_jax.errors import TryAgain, UserError
@@ -108,7 +108,8 @@ def fit(
     stream = _stream(batches, position)
     in_flight: collections.deque[tuple[int, int, Any]] = collections.deque()
     meter = Meter(config, placement, workload, schedule)
-    with StopSignals() as signals, Watchdog(guard.step_timeout) as watchdog:
+    stopping = processes.StopTogether() if processes.several() else StopSignals()
+    with stopping as signals, Watchdog(guard.step_timeout) as watchdog:
         while position.step < config.steps:
             started = time.perf_counter()
             number, batch = next(stream)
@@ -118,16 +119,12 @@ def fit(
                 live, metrics = compiled(live, on_device)
             position = Position(position.step + 1, number + 1, position.left_out)
             in_flight.append((position.step, number, metrics))
-            stop_now = signals.requested is not None
+            stop_now = signals.due()
+            saving = run.save_due(position.step)
             evaluating = evaluate is not None and _due(
                 position.step, config.eval_every, config.steps
             )
-            boundary = (
-                stop_now
-                or evaluating
-                or run.save_due(position.step)
-                or position.step == config.steps
-            )
+            boundary = stop_now or evaluating or saving or position.step == config.steps
             bad = None
             while bad is None and len(in_flight) > (0 if boundary else placement.max_in_flight):
                 at, number, metrics = in_flight.popleft()
@@ -157,7 +154,7 @@ def fit(
                 watchdog.beat(f"the evaluation at step {position.step}")
                 meter.restart_clock()
             final = position.step == config.steps
-            if stop_now or final or (run.save_due(position.step) and not losses.spiking):
+            if stop_now or final or (saving and not losses.spiking):
                 run.save(placement.get_state(live), position, wait=stop_now or final)
                 rollbacks = 0
                 watchdog.beat(f"the checkpoint at step {position.step}")
@@ -210,6 +207,8 @@ class _Run:
     def save_due(self, step: int) -> bool:
         minutes = (time.monotonic() - self.saved_at) / 60
         late = self.config.save_minutes > 0 and minutes >= self.config.save_minutes
+        if processes.several():  # each has its own clock, and asking another costs time
+            late = step % self.config.log_every == 0 and processes.gather(late)[0]
         return late or _due(step, self.config.save_every, self.config.steps)
 
     def save(self, state: TrainState, position: Position, *, wait: bool = False) -> None:
@@ -290,7 +289,8 @@ class Meter:
         """The step waited so long for this batch."""
         self._wait += seconds
         if "input_mask" in batch:
-            self._tokens += int(batch["input_mask"].sum())
+            # Of its own rows, taken for those of every process.
+            self._tokens += int(batch["input_mask"].sum()) * jax.process_count()
 
     def add(self, values: dict[str, Any]) -> None:
         """A finished step's metrics."""

@@ -89,9 +89,9 @@ def write_corpus(path: Path, documents: int = 60) -> Path:
     return path
 
 
-def make_store(folder: Path) -> Path:
+def make_store(folder: Path, documents: int = 60) -> Path:
     store = folder / "store"
-    corpus = write_corpus(folder / "corpus.txt")
+    corpus = write_corpus(folder / "corpus.txt", documents)
     prepare([corpus], vocab=VOCABULARY, output=store, holdout=0.2, workers=1, progress=False)
     return store
 

@@ -39,6 +39,7 @@ LEVELS = {
         "model",
         "optimizer",
         "parallel",
+        "processes",
         "tasks",
         "tpu_slice",
     ),
