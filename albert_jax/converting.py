@@ -26,6 +26,7 @@ from albert_jax.formats.sources import (
 )
 from albert_jax.formats.weights import Weights, read_weights
 from albert_jax.tokenizer import Tokenizer
+from albert_jax.whole_folder import appearing_whole
 
 Format = Literal["albert-jax", "hf", "tf"]
 
@@ -168,7 +169,7 @@ def _write(
 ) -> list[str]:
     """Writes `dest` and returns what the user should know."""
     if to != "albert-jax":
-        with exporting.appearing_whole(dest) as folder:
+        with appearing_whole(dest) as folder:
             if to == "hf":
                 return exporting.write_hf(folder, weights, vocab, settings)
             return exporting.write_tf(folder, weights, vocab)

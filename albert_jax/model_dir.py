@@ -37,6 +37,7 @@ from albert_jax.digests import (
     table_of,
 )
 from albert_jax.errors import UserError
+from albert_jax.whole_folder import appearing_whole
 
 FORMAT_VERSION = 1
 _FILE_BYTES = 1 << 23  # of the files that orbax writes parameters to
@@ -74,46 +75,35 @@ def export_model(
     """
     directory = Path(directory).resolve()
     check_destination(directory)
-    new, old = (directory.with_name(f".{directory.name}.{kind}") for kind in ("new", "old"))
     leaves = named_leaves(params)
     arrays, slots = on_host(leaves), on_host(named_leaves(optimizer or {}))
     size = sum(x.nbytes for x in (*arrays.values(), *slots.values()))
-    try:
-        if old.exists() and not directory.exists():  # an export was killed between its renames
-            old.rename(directory)
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
-        new.mkdir(parents=True)
-        require_space(new, size)
-        config.to_json(new / CONFIG)
-        if vocab is not None:
-            shutil.copyfile(vocab, new / VOCABULARY)
-        _write_arrays(new / "params", arrays)
-        if slots:
-            _write_arrays(new / "optimizer", slots)
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "albert_jax": __version__,
-            "tokenizer": tokenizer,
-            "provenance": provenance,
-            "head": head,
-            "inventory": inventory,
-            "sha256": {n: _sha256(new / n) for n in (CONFIG, VOCABULARY) if (new / n).exists()},
-            "tensors": table_of(leaves, arrays),
-            "optimizer": table_of(slots, slots) if slots else None,
-        }
-        text = json.dumps(seal(manifest), indent=1)
-        (new / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        if directory.exists():
-            directory.rename(old)
-        new.rename(directory)
-    except Exception as error:
-        if old.exists() and not directory.exists():
-            old.rename(directory)
-        cause = cause_of(error, directory.parent, size)
-        shutil.rmtree(new, ignore_errors=True)
-        raise UserError(f"model directory {directory} NOT written: {cause}") from error
-    shutil.rmtree(old, ignore_errors=True)
+    with appearing_whole(directory) as folder:
+        try:
+            require_space(folder, size)
+            config.to_json(folder / CONFIG)
+            if vocab is not None:
+                shutil.copyfile(vocab, folder / VOCABULARY)
+            _write_arrays(folder / "params", arrays)
+            if slots:
+                _write_arrays(folder / "optimizer", slots)
+            files = [name for name in (CONFIG, VOCABULARY) if (folder / name).exists()]
+            manifest = {
+                "format_version": FORMAT_VERSION,
+                "albert_jax": __version__,
+                "tokenizer": tokenizer,
+                "provenance": provenance,
+                "head": head,
+                "inventory": inventory,
+                "sha256": {name: _sha256(folder / name) for name in files},
+                "tensors": table_of(leaves, arrays),
+                "optimizer": table_of(slots, slots) if slots else None,
+            }
+            text = json.dumps(seal(manifest), indent=1)
+            (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        except Exception as error:
+            cause = cause_of(error, directory.parent, size)
+            raise UserError(f"model directory {directory} NOT written: {cause}") from error
     return directory
 
 

@@ -33,6 +33,7 @@ from albert_jax.errors import UserError
 from albert_jax.inference import Albert, load
 from albert_jax.model import AlbertForPretraining
 from albert_jax.model_dir import VOCABULARY
+from albert_jax.whole_folder import appearing_whole
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
@@ -73,23 +74,15 @@ def export_serving(
         name: _export(call, params, albert.config.max_position_embeddings, positions=positions)
         for name, (call, positions) in _functions(albert, top_k).items()
     }
-    temporary = dest.with_name(f".{dest.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    with appearing_whole(dest) as folder:
         for name, program in programs.items():
-            (temporary / f"{name}.jax_export").write_bytes(program.serialize())
-        np.savez(temporary / "params.npz", **params)
+            (folder / f"{name}.jax_export").write_bytes(program.serialize())
+        np.savez(folder / "params.npz", **params)
         description = json.dumps(_description(albert, programs), indent=1)
-        (temporary / "serving.json").write_text(f"{description}\n", encoding="utf-8")
+        (folder / "serving.json").write_text(f"{description}\n", encoding="utf-8")
         if (Path(model) / VOCABULARY).exists():
-            shutil.copyfile(Path(model) / VOCABULARY, temporary / VOCABULARY)
-        _check(albert, temporary)
-        temporary.rename(dest)
-    except OSError as error:
-        raise UserError(f"{dest} NOT written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copyfile(Path(model) / VOCABULARY, folder / VOCABULARY)
+        _check(albert, folder)
     return dest
 
 

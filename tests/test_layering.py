@@ -24,6 +24,7 @@ LEVELS = {
         "released",
         "target",
         "tokenizer",
+        "whole_folder",
     ),
     2: (
         "attention",

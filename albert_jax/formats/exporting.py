@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,34 +56,6 @@ def check_destination(dest: Path, kind: str) -> None:
             )
     elif dest.exists() or dest.is_symlink():
         raise UserError(f"{dest} is a file, not a directory; give a new path")
-
-
-@contextlib.contextmanager
-def appearing_whole(dest: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `dest` at the end, or nothing where an error is raised.
-
-    Raises UserError for a disk that does not take it.
-    """
-    dest = dest.resolve()
-    new, old = (dest.with_name(f".{dest.name}.{kind}") for kind in ("new", "old"))
-    try:
-        if old.exists() and not dest.exists():  # one was killed between its renames
-            old.rename(dest)
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
-        new.mkdir(parents=True)
-        yield new
-        if dest.exists():
-            dest.rename(old)
-        new.rename(dest)
-    except OSError as error:
-        if old.exists() and not dest.exists():
-            old.rename(dest)
-        raise UserError(f"{dest} NOT written: {error}") from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        if dest.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------- the original's
