@@ -244,8 +244,11 @@ def evaluate(
 
     compute = ComputeConfig(dtype=dtype)
     if suite:
-        if task or output:
-            raise UserError("--suite has its own tasks; leave out --task and --output")
+        if task or output or split != "dev" or max_seq_length or doc_stride or pack:
+            raise UserError(
+                "--suite takes each model's own task, dev split and settings; leave out --task, "
+                "--output, --split, --max-seq-length, --doc-stride and --pack"
+            )
         card = evaluate_card(model, data, released=released, compute=compute)
         _print_json(card) if json else print(card_table(card))
         return

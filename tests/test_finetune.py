@@ -591,6 +591,7 @@ def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, base)
         ("evaluate --model {tuned} --data {data} --split test", "use albert-jax predict"),
         ("evaluate --model {tuned} {tuned} --data {data}", "2 models; give one, or --suite card"),
         ("evaluate --suite card --model {tuned} --data {data}", "is of single, which is not in"),
+        ("evaluate --suite card --pack 64 --model {tuned} --data {data}", "and --pack"),
         ("predict --model {tuned}", "give --input FILE, or --data DIR"),
         ("predict --model {tuned} --input {new}", "No such file"),
         ("predict --model {tuned} --input {wrong}", "row 2 lacks text"),
