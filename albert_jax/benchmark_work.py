@@ -26,6 +26,7 @@ from albert_jax.config import (
     model_config,
 )
 from albert_jax.data.batches import Source
+from albert_jax.data.mixing import split_stores
 from albert_jax.data.pretraining import PretrainingSource
 from albert_jax.data.store import read_manifest
 from albert_jax.errors import UserError
@@ -62,9 +63,10 @@ def pretrain_config(config: BenchmarkConfig) -> PretrainConfig:
     base = _base(config.model)
     model = base.model
     if config.store is not None:
-        manifest = read_manifest(Path(config.store))
+        store = split_stores(config.store)[0][0]  # a mixture's have one vocabulary
+        manifest = read_manifest(Path(store))
         if manifest is None:
-            raise UserError(f"store {config.store} is none; make one with albert-jax prepare")
+            raise UserError(f"store {store} is none; make one with albert-jax prepare")
         model = dataclasses.replace(model, vocab_size=manifest["vocabulary"]["size"])
     return dataclasses.replace(
         base,

@@ -505,8 +505,8 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     store: str | None = None
-    """Token store made by `albert-jax prepare`, or a folder or glob of the original's TFRecord
-    shards."""
+    """Token store made by `albert-jax prepare`, or several: A:0.7,B:0.3 with their shares of the
+    examples, A,B by size; or a folder or glob of the original's TFRecord shards."""
     vocab: str | None = None
     """SentencePiece model, needed beside TFRecord shards only: a store carries its own."""
     heldout: str | None = None
@@ -640,8 +640,8 @@ class BenchmarkConfig:
     accumulate: int | None = None
     """Micro-batches that make up one update."""
     store: str | None = None
-    """Token store to draw batches from; unset: one made-up batch again and again, or with --phase
-    input a made-up store."""
+    """Token store, or several, to draw batches from; unset: one made-up batch again and again, or
+    with --phase input a made-up store."""
     steps: int = 20
     """Steps timed one by one, and again in a row."""
     seconds: float = 60.0

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining run trains and evaluates on: a token store, TFRecord shards, or text made into
+"""What a pretraining run trains and evaluates on: token stores, TFRecord shards, or text made into
 a store first."""
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import itertools
 import json
@@ -13,10 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from albert_jax.config import PretrainConfig, to_dict
 from albert_jax.data.batches import Source
 from albert_jax.data.corpus import Reading, read_documents
 from albert_jax.data.masking import word_starts
+from albert_jax.data.mixing import BLOCK, Mixture, seed_of, share_out, split_stores
 from albert_jax.data.prepare import prepare
 from albert_jax.data.pretraining import PretrainingSource
 from albert_jax.data.records import RecordSource
@@ -51,6 +55,9 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
         store = str(_store_from_text(config, workdir))
     if store is None:
         raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
+    stores = split_stores(store)
+    if len(stores) > 1:
+        return _open_mixture(config, dict(stores))
     if not Path(store).exists() and not glob.glob(store):
         raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
     is_store = (Path(store) / "manifest.json").is_file() or (Path(store) / "progress").is_dir()
@@ -88,6 +95,54 @@ def _open_store(config: PretrainConfig, path: str) -> Data:
         },
         baselines=baselines_of(totals),
     )
+
+
+def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> Data:
+    stores = {path: TokenStore.open(path, split="heldout") for path in weights}
+    first, *others = stores
+    for path in others:
+        ours, theirs = (stores[p].manifest["vocabulary"] for p in (first, path))
+        if differing := [key for key in ours if ours[key] != theirs.get(key)]:
+            raise UserError(
+                f"the stores {first} and {path} were made with two vocabularies (they differ in "
+                f"{', '.join(differing)}); prepare the text of one again with the other's"
+            )
+    seed = config.train.seed
+    parts = []
+    for number, path in enumerate(stores):
+        train = dataclasses.replace(config.train, seed=seed_of(seed, number))
+        parts.append(_open_store(dataclasses.replace(config, train=train), path))
+    given = zip(weights.values(), parts, strict=True)
+    counts = share_out([weight or len(part.train) for weight, part in given], list(stores))
+    held = [i for i, part in enumerate(parts) if part.heldout is not None]
+    heldout, baselines = None, {}
+    if held:
+        names = [list(stores)[i] for i in held]
+        held_counts = share_out([counts[i] for i in held], names)
+        sources = [parts[i].heldout for i in held]
+        heldout = Mixture(sources, held_counts, names=names, seed=seed)
+        baselines = _mixed_baselines([stores[name] for name in names], held_counts)
+    data = [[part.identity["data"], count] for part, count in zip(parts, counts, strict=True)]
+    return dataclasses.replace(
+        parts[0],
+        train=Mixture([part.train for part in parts], counts, names=list(stores), seed=seed),
+        heldout=heldout,
+        identity=parts[0].identity | {"data": json_sha256(data)},
+        baselines=baselines,
+    )
+
+
+def _mixed_baselines(stores: list[TokenStore], counts: tuple[int, ...]) -> dict[str, float]:
+    """`baselines_of` for a mixture, whose frequencies are the stores' by their shares."""
+    rates = np.zeros(stores[0].manifest["vocabulary"]["size"])
+    for store, count in zip(stores, counts, strict=True):
+        for shard in store.shards:
+            occurring = np.bincount(shard.tokens, minlength=len(rates))
+            rates += occurring / store.num_tokens * (count / BLOCK)
+    return {
+        "unigram_entropy_nats": float(-(rates[rates > 0] * np.log(rates[rates > 0])).sum()),
+        "most_frequent_token_rate": float(rates.max()),
+    }
 
 
 def baselines_of(totals: dict[str, Any]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from albert_jax import inference
 from albert_jax.config import PretrainConfig
 from albert_jax.data.batches import describe
+from albert_jax.data.mixing import Mixture
 from albert_jax.flops import parameter_count, parameter_counts, train_flops_per_sequence
 from albert_jax.metrics_log import draw_curves
 from albert_jax.optimizer import divergence_warnings, peak_learning_rate, warmup_steps
@@ -64,7 +65,14 @@ def plan(config: PretrainConfig, data: Data | None) -> str:
         size = len(data.train)
         passes = train.steps * train.batch_size / size
         heldout = f"{len(data.heldout):,} held out" if data.heldout else "nothing held out"
-        lines.insert(1, f"data       {size:,} examples a pass, {passes:,.2f} passes; {heldout}")
+        told = [f"data       {size:,} examples a pass, {passes:,.2f} passes; {heldout}"]
+        if isinstance(data.train, Mixture):
+            told += [
+                f"           {name}: {part['share']:.2%} of the examples, "
+                f"{part['sequences_a_pass']:,} a pass, {part['passes']:,.2f} passes"
+                for name, part in data.train.passes(train.steps * train.batch_size).items()
+            ]
+        lines[1:1] = told
     warnings = divergence_warnings(
         config.optimizer, batch_size=train.batch_size, hidden_size=model.hidden_size
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from albert_jax import flops
 from albert_jax.config import PretrainConfig, load_recipe
+from albert_jax.data.mixing import Mixture
 from albert_jax.errors import UserError
 from albert_jax.optimizer import peak_learning_rate, warmup_steps
 from albert_jax.pretrain_data import open_data
@@ -49,8 +50,11 @@ def _plan(config: PretrainConfig, store: str | None) -> dict[str, Any]:
         "warmup_steps": warmup_steps(config.optimizer, train.steps),
     }
     if store is not None:
-        size = len(open_data(dataclasses.replace(config, store=store), None).train)
+        source = open_data(dataclasses.replace(config, store=store), None).train
+        size = len(source)
         plan |= {"store": store, "sequences_a_pass": size, "passes": sequences / size}
+        if isinstance(source, Mixture):
+            plan["stores"] = source.passes(sequences)
     # A bound, at every chip's full rate; what a slice takes is the compiler's to say.
     hours = {kind: total / flops.PEAK_FLOPS[kind] / 3600 for kind in PLANNED_FOR}
     return plan | {"chip_hours_at_peak": hours}
