@@ -89,6 +89,7 @@ def prepare(
     data_dir: str | None = None,
     mode: Literal["google", "hf"] = "google",
     do_lower_case: bool = True,
+    beam: tuple[str, ...] | None = None,
     json: bool = False,
 ) -> None:
     """Turns text into a token store: documents, sentences and 2 bytes a token, memory-mapped.
@@ -109,6 +110,8 @@ def prepare(
         data_dir: where TensorFlow Datasets keeps its data.
         mode: clean text as the original does (google) or as transformers does (hf).
         do_lower_case: as the vocabulary was trained.
+        beam: run on Apache Beam, with its pipeline options, as runner=FlinkRunner; none: in this
+            process.
         json: print the store's manifest as JSON.
     """
     from albert_jax.data.prepare import prepare
@@ -126,6 +129,7 @@ def prepare(
         data_dir=data_dir,
         mode=mode,
         do_lower_case=do_lower_case,
+        beam=beam,
     )
     if json:
         _print_json(manifest)

@@ -31,6 +31,7 @@ from typing import Any, Literal
 import numpy as np
 
 from albert_jax import __version__
+from albert_jax.data.beam import make_pipeline, run_units_on_beam
 from albert_jax.data.corpus import find_pieces, read_piece
 from albert_jax.data.forecast import Meter, existing_folder, make_forecast, show_bytes
 from albert_jax.data.lines import Piece, Reading
@@ -83,16 +84,21 @@ def prepare(
     data_dir: str | None = None,
     mode: Literal["google", "hf"] = "google",
     do_lower_case: bool = True,
+    beam: Sequence[str] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Makes a token store of files, folders, patterns or `python-docs`; returns its manifest.
 
     `format` is text, wiki or tfds:NAME (then the inputs name splits). `workers` unset takes all
-    cores. `holdout` is the share of documents kept from training. The same inputs and settings give
-    the same bytes, whatever the number of workers; killed, the same call goes on where it was.
+    cores. `holdout` is the share of documents kept from training. `beam`, Beam's pipeline options
+    as NAME=VALUE, runs the units there instead. The same inputs and settings give the same bytes,
+    whatever the number of workers; killed, the same call goes on where it was.
     Raises UserError for bad inputs or settings and a full disk, TryAgain where a worker was killed.
     """
-    store = Path(output)
+    if beam is not None and workers is not None:
+        raise UserError("workers are this machine's; give Beam its own, as direct_num_workers=2")
+    pipeline = None if beam is None else make_pipeline(beam)
+    store = Path(output if beam is None else os.path.abspath(output))  # workers stand elsewhere
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     reading = Reading(format, sentences, strict, language, data_dir)
     tokenizer = Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
@@ -111,7 +117,7 @@ def prepare(
         why = ": all the text is one document" if holdout else ""
         _say(f"nothing is held out{why}", progress)
     job = Job(str(store), reading, mode, do_lower_case, holdout, fixed, json.dumps(settings))
-    workers = workers or _cores()
+    workers = workers or (_cores() if pipeline is None else 1)
     waiting = [unit for unit in units if read_record(unit, job) is None]
     if len(waiting) < len(units):
         _say(f"{len(units) - len(waiting)} of {len(units)} units are finished already", progress)
@@ -124,7 +130,10 @@ def prepare(
         _remove_stale(store, units, waiting)
         meter = Meter(sum(unit.bytes for unit in waiting), progress)
         try:
-            run_units(waiting, job, workers, meter.add)
+            if pipeline is None:
+                run_units(waiting, job, workers, meter.add)
+            else:
+                run_units_on_beam(waiting, job, pipeline, meter.add)
         finally:
             meter.close()
         manifest = _manifest(units, job, settings, pieces, tokenizer)
