@@ -69,9 +69,13 @@ def labels_everywhere(batch: dict[str, np.ndarray]) -> np.ndarray:
     return labels_BS
 
 
-def pytorch(config: Any, batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
-    model = transformers.AlbertForPreTraining(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
+def pytorch(
+    config: Any, batch: dict[str, np.ndarray], device: str = "cpu", compiled: bool = False
+) -> tuple[Any, Any]:
+    """A step and a forward pass; on a GPU with autocast to bfloat16 and without waiting for it."""
+    model = transformers.AlbertForPreTraining(config).train().to(device)
+    on_gpu = device != "cpu"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, fused=on_gpu)
     inputs = {
         "input_ids": torch.from_numpy(batch["input_ids"]).long(),
         "attention_mask": torch.from_numpy(batch["input_mask"]).long(),
@@ -79,16 +83,22 @@ def pytorch(config: Any, batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
         "labels": torch.from_numpy(labels_everywhere(batch)),
         "sentence_order_label": torch.from_numpy(batch["sentence_order_labels"]).long(),
     }
+    inputs = {name: x.to(device) for name, x in inputs.items()}
+    call = torch.compile(model) if compiled else model
+
+    def output() -> Any:
+        with torch.autocast(device, torch.bfloat16, enabled=on_gpu):
+            return call(**inputs)
 
     def train() -> None:
         optimizer.zero_grad(set_to_none=True)
-        model(**inputs).loss.backward()
+        output().loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
     def forward() -> None:
         with torch.inference_mode():
-            model(**inputs)
+            output()
 
     return train, forward
 
