@@ -28,6 +28,7 @@ from albert_jax.config import (
 from albert_jax.data.batches import Source
 from albert_jax.data.mixing import split_stores
 from albert_jax.data.pretraining import PretrainingSource
+from albert_jax.data.remote import local_store
 from albert_jax.data.store import read_manifest
 from albert_jax.errors import UserError
 from albert_jax.flops import forward_flops_per_sequence, parameter_count
@@ -64,7 +65,7 @@ def pretrain_config(config: BenchmarkConfig) -> PretrainConfig:
     model = base.model
     if config.store is not None:
         store = split_stores(config.store)[0][0]  # a mixture's have one vocabulary
-        manifest = read_manifest(Path(store))
+        manifest = read_manifest(local_store(store))
         if manifest is None:
             raise UserError(f"store {store} is none; make one with albert-jax prepare")
         model = dataclasses.replace(model, vocab_size=manifest["vocabulary"]["size"])

@@ -505,8 +505,9 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     store: str | None = None
-    """Token store made by `albert-jax prepare`, or several: A:0.7,B:0.3 with their shares of the
-    examples, A,B by size; or a folder or glob of the original's TFRecord shards."""
+    """Token store made by `albert-jax prepare`, a folder or gs://…, or several: A:0.7,B:0.3 with
+    their shares of the examples, A,B by size; or a folder or glob of the original's TFRecord
+    shards."""
     vocab: str | None = None
     """SentencePiece model, needed beside TFRecord shards only: a store carries its own."""
     heldout: str | None = None

@@ -24,6 +24,7 @@ from albert_jax.data.mixing import BLOCK, Mixture, seed_of, share_out, split_sto
 from albert_jax.data.prepare import prepare
 from albert_jax.data.pretraining import PretrainingSource
 from albert_jax.data.records import RecordSource
+from albert_jax.data.remote import is_address, local_store
 from albert_jax.data.store import TokenStore
 from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError
@@ -58,6 +59,8 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
     stores = split_stores(store)
     if len(stores) > 1:
         return _open_mixture(config, dict(stores))
+    if is_address(store):
+        return _open_store(config, store)
     if not Path(store).exists() and not glob.glob(store):
         raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
     is_store = (Path(store) / "manifest.json").is_file() or (Path(store) / "progress").is_dir()
@@ -67,7 +70,8 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
 
 
 def _open_store(config: PretrainConfig, path: str) -> Data:
-    store, heldout = (TokenStore.open(path, split=split) for split in ("train", "heldout"))
+    folder = local_store(path)
+    store, heldout = (TokenStore.open(folder, split=split) for split in ("train", "heldout"))
     vocabulary = store.manifest["vocabulary"]
     settings = {key: vocabulary[key] for key in ("mode", "do_lower_case")}
     tokenizer = Tokenizer.load(config.vocab or store.vocab_path, **settings)
@@ -98,7 +102,7 @@ def _open_store(config: PretrainConfig, path: str) -> Data:
 
 
 def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> Data:
-    stores = {path: TokenStore.open(path, split="heldout") for path in weights}
+    stores = {path: TokenStore.open(local_store(path), split="heldout") for path in weights}
     first, *others = stores
     for path in others:
         ours, theirs = (stores[p].manifest["vocabulary"] for p in (first, path))
