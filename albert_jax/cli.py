@@ -447,7 +447,8 @@ def info(
 ) -> None:
     """Describes a model, a token store or a recipe: sizes, parameters, FLOPs, where it came from.
 
-    Of a recipe for pretraining it tells the plan: steps, passes over a store, fewest chip-hours.
+    Of a recipe for pretraining it tells the plan: steps, passes over a store, fewest chip-hours,
+    and those by the TPU compiler's estimate.
 
     Example: albert-jax info configs/pretrain.py:model=base-v2 --store store
 
@@ -636,6 +637,8 @@ def estimate(
     config: Annotated[EstimateConfig, tyro.conf.arg(name="")] = _ESTIMATE,
     *,
     find_batch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    table: str | None = None,
+    plot: str | None = None,
     json: bool = False,
 ) -> None:
     """Asks the TPU's compiler how long a step takes on a slice and whether it fits; needs no TPU.
@@ -647,12 +650,20 @@ def estimate(
     Args:
         find_batch: find the largest batch that a chip holds, with and without remat; a compilation
             for each that is tried.
+        table: file to add the estimate to, a line of JSON, in place of one of the same setting.
+        plot: PNG to draw into: the table's estimates of this step for slices of every size.
         json: print the figures as JSON alone; with --find-batch those of the fastest, and all as
             "results".
     """
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: no TPU or GPU here is touched
-    from albert_jax import estimate, estimate_report
+    from albert_jax import estimate, estimate_report, estimate_table
 
+    if plot and not table:
+        raise UserError("--plot draws a table's estimates; give --table FILE")
+    if table and find_batch:
+        raise UserError("--table takes one estimate, --find-batch makes several; give one of them")
+    if table:
+        estimate_table.read(table)  # before minutes are spent
     if find_batch:
         results = estimate.find_batch(config)
         told = estimate_report.batches(results)
@@ -662,6 +673,11 @@ def estimate(
         figures = estimate.estimate(config)
         told = estimate_report.card(figures)
     print(json_module.dumps(figures) if json else told)
+    if table:
+        row = estimate_table.row_of(figures)
+        rows = estimate_table.record(table, row)
+        if plot:
+            estimate_table.draw(rows, row, plot)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

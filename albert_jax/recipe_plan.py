@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining recipe comes to: updates, rates, passes over a store, the fewest
-chip-hours."""
+"""What a pretraining recipe comes to: updates, rates, passes over a store, chip-hours at best and
+by the compiler's estimate."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from albert_jax import flops
+from albert_jax import estimate_table, flops
 from albert_jax.config import PretrainConfig, load_recipe
 from albert_jax.data.mixing import Mixture
 from albert_jax.errors import UserError
@@ -28,13 +28,16 @@ def with_plan(description: dict[str, Any], store: str | None = None) -> dict[str
     if isinstance(config, PretrainConfig):
         settings = description["settings"]
         rest = {key: value for key, value in description.items() if key != "settings"}
-        return rest | {"plan": _plan(config, store or config.store), "settings": settings}
+        return rest | {
+            "plan": _plan(config, store or config.store, description["path"]),
+            "settings": settings,
+        }
     if store is not None:
         raise UserError(f"{description['path']} is no recipe for pretraining; leave out --store")
     return description
 
 
-def _plan(config: PretrainConfig, store: str | None) -> dict[str, Any]:
+def _plan(config: PretrainConfig, store: str | None, spec: str) -> dict[str, Any]:
     train, length = config.train, config.examples.max_seq_length
     sequences = train.steps * train.batch_size
     total = sequences * flops.train_flops_per_sequence(
@@ -57,4 +60,8 @@ def _plan(config: PretrainConfig, store: str | None) -> dict[str, Any]:
             plan["stores"] = source.passes(sequences)
     # A bound, at every chip's full rate; what a slice takes is the compiler's to say.
     hours = {kind: total / flops.PEAK_FLOPS[kind] / 3600 for kind in PLANNED_FOR}
-    return plan | {"chip_hours_at_peak": hours}
+    plan |= {"chip_hours_at_peak": hours}
+    if estimated := estimate_table.chip_hours(config, sequences):
+        plan["chip_hours_by_the_compilers_estimate"] = estimated
+    asked = f"albert-jax estimate --model {spec} --topology v5e:2x2"
+    return plan | {"to_compile_this_step": f"{asked}, or another slice"}

@@ -61,6 +61,7 @@ LEVELS = {
         "converting",
         "estimate",
         "estimate_report",
+        "estimate_table",
         "finetune_data",
         "finetune_report",
         "inference",
