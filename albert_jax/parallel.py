@@ -154,10 +154,11 @@ def _jit_placement(devices: tuple[jax.Device, ...], divided: bool) -> Placement:
             out_shardings=replicated,
             donate_argnums=(0,) if donate else (),
         )
-        return jitted if split.is_fully_addressable else _begun_together(jitted)
+        return _begun_together(jitted) if processes.several() else jitted
 
     def put_batch(batch: dict[str, np.ndarray]) -> dict[str, Array]:
-        if split.is_fully_addressable:
+        # Not whether `split` is all here: a step may be compiled for many hosts elsewhere.
+        if not processes.several():
             return jax.device_put(batch, split)
         return {name: jax.make_array_from_process_local_data(split, x) for name, x in batch.items()}
 
