@@ -150,7 +150,9 @@ def test_recipe_values_are_the_defaults_and_flags_change_them(tmp_path: Path) ->
         text=("a.txt", "b.txt"),
         store="s",
     )
-    assert bound.keywords == {"config": expected, "dry_run": True}
+    assert bound.keywords["config"] == expected
+    assert bound.keywords["dry_run"]
+    assert not bound.keywords["multihost"]
 
 
 def _flags(config: Any, prefix: str = "--") -> list[str]:
