@@ -208,7 +208,7 @@ def test_a_process_that_dies_ends_the_other_with_a_line_and_status_75(store, tmp
     assert "run the same command again" in last
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.timeout(3600)
 def test_a_run_killed_ten_times_ends_with_the_bits_of_one_left_alone(store, tmp_path):
     rng = random.Random(7)
