@@ -362,7 +362,8 @@ def lock_workdir(path: str | Path) -> TextIO:
             f"{path} cannot be locked ({error.strerror}); let no other run use it", file=sys.stderr
         )
     file.truncate(0)
-    file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.time():.0f}\n")
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
     file.flush()
     return file
 

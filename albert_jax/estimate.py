@@ -138,13 +138,28 @@ def _compiled(
         return _unfit(error, where)
     seconds = time.perf_counter() - started
     efficiency = kernel_efficiency(settings, where)
-    cost = step_cost(hlo.read(compiled.as_text()), where, efficiency)
+    cost = step_cost(hlo.read(_text_of(compiled, where)), where, efficiency)
     return (
         {"fits": True, "out_of_memory": None, "compile_seconds": seconds}
         | _memory(compiled, where)
         | _times(cost, work, settings, where)
         | {"kernel_efficiency": efficiency}
     )
+
+
+def _text_of(compiled: jax.stages.Compiled, where: Slice) -> str:
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        # libtpu may be newer than jaxlib's idea of a program: the variadic all-reduce of a large
+        # step for v5p (libtpu 0.0.52, jaxlib 0.10.2).
+        reason = str(error).partition("\n")[0][:200]
+        raise UserError(
+            f"libtpu compiled the step for {where.name}, but jaxlib cannot read the program "
+            f"({reason}); try another slice, or a libtpu of this jaxlib's own age"
+        ) from None
+    assert text is not None, "a compiled program without text"
+    return text
 
 
 def kernel_efficiency(config: PretrainConfig, where: Slice) -> float:

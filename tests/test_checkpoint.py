@@ -757,7 +757,7 @@ def test_a_work_directory_in_use_names_who_has_it_and_is_free_when_that_is_kille
     tmp_path: Path,
 ) -> None:
     process, told = start(_hold, tmp_path / "run")
-    owner = f"is in use by pid {process.pid} on {socket.gethostname()}; wait for it"
+    owner = f"is in use by pid {process.pid} on {socket.gethostname()} since 20"
     with pytest.raises(UserError, match=re.escape(owner)):
         lock_workdir(tmp_path / "run")
     process.kill()

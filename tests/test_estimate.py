@@ -150,6 +150,15 @@ def test_by_default_layers_are_unrolled_and_attend_in_a_kernel(model):
     assert kernels == {"attention_rows_forward": 5, "attention_rows_backward": 5}
 
 
+def test_a_program_that_jaxlib_cannot_read_is_one_line():
+    class Compiled:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nmore")
+
+    with pytest.raises(UserError, match=r"for v5p:2x2x1, but jaxlib cannot .* failure\); try"):
+        module._text_of(Compiled(), parse_slice("v5p:2x2x1"))
+
+
 # ------------------------------------------------------------------------------ the largest batch
 
 
