@@ -176,8 +176,8 @@ def draw(rows: Sequence[dict[str, Any]], like: dict[str, Any], picture: str | Pa
         for axis, name in zip(axes[1:], ("collectives", "efficiency"), strict=True):
             axis.plot(chips, [100 * point[name] for point in curve], marker="o", label=kind)
     for axis in axes:
-        axis.set_ylim(bottom=0)
-    axes[0].legend(fontsize="small")
+        axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
+    axes[0].legend(fontsize="small", loc="lower right")
     figure.suptitle(
         f"{like['model']}, {like['batch_size']} x {like['sequence']} tokens a chip on every slice: "
         f"the compiler's estimate, libtpu {like['versions']['libtpu']}",
