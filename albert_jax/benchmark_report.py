@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from albert_jax.errors import UserError
 from albert_jax.memory import GIB
+from albert_jax.plots import new_figure, save_plot
 
 _PEAK_OF = {
     "device": "the device's own count",
@@ -105,11 +105,6 @@ def _cell(result: dict[str, Any], name: str) -> str:
 def draw(results: Sequence[dict[str, Any]], names: Sequence[str], picture: str | Path) -> None:
     """Draws a sweep as a PNG: rate, time a sequence, memory and MFU over the first of `names`, a
     curve for each value of the others."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     measured = [r for r in results if "error" not in r]
     panels = {
         "sequences_per_second": ("sequences/s", 1.0),
@@ -124,10 +119,8 @@ def draw(results: Sequence[dict[str, Any]], names: Sequence[str], picture: str |
         curves.setdefault(label, []).append(result)
     # As categories: batch sizes double, and dtypes are no numbers.
     ticks = list(dict.fromkeys(str(r[names[0]]) for r in results))
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(4 * len(panels), 3.4), squeeze=False, layout="constrained"
-    )
-    for axis, (key, (label, scale)) in zip(axes[0], panels.items(), strict=True):
+    figure, axes = new_figure(len(panels), width=4, height=3.4)
+    for axis, (key, (label, scale)) in zip(axes, panels.items(), strict=True):
         for name, points in curves.items():
             xs = [ticks.index(str(r[names[0]])) for r in points]
             axis.plot(xs, [r[key] * scale for r in points], marker="o", label=name)
@@ -139,16 +132,8 @@ def draw(results: Sequence[dict[str, Any]], names: Sequence[str], picture: str |
         if len(curves) > 1:
             axis.legend(fontsize="small")
     first = measured[0]
-    figure.suptitle(
-        f"{_PHASES[first['phase']]} of {first['model']}, {first['devices']} x {first['device']}",
-        fontsize="medium",
-    )
-    try:
-        figure.savefig(picture, dpi=110, format="png")
-    except OSError as error:
-        raise UserError(f"--plot {picture} cannot be written: {error.strerror}") from None
-    finally:
-        pyplot.close(figure)
+    title = f"{_PHASES[first['phase']]} of {first['model']}, {first['devices']} x {first['device']}"
+    save_plot(figure, title, picture)
 
 
 def _ms(value: float) -> str:

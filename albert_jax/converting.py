@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from albert_jax import model_dir
+from albert_jax.appearing import appearing_whole
 from albert_jax.digests import named_leaves, nest
 from albert_jax.errors import UserError
 from albert_jax.formats import exporting
@@ -26,7 +27,6 @@ from albert_jax.formats.sources import (
 )
 from albert_jax.formats.weights import Weights, read_weights
 from albert_jax.tokenizer import Tokenizer
-from albert_jax.whole_folder import appearing_whole
 
 Format = Literal["albert-jax", "hf", "tf"]
 

@@ -5,14 +5,15 @@ recipe's chip-hours, drawn over the sizes of a slice."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from albert_jax.appearing import appearing_file
 from albert_jax.config import MODELS, PretrainConfig
 from albert_jax.errors import UserError
+from albert_jax.plots import new_figure, save_plot
 
 ESTIMATES = Path(__file__).with_name("estimates.jsonl")  # what `info` reads
 
@@ -54,10 +55,10 @@ def record(path: str | Path, row: dict[str, Any]) -> list[dict[str, Any]]:
     """Writes a row into a table in place of the one of the same setting; returns all rows."""
     rows = [each for each in read(path) if _setting(each) != _setting(row)] + [row]
     rows.sort(key=lambda each: (each["model"], each["topology"].partition(":")[0], each["chips"]))
-    partial = Path(f"{path}.partial")
+    text = "".join(json.dumps(each) + "\n" for each in rows)
     try:
-        partial.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
-        os.replace(partial, path)
+        with appearing_file(Path(path)) as file:
+            file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--table {path} cannot be written: {error.strerror}") from None
     return rows
@@ -153,19 +154,14 @@ def scaling(rows: Sequence[dict[str, Any]], like: dict[str, Any]) -> dict[str, l
 
 def draw(rows: Sequence[dict[str, Any]], like: dict[str, Any], picture: str | Path) -> None:
     """Draws `scaling` as a PNG: time a sequence and chip, the collectives' share, efficiency."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
     curves = scaling(rows, like)
     if not curves:
         raise UserError(f"nothing to draw: {like['model']} does not fit {like['topology']}")
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, axes = new_figure(3, width=4, height=3.6)
     labels = ("ms a sequence a chip", "collectives, % of the step", "efficiency, %")
     for axis, label in zip(axes, labels, strict=True):
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%d"))
+        axis.xaxis.set_major_formatter("{x:.0f}")
         axis.set_xlabel("chips")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
@@ -178,14 +174,8 @@ def draw(rows: Sequence[dict[str, Any]], like: dict[str, Any], picture: str | Pa
     for axis in axes:
         axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
     axes[0].legend(fontsize="small", loc="lower right")
-    figure.suptitle(
+    title = (
         f"{like['model']}, {like['batch_size']} x {like['sequence']} tokens a chip on every slice: "
-        f"the compiler's estimate, libtpu {like['versions']['libtpu']}",
-        fontsize="medium",
+        f"the compiler's estimate, libtpu {like['versions']['libtpu']}"
     )
-    try:
-        figure.savefig(picture, dpi=110, format="png")
-    except OSError as error:
-        raise UserError(f"--plot {picture} cannot be written: {error.strerror}") from None
-    finally:
-        pyplot.close(figure)
+    save_plot(figure, title, picture)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,9 @@ from typing import Any, TextIO
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from albert_jax.appearing import appearing_file
+from albert_jax.plots import new_figure, save_picture
 
 
 class MetricsLog:
@@ -105,9 +107,8 @@ class MetricsLog:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as a JSON file of a work directory, which appears whole, by rename."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with appearing_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
@@ -125,9 +126,8 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 def _drop_after(path: Path, step: int) -> None:
     kept = [e for e in read_metrics(path) if e["kind"] == "event" or e["step"] <= step]
     if path.exists():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        with appearing_file(path) as temporary:
+            temporary.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
 
 
 def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], title: str) -> None:
@@ -137,11 +137,6 @@ def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], ti
     A baseline's name starts with the panel it belongs to: "loss", "masked_lm_accuracy" or
     "sentence_order_accuracy".
     """
-    import matplotlib
-
-    matplotlib.use("Agg")  # no display on a training machine
-    from matplotlib import pyplot
-
     entries = list(read_metrics(metrics))
     panels = {
         "loss": ("masked_lm_loss", "masked-LM loss (nats)"),
@@ -149,10 +144,8 @@ def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], ti
         "sentence_order_accuracy": ("sentence_order_accuracy", "sentence-order accuracy"),
     }
     panels = {key: p for key, p in panels.items() if any(p[0] in entry for entry in entries)}
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, layout="constrained"
-    )
-    for axis, (panel, (name, label)) in zip(axes[0], panels.items(), strict=True):
+    figure, axes = new_figure(len(panels), width=5, height=3.6)
+    for axis, (panel, (name, label)) in zip(axes, panels.items(), strict=True):
         for kind, style in (
             ("train", {"color": "C0", "alpha": 0.8}),
             ("eval", {"color": "C1", "marker": "o"}),
@@ -173,6 +166,4 @@ def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], ti
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
-    figure.suptitle(title, fontsize="medium")
-    figure.savefig(picture, dpi=110)
-    pyplot.close(figure)
+    save_picture(figure, title, picture)

@@ -24,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from albert_jax import __version__
+from albert_jax.appearing import appearing_whole
 from albert_jax.checkpoint import cause_of, require_space
 from albert_jax.config import AlbertConfig
 from albert_jax.digests import (
@@ -37,7 +38,6 @@ from albert_jax.digests import (
     table_of,
 )
 from albert_jax.errors import UserError
-from albert_jax.whole_folder import appearing_whole
 
 FORMAT_VERSION = 1
 _FILE_BYTES = 1 << 23  # of the files that orbax writes parameters to

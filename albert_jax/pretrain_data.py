@@ -21,7 +21,7 @@ from albert_jax.data.batches import Source
 from albert_jax.data.corpus import Reading, read_documents
 from albert_jax.data.masking import word_starts
 from albert_jax.data.mixing import BLOCK, Mixture, seed_of, share_out, split_stores
-from albert_jax.data.prepare import prepare
+from albert_jax.data.prepare import prepare, unigram_statistics
 from albert_jax.data.pretraining import PretrainingSource
 from albert_jax.data.records import RecordSource
 from albert_jax.data.remote import is_address, local_store
@@ -60,17 +60,16 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
     if len(stores) > 1:
         return _open_mixture(config, dict(stores))
     if is_address(store):
-        return _open_store(config, store)
+        return _open_store(config, store, local_store(store))
     if not Path(store).exists() and not glob.glob(store):
         raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
     is_store = (Path(store) / "manifest.json").is_file() or (Path(store) / "progress").is_dir()
     if not is_store and (records := _record_files(store)):
         return _open_records(config, records)
-    return _open_store(config, store)
+    return _open_store(config, store, Path(store))
 
 
-def _open_store(config: PretrainConfig, path: str) -> Data:
-    folder = local_store(path)
+def _open_store(config: PretrainConfig, path: str, folder: Path) -> Data:
     store, heldout = (TokenStore.open(folder, split=split) for split in ("train", "heldout"))
     vocabulary = store.manifest["vocabulary"]
     settings = {key: vocabulary[key] for key in ("mode", "do_lower_case")}
@@ -102,7 +101,8 @@ def _open_store(config: PretrainConfig, path: str) -> Data:
 
 
 def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> Data:
-    stores = {path: TokenStore.open(local_store(path), split="heldout") for path in weights}
+    folders = {path: local_store(path) for path in weights}
+    stores = {path: TokenStore.open(folders[path], split="heldout") for path in weights}
     first, *others = stores
     for path in others:
         ours, theirs = (stores[p].manifest["vocabulary"] for p in (first, path))
@@ -115,7 +115,7 @@ def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> D
     parts = []
     for number, path in enumerate(stores):
         train = dataclasses.replace(config.train, seed=seed_of(seed, number))
-        parts.append(_open_store(dataclasses.replace(config, train=train), path))
+        parts.append(_open_store(dataclasses.replace(config, train=train), path, folders[path]))
     given = zip(weights.values(), parts, strict=True)
     counts = share_out([weight or len(part.train) for weight, part in given], list(stores))
     held = [i for i, part in enumerate(parts) if part.heldout is not None]
@@ -143,10 +143,7 @@ def _mixed_baselines(stores: list[TokenStore], counts: tuple[int, ...]) -> dict[
         for shard in store.shards:
             occurring = np.bincount(shard.tokens, minlength=len(rates))
             rates += occurring / store.num_tokens * (count / BLOCK)
-    return {
-        "unigram_entropy_nats": float(-(rates[rates > 0] * np.log(rates[rates > 0])).sum()),
-        "most_frequent_token_rate": float(rates.max()),
-    }
+    return baselines_of(unigram_statistics(rates))
 
 
 def baselines_of(totals: dict[str, Any]) -> dict[str, float]:

@@ -27,13 +27,13 @@ import numpy as np
 from jax import export as jax_export
 
 from albert_jax import __version__, functions
+from albert_jax.appearing import appearing_whole
 from albert_jax.config import ComputeConfig
 from albert_jax.digests import named_leaves, nest
 from albert_jax.errors import UserError
 from albert_jax.inference import Albert, load
 from albert_jax.model import AlbertForPretraining
 from albert_jax.model_dir import VOCABULARY
-from albert_jax.whole_folder import appearing_whole
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")

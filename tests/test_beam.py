@@ -4,6 +4,7 @@
 import gzip
 import importlib.util
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -87,24 +88,14 @@ def test_bad_input_found_by_a_worker_is_said_here_and_the_rest_is_kept(
     inputs = [make_text(tmp_path / f"{i}.txt", 2 * UNIT_BYTES) for i in range(2)]
     packed = gzip.compress(make_text(tmp_path / "text", 8 * UNIT_BYTES).read_bytes(), 1)
     (tmp_path / "bad.gz").write_bytes(packed[:-9])
+    store = tmp_path / "store"
+    again = partial(prepare, [*inputs, tmp_path / "bad.gz"], vocab=VOCAB, output=store, beam=())
     with pytest.raises(UserError, match=r"bad\.gz is a damaged gz file"):
-        prepare(
-            [*inputs, tmp_path / "bad.gz"],
-            vocab=VOCAB,
-            output=tmp_path / "store",
-            beam=(),
-            progress=False,
-        )
+        again(progress=False)
     assert len(list((tmp_path / "store" / "progress").glob("[0-9]*.json"))) >= 2
     # Mended, the same call goes on and what went wrong before is forgotten.
     (tmp_path / "bad.gz").write_bytes(packed)
-    prepare(
-        [*inputs, tmp_path / "bad.gz"],
-        vocab=VOCAB,
-        output=tmp_path / "store",
-        beam=(),
-        progress=False,
-    )
+    again(progress=False)
     assert not (tmp_path / "store" / "progress").exists()
 
 

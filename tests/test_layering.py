@@ -16,15 +16,16 @@ PACKAGE = Path(__file__).resolve().parent.parent / "albert_jax"
 LEVELS = {
     0: ("errors",),
     1: (
+        "appearing",
         "config",
         "digests",
         "guards",
         "host_memory",
         "metrics_log",
+        "plots",
         "released",
         "target",
         "tokenizer",
-        "whole_folder",
     ),
     2: (
         "attention",

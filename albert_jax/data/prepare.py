@@ -31,6 +31,7 @@ from typing import Any, Literal
 import numpy as np
 
 from albert_jax import __version__
+from albert_jax.appearing import appearing_file
 from albert_jax.data.beam import make_pipeline, run_units_on_beam
 from albert_jax.data.corpus import find_pieces, read_piece
 from albert_jax.data.forecast import Meter, existing_folder, make_forecast, show_bytes
@@ -302,11 +303,10 @@ def _workplace(
 
 
 def _copy_vocabulary(source: Path, store: Path, sha256: str) -> None:
-    temporary = store / f"spiece.model.{os.getpid()}.tmp"
-    shutil.copyfile(source, temporary)
-    if sha256_of(temporary) != sha256:
-        raise UserError(f"{source} changed while it was read; run the same command again")
-    os.replace(temporary, store / "spiece.model")
+    with appearing_file(store / "spiece.model") as temporary:
+        shutil.copyfile(source, temporary)
+        if sha256_of(temporary) != sha256:
+            raise UserError(f"{source} changed while it was read; run the same command again")
     sync_folder(store)
 
 
@@ -380,8 +380,9 @@ def _manifest(
 
 
 def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
-    """What a model scores that knows only how often each token occurs: nats a token, hits."""
-    total = int(counts.sum())
+    """What a model scores that knows only how often each token occurs, in any unit: nats a token,
+    hits."""
+    total = counts.sum()
     if not total:
         return dict.fromkeys(
             ("unigram_entropy_nats", "most_frequent_token_id", "most_frequent_token_rate")

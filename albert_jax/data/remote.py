@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from albert_jax.appearing import appearing_file
 from albert_jax.data.forecast import existing_folder, show_bytes
 from albert_jax.data.store import SPLITS, read_manifest, sha256_of, shard_sizes
 from albert_jax.errors import UserError
@@ -142,11 +143,6 @@ def _fetch_file(files: Any, path: str, address: str, target: Path, size: int, sh
 
 
 def _put(target: Path, write: Callable[[Path], Any]) -> None:
-    """Makes a file under a temporary name; no other process sees a part of it."""
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with appearing_file(target) as temporary:
         write(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

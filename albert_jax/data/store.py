@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from albert_jax.appearing import appearing_file
 from albert_jax.errors import UserError
 
 FORMAT_VERSION = 1
@@ -255,17 +256,11 @@ class ShardWriter:
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
     """Writes JSON atomically and durably: a temporary file, fsync, rename."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=1, ensure_ascii=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with appearing_file(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=1, ensure_ascii=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
     sync_folder(file.parent)
 
 

@@ -1,14 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders that are there whole or not at all: written beside their place and renamed."""
+"""Files and folders that are there whole or not at all: written beside their place and renamed."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from albert_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def appearing_file(dest: Path) -> Iterator[Path]:
+    """A path to write a file to, which becomes `dest` at the end, or nothing where an error is
+    raised; other processes may be writing it too."""
+    temporary = dest.with_name(f"{dest.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, dest)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
