@@ -83,13 +83,13 @@ def _collectives(r: dict[str, Any]) -> list[str]:
 def _kernels(r: dict[str, Any]) -> list[str]:
     if not r["kernels"]:
         return []
-    at = f"at {r['kernel_efficiency']:.3g} of peak, or the HBM's rate where that is slower"
+    told = "have no estimate and are counted by FLOPs, or the HBM's rate where that is slower"
     rows = [
-        f"            {each['ms']:.3g} ms, {each['times']} x {_where(each)}: "
-        f"{each['flops'] / 1e9:.4g} GFLOP, {_size(each['bytes'])}"
+        f"            {each['ms']:.3g} ms, {each['of_peak']:.2f} of peak, {each['times']} x "
+        f"{_where(each)}: {each['flops'] / 1e9:.4g} GFLOP, {_size(each['bytes'])}"
         for each in r["kernels"]
     ]
-    return [f"kernels     have no estimate and are counted {at}", *rows]
+    return [f"kernels     {told}", *rows]
 
 
 def _operations(r: dict[str, Any]) -> list[str]:

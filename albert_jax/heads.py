@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from albert_jax.config import AlbertConfig, ComputeConfig
-from albert_jax.model import Albert, LayerNorm
+from albert_jax.layers import LayerNorm
+from albert_jax.model import Albert
 
 BEAM = 5  # starts, and ends for each: run_squad_v2.py's start_n_top and end_n_top
 MASKED = -1e30  # what a position that cannot be in an answer has for a logit

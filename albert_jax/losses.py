@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from albert_jax import target
+
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 
@@ -43,7 +45,7 @@ def cross_entropy(logits_NC: Array, labels_N: Array) -> Array:
 def is_best(logits_NC: Array, labels_N: Array) -> Array:
     """Whether no class has a higher logit than the label's, bool[...].
 
-    A maximum and a gather: on CPU nine times as fast as an argmax.
+    A maximum and the label's logit: on CPU nine times as fast as an argmax.
     """
     return _label_logits(logits_NC, labels_N) >= logits_NC.max(axis=-1)
 
@@ -191,6 +193,9 @@ def _example_weights(batch: Batch) -> Array:
 
 
 def _label_logits(logits_NC: Array, labels_N: Array) -> Array:
+    if target.platform() == "tpu":  # goes along in a pass over the logits, where a gather is slow
+        is_label_NC = jnp.arange(logits_NC.shape[-1]) == labels_N[..., None]
+        return jnp.where(is_label_NC, logits_NC, 0.0).sum(axis=-1)
     return jnp.take_along_axis(logits_NC, labels_N[..., None], axis=-1)[..., 0]
 
 

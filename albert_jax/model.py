@@ -22,7 +22,7 @@ from jax import Array
 
 from albert_jax.attention import attend
 from albert_jax.config import AlbertConfig, ComputeConfig
-from albert_jax.dense import Dense
+from albert_jax.layers import Dense, LayerNorm, add_bias
 from albert_jax.target import named_target
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -67,25 +67,6 @@ def _init(config: AlbertConfig):
 
 def _dense(features: int, config: AlbertConfig, compute: ComputeConfig, name: str) -> Dense:
     return Dense(features, dtype=compute.dtype, kernel_init=_init(config), name=name)
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm in float32 whatever comes in, with the original's epsilon and two-pass variance;
-    returns `dtype`."""
-
-    epsilon: float
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        # In float32 1e-12 is far below the variance's rounding: a constant row gives 0, not NaN.
-        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return (normed * scale + bias).astype(self.dtype)
 
 
 class Embeddings(nn.Module):
@@ -300,7 +281,8 @@ class MaskedLMHead(nn.Module):
             word_embeddings_VE.astype(self.compute.dtype),
             preferred_element_type=jnp.float32,
         )
-        return logits_BPV + self.param("output_bias", nn.initializers.zeros, (c.vocab_size,))
+        bias_V = self.param("output_bias", nn.initializers.zeros, (c.vocab_size,))
+        return add_bias(logits_BPV, bias_V)
 
 
 class SentenceOrderHead(nn.Module):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from albert_jax.hlo import Computation, Instruction, Program, arrays, matmul_flops, trip_count
@@ -76,11 +76,16 @@ class StepCost:
         ]
 
 
-def step_cost(program: Program, where: Slice, kernel_efficiency: float = 0.5) -> StepCost:
-    """Adds up a scheduled program for one chip of a slice; kernels, of which the compiler says
-    nothing, run at `kernel_efficiency` of peak."""
+def step_cost(
+    program: Program, where: Slice, kernel_efficiency: Mapping[str, float] | None = None
+) -> StepCost:
+    """Adds up a scheduled program for one chip of a slice.
+
+    Kernels, of which the compiler says nothing, run at the share of peak that `kernel_efficiency`
+    has by a part of their name, and "" for those it does not name; None: all at half.
+    """
     cost = StepCost()
-    _run(_On(program, where, kernel_efficiency), program.entry, 1, cost)
+    _run(_On(program, where, kernel_efficiency or {"": 0.5}), program.entry, 1, cost)
     return cost
 
 
@@ -90,7 +95,7 @@ class _On:
 
     program: Program
     where: Slice
-    kernel_efficiency: float
+    kernel_efficiency: Mapping[str, float]
 
 
 def _run(on: _On, computation: Computation, times: int, cost: StepCost) -> None:
@@ -208,7 +213,8 @@ def _custom_call(
     flops = told.get("flops") or _attention_flops(computation, each)
     moved = told.get("bytes_accessed") or _bytes(computation, each)
     chip = on.where.chip
-    by_flops = flops / (on.kernel_efficiency * chip.peak_flops)
+    name = max((part for part in on.kernel_efficiency if part in each.op_name), key=len)
+    by_flops = flops / (on.kernel_efficiency[name] * chip.peak_flops)
     return "kernel", flops, moved, max(by_flops, moved / chip.hbm_bandwidth)
 
 

@@ -73,6 +73,11 @@ class Slice:
     shape: tuple[int, ...]
 
     @property
+    def kind(self) -> str:
+        """The chips' version, "v5e"."""
+        return self.name.partition(":")[0]
+
+    @property
     def chips(self) -> int:
         """How many."""
         return math.prod(self.shape)

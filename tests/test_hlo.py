@@ -198,13 +198,13 @@ backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"98
 
 
 def test_kernels_are_counted_as_they_declare_or_as_attention_by_their_shapes():
-    cost = step_cost(hlo.read(KERNELS), V5E, kernel_efficiency=0.25)
+    cost = step_cost(hlo.read(KERNELS), V5E, {"": 0.25, "twice": 0.5})
     splash, twice = cost.of_kind("kernel")
     assert splash.source == "jit(f)/splash_mha_fwd_residuals/pallas_call"
     # Two matmuls of 8 heads, 512 x 512 x 64.
     assert splash.flops == 2 * 2 * 8 * 512 * 512 * 64
     assert splash.seconds == pytest.approx(splash.flops / (0.25 * 197e12))
-    assert twice.seconds == pytest.approx(985e6 / (0.25 * 197e12))  # 20 us; by its bytes 1 us
+    assert twice.seconds == pytest.approx(985e6 / (0.5 * 197e12))  # 10 us; by its bytes 1 us
     assert cost.seconds == pytest.approx(splash.seconds + twice.seconds)
 
 

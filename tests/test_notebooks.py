@@ -148,7 +148,7 @@ def test_step_time_measures_and_says_why_it_does_not_estimate(tmp_path, monkeypa
         vocab_size=200,
         embedding_size=8,
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=32,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dense layer against flax's, which leaves the gradients to JAX."""
+"""The layers against flax's, which leave the gradients to JAX."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax.dense import Dense
+from albert_jax.layers import Dense, LayerNorm, add_bias
 from albert_jax.target import Target, traced_for
 
 
@@ -33,12 +33,52 @@ def test_dense_and_its_gradients_are_flaxs(shape, dtype, error, platform):
     shapes = jax.tree.map(jnp.shape, theirs.init(jax.random.key(0), x)["params"])
     assert jax.tree.map(jnp.shape, params) == shapes
     params["bias"] += 0.5
+    assert_the_same(ours, theirs, params, x, weights, error=error, platform=platform)
+
+
+def assert_the_same(ours, theirs, params, x, weights, *, error, platform):
+    """Outputs and gradients, each relative to its largest value."""
     found = traced_for(Target(platform), out_and_grads)(ours, params, x, weights)
     expected = out_and_grads(theirs, params, x, weights)
     assert jax.tree.map(lambda a: a.dtype, found) == jax.tree.map(lambda a: a.dtype, expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         scale = float(jnp.abs(other).max())
         np.testing.assert_allclose(one / scale, other / scale, atol=error)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 2e-6), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 4, 48)], ids=len)
+def test_layer_norm_and_its_gradients_are_flaxs(shape, dtype, error, platform):
+    rng = np.random.default_rng(0)
+    x, weights = (jnp.asarray(rng.standard_normal(shape), dtype) for _ in range(2))
+    ours = LayerNorm(1e-12, dtype)
+    theirs = nn.LayerNorm(1e-12, dtype=dtype, use_fast_variance=False)
+    features = shape[-1:]
+    params = {"scale": rng.standard_normal(features), "bias": rng.standard_normal(features)}
+    params = jax.tree.map(lambda a: a.astype("float32"), params)
+    x = 3 * x + 2  # neither centred nor of variance 1
+    assert_the_same(ours, theirs, params, x, weights, error=error, platform=platform)
+
+
+def test_layer_norm_keeps_its_input_alone():
+    layer, x = LayerNorm(1e-12, "bfloat16"), jnp.ones((4, 16), jnp.bfloat16)
+    params = layer.init(jax.random.key(0), x)["params"]
+    _, backward = jax.vjp(lambda params, x: layer.apply({"params": params}, x), params, x)
+    kept = sorted((a.shape, str(a.dtype)) for a in jax.tree.leaves(backward))
+    assert kept == [((4, 16), "bfloat16"), ((16,), "float32")]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_an_added_bias_has_the_sum_of_all_rows_as_gradient(platform):
+    rng = np.random.default_rng(0)
+    x, weights = (rng.standard_normal((2, 3, 5)).astype("float32") for _ in range(2))
+    grads = traced_for(
+        Target(platform), jax.grad(lambda x, bias: (weights * add_bias(x, bias)).sum(), (0, 1))
+    )
+    grad_x, grad_bias = grads(x, jnp.ones(5))
+    np.testing.assert_array_equal(grad_x, weights)
+    np.testing.assert_allclose(grad_bias, weights.sum(axis=(0, 1)), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("platform", "sums_by_matmul"), [("cpu", 0), ("tpu", 1)])

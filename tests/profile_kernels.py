@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention kernels' time on a TPU by its compiler's own profile of each alone, without a TPU.
+
+    python -m tests.profile_kernels --topology v5e:1x1 --heads 12 --head-size 64
+
+Prints each kernel's cycles and the share of the chip's peak that its matmuls reach, which
+`albert_jax/estimate.py` keeps. Needs libtpu, which aborts on v4 and v5p (0.0.52).
+"""
+
+import argparse
+import os
+import re
+import tempfile
+from pathlib import Path
+
+# Before JAX is imported, which reads it once.
+_FOLDER = tempfile.TemporaryDirectory()
+os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_static_llo_profile_to={_FOLDER.name}"
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from albert_jax import attention_tpu  # noqa: E402
+from albert_jax.tpu_slice import compile_only_devices, parse_slice  # noqa: E402
+
+ROWS = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--topology", default="v5e:1x1")
+    parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--head-size", type=int, default=64)
+    parser.add_argument("--length", type=int, default=512)
+    given = parser.parse_args()
+    where = parse_slice(given.topology)
+    shape = ROWS, given.length, given.heads * given.head_size
+
+    def loss(query_BSND, key_BSND, value_BSND, mask_BS):
+        out = attention_tpu.rows(query_BSND, key_BSND, value_BSND, mask_BS)
+        return out.astype(jnp.float32).sum()
+
+    def gradients(x_BSH, mask_BS):
+        x_BSND = x_BSH.reshape(*x_BSH.shape[:2], given.heads, given.head_size)
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(x_BSND, x_BSND, x_BSND, mask_BS)
+
+    one = jax.sharding.SingleDeviceSharding(compile_only_devices(where)[0])
+    x_BSH = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=one)
+    mask_BS = jax.ShapeDtypeStruct(shape[:2], jnp.float32, sharding=one)
+    jax.jit(gradients).lower(x_BSH, mask_BS).compile()
+    for name, matmuls in (("attention_rows_forward", 2), ("attention_rows_backward", 5)):
+        (profile,) = Path(_FOLDER.name).glob(f"*{name}*")
+        cycles = int(re.findall(rb"estimated_cycles: (\d+)", profile.read_bytes())[0])
+        flops = 2 * matmuls * ROWS * given.length**2 * given.heads * given.head_size
+        share = flops * where.chip.clock / (cycles * where.chip.peak_flops)
+        print(f"{name}: {cycles:,} cycles, {share:.3f} of peak")
+
+
+if __name__ == "__main__":
+    main()
