@@ -120,8 +120,8 @@ def test_a_small_step_compiles_for_a_slice_and_its_matmuls_are_the_models(model)
     assert found["unknown_loops"] == []
     settings = estimated_config(EstimateConfig(model=model, predictions=8), parse_slice("v5e:2x2"))
     a_sequence = train_flops_per_sequence(settings.model, 128, 8)
-    # Sums over rows are products with eight rows of ones: gradients of biases and LayerNorms' scales
-    # and biases, of every layer's features at each token; a little more outside the layers.
+    # Sums over rows are products with eight rows of ones: gradients of biases and of LayerNorms, of
+    # every layer's features at each token; a little more outside the layers.
     sums = 2 * 8 * 128 * 5 * (4 * 128 + 256 + 128 + 4 * 128)
     assert found["matmuls_of_model"] == pytest.approx(1 + sums / a_sequence, rel=2e-3)
     flops = 4 * a_sequence
