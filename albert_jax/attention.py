@@ -45,7 +45,8 @@ def attend(
         return _xla(
             query_BFND, key_BTND, value_BTND, mask_BT, pack_ids_BT, dropout_rate, dropout_key
         )
-    return _KERNELS[kernel](query_BFND, key_BTND, value_BTND, mask_BT)
+    dropout = {"dropout_rate": dropout_rate, "dropout_key": dropout_key} if dropping else {}
+    return _KERNELS[kernel](query_BFND, key_BTND, value_BTND, mask_BT, **dropout)
 
 
 def _cudnn(query_BFND: Array, key_BTND: Array, value_BTND: Array, mask_BT: Array) -> Array:
@@ -84,7 +85,7 @@ def _lacks(kernel: str, query_BFND: Array, dropping: bool, packed: bool) -> str 
         return f"needs a {needs.upper()}, and this is a {platform().upper()}"
     if packed:
         return "does not keep the examples of a packed row apart"
-    if dropping:
+    if dropping and kernel != "rows":
         return "has no dropout on probabilities (attention_probs_dropout_prob)"
     if query_BFND.dtype != jnp.bfloat16:
         return f"computes in bfloat16, not {query_BFND.dtype}"

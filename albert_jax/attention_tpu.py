@@ -4,8 +4,9 @@ once, and JAX's splash attention for longer ones.
 
 `rows` reads queries, keys and values as the projections write them, [B, S, N * D], and writes
 [B, S, N * D]: no transpose, no head padded to 128 lanes in memory. The backward pass computes the
-probabilities anew, so that q, k and v are all it keeps. Letters as in `attention`; L is the lanes
-of a block, which hold L / D heads.
+probabilities anew, so that q, k and v are all it keeps, and what dropout takes of them by a hash of
+the place and the row's seed: the same however many devices share the rows. Letters as in
+`attention`; L is the lanes of a block, which hold L / D heads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
@@ -33,39 +35,51 @@ def rows(
     value_BTND: Array,
     mask_BT: Array,
     *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
     interpret: bool = False,
 ) -> Array:
     """Attention with all of a row's keys at once, forward and backward in one kernel each.
 
-    Multiples of 128 tokens, up to `LONGEST_ROWS`; heads that fill 128 lanes in pairs or so.
+    Multiples of 128 tokens, up to `LONGEST_ROWS`; heads that fill 128 lanes in pairs or so. Dropout
+    falls on the probabilities where `dropout_key` is given.
     """
     flat = (*query_BFND.shape[:2], -1)
-    attend = _on_each_device(partial(_rows, query_BFND.shape[-1], interpret))
-    by_row = (x.reshape(flat) for x in (query_BFND, key_BTND, value_BTND))
-    return attend(*by_row, mask_BT.astype(jnp.float32)).reshape(query_BFND.shape)
+    given = [x.reshape(flat) for x in (query_BFND, key_BTND, value_BTND)]
+    given.append(mask_BT.astype(jnp.float32))
+    if dropout_key is not None:
+        bits_B2 = jax.random.bits(dropout_key, (len(mask_BT), 2), jnp.uint32)
+        given.append(jax.lax.bitcast_convert_type(bits_B2, jnp.int32))
+    attend = partial(_rows, query_BFND.shape[-1], dropout_rate, interpret)
+    return _on_each_device(attend, len(given))(*given).reshape(query_BFND.shape)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _rows(head_size, interpret, query_BFH, key_BTH, value_BTH, mask_BT):
-    return _call(_forward, head_size, interpret, query_BFH, key_BTH, value_BTH, mask_BT)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _rows(head_size, dropout_rate, interpret, *inputs):
+    return _call(_forward, head_size, dropout_rate, interpret, inputs)[0]
 
 
-def _rows_fwd(head_size, interpret, *inputs):
-    return _rows(head_size, interpret, *inputs), inputs
+def _rows_fwd(head_size, dropout_rate, interpret, *inputs):
+    return _rows(head_size, dropout_rate, interpret, *inputs), inputs
 
 
-def _rows_bwd(head_size, interpret, inputs, cotangent_BFH):
-    grads = _call(_backward, head_size, interpret, *inputs, cotangent_BFH)
-    return (*grads, jnp.zeros_like(inputs[3]))
+def _rows_bwd(head_size, dropout_rate, interpret, inputs, cotangent_BFH):
+    grads = _call(_backward, head_size, dropout_rate, interpret, inputs, cotangent_BFH)
+    return (*grads, *[None] * (len(inputs) - len(grads)))
 
 
 _rows.defvjp(_rows_fwd, _rows_bwd)
 
 
-def _call(kernel, head_size, interpret, query_BFH, key_BTH, value_BTH, mask_BT, *cotangent):
-    """Runs `kernel` on each row and each block of heads; one output or, with a cotangent, three."""
-    from jax.experimental import pallas as pl
+def _call(kernel, head_size, dropout_rate, interpret, inputs, *cotangent):
+    """Runs `kernel` on each row and each block of heads; one output or, with a cotangent, three.
 
+    `inputs` are q, k, v [B, S, N * D], the mask [B, S] and, for dropout, the rows' seeds [B, 2].
+    """
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+
+    query_BFH, key_BTH, value_BTH, mask_BT, *seeds_B2 = inputs
     rows, length, hidden = query_BFH.shape
     lanes = max(LANES, head_size) if hidden % LANES == 0 else hidden
     by_head = pl.BlockSpec((None, length, lanes), lambda row, block: (row, 0, block))
@@ -73,9 +87,10 @@ def _call(kernel, head_size, interpret, query_BFH, key_BTH, value_BTH, mask_BT, 
     padding_BT1 = ((1.0 - mask_BT) * PADDING_LOGIT)[:, :, None]
     outputs, matmuls = (3, 5) if cotangent else (1, 2)
     return pl.pallas_call(
-        partial(kernel, head_size=head_size),
+        partial(kernel, head_size=head_size, dropout_rate=dropout_rate),
         grid=(rows, hidden // lanes),
         in_specs=[
+            *[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(seeds_B2),
             by_head,
             by_head,
             by_head,
@@ -91,36 +106,89 @@ def _call(kernel, head_size, interpret, query_BFH, key_BTH, value_BTH, mask_BT, 
         ),
         interpret=interpret,
         name=f"attention_rows_{kernel.__name__.strip('_')}",
-    )(query_BFH, key_BTH, value_BTH, padding_BT1, *cotangent)
+    )(
+        *[seeds.reshape(-1) for seeds in seeds_B2],
+        query_BFH,
+        key_BTH,
+        value_BTH,
+        padding_BT1,
+        *cotangent,
+    )
 
 
-def _forward(query_ref, key_ref, value_ref, padding_ref, out_ref, *, head_size):
+def _forward(*refs, head_size, dropout_rate):
+    *seeds_ref, query_ref, key_ref, value_ref, padding_ref, out_ref = refs
     query_FL, key_TL, value_TL = query_ref[...], key_ref[...], value_ref[...]
     outs = []
-    for head in _heads(query_FL.shape[1], head_size):
+    for number, head in enumerate(_heads(query_FL.shape[1], head_size)):
         exps_TF, sum_1F = _exps(query_FL, key_TL, padding_ref[...], head, head_size)
-        head_LF = _dot(value_TL, exps_TF.astype(value_TL.dtype), (0, 0))
-        outs.append(head_LF[head] * (1.0 / sum_1F))
+        drop = _dropout(seeds_ref, number, query_FL.shape[1] // head_size, dropout_rate)
+        head_LF = _dot(value_TL, drop(exps_TF).astype(value_TL.dtype), (0, 0))
+        outs.append(head_LF[head] * (1.0 / ((1.0 - dropout_rate) * sum_1F)))
     out_ref[...] = jnp.concatenate(outs).T.astype(out_ref.dtype)
 
 
-def _backward(query_ref, key_ref, value_ref, padding_ref, cotangent_ref, *grad_refs, head_size):
+def _backward(*refs, head_size, dropout_rate):
+    *seeds_ref, query_ref, key_ref, value_ref, padding_ref, cotangent_ref = refs[:-3]
     query_FL, key_TL, value_TL = query_ref[...], key_ref[...], value_ref[...]
     cotangent_FL, dtype = cotangent_ref[...], query_ref.dtype
     of_queries, of_keys, of_values = [], 0.0, 0.0
-    scale = 1.0 / math.sqrt(head_size)
-    for head in _heads(query_FL.shape[1], head_size):
+    # What is left of the probabilities makes up for what is dropped: multiplied in at the end.
+    rescale = 1.0 / (1.0 - dropout_rate)
+    scale = rescale / math.sqrt(head_size)
+    for number, head in enumerate(_heads(query_FL.shape[1], head_size)):
         exps_TF, sum_1F = _exps(query_FL, key_TL, padding_ref[...], head, head_size)
+        drop = _dropout(seeds_ref, number, query_FL.shape[1] // head_size, dropout_rate)
         probs_TF = exps_TF * (1.0 / sum_1F)
-        gradient_TF = _dot(value_TL, _only(head, cotangent_FL), (1, 1))
+        gradient_TF = drop(_dot(value_TL, _only(head, cotangent_FL), (1, 1)))
         mean_1F = (probs_TF * gradient_TF).sum(axis=0, keepdims=True)
         logits_TF = (probs_TF * (gradient_TF - mean_1F)).astype(dtype)
         of_queries.append(_dot(key_TL, logits_TF, (0, 0))[head] * scale)
         of_keys += _dot(logits_TF, _only(head, query_FL), (1, 0)) * scale
-        of_values += _dot(probs_TF.astype(dtype), _only(head, cotangent_FL), (1, 0))
+        kept_TF = drop(probs_TF).astype(dtype)
+        of_values += _dot(kept_TF, _only(head, cotangent_FL), (1, 0)) * rescale
     grads = jnp.concatenate(of_queries).T, of_keys, of_values
-    for ref, grad_SL in zip(grad_refs, grads, strict=True):
+    for ref, grad_SL in zip(refs[-3:], grads, strict=True):
         ref[...] = grad_SL.astype(ref.dtype)
+
+
+def _dropout(seeds_ref, number, heads, rate):
+    """Sets what dropout takes of a head's [T, F] to zero; without seeds, nothing.
+
+    `number` is the head's in this block of so many `heads`.
+    """
+    if not seeds_ref:
+        return lambda x_TF: x_TF
+    from jax.experimental import pallas as pl
+
+    row, head = pl.program_id(0), pl.program_id(1) * heads + number
+    first, second = (seeds_ref[0][2 * row + i] for i in range(2))
+    return lambda x_TF: jnp.where(is_kept(first, second, head, x_TF.shape, rate), x_TF, 0.0)
+
+
+def is_kept(first, second, head, shape, rate):
+    """Which probabilities of a head dropout leaves, bool[T, F], by a row's two seeds, int32.
+
+    A hash of the place and the seeds, 16 bits for each place: the second half of the keys has the
+    words' upper ones. Each turn of it, a shift and a product, is C. Wellons's "lowbias32". The
+    compiler's own generators draw for a whole array, or differently on each number of chips.
+    """
+    half, queries = shape[0] // 2, shape[1]
+    key_T1 = jax.lax.broadcasted_iota(jnp.int32, (half, 1), 0) * queries
+    query_1F = jax.lax.broadcasted_iota(jnp.int32, (1, queries), 1)
+    x_TF = (key_T1 * _MIX[0] + (first + head * _MIX[1])) + query_1F * _MIX[0]
+    x_TF = (x_TF ^ _shifted(x_TF, 16)) * _MIX[1] + second
+    x_TF = (x_TF ^ _shifted(x_TF, 15)) * _MIX[2]
+    x_TF = x_TF ^ _shifted(x_TF, 16)
+    return jnp.concatenate([x_TF & 0xFFFF, _shifted(x_TF, 16)]) >= round(rate * 0x10000)
+
+
+# As signed words: 2^32 over the golden ratio, which sets neighbours apart, and lowbias32's two.
+_MIX = tuple(np.array([0x9E3779B1, 0x21F0AAAD, 0xD35A2D97], np.uint32).view(np.int32))
+
+
+def _shifted(x, bits):
+    return jax.lax.shift_right_logical(x, np.int32(bits))
 
 
 def _heads(lanes, head_size):
@@ -164,7 +232,7 @@ def splash(
     scale = 1.0 / math.sqrt(query_BFND.shape[-1])
     # In float32, as 1/sqrt(128) is not a bfloat16.
     scaled_BFND = (query_BFND.astype(jnp.float32) * scale).astype(query_BFND.dtype)
-    attend = _on_each_device(partial(_splash, interpret=interpret))
+    attend = _on_each_device(partial(_splash, interpret=interpret), 4)
     return attend(scaled_BFND, key_BTND, value_BTND, mask_BT)
 
 
@@ -205,12 +273,12 @@ def _splash(
     return jax.vmap(row)(query_BFND, key_BTND, value_BTND, mask_BT)
 
 
-def _on_each_device(attend):
+def _on_each_device(attend, operands):
     """`attend` on each device's rows: XLA cannot divide a Pallas kernel over a mesh."""
     target = named_target()
     if target is None or target.mesh is None:
         return attend
     rows = PartitionSpec(*target.mesh.axis_names)
     return jax.shard_map(
-        attend, mesh=target.mesh, in_specs=(rows,) * 4, out_specs=rows, check_vma=False
+        attend, mesh=target.mesh, in_specs=(rows,) * operands, out_specs=rows, check_vma=False
     )

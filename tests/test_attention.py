@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax.attention import attend
-from albert_jax.attention_tpu import rows, splash
+from albert_jax.attention import attend, attention_probs
+from albert_jax.attention_tpu import is_kept, rows, splash
 from albert_jax.errors import UserError
 from albert_jax.parallel import make_mesh
 from albert_jax.target import Target, traced_for
@@ -80,6 +80,64 @@ def test_on_a_mesh_each_device_attends_its_own_rows(kernel):
     np.testing.assert_allclose(on_mesh(*qkv, mask), xla(*qkv, mask), **CLOSE)
 
 
+# ------------------------------------------------------------------------------ dropout in a kernel
+
+RATE = 0.1
+choices = jax.jit(is_kept, static_argnums=(3, 4))
+
+
+def kept_of(key, rows, heads, length):
+    """What dropout leaves in each head of each row, by the row's two words: bool[B, N, F, T]."""
+    seeds = np.asarray(jax.random.bits(key, (rows, 2), jnp.uint32)).view(np.int32)
+    kept = [[choices(*two, n, (length, length), RATE) for n in range(heads)] for two in seeds]
+    return np.swapaxes(np.asarray(kept), -1, -2)
+
+
+@pytest.mark.parametrize(("length", "heads", "head_size"), [(128, 4, 64), (256, 2, 128)])
+def test_rows_drops_the_probabilities_that_its_choices_name(length, heads, head_size):
+    given, key = arrays(length=length, heads=heads, head_size=head_size), jax.random.key(3)
+    kept_BNFT = jnp.asarray(kept_of(key, 2, heads, length))
+
+    def plain(query, key, value, mask):
+        probs = jnp.where(kept_BNFT, attention_probs(query, key, mask) / (1 - RATE), 0.0)
+        return jnp.einsum("BNFT,BTND->BFND", probs, value)
+
+    ours = partial(interpreted["rows"], dropout_rate=RATE, dropout_key=key)
+    assert_equal(with_gradients(ours, *given), with_gradients(plain, *given), **CLOSE)
+
+
+def test_dropouts_choices_are_as_if_drawn():
+    dropped = 1.0 - kept_of(jax.random.key(0), 12, 4, 512)
+    apart = dropped - RATE
+    deviation = np.sqrt(RATE * (1 - RATE))
+
+    def correlation(one, other):
+        """In standard deviations of what independent draws give."""
+        return (one * other).mean() * np.sqrt(one.size) / deviation**2
+
+    assert abs(apart.mean()) * np.sqrt(apart.size) / deviation < 4
+    halves = apart[..., :256], apart[..., 256:]  # that share a word
+    heads, rows = (apart[:, 1:], apart[:, :-1]), (apart[1:], apart[:-1])
+    keys, queries = (apart[..., 1:], apart[..., :-1]), (apart[..., 1:, :], apart[..., :-1, :])
+    for pair in (halves, heads, rows, keys, queries):
+        assert abs(correlation(*pair)) < 4
+    for axis in (-1, -2):  # so many of each query's and each key's 512 go
+        spread = dropped.sum(axis=axis).var() / (512 * deviation**2)
+        assert spread == pytest.approx(1, abs=0.05)
+
+
+def test_dropout_is_the_same_on_one_device_and_on_a_mesh():
+    *qkv, mask, _ = arrays(rows=4, length=128)
+
+    def attended(devices):
+        target = Target("tpu", make_mesh(jax.devices()[:devices]))
+        ours = partial(interpreted["rows"], dropout_rate=RATE, dropout_key=jax.random.key(1))
+        return jax.jit(traced_for(target, lambda *given: ours(*given)))(*qkv, mask)
+
+    np.testing.assert_allclose(attended(1), attended(2), **CLOSE)
+    assert np.abs(attended(2) - xla(*qkv, mask)).max() > 0.1
+
+
 # --------------------------------------------------------------------------------- chosen by device
 
 
@@ -113,6 +171,7 @@ def cudnn_here(monkeypatch):
     ("changes", "name"),
     [
         ({}, "attention_rows_backward"),
+        ({"dropout_rate": 0.1}, "attention_rows_backward"),
         ({"length": 1024, "rows": 1}, "splash_mha_dkv"),
         ({"heads": 3}, "splash_mha_dkv"),
     ],
@@ -135,7 +194,7 @@ def test_auto_takes_cudnn_on_gpu(cudnn_here):
         ("cpu", {}),
         ("tpu", {"length": 100}),
         ("tpu", {"dtype": jnp.float32}),
-        ("tpu", {"dropout_rate": 0.1}),
+        ("tpu", {"dropout_rate": 0.1, "length": 1024, "rows": 1}),
         ("gpu", {"dropout_rate": 0.1}),
         ("gpu", {"packed": True}),
         ("tpu", {"packed": True}),

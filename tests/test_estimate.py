@@ -150,6 +150,22 @@ def test_by_default_layers_are_unrolled_and_attend_in_a_kernel(model):
     assert kernels == {"attention_rows_forward": 5, "attention_rows_backward": 5}
 
 
+def test_kernels_run_at_their_profiled_share_of_peak_or_at_half_of_what_heads_fill():
+    def shares(topology, model="base-v2", sequence=512):
+        config = EstimateConfig(model=model, topology=topology, sequence=sequence)
+        where = parse_slice(topology)
+        return module.kernel_efficiency(estimated_config(config, where), where)
+
+    forward, backward = "attention_rows_forward", "attention_rows_backward"
+    assert shares("v5e:2x2") == {"": 0.25, forward: 0.292, backward: 0.330}
+    assert shares("v5e:2x2", "xlarge-v2") == {"": 0.5, forward: 0.494, backward: 0.613}
+    assert shares("v5e:2x2", sequence=256) == {"": 0.25}
+    assert shares("v6e:2x2")[""] == 0.125  # of MXUs of 256
+    assert shares("v5p:2x2x1") == {"": 0.25}
+    with_dropout = shares("v5e:2x2", "base-v1")
+    assert with_dropout == pytest.approx({"": 0.25, forward: 0.292 * 0.82, backward: 0.330 * 0.95})
+
+
 def test_a_program_that_jaxlib_cannot_read_is_one_line():
     class Compiled:
         def as_text(self):
