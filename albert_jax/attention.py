@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from albert_jax.attention_tpu import LONGEST_ROWS, PADDING_LOGIT, rows, splash
+from albert_jax.dropout import drop, row_seeds
 from albert_jax.errors import UserError
 from albert_jax.target import platform
 
@@ -122,6 +123,5 @@ def _xla(
 ) -> Array:
     probs_BNFT = attention_probs(query_BFND, key_BTND, mask_BT, pack_ids_BT)
     if dropout_key is not None and dropout_rate > 0:
-        keep_BNFT = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, probs_BNFT.shape)
-        probs_BNFT = jnp.where(keep_BNFT, probs_BNFT / (1.0 - dropout_rate), 0.0)
+        probs_BNFT = drop(probs_BNFT, row_seeds(dropout_key, len(mask_BT)), dropout_rate)
     return jnp.einsum("BNFT,BTND->BFND", probs_BNFT.astype(value_BTND.dtype), value_BTND)

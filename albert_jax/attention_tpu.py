@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import PartitionSpec
 
-from albert_jax.target import named_target
+from albert_jax.dropout import SPREAD, mixed, row_seeds, shifted
 
 # Added to the logits of padded keys; the original's constant (modeling.py:828). transformers uses
 # the type's minimum, which differs only for rows whose keys are all padding.
 PADDING_LOGIT = -10000.0
 LANES = 128
+_BY_HEAD = np.int32(0x21F0AAAD)  # odd; sets the heads of a row apart
 LONGEST_ROWS = 512  # a head's float32 probabilities and their gradients, in the chip's own memory
 
 
@@ -48,10 +48,9 @@ def rows(
     given = [x.reshape(flat) for x in (query_BFND, key_BTND, value_BTND)]
     given.append(mask_BT.astype(jnp.float32))
     if dropout_key is not None:
-        bits_B2 = jax.random.bits(dropout_key, (len(mask_BT), 2), jnp.uint32)
-        given.append(jax.lax.bitcast_convert_type(bits_B2, jnp.int32))
-    attend = partial(_rows, query_BFND.shape[-1], dropout_rate, interpret)
-    return _on_each_device(attend, len(given))(*given).reshape(query_BFND.shape)
+        given.append(row_seeds(dropout_key, len(mask_BT)))
+    out_BFH = _rows(query_BFND.shape[-1], dropout_rate, interpret, *given)
+    return out_BFH.reshape(query_BFND.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -169,26 +168,15 @@ def _dropout(seeds_ref, number, heads, rate):
 def is_kept(first, second, head, shape, rate):
     """Which probabilities of a head dropout leaves, bool[T, F], by a row's two seeds, int32.
 
-    A hash of the place and the seeds, 16 bits for each place: the second half of the keys has the
-    words' upper ones. Each turn of it, a shift and a product, is C. Wellons's "lowbias32". The
-    compiler's own generators draw for a whole array, or differently on each number of chips.
+    By the same hash as all dropout, 16 bits for each place: the second half of the keys has the
+    words' upper ones.
     """
     half, queries = shape[0] // 2, shape[1]
     key_T1 = jax.lax.broadcasted_iota(jnp.int32, (half, 1), 0) * queries
     query_1F = jax.lax.broadcasted_iota(jnp.int32, (1, queries), 1)
-    x_TF = (key_T1 * _MIX[0] + (first + head * _MIX[1])) + query_1F * _MIX[0]
-    x_TF = (x_TF ^ _shifted(x_TF, 16)) * _MIX[1] + second
-    x_TF = (x_TF ^ _shifted(x_TF, 15)) * _MIX[2]
-    x_TF = x_TF ^ _shifted(x_TF, 16)
-    return jnp.concatenate([x_TF & 0xFFFF, _shifted(x_TF, 16)]) >= round(rate * 0x10000)
-
-
-# As signed words: 2^32 over the golden ratio, which sets neighbours apart, and lowbias32's two.
-_MIX = tuple(np.array([0x9E3779B1, 0x21F0AAAD, 0xD35A2D97], np.uint32).view(np.int32))
-
-
-def _shifted(x, bits):
-    return jax.lax.shift_right_logical(x, np.int32(bits))
+    place_TF = (key_T1 * SPREAD + (first + head * _BY_HEAD)) + query_1F * SPREAD
+    words_TF = mixed(place_TF, second)
+    return jnp.concatenate([words_TF & 0xFFFF, shifted(words_TF, 16)]) >= round(rate * 0x10000)
 
 
 def _heads(lanes, head_size):
@@ -232,8 +220,7 @@ def splash(
     scale = 1.0 / math.sqrt(query_BFND.shape[-1])
     # In float32, as 1/sqrt(128) is not a bfloat16.
     scaled_BFND = (query_BFND.astype(jnp.float32) * scale).astype(query_BFND.dtype)
-    attend = _on_each_device(partial(_splash, interpret=interpret), 4)
-    return attend(scaled_BFND, key_BTND, value_BTND, mask_BT)
+    return _splash(scaled_BFND, key_BTND, value_BTND, mask_BT, interpret)
 
 
 def _splash(
@@ -271,14 +258,3 @@ def _splash(
         return made(*by_head, segment_ids=segments).swapaxes(0, 1)
 
     return jax.vmap(row)(query_BFND, key_BTND, value_BTND, mask_BT)
-
-
-def _on_each_device(attend, operands):
-    """`attend` on each device's rows: XLA cannot divide a Pallas kernel over a mesh."""
-    target = named_target()
-    if target is None or target.mesh is None:
-        return attend
-    rows = PartitionSpec(*target.mesh.axis_names)
-    return jax.shard_map(
-        attend, mesh=target.mesh, in_specs=(rows,) * operands, out_specs=rows, check_vma=False
-    )

@@ -67,7 +67,7 @@ def benchmark(config: BenchmarkConfig, *, profile: str | None = None) -> dict[st
     check_batch_size(train.batch_size, train.accumulate, len(devices))
     if config.phase == "finetune" and config.store is not None:
         raise UserError("--store holds no classified texts; leave it out with --phase finetune")
-    placement = make_placement(train.mode, devices, random=settings.model.has_dropout)
+    placement = make_placement(train.mode, devices)
     with out_of_memory_told(devices, settings):
         work = make_work(config.phase, settings, placement.axis_name)
         figures = _step_figures(config, settings, work, placement, profile)

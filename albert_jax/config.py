@@ -158,11 +158,6 @@ class AlbertConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
-    def has_dropout(self) -> bool:
-        """Whether training draws random numbers."""
-        return max(self.hidden_dropout_prob, self.attention_probs_dropout_prob) > 0
-
-    @property
     def group_lengths(self) -> tuple[int, ...]:
         """Number of layers each group serves, in order; layer i uses group int(i / L * G) as the
         original has it."""

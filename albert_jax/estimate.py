@@ -134,7 +134,7 @@ def _compiled(
     devices: Sequence[jax.Device],
 ) -> dict[str, Any]:
     """Figures of one compilation; the advice where it fails is about a chip's batch."""
-    placement = make_placement(settings.train.mode, devices, random=settings.model.has_dropout)
+    placement = make_placement(settings.train.mode, devices)
     a_chips = settings.train.batch_size // where.chips
     train = dataclasses.replace(settings.train, batch_size=a_chips)
     work = make_work(config.phase, settings, placement.axis_name)

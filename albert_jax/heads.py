@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from albert_jax.config import AlbertConfig, ComputeConfig
+from albert_jax.dropout import Dropout
 from albert_jax.layers import LayerNorm
 from albert_jax.model import Albert
 
@@ -76,7 +77,7 @@ class Classifier(Head):
 
     @nn.compact
     def __call__(self, pooled_BH: Array, *, deterministic: bool) -> Array:
-        pooled_BH = nn.Dropout(self.dropout)(pooled_BH, deterministic=deterministic)
+        pooled_BH = Dropout(self.dropout)(pooled_BH, deterministic=deterministic)
         return _outputs(self, pooled_BH, self.labels)
 
 
@@ -85,7 +86,7 @@ class Regressor(Head):
 
     @nn.compact
     def __call__(self, pooled_BH: Array, *, deterministic: bool) -> Array:
-        pooled_BH = nn.Dropout(self.dropout)(pooled_BH, deterministic=deterministic)
+        pooled_BH = Dropout(self.dropout)(pooled_BH, deterministic=deterministic)
         return _outputs(self, pooled_BH, 1)[..., 0]
 
 
@@ -94,7 +95,7 @@ class MultipleChoice(Head):
 
     @nn.compact
     def __call__(self, pooled_BCH: Array, *, deterministic: bool) -> Array:
-        pooled_BCH = nn.Dropout(self.dropout)(pooled_BCH, deterministic=deterministic)
+        pooled_BCH = Dropout(self.dropout)(pooled_BCH, deterministic=deterministic)
         return _outputs(self, pooled_BCH, 1)[..., 0]
 
 
@@ -106,7 +107,7 @@ class TokenClassifier(Head):
 
     @nn.compact
     def __call__(self, sequence_BSH: Array, *, deterministic: bool) -> Array:
-        sequence_BSH = nn.Dropout(self.dropout)(sequence_BSH, deterministic=deterministic)
+        sequence_BSH = Dropout(self.dropout)(sequence_BSH, deterministic=deterministic)
         return _outputs(self, sequence_BSH, self.labels)
 
 
@@ -195,7 +196,7 @@ class _AnswerClass(nn.Module):
         start_BH = jnp.einsum("BSH,BS->BH", sequence_BSH, jnp.exp(start_log_probs_BS))
         dense_0 = _PairDense(self.config, self.compute, name="dense_0")
         hidden_BH = nn.tanh(dense_0(start_BH, sequence_BSH[:, 0]))
-        hidden_BH = nn.Dropout(self.dropout)(hidden_BH, deterministic=deterministic)
+        hidden_BH = Dropout(self.dropout)(hidden_BH, deterministic=deterministic)
         return _to_logit(self.config, "dense_1", use_bias=False)(hidden_BH)[..., 0]
 
 

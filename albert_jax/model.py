@@ -22,6 +22,7 @@ from jax import Array
 
 from albert_jax.attention import attend
 from albert_jax.config import AlbertConfig, ComputeConfig
+from albert_jax.dropout import Dropout
 from albert_jax.layers import Dense, LayerNorm, add_bias
 from albert_jax.target import named_target
 
@@ -90,7 +91,7 @@ class Embeddings(nn.Module):
             "position_embeddings", _init(c), (c.max_position_embeddings, c.embedding_size)
         )
         self.LayerNorm = LayerNorm(c.layer_norm_eps, self.compute.dtype)
-        self.dropout = nn.Dropout(c.hidden_dropout_prob)
+        self.dropout = Dropout(c.hidden_dropout_prob)
 
     def __call__(
         self,
@@ -163,7 +164,7 @@ class Block(nn.Module):
         deterministic: bool,
     ) -> Array:
         c, dtype = self.config, self.compute.dtype
-        dropout = nn.Dropout(c.hidden_dropout_prob, deterministic=deterministic)
+        dropout = Dropout(c.hidden_dropout_prob, deterministic=deterministic)
         attended_BSH = Attention(c, self.compute, name="attention")(
             x_BSH, mask_BS, pack_ids_BS, deterministic=deterministic
         )

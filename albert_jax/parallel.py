@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a pure step is spread over devices: under jit over a mesh, or under pmap. Parameters are
+"""How a pure step is spread over devices: by shard_map under jit, or by pmap. Parameters are
 replicated, batches split.
 
 ALBERT's parameters are few (11.8 M to 223 M) and its activations large, so one `data` axis is all
@@ -114,37 +114,33 @@ def check_batch_size(batch_size: int, accumulate: int, devices: int) -> None:
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh of one `data` axis. Auto, said aloud: Explicit, make_mesh's newer default, breaks
-    linen's Dropout."""
+    """A mesh of one `data` axis. Auto, said aloud: make_mesh's newer default is Explicit."""
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def make_placement(mode: str, devices: Sequence[jax.Device], *, random: bool = True) -> Placement:
-    """The placement of that mode, `jit` or `pmap`, over `devices`.
-
-    `random` says whether steps draw random numbers. Under jit these are the whole batch's, whatever
-    the devices; a step that draws none is divided over the devices as under pmap instead, with one
-    sum over them at its end: of a whole batch's step XLA sums each unrolled layer's share of a
-    gradient, and each micro-batch's.
-    """
+def make_placement(mode: str, devices: Sequence[jax.Device]) -> Placement:
+    """The placement of that mode, `jit` or `pmap`, over `devices`; of several, each takes its rows
+    of the batch through the step, which sums over them by its `axis_name`."""
     if mode == "pmap":
         if jax.process_count() > 1:
             raise UserError(
                 "train.mode pmap is of one process; give --train.mode jit with --multihost"
             )
         return _pmap_placement(tuple(devices))
-    return _jit_placement(tuple(devices), divided=not random and len(devices) > 1)
+    return _jit_placement(tuple(devices))
 
 
-def _jit_placement(devices: tuple[jax.Device, ...], divided: bool) -> Placement:
+def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
     mesh = make_mesh(devices)
     everywhere, rows = PartitionSpec(), PartitionSpec(AXIS)
     replicated, split = NamedSharding(mesh, everywhere), NamedSharding(mesh, rows)
-    target = Target(devices[0].platform, None if divided else mesh)
+    axis_name = AXIS if len(devices) > 1 else None
 
     def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
-        step = traced_for(target, step)
-        if divided:
+        step = traced_for(Target(devices[0].platform, axis_name), step)
+        if axis_name:
+            # Not left to XLA, which would sum each unrolled layer's share of a gradient over the
+            # devices, and each micro-batch's.
             step = jax.shard_map(
                 step, mesh=mesh, in_specs=(everywhere, rows), out_specs=everywhere, check_vma=False
             )
@@ -165,7 +161,7 @@ def _jit_placement(devices: tuple[jax.Device, ...], divided: bool) -> Placement:
     return Placement(
         mode="jit",
         devices=devices,
-        axis_name=AXIS if divided else None,
+        axis_name=axis_name,
         # A copy: device_put may alias its argument, which the first donated step would then delete.
         put_state=lambda state: jax.device_put(_copied(state), replicated),
         get_state=lambda state: state,
@@ -215,7 +211,7 @@ def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
 
     def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
         return jax.pmap(
-            traced_for(Target(devices[0].platform), step),
+            traced_for(Target(devices[0].platform, AXIS), step),
             axis_name=AXIS,
             devices=devices,
             donate_argnums=(0,) if donate else (),

@@ -69,7 +69,7 @@ def _pretrain(config: PretrainConfig) -> Path:
         _require_same_settings(config)
         devices = run_devices(train.devices)
         check_batch_size(train.batch_size, train.accumulate, len(devices))
-        placement = make_placement(train.mode, devices, random=config.model.has_dropout)
+        placement = make_placement(train.mode, devices)
         check_destination(workdir / "model")
         set_compilation_cache(train.compilation_cache)
         if processes.is_primary():

@@ -41,8 +41,8 @@ def make_train_step(
     """One optimizer update on a batch; metrics are means over the global batch.
 
     The batch is divided into `accumulate` micro-batches and the gradient summed in float32.
-    `axis_name` is the axis to reduce over under pmap; under jit the batch is global and there is
-    none. A step whose loss or gradient is not finite leaves parameters and optimizer as they were
+    `axis_name` is the axis of devices to reduce over, None where one has the whole batch. A step
+    whose loss or gradient is not finite leaves parameters and optimizer as they were
     and says `skipped` = 1.
     """
 
@@ -50,7 +50,6 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
         normalizers = objective.normalizers(batch)
         if axis_name:
-            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
             normalizers = jax.lax.psum(normalizers, axis_name)
         gradient = jax.value_and_grad(objective.loss, has_aux=True)
 

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 
 @dataclass(frozen=True)
 class Target:
-    """`mesh` is what jit spreads the batch over, None where the program sees one device's rows."""
+    """`axis_name` is the axis of devices that share a batch, None where one has all of it."""
 
     platform: str
-    mesh: Mesh | None = None
+    axis_name: str | None = None
 
 
 _target: ContextVar[Target | None] = ContextVar("target", default=None)
@@ -34,6 +33,12 @@ def platform() -> str:
     """The platform that the program at hand is for: `cpu`, `gpu` or `tpu`."""
     target = _target.get()
     return target.platform if target else jax.default_backend()
+
+
+def axis_name() -> str | None:
+    """The axis of devices that share the batch of the program at hand."""
+    target = _target.get()
+    return target.axis_name if target else None
 
 
 def traced_for(target: Target, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,20 +26,12 @@ from albert_jax.errors import UserError
 
 # Sequences of 512 tokens that 16 GiB take at a time, and what is recomputed then; a few already
 # keep a chip busy. By the compiler for v5e (libtpu 0.0.52, 2026-11-23): base 1.9 GiB, large 4.5,
-# xlarge 3.8, xxlarge 7.0.
+# xlarge 3.8, xxlarge 7.0; with dropout no more.
 FITS = {
     "base": (16, "none"),
     "large": (16, "none"),
     "xlarge": (4, "none"),
     "xxlarge": (4, "none"),
-}
-# Dropout keeps each layer's attention probabilities, which grow with the square of the length. Base
-# 4.2 GiB, large 12.8 (with the layers' scan rolled).
-FITS_WITH_DROPOUT = {
-    "base": (16, "none"),
-    "large": (8, "none"),
-    "xlarge": (16, "full"),
-    "xxlarge": (16, "full"),
 }
 
 
@@ -53,8 +45,7 @@ def get_config(
     accumulate: int | None = None,
 ) -> PretrainConfig:
     config = model_config(model)
-    fits = FITS_WITH_DROPOUT if config.has_dropout else FITS
-    fitting, remat = fits[model.partition("-")[0]]
+    fitting, remat = FITS[model.partition("-")[0]]
     if accumulate is None:
         accumulate = micro_batches(batch_size, chips, rows or fitting) if chips else 1
     return PretrainConfig(

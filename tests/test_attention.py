@@ -11,7 +11,6 @@ import pytest
 from albert_jax.attention import attend, attention_probs
 from albert_jax.attention_tpu import is_kept, rows, splash
 from albert_jax.errors import UserError
-from albert_jax.parallel import make_mesh
 from albert_jax.target import Target, traced_for
 
 # Float32, sums in another order: outputs are of order 1, gradients up to about 10.
@@ -72,14 +71,6 @@ def test_a_row_without_tokens_stays_finite():
         assert all(np.isfinite(x).all() for x in found.values())
 
 
-@pytest.mark.parametrize("kernel", interpreted)
-def test_on_a_mesh_each_device_attends_its_own_rows(kernel):
-    *qkv, mask, _ = arrays(rows=4, length=128)
-    mesh = make_mesh(jax.devices()[:2])
-    on_mesh = jax.jit(traced_for(Target("tpu", mesh), lambda *given: interpreted[kernel](*given)))
-    np.testing.assert_allclose(on_mesh(*qkv, mask), xla(*qkv, mask), **CLOSE)
-
-
 # ------------------------------------------------------------------------------ dropout in a kernel
 
 RATE = 0.1
@@ -124,18 +115,6 @@ def test_dropouts_choices_are_as_if_drawn():
     for axis in (-1, -2):  # so many of each query's and each key's 512 go
         spread = dropped.sum(axis=axis).var() / (512 * deviation**2)
         assert spread == pytest.approx(1, abs=0.05)
-
-
-def test_dropout_is_the_same_on_one_device_and_on_a_mesh():
-    *qkv, mask, _ = arrays(rows=4, length=128)
-
-    def attended(devices):
-        target = Target("tpu", make_mesh(jax.devices()[:devices]))
-        ours = partial(interpreted["rows"], dropout_rate=RATE, dropout_key=jax.random.key(1))
-        return jax.jit(traced_for(target, lambda *given: ours(*given)))(*qkv, mask)
-
-    np.testing.assert_allclose(attended(1), attended(2), **CLOSE)
-    assert np.abs(attended(2) - xla(*qkv, mask)).max() > 0.1
 
 
 # --------------------------------------------------------------------------------- chosen by device

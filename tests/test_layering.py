@@ -32,6 +32,7 @@ LEVELS = {
         "attention_tpu",
         "batching",
         "data",
+        "dropout",
         "flops",
         "hlo",
         "heads",
