@@ -25,8 +25,8 @@ from albert_jax.dropout import SPREAD, mixed, row_seeds, shifted
 # the type's minimum, which differs only for rows whose keys are all padding.
 PADDING_LOGIT = -10000.0
 LANES = 128
-_BY_HEAD = np.int32(0x21F0AAAD)  # odd; sets the heads of a row apart
 LONGEST_ROWS = 512  # a head's float32 probabilities and their gradients, in the chip's own memory
+_BY_HEAD = np.int32(0x21F0AAAD)  # odd; sets the heads of a row apart
 
 
 def rows(
@@ -49,7 +49,8 @@ def rows(
     given.append(mask_BT.astype(jnp.float32))
     if dropout_key is not None:
         given.append(row_seeds(dropout_key, len(mask_BT)))
-    out_BFH = _rows(query_BFND.shape[-1], dropout_rate, interpret, *given)
+    rate = 0.0 if dropout_key is None else dropout_rate
+    out_BFH = _rows(query_BFND.shape[-1], rate, interpret, *given)
     return out_BFH.reshape(query_BFND.shape)
 
 
