@@ -8,8 +8,10 @@ import dataclasses
 import gc
 import importlib.metadata
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -139,16 +141,18 @@ def _compiled(
     train = dataclasses.replace(settings.train, batch_size=a_chips)
     work = make_work(config.phase, settings, placement.axis_name)
     started = time.perf_counter()
-    try:
-        with (
-            out_of_memory_told(devices, dataclasses.replace(settings, train=train)),
-            cached_programs(None),
-        ):
-            compiled = lower(config.phase, settings, work, placement).compile()
-    except OutOfMemory as error:
-        return _unfit(error, where)
-    seconds = time.perf_counter() - started
-    program = hlo.read(_text_of(compiled, where))
+    with tempfile.TemporaryDirectory() as dump:
+        try:
+            with (
+                out_of_memory_told(devices, dataclasses.replace(settings, train=train)),
+                cached_programs(None),
+            ):
+                lowered = lower(config.phase, settings, work, placement)
+                compiled = lowered.compile({"xla_dump_to": dump, "xla_dump_hlo_as_text": True})
+        except OutOfMemory as error:
+            return _unfit(error, where)
+        seconds = time.perf_counter() - started
+        program = hlo.read(_text_of(compiled, Path(dump), where))
     cost = step_cost(program, where, kernel_efficiency(settings, where))
     return (
         {"fits": True, "out_of_memory": None, "compile_seconds": seconds}
@@ -157,7 +161,10 @@ def _compiled(
     )
 
 
-def _text_of(compiled: jax.stages.Compiled, where: Slice) -> str:
+def _text_of(compiled: jax.stages.Compiled, dump: Path, where: Slice) -> str:
+    """The scheduled program, as libtpu itself wrote it."""
+    for written in dump.glob("*.after_codegen.txt"):
+        return written.read_text()
     try:
         text = compiled.as_text()
     except jax.errors.JaxRuntimeError as error:

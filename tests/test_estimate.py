@@ -166,13 +166,16 @@ def test_kernels_run_at_their_profiled_share_of_peak_or_at_half_of_what_heads_fi
     assert with_dropout == pytest.approx({"": 0.25, forward: 0.292 * 0.82, backward: 0.330 * 0.95})
 
 
-def test_a_program_that_jaxlib_cannot_read_is_one_line():
+def test_a_program_that_jaxlib_cannot_read_is_libtpus_own_or_one_line(tmp_path):
     class Compiled:
         def as_text(self):
             raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nmore")
 
     with pytest.raises(UserError, match=r"for v5p:2x2x1, but jaxlib cannot .* failure\); try"):
-        module._text_of(Compiled(), parse_slice("v5p:2x2x1"))
+        module._text_of(Compiled(), tmp_path, parse_slice("v5p:2x2x1"))
+    (tmp_path / "module_0000.jit_train_step.after_codegen.txt").write_text("HloModule jit_f")
+    text = module._text_of(Compiled(), tmp_path, parse_slice("v5p:2x2x1"))
+    assert text == "HloModule jit_f"
 
 
 # ------------------------------------------------------------------------------ the largest batch
@@ -225,7 +228,7 @@ def test_a_model_too_large_for_any_batch_says_so(without_compiling, model):
 
 def test_what_does_not_fit_is_an_answer_with_all_keys(monkeypatch, model):
     class Lowered:
-        def compile(self):
+        def compile(self, options):
             raise jax.errors.JaxRuntimeError(
                 "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
                 "memory required for HLO temporaries (41.25G) exceeds available HBM (15.75G)."
