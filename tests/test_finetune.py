@@ -90,7 +90,7 @@ def toy_config(base, data, workdir, *, steps=60, **changes):
         data=str(data),
         workdir=str(workdir),
         max_seq_length=16,
-        optimizer=OptimizerConfig(name="adamw", learning_rate=0.02, warmup_steps=5),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=0.005, warmup_steps=5),
         train=TrainConfig(
             steps=steps,
             batch_size=32,
