@@ -42,8 +42,8 @@ def make_train_step(
 
     The batch is divided into `accumulate` micro-batches and the gradient summed in float32.
     `axis_name` is the axis of devices to reduce over, None where one has the whole batch. A step
-    whose loss or gradient is not finite leaves parameters and optimizer as they were
-    and says `skipped` = 1.
+    whose loss or gradient is not finite leaves parameters and optimizer as they were and says
+    `skipped` = 1.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

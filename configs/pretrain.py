@@ -26,7 +26,7 @@ from albert_jax.errors import UserError
 
 # Sequences of 512 tokens that 16 GiB take at a time, and what is recomputed then; a few already
 # keep a chip busy. By the compiler for v5e (libtpu 0.0.52, 2026-11-23): base 1.9 GiB, large 4.5,
-# xlarge 3.8, xxlarge 7.0; with dropout no more.
+# xlarge 3.5, xxlarge 7.9; with dropout no more.
 FITS = {
     "base": (16, "none"),
     "large": (16, "none"),

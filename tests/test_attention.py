@@ -10,8 +10,10 @@ import pytest
 
 from albert_jax.attention import attend, attention_probs
 from albert_jax.attention_tpu import is_kept, rows, splash
+from albert_jax.dropout import row_seeds
 from albert_jax.errors import UserError
 from albert_jax.target import Target, traced_for
+from tests.test_dropout import RATE, assert_as_if_drawn, neighbours
 
 # Float32, sums in another order: outputs are of order 1, gradients up to about 10.
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}
@@ -73,13 +75,12 @@ def test_a_row_without_tokens_stays_finite():
 
 # ------------------------------------------------------------------------------ dropout in a kernel
 
-RATE = 0.1
 choices = jax.jit(is_kept, static_argnums=(3, 4))
 
 
 def kept_of(key, rows, heads, length):
     """What dropout leaves in each head of each row, by the row's two words: bool[B, N, F, T]."""
-    seeds = np.asarray(jax.random.bits(key, (rows, 2), jnp.uint32)).view(np.int32)
+    seeds = row_seeds(key, rows)
     kept = [[choices(*two, n, (length, length), RATE) for n in range(heads)] for two in seeds]
     return np.swapaxes(np.asarray(kept), -1, -2)
 
@@ -97,24 +98,10 @@ def test_rows_drops_the_probabilities_that_its_choices_name(length, heads, head_
     assert_equal(with_gradients(ours, *given), with_gradients(plain, *given), **CLOSE)
 
 
-def test_dropouts_choices_are_as_if_drawn():
-    dropped = 1.0 - kept_of(jax.random.key(0), 12, 4, 512)
-    apart = dropped - RATE
-    deviation = np.sqrt(RATE * (1 - RATE))
-
-    def correlation(one, other):
-        """In standard deviations of what independent draws give."""
-        return (one * other).mean() * np.sqrt(one.size) / deviation**2
-
-    assert abs(apart.mean()) * np.sqrt(apart.size) / deviation < 4
-    halves = apart[..., :256], apart[..., 256:]  # that share a word
-    heads, rows = (apart[:, 1:], apart[:, :-1]), (apart[1:], apart[:-1])
-    keys, queries = (apart[..., 1:], apart[..., :-1]), (apart[..., 1:, :], apart[..., :-1, :])
-    for pair in (halves, heads, rows, keys, queries):
-        assert abs(correlation(*pair)) < 4
-    for axis in (-1, -2):  # so many of each query's and each key's 512 go
-        spread = dropped.sum(axis=axis).var() / (512 * deviation**2)
-        assert spread == pytest.approx(1, abs=0.05)
+def test_the_kernels_choices_are_as_if_drawn():
+    taken = 1.0 - kept_of(jax.random.key(0), 12, 4, 512)
+    halves = neighbours(-1, 256)  # keys that share a word
+    assert_as_if_drawn(taken, [halves, *(neighbours(axis) for axis in (-4, -3, -2, -1))], (-1, -2))
 
 
 # --------------------------------------------------------------------------------- chosen by device

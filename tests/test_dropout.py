@@ -21,19 +21,31 @@ def dropped(shape, seed=0, rate=RATE):
     )
 
 
-def test_choices_are_as_if_drawn():
-    taken = dropped((24, 512, 768))
+def assert_as_if_drawn(taken, pairs, axes):
+    """Of 1 where dropout takes, else 0: their number, the correlation in each of `pairs` (what to
+    index by) and the spread of the sums over each of `axes` are those of independent draws."""
     apart, deviation = taken - RATE, np.sqrt(RATE * (1 - RATE))
-    # Each in standard deviations of what independent draws give.
-    assert abs(apart.mean()) * np.sqrt(apart.size) / deviation < 4
-    rows, tokens = (apart[1:], apart[:-1]), (apart[:, 1:], apart[:, :-1])
-    features, far = (apart[..., 1:], apart[..., :-1]), (apart[..., 128:], apart[..., :-128])
-    other = apart, dropped(apart.shape, seed=1) - RATE
-    for one, another in (rows, tokens, features, far, other):
-        assert abs((one * another).mean()) * np.sqrt(one.size) / deviation**2 < 4
-    for axis in (1, 2):
+    assert abs(apart.mean()) * np.sqrt(apart.size) / deviation < 4  # in standard deviations
+    for one, other in pairs:
+        product = apart[one] * apart[other]
+        assert abs(product.mean()) * np.sqrt(product.size) / deviation**2 < 4
+    for axis in axes:
         spread = taken.sum(axis=axis).var() / (taken.shape[axis] * deviation**2)
         assert spread == pytest.approx(1, abs=0.05)
+
+
+def neighbours(axis, distance=1):
+    """Places and those so far from them along an axis, counted from the last."""
+    rest = [slice(None)] * (-axis - 1)
+    return (..., slice(distance, None), *rest), (..., slice(None, -distance), *rest)
+
+
+def test_choices_are_as_if_drawn():
+    taken = dropped((24, 512, 768))
+    rows, tokens, features = (neighbours(axis) for axis in (-3, -2, -1))
+    assert_as_if_drawn(taken, [rows, tokens, features, neighbours(-1, 128)], axes=(1, 2))
+    of_two_keys = np.stack([taken, dropped(taken.shape, seed=1)])
+    assert_as_if_drawn(of_two_keys, [neighbours(-4)], axes=())
 
 
 @pytest.mark.parametrize("shape", [(64, 33), (64, 3, 5, 7)])
