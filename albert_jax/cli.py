@@ -97,10 +97,10 @@ def prepare(
     Example: albert-jax prepare corpus/*.txt --vocab vocab/spiece.model --output store
 
     Args:
-        text: files (plain or .gz), folders or patterns; with tfds: the names of splits; or
-            python-docs, the English text that every Python carries.
+        text: files (plain or .gz), folders or patterns, also at gs://; with tfds: the names of
+            splits; or python-docs, the English text that every Python carries.
         vocab: spiece.model, or the folder that holds it.
-        output: folder of the store; of an interrupted one, to go on with it.
+        output: folder of the store, or gs://…; of an interrupted one, to go on with it.
         format: text, wiki (WikiExtractor's output) or tfds:NAME.
         sentences: one a line, to be split out of lines, or out of lines wrapped at a width.
         language: whose rules split sentences.
@@ -453,7 +453,8 @@ def info(
     Example: albert-jax info configs/pretrain.py:model=base-v2 --store store
 
     Args:
-        path: model directory, token store, or recipe file with arguments after a colon.
+        path: model directory, token store (also at gs://), or recipe file with arguments after a
+            colon.
         store: of a recipe: the token store whose passes are counted.
         json: print the description as JSON.
     """

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from albert_jax import processes
+from albert_jax.caches import user_cache
 from albert_jax.errors import UserError
 from albert_jax.target import Target, traced_for
 
@@ -240,8 +240,7 @@ def set_compilation_cache(folder: str | None) -> None:
     if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
         return  # the second: set from outside, by JAX_COMPILATION_CACHE_DIR
     if folder is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-        folder = str(Path(home) / "albert_jax" / "xla")
+        folder = str(user_cache("xla"))
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:

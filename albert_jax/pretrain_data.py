@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.addresses import is_address
 from albert_jax.config import PretrainConfig, to_dict
 from albert_jax.data.batches import Source
 from albert_jax.data.corpus import Reading, read_documents
@@ -24,7 +25,7 @@ from albert_jax.data.mixing import BLOCK, Mixture, seed_of, share_out, split_sto
 from albert_jax.data.prepare import prepare, unigram_statistics
 from albert_jax.data.pretraining import PretrainingSource
 from albert_jax.data.records import RecordSource
-from albert_jax.data.remote import is_address, local_store
+from albert_jax.data.remote import local_store
 from albert_jax.data.store import TokenStore
 from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError

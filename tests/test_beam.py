@@ -111,7 +111,7 @@ def test_a_full_disk_at_a_worker_is_one_here(fake_beam, corpus, tmp_path, monkey
 
 def test_workers_that_write_elsewhere_are_found_out(fake_beam, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr("albert_jax.data.beam.prepare_unit", lambda *_: None)
-    with pytest.raises(UserError, match="the workers must reach the folder under that path"):
+    with pytest.raises(UserError, match="the workers must reach it under that path"):
         prepare(corpus[0], vocab=VOCAB, output=tmp_path / "s", beam=(), progress=False)
 
 

@@ -16,7 +16,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "albert_jax"
 LEVELS = {
     0: ("errors",),
     1: (
+        "addresses",
         "appearing",
+        "caches",
         "config",
         "digests",
         "guards",

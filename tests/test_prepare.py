@@ -360,7 +360,7 @@ def test_a_store_killed_at_random_moments_ends_the_same(command, whole, tmp_path
 def test_workers_end_when_their_parent_is_killed(command, tmp_path):
     process = command(2, tmp_path / "store")
     children = wait_for(lambda: psutil.Process(process.pid).children(), process)
-    wait_for(lambda: list(tmp_path.glob("store/train/*.tmp")), process)
+    wait_for(lambda: list(tmp_path.glob("store/train/*")), process)  # the first of six units
     process.kill()
     process.communicate()
     gone, alive = psutil.wait_procs(children, timeout=20)

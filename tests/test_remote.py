@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from albert_jax.data import remote
+from albert_jax import addresses
 from albert_jax.data.remote import local_store
 from albert_jax.errors import UserError
 from albert_jax.pretrain_data import identity_of, open_data
@@ -91,7 +91,7 @@ def test_a_store_whose_shards_name_other_places_is_refused(bucket, tmp_path):
 
 def test_a_bucket_that_does_not_answer_is_given_up(bucket, monkeypatch):
     asked = threading.Event()
-    monkeypatch.setattr(remote, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(addresses, "WAIT_SECONDS", 0.2)
     monkeypatch.setattr(type(bucket), "cat_file", lambda *_: asked.wait(60))
     with pytest.raises(UserError, match=r"no answer in 0 s\); check the address and the cred"):
         local_store(ADDRESS)
@@ -109,6 +109,8 @@ def test_a_refusal_is_one_sentence_with_the_clients_words(bucket, monkeypatch):
 
 def test_a_library_that_is_missing_and_a_scheme_that_is_none_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    found_already = sys.modules["fsspec.registry"]._registry
+    monkeypatch.delitem(found_already, "gs", raising=False)
     with pytest.raises(UserError, match=r"pip install 'albert-jax\[gcs\]'"):
         local_store("gs://bucket/store")
     with pytest.raises(UserError, match="nosuch://bucket/store cannot be read"):

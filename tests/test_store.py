@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from albert_jax.data.store import ShardWriter, TokenStore, sha256_of, write_json
+from albert_jax.data.store import ShardWriter, TokenStore, json_bytes, sha256_of
 from albert_jax.errors import UserError
 
 DOCUMENTS = [[[5, 6, 7], [8]], [[9, 65535]], [[1], [2], [3, 4]]]
@@ -27,17 +27,15 @@ def write_store(path: Path, documents: list[list[list[int]]]) -> None:
     shard = writer.finish()
     (path / "spiece.model").write_bytes(b"a vocabulary")
     totals = {key: shard[key] for key in ("tokens", "sentences", "documents", "bytes")}
-    write_json(
-        path / "manifest.json",
-        {
-            "format_version": 1,
-            "vocabulary": {"sha256": sha256_of(path / "spiece.model")},
-            "splits": {
-                "train": totals | {"shards": [shard]},
-                "heldout": dict.fromkeys(totals, 0) | {"shards": []},
-            },
+    manifest = {
+        "format_version": 1,
+        "vocabulary": {"sha256": sha256_of(path / "spiece.model")},
+        "splits": {
+            "train": totals | {"shards": [shard]},
+            "heldout": dict.fromkeys(totals, 0) | {"shards": []},
         },
-    )
+    }
+    (path / "manifest.json").write_bytes(json_bytes(manifest))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 """`prepare`'s units of work on an Apache Beam runner instead of processes of this machine.
 
 A unit on a Beam worker does what it does in pool.py: it writes its shards and its record into the
-store's folder, which every worker must therefore reach under the same path, as the inputs. So the
+store, which every worker must therefore reach under the same path or address, as the inputs. So the
 bytes are the same, and what was finished before a failure is kept.
 """
 
@@ -13,12 +13,12 @@ import functools
 import io
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from albert_jax.data.store import write_json
-from albert_jax.data.units import Job, Unit, prepare_unit, read_record
+from albert_jax.data.place import open_place
+from albert_jax.data.store import json_bytes
+from albert_jax.data.units import Job, Unit, prepare_unit, read_records
 from albert_jax.errors import UserError
 from albert_jax.tokenizer import Tokenizer
 
@@ -54,8 +54,8 @@ def make_pipeline(options: Sequence[str]) -> Any:
             parsed = pipeline_options.PipelineOptions(given)
             known = parsed.get_all_options()
             pipeline = beam.Pipeline(options=parsed)
-    except (SystemExit, ValueError, ImportError, AttributeError) as error:
-        reason = (said.getvalue().strip() or str(error)).splitlines()[-1]
+    except (SystemExit, Exception) as error:  # a runner's own kinds, as of Google's clients
+        reason = (said.getvalue().strip() or str(error) or repr(error)).splitlines()[-1]
         raise UserError(f"Beam takes no options {' '.join(options)}: {reason}") from None
     names = [option[2:].partition("=")[0] for option in given]
     if unknown := [name for name in names if name not in known and f"no_{name}" not in known]:
@@ -74,8 +74,9 @@ def run_units_on_beam(
     if not units:
         return
     beam = import_beam()
-    for stale in Path(job.store).glob("progress/error-*.json"):
-        stale.unlink()
+    place = open_place(job.store)
+    errors = (name for name in place.entries("progress") if name.startswith("error-"))
+    place.remove(f"progress/{name}" for name in errors)
     (
         pipeline
         | "units" >> beam.Create(list(units), reshuffle=False)
@@ -83,19 +84,19 @@ def run_units_on_beam(
         | "prepare" >> beam.Map(functools.partial(_prepare, job=job))
     )
     pipeline.run().wait_until_finish()
-    for unit in units:
-        if (file := _error_file(job, unit)).is_file():
-            raise _failure(json.loads(file.read_text(encoding="utf-8")))
-        if read_record(unit, job) is None:
+    for said in place.read(map(_error_file, units)).values():
+        raise _failure(json.loads(said))
+    for unit, record in zip(units, read_records(units, job), strict=True):
+        if record is None:
             raise UserError(
                 f"Beam has run, but unit {unit.name} is not in {job.store}; the workers must reach "
-                "the folder under that path: give one of a file system that they share"
+                "it under that path: give a folder of a file system that they share, or gs://…"
             )
     tick(sum(unit.bytes for unit in units))
 
 
-def _error_file(job: Job, unit: Unit) -> Path:
-    return Path(job.store) / "progress" / f"error-{unit.name}.json"
+def _error_file(unit: Unit) -> str:
+    return f"progress/error-{unit.name}.json"
 
 
 @functools.lru_cache(maxsize=1)
@@ -108,11 +109,15 @@ def _prepare(unit: Unit, job: Job) -> str:
     try:
         prepare_unit(unit, job, _tokenizer(job), lambda _: None)
     except UserError as error:
-        write_json(_error_file(job, unit), {"user": str(error)})
+        _tell(job, unit, {"user": str(error)})
     except OSError as error:
         said = {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
-        write_json(_error_file(job, unit), said)  # on a full disk this fails too, and Beam hears
+        _tell(job, unit, said)  # on a full disk this fails too, and Beam hears
     return unit.name
+
+
+def _tell(job: Job, unit: Unit, said: dict[str, Any]) -> None:
+    open_place(job.store).write(_error_file(unit), json_bytes(said))
 
 
 def _failure(said: dict[str, Any]) -> Exception:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import glob
 import gzip
 import html
 import itertools
@@ -20,9 +19,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
+from albert_jax.addresses import is_address
 from albert_jax.data import python_docs, tfds_text
+from albert_jax.data.inputs import Stream, file_state, find_files, open_file
 from albert_jax.data.lines import (
     BLOCK_BYTES,
     MAX_LINE_BYTES,
@@ -66,49 +66,29 @@ def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
             size = python_docs.PROSE_BYTES
             pieces[given] = Piece("python-docs", given, 0, size, size, size=size)
             continue
-        for path in _files(given):
-            pieces.setdefault(os.path.realpath(path), _file_piece(path, reading))
+        for path in find_files(given):
+            real = path if is_address(path) else os.path.realpath(path)
+            pieces.setdefault(real, _file_piece(path, reading))
     if not pieces:
         raise UserError("no input was given; name text files, folders or patterns")
     return list(pieces.values())
 
 
-def _files(given: str) -> list[str]:
-    if os.path.isdir(given):
-        found = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(given)
-            for name in names
-            if not name.startswith(".") and "/." not in folder.removeprefix(given)
-        ]
-    elif os.path.exists(given):
-        return [given]
-    else:
-        found = [path for path in glob.glob(given, recursive=True) if os.path.isfile(path)]
-    if not found:
-        kind = "no file matches" if glob.has_magic(given) else "no such file:"
-        kind = "no file in the folder" if os.path.isdir(given) else kind
-        raise UserError(f"{kind} {given}; name text files, folders or patterns")
-    return sorted(found)
-
-
 def _file_piece(path: str, reading: Reading) -> Piece:
-    try:
-        with open(path, "rb") as stream:
-            head = stream.read(8)
-            status = os.fstat(stream.fileno())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    for magic, other in _NOT_TEXT.items():
-        if head.startswith(magic):
-            raise UserError(f"{path} is {other}; make it UTF-8 text, plain or gz")
-    kind: Kind = "gzip" if head.startswith(b"\x1f\x8b") else "text"
-    if kind == "gzip":
-        with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as unpacked:
-            head = unpacked.read(8)  # a damaged file is named when it is read whole
+    with open_file(path) as stream:
+        head = stream.read(8)
+        for magic, other in _NOT_TEXT.items():
+            if head.startswith(magic):
+                raise UserError(f"{path} is {other}; make it UTF-8 text, plain or gz")
+        kind: Kind = "gzip" if head.startswith(b"\x1f\x8b") else "text"
+        if kind == "gzip":
+            stream.seek(0)
+            with contextlib.suppress(OSError, EOFError, zlib.error):
+                # A damaged file is named when it is read whole.
+                head = gzip.GzipFile(fileobj=stream).read(8)
     is_wiki = reading.format == "wiki" or head.startswith(b"<doc ")
-    size = status.st_size
-    return Piece(kind, path, 0, size, size, is_wiki, size, status.st_mtime_ns)
+    state = file_state(path)
+    return Piece(kind, path, 0, state.size, state.size, is_wiki, state.size, state.stamp)
 
 
 def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
@@ -133,7 +113,7 @@ def cut_piece(piece: Piece, target: int, reading: Reading) -> list[Piece]:
     length = piece.end - piece.start
     cuts = [piece.start + length * i // parts for i in range(parts + 1)]
     if piece.kind == "text":
-        with open(piece.path, "rb") as stream:
+        with open_file(piece.path) as stream:
             cuts[1:-1] = [_boundary(stream, cut, target, piece, reading) for cut in cuts[1:-1]]
     return [
         replace(piece, start=start, end=end, bytes=piece.bytes * (end - start) // length)
@@ -142,7 +122,7 @@ def cut_piece(piece: Piece, target: int, reading: Reading) -> list[Piece]:
     ]
 
 
-def _boundary(stream: BinaryIO, start: int, target: int, piece: Piece, reading: Reading) -> int:
+def _boundary(stream: Stream, start: int, target: int, piece: Piece, reading: Reading) -> int:
     """The first start of a document at or after byte `start`, or of a line if that is far off."""
     if piece.is_wiki:
         pattern = rb"\n(?=<doc )"

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -36,19 +34,19 @@ class Forecast:
     workers: int
     example: str  # how the sentences of one file were found to be laid out, or ""
 
-    def describe(self, store: Path) -> str:
-        free = shutil.disk_usage(existing_folder(store)).free
+    def describe(self, free: int | None) -> str:
+        """`free` are the bytes that the store's place has room for, if that is known."""
+        room = "" if free is None else f" ({show_bytes(free)} free)"
         return (
             f"{show_bytes(self.input_bytes)} of input; expected: "
-            f"{tqdm.format_sizeof(self.tokens)} tokens, {show_bytes(self.bytes)} on disk "
-            f"({show_bytes(free)} free), {tqdm.format_interval(self.seconds)} with {self.workers} "
+            f"{tqdm.format_sizeof(self.tokens)} tokens, {show_bytes(self.bytes)} on disk"
+            f"{room}, {tqdm.format_interval(self.seconds)} with {self.workers} "
             f"process{'es' if self.workers > 1 else ''}"
         )
 
-    def check_disk(self, store: Path) -> None:
+    def check_disk(self, store: str, free: int | None) -> None:
         """Raises UserError where the disk is clearly too small."""
-        free = shutil.disk_usage(existing_folder(store)).free
-        if free < 0.9 * self.bytes:
+        if free is not None and free < 0.9 * self.bytes:
             raise UserError(
                 f"{store} needs about {show_bytes(self.bytes)} and its disk has "
                 f"{show_bytes(free)} free; free some space or choose another --output"
@@ -102,11 +100,6 @@ def _beginning(piece: Piece, reading: Reading, read: list[int]) -> Iterator[list
         if chars >= SAMPLE_CHARS:
             break
     yield batch
-
-
-def existing_folder(path: Path) -> Path:
-    """The path itself or the nearest folder above it that exists."""
-    return next(p for p in (path, *path.absolute().parents) if p.is_dir())
 
 
 def show_bytes(size: float) -> str:

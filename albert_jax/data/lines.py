@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from albert_jax.data.inputs import open_file
 from albert_jax.errors import UserError
 
 MAX_LINE_BYTES = 1 << 20  # a longer line is cut at white space
@@ -49,7 +50,7 @@ class Piece:
     bytes: int  # of the input, that this piece stands for
     is_wiki: bool = False
     size: int = 0  # of the whole file
-    mtime_ns: int = 0
+    stamp: int = 0  # another one where the file has changed
 
 
 def read_lines(
@@ -73,7 +74,7 @@ def _read_blocks(
     """Blocks that end where a line does, or in an overlong line at white space."""
     tail, ticked = b"", piece.start
     remaining = piece.end - piece.start if piece.kind == "text" else None
-    with open(piece.path, "rb") as raw:
+    with open_file(piece.path) as raw:
         raw.seek(piece.start)
         stream = gzip.GzipFile(fileobj=raw) if piece.kind == "gzip" else raw
         while True:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
-import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -31,30 +31,29 @@ from typing import Any, Literal
 import numpy as np
 
 from albert_jax import __version__
-from albert_jax.appearing import appearing_file
+from albert_jax.addresses import is_address
 from albert_jax.data.beam import make_pipeline, run_units_on_beam
 from albert_jax.data.corpus import find_pieces, read_piece
-from albert_jax.data.forecast import Meter, existing_folder, make_forecast, show_bytes
+from albert_jax.data.forecast import Meter, make_forecast, show_bytes
 from albert_jax.data.lines import Piece, Reading
+from albert_jax.data.place import Place, existing_folder, open_place
 from albert_jax.data.pool import run_units
 from albert_jax.data.sentences import LAYOUTS
 from albert_jax.data.store import (
     FORMAT_VERSION,
     MAX_VOCAB_SIZE,
     SPLITS,
-    read_manifest,
-    sha256_of,
-    sync_folder,
-    write_json,
+    json_bytes,
+    parse_manifest,
 )
 from albert_jax.data.units import (
     Job,
     Unit,
     document_hash,
     plan_units,
-    read_record,
+    read_records,
 )
-from albert_jax.errors import UserError
+from albert_jax.errors import TryAgain, UserError
 from albert_jax.tokenizer import Tokenizer
 
 # What `counts` in the manifest always has, 0 where there was none.
@@ -90,25 +89,30 @@ def prepare(
 ) -> dict[str, Any]:
     """Makes a token store of files, folders, patterns or `python-docs`; returns its manifest.
 
-    `format` is text, wiki or tfds:NAME (then the inputs name splits). `workers` unset takes all
-    cores. `holdout` is the share of documents kept from training. `beam`, Beam's pipeline options
-    as NAME=VALUE, runs the units there instead. The same inputs and settings give the same bytes,
-    whatever the number of workers; killed, the same call goes on where it was.
-    Raises UserError for bad inputs or settings and a full disk, TryAgain where a worker was killed.
+    Files and `output` may lie at gs:// or another of fsspec's addresses. `format` is text, wiki or
+    tfds:NAME (then the inputs name splits). `workers` unset takes all cores. `holdout` is the share
+    of documents kept from training. `beam`, Beam's pipeline options as NAME=VALUE, runs the units
+    there instead. The same inputs and settings give the same bytes, whatever the number of workers;
+    killed, the same call goes on where it was.
+    Raises UserError for bad inputs or settings, a full disk and an address that cannot be reached,
+    TryAgain where a worker was killed or two prepares wrote one address.
     """
     if beam is not None and workers is not None:
         raise UserError("workers are this machine's; give Beam its own, as direct_num_workers=2")
     pipeline = None if beam is None else make_pipeline(beam)
-    store = Path(output if beam is None else os.path.abspath(output))  # workers stand elsewhere
+    output = str(output)
+    if beam is not None and not is_address(output):
+        output = os.path.abspath(output)  # workers stand elsewhere
+    place = open_place(output)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     reading = Reading(format, sentences, strict, language, data_dir)
     tokenizer = Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
     _check(tokenizer, holdout, workers)
     pieces = find_pieces(inputs, reading)
     settings = _settings(tokenizer, reading, holdout, pieces)
-    if (manifest := _finished(store, settings, pieces)) is not None:
-        shutil.rmtree(store / "progress", ignore_errors=True)  # of a run killed at its very end
-        _say(f"{store} is complete already", progress)
+    if (manifest := _finished(place, settings, pieces)) is not None:
+        place.remove_folder("progress")  # of a run killed at its very end
+        _say(f"{place.name} is complete already", progress)
         return manifest
     units = plan_units(pieces, reading)
     hashes = _first_documents(units, reading, tokenizer, wanted=2 if holdout else 1)
@@ -117,18 +121,19 @@ def prepare(
     if fixed is None:
         why = ": all the text is one document" if holdout else ""
         _say(f"nothing is held out{why}", progress)
-    job = Job(str(store), reading, mode, do_lower_case, holdout, fixed, json.dumps(settings))
+    job = Job(place.name, reading, mode, do_lower_case, holdout, fixed, json.dumps(settings))
     workers = workers or (_cores() if pipeline is None else 1)
-    waiting = [unit for unit in units if read_record(unit, job) is None]
+    records = read_records(units, job)
+    waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]
     if len(waiting) < len(units):
         _say(f"{len(units) - len(waiting)} of {len(units)} units are finished already", progress)
     forecast = make_forecast(waiting, reading, tokenizer, workers)
     if forecast.example:
         _say(forecast.example, progress)
-    _say(forecast.describe(store), progress)
-    forecast.check_disk(store)
-    with _workplace(store, settings, tokenizer, forecast.bytes):
-        _remove_stale(store, units, waiting)
+    _say(forecast.describe(place.free()), progress)
+    forecast.check_disk(place.name, place.free())
+    with _workplace(place, settings, tokenizer, forecast.bytes):
+        _remove_stale(place, units, waiting)
         meter = Meter(sum(unit.bytes for unit in waiting), progress)
         try:
             if pipeline is None:
@@ -138,9 +143,9 @@ def prepare(
         finally:
             meter.close()
         manifest = _manifest(units, job, settings, pieces, tokenizer)
-        write_json(store / "manifest.json", manifest)
-        shutil.rmtree(store / "progress")
-    _summarize(manifest, store, progress)
+        place.write("manifest.json", json_bytes(manifest))
+        place.remove_folder("progress")
+    _summarize(manifest, place.name, progress)
     return manifest
 
 
@@ -197,35 +202,34 @@ def _settings(
 
 
 def _finished(
-    store: Path, settings: dict[str, Any], pieces: Sequence[Piece]
+    place: Place, settings: dict[str, Any], pieces: Sequence[Piece]
 ) -> dict[str, Any] | None:
     """The manifest where the store is complete and of these settings and inputs.
 
     Raises UserError where something else is in its place.
     """
-    if not store.exists():
+    if not (entries := place.entries()):
         return None
-    if not store.is_dir():
-        raise UserError(f"{store} is a file; name a folder for the store")
-    manifest = read_manifest(store)
-    if manifest is not None:
-        _refuse_differences(store, {key: manifest.get(key) for key in settings}, settings)
+    there = place.read(["manifest.json", "progress/settings.json"])
+    if "manifest.json" in there:
+        manifest = parse_manifest(there["manifest.json"], f"{place.name}/manifest.json")
+        _refuse_differences(place, {key: manifest.get(key) for key in settings}, settings)
         if manifest["inputs"] != _inputs(pieces):
             raise UserError(
-                f"{store} is complete and was made of other inputs; choose another --output"
+                f"{place.name} is complete and was made of other inputs; choose another --output"
             )
         return manifest
-    if (store / "progress" / "settings.json").exists():
-        begun = json.loads((store / "progress" / "settings.json").read_text(encoding="utf-8"))
-        _refuse_differences(store, begun, settings)
-    elif foreign := {entry.name for entry in store.iterdir()} - {"progress", "spiece.model"}:
+    if "progress/settings.json" in there:
+        _refuse_differences(place, json.loads(there["progress/settings.json"]), settings)
+    elif foreign := entries.keys() - {"progress", "spiece.model"}:
         raise UserError(
-            f"{store} holds {min(foreign)}, which is no part of a store; name a new or empty folder"
+            f"{place.name} holds {min(foreign)}, which is no part of a store; name a new or empty "
+            "folder"
         )
     return None
 
 
-def _refuse_differences(store: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def _refuse_differences(place: Place, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in values.items():
             if isinstance(value, dict):
@@ -242,8 +246,8 @@ def _refuse_differences(store: Path, theirs: dict[str, Any], ours: dict[str, Any
     if differences:
         what = "another vocabulary" if "vocabulary.sha256" in str(differences) else "other settings"
         raise UserError(
-            f"{store} was made with {what} ({'; '.join(differences)}); choose another --output, "
-            "or delete it"
+            f"{place.name} was made with {what} ({'; '.join(differences)}); choose another "
+            "--output, or delete it"
         )
 
 
@@ -275,76 +279,68 @@ def _first_documents(
 
 @contextlib.contextmanager
 def _workplace(
-    store: Path, settings: dict[str, Any], tokenizer: Tokenizer, needed: float
+    place: Place, settings: dict[str, Any], tokenizer: Tokenizer, needed: float
 ) -> Iterator[None]:
-    """The store's folder, locked; afterwards no temporary file, and nothing at all if none is done.
+    """The store, for this process alone; afterwards nothing at all is in it if no unit is done.
 
     Turns a full disk and other failures of the file system into UserError.
     """
-    created = not store.exists()
-    progress = store / "progress"
     try:
-        progress.mkdir(parents=True, exist_ok=True)
-        with open(progress / "lock", "wb") as lock:
+        with place.writing():
+            if "manifest.json" in place.entries():
+                raise UserError(
+                    f"another prepare has just completed {place.name}; run it again to see"
+                )
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by any death
-            except OSError:
-                raise UserError(f"another prepare is writing {store}; wait for it to end") from None
-            if (store / "manifest.json").exists():
-                raise UserError(f"another prepare has just completed {store}; run it again to see")
-            try:
-                write_json(progress / "settings.json", settings)
-                _copy_vocabulary(tokenizer.path, store, tokenizer.sha256)
+                place.write("progress/settings.json", json_bytes(settings))
+                _copy_vocabulary(tokenizer, place)
                 yield
             finally:
-                _clean(store, created)
+                _clean(place)
     except OSError as error:
-        raise _explain(error, store, needed) from error
+        raise _explain(error, place.disk, needed) from error
 
 
-def _copy_vocabulary(source: Path, store: Path, sha256: str) -> None:
-    with appearing_file(store / "spiece.model") as temporary:
-        shutil.copyfile(source, temporary)
-        if sha256_of(temporary) != sha256:
-            raise UserError(f"{source} changed while it was read; run the same command again")
-    sync_folder(store)
+def _copy_vocabulary(tokenizer: Tokenizer, place: Place) -> None:
+    model = tokenizer.path.read_bytes()
+    if hashlib.sha256(model).hexdigest() != tokenizer.sha256:
+        raise UserError(f"{tokenizer.path} changed while it was read; run the same command again")
+    place.write("spiece.model", model)
 
 
-def _clean(store: Path, created: bool) -> None:
-    for temporary in store.glob("**/*.tmp"):
-        temporary.unlink(missing_ok=True)
-    if (store / "manifest.json").exists() or any((store / "progress").glob("[0-9]*.json")):
+def _clean(place: Place) -> None:
+    if "manifest.json" in place.entries() or any(map(_unit_of, place.entries("progress"))):
         return
-    for split in SPLITS:
-        shutil.rmtree(store / split, ignore_errors=True)
-    shutil.rmtree(store / "progress", ignore_errors=True)
-    (store / "spiece.model").unlink(missing_ok=True)
-    if created:
-        with contextlib.suppress(OSError):
-            store.rmdir()
+    for folder in (*SPLITS, "progress"):
+        place.remove_folder(folder)
+    place.remove(["spiece.model"])
 
 
-def _explain(error: OSError, store: Path, needed: float) -> UserError:
+def _unit_of(file: str) -> str:
+    """The name of the unit whose record or shard a file is, "" where it is none's."""
+    return file[:5] if re.match(r"[0-9]{5}[-.]", file) else ""
+
+
+def _explain(error: OSError, disk: Path, needed: float) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(existing_folder(store)).free
+        free = shutil.disk_usage(existing_folder(disk)).free
         return UserError(
-            f"the disk of {store} is full: {show_bytes(free)} free, about {show_bytes(needed)} "
+            f"the disk of {disk} is full: {show_bytes(free)} free, about {show_bytes(needed)} "
             "needed in all; free some space and run the same command again, which keeps what is "
             "finished"
         )
-    place = error.filename or store
+    place = error.filename or disk
     return UserError(
         f"{place}: {error.strerror or error}; mend that and run the same command again"
     )
 
 
-def _remove_stale(store: Path, units: Sequence[Unit], waiting: Sequence[Unit]) -> None:
+def _remove_stale(place: Place, units: Sequence[Unit], waiting: Sequence[Unit]) -> None:
     """Removes what killed runs and changed inputs left: all that is of no finished unit."""
     kept = {unit.name for unit in units} - {unit.name for unit in waiting}
-    for pattern in ("progress/[0-9]*.json", *(f"{split}/*" for split in SPLITS)):
-        for file in store.glob(pattern):
-            if re.split(r"[-.]", file.name)[0] not in kept:
-                file.unlink()
+    for folder in ("progress", *SPLITS):
+        stale = [file for file in place.entries(folder) if _unit_of(file) not in {"", *kept}]
+        place.remove(f"{folder}/{file}" for file in stale)
 
 
 # ---------------------------------------------------------------------------------- when it is done
@@ -361,9 +357,12 @@ def _manifest(
     counts = Counter(dict.fromkeys(COUNTS, 0))
     tokens = {split: np.zeros(tokenizer.vocab_size, np.int64) for split in SPLITS}
     shards: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    for unit in units:
-        record = read_record(unit, job)
-        assert record is not None, f"unit {unit.name} has no record"
+    for unit, record in zip(units, read_records(units, job), strict=True):
+        if record is None:  # at an address two may be at work, and the second began by tidying up
+            raise TryAgain(
+                f"unit {unit.name} is gone from {job.store}; run one prepare of a store at a time, "
+                "and now the same command again: what is finished is kept"
+            )
         counts.update(record["counts"])
         for split in SPLITS:
             shards[split] += record["splits"][split]["shards"]
@@ -395,7 +394,7 @@ def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _summarize(manifest: dict[str, Any], store: Path, progress: bool) -> None:
+def _summarize(manifest: dict[str, Any], store: str, progress: bool) -> None:
     mended = {name: n for name, n in manifest["counts"].items() if n and name[:6] != "files_"}
     kinds = LAYOUTS | {"wiki": "wiki extracts"}
     files = {name: manifest["counts"][f"files_{kind}"] for kind, name in kinds.items()}

@@ -12,24 +12,17 @@ import os
 import re
 import shutil
 import sys
-import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from albert_jax.addresses import connect, is_address, within
 from albert_jax.appearing import appearing_file
-from albert_jax.data.forecast import existing_folder, show_bytes
-from albert_jax.data.store import SPLITS, read_manifest, sha256_of, shard_sizes
+from albert_jax.caches import user_cache
+from albert_jax.data.forecast import show_bytes
+from albert_jax.data.place import existing_folder
+from albert_jax.data.store import SPLITS, parse_manifest, sha256_of, shard_sizes
 from albert_jax.errors import UserError
-
-WAIT_SECONDS = 60.0  # for a first answer, and beside SLOWEST for each file
-SLOWEST = 100_000  # bytes a second
-
-
-def is_address(store: str) -> bool:
-    """Whether a store lies on a network: any scheme counts, so that its error can name it."""
-    return "://" in store
 
 
 def local_store(store: str) -> Path:
@@ -41,68 +34,33 @@ def local_store(store: str) -> Path:
     if not is_address(store):
         return Path(store)
     address = store.rstrip("/")
-    files, root = _file_system(address)
-    manifest = _within(
-        WAIT_SECONDS, f"{address}/manifest.json", lambda: files.cat_file(f"{root}/manifest.json")
-    )
-    places = Path(os.environ.get("ALBERT_JAX_STORES") or "~/.cache/albert_jax/stores").expanduser()
-    folder = places / hashlib.sha256(manifest).hexdigest()[:16]  # another store, another folder
+    files, root = connect(address)
+    manifest = _whole(f"{address}/manifest.json", lambda: files.cat_file(f"{root}/manifest.json"))
+    places = os.environ.get("ALBERT_JAX_STORES")
+    folder = Path(places).expanduser() if places else user_cache("stores")
+    folder /= hashlib.sha256(manifest).hexdigest()[:16]  # another store, another folder
     if not (folder / "manifest.json").is_file():
         _fetch(files, address, root, folder, manifest)
     return folder
 
 
-def _file_system(address: str) -> tuple[Any, str]:
-    def connect() -> tuple[Any, str]:
-        try:
-            import fsspec
-
-            return fsspec.core.url_to_fs(address)
-        except ImportError:
-            raise UserError(
-                f"{address} needs gcsfs; pip install 'albert-jax[gcs]', or copy the store here "
-                "first"
-            ) from None
-        except ValueError as error:
-            raise UserError(
-                f"{address} cannot be read ({error}); give a folder or gs://…"
-            ) from None
-
-    return _within(WAIT_SECONDS, address, connect)  # the client may look for credentials first
+def remote_manifest(store: str) -> dict[str, Any]:
+    """The manifest of a finished store at an address; UserError where there is none."""
+    address = store.rstrip("/")
+    files, root = connect(address)
+    file = f"{address}/manifest.json"
+    return parse_manifest(_whole(file, lambda: files.cat_file(f"{root}/manifest.json")), file)
 
 
-def _within(seconds: float, address: str, call: Callable[[], Any]) -> Any:
-    """What `call` returns; UserError where it fails or takes longer, as without credentials."""
-    outcome: list[Any] = []
-    failure: list[Exception] = []
-
-    def run() -> None:
-        try:
-            outcome.append(call())
-        except Exception as error:  # a client's own kinds, as google.auth's
-            failure.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)  # one that hangs must not keep the process
-    thread.start()
-    thread.join(seconds)
-    if outcome:
-        return outcome[0]
-    if failure and isinstance(failure[0], UserError):
-        raise failure[0]
-    if failure and isinstance(failure[0], FileNotFoundError):
-        raise UserError(f"{address} is missing; is this a finished store, copied whole?")
-    said = " ".join(str(failure[0]).split())[:200] if failure else f"no answer in {seconds:.0f} s"
-    raise UserError(
-        f"{address} cannot be read ({said}); check the address and the credentials "
-        "(gcloud auth application-default login)"
-    )
+def _whole(address: str, call: Callable[[], Any], size: int = 0) -> Any:
+    try:
+        return within(address, call, size)
+    except FileNotFoundError:
+        raise UserError(f"{address} is missing; is this a finished store, copied whole?") from None
 
 
 def _fetch(files: Any, address: str, root: str, folder: Path, manifest_bytes: bytes) -> None:
-    with tempfile.TemporaryDirectory() as staging:
-        (Path(staging) / "manifest.json").write_bytes(manifest_bytes)
-        manifest = read_manifest(Path(staging))
-    assert manifest is not None, "a manifest just written is gone"
+    manifest = parse_manifest(manifest_bytes, f"{address}/manifest.json")
     wanted = {
         name: expected
         for name, expected in _wanted(manifest, address).items()
@@ -134,8 +92,7 @@ def _wanted(manifest: dict[str, Any], address: str) -> dict[str, tuple[int, str]
 
 def _fetch_file(files: Any, path: str, address: str, target: Path, size: int, sha256: str) -> None:
     def get(temporary: Path) -> None:
-        seconds = WAIT_SECONDS + size / SLOWEST
-        _within(seconds, address, lambda: files.get_file(path, str(temporary)) or True)
+        _whole(address, lambda: files.get_file(path, str(temporary)), size)
         if sha256_of(temporary) != sha256:
             raise UserError(f"{address} is damaged: its SHA-256 is not the manifest's")
 

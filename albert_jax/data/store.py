@@ -23,7 +23,6 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from albert_jax.appearing import appearing_file
 from albert_jax.errors import UserError
 
 FORMAT_VERSION = 1
@@ -158,22 +157,30 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of a finished store, None where there is none; UserError where it is bad."""
     file = path / "manifest.json"
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        return parse_manifest(file.read_bytes(), str(file))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from None
+
+
+def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
+    """The manifest in a file's bytes; UserError, with the file's name, where it is bad."""
+    try:
+        manifest = json.loads(data)
         version = manifest["format_version"]
         if version == FORMAT_VERSION:
             (
                 manifest["vocabulary"]["sha256"],
                 *(manifest["splits"][split]["shards"] for split in SPLITS),
             )
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(
-            f"{file} is not a token store's manifest ({error!r}); prepare the store again"
+            f"{name} is not a token store's manifest ({error!r}); prepare the store again"
         ) from None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has store format {version}, not {FORMAT_VERSION}; prepare the text again"
+            f"{name} is of store format {version}, not {FORMAT_VERSION}; prepare the text again"
         )
     return manifest
 
@@ -254,14 +261,9 @@ class ShardWriter:
             self._temporary(kind).unlink(missing_ok=True)
 
 
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Writes JSON atomically and durably: a temporary file, fsync, rename."""
-    with appearing_file(file) as temporary, open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, ensure_ascii=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    sync_folder(file.parent)
+def json_bytes(value: dict[str, Any]) -> bytes:
+    """JSON as a store's files have it."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def sync_folder(folder: Path) -> None:

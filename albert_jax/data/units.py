@@ -23,13 +23,14 @@ import numpy as np
 
 from albert_jax.data.corpus import cut_piece, read_piece
 from albert_jax.data.lines import Piece, Reading
+from albert_jax.data.place import open_place
 from albert_jax.data.store import (
     MAX_SHARD_TOKENS,
     SPLITS,
     ShardWriter,
     Split,
+    json_bytes,
     shard_sizes,
-    write_json,
 )
 from albert_jax.tokenizer import Tokenizer
 
@@ -51,9 +52,8 @@ class Job:
     settings: str  # all that a finished unit depends on beside its pieces and `fixed`, as JSON
 
     def load_tokenizer(self) -> Tokenizer:
-        return Tokenizer.load(
-            Path(self.store) / "spiece.model", mode=self.mode, do_lower_case=self.do_lower_case
-        )
+        with open_place(self.store).fetched("spiece.model") as file:
+            return Tokenizer.load(file, mode=self.mode, do_lower_case=self.do_lower_case)
 
 
 @dataclass(frozen=True)
@@ -183,36 +183,53 @@ def prepare_unit(unit: Unit, job: Job, tokenizer: Tokenizer, tick: Callable[[int
 
     `tick` hears of input bytes read. Raises UserError for bad input and OSError for a full disk.
     """
-    store = Path(job.store)
+    place = open_place(job.store)
     counts: Counter[str] = Counter()
-    writers = {split: _SplitWriter(store / split, unit.name, tokenizer) for split in SPLITS}
-    try:
-        for piece in unit.pieces:
-            for document in read_piece(piece, job.reading, counts=counts, tick=tick):
-                writers[split_of(document, job.holdout, job.fixed)].add(document)
-        splits = {split: writer.finish() for split, writer in writers.items()}
-        record = {"key": unit.key(job), "splits": splits, "counts": dict(sorted(counts.items()))}
-        write_json(record_file(store, unit), record)
-    except BaseException:
-        for writer in writers.values():
-            writer.abort()
-        raise
+    with place.workspace() as folder:
+        writers = {split: _SplitWriter(folder / split, unit.name, tokenizer) for split in SPLITS}
+        try:
+            for piece in unit.pieces:
+                for document in read_piece(piece, job.reading, counts=counts, tick=tick):
+                    writers[split_of(document, job.holdout, job.fixed)].add(document)
+            splits = {split: writer.finish() for split, writer in writers.items()}
+            mended = dict(sorted(counts.items()))
+            record = {"key": unit.key(job), "splits": splits, "counts": mended}
+            place.keep(folder, _files(record))
+            place.write(record_file(unit), json_bytes(record))
+        except BaseException:
+            for writer in writers.values():
+                writer.abort()
+            raise
 
 
-def record_file(store: Path, unit: Unit) -> Path:
-    return store / "progress" / f"{unit.name}.json"
+def _files(record: dict[str, Any]) -> dict[str, int]:
+    """The files of a finished unit, with their bytes."""
+    return {
+        f"{split}/{shard['name']}.{kind}": size
+        for split in SPLITS
+        for shard in record["splits"][split]["shards"]
+        for kind, size in shard_sizes(shard).items()
+    }
 
 
-def read_record(unit: Unit, job: Job) -> dict[str, Any] | None:
-    """The record of a unit that is finished, of these settings and inputs, with all its files."""
-    store = Path(job.store)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads(record_file(store, unit).read_text(encoding="utf-8"))
-        if record["key"] == unit.key(job) and all(
-            (store / split / f"{shard['name']}.{kind}").stat().st_size == size
-            for split in SPLITS
-            for shard in record["splits"][split]["shards"]
-            for kind, size in shard_sizes(shard).items()
-        ):
-            return record
-    return None
+def record_file(unit: Unit) -> str:
+    return f"progress/{unit.name}.json"
+
+
+def read_records(units: Sequence[Unit], job: Job) -> list[dict[str, Any] | None]:
+    """The records of units that are finished, of these settings and inputs, with all their files;
+    None for the others."""
+    place = open_place(job.store)
+    texts = place.read(record_file(unit) for unit in units)
+    sizes = {
+        f"{split}/{name}": size for split in SPLITS for name, size in place.entries(split).items()
+    }
+
+    def read(unit: Unit) -> dict[str, Any] | None:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            record = json.loads(texts[record_file(unit)])
+            if record["key"] == unit.key(job) and _files(record).items() <= sizes.items():
+                return record
+        return None
+
+    return [read(unit) for unit in units]

@@ -21,11 +21,6 @@ _MOST_HEADER = 1 << 16  # bytes of a long name or of extended attributes
 _BESIDE = ("albert_config.json", "config.json", ".model")  # what a checkpoint in a bucket may need
 
 
-def is_address(source: str) -> bool:
-    """Whether a source lies on a network: any scheme counts, so that its error can name it."""
-    return "://" in source
-
-
 def download(address: str, folder: Path) -> Path:
     """Copies what https:// or gs:// names into `folder` and returns where it is now.
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from albert_jax.addresses import is_address
 from albert_jax.errors import UserError
-from albert_jax.formats.archives import download, is_address, is_archive, unpack
+from albert_jax.formats.archives import download, is_archive, unpack
 from albert_jax.formats.flax_msgpack import read_flax
 from albert_jax.formats.safetensors_file import read_safetensors
 from albert_jax.formats.tensors import Tensor
