@@ -26,8 +26,11 @@ from types import FrameType
 from typing import Any
 
 import jax
-from jax._src import distributed  # the key-value store has no public name; orbax uses it so too
+
+# The key-value store has no public name (orbax uses it so too), nor has the address of CPU devices.
+from jax._src import distributed, xla_bridge
 from jax.experimental import multihost_utils
+from jaxlib import _jax
 
 from albert_jax.digests import unlike_values
 from albert_jax.errors import TryAgain, UserError
@@ -134,8 +137,40 @@ def _initialize(launch: Launch) -> None:
     if distributed.global_state.num_processes == 1:
         jax.distributed.shutdown()
         raise _alone()
+    _reach_cpus_by_address()
     _on_abort = lambda: (_lost(), TryAgain.exit_status)  # noqa: E731
     _hosts = gather(socket.gethostname())
+
+
+def _reach_cpus_by_address() -> None:
+    """Has this host's CPU devices found at the address that it has towards the coordinator.
+
+    JAX takes what the host's name means to itself, which is 127.0.0.1 or 127.0.1.1 by many an
+    /etc/hosts: then other hosts would look for these devices on themselves. TPUs and GPUs find each
+    other by themselves.
+    """
+    host, _, port = (distributed.global_state.coordinator_address or "").rpartition(":")
+    if jax.config.jax_cpu_collectives_implementation != "gloo":
+        return
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind) as towards:
+            towards.connect(target)  # sends nothing
+            own = towards.getsockname()[0]
+    except (OSError, ValueError):
+        return
+    if own.startswith("127.") or own == "::1":
+        return
+
+    def make() -> Any:
+        collectives = _jax.make_gloo_tcp_collectives(
+            distributed_client=distributed.global_state.client, hostname=own
+        )
+        return xla_bridge.make_cpu_client(collectives)
+
+    xla_bridge.register_backend_factory("cpu", make, priority=0, fail_quietly=False)
 
 
 def _alone() -> UserError:

@@ -18,6 +18,7 @@ import jax
 
 from albert_jax.config import PretrainConfig
 from albert_jax.data import batches
+from tests.network_hosts import Hosts
 from tests.pretraining_runs import tiny_config
 
 REPOSITORY = Path(__file__).parent.parent
@@ -97,18 +98,21 @@ class Fleet:
     count: int = 2
     devices: int = 2
     port: int = field(default_factory=free_port)
+    hosts: Hosts | None = None  # one for each process; None: all are on this one, over loopback
     processes: list[subprocess.Popen] = field(default_factory=list)
 
     def start(self, *arguments: object, only: int | None = None) -> Fleet:
         """Starts `albert-jax pretrain ARGUMENTS` in all (or one); `{rank}` in an argument becomes
         the number of the process."""
         for rank in range(self.count) if only is None else [only]:
-            launch = ["--multihost", "--coordinator", f"127.0.0.1:{self.port}"]
+            first = self.hosts.address(0) if self.hosts else "127.0.0.1"
+            launch = ["--multihost", "--coordinator", f"{first}:{self.port}"]
             launch += ["--num-processes", self.count, "--process-id", rank]
             words = [str(a).replace("{rank}", str(rank)) for a in [*arguments, *launch]]
+            entering = self.hosts.entering(rank) if self.hosts else []
             with self.path(rank).open("w") as stderr:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "albert_jax", "pretrain", *words],
+                    [*entering, sys.executable, "-m", "albert_jax", "pretrain", *words],
                     cwd=REPOSITORY,
                     env=environment(self.devices),
                     stdin=subprocess.DEVNULL,

@@ -21,6 +21,7 @@ from albert_jax.cli import main
 from albert_jax.metrics_log import read_metrics
 from albert_jax.pretrain import export, pretrain
 from tests.multihost_runs import Fleet, config_of, count_lines, write_recipe
+from tests.network_hosts import Hosts, why_no_hosts
 from tests.pretraining_runs import make_store
 
 pytestmark = pytest.mark.timeout(1500)  # a busy machine is slow, not wrong
@@ -66,6 +67,15 @@ def of_one(store, tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def hosts():
+    """Two hosts with addresses of their own."""
+    if why := why_no_hosts():
+        pytest.skip(why)
+    with Hosts(2) as hosts:
+        yield hosts
+
+
 def newest(workdir: Path) -> dict:
     """The newest checkpoint's document."""
     steps = [p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()]
@@ -99,6 +109,15 @@ def assert_same_weights(workdir: Path, reference: Path) -> None:
 def test_two_processes_make_the_run_of_one(of_two, of_one):
     assert_same_run(of_two / "run", of_one / "run")
     assert newest(of_two / "run")["meta"]["position"] == newest(of_one / "run")["meta"]["position"]
+
+
+@pytest.mark.slow
+def test_two_hosts_make_the_run_of_one(hosts, store, of_one, tmp_path):
+    """Each has an address of its own, while its name means 127.0.0.1 to itself."""
+    with Fleet(tmp_path, hosts=hosts) as fleet:
+        fleet.start(recipe_in(tmp_path, store, "run"))
+        assert fleet.wait() == [0, 0], fleet.all_said()
+    assert_same_run(tmp_path / "run", of_one / "run")
 
 
 @pytest.mark.slow
@@ -206,6 +225,24 @@ def test_a_process_that_dies_ends_the_other_with_a_line_and_status_75(store, tmp
         last = fleet.said(1 - victim).splitlines()[-1]
     assert last.startswith(f"albert-jax: process {1 - victim} stops: another process of the run")
     assert "run the same command again" in last
+
+
+@pytest.mark.parametrize("unplugged", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_host_that_is_cut_off_ends_all_with_a_line_and_status_75(
+    hosts, store, tmp_path, unplugged
+):
+    """Nothing says that it is gone: its connections stay open and silent."""
+    (tmp_path / "slow").write_text("4 4")
+    with Fleet(tmp_path, hosts=hosts) as fleet:
+        fleet.start(recipe_in(tmp_path, store, "run"), "--peer-timeout", "10")
+        fleet.wait_for(tmp_path / "run" / "metrics.jsonl", 3)
+        hosts.unplug(unplugged)
+        assert fleet.wait() == [75, 75], fleet.all_said()
+        last = [fleet.said(rank).splitlines()[-1] for rank in range(2)]
+    for rank in range(2):
+        assert last[rank].startswith(
+            f"albert-jax: process {rank} stops: another process of the run"
+        )
 
 
 @pytest.mark.endurance
