@@ -97,8 +97,8 @@ def assert_same_run(workdir: Path, reference: Path) -> None:
     assert_same_weights(workdir, reference)
 
 
-def assert_same_weights(workdir: Path, reference: Path) -> None:
-    ours, theirs = (albert_jax.load(w / "model").params for w in (workdir, reference))
+def assert_same_weights(workdir: Path, reference: Path, model: str = "model") -> None:
+    ours, theirs = (albert_jax.load(path).params for path in (workdir / model, reference / "model"))
     for name in ("kernel", "bias"):
         np.testing.assert_allclose(ours["pooler"][name], theirs["pooler"][name], **TOLERANCE)
 
@@ -128,6 +128,27 @@ def test_two_processes_make_the_run_of_one_without_dropout_too(store, tmp_path):
         assert fleet.wait() == [0, 0], fleet.all_said()
     by_one(tmp_path, store, "one", dropout=False)
     assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices"),
+    [
+        pytest.param(2, 4, marks=pytest.mark.endurance),
+        pytest.param(4, 2, marks=pytest.mark.endurance),
+        pytest.param(4, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_any_number_of_processes_and_devices_makes_the_run_of_one(
+    store, tmp_path, processes, devices
+):
+    with Fleet(tmp_path, count=processes, devices=devices) as fleet:
+        fleet.start(recipe_in(tmp_path, store, "run", batch_size=16))
+        assert set(fleet.wait()) == {0}, fleet.all_said()
+    by_one(tmp_path, store, "one", batch_size=16)
+    assert_same_run(tmp_path / "run", tmp_path / "one")
+    # One process restores what all of them wrote.
+    export(tmp_path / "run", tmp_path / "restored")
+    assert_same_weights(tmp_path, tmp_path / "one", "restored")
 
 
 def test_every_file_of_a_run_is_there_once(of_two):
