@@ -147,6 +147,20 @@ def test_several_processes_read_and_write_a_bucket(address, corpus, whole, tmp_p
     assert bytes_of(contents(tmp_path / "here")) == whole
 
 
+@pytest.mark.parametrize("address", ["gs://bucket"], indirect=True)
+def test_folders_that_a_console_made_are_neither_text_nor_in_the_way(address, whole):
+    storage = pytest.importorskip("google.cloud.storage")
+    credentials = pytest.importorskip("google.auth.credentials").AnonymousCredentials()
+    bucket = storage.Client(project="any", credentials=credentials).bucket("bucket")
+    for name in ("text/more/", "store/"):
+        bucket.blob(name).upload_from_string("")
+    settings = {"vocab": VOCAB, "holdout": 0.1, "workers": 1, "progress": False}
+    prepare(f"{address}/text", output=f"{address}/store", **settings)
+    files = written(f"{address}/store")
+    files.pop("", None)
+    assert bytes_of(files) == whole
+
+
 def test_files_are_found_as_in_a_folder(address, corpus):
     text = f"{address}/text"
     for given in ("", "/", "/more", "/more/*.txt", "/**", "/plain.txt"):
@@ -281,6 +295,12 @@ def test_an_address_that_refuses_or_hangs_is_one_line(corpus, monkeypatch):
         patch.setattr(type(files), "pipe_file", refuse)
         with pytest.raises(UserError, match=r"store cannot be reached \(Anonymous caller does not"):
             prepare(corpus, **settings)
+    files.pipe_file("/bucket/store/manifest.json", b"{}")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(files), "cat_file", refuse)
+        with pytest.raises(UserError, match=r"store cannot be reached \(Anonymous caller does not"):
+            prepare(corpus, **settings)  # what cannot be read is not what is not there
+    files.rm("/bucket", recursive=True)
     monkeypatch.setattr(addresses, "WAIT_SECONDS", 0.2)
     monkeypatch.setattr(type(files), "ls", lambda *_, **__: time.sleep(5))
     with pytest.raises(UserError, match=r"no answer in 0 s"):

@@ -64,11 +64,13 @@ def _find_remote(given: str) -> list[str]:
     files, root = connect(given)
 
     def listed() -> list[str]:
-        if not glob.has_magic(root):
-            return [path for path in files.find(root) if "/." not in path.removeprefix(root)]
-        matching = files.glob(root, detail=True).items()
-        found = [path for path, info in matching if info["type"] == "file"]
-        return [path for path in found if "/." in root or "/." not in path]  # as Python's glob
+        if glob.has_magic(root):
+            matching = files.glob(root, detail=True).items()
+            found = [path for path, info in matching if info["type"] == "file"]
+            found = [path for path in found if "/." in root or "/." not in path]  # as Python's
+        else:
+            found = [path for path in files.find(root) if "/." not in path.removeprefix(root)]
+        return [path for path in found if not path.endswith("/")]  # which a console made: a folder
 
     with contextlib.suppress(FileNotFoundError):
         return [files.unstrip_protocol(path) for path in within(given, listed)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import itertools
 import os
 import shutil
 import tempfile
@@ -145,6 +146,13 @@ class Folder:
                         self._path.rmdir()
 
 
+def _parts(names: Iterable[str]) -> Iterator[list[str]]:
+    """A hundred at a time, each of which may take a minute."""
+    left = iter(names)
+    while some := list(itertools.islice(left, 100)):
+        yield some
+
+
 class Bucket:
     """A store at an address. There is no lock: see `prepare` for two at once."""
 
@@ -174,25 +182,31 @@ class Bucket:
             return {}
         if any(entry["name"] == path and entry["type"] == "file" for entry in found):
             raise UserError(f"{self.name} is a file; name a folder for the store")
-        names = {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in found}
-        return {name: entry["size"] or 0 for name, entry in names.items()}
+        sizes = {entry["name"].rstrip("/"): entry["size"] or 0 for entry in found}
+        sizes.pop(path, None)  # the folder itself, as a console makes one
+        return {name.rpartition("/")[2]: size for name, size in sizes.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        paths = {f"{self._root}/{name}": name for name in names}
-        if not paths:
-            return {}
-        found = self._reach(lambda: self._files.cat(list(paths), on_error="omit"))
-        return {paths[path]: data for path, data in found.items()}
+        there = {}
+        for some in _parts(names):
+            paths = {f"{self._root}/{name}": name for name in some}
+            cat = functools.partial(self._files.cat, list(paths), on_error="return")
+            for path, found in self._reach(cat).items():
+                if isinstance(found, bytes):
+                    there[paths[path]] = found
+                elif not isinstance(found, FileNotFoundError):
+                    raise refusal(self.name, found)
+        return there
 
     def write(self, name: str, data: bytes) -> None:
         path = f"{self._root}/{name}"
         self._reach(lambda: self._files.pipe_file(path, data), len(data))
 
     def remove(self, names: Iterable[str]) -> None:
-        paths = [f"{self._root}/{name}" for name in names]
-        if paths:
+        for some in _parts(names):
+            paths = [f"{self._root}/{name}" for name in some]
             with contextlib.suppress(FileNotFoundError):
-                within(self.name, lambda: self._files.rm(paths))
+                within(self.name, functools.partial(self._files.rm, paths))
 
     def remove_folder(self, folder: str) -> None:
         self.remove(f"{folder}/{name}" for name in self.entries(folder))
