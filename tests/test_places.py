@@ -73,6 +73,7 @@ def google(tmp_path_factory):
     server = subprocess.Popen(
         [*command, "--port", str(port), "--default-bucket", "bucket", "--quiet"],
         cwd=tmp_path_factory.mktemp("server"),
+        stderr=subprocess.DEVNULL,  # it complains where a client has read enough
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")

@@ -221,7 +221,16 @@ from albert_jax.errors import UserError
 def call(name, *splits):
     prepare(splits, vocab={str(VOCAB)!r}, output="store", format="tfds:" + name,
             data_dir={str(tmp_path / "data")!r}, workers=1)
-for name, split in (("no_such_set", "train"), ("tiny_text", "dev")):
+import tensorflow_datasets as tfds
+class NotPrepared(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        features = tfds.features.FeaturesDict({{"text": tfds.features.Text()}})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+    def _split_generators(self, manager):
+        import no_such_library
+    def _generate_examples(self): ...
+for name, split in (("no_such_set", "train"), ("tiny_text", "dev"), ("not_prepared", "train")):
     try:
         call(name, split)
     except UserError as error:
@@ -234,6 +243,7 @@ assert "tensorflow" not in sys.modules
     errors = done[1].stdout.splitlines()
     assert errors[0].startswith("TFDS data set no_such_set cannot be read (DatasetNotFoundError")
     assert errors[1].startswith("TFDS data set tiny_text has no split 'dev'; it has")
+    assert "its own code needs no_such_library for that; pip install no_such_library" in errors[2]
     documents = [d for split in SPLITS for d in sentences_of(tmp_path / "store", split)]
     assert [len(d) for d in documents] == [3] * 34  # the empty line ends no document
     tokenizer = Tokenizer.load(VOCAB)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +41,8 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> TextSourc
         if not builder.info.splits:
             # Array records can be read by index without TensorFlow; the default is TFRecord.
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-            builder.download_and_prepare()
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is the results'
+                builder.download_and_prepare()
         if split not in builder.info.splits:
             raise UserError(
                 f"TFDS data set {name} has no split {split!r}; it has "
@@ -48,6 +51,11 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> TextSourc
         examples = builder.as_data_source(split=split)
     except UserError:
         raise
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"TFDS data set {name} is not prepared here, and its own code needs {error.name} for "
+            f"that; pip install {error.name}, or prepare it elsewhere with file_format array_record"
+        ) from error
     except Exception as error:  # TFDS raises whatever the data set's own code does
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
