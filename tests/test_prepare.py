@@ -230,7 +230,10 @@ class NotPrepared(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, manager):
         import no_such_library
     def _generate_examples(self): ...
-for name, split in (("no_such_set", "train"), ("tiny_text", "dev"), ("not_prepared", "train")):
+def download(self, url): raise ConnectionError("no network in tests")
+tfds.download.DownloadManager.download_and_extract = download
+for name, split in (("no_such_set", "train"), ("tiny_text", "dev"), ("not_prepared", "train"),
+                    ("wikipedia/20230601.en", "train")):
     try:
         call(name, split)
     except UserError as error:
@@ -241,9 +244,10 @@ assert "tensorflow" not in sys.modules
     done = [run_python(tmp_path / name, cwd=tmp_path) for name in ("make.py", "read.py")]
     assert [d.returncode for d in done] == [0, 0], done
     errors = done[1].stdout.splitlines()
-    assert errors[0].startswith("TFDS data set no_such_set cannot be read (DatasetNotFoundError")
+    assert "no_such_set cannot be read (DatasetNotFoundError: Dataset no_such_set not" in errors[0]
     assert errors[1].startswith("TFDS data set tiny_text has no split 'dev'; it has")
     assert "its own code needs no_such_library for that; pip install no_such_library" in errors[2]
+    assert "wikipedia/20230601.en cannot be read (ConnectionError: no network" in errors[3]
     documents = [d for split in SPLITS for d in sentences_of(tmp_path / "store", split)]
     assert [len(d) for d in documents] == [3] * 34  # the empty line ends no document
     tokenizer = Tokenizer.load(VOCAB)

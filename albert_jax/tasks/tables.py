@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import importlib
 import io
 import json
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from albert_jax.data.tfds_sets import open_split
 from albert_jax.errors import UserError
 
 Row = tuple[str, Mapping[str, Any]]  # place, for errors; cells by column
@@ -174,27 +174,8 @@ def tfds_rows(name: str, split: str) -> Iterator[Row]:
 
 @functools.lru_cache(maxsize=4)
 def _tfds_source(name: str, split: str) -> Sequence[Mapping[str, Any]]:
-    import tensorflow_datasets as tfds  # 2 s and 200 MB, so only where it is asked for
-
-    try:
-        try:
-            builder = tfds.builder(name)  # where it is prepared, from its files alone
-        except tfds.core.DatasetNotFoundError:
-            # GLUE's is one of the classes that TFDS does not know before their import.
-            importlib.import_module(f"tensorflow_datasets.text.{name.split('/')[0]}")
-            builder = tfds.builder(name, file_format="array_record")
-        if not builder.info.splits:
-            # Array records can be read by index without TensorFlow; the default is TFRecord.
-            builder = tfds.builder(name, file_format="array_record")
-            builder.download_and_prepare()
-        source: Sequence[Mapping[str, Any]] = builder.as_data_source(split=split)
-        return source
-    except Exception as error:  # TFDS raises whatever the data set's own code does
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"TFDS data set {name}, split {split}, cannot be read ({type(error).__name__}: "
-            f"{reason}); give the folder of its files instead of tfds"
-        ) from error
+    _, source = open_split(name, split)
+    return source
 
 
 def _plain(value: Any) -> Any:
