@@ -40,7 +40,7 @@ from albert_jax.pretrain_report import closing, plan
 from albert_jax.pretrain_step import PretrainStep, make_pretrain_step
 from albert_jax.processes import Launch
 from albert_jax.step import TrainState, init_state, make_eval_step
-from albert_jax.train import Position, Workload, fit, resume, versions
+from albert_jax.train import Position, Workload, fit, log_evaluation, resume, versions
 
 Batch = dict[str, np.ndarray]
 
@@ -90,7 +90,8 @@ def _pretrain(config: PretrainConfig) -> Path:
                 _announce(config, data, position, log)
                 if position.step == 0 and config.init_from and evaluate:
                     # Wrong vocabulary or activation shows here at once: accuracy near chance.
-                    _evaluate_first(evaluate, state, placement, log)
+                    first = evaluate(placement.put_state(state).params, 0)
+                    log_evaluation(log, 0, first, "the weights started from, held out")
                 state = fit(
                     train,
                     config.guard,
@@ -291,17 +292,6 @@ def _evaluator(
         return {"loss": sum(v for n, v in means.items() if n.endswith("_loss")), **means}
 
     return evaluate
-
-
-def _evaluate_first(
-    evaluate: Callable[[Any, int], dict[str, float]],
-    state: TrainState,
-    placement: Placement,
-    log: MetricsLog,
-) -> None:
-    values = evaluate(placement.put_state(state).params, 0)
-    text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-    log.scalars("eval", 0, values, line=f"step 0, the weights started from, held out:  {text}")
 
 
 def _announce(config: PretrainConfig, data: Data, position: Position, log: MetricsLog) -> None:

@@ -168,6 +168,14 @@ def fit(
     return placement.get_state(live)
 
 
+def log_evaluation(
+    log: MetricsLog, step: int, values: Mapping[str, float], of: str = "held out"
+) -> None:
+    """Records what an evaluation found, and says it."""
+    text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+    log.scalars("eval", step, values, line=f"step {step}  {of}:  {text}")
+
+
 def _due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
@@ -219,9 +227,7 @@ class _Run:
     def evaluate(
         self, evaluate: Callable[[Any, int], dict[str, float]], live: TrainState, step: int
     ) -> None:
-        values = evaluate(live.params, step)
-        text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.log.scalars("eval", step, values, line=f"step {step}  held out:  {text}")
+        log_evaluation(self.log, step, evaluate(live.params, step))
 
     def roll_back(
         self,
