@@ -9,10 +9,22 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 SLEEP = ["sleep", "infinity"]
+LISTEN = """
+import socket, sys
+server = socket.create_server((sys.argv[1], 0))
+print(server.getsockname()[1], flush=True)
+while True:
+    server.accept()
+"""
+CONNECT = """
+import socket, sys
+socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10).close()
+"""
 
 
 class Hosts:
@@ -89,7 +101,19 @@ def _is_sleeping(pid: int) -> bool:
 def why_no_hosts() -> str:
     """Why this machine has no such hosts; "" where it has."""
     try:
-        with Hosts(1):
-            return ""
+        with Hosts(2) as hosts:
+            listen = [*hosts.entering(0), sys.executable, "-c", LISTEN, hosts.address(0)]
+            with subprocess.Popen(listen, stdout=subprocess.PIPE, text=True) as listening:
+                try:
+                    assert listening.stdout is not None
+                    port = listening.stdout.readline().strip()
+                    connect = [*hosts.entering(1), sys.executable, "-c", CONNECT, hosts.address(0)]
+                    subprocess.run([*connect, port], check=True, timeout=60)
+                    hosts.unplug(1)
+                    if not subprocess.run([*connect, port], capture_output=True).returncode:
+                        return "a network namespace here cannot be cut off"
+                    return ""
+                finally:
+                    listening.kill()
     except (OSError, subprocess.SubprocessError) as error:
         return f"no network namespaces here ({error})"
