@@ -498,6 +498,14 @@ def test_inputs_that_changed_are_read_again(tmp_path):
     assert contents(store) == contents(fresh)
 
 
+def test_a_folder_with_a_dangling_link_is_not_taken_for_an_empty_one(small, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match="holds link, which is no part of a store"):
+        prepare(small, vocab=VOCAB, output=store, progress=False)
+
+
 def test_a_second_prepare_of_the_same_store_is_refused(
     command, corpus, whole, tmp_path, monkeypatch
 ):

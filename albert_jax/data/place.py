@@ -84,7 +84,9 @@ class Folder:
     def entries(self, folder: str = "") -> dict[str, int]:
         try:
             with os.scandir(self._path / folder) as found:
-                return {entry.name: entry.stat().st_size for entry in found}
+                return {
+                    entry.name: entry.stat().st_size if entry.is_file() else 0 for entry in found
+                }
         except FileNotFoundError:
             return {}
         except NotADirectoryError:
