@@ -20,17 +20,16 @@ from albert_jax.data.prepare import prepare
 from albert_jax.data.remote import local_store
 from albert_jax.errors import TryAgain, UserError
 from albert_jax.info import describe
-from tests.test_prepare import UNIT_BYTES, VOCAB, contents, make_text
+from tests.test_prepare import (
+    UNIT_BYTES,
+    VOCAB,
+    contents,
+    make_text,
+    small_units,  # noqa: F401 - a fixture that this module's tests use by themselves
+)
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (the extra `gcs` has it)")
 TEXT = ("plain.txt", "more/0.gz", "more/1.txt", "more/.hidden")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_units():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(units, "MIN_UNIT_BYTES", UNIT_BYTES)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -506,6 +506,12 @@ def test_a_folder_with_a_dangling_link_is_not_taken_for_an_empty_one(small, tmp_
         prepare(small, vocab=VOCAB, output=store, progress=False)
 
 
+def test_a_manifest_that_cannot_be_read_is_one_line(small, tmp_path):
+    (tmp_path / "store" / "manifest.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"manifest\.json cannot be read \(Is a directory\)"):
+        prepare(small, vocab=VOCAB, output=tmp_path / "store", progress=False)
+
+
 def test_a_second_prepare_of_the_same_store_is_refused(
     command, corpus, whole, tmp_path, monkeypatch
 ):

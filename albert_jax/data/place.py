@@ -95,8 +95,13 @@ class Folder:
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
         found = {}
         for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                found[name] = (self._path / name).read_bytes()
+            file = self._path / name
+            try:
+                found[name] = file.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise UserError(f"{file} cannot be read ({error.strerror})") from None
         return found
 
     def write(self, name: str, data: bytes) -> None:
