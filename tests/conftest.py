@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -25,9 +26,33 @@ os.environ["NPROC"] = "16"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+# `-n 2` runs the files of tests in two processes, but those that train over several devices, or in
+# several processes, one after the other: two such programs at once starve each other's threads.
+_SEVERAL_DEVICES = {
+    "benchmark",
+    "finetune",
+    "mixing",
+    "multihost",
+    "packing",
+    "pretrain",
+    "step",
+    "train",
+}
+
 # A busy machine is slow, not wrong; CI tries the same examples each time.
 settings.register_profile("here", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("here")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests stay in one process, as its fixtures are costly."""
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            name = Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
+            return "several devices" if name in _SEVERAL_DEVICES else name
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

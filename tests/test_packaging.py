@@ -33,7 +33,7 @@ def _set_up_commands() -> list[str]:
 def test_the_readme_has_two_commands_and_ci_runs_the_second() -> None:
     run, tests = _set_up_commands()
     assert run.endswith(" pretrain configs/python_docs.py --workdir runs/python_docs")
-    assert tests.endswith("&& .venv/bin/pytest")
+    assert tests.endswith("&& .venv/bin/pytest -n 2")
     script = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
     (pattern,) = re.findall(r"grep -E '(.*)' README\.md", script)
     assert [line for line in (run, tests) if re.search(pattern, line)] == [tests]
