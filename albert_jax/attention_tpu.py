@@ -4,9 +4,10 @@ once, and JAX's splash attention for longer ones.
 
 `rows` reads queries, keys and values as the projections write them, [B, S, N * D], and writes
 [B, S, N * D]: no transpose, no head padded to 128 lanes in memory. The backward pass computes the
-probabilities anew, so that q, k and v are all it keeps, and what dropout takes of them by a hash of
-the place and the row's seed: the same however many devices share the rows. Letters as in
-`attention`; L is the lanes of a block, which hold L / D heads.
+probabilities anew from the logarithms of the softmax's sums, one number a query, as
+FlashAttention does (arXiv:2205.14135), and what dropout takes of them by a hash of the place and
+the row's seed: the same however many devices share the rows. Letters as in `attention`; L is the
+lanes of a block, which hold L / D heads.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from albert_jax.dropout import SPREAD, mixed, row_seeds, shifted
 # the type's minimum, which differs only for rows whose keys are all padding.
 PADDING_LOGIT = -10000.0
 LANES = 128
+LOG2_E = math.log2(math.e)
 LONGEST_ROWS = 512  # a head's float32 probabilities and their gradients, in the chip's own memory
 _BY_HEAD = np.int32(0x21F0AAAD)  # odd; sets the heads of a row apart
 
@@ -56,25 +58,29 @@ def rows(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _rows(head_size, dropout_rate, interpret, *inputs):
-    return _call(_forward, head_size, dropout_rate, interpret, inputs)[0]
+    return _rows_fwd(head_size, dropout_rate, interpret, *inputs)[0]
 
 
 def _rows_fwd(head_size, dropout_rate, interpret, *inputs):
-    return _rows(head_size, dropout_rate, interpret, *inputs), inputs
+    out_BFH, sums = _call(_forward, head_size, dropout_rate, interpret, inputs)
+    return out_BFH, (inputs, out_BFH, sums)
 
 
-def _rows_bwd(head_size, dropout_rate, interpret, inputs, cotangent_BFH):
-    grads = _call(_backward, head_size, dropout_rate, interpret, inputs, cotangent_BFH)
+def _rows_bwd(head_size, dropout_rate, interpret, kept, cotangent_BFH):
+    inputs, *outs = kept
+    grads = _call(_backward, head_size, dropout_rate, interpret, inputs, cotangent_BFH, *outs)
     return (*grads, *[None] * (len(inputs) - len(grads)))
 
 
 _rows.defvjp(_rows_fwd, _rows_bwd)
 
 
-def _call(kernel, head_size, dropout_rate, interpret, inputs, *cotangent):
-    """Runs `kernel` on each row and each block of heads; one output or, with a cotangent, three.
+def _call(kernel, head_size, dropout_rate, interpret, inputs, *of_backward):
+    """Runs `kernel` on each row and each block of heads.
 
     `inputs` are q, k, v [B, S, N * D], the mask [B, S] and, for dropout, the rows' seeds [B, 2].
+    Forward gives the output and the logarithms of the softmax's sums [B, N * D / L, L / D, S];
+    backward, which takes its cotangent and both, the gradients of q, k and v.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
@@ -82,27 +88,31 @@ def _call(kernel, head_size, dropout_rate, interpret, inputs, *cotangent):
     query_BFH, key_BTH, value_BTH, mask_BT, *seeds_B2 = inputs
     rows, length, hidden = query_BFH.shape
     lanes = max(LANES, head_size) if hidden % LANES == 0 else hidden
+    blocks, heads = hidden // lanes, lanes // head_size
     by_head = pl.BlockSpec((None, length, lanes), lambda row, block: (row, 0, block))
+    by_query = pl.BlockSpec((None, None, heads, length), lambda row, block: (row, block, 0, 0))
     # Keys run down, queries across: sums over keys are then cheap, and so is this column.
-    padding_BT1 = ((1.0 - mask_BT) * PADDING_LOGIT)[:, :, None]
-    outputs, matmuls = (3, 5) if cotangent else (1, 2)
+    padding_BT1 = ((1.0 - mask_BT) * (PADDING_LOGIT * LOG2_E))[:, :, None]
+    like_query = jax.ShapeDtypeStruct(query_BFH.shape, query_BFH.dtype)
+    sums = jax.ShapeDtypeStruct((rows, blocks, heads, length), jnp.float32)
+    matmuls = 5 if of_backward else 2
     return pl.pallas_call(
         partial(kernel, head_size=head_size, dropout_rate=dropout_rate),
-        grid=(rows, hidden // lanes),
+        grid=(rows, blocks),
         in_specs=[
             *[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(seeds_B2),
             by_head,
             by_head,
             by_head,
             pl.BlockSpec((None, length, 1), lambda row, block: (row, 0, 0)),
-            *[by_head] * len(cotangent),
+            *([by_head, by_head, by_query] if of_backward else []),
         ],
-        out_specs=[by_head] * outputs,
-        out_shape=[jax.ShapeDtypeStruct(query_BFH.shape, query_BFH.dtype)] * outputs,
+        out_specs=[by_head] * 3 if of_backward else [by_head, by_query],
+        out_shape=[like_query] * 3 if of_backward else [like_query, sums],
         cost_estimate=pl.CostEstimate(
             flops=2 * matmuls * rows * length * length * hidden,
             transcendentals=rows * length * length * hidden // head_size,
-            bytes_accessed=(3 + 4 * len(cotangent) + 1) * query_BFH.nbytes,
+            bytes_accessed=(8 if of_backward else 4) * query_BFH.nbytes,
         ),
         interpret=interpret,
         name=f"attention_rows_{kernel.__name__.strip('_')}",
@@ -112,44 +122,51 @@ def _call(kernel, head_size, dropout_rate, interpret, inputs, *cotangent):
         key_BTH,
         value_BTH,
         padding_BT1,
-        *cotangent,
+        *of_backward,
     )
 
 
 def _forward(*refs, head_size, dropout_rate):
-    *seeds_ref, query_ref, key_ref, value_ref, padding_ref, out_ref = refs
-    query_FL, key_TL, value_TL = query_ref[...], key_ref[...], value_ref[...]
+    *seeds_ref, query_ref, key_ref, value_ref, padding_ref, out_ref, sums_ref = refs
+    query_FL, key_TL, value_LT = query_ref[...], key_ref[...], value_ref[...].T
     outs = []
     for number, head in enumerate(_heads(query_FL.shape[1], head_size)):
-        exps_TF, sum_1F = _exps(query_FL, key_TL, padding_ref[...], head, head_size)
+        logits_TF = _logits(query_FL, key_TL, padding_ref[...], head, head_size)
+        largest_1F = logits_TF.max(axis=0, keepdims=True)
+        exps_TF = jnp.exp2(logits_TF - largest_1F)
+        sum_1F = exps_TF.sum(axis=0, keepdims=True)
         drop = _dropout(seeds_ref, number, query_FL.shape[1] // head_size, dropout_rate)
-        head_LF = _dot(value_TL, drop(exps_TF).astype(value_TL.dtype), (0, 0))
-        outs.append(head_LF[head] * (1.0 / ((1.0 - dropout_rate) * sum_1F)))
+        head_DF = _dot(value_LT[head], drop(exps_TF).astype(value_LT.dtype), (1, 0))
+        outs.append(head_DF * (1.0 / ((1.0 - dropout_rate) * sum_1F)))
+        sums_ref[number : number + 1] = largest_1F + jnp.log2(sum_1F)
     out_ref[...] = jnp.concatenate(outs).T.astype(out_ref.dtype)
 
 
 def _backward(*refs, head_size, dropout_rate):
-    *seeds_ref, query_ref, key_ref, value_ref, padding_ref, cotangent_ref = refs[:-3]
+    *seeds_ref, query_ref, key_ref, value_ref, padding_ref = refs[:-6]
+    cotangent_ref, out_ref, sums_ref, *grad_refs = refs[-6:]
     query_FL, key_TL, value_TL = query_ref[...], key_ref[...], value_ref[...]
     cotangent_FL, dtype = cotangent_ref[...], query_ref.dtype
-    of_queries, of_keys, of_values = [], 0.0, 0.0
+    query_LF, key_LT, cotangent_LF = query_FL.T, key_TL.T, cotangent_FL.T
+    # Summed over a head's lanes: the mean over the keys of the probabilities' gradient.
+    weighed_LF = cotangent_LF.astype(jnp.float32) * out_ref[...].T.astype(jnp.float32)
     # What is left of the probabilities makes up for what is dropped: multiplied in at the end.
     rescale = 1.0 / (1.0 - dropout_rate)
     scale = rescale / math.sqrt(head_size)
+    of_query, of_key, of_value = [], [], []
     for number, head in enumerate(_heads(query_FL.shape[1], head_size)):
-        exps_TF, sum_1F = _exps(query_FL, key_TL, padding_ref[...], head, head_size)
+        logits_TF = _logits(query_FL, key_TL, padding_ref[...], head, head_size)
+        probs_TF = jnp.exp2(logits_TF - sums_ref[number : number + 1])
         drop = _dropout(seeds_ref, number, query_FL.shape[1] // head_size, dropout_rate)
-        probs_TF = exps_TF * (1.0 / sum_1F)
-        gradient_TF = drop(_dot(value_TL, _only(head, cotangent_FL), (1, 1)))
-        mean_1F = (probs_TF * gradient_TF).sum(axis=0, keepdims=True)
-        logits_TF = (probs_TF * (gradient_TF - mean_1F)).astype(dtype)
-        of_queries.append(_dot(key_TL, logits_TF, (0, 0))[head] * scale)
-        of_keys += _dot(logits_TF, _only(head, query_FL), (1, 0)) * scale
         kept_TF = drop(probs_TF).astype(dtype)
-        of_values += _dot(kept_TF, _only(head, cotangent_FL), (1, 0)) * rescale
-    grads = jnp.concatenate(of_queries).T, of_keys, of_values
-    for ref, grad_SL in zip(refs[-3:], grads, strict=True):
-        ref[...] = grad_SL.astype(ref.dtype)
+        of_value.append(_dot(cotangent_LF[head], kept_TF, (1, 1)) * rescale)
+        of_kept_TF = drop(_dot(value_TL, _only(head, cotangent_FL), (1, 1)))
+        mean_1F = weighed_LF[head].sum(axis=0, keepdims=True) / rescale
+        of_logits_TF = (probs_TF * (of_kept_TF - mean_1F)).astype(dtype)
+        of_query.append(_dot(key_LT[head], of_logits_TF, (1, 0)) * scale)
+        of_key.append(_dot(query_LF[head], of_logits_TF, (1, 1)) * scale)
+    for ref, grad_DS in zip(grad_refs, (of_query, of_key, of_value), strict=True):
+        ref[...] = jnp.concatenate(grad_DS).T.astype(ref.dtype)
 
 
 def _dropout(seeds_ref, number, heads, rate):
@@ -186,18 +203,16 @@ def _heads(lanes, head_size):
 
 
 def _only(head, x_SL):
-    """`x` with zeros in the other heads' lanes: a matmul of a few lanes costs what one of all 128
-    does, and needs them shifted besides."""
+    """`x` with zeros in the other heads' lanes: a matmul over a few lanes costs what one over all
+    128 does, and needs them shifted besides. Of a transpose, a head's rows are taken."""
     lane_1L = jax.lax.broadcasted_iota(jnp.int32, (1, x_SL.shape[1]), 1)
     return jnp.where((lane_1L >= head.start) & (lane_1L < head.stop), x_SL, jnp.zeros_like(x_SL))
 
 
-def _exps(query_FL, key_TL, padding_T1, head, head_size):
-    """exp(logits - their largest), f32[T, F], and its sum over keys, f32[1, F]."""
+def _logits(query_FL, key_TL, padding_T1, head, head_size):
+    """Logits of a head to the base 2, f32[T, F]: their softmax is by `exp2`."""
     logits_TF = _dot(key_TL, _only(head, query_FL), (1, 1))
-    logits_TF = logits_TF * (1.0 / math.sqrt(head_size)) + padding_T1
-    exps_TF = jnp.exp(logits_TF - logits_TF.max(axis=0, keepdims=True))
-    return exps_TF, exps_TF.sum(axis=0, keepdims=True)
+    return logits_TF * (LOG2_E / math.sqrt(head_size)) + padding_T1
 
 
 def _dot(a, b, axes):
