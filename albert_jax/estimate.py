@@ -39,8 +39,13 @@ _PROFILED = {
     ("v6e", 64, 512): {"attention_rows_forward": 0.115, "attention_rows_backward": 0.174},
     ("v6e", 128, 512): {"attention_rows_forward": 0.185, "attention_rows_backward": 0.262},
 }
-# Of those shares what is left with dropout, by the kernels' instructions for v5e and heads of 64.
-_WITH_DROPOUT = {"attention_rows_forward": 0.82, "attention_rows_backward": 0.95}
+# Of those shares what is left with dropout, by the kernels' instructions.
+_WITH_DROPOUT = {
+    ("v5e", 64): {"attention_rows_forward": 0.742, "attention_rows_backward": 0.847},
+    ("v5e", 128): {"attention_rows_forward": 0.847, "attention_rows_backward": 0.861},
+    ("v6e", 64): {"attention_rows_forward": 0.724, "attention_rows_backward": 0.724},
+    ("v6e", 128): {"attention_rows_forward": 0.743, "attention_rows_backward": 0.784},
+}
 
 
 def estimate(config: EstimateConfig) -> dict[str, Any]:
@@ -186,8 +191,9 @@ def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
     head_size, length = config.model.head_size, config.examples.max_seq_length
     others = 0.5 * min(1.0, head_size / where.chip.mxu)
     profiled = _PROFILED.get((where.kind, head_size, length), {})
-    if config.model.attention_probs_dropout_prob:
-        profiled = {name: share * _WITH_DROPOUT[name] for name, share in profiled.items()}
+    if profiled and config.model.attention_probs_dropout_prob:
+        left = _WITH_DROPOUT[where.kind, head_size]
+        profiled = {name: share * left[name] for name, share in profiled.items()}
     return {"": others} | profiled
 
 
