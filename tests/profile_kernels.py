@@ -2,20 +2,27 @@
 """The attention kernels' time on a TPU by its compiler's own profile of each alone, without a TPU.
 
     python -m tests.profile_kernels --topology v5e:1x1 --heads 12 --head-size 64
+    python -m tests.profile_kernels --instructions --dropout 0.1
 
-Prints each kernel's cycles and the share of the chip's peak that its matmuls reach, which
-`albert_jax/estimate.py` keeps. Needs libtpu, which aborts on v4 and v5p (0.0.52).
+Prints each kernel's cycles and the share of the chip's peak that its matmuls reach, or how many
+instructions one of its blocks of heads takes; `albert_jax/estimate.py` keeps the shares. Needs
+libtpu, whose profile aborts on v4, on v5p and with dropout (0.0.52).
 """
 
 import argparse
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 
 # Before JAX is imported, which reads it once.
 _FOLDER = tempfile.TemporaryDirectory()
-os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_static_llo_profile_to={_FOLDER.name}"
+os.environ["LIBTPU_INIT_ARGS"] = (
+    f"--xla_jf_dump_to={_FOLDER.name} --xla_jf_dump_llo_text=true"
+    if "--instructions" in sys.argv
+    else f"--xla_jf_dump_static_llo_profile_to={_FOLDER.name}"
+)
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -32,12 +39,17 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--head-size", type=int, default=64)
     parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--instructions", action="store_true")
     given = parser.parse_args()
     where = parse_slice(given.topology)
     shape = ROWS, given.length, given.heads * given.head_size
 
     def loss(query_BSND, key_BSND, value_BSND, mask_BS):
-        out = attention_tpu.rows(query_BSND, key_BSND, value_BSND, mask_BS)
+        key = jax.random.key(0) if given.dropout else None
+        out = attention_tpu.rows(
+            query_BSND, key_BSND, value_BSND, mask_BS, dropout_rate=given.dropout, dropout_key=key
+        )
         return out.astype(jnp.float32).sum()
 
     def gradients(x_BSH, mask_BS):
@@ -49,6 +61,11 @@ def main() -> None:
     mask_BS = jax.ShapeDtypeStruct(shape[:2], jnp.float32, sharding=one)
     jax.jit(gradients).lower(x_BSH, mask_BS).compile()
     for name, matmuls in (("attention_rows_forward", 2), ("attention_rows_backward", 5)):
+        if given.instructions:
+            (analysis,) = Path(_FOLDER.name).glob(f"*{name}*-schedule-analysis_final_bundles.txt")
+            (count,) = re.findall(r"total scheduled bundles:\s*(\d+)", analysis.read_text())
+            print(f"{name}: {int(count):,} instructions")
+            continue
         (profile,) = Path(_FOLDER.name).glob(f"*{name}*")
         cycles = int(re.findall(rb"estimated_cycles: (\d+)", profile.read_bytes())[0])
         flops = 2 * matmuls * ROWS * given.length**2 * given.heads * given.head_size
