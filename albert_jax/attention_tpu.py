@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from albert_jax.dropout import SPREAD, mixed, row_seeds, shifted
+from albert_jax.dropout import SPREAD, mixed, row_seeds
 
 # Added to the logits of padded keys; the original's constant (modeling.py:828). transformers uses
 # the type's minimum, which differs only for rows whose keys are all padding.
@@ -187,14 +187,15 @@ def is_kept(first, second, head, shape, rate):
     """Which probabilities of a head dropout leaves, bool[T, F], by a row's two seeds, int32.
 
     By the same hash as all dropout, 16 bits for each place: the second half of the keys has the
-    words' upper ones.
+    words' upper ones. They are compared as signed words, at once and without a mask.
     """
     half, queries = shape[0] // 2, shape[1]
     key_T1 = jax.lax.broadcasted_iota(jnp.int32, (half, 1), 0) * queries
     query_1F = jax.lax.broadcasted_iota(jnp.int32, (1, queries), 1)
     place_TF = (key_T1 * SPREAD + (first + head * _BY_HEAD)) + query_1F * SPREAD
     words_TF = mixed(place_TF, second)
-    return jnp.concatenate([words_TF & 0xFFFF, shifted(words_TF, 16)]) >= round(rate * 0x10000)
+    least = np.int32((round(rate * 0x10000) - 0x8000) << 16)
+    return jnp.concatenate([words_TF << 16, words_TF]) >= least
 
 
 def _heads(lanes, head_size):
