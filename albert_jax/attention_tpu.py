@@ -129,13 +129,13 @@ def _call(kernel, head_size, dropout_rate, interpret, inputs, *of_backward):
 def _forward(*refs, head_size, dropout_rate):
     *seeds_ref, query_ref, key_ref, value_ref, padding_ref, out_ref, sums_ref = refs
     query_FL, key_TL, value_LT = query_ref[...], key_ref[...], value_ref[...].T
-    outs = []
-    for number, head in enumerate(_heads(query_FL.shape[1], head_size)):
+    heads, outs = _heads(query_FL.shape[1], head_size), []
+    for number, head in enumerate(heads):
         logits_TF = _logits(query_FL, key_TL, padding_ref[...], head, head_size)
         largest_1F = logits_TF.max(axis=0, keepdims=True)
         exps_TF = jnp.exp2(logits_TF - largest_1F)
         sum_1F = exps_TF.sum(axis=0, keepdims=True)
-        drop = _dropout(seeds_ref, number, query_FL.shape[1] // head_size, dropout_rate)
+        drop = _dropout(seeds_ref, number, len(heads), dropout_rate)
         head_DF = _dot(value_LT[head], drop(exps_TF).astype(value_LT.dtype), (1, 0))
         outs.append(head_DF * (1.0 / ((1.0 - dropout_rate) * sum_1F)))
         sums_ref[number : number + 1] = largest_1F + jnp.log2(sum_1F)
@@ -153,11 +153,12 @@ def _backward(*refs, head_size, dropout_rate):
     # What is left of the probabilities makes up for what is dropped: multiplied in at the end.
     rescale = 1.0 / (1.0 - dropout_rate)
     scale = rescale / math.sqrt(head_size)
+    heads = _heads(query_FL.shape[1], head_size)
     of_query, of_key, of_value = [], [], []
-    for number, head in enumerate(_heads(query_FL.shape[1], head_size)):
+    for number, head in enumerate(heads):
         logits_TF = _logits(query_FL, key_TL, padding_ref[...], head, head_size)
         probs_TF = jnp.exp2(logits_TF - sums_ref[number : number + 1])
-        drop = _dropout(seeds_ref, number, query_FL.shape[1] // head_size, dropout_rate)
+        drop = _dropout(seeds_ref, number, len(heads), dropout_rate)
         kept_TF = drop(probs_TF).astype(dtype)
         of_value.append(_dot(cotangent_LF[head], kept_TF, (1, 1)) * rescale)
         of_kept_TF = drop(_dot(value_TL, _only(head, cotangent_FL), (1, 1)))

@@ -31,20 +31,26 @@ OPERATIONS = 12  # of the most expensive
 DEFAULT_BATCH = 32  # a chip
 FINENESS = 16  # the largest batch is found to within so many parts of it
 
-# Shares of peak by the compiler's own profile of each kernel alone, by chip, head size and length
-# of a row (libtpu 0.0.52, `python -m tests.profile_kernels`).
+# Shares of peak by the compiler's own profile of each kernel alone, and what dropout leaves of them
+# by the kernels' instructions; by chip, head size and length of a row (libtpu 0.0.52, `python -m
+# tests.profile_kernels`).
 _PROFILED = {
-    ("v5e", 64, 512): {"attention_rows_forward": 0.358, "attention_rows_backward": 0.541},
-    ("v5e", 128, 512): {"attention_rows_forward": 0.527, "attention_rows_backward": 0.701},
-    ("v6e", 64, 512): {"attention_rows_forward": 0.115, "attention_rows_backward": 0.174},
-    ("v6e", 128, 512): {"attention_rows_forward": 0.185, "attention_rows_backward": 0.262},
-}
-# Of those shares what is left with dropout, by the kernels' instructions.
-_WITH_DROPOUT = {
-    ("v5e", 64): {"attention_rows_forward": 0.763, "attention_rows_backward": 0.869},
-    ("v5e", 128): {"attention_rows_forward": 0.849, "attention_rows_backward": 0.862},
-    ("v6e", 64): {"attention_rows_forward": 0.726, "attention_rows_backward": 0.754},
-    ("v6e", 128): {"attention_rows_forward": 0.756, "attention_rows_backward": 0.806},
+    ("v5e", 64, 512): {
+        "attention_rows_forward": (0.358, 0.763),
+        "attention_rows_backward": (0.541, 0.869),
+    },
+    ("v5e", 128, 512): {
+        "attention_rows_forward": (0.527, 0.849),
+        "attention_rows_backward": (0.701, 0.862),
+    },
+    ("v6e", 64, 512): {
+        "attention_rows_forward": (0.115, 0.726),
+        "attention_rows_backward": (0.174, 0.754),
+    },
+    ("v6e", 128, 512): {
+        "attention_rows_forward": (0.185, 0.756),
+        "attention_rows_backward": (0.262, 0.806),
+    },
 }
 
 
@@ -191,10 +197,10 @@ def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
     head_size, length = config.model.head_size, config.examples.max_seq_length
     others = 0.5 * min(1.0, head_size / where.chip.mxu)
     profiled = _PROFILED.get((where.kind, head_size, length), {})
-    if profiled and config.model.attention_probs_dropout_prob:
-        left = _WITH_DROPOUT[where.kind, head_size]
-        profiled = {name: share * left[name] for name, share in profiled.items()}
-    return {"": others} | profiled
+    dropping = config.model.attention_probs_dropout_prob > 0
+    return {"": others} | {
+        name: share * (left if dropping else 1.0) for name, (share, left) in profiled.items()
+    }
 
 
 def _unfit(error: OutOfMemory, where: Slice) -> dict[str, Any]:

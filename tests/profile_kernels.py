@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Before JAX is imported, which reads it once.
+# Before JAX is imported, which reads it once: so what is to be written is asked for up here.
 _FOLDER = tempfile.TemporaryDirectory()
 os.environ["LIBTPU_INIT_ARGS"] = (
     f"--xla_jf_dump_to={_FOLDER.name} --xla_jf_dump_llo_text=true"
@@ -62,15 +62,25 @@ def main() -> None:
     jax.jit(gradients).lower(x_BSH, mask_BS).compile()
     for name, matmuls in (("attention_rows_forward", 2), ("attention_rows_backward", 5)):
         if given.instructions:
-            (analysis,) = Path(_FOLDER.name).glob(f"*{name}*-schedule-analysis_final_bundles.txt")
-            (count,) = re.findall(r"total scheduled bundles:\s*(\d+)", analysis.read_text())
-            print(f"{name}: {int(count):,} instructions")
-            continue
-        (profile,) = Path(_FOLDER.name).glob(f"*{name}*")
-        cycles = int(re.findall(rb"estimated_cycles: (\d+)", profile.read_bytes())[0])
-        flops = 2 * matmuls * ROWS * given.length**2 * given.heads * given.head_size
-        share = flops * where.chip.clock / (cycles * where.chip.peak_flops)
-        print(f"{name}: {cycles:,} cycles, {share:.3f} of peak")
+            print(f"{name}: {instructions(name):,} instructions")
+        else:
+            cycles = profiled_cycles(name)
+            flops = 2 * matmuls * ROWS * given.length**2 * given.heads * given.head_size
+            share = flops * where.chip.clock / (cycles * where.chip.peak_flops)
+            print(f"{name}: {cycles:,} cycles, {share:.3f} of peak")
+
+
+def instructions(kernel: str) -> int:
+    """Of one block of heads; a TPU issues one a cycle."""
+    (analysis,) = Path(_FOLDER.name).glob(f"*{kernel}*-schedule-analysis_final_bundles.txt")
+    (count,) = re.findall(r"total scheduled bundles:\s*(\d+)", analysis.read_text())
+    return int(count)
+
+
+def profiled_cycles(kernel: str) -> int:
+    """Of the whole call, with its transfers."""
+    (profile,) = Path(_FOLDER.name).glob(f"*{kernel}*")
+    return int(re.findall(rb"estimated_cycles: (\d+)", profile.read_bytes())[0])
 
 
 if __name__ == "__main__":
