@@ -7,18 +7,19 @@ import sys
 
 import pytest
 
-# A thread fills and frees 64 MiB twenty times, as a step's buffers come and go. (NumPy would ask
-# for huge pages, which hides the difference.)
+# A thread fills and frees a buffer, as a step's come and go. (NumPy would ask for huge pages, which
+# hides the difference.)
 _PROGRAM = """
 import resource, threading, sys
 from albert_jax.host_memory import keep_freed_memory
 
+size, times = int(sys.argv[2]) << 20, int(sys.argv[3])
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 
 def fill():
-    for _ in range(20):
-        b"x" * (64 << 20)
+    for _ in range(times):
+        b"x" * size
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 thread = threading.Thread(target=fill)
@@ -28,13 +29,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def _page_faults(how: str) -> int:
-    run = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, how], capture_output=True, text=True, check=True
-    )
+def _page_faults(how: str, mebibytes: int, times: int) -> int:
+    command = [sys.executable, "-c", _PROGRAM, how, str(mebibytes), str(times)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(run.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
-def test_a_freed_buffer_is_not_faulted_in_again() -> None:
-    assert _page_faults("keep") < _page_faults("default") / 5
+@pytest.mark.parametrize(("mebibytes", "times"), [(64, 20), (1280, 6)])  # base's is above 1 GiB
+def test_a_freed_buffer_is_not_faulted_in_again(mebibytes: int, times: int) -> None:
+    kept = _page_faults("keep", mebibytes, times)
+    assert kept < _page_faults("default", mebibytes, times) / 5
