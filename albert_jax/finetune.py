@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from albert_jax.finetune_report import (
 )
 from albert_jax.flops import train_flops_per_sequence
 from albert_jax.losses import task_objective
+from albert_jax.memory import check_fits, out_of_memory_told
 from albert_jax.metrics_log import MetricsLog, write_json
 from albert_jax.model import init_params
 from albert_jax.model_dir import MANIFEST, check_destination, export_model, load_model
@@ -146,7 +148,10 @@ def _train(
     config: FinetuneConfig, prepared: Prepared, directory: Path, seed: int, best: _Best
 ) -> TrainState:
     train = dataclasses.replace(config.train, seed=seed)
-    placement = make_placement(train.mode, local_devices(train.devices))
+    devices = local_devices(train.devices)
+    placement = make_placement(
+        train.mode, devices, partial(check_fits, devices=devices, config=config)
+    )
     tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
     step = make_train_step(
         task_objective(prepared.model),
@@ -156,7 +161,10 @@ def _train(
     )
     batches = _batches(config, prepared, seed)
     expect = identity_of(config, prepared, seed)
-    with Checkpointer(directory / "checkpoints", keep=train.keep) as checkpointer:
+    with (
+        out_of_memory_told(devices, config),
+        Checkpointer(directory / "checkpoints", keep=train.keep) as checkpointer,
+    ):
         state, position, origin = _first_state(
             config, prepared, tx, checkpointer, placement, expect, seed
         )

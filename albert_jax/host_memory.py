@@ -4,16 +4,23 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 
-# malloc.h of glibc. Without these a training step's buffers go back to the kernel when it ends and
-# come again as zeroed pages: 38,000 page faults a step of configs/enwiki_cpu.py, 280,000 a step of
-# base's at 8 x 128 tokens, whose temporaries are one buffer of more than 1 GiB.
-_SETTINGS = (
-    (-4, 0),  # M_MMAP_MAX: no mapping of its own for any buffer, which would go when it is freed
-    (-1, -1),  # M_TRIM_THRESHOLD: give nothing back
-    (-2, 256 << 20),  # M_TOP_PAD: grow by 256 MiB, which cost nothing before they are touched
-    (-8, 1),  # M_ARENA_MAX: threads' own arenas, of 64 MiB at most, would not keep them
-)
+# malloc.h of glibc.
+_MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD, _ARENA_MAX = -4, -3, -1, -2, -8
+
+# Without these a training step's buffers go back to the kernel when it ends and come again as
+# zeroed pages: 38,000 page faults a step of configs/enwiki_cpu.py, 280,000 a step of base's at
+# 8 x 128 tokens, whose temporaries are one buffer of more than 1 GiB.
+_KEEP = {
+    _MMAP_MAX: 0,  # no mapping of its own for any buffer, which would go when it is freed
+    _TRIM_THRESHOLD: -1,  # give nothing back
+    _TOP_PAD: 256 << 20,  # grow by 256 MiB, which cost nothing before they are touched
+    _ARENA_MAX: 1,  # threads' own arenas, of 64 MiB at most, would not keep them
+}
+_GIVE_BACK_LARGE = {_MMAP_THRESHOLD: 1 << 30, _MMAP_MAX: 65536}  # glibc's own number of mappings
+
+_keeps = False
 
 
 def keep_freed_memory() -> bool:
@@ -22,9 +29,21 @@ def keep_freed_memory() -> bool:
     It holds for the whole process and for threads that begin after it: call it in a program that
     owns its process, before JAX starts its own.
     """
+    global _keeps
+    _keeps = _tell(_KEEP)
+    return _keeps
+
+
+def give_back_large_buffers() -> bool:
+    """Has buffers of 1 GiB and more go back when they are freed, after `keep_freed_memory`; the
+    rest stay. False where nothing was kept."""
+    return _keeps and _tell(_GIVE_BACK_LARGE)
+
+
+def _tell(settings: Mapping[int, int]) -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
         ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018 - musl has a mallopt that does nothing
     except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
         return False
-    return all([mallopt(option, value) == 1 for option, value in _SETTINGS])
+    return all([mallopt(option, value) == 1 for option, value in settings.items()])

@@ -15,10 +15,15 @@ from typing import Any
 
 import jax
 
-from albert_jax.config import PretrainConfig
+from albert_jax.config import FinetuneConfig, PretrainConfig
 from albert_jax.errors import UserError
+from albert_jax.host_memory import give_back_large_buffers
 
 GIB = 1 << 30
+
+# How often a program's memory may be in a CPU's process that keeps what is freed: of three steps in
+# flight each has its own, where otherwise only the one that runs has any; and as much to spare.
+KEPT_BUFFERS = 4
 
 # "Used 19.30G of 15.75G hbm", and "allocate 21.4GiB" or "allocating 22978494464 bytes".
 _USED_OF = re.compile(r"Used ([\d.]+[KMGT]?)(?:i?B)? of ([\d.]+[KMGT]?)")
@@ -85,20 +90,30 @@ def resident_peak_bytes() -> tuple[int, str]:
     return peak * (1 if sys.platform == "darwin" else 1024), "process"
 
 
-def check_fits(compiled: Any, devices: Sequence[jax.Device], config: PretrainConfig) -> None:
+def check_fits(
+    compiled: Any, devices: Sequence[jax.Device], config: PretrainConfig | FinetuneConfig
+) -> None:
     """Raises OutOfMemory for a program that takes more than there is.
 
-    A CPU's must be found before it runs: the kernel would kill the process without a word.
+    A CPU's must be found before it runs: the kernel would kill the process without a word. One that
+    leaves a CPU too little for its steps in flight gets large buffers that go when they are freed.
     """
     needed, capacity = program_bytes(compiled), capacity_bytes(devices[0])
-    if devices[0].platform == "cpu" and needed is not None:
+    if needed is None or capacity is None:
+        return
+    on_cpu = devices[0].platform == "cpu"
+    if on_cpu:
         needed *= len(devices)
-    if needed is not None and capacity is not None and needed > capacity:
+    if needed > capacity:
         raise _out_of_memory(needed, capacity, config)
+    if on_cpu and KEPT_BUFFERS * needed > capacity:
+        give_back_large_buffers()
 
 
 @contextlib.contextmanager
-def out_of_memory_told(devices: Sequence[jax.Device], config: PretrainConfig) -> Iterator[None]:
+def out_of_memory_told(
+    devices: Sequence[jax.Device], config: PretrainConfig | FinetuneConfig
+) -> Iterator[None]:
     """Turns an allocation that fails, while compiling or running, into OutOfMemory."""
     try:
         yield
@@ -118,7 +133,9 @@ def out_of_memory_told(devices: Sequence[jax.Device], config: PretrainConfig) ->
         raise OutOfMemory(f"out of memory: an allocation{size} failed; {_advice(config)}") from None
 
 
-def _out_of_memory(needed: float, capacity: float, config: PretrainConfig) -> OutOfMemory:
+def _out_of_memory(
+    needed: float, capacity: float, config: PretrainConfig | FinetuneConfig
+) -> OutOfMemory:
     # Where memory is in pieces, what fails may be less than what is free in all.
     over = f", {(needed - capacity) / GIB:.3g} GiB too many" if needed > capacity else ""
     error = OutOfMemory(
@@ -129,7 +146,7 @@ def _out_of_memory(needed: float, capacity: float, config: PretrainConfig) -> Ou
     return error
 
 
-def _advice(config: PretrainConfig) -> str:
+def _advice(config: PretrainConfig | FinetuneConfig) -> str:
     train, remat = config.train, config.compute.remat
     advice = [f"lower batch_size ({train.batch_size})"]
     advice += [f"raise accumulate ({train.accumulate})"]

@@ -118,19 +118,26 @@ def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def make_placement(mode: str, devices: Sequence[jax.Device]) -> Placement:
+def make_placement(
+    mode: str, devices: Sequence[jax.Device], check: Callable[[Any], None] | None = None
+) -> Placement:
     """The placement of that mode, `jit` or `pmap`, over `devices`; of several, each takes its rows
-    of the batch through the step, which sums over them by its `axis_name`."""
+    of the batch through the step, which sums over them by its `axis_name`.
+
+    `check` gets each compiled program before it first runs, and may refuse it by raising.
+    """
     if mode == "pmap":
         if jax.process_count() > 1:
             raise UserError(
                 "train.mode pmap is of one process; give --train.mode jit with --multihost"
             )
-        return _pmap_placement(tuple(devices))
-    return _jit_placement(tuple(devices))
+        return _pmap_placement(tuple(devices), check)
+    return _jit_placement(tuple(devices), check)
 
 
-def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
+def _jit_placement(
+    devices: tuple[jax.Device, ...], check: Callable[[Any], None] | None
+) -> Placement:
     mesh = make_mesh(devices)
     everywhere, rows = PartitionSpec(), PartitionSpec(AXIS)
     replicated, split = NamedSharding(mesh, everywhere), NamedSharding(mesh, rows)
@@ -150,7 +157,7 @@ def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
             out_shardings=replicated,
             donate_argnums=(0,) if donate else (),
         )
-        return _begun_together(jitted) if processes.several() else jitted
+        return _compiled_first(jitted, check)
 
     def put_batch(batch: dict[str, np.ndarray]) -> dict[str, Array]:
         # Not whether `split` is all here: a step may be compiled for many hosts elsewhere.
@@ -172,23 +179,31 @@ def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
     )
 
 
-def _begun_together(jitted: Any) -> Callable[..., Any]:
-    """`jitted`, whose programs all processes have compiled before one runs them: a collective waits
-    half a minute (gloo) for a process that still compiles, and compiling may take minutes."""
+def _compiled_first(jitted: Any, check: Callable[[Any], None] | None) -> Callable[..., Any]:
+    """`jitted`, whose programs are checked, and compiled by all processes, before one runs them: a
+    collective waits half a minute (gloo) for a process that still compiles, and compiling may take
+    minutes."""
+    if check is None and not processes.several():
+        return jitted
     programs: dict[Any, Callable[..., Any]] = {}
 
     def call(*arguments: Any) -> Any:
         leaves, tree = jax.tree.flatten(arguments)
         key = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if key not in programs:
-            programs[key] = jitted.lower(*arguments).compile()
-            processes.barrier()
+            compiled = jitted.lower(*arguments).compile()
+            with processes.together():
+                if check is not None:
+                    check(compiled)
+            programs[key] = compiled
         return programs[key](*arguments)
 
     return call
 
 
-def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
+def _pmap_placement(
+    devices: tuple[jax.Device, ...], check: Callable[[Any], None] | None
+) -> Placement:
     count = len(devices)
     split = NamedSharding(make_mesh(devices), PartitionSpec(AXIS))
 
@@ -210,12 +225,13 @@ def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
         return jax.device_put(rows, split)
 
     def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
-        return jax.pmap(
+        mapped = jax.pmap(
             traced_for(Target(devices[0].platform, AXIS), step),
             axis_name=AXIS,
             devices=devices,
             donate_argnums=(0,) if donate else (),
         )
+        return _compiled_first(mapped, check)
 
     return Placement(
         mode="pmap",

@@ -37,6 +37,7 @@ from albert_jax.config import (
     TrainConfig,
 )
 from albert_jax.flops import train_flops_per_sequence
+from albert_jax.host_memory import keep_freed_memory
 from albert_jax.parallel import local_devices, make_placement
 from albert_jax.pretrain_step import make_pretrain_step
 from albert_jax.step import make_eval_step
@@ -165,6 +166,7 @@ def main(
     predictions: int = 20,
     rounds: int = 5,
     unroll: tuple[int, ...] = (1, 12),
+    keep_memory: bool = False,
 ) -> None:
     """Prints milliseconds, medians over the rounds, and their ratios.
 
@@ -174,7 +176,10 @@ def main(
         predictions: positions predicted in a row.
         rounds: steps of each contender.
         unroll: of our scan; a contender each.
+        keep_memory: the process keeps freed memory, all contenders' alike, as `pretrain`'s does.
     """
+    if keep_memory and not keep_freed_memory():
+        raise SystemExit("the C library cannot be told to keep memory; leave --keep-memory out")
     torch.set_num_threads(os.cpu_count() or 1)
     warnings.simplefilter("ignore")
     base: AlbertConfig = MODELS["base-v2"]

@@ -278,6 +278,29 @@ def test_pretrain_says_so_too(tmp_path, monkeypatch):
         pretrain(tiny_config(make_store(tmp_path), tmp_path / "run"))
 
 
+@pytest.mark.parametrize(("mode", "devices"), [("jit", 1), ("jit", 4), ("pmap", 4)])
+def test_pretrain_refuses_what_cannot_fit_before_it_runs(tmp_path, monkeypatch, mode, devices):
+    monkeypatch.setattr(memory, "capacity_bytes", lambda device: 1 << 20)
+    config = tiny_config(make_store(tmp_path), tmp_path / "run", mode=mode, devices=devices)
+    with pytest.raises(
+        OutOfMemory, match=r"takes \S+ GiB of 0.000977 GiB, \S+ GiB too many; lower"
+    ):
+        pretrain(config)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(("share", "given_back"), [(0.2, False), (0.3, True)])
+def test_a_cpu_keeps_large_buffers_while_it_has_room_for_those_of_steps_in_flight(
+    monkeypatch, share, given_back
+):
+    called = []
+    monkeypatch.setattr(memory, "give_back_large_buffers", lambda: called.append(True))
+    monkeypatch.setattr(memory, "capacity_bytes", lambda device: 10 << 30)
+    monkeypatch.setattr(memory, "program_bytes", lambda compiled: share * (10 << 30))
+    memory.check_fits(None, jax.devices("cpu")[:1], PretrainConfig())
+    assert bool(called) == given_back
+
+
 def test_other_errors_of_the_device_stay_as_they_are():
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),

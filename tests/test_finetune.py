@@ -27,6 +27,7 @@ from albert_jax.finetune_data import first_params, prepare
 from albert_jax.finetune_report import is_degenerate, summary, table
 from albert_jax.heads import HEADS, AlbertForTask
 from albert_jax.losses import task_objective
+from albert_jax.memory import OutOfMemory
 from albert_jax.metrics_log import read_metrics
 from albert_jax.model import init_params
 from albert_jax.model_dir import export_model, load_model
@@ -421,6 +422,13 @@ def test_an_answer_to_a_question_says_where_it_stands(base, tmp_path, task):
         assert 0 < found["probability"] <= 1
         assert ("null_odds" in found) is (task == "squad2")
         assert (found["prediction"] == "") is (found.get("null_odds", -1) > 0)
+
+
+def test_a_step_that_cannot_fit_is_refused_before_it_runs(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("albert_jax.memory.capacity_bytes", lambda device: 1 << 20)
+    with pytest.raises(OutOfMemory, match=r"^out of memory: .* too many; lower batch_size \("):
+        finetune.finetune(toy_config(base, data, tmp_path))
+    assert not (tmp_path / "seed-3" / "best").exists()
 
 
 def test_a_split_without_labels_has_a_predictions_file(finished, data, tmp_path, capsys):
