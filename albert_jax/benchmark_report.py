@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from albert_jax.figures import rounded
 from albert_jax.memory import GIB
 from albert_jax.plots import new_figure, save_plot
 
@@ -46,21 +47,23 @@ def card(r: dict[str, Any]) -> str:
         + ("on average" if r["phase"] == "input" else "median")
         + f" of {spread['steps']}; quartiles {_ms(spread['quarter'])} to "
         f"{_ms(spread['three_quarters'])}, {_ms(spread['least'])} to {_ms(spread['most'])} in all",
-        f"rate        {rate:,.4g} sequences/s, {r['tokens_per_second']:,.0f} tokens/s, "
+        f"rate        {rounded(rate)} sequences/s, {r['tokens_per_second']:,.0f} tokens/s, "
         f"{_ms(r['ms_per_sequence'])} a sequence"
         + (f"; {_ms(r['pipelined_step_ms'])} a step in a row" if "pipelined_step_ms" in r else ""),
     ]
     if "tflop_per_second" in r:
         of = (
-            f"MFU {r['mfu']:.1%} of {r['peak_flops'] / 1e12:,.4g} (dense bfloat16) a device"
+            f"MFU {r['mfu']:.1%} of {rounded(r['peak_flops'] / 1e12)} (dense bfloat16) a device"
             if r["mfu"] is not None
             else "no peak is known of this device, so no MFU"
         )
         lines.append(
-            f"arithmetic  {r['tflop_per_step']:.4g} TFLOP a step, "
-            f"{r['tflop_per_second']:.4g} TFLOP/s; {of}"
+            f"arithmetic  {rounded(r['tflop_per_step'])} TFLOP a step, "
+            f"{rounded(r['tflop_per_second'])} TFLOP/s; {of}"
         )
-    lines.append(f"memory      {r['peak_bytes'] / GIB:.3g} GiB ({_PEAK_OF[r['peak_bytes_of']]})")
+    lines.append(
+        f"memory      {rounded(r['peak_bytes'] / GIB, 3)} GiB ({_PEAK_OF[r['peak_bytes_of']]})"
+    )
     if r.get("input_wait") is not None:
         lines.append(f"input       {r['input_wait']:.1%} of the time went by waiting for data")
     return "\n".join(lines)
@@ -137,4 +140,4 @@ def draw(results: Sequence[dict[str, Any]], names: Sequence[str], picture: str |
 
 
 def _ms(value: float) -> str:
-    return f"{value:.4g} ms" if value < 1e4 else f"{value:,.0f} ms"
+    return f"{rounded(value)} ms"

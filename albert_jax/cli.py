@@ -33,6 +33,7 @@ from albert_jax.config import (
     load_recipe,
 )
 from albert_jax.errors import TryAgain, UserError
+from albert_jax.tpu_library import quiet_without_chips
 
 PROGRAM = "albert-jax"
 _BENCHMARK = BenchmarkConfig()
@@ -735,6 +736,7 @@ def _run(arguments: list[str]) -> None:
         return
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}{_nearest(name, COMMANDS)}; see {PROGRAM} --help")
+    quiet_without_chips()
     if name in RECIPES:
         call = _parse_with_recipe(name, rest)
     else:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from albert_jax.figures import rounded
 from albert_jax.memory import GIB
 
 _PHASES = {
@@ -46,20 +47,20 @@ def card(r: dict[str, Any]) -> str:
 def _figures(r: dict[str, Any]) -> list[str]:
     free = r["hbm_capacity_bytes"] - r["hbm_bytes"]
     held = ", ".join(f"{name} {_size(n)}" for name, n in r["hbm_of"].items() if name != "aliased")
-    shares = [f"{_KINDS[kind]} {ms:.4g} ms" for kind, ms in r["ms_of"].items() if ms >= 0.0005]
+    shares = [f"{_KINDS[kind]} {rounded(ms)} ms" for kind, ms in r["ms_of"].items() if ms >= 0.0005]
     lines = [
         f"compiled    in {r['compile_seconds']:.1f} s",
         f"memory      fits: {_size(r['hbm_bytes'])} of {_size(r['hbm_capacity_bytes'])}, "
         f"{_size(free)} free",
         f"            {held}; {_size(r['hbm_of']['aliased'])} of the outputs take their "
         "arguments' place",
-        f"step        {r['step_ms']:.4g} ms, {r['ms_per_sequence_per_chip']:.4g} ms a sequence "
-        "a chip, as the compiler estimates",
+        f"step        {rounded(r['step_ms'])} ms, {rounded(r['ms_per_sequence_per_chip'])} ms "
+        "a sequence a chip, as the compiler estimates",
         f"            {'; '.join(shares)}",
-        f"rate        {1000 * r['global_batch_size'] / r['step_ms']:,.4g} sequences/s, "
+        f"rate        {rounded(1000 * r['global_batch_size'] / r['step_ms'])} sequences/s, "
         f"MFU {r['mfu']:.1%}",
-        f"arithmetic  {r['tflop_per_step']:.4g} TFLOP a step and chip; the program's matmuls are "
-        f"{r['matmuls_of_model']:.3f} of that",
+        f"arithmetic  {rounded(r['tflop_per_step'])} TFLOP a step and chip; the program's "
+        f"matmuls are {r['matmuls_of_model']:.3f} of that",
     ]
     if r["phase"] == "train":
         lines.append(
@@ -75,7 +76,8 @@ def _figures(r: dict[str, Any]) -> list[str]:
 
 def _collectives(r: dict[str, Any]) -> list[str]:
     told = [
-        f"{e['times']} {e['name']}, {_size(e['bytes'])}, {e['ms']:.3g} ms" for e in r["collectives"]
+        f"{e['times']} {e['name']}, {_size(e['bytes'])}, {rounded(e['ms'], 3)} ms"
+        for e in r["collectives"]
     ]
     return [f"links       {'; '.join(told) or 'no collectives'} a step and chip"]
 
@@ -85,8 +87,9 @@ def _kernels(r: dict[str, Any]) -> list[str]:
         return []
     told = "have no estimate and are counted by FLOPs, or the HBM's rate where that is slower"
     rows = [
-        f"            {each['ms']:.3g} ms, {each['of_peak']:.2f} of peak, {each['times']} x "
-        f"{_where(each)}: {each['flops'] / 1e9:.4g} GFLOP, {_size(each['bytes'])}"
+        f"            {rounded(each['ms'], 3)} ms, {each['of_peak']:.2f} of peak, "
+        f"{each['times']} x {_where(each)}: {rounded(each['flops'] / 1e9)} GFLOP, "
+        f"{_size(each['bytes'])}"
         for each in r["kernels"]
     ]
     return [f"kernels     {told}", *rows]
@@ -108,7 +111,7 @@ def batches(results: Sequence[dict[str, Any]]) -> str:
         if r["fits"]:
             lines.append(
                 f"{r['remat']:<6}  {r['batch_size']:12,}  {_size(r['hbm_bytes']):>9}  "
-                f"{r['ms_per_sequence_per_chip']:13.4g}  {r['mfu']:6.1%}"
+                f"{rounded(r['ms_per_sequence_per_chip']):>13}  {r['mfu']:6.1%}"
             )
         else:
             lines.append(f"{r['remat']:<6}  not even {r['batch_size']}: {r['out_of_memory']}")
@@ -131,8 +134,8 @@ def _where(each: dict[str, Any]) -> str:
 def _size(n: float) -> str:
     units = ((GIB, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
     unit, name = next(((u, name) for u, name in units if n >= u / 10), (1, "bytes"))
-    return f"{n / unit:,.4g} {name}"
+    return f"{rounded(n / unit)} {name}"
 
 
 def _days(days: float) -> str:
-    return f"{days:.3g} days" if days >= 1 else f"{24 * days:.3g} hours"
+    return f"{rounded(days, 3)} days" if days >= 1 else f"{rounded(24 * days, 3)} hours"

@@ -17,6 +17,7 @@ import jax
 
 from albert_jax.config import FinetuneConfig, PretrainConfig
 from albert_jax.errors import UserError
+from albert_jax.figures import rounded
 from albert_jax.host_memory import give_back_large_buffers
 
 GIB = 1 << 30
@@ -129,7 +130,7 @@ def out_of_memory_told(
         if asked and {"bytes_limit", "bytes_in_use"} <= stats.keys():
             needed = _bytes_of(asked[1]) + stats["bytes_in_use"]
             raise _out_of_memory(needed, stats["bytes_limit"], config) from None
-        size = f" of {_bytes_of(asked[1]) / GIB:.3g} GiB" if asked else ""
+        size = f" of {rounded(_bytes_of(asked[1]) / GIB, 3)} GiB" if asked else ""
         raise OutOfMemory(f"out of memory: an allocation{size} failed; {_advice(config)}") from None
 
 
@@ -137,10 +138,10 @@ def _out_of_memory(
     needed: float, capacity: float, config: PretrainConfig | FinetuneConfig
 ) -> OutOfMemory:
     # Where memory is in pieces, what fails may be less than what is free in all.
-    over = f", {(needed - capacity) / GIB:.3g} GiB too many" if needed > capacity else ""
+    over = f", {rounded((needed - capacity) / GIB, 3)} GiB too many" if needed > capacity else ""
     error = OutOfMemory(
-        f"out of memory: the step takes {needed / GIB:.3g} GiB of {capacity / GIB:.3g} GiB{over}; "
-        f"{_advice(config)}"
+        f"out of memory: the step takes {rounded(needed / GIB, 3)} GiB of "
+        f"{rounded(capacity / GIB, 3)} GiB{over}; {_advice(config)}"
     )
     error.needed, error.capacity = needed, capacity
     return error

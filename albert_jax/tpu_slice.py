@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 import re
 from dataclasses import dataclass
 
 import jax
 from jax.experimental import topologies
 
+from albert_jax import tpu_library
 from albert_jax.errors import UserError
 from albert_jax.memory import GIB
 
@@ -115,23 +114,12 @@ def compile_only_devices(wanted: Slice) -> tuple[jax.Device, ...]:
 
     Raises UserError where libtpu is not installed, or knows no such slice.
     """
-    if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
+    if not tpu_library.is_installed():
         raise UserError(
             "estimate needs the TPU compiler, libtpu, which is not installed here; "
             "pip install 'albert-jax[tpu]'"
         )
-    # libtpu asks the cloud what machine this is, and locks the chips for one process. No chip is
-    # opened here, so neither is wanted: a training run on this machine is left alone.
-    for name, value in {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TPU_LOG_DIR": "disabled",
-        "TPU_STDERR_LOG_LEVEL": "3",
-        "TPU_MIN_LOG_LEVEL": "3",
-    }.items():
-        os.environ.setdefault(name, value)
+    tpu_library.use_without_chips()  # a training run on this machine is left alone
     try:
         found = topologies.get_topology_desc(
             wanted.name, "tpu", **dict(wanted.chip.options)

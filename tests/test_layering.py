@@ -21,6 +21,7 @@ LEVELS = {
         "caches",
         "config",
         "digests",
+        "figures",
         "guards",
         "host_memory",
         "metrics_log",
@@ -28,6 +29,7 @@ LEVELS = {
         "released",
         "target",
         "tokenizer",
+        "tpu_library",
     ),
     2: (
         "attention",
