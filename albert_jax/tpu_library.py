@@ -34,7 +34,7 @@ def quiet_without_chips(devices: Path = Path("/dev")) -> None:
     """Keeps libtpu's complaints off stderr on a machine that has it, for `estimate`, and no TPU.
 
     JAX tries every accelerator whose library is installed, and libtpu opens a chip through one of
-    these files of `devices`.
+    these files of `devices`; `vfio/vfio` is the kernel's own, with chips or without.
     """
     has_chips = any(devices.glob("accel*")) or any(devices.glob("vfio/[0-9]*"))
     if is_installed() and not has_chips:

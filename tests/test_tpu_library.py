@@ -23,19 +23,21 @@ def environment(monkeypatch):
     return kept
 
 
-@pytest.mark.parametrize("chip", [None, "accel0", "vfio/0"])
+@pytest.mark.parametrize(
+    ("file", "is_chip"),
+    [("null", False), ("vfio/vfio", False), ("accel0", True), ("vfio/0", True)],
+)
 @pytest.mark.parametrize("installed", [True, False])
 def test_answers_only_where_libtpu_is_and_no_chip(
-    chip, installed, tmp_path, environment, monkeypatch
+    file, is_chip, installed, tmp_path, environment, monkeypatch
 ):
     monkeypatch.setattr(tpu_library, "is_installed", lambda: installed)
-    if chip:
-        (tmp_path / chip).parent.mkdir(exist_ok=True)
-        (tmp_path / chip).touch()
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
     environment["TPU_WORKER_HOSTNAMES"] = "mine"
     quiet_without_chips(tmp_path)
     assert environment["TPU_WORKER_HOSTNAMES"] == "mine"
-    assert ("TPU_ACCELERATOR_TYPE" in environment) == (installed and not chip)
+    assert ("TPU_ACCELERATOR_TYPE" in environment) == (installed and not is_chip)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
