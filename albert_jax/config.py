@@ -283,7 +283,7 @@ class ComputeConfig:
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing; all but matmul outputs; each whole layer."""
     scan_unroll: int = 0
-    """Layers unrolled in each turn of the scan; 0: all in a step for TPUs or CPUs, else one."""
+    """Layers unrolled in each turn of the scan; 0: all in training and evaluation, else one."""
     attention: Literal["auto", "xla", "cudnn", "rows", "splash"] = "auto"
     """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
 
@@ -632,7 +632,7 @@ class BenchmarkConfig:
     attention: str | None = None
     """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
     unroll: int | None = None
-    """Layers unrolled in each turn of the scan; 0: all on TPU and CPU, else one."""
+    """Layers unrolled in each turn of the scan; 0: all."""
     accumulate: int | None = None
     """Micro-batches that make up one update."""
     store: str | None = None

@@ -93,6 +93,10 @@ def load(
     return Albert(config, model.params, tokenizer, compute=compute, head=head)
 
 
+def _all_below(numbers: np.ndarray, end: int) -> bool:
+    return not numbers.size or bool(numbers.min() >= 0 and numbers.max() < end)
+
+
 def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
     if config.num_hidden_groups != 1:
         raise UserError(
@@ -166,14 +170,14 @@ class Albert:
 
         The mask defaults to ones and the segments to zeros, both [B, S]; the masked-LM logits are
         those of `masked_lm_positions` [B, P], or of every position. Compiles for each new shape.
-        Raises UserError for ids outside the vocabulary.
+        Raises UserError for ids outside the vocabulary and positions outside the rows.
         """
         ids_BS = np.asarray(input_ids, np.int32)
         if ids_BS.ndim != 2:
             raise UserError(f"input_ids has shape {ids_BS.shape}; give [batch, sequence]")
         if ids_BS.shape[1] > self.config.max_position_embeddings:
             raise UserError(self._too_long(ids_BS.shape[1]))
-        if ids_BS.size and not (ids_BS.min() >= 0 and ids_BS.max() < self.config.vocab_size):
+        if not _all_below(ids_BS, self.config.vocab_size):
             raise UserError(
                 f"input_ids go from {ids_BS.min()} to {ids_BS.max()}; "
                 f"the vocabulary has 0 to {self.config.vocab_size - 1}"
@@ -190,6 +194,11 @@ class Albert:
         positions_BP = (
             None if masked_lm_positions is None else np.asarray(masked_lm_positions, np.int32)
         )
+        if positions_BP is not None and not _all_below(positions_BP, ids_BS.shape[1]):
+            raise UserError(
+                f"masked_lm_positions go from {positions_BP.min()} to {positions_BP.max()}; "
+                f"rows of {ids_BS.shape[1]} ids have 0 to {ids_BS.shape[1] - 1}"
+            )
         output = self._forward(self._on_device, ids_BS, mask_BS, segments_BS, positions_BP)
         encoder = output.encoder
         found = (

@@ -193,10 +193,11 @@ def _example_weights(batch: Batch) -> Array:
 
 
 def _label_logits(logits_NC: Array, labels_N: Array) -> Array:
-    if target.platform() == "tpu":  # goes along in a pass over the logits, where a gather is slow
-        is_label_NC = jnp.arange(logits_NC.shape[-1]) == labels_N[..., None]
-        return jnp.where(is_label_NC, logits_NC, 0.0).sum(axis=-1)
-    return jnp.take_along_axis(logits_NC, labels_N[..., None], axis=-1)[..., 0]
+    if target.platform() == "cpu":
+        return jnp.take_along_axis(logits_NC, labels_N[..., None], axis=-1)[..., 0]
+    # Goes along in a pass over the logits, where a gather is slow or its gradient a scatter.
+    is_label_NC = jnp.arange(logits_NC.shape[-1]) == labels_N[..., None]
+    return jnp.where(is_label_NC, logits_NC, 0.0).sum(axis=-1)
 
 
 @dataclass(frozen=True)

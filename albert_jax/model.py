@@ -23,11 +23,11 @@ from jax import Array
 from albert_jax.attention import attend
 from albert_jax.config import AlbertConfig, ComputeConfig
 from albert_jax.dropout import Dropout
-from albert_jax.layers import Dense, LayerNorm, add_bias
+from albert_jax.layers import Dense, LayerNorm, add_bias, gelu
 from albert_jax.target import named_target
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(nn.gelu, approximate=True),  # Google's "gelu", modeling.py:299-312
+    "gelu": gelu,  # Google's "gelu", modeling.py:299-312
     "gelu_erf": partial(nn.gelu, approximate=False),
     "relu": nn.relu,
     "tanh": jnp.tanh,
@@ -256,10 +256,9 @@ class Encoder(nn.Module):
 
 
 def _unroll(length: int) -> int:
-    """Layers to unroll where nothing is said: all in a step that is placed on TPUs or CPUs, whose
-    compilers then work across layers and copy no residuals."""
-    target = named_target()
-    return length if target is not None and target.platform in ("tpu", "cpu") else 1
+    """Layers to unroll where nothing is said: all in a step that is placed on devices, whose
+    compilers then work across layers and copy no residuals; else one."""
+    return length if named_target() is not None else 1
 
 
 class MaskedLMHead(nn.Module):
@@ -356,12 +355,25 @@ class AlbertForPretraining(Albert):
         )
         hidden_BPH = encoder.sequence_BSH
         if masked_lm_positions_BP is not None:
-            hidden_BPH = jnp.take_along_axis(hidden_BPH, masked_lm_positions_BP[..., None], axis=1)
+            hidden_BPH = _at(hidden_BPH, masked_lm_positions_BP)
         return PretrainingOutput(
             encoder,
             self.predictions(hidden_BPH, self.embeddings.word_embeddings),
             self.seq_relationship(encoder.pooled_BH),
         )
+
+
+def _at(x_BSH: Array, positions_BP: Array) -> Array:
+    """Each row's tokens at `positions_BP`, [B, P, H]; NaN where there is none.
+
+    Out of the batch's tokens in one row, as the original's gather_indexes: take_along_axis has a
+    gradient for which XLA transposes the activations of all layers on a GPU.
+    """
+    rows, length, width = x_BSH.shape
+    is_token_BP = (positions_BP >= 0) & (positions_BP < length)
+    tokens_BP = positions_BP + length * jnp.arange(rows)[:, None]
+    tokens_BP = jnp.where(is_token_BP, tokens_BP, rows * length)
+    return jnp.take(x_BSH.reshape(-1, width), tokens_BP, axis=0, mode="fill")
 
 
 def init_params(model: nn.Module, key: Array) -> Any:

@@ -375,6 +375,7 @@ def test_models_without_a_part_answer_what_they_can(tokenizer):
         (lambda a: a.forward([1, 2]), "give .batch, sequence."),
         (lambda a: a.forward([[1, 8000]]), "0 to 7999"),
         (lambda a: a.forward([[1] * 129]), "129 tokens"),
+        (lambda a: a.forward([[1, 2]], masked_lm_positions=[[2]]), "rows of 2 ids have 0 to 1"),
     ],
 )
 def test_mistakes_are_said(albert, ask, told):

@@ -283,6 +283,17 @@ def test_gathered_masked_lm_logits_equal_those_of_all_positions():
     np.testing.assert_allclose(gathered, picked, atol=1e-5)
 
 
+def test_a_position_outside_the_row_is_nan_and_not_another_rows_token():
+    config = small_config()
+    params, batch = noisy_params(config), random_batch(config)
+    length = batch["input_ids"].shape[1]
+    positions_BP = batch["masked_lm_positions"].copy()
+    positions_BP[0, 0], positions_BP[1, 0] = length, -1
+    batch["masked_lm_positions"] = positions_BP
+    is_nan_BP = np.isnan(apply(config, params, batch).masked_lm_logits_BPV).all(axis=-1)
+    np.testing.assert_array_equal(is_nan_BP, (positions_BP < 0) | (positions_BP >= length))
+
+
 def test_bfloat16_keeps_parameters_softmax_layernorm_and_logits_in_float32():
     config = small_config()
     params, batch = noisy_params(config), random_batch(config)
@@ -347,10 +358,12 @@ def test_what_remat_leaves_out_is_computed_again(unroll):
     assert matmuls("full") >= matmuls("none") + 4 * unroll
 
 
-@pytest.mark.parametrize(("platform", "layers_in_a_turn"), [("tpu", 4), ("cpu", 4), ("gpu", 1)])
-def test_layers_are_unrolled_where_the_step_is_placed_on_tpus_and_cpus(platform, layers_in_a_turn):
+@pytest.mark.parametrize(("platform", "layers_in_a_turn"), [("tpu", 4), ("gpu", 4), (None, 1)])
+def test_layers_are_unrolled_where_the_step_is_placed_on_devices(platform, layers_in_a_turn):
     config = small_config()
     params, batch = noisy_params(config), random_batch(config)
-    grads = traced_for(Target(platform), partial(grads_of, config))
+    grads = partial(grads_of, config)
+    if platform is not None:
+        grads = traced_for(Target(platform), grads)
     jaxpr = str(jax.make_jaxpr(grads)(params, batch))
     assert f"unroll={layers_in_a_turn}\n" in jaxpr
