@@ -120,9 +120,12 @@ def compile_only_devices(wanted: Slice) -> tuple[jax.Device, ...]:
             "pip install 'albert-jax[tpu]'"
         )
     tpu_library.use_without_chips()  # a training run on this machine is left alone
+    # A host has a square of four chips; an older libtpu refuses a smaller slice that has it wait for
+    # the other chips (0.0.42: "not divisible by the given (or default) chips_per_host_bounds").
+    host = [min(chips, most) for chips, most in zip((*wanted.shape, 1), (2, 2, 1), strict=False)]
     try:
         found = topologies.get_topology_desc(
-            wanted.name, "tpu", **dict(wanted.chip.options)
+            wanted.name, "tpu", chips_per_host_bounds=host, **dict(wanted.chip.options)
         ).devices
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
