@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
+from albert_jax import tpu_library
 from albert_jax.benchmark_work import (
     HostBatch,
     Work,
@@ -62,6 +63,8 @@ def benchmark(config: BenchmarkConfig, *, profile: str | None = None) -> dict[st
         if profile is not None:
             raise UserError("--profile is of a step on the device; --phase input runs none")
         return _setting(config, settings) | _input_figures(config, settings)
+    if profile is not None:
+        tpu_library.check_profiler()  # before JAX loads the library
     train = settings.train
     devices = local_devices(train.devices)
     check_batch_size(train.batch_size, train.accumulate, len(devices))

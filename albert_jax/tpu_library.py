@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
+import re
+from fnmatch import fnmatch
 from pathlib import Path
+
+from albert_jax.errors import UserError
 
 # It asks the cloud what machine this is, complains on stderr where nobody answers, and locks the
 # chips for one process. These are the answers for a host of four chips that is alone.
@@ -22,6 +27,33 @@ _WITHOUT_CHIPS = {
 
 def is_installed() -> bool:
     return "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
+
+
+def version() -> str | None:
+    """The installed package's, None where there is none or TPU_LIBRARY_PATH names a file."""
+    try:
+        return importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_profiler() -> None:
+    """Raises UserError where JAX's profiler would crash this process.
+
+    A libtpu newer than jaxlib's has a profiler of more functions (0.0.52: a struct of 104 bytes
+    where jaxlib 0.10.2 has room for 80). Whether JAX will load it is JAX_PLATFORMS' to say.
+    """
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    asked = importlib.metadata.requires("jax") or []
+    wanted = next((m[1] for each in asked if (m := re.match(r"libtpu==([\d.*]+)", each))), "*")
+    found = version()
+    if found is None or fnmatch(found, wanted) or (platforms and "tpu" not in platforms):
+        return
+    jax = importlib.metadata.version("jax")
+    raise UserError(
+        f"libtpu {found} would crash the profiler of jax {jax}, which is made for {wanted}; "
+        f"pip install 'jax[tpu]=={jax}', or set JAX_PLATFORMS=cpu where there is no TPU"
+    )
 
 
 def use_without_chips() -> None:

@@ -120,8 +120,8 @@ def compile_only_devices(wanted: Slice) -> tuple[jax.Device, ...]:
             "pip install 'albert-jax[tpu]'"
         )
     tpu_library.use_without_chips()  # a training run on this machine is left alone
-    # A host has a square of four chips; an older libtpu refuses a smaller slice that has it wait for
-    # the other chips (0.0.42: "not divisible by the given (or default) chips_per_host_bounds").
+    # By default a host has a square of four chips, and libtpu 0.0.42 refuses a slice of fewer ("not
+    # divisible by the given (or default) chips_per_host_bounds").
     host = [min(chips, most) for chips, most in zip((*wanted.shape, 1), (2, 2, 1), strict=False)]
     try:
         found = topologies.get_topology_desc(

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from albert_jax import tpu_library
-from albert_jax.tpu_library import quiet_without_chips
+from albert_jax.errors import UserError
+from albert_jax.tpu_library import check_profiler, quiet_without_chips
 
 
 @pytest.fixture
@@ -48,3 +49,30 @@ def test_a_mistake_is_one_line_beside_libtpu(environment):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("found", "platforms", "crashes"),
+    [
+        ("0.0.42.1", "", False),
+        ("0.0.52", "", True),
+        ("0.0.420", "tpu,cpu", True),
+        ("0.0.52", "cpu", False),
+        (None, "", False),
+    ],
+)
+def test_a_profile_is_refused_where_libtpu_is_not_the_one_of_this_jax(
+    found, platforms, crashes, environment, monkeypatch
+):
+    versions = {"libtpu": found, "jax": "0.10.2"}
+    asked = ["numpy>=2.0", 'libtpu==0.0.42.*; extra == "tpu"']
+    monkeypatch.setattr(tpu_library, "version", lambda: versions["libtpu"])
+    monkeypatch.setattr(tpu_library.importlib.metadata, "version", versions.get)
+    monkeypatch.setattr(tpu_library.importlib.metadata, "requires", lambda _: asked)
+    environment["JAX_PLATFORMS"] = platforms
+    if not crashes:
+        check_profiler()
+        return
+    told = rf"libtpu {found} .* jax 0.10.2, which is made for 0.0.42.\*; pip install 'jax\[tpu\]==0"
+    with pytest.raises(UserError, match=told):
+        check_profiler()
