@@ -25,8 +25,8 @@ from albert_jax.config import (
 from albert_jax.errors import UserError
 
 # Sequences of 512 tokens that 16 GiB take at a time, and what is recomputed then; a few already
-# keep a chip busy. By the compiler for v5e (libtpu 0.0.52, 2026-11-23): base 1.9 GiB, large 4.5,
-# xlarge 3.5, xxlarge 7.9; with dropout no more.
+# keep a chip busy. By the compiler for v5e (libtpu 0.0.42.1, 2026-11-27): base 2.0 GiB, large 4.6,
+# xlarge 3.7, xxlarge 7.2; with dropout no more.
 FITS = {
     "base": (16, "none"),
     "large": (16, "none"),
