@@ -6,7 +6,7 @@
 
 Prints each kernel's cycles and the share of the chip's peak that its matmuls reach, or how many
 instructions one of its blocks of heads takes; `albert_jax/estimate.py` keeps the shares. Needs
-libtpu, whose profile aborts on v4, on v5p and with dropout (0.0.52).
+libtpu, whose profile aborts on v4 and, by 0.0.52, on v5p and with dropout.
 """
 
 import argparse
