@@ -39,6 +39,7 @@ from tests.compare_training import RATE, ours, peer_config, pytorch
 
 CONTENDERS = ("albert_jax", "PyTorch", "PyTorch, compiled")
 WARM, STEPS = 5, 20
+LONGEST = 180  # seconds for a contender's process, compiling included
 
 
 def settings(model: str, batch_size: int, sequence: int, predictions: int) -> PretrainConfig:
@@ -112,13 +113,10 @@ def main(
             command = [sys.executable, "-m", "tests.compare_gpu", "--contender", name]
             command += ["--model", model, "--batch-sizes", str(size)]
             command += ["--sequence", str(sequence), "--predictions", str(predictions)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            result: dict[str, Any] = {"contender": name, "batch_size": size}
-            if done.returncode:
-                result["error"] = (done.stderr.strip() or "no message").splitlines()[-1][:300]
+            result: dict[str, Any] = {"contender": name, "batch_size": size} | _answer(command)
+            if "error" in result:
                 print(f"{name:18} {size:4}  {result['error']}", flush=True)
             else:
-                result |= json.loads(done.stdout.splitlines()[-1])
                 peak = peak_flops(result["device"])
                 rate = size / result["train"]["median"] * 1e3
                 mfu = f"{rate * flops / peak:.1%}" if peak else "unknown"
@@ -128,8 +126,19 @@ def main(
                     flush=True,
                 )
             results.append(result)
-    if out:
-        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            if out:  # each time: what was measured outlives a limit on the whole
+                out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def _answer(command: list[str]) -> dict[str, Any]:
+    """The figures that a contender's process prints, or {"error"}."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        return {"error": f"no answer within {LONGEST} s"}
+    if done.returncode:
+        return {"error": (done.stderr.strip() or "no message").splitlines()[-1][:300]}
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":
