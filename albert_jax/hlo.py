@@ -2,7 +2,8 @@
 """Reads a compiled program's text: computations, how often each runs, matmul FLOPs, bytes.
 
 XLA prints one instruction a line, `%name = shape opcode(%operand, …), attribute=…`, in the order
-in which they run where the module says `is_scheduled`.
+in which they run where the module says `is_scheduled`. Newer ones write an entry of a tuple as an
+operand, `%name#1`, where older ones have an instruction get it; here it always is one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _PAREN = re.compile(r"[()]")
-_OPERAND = re.compile(r"%([\w.\-]+)")
+_OPERAND = re.compile(r"%([\w.\-]+(?:#\d+)*)")
+_COMMENT = re.compile(r"/\*.*?\*/")
+_BRACKET_OR_COMMA = re.compile(r"[(\[{]|[)\]}]|,")
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+(?:[a-z]\w*)?)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -96,7 +99,7 @@ def read(text: str) -> Program:
     for lines in _computations(text):
         if head := _HEAD.match(lines[0]):
             made = [_instruction(line) for line in lines[1:]]
-            found = Computation(head[1], {each.name: each for each in made})
+            found = Computation(head[1], _with_entries(made))
             computations[head[1]] = found
             entry = found if lines[0].startswith("ENTRY") else entry
     if entry is None:
@@ -138,6 +141,40 @@ def _instruction(line: str) -> Instruction:
         rest=line[closing:],
         is_root=named[1] is not None,
     )
+
+
+def _with_entries(made: list[Instruction]) -> dict[str, Instruction]:
+    """Instructions by name, with one before each first operand like `%name#1` that gets it."""
+    found: dict[str, Instruction] = {}
+
+    def get(name: str) -> Instruction:
+        whole, _, index = name.rpartition("#")
+        if whole not in found:
+            found[whole] = get(whole)
+        shape = _entries(found[whole].shape)[int(index)]
+        rest = f", index={index}"
+        return Instruction(name, "get-tuple-element", shape, (whole,), f"%{whole}", rest, False)
+
+    for each in made:
+        for name in each.operands:
+            if "#" in name and name not in found:
+                found[name] = get(name)
+        found[each.name] = each
+    return found
+
+
+def _entries(shape: str) -> list[str]:
+    """The shapes in a printed tuple's."""
+    starts, depth = [1], 0
+    for found in _BRACKET_OR_COMMA.finditer(shape):
+        if found[0] == ",":
+            if depth == 1:
+                starts.append(found.end())
+        else:
+            depth += 1 if found[0] in "([{" else -1
+    ends = [start - 1 for start in starts[1:]] + [len(shape) - 1]
+    shapes = (shape[start:end] for start, end in zip(starts, ends, strict=True))
+    return [_COMMENT.sub("", each).strip() for each in shapes]
 
 
 def _closing(line: str, start: int) -> int:

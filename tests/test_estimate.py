@@ -135,7 +135,7 @@ def test_a_small_step_compiles_for_a_slice_and_its_matmuls_are_the_models(model)
     assert 3 * weights < found["hbm_of"]["arguments"] < 3.1 * weights + 100_000
     assert 0.5 * weights < found["collective_bytes"] < weights + 4 * 512 * 128 + 1000
     assert found["hbm_bytes"] == sum(found["hbm_of"].values()) - 2 * found["hbm_of"]["aliased"]
-    assert "encoder/group_0" in card(found)
+    assert "group_0/inner_group_0" in card(found)
 
 
 @needs_libtpu

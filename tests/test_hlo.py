@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Costs read from compiled programs' text, small enough to be added up by hand."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +110,31 @@ def test_loops_in_loops_fusions_and_copies_are_counted_once_for_each_turn():
     assert (reduced.name, reduced.bytes) == ("all-reduce", 400_000)
     assert reduced.seconds == pytest.approx(2 * 0.75 * 400_000 / 90e9)
     assert cost.seconds == pytest.approx(cycles + waited.seconds + reduced.seconds)
+
+
+def test_entries_of_tuples_are_operands_or_gotten():
+    """As libtpu 0.0.50 prints them: `%s#1` for what 0.0.42 gets by an instruction of its own."""
+    short, gets = (
+        NESTED,
+        re.findall(r"  %(\w+) = \S+ get-tuple-element\(%(\w+)\), index=(\d)\n", NESTED),
+    )
+    for name, whole, index in gets:
+        short = re.sub(rf"  %{name} = .*get-tuple-element.*\n", "", short)
+        short = re.sub(rf"%{name}\b", f"%{whole}#{index}", short)
+    assert "get-tuple-element" not in short
+    found, expected = (step_cost(hlo.read(text), V5E) for text in (short, NESTED))
+    assert len(gets) == 7
+    assert found == expected
+
+
+def test_an_entry_of_a_nested_tuple_has_its_shape():
+    program = hlo.read(
+        "ENTRY %main (p: (f32[2], (s32[], f32[3,4]))) -> f32[3,4] {\n"
+        "  %p = (f32[2]{0}, /*index=1*/(s32[], f32[3,4]{1,0:T(8,128)})) parameter(0)\n"
+        "  ROOT %n = f32[3,4]{1,0} negate(%p#1#1)\n"
+        "}\n"
+    )
+    assert program.entry.instructions["p#1#1"].bytes == 48
 
 
 def test_a_copy_that_the_program_hides_costs_nothing():
