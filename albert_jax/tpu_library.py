@@ -38,7 +38,7 @@ def version() -> str | None:
 
 
 def check_profiler() -> None:
-    """Raises UserError where JAX's profiler would crash this process.
+    """Raises UserError where JAX's profiler may crash this process.
 
     A libtpu newer than jaxlib's has a profiler of more functions (0.0.52: a struct of 104 bytes
     where jaxlib 0.10.2 has room for 80). Whether JAX will load it is JAX_PLATFORMS' to say.
@@ -51,7 +51,7 @@ def check_profiler() -> None:
         return
     jax = importlib.metadata.version("jax")
     raise UserError(
-        f"libtpu {found} would crash the profiler of jax {jax}, which is made for {wanted}; "
+        f"libtpu {found} may crash the profiler of jax {jax}, which is made for {wanted}; "
         f"pip install 'jax[tpu]=={jax}', or set JAX_PLATFORMS=cpu where there is no TPU"
     )
 
