@@ -18,6 +18,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from albert_jax.attention import attend
@@ -370,6 +371,8 @@ def _at(x_BSH: Array, positions_BP: Array) -> Array:
     gradient for which XLA transposes the activations of all layers on a GPU.
     """
     rows, length, width = x_BSH.shape
+    if rows * length > np.iinfo(np.int32).max:  # far too many, which is for others to say
+        return jnp.take_along_axis(x_BSH, positions_BP[..., None], axis=1)
     is_token_BP = (positions_BP >= 0) & (positions_BP < length)
     tokens_BP = positions_BP + length * jnp.arange(rows)[:, None]
     tokens_BP = jnp.where(is_token_BP, tokens_BP, rows * length)
