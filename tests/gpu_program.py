@@ -100,7 +100,7 @@ def kernels(program: hlo.Program, within: hlo.Computation, times: int = 1) -> It
 
 def _flops(kind: str, within: hlo.Computation, call: hlo.Instruction) -> float:
     shapes = [next(hlo.arrays(within.instructions[name].shape))[0] for name in call.operands]
-    if "fmha" in kind:  # [B, N, S, D] each
+    if "fmha" in kind:  # queries come first, [B, S, N, D]
         rows, length, heads, head_size = shapes[0]
         matmuls = 5 if "Backward" in kind else 2
         return 2.0 * matmuls * rows * heads * length * length * head_size
