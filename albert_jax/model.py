@@ -18,8 +18,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from albert_jax.attention import attend
 from albert_jax.config import AlbertConfig, ComputeConfig
@@ -371,12 +370,18 @@ def _at(x_BSH: Array, positions_BP: Array) -> Array:
     gradient for which XLA transposes the activations of all layers on a GPU.
     """
     rows, length, width = x_BSH.shape
-    if rows * length > np.iinfo(np.int32).max:  # far too many, which is for others to say
-        return jnp.take_along_axis(x_BSH, positions_BP[..., None], axis=1)
     is_token_BP = (positions_BP >= 0) & (positions_BP < length)
     tokens_BP = positions_BP + length * jnp.arange(rows)[:, None]
-    tokens_BP = jnp.where(is_token_BP, tokens_BP, rows * length)
-    return jnp.take(x_BSH.reshape(-1, width), tokens_BP, axis=0, mode="fill")
+    # Filled here: jnp's and lax's filling refuse a dimension that an int32 does not count, and a
+    # batch that large is for its memory to refuse.
+    x_BPH = lax.gather(
+        x_BSH.reshape(-1, width),
+        jnp.where(is_token_BP, tokens_BP, 0)[..., None],
+        lax.GatherDimensionNumbers((2,), collapsed_slice_dims=(0,), start_index_map=(0,)),
+        slice_sizes=(1, width),
+        mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+    )
+    return jnp.where(is_token_BP[..., None], x_BPH, jnp.nan)
 
 
 def init_params(model: nn.Module, key: Array) -> Any:
