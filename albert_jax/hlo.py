@@ -23,6 +23,7 @@ _BRACKET_OR_COMMA = re.compile(r"[(\[{]|[)\]}]|,")
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+(?:[a-z]\w*)?)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _EITHER = re.compile(r"\b(?:true|false)_computation=%?([\w.\-]+)")
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
@@ -51,6 +52,12 @@ class Instruction:
     def op_name(self) -> str:
         """Where it comes from: the path of jitted functions, modules and primitive; "" if lost."""
         found = _OP_NAME.search(self.rest)
+        return found[1] if found else ""
+
+    @property
+    def target(self) -> str:
+        """The function or kernel that a custom call calls, "" of other instructions."""
+        found = _TARGET.search(self.rest)
         return found[1] if found else ""
 
     @property

@@ -23,7 +23,6 @@ COLLECTIVES |= {"collective-broadcast", "ragged-all-to-all"}
 _PASSES = {"all-reduce": 2.0}
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "partition-id"}
 _FREE |= {"replica-id", "after-all", "add-dependency", "opt-barrier", "async-update"}
-_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _KERNEL_COST = re.compile(r'"(flops|transcendentals|bytes_accessed)":"?(\d+)')
 
 
@@ -206,8 +205,7 @@ def _custom_call(
 ) -> tuple[str, float, float, float]:
     """(kind, FLOPs, bytes, seconds): a kernel's as it declares them, or an attention kernel's by
     its shapes; the compiler's own calls, which allocate and rename, take no time."""
-    target = _TARGET.search(each.rest)
-    if not target or target[1] != "tpu_custom_call":
+    if each.target != "tpu_custom_call":
         return "bytes", 0.0, 0.0, 0.0
     told = {name: float(n) for name, n in _KERNEL_COST.findall(each.rest)}
     flops = told.get("flops") or _attention_flops(computation, each)

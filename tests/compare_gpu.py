@@ -35,7 +35,8 @@ from albert_jax.config import (
     TrainConfig,
 )
 from albert_jax.flops import peak_flops, train_flops_per_sequence
-from tests.compare_training import RATE, ours, peer_config, pytorch
+from tests.compare_training import ours
+from tests.peers import RATE, peer_config, pytorch_step
 
 CONTENDERS = ("albert_jax", "PyTorch", "PyTorch, compiled")
 WARM, STEPS = 5, 20
@@ -75,7 +76,7 @@ def one(contender: str, config: PretrainConfig, model: str) -> dict[str, Any]:
         assert torch.cuda.is_available(), "PyTorch sees no GPU"
         torch.set_float32_matmul_precision("high")
         compiled = contender.endswith("compiled")
-        train, forward = pytorch(peer_config(model), batch, device="cuda", compiled=compiled)
+        train, forward = pytorch_step(peer_config(model), batch, device="cuda", compiled=compiled)
 
         def waited(call: Callable[[], Any]) -> Callable[[], Any]:
             return lambda: (call(), torch.cuda.synchronize())

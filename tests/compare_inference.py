@@ -25,8 +25,8 @@ import tyro
 from sentencex import segment
 
 import albert_jax
-from albert_jax.config import MODELS
 from albert_jax.inference import BATCH_TOKENS
+from tests.peers import peer_config
 
 
 def sentences(pattern: str, count: int) -> list[str]:
@@ -45,21 +45,6 @@ def masked(text: str, rng: np.random.Generator) -> str:
     words = text.split()
     words[rng.integers(len(words))] = "[MASK]"
     return " ".join(words)
-
-
-def peer_config(model: str = "base-v2") -> Any:
-    """A v2 model for transformers, with its fastest attention."""
-    base = MODELS[model]
-    return transformers.AlbertConfig(
-        vocab_size=base.vocab_size,
-        embedding_size=base.embedding_size,
-        hidden_size=base.hidden_size,
-        num_hidden_layers=base.num_hidden_layers,
-        num_attention_heads=base.num_attention_heads,
-        intermediate_size=base.intermediate_size,
-        hidden_act="gelu_new",
-        attn_implementation="sdpa",
-    )
 
 
 def make_model(vocab: Path, folder: Path) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@
 
 A training step in bfloat16 with masked-LM and sentence-order loss and optax's LAMB, the batch
 divided over the slice; the model computes logits at every position and unrolls its layers, as it
-does for its users. Needs libtpu and transformers below 5.
+does for its users. Needs libtpu, torch and transformers below 5.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from albert_jax.memory import GIB, program_bytes
 from albert_jax.parallel import AXIS, make_mesh
 from albert_jax.step_cost import step_cost
 from albert_jax.tpu_slice import compile_only_devices, parse_slice
-from tests.compare_inference import peer_config
+from tests.peers import flax_step, peer_config
 
 
 def main(
@@ -58,27 +58,7 @@ def main(
         peer_config(model), dtype=jnp.bfloat16, _do_init=False
     )
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.lamb(1e-3, weight_decay=0.01))
-
-    def loss(params: Any, batch: Any) -> Any:
-        output = peer.module.apply(
-            {"params": params},
-            *(batch[name] for name in ("input_ids", "input_mask", "segment_ids", "position_ids")),
-            deterministic=True,
-        )
-        labels_BS = batch["labels"]
-        each_BS = optax.softmax_cross_entropy_with_integer_labels(
-            output.prediction_logits.astype(jnp.float32), jnp.maximum(labels_BS, 0)
-        )
-        weights_BS = labels_BS >= 0
-        order_B = optax.softmax_cross_entropy_with_integer_labels(
-            output.sop_logits.astype(jnp.float32), batch["orders"]
-        )
-        return (each_BS * weights_BS).sum() / weights_BS.sum() + order_B.mean()
-
-    def step(params: Any, state: Any, batch: Any) -> Any:
-        value, gradient = jax.value_and_grad(loss)(params, batch)
-        updates, state = tx.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value
+    step, _ = flax_step(peer.module, tx)
 
     def placed(tree: Any, sharding: NamedSharding) -> Any:
         return jax.tree.map(
@@ -87,8 +67,9 @@ def main(
 
     rows = batch_size * where.chips
     tokens = jax.ShapeDtypeStruct((rows, sequence), np.int32)
-    names = ("input_ids", "input_mask", "segment_ids", "position_ids", "labels")
-    batch = dict.fromkeys(names, tokens) | {"orders": jax.ShapeDtypeStruct((rows,), np.int32)}
+    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+    batch = dict.fromkeys(names, tokens)
+    batch |= {"sentence_order_label": jax.ShapeDtypeStruct((rows,), np.int32)}
     params = jax.eval_shape(lambda: peer.init_weights(jax.random.key(0), (1, sequence)))
     arguments = (
         placed(params, replicated),

@@ -41,9 +41,8 @@ from albert_jax.host_memory import keep_freed_memory
 from albert_jax.parallel import local_devices, make_placement
 from albert_jax.pretrain_step import make_pretrain_step
 from albert_jax.step import make_eval_step
-from tests.compare_inference import peer_config
+from tests.peers import RATE, flax_step, peer_batch, peer_config, pytorch_step
 
-RATE = 1e-4
 Calls = dict[str, Callable[[], Any]]
 
 
@@ -63,76 +62,20 @@ def ours(config: PretrainConfig, batch: dict[str, np.ndarray]) -> tuple[Any, Any
     return train, lambda: jax.block_until_ready(evaluate(live[0].params, placed))
 
 
-def labels_everywhere(batch: dict[str, np.ndarray]) -> np.ndarray:
-    """-100 but at the positions to predict."""
-    labels_BS = np.full(batch["input_ids"].shape, -100, np.int64)
-    np.put_along_axis(labels_BS, batch["masked_lm_positions"], batch["masked_lm_ids"], axis=1)
-    return labels_BS
-
-
-def pytorch(
-    config: Any, batch: dict[str, np.ndarray], device: str = "cpu", compiled: bool = False
-) -> tuple[Any, Any]:
-    """A step and a forward pass; on a GPU with autocast to bfloat16 and without waiting for it."""
-    model = transformers.AlbertForPreTraining(config).train().to(device)
-    on_gpu = device != "cpu"
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, fused=on_gpu)
-    inputs = {
-        "input_ids": torch.from_numpy(batch["input_ids"]).long(),
-        "attention_mask": torch.from_numpy(batch["input_mask"]).long(),
-        "token_type_ids": torch.from_numpy(batch["segment_ids"]).long(),
-        "labels": torch.from_numpy(labels_everywhere(batch)),
-        "sentence_order_label": torch.from_numpy(batch["sentence_order_labels"]).long(),
-    }
-    inputs = {name: x.to(device) for name, x in inputs.items()}
-    call = torch.compile(model) if compiled else model
-
-    def output() -> Any:
-        with torch.autocast(device, torch.bfloat16, enabled=on_gpu):
-            return call(**inputs)
-
-    def train() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        output().loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-
-    def forward() -> None:
-        with torch.inference_mode():
-            output()
-
-    return train, forward
-
-
 def flax(config: Any, batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
+    """transformers' Flax model: an update by AdamW, and the loss alone."""
     model = transformers.FlaxAlbertForPreTraining(config, seed=0)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(RATE, weight_decay=0.01))
-    labels_BS = jnp.asarray(labels_everywhere(batch))
-    orders_B = jnp.asarray(batch["sentence_order_labels"])
-    inputs = [jnp.asarray(batch[name]) for name in ("input_ids", "input_mask", "segment_ids")]
-
-    def loss(params: Any) -> Any:
-        output = model(*inputs, params=params, train=False)
-        each_BS = optax.softmax_cross_entropy_with_integer_labels(
-            output.prediction_logits, jnp.maximum(labels_BS, 0)
-        )
-        weights_BS = labels_BS >= 0
-        order_B = optax.softmax_cross_entropy_with_integer_labels(output.sop_logits, orders_B)
-        return (each_BS * weights_BS).sum() / weights_BS.sum() + order_B.mean()
-
-    def step(params: Any, state: Any) -> Any:
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, state = tx.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value
-
+    step, loss = flax_step(model.module, tx)
+    placed = jax.tree.map(jnp.asarray, peer_batch(batch))
     jitted, forward = jax.jit(step, donate_argnums=(0, 1)), jax.jit(loss)
     live = [jax.tree.map(jnp.asarray, model.params), tx.init(model.params)]
 
     def train() -> None:
-        *live[:], value = jitted(*live)
+        *live[:], value = jitted(*live, placed)
         jax.block_until_ready(value)
 
-    return train, lambda: jax.block_until_ready(forward(live[0]))
+    return train, lambda: jax.block_until_ready(forward(live[0], placed))
 
 
 def matmuls() -> Calls:
@@ -197,7 +140,7 @@ def main(
         )
         for n in unroll
     }
-    makers |= {"PyTorch": lambda: pytorch(peers, batch), "Flax": lambda: flax(peers, batch)}
+    makers |= {"PyTorch": lambda: pytorch_step(peers, batch), "Flax": lambda: flax(peers, batch)}
     pairs = {name: make() for name, make in makers.items()}
     flops = batch_size * train_flops_per_sequence(base, sequence, predictions)
     for title, index, work in (("train step", 0, flops), ("forward", 1, flops / 3)):

@@ -53,7 +53,6 @@ PEAK, BANDWIDTH = 989e12, 3.35e12  # dense bfloat16 FLOP/s, bytes/s; Nvidia's da
 MATMULS, ATTENTION, MEMORY, LAUNCH = 0.70, 0.45, 0.85, 2e-6
 
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
-_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _CONTRACTED = re.compile(r'"lhs_contracting_dimensions":\["(\d+)"')
 
 
@@ -89,8 +88,7 @@ def kernels(program: hlo.Program, within: hlo.Computation, times: int = 1) -> It
         kind, flops = each.opcode, 0.0
         moved = each.bytes + sum(within.instructions[name].bytes for name in each.operands)
         if each.opcode == "custom-call":
-            target = _TARGET.search(each.rest)
-            kind = target[1] if target else kind
+            kind = each.target or kind
             flops = _flops(kind, within, each)
         elif each.opcode == "fusion":
             assert body is not None
