@@ -283,7 +283,8 @@ class ComputeConfig:
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing; all but matmul outputs; each whole layer."""
     scan_unroll: int = 0
-    """Layers unrolled in each turn of the scan; 0: all in training and evaluation, else one."""
+    """Layers unrolled in each turn of the scan; 0: all in training and evaluation (on a CPU with
+    remat one, as unrolled its compiler saves no memory), else one."""
     attention: Literal["auto", "xla", "cudnn", "rows", "splash"] = "auto"
     """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
 

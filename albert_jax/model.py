@@ -230,7 +230,7 @@ class Encoder(nn.Module):
         for group, length in enumerate(c.group_lengths):
             if not length:  # by rounding; the original then makes no variables for the group
                 continue
-            unroll = min(self.compute.scan_unroll or _unroll(length), length)
+            unroll = min(self.compute.scan_unroll or _unroll(length, self.compute), length)
             layer = Layer
             if self.compute.remat != "none":
                 # Else the compiler would find what is recomputed in what was computed, and keep it;
@@ -255,10 +255,15 @@ class Encoder(nn.Module):
         return x_BSH, jnp.concatenate(layers)
 
 
-def _unroll(length: int) -> int:
+def _unroll(length: int, compute: ComputeConfig) -> int:
     """Layers to unroll where nothing is said: all in a step that is placed on devices, whose
     compilers then work across layers and copy no residuals; else one."""
-    return length if named_target() is not None else 1
+    target = named_target()
+    if target is None:
+        return 1
+    # XLA's compiler for CPUs drops the barrier behind which unrolled layers are computed again and
+    # schedules them at once: the time is spent and no memory saved.
+    return 1 if compute.remat != "none" and target.platform == "cpu" else length
 
 
 class MaskedLMHead(nn.Module):

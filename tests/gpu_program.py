@@ -147,6 +147,7 @@ def main(
     unroll: int = 0,
     accumulate: int = 1,
     attention: Literal["auto", "xla", "cudnn"] = "auto",
+    remat: Literal["none", "dots", "full"] = "none",
     phase: Literal["train", "forward", "finetune"] = "train",
     top: int = 0,
 ) -> None:
@@ -160,6 +161,7 @@ def main(
         unroll: layers in each turn of the scan; 0: all.
         accumulate: micro-batches.
         attention: kernel.
+        remat: what is computed again.
         phase: as of `benchmark`.
         top: so many of the dearest operations are listed.
     """
@@ -174,6 +176,7 @@ def main(
             unroll=unroll,
             accumulate=accumulate,
             attention=attention,
+            remat=remat,
         )
     )
     gpu = topologies.get_topology_desc("", "cuda", target_config=H100, topology="1x1x1")

@@ -367,3 +367,16 @@ def test_layers_are_unrolled_where_the_step_is_placed_on_devices(platform, layer
         grads = traced_for(Target(platform), grads)
     jaxpr = str(jax.make_jaxpr(grads)(params, batch))
     assert f"unroll={layers_in_a_turn}\n" in jaxpr
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_saves_memory_on_a_cpu(remat):
+    config = small_config()
+    params, batch = noisy_params(config), random_batch(config)
+
+    def temporaries(remat):
+        grads = partial(grads_of, config, compute=ComputeConfig(remat=remat))
+        compiled = jax.jit(traced_for(Target("cpu"), grads)).lower(params, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(remat) < 0.8 * temporaries("none")
