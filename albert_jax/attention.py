@@ -7,6 +7,7 @@ Letters: B batch, F and T the positions attended from and to, N heads, D head si
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -107,21 +108,80 @@ def attention_probs(
     query_BFND: Array, key_BTND: Array, mask_BT: Array, pack_ids_BT: Array | None = None
 ) -> Array:
     """Returns softmax(q k^T / sqrt(D) + padding), float32 [B, N, F, T], whose rows sum to 1."""
-    scale = 1.0 / math.sqrt(query_BFND.shape[-1])
-    logits_BNFT = jnp.einsum(
-        "BFND,BTND->BNFT", query_BFND, key_BTND, preferred_element_type=jnp.float32
-    )  # softmax loses ~3 digits in bfloat16
+    return _probs(query_BFND, key_BTND, _padding(mask_BT, pack_ids_BT))
+
+
+def _padding(mask_BT: Array, pack_ids_BT: Array | None) -> Array:
+    """What is added to the logits, [B, 1, F or 1, T]."""
     seen_BFT = mask_BT[:, None]
     if pack_ids_BT is not None:
         seen_BFT = pack_ids_BT[:, :, None] == pack_ids_BT[:, None]
-    padding_BFT = (1.0 - seen_BFT.astype(jnp.float32)) * PADDING_LOGIT
-    return jax.nn.softmax(logits_BNFT * scale + padding_BFT[:, None], axis=-1)
+    return ((1.0 - seen_BFT.astype(jnp.float32)) * PADDING_LOGIT)[:, None]
+
+
+def _probs(query_BFND: Array, key_BTND: Array, padding_BxFT: Array) -> Array:
+    logits_BNFT = jnp.einsum(
+        "BFND,BTND->BNFT", query_BFND, key_BTND, preferred_element_type=jnp.float32
+    )  # softmax loses ~3 digits in bfloat16
+    return jax.nn.softmax(logits_BNFT * _scale(query_BFND) + padding_BxFT, axis=-1)
+
+
+def _scale(query_BFND: Array) -> float:
+    return 1.0 / math.sqrt(query_BFND.shape[-1])
 
 
 def _xla(
     query_BFND, key_BTND, value_BTND, mask_BT, pack_ids_BT, dropout_rate, dropout_key
 ) -> Array:
-    probs_BNFT = attention_probs(query_BFND, key_BTND, mask_BT, pack_ids_BT)
+    seeds_B2 = None
     if dropout_key is not None and dropout_rate > 0:
-        probs_BNFT = drop(probs_BNFT, row_seeds(dropout_key, len(mask_BT)), dropout_rate)
-    return jnp.einsum("BNFT,BTND->BFND", probs_BNFT.astype(value_BTND.dtype), value_BTND)
+        seeds_B2 = row_seeds(dropout_key, len(mask_BT))
+    padding_BxFT = _padding(mask_BT, pack_ids_BT)
+    return _weighed(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _weighed(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate) -> Array:
+    """Values weighed by probabilities, of which some are dropped where there are seeds.
+
+    The backward pass is written out: it keeps the probabilities once, in the values' dtype, and the
+    logits' gradient enters its matmuls in that dtype, where autodiff keeps and makes both in
+    float32. Its sum over keys is taken from the output, as FlashAttention does.
+    """
+    return _weighed_fwd(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate)[0]
+
+
+def _weighed_fwd(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate):
+    probs_BNFT = _probs(query_BFND, key_BTND, padding_BxFT)
+    # Behind a barrier, as XLA would keep what was rounded instead.
+    probs_BNFT = jax.lax.optimization_barrier(probs_BNFT.astype(value_BTND.dtype))
+    taken_BNFT = _dropped(probs_BNFT, seeds_B2, dropout_rate)
+    out_BFND = jnp.einsum("BNFT,BTND->BFND", taken_BNFT, value_BTND)
+    return out_BFND, (query_BFND, key_BTND, value_BTND, probs_BNFT, seeds_B2, out_BFND)
+
+
+def _weighed_bwd(dropout_rate, saved, grad_BFND):
+    query_BFND, key_BTND, value_BTND, probs_BNFT, seeds_B2, out_BFND = saved
+    taken_BNFT = _dropped(probs_BNFT, seeds_B2, dropout_rate)
+    grad_value_BTND = jnp.einsum("BNFT,BFND->BTND", taken_BNFT, grad_BFND)
+    grad_taken_BNFT = jnp.einsum("BFND,BTND->BNFT", grad_BFND, value_BTND)
+    grad_probs_BNFT = _dropped(grad_taken_BNFT, seeds_B2, dropout_rate).astype(jnp.float32)
+    along_BNF1 = jnp.einsum(
+        "BFND,BFND->BNF", out_BFND, grad_BFND, preferred_element_type=jnp.float32
+    )[..., None]
+    grad_logits_BNFT = probs_BNFT * (grad_probs_BNFT - along_BNF1) * _scale(query_BFND)
+    grad_logits_BNFT = grad_logits_BNFT.astype(query_BFND.dtype)
+    return (
+        jnp.einsum("BNFT,BTND->BFND", grad_logits_BNFT, key_BTND),
+        jnp.einsum("BNFT,BFND->BTND", grad_logits_BNFT, query_BFND),
+        grad_value_BTND,
+        None,
+        None,
+    )
+
+
+_weighed.defvjp(_weighed_fwd, _weighed_bwd)
+
+
+def _dropped(x_BNFT: Array, seeds_B2: Array | None, rate: float) -> Array:
+    return x_BNFT if seeds_B2 is None else drop(x_BNFT, seeds_B2, rate)

@@ -10,7 +10,7 @@ import pytest
 
 from albert_jax.attention import attend, attention_probs
 from albert_jax.attention_tpu import is_kept, rows, splash
-from albert_jax.dropout import row_seeds
+from albert_jax.dropout import drop, row_seeds
 from albert_jax.errors import UserError
 from albert_jax.target import Target, traced_for
 from tests.test_dropout import RATE, assert_as_if_drawn, neighbours
@@ -63,6 +63,36 @@ def test_pallas_kernels_equal_xla_with_padding(kernel, length, heads, head_size)
     given = arrays(length=length, heads=heads, head_size=head_size)
     found, wanted = (with_gradients(k, *given) for k in (interpreted[kernel], xla))
     assert_equal(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["whole", "dropout"])
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
+def test_the_plain_kernels_gradients_are_its_formulas(packed, dropped):
+    *given, mask, cotangent = arrays(length=48)
+    key = jax.random.key(5)
+    pack_ids = mask * (1 + jnp.arange(48) // 16) if packed else None
+
+    def formula(query, key_, value, mask):
+        probs_BNFT = attention_probs(query, key_, mask, pack_ids)
+        if dropped:
+            probs_BNFT = drop(probs_BNFT, row_seeds(key, len(mask)), RATE)
+        return jnp.einsum("BNFT,BTND->BFND", probs_BNFT, value)
+
+    ours = partial(xla, pack_ids_BT=pack_ids)
+    if dropped:
+        ours = partial(ours, dropout_rate=RATE, dropout_key=key)
+    found, wanted = (with_gradients(k, *given, mask, cotangent) for k in (ours, formula))
+    assert_equal(found, wanted, **CLOSE)
+
+
+def test_the_plain_kernel_keeps_half_the_bytes_in_bfloat16():
+    *qkv, mask, cotangent = arrays(dtype=jnp.bfloat16)
+    _, vjp = jax.vjp(lambda *qkv: xla(*qkv, mask), *qkv)
+    kept = [x for x in jax.tree.leaves(vjp) if x.ndim == 4 and x.shape[-2:] == (256, 256)]
+    assert [x.dtype for x in kept] == [jnp.bfloat16]
+    found = with_gradients(xla, *qkv, mask, cotangent)
+    wanted = with_gradients(xla, *(x.astype(jnp.float32) for x in qkv), mask, cotangent)
+    assert_equal(found, wanted, atol=0.02)
 
 
 def test_a_row_without_tokens_stays_finite():
