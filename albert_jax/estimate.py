@@ -22,6 +22,7 @@ from albert_jax.config import BenchmarkConfig, EstimateConfig, PretrainConfig
 from albert_jax.errors import UserError
 from albert_jax.memory import OutOfMemory, out_of_memory_told, program_bytes
 from albert_jax.parallel import check_batch_size, make_placement
+from albert_jax.provenance import commit
 from albert_jax.step_cost import StepCost, step_cost
 from albert_jax.tpu_slice import Slice, compile_only_devices, parse_slice
 from albert_jax.train import versions
@@ -133,6 +134,7 @@ def _setting(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> 
         "batch_size": train.batch_size // where.chips,
         "global_batch_size": train.batch_size,
         "steps": train.steps,
+        "commit": commit(),
         "versions": versions() | {"libtpu": tpu_library.version() or "unknown"},
     }
 

@@ -25,7 +25,7 @@ _FIGURES += ("mfu", "hbm_bytes", "hbm_capacity_bytes", "collective_bytes", "comp
 
 def row_of(figures: dict[str, Any], date: str | None = None) -> dict[str, Any]:
     """What the table keeps of an estimate, and the day, today's in UTC unless given."""
-    kept = {name: figures.get(name) for name in (*_SETTING, *_FIGURES)}
+    kept = {name: figures.get(name) for name in (*_SETTING, *_FIGURES, "commit")}
     versions = {name: figures["versions"][name] for name in ("jax", "libtpu")}
     return kept | {"versions": versions, "date": date or f"{datetime.now(UTC):%Y-%m-%d}"}
 

@@ -9,7 +9,6 @@ import os
 import platform
 import shlex
 import statistics
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from albert_jax.provenance import commit
 from albert_jax.tasks import RawExample, Task
 from albert_jax.train import versions
 
@@ -86,7 +86,7 @@ def provenance() -> dict[str, Any]:
     device = jax.local_devices()[0]
     return {
         "command": shlex.join(["albert-jax", *sys.argv[1:]]) if _is_command() else "Python",
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {**versions(), "python": platform.python_version()},
         "hardware": {
             "device": device.device_kind,
@@ -100,22 +100,6 @@ def provenance() -> dict[str, Any]:
 
 def _is_command() -> bool:
     return Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
-
-
-def _commit() -> str | None:
-    """The commit of the code, where it is a checkout; "+" where files differ from it."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-        return ran.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def finite(value: Any) -> Any:

@@ -45,6 +45,7 @@ def row(topology="v5e:2x2", ms=2.0, collective=1.0, **changes):
         "hbm_capacity_bytes": 15 << 30,
         "collective_bytes": 1000,
         "compile_seconds": 9.0,
+        "commit": "0123abc",
         "versions": {"jax": "1.0", "libtpu": "2.0", "numpy": "3.0"},
         "operations": [{"ms": 1.0}],
     }
@@ -70,6 +71,7 @@ def test_a_row_replaces_that_of_its_setting_and_no_other(tmp_path: Path) -> None
         ("v5e:2x2", "none", 3.0),
     ]
     assert "operations" not in rows[0]
+    assert rows[0]["commit"] == "0123abc"
     assert list(tmp_path.iterdir()) == [table]
 
 

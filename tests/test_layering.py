@@ -26,6 +26,7 @@ LEVELS = {
         "host_memory",
         "metrics_log",
         "plots",
+        "provenance",
         "released",
         "target",
         "tokenizer",

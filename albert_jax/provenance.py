@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which code a figure was made with."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def commit() -> str | None:
+    """The commit of the code, where it is a checkout; "+" where its modules differ from it."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        return ran.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "*.py") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
