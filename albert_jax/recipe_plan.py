@@ -5,6 +5,8 @@ by the compiler's estimate."""
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from typing import Any
 
 from albert_jax import estimate_table, flops
@@ -13,9 +15,11 @@ from albert_jax.data.mixing import Mixture
 from albert_jax.errors import UserError
 from albert_jax.optimizer import peak_learning_rate, warmup_steps
 from albert_jax.pretrain_data import open_data
+from albert_jax.tpu_slice import CHIPS, parse_slice
 
 # Whose chip-hours are told; of these a device is a chip.
 PLANNED_FOR = ("TPU v4", "TPU v5e", "TPU v5p", "TPU v6e", "A100", "H100")
+FEW_TOKENS = 16 * 512  # at a time keep a chip busy, docs/tpu.md
 
 
 def with_plan(description: dict[str, Any], store: str | None = None) -> dict[str, Any]:
@@ -63,5 +67,15 @@ def _plan(config: PretrainConfig, store: str | None, spec: str) -> dict[str, Any
     plan |= {"chip_hours_at_peak": hours}
     if estimated := estimate_table.chip_hours(config, sequences):
         plan["chip_hours_by_the_compilers_estimate"] = estimated
-    asked = f"albert-jax estimate --model {spec} --topology v5e:2x2"
-    return plan | {"to_compile_this_step": f"{asked}, or another slice"}
+    asked = f"albert-jax estimate --model {spec} --topology {_slice_for(config, spec)}"
+    return plan | {"to_compile_this_step": asked}
+
+
+def _slice_for(config: PretrainConfig, spec: str) -> str:
+    """The v5e slice of as many chips as a recipe's `chips=` says, else the smallest on which a chip
+    has `FEW_TOKENS` at a time, or the largest."""
+    told = re.search(r"\bchips=(\d+)", spec)
+    tokens = config.train.batch_size // config.train.accumulate * config.examples.max_seq_length
+    wanted = int(told[1]) if told else math.ceil(tokens / FEW_TOKENS)
+    slices = [parse_slice(f"v5e:{shape}") for shape in CHIPS["v5e"].shapes]
+    return next((s.name for s in slices if s.chips >= wanted), slices[-1].name)

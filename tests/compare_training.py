@@ -12,6 +12,7 @@ cores give meanwhile.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 import warnings
@@ -53,7 +54,9 @@ def ours(config: PretrainConfig, batch: dict[str, np.ndarray]) -> tuple[Any, Any
     step = placement.compile(made.step)
     live = [placement.put_state(made.random_state(0))]
     placed = placement.put_batch(batch)
-    evaluate = jax.jit(make_eval_step(made.objective))
+    evaluate = placement.compile(
+        make_eval_step(made.objective, axis_name=placement.axis_name), donate=False
+    )
 
     def train() -> None:
         live[0], metrics = step(live[0], placed)
@@ -136,7 +139,7 @@ def main(
     peers = peer_config()
     makers = {
         f"albert_jax, unroll {n}": lambda n=n: ours(
-            PretrainConfig(**{**vars(config), "compute": ComputeConfig(scan_unroll=n)}), batch
+            dataclasses.replace(config, compute=ComputeConfig(scan_unroll=n)), batch
         )
         for n in unroll
     }

@@ -125,6 +125,22 @@ def test_info_tells_them_with_what_they_are_of(monkeypatch, tmp_path: Path) -> N
     assert other["to_compile_this_step"].startswith("albert-jax estimate --model ")
 
 
+@pytest.mark.parametrize(
+    ("asked", "topology"),
+    [
+        ("model=base-v2,chips=8", "v5e:2x4"),
+        ("model=xlarge-v2,chips=64", "v5e:8x8"),
+        ("model=base-v2,chips=512", "v5e:16x16"),  # the largest
+        ("model=base-v2", "v5e:16x16"),  # 4096 rows at a time
+        ("model=base-v2,batch_size=512,accumulate=32", "v5e:1x1"),
+    ],
+)
+def test_the_command_of_a_plan_is_for_a_slice_that_may_fit(asked, topology) -> None:
+    spec = f"{RECIPE}:{asked}"
+    told = with_plan(describe(spec))["plan"]["to_compile_this_step"]
+    assert told == f"albert-jax estimate --model {spec} --topology {topology}"
+
+
 # -------------------------------------------------------------------------------- the shipped table
 
 
