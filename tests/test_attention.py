@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention's kernels against the plain one, and which of them is taken where."""
 
+import importlib.util
 from functools import partial
 
 import jax
@@ -10,9 +11,11 @@ import pytest
 
 from albert_jax.attention import attend, attention_probs
 from albert_jax.attention_tpu import is_kept, rows, splash
+from albert_jax.benchmark import cached_programs
 from albert_jax.dropout import drop, row_seeds
 from albert_jax.errors import UserError
 from albert_jax.target import Target, traced_for
+from albert_jax.tpu_slice import compile_only_devices, parse_slice
 from tests.test_dropout import RATE, assert_as_if_drawn, neighbours
 
 # Float32, sums in another order: outputs are of order 1, gradients up to about 10.
@@ -176,6 +179,24 @@ def test_auto_takes_a_pallas_kernel_on_tpu(changes, name):
     text = lowered_for("tpu", **changes)
     assert "tpu_custom_call" in text
     assert name in text
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu, the TPU's compiler, is not installed: pip install -r requirements-tpu.lock",
+)
+@pytest.mark.timeout(1500)  # seconds of one core, which others may have
+@pytest.mark.parametrize("kernel", ["rows", "splash"])
+def test_a_pallas_kernel_and_its_gradient_compile_for_a_tpu(kernel):
+    (chip,) = compile_only_devices(parse_slice("v5e:1x1"))
+    here = jax.sharding.SingleDeviceSharding(chip)
+    given = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for x in arrays(dtype=jnp.bfloat16)
+    ]
+    grads = partial(with_gradients, partial(attend, implementation=kernel))
+    with cached_programs(None):  # what is compiled for no device here cannot be read again
+        text = jax.jit(traced_for(Target("tpu"), grads)).lower(*given).compile().as_text()
+    assert text.count("tpu_custom_call") >= 2
 
 
 def test_auto_takes_cudnn_on_gpu(cudnn_here):
