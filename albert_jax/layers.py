@@ -41,11 +41,12 @@ class Dense(nn.Module):
 def _affine(x: Array, kernel_DF: Array, bias_F: Array) -> Array:
     """In x's dtype, but for the parameters' gradients: each layer adds to the shared ones, and its
     share is not rounded before."""
-    return x @ kernel_DF.astype(x.dtype) + bias_F.astype(x.dtype)
+    return _affine_fwd(x, kernel_DF, bias_F)[0]
 
 
 def _affine_fwd(x: Array, kernel_DF: Array, bias_F: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _affine(x, kernel_DF, bias_F), (x, kernel_DF)
+    # The matmul itself, not _affine, in which remat's policy would not see it.
+    return x @ kernel_DF.astype(x.dtype) + bias_F.astype(x.dtype), (x, kernel_DF)
 
 
 def _affine_bwd(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array, Array]:

@@ -356,6 +356,7 @@ def test_what_remat_leaves_out_is_computed_again(unroll):
         return compiled.compile().as_text().count(" dot(")
 
     assert matmuls("full") >= matmuls("none") + 4 * unroll
+    assert matmuls("full") >= matmuls("dots") + 2 * unroll
 
 
 @pytest.mark.parametrize(("platform", "layers_in_a_turn"), [("tpu", 4), ("gpu", 4), (None, 1)])
