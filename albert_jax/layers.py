@@ -34,26 +34,24 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel_DF = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias_F = self.param("bias", nn.initializers.zeros, (self.features,))
-        return _affine(x.astype(self.dtype), kernel_DF, bias_F)
+        x, kernel_DF, bias_F = (a.astype(self.dtype) for a in (x, kernel_DF, bias_F))
+        return _affine(x, kernel_DF, bias_F)
 
 
 @jax.custom_vjp
 def _affine(x: Array, kernel_DF: Array, bias_F: Array) -> Array:
-    """In x's dtype, but for the parameters' gradients: each layer adds to the shared ones, and its
-    share is not rounded before."""
-    return _affine_fwd(x, kernel_DF, bias_F)[0]
+    return x @ kernel_DF + bias_F
 
 
 def _affine_fwd(x: Array, kernel_DF: Array, bias_F: Array) -> tuple[Array, tuple[Array, Array]]:
-    # The matmul itself, not _affine, in which remat's policy would not see it.
-    return x @ kernel_DF.astype(x.dtype) + bias_F.astype(x.dtype), (x, kernel_DF)
+    return x @ kernel_DF + bias_F, (x, kernel_DF)
 
 
 def _affine_bwd(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array, Array]:
     x, kernel_DF = saved
     rows_ND, grad_NF = (a.reshape(-1, a.shape[-1]) for a in (x, grad))
-    grad_x = jnp.einsum("...F,DF->...D", grad, kernel_DF.astype(grad.dtype))
-    grad_DF = jnp.einsum("ND,NF->DF", rows_ND, grad_NF, preferred_element_type=jnp.float32)
+    grad_x = jnp.einsum("...F,DF->...D", grad, kernel_DF)
+    grad_DF = jnp.einsum("ND,NF->DF", rows_ND, grad_NF)
     return grad_x, grad_DF, _sum_of_rows(grad_NF)
 
 
@@ -151,13 +149,13 @@ add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
 
 
 def _sum_of_rows(x: Array) -> Array:
-    """The sum over all dimensions but the last, in float32: [..., F] -> [F]."""
+    """The sum over all dimensions but the last, added up in float32: [..., F] -> [F]."""
     leading = tuple(range(x.ndim - 1))
     if target.platform() != "tpu":
-        return x.sum(axis=leading, dtype=jnp.float32)
+        return x.sum(axis=leading)
     ones = jnp.ones((8, *x.shape[:-1]), x.dtype)  # 8: the rows of a tile
     contracted = tuple(1 + axis for axis in leading), leading
     sums_RF = jax.lax.dot_general(
         ones, x, (contracted, ((), ())), preferred_element_type=jnp.float32
     )
-    return sums_RF[0]
+    return sums_RF[0].astype(x.dtype)

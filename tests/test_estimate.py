@@ -120,10 +120,9 @@ def test_a_small_step_compiles_for_a_slice_and_its_matmuls_are_the_models(model)
     assert found["unknown_loops"] == []
     settings = estimated_config(EstimateConfig(model=model, predictions=8), parse_slice("v5e:2x2"))
     a_sequence = train_flops_per_sequence(settings.model, 128, 8)
-    # Sums over rows are products with eight rows of ones, of which the compiler leaves one for a
-    # bias: gradients of biases and of LayerNorms, of every layer's features at each token; a little
-    # more outside the layers.
-    sums = 2 * 128 * 5 * ((4 * 128 + 256 + 128) + 8 * 4 * 128)
+    # Sums over rows are products with eight rows of ones: gradients of biases and of LayerNorms, of
+    # every layer's features at each token; a little more outside the layers.
+    sums = 2 * 8 * 128 * 5 * (4 * 128 + 256 + 128 + 4 * 128)
     assert found["matmuls_of_model"] == pytest.approx(1 + sums / a_sequence, rel=2e-3)
     flops = 4 * a_sequence
     assert found["tflop_per_step"] == pytest.approx(flops / 1e12)
