@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import jax
 import numpy as np
@@ -58,23 +58,31 @@ def benchmark(config: BenchmarkConfig, *, profile: str | None = None) -> dict[st
     device's peak is not known. `profile` is a folder for a trace of a few steps more. Raises
     UserError, OutOfMemory where the step does not fit.
     """
-    settings = pretrain_config(config)
+    settings = _checked(config)
     if config.phase == "input":
         if profile is not None:
             raise UserError("--profile is of a step on the device; --phase input runs none")
         return _setting(config, settings) | _input_figures(config, settings)
     if profile is not None:
         tpu_library.check_profiler()  # before JAX loads the library
-    train = settings.train
-    devices = local_devices(train.devices)
-    check_batch_size(train.batch_size, train.accumulate, len(devices))
-    if config.phase == "finetune" and config.store is not None:
-        raise UserError("--store holds no classified texts; leave it out with --phase finetune")
-    placement = make_placement(train.mode, devices)
+    devices = local_devices(settings.train.devices)
+    placement = make_placement(settings.train.mode, devices)
     with out_of_memory_told(devices, settings):
         work = make_work(config.phase, settings, placement.axis_name)
         figures = _step_figures(config, settings, work, placement, profile)
     return _setting(config, settings) | figures
+
+
+def _checked(config: BenchmarkConfig) -> PretrainConfig:
+    """The settings, held against this machine's devices."""
+    settings = pretrain_config(config)
+    if config.phase != "input":
+        train = settings.train
+        devices = local_devices(train.devices)
+        check_batch_size(train.batch_size, train.accumulate, len(devices))
+    if config.phase == "finetune" and config.store is not None:
+        raise UserError("--store holds no classified texts; leave it out with --phase finetune")
+    return settings
 
 
 def sweep(config: BenchmarkConfig, points: Sequence[str]) -> list[dict[str, Any]]:
@@ -84,13 +92,18 @@ def sweep(config: BenchmarkConfig, points: Sequence[str]) -> list[dict[str, Any]
     before anything is measured where that can be told.
     """
     axes = [_axis(point) for point in points]
+    names = [name for name, _ in axes]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"sweep has {twice[0]} twice; give all its values at once, as in {twice[0]}=8,16"
+        )
     changes = [
         dict(zip((name for name, _ in axes), values, strict=True))
         for values in itertools.product(*(values for _, values in axes))
     ]
     configs = [dataclasses.replace(config, **change) for change in changes]
     for each in configs:
-        pretrain_config(each)
+        _checked(each)
     results = []
     for change, each in zip(changes, configs, strict=True):
         print(" ".join(f"{k}={v}" for k, v in change.items()), "…", file=sys.stderr)
@@ -112,11 +125,19 @@ def _axis(point: str) -> tuple[str, list[Any]]:
     if name not in hints:
         raise UserError(f"sweep {name!r} is no setting of benchmark; there are {', '.join(hints)}")
     hint = hints[name]
-    whole = hint is int or (get_origin(hint) is not None and int in get_args(hint))
+    kinds = (hint, *get_args(hint))
+    kind = next((kind for kind in (int, float) if kind in kinds), str)
+    given: list[str] = []
+    for value in values.split(","):
+        if given and "=" in value:  # a recipe's own: configs/pretrain.py:model=base-v2,chips=4
+            given[-1] += f",{value}"
+        else:
+            given.append(value)
     try:
-        return name, [int(v) if whole else v for v in values.split(",")]
+        return name, [kind(value) for value in given]
     except ValueError:
-        raise UserError(f"sweep {point!r} must give whole numbers") from None
+        numbers = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"sweep {point!r} must give {numbers}") from None
 
 
 def _setting(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:

@@ -125,8 +125,9 @@ def draw(results: Sequence[dict[str, Any]], names: Sequence[str], picture: str |
     figure, axes = new_figure(len(panels), width=4, height=3.4)
     for axis, (key, (label, scale)) in zip(axes, panels.items(), strict=True):
         for name, points in curves.items():
-            xs = [ticks.index(str(r[names[0]])) for r in points]
-            axis.plot(xs, [r[key] * scale for r in points], marker="o", label=name)
+            known = [r for r in points if r[key] is not None]  # MFU of --phase input is none
+            xs = [ticks.index(str(r[names[0]])) for r in known]
+            axis.plot(xs, [r[key] * scale for r in known], marker="o", label=name)
         axis.set_xticks(range(len(ticks)), ticks)
         axis.set_xlabel(names[0])
         axis.set_ylabel(label)

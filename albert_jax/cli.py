@@ -13,6 +13,7 @@ import difflib
 import functools
 import inspect
 import io
+import itertools
 import json as json_module
 import os
 import re
@@ -593,7 +594,7 @@ def verify(model: ModelDirectory, *, expect: str | None = None, json: bool = Fal
 def benchmark(
     config: Annotated[BenchmarkConfig, tyro.conf.arg(name="")] = _BENCHMARK,
     *,
-    sweep: tuple[str, ...] = (),
+    sweep: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = (),
     plot: str | None = None,
     profile: str | None = None,
     json: bool = False,
@@ -618,12 +619,13 @@ def benchmark(
         raise UserError("--plot draws a sweep; give --sweep batch_size=8,16,32, say")
     if profile and sweep:
         raise UserError("--profile is of one setting; leave out --sweep")
-    if not sweep:
+    points = list(itertools.chain(*sweep))
+    if not points:
         figures = benchmark.benchmark(config, profile=profile)
         print(benchmark_report.card(figures))
     else:
-        names = [point.partition("=")[0] for point in sweep]
-        results = benchmark.sweep(config, sweep)
+        names = [point.partition("=")[0] for point in points]
+        results = benchmark.sweep(config, points)
         print(benchmark_report.table(results, names))
         measured = [r for r in results if "error" not in r]
         if not measured:

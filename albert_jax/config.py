@@ -677,9 +677,9 @@ class EstimateConfig:
     remat: str | None = None
     """What the backward pass recomputes: none, dots or full."""
     attention: str | None = None
-    """Attention kernel."""
+    """Attention kernel: auto, xla, rows or splash."""
     unroll: int | None = None
-    """Layers unrolled in each turn of the scan."""
+    """Layers unrolled in each turn of the scan; 0: all."""
     accumulate: int | None = None
     """Micro-batches that make up one update."""
     steps: int | None = None
@@ -687,7 +687,8 @@ class EstimateConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "")
-        _check_least(self, "", 1, "batch_size", "predictions", "unroll", "accumulate", "steps")
+        _check_least(self, "", 1, "batch_size", "predictions", "accumulate", "steps")
+        _check_least(self, "", 0, "unroll")
 
 
 # ------------------------------------------------------------------------------------------ recipes

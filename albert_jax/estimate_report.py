@@ -22,6 +22,7 @@ _KINDS = {
     "bytes": "what has no estimate, by bytes",
 }
 _OUR_MODULES = ("AlbertForPretraining/", "AlbertForTask/", "while/body/", "closed_call/")
+_OUR_MODULES += ("shard_map/", "encoder/")
 _SOURCE = 76  # characters of where an operation comes from
 
 

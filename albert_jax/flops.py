@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import re
+
 from albert_jax.config import AlbertConfig
 
-# Dense bfloat16 FLOP/s of one device, by what jax.Device.device_kind contains; vendors' data
-# sheets. A TPU v2/v3 device is one core of a chip.
+# Dense bfloat16 FLOP/s of one device, by the words that jax.Device.device_kind contains, longer
+# names first; vendors' data sheets. A TPU v2/v3 device is one core of a chip.
 PEAK_FLOPS: dict[str, float] = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -19,8 +21,12 @@ PEAK_FLOPS: dict[str, float] = {
     "TPU v6e": 918e12,
     "A100": 312e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
+    "GH200": 989e12,
+    "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "T4": 65e12,
     "V100": 125e12,
@@ -29,7 +35,8 @@ PEAK_FLOPS: dict[str, float] = {
 
 def peak_flops(device_kind: str) -> float | None:
     """Peak bfloat16 FLOP/s of a device kind, None where it is not known (a CPU)."""
-    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_kind), None)
+    named = (p for name, p in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_kind))
+    return next(named, None)
 
 
 def parameter_counts(config: AlbertConfig) -> dict[str, int]:

@@ -30,6 +30,8 @@ KEPT_BUFFERS = 4
 _USED_OF = re.compile(r"Used ([\d.]+[KMGT]?)(?:i?B)? of ([\d.]+[KMGT]?)")
 # "the total memory required for HLO temporaries (41.34G) exceeds available HBM (15.75G)".
 _EXCEEDS = re.compile(r"\(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)")
+# A kernel that asks for too much of a chip's own memory, which no smaller batch mends.
+_NOT_HBM = re.compile(r"in memory space (?!hbm)\w+")
 _ASKED = re.compile(r"allocat(?:e|ing) ([\d.]+ ?[KMGT]?)i?(?:B|bytes)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
 
@@ -121,6 +123,8 @@ def out_of_memory_told(
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         told = str(error)
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in told:
+            raise
+        if _NOT_HBM.search(told):
             raise
         if found := _USED_OF.search(told) or _EXCEEDS.search(told):
             needed, capacity = map(_bytes_of, found.groups())

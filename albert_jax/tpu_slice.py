@@ -95,7 +95,13 @@ def parse_slice(name: str) -> Slice:
     if not found or found[1] not in CHIPS:
         raise UserError(f"topology {name!r} is unknown; known: {_known()}")
     chip, shape = CHIPS[found[1]], tuple(int(n) for n in found[2].split("x"))
-    if not 0 < math.prod(shape) <= chip.largest or len(shape) < chip.shapes[0].count("x") + 1:
+    axes = chip.shapes[0].count("x") + 1
+    if len(shape) != axes:
+        raise UserError(
+            f"topology {name!r} has {len(shape)} numbers, and a slice of {found[1]} has {axes}; "
+            f"known: {', '.join(chip.shapes)}"
+        )
+    if not 0 < math.prod(shape) <= chip.largest:
         raise UserError(
             f"topology {name!r} is no slice of {found[1]}, of up to {chip.largest} chips; "
             f"known: {', '.join(chip.shapes)}"

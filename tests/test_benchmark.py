@@ -13,14 +13,16 @@ import pytest
 from albert_jax import benchmark as module
 from albert_jax import memory
 from albert_jax.benchmark import benchmark, sweep
-from albert_jax.benchmark_report import card, table
+from albert_jax.benchmark_report import card, draw, table
 from albert_jax.benchmark_work import made_up_batch, pretrain_config, source_of
+from albert_jax.cli import main
 from albert_jax.config import BenchmarkConfig, PretrainConfig, TrainConfig
 from albert_jax.data.batches import batch_at
 from albert_jax.errors import UserError
 from albert_jax.flops import (
     forward_flops_per_sequence,
     parameter_count,
+    peak_flops,
     train_flops_per_sequence,
 )
 from albert_jax.losses import pretraining_objective
@@ -273,6 +275,70 @@ def test_what_the_compiler_or_allocator_says_becomes_advice(raised, stats, told)
     assert str(caught.value).endswith(
         "lower batch_size (32), raise accumulate (1) or recompute with remat full (now none)"
     )
+
+
+def test_a_kernel_too_large_for_a_chips_own_memory_is_no_matter_of_the_batch():
+    raised = jax.errors.JaxRuntimeError(
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 19.30M of 16.00M vmem."
+    )
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="vmem"),
+        out_of_memory_told([], PretrainConfig()),
+    ):
+        raise raised
+
+
+@pytest.mark.parametrize(
+    ("kind", "tera"),
+    [
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA T400", None),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("TPU v5 lite", 197),
+        ("cpu", None),
+    ],
+)
+def test_a_devices_peak_is_of_its_whole_name(kind, tera):
+    assert peak_flops(kind) == (None if tera is None else tera * 1e12)
+
+
+def test_a_sweep_splits_what_is_not_a_recipes_own():
+    recipe = "configs/pretrain.py:model=base-v2,chips=4"
+    assert module._axis(f"model={recipe},large-v2") == ("model", [recipe, "large-v2"])
+    assert module._axis("seconds=0.5,1") == ("seconds", [0.5, 1.0])
+
+
+def test_a_picture_leaves_out_what_a_phase_does_not_have(trained, tmp_path):
+    results = [trained | {"phase": "train", "mfu": 0.5}, trained | {"phase": "input", "mfu": None}]
+    draw(results, ["phase"], tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+
+
+def test_sweeps_given_one_by_one_are_one(model, monkeypatch):
+    asked = []
+
+    def noted(config, points):
+        asked.extend(points)
+        raise UserError("that is enough")
+
+    monkeypatch.setattr(module, "sweep", noted)
+    command = ["benchmark", "--model", model, "--sweep", "batch_size=8", "unroll=1"]
+    assert main([*command, "--sweep", "remat=none"]) == 2
+    assert asked == ["batch_size=8", "unroll=1", "remat=none"]
+
+
+def test_a_setting_swept_twice_is_refused(small):
+    with pytest.raises(UserError, match="sweep has batch_size twice; give all its values at once"):
+        sweep(small(), ["batch_size=8", "batch_size=16"])
+
+
+def test_a_sweep_refuses_what_the_devices_cannot_divide_before_it_measures(small, monkeypatch):
+    monkeypatch.setattr(module, "benchmark", lambda config: pytest.fail("it measured"))
+    with pytest.raises(UserError, match="13"):
+        sweep(small(devices=4), ["batch_size=16,13"])
 
 
 def test_pretrain_says_so_too(tmp_path, monkeypatch):

@@ -138,6 +138,18 @@ def test_a_small_step_compiles_for_a_slice_and_its_matmuls_are_the_models(model)
     assert "group_0/inner_group_0" in card(found)
 
 
+def test_a_recipes_rolled_layers_can_be_asked_for_unrolled(tmp_path):
+    recipe = tmp_path / "rolled.py"
+    recipe.write_text(
+        "from albert_jax.config import ComputeConfig, PretrainConfig, model_config\n"
+        "def get_config():\n"
+        "    return PretrainConfig(model_config('base-v2'), compute=ComputeConfig(scan_unroll=1))\n"
+    )
+    asked = (EstimateConfig(model=str(recipe)), EstimateConfig(model=str(recipe), unroll=0))
+    found = [estimated_config(each, parse_slice("v5e:1x1")).compute.scan_unroll for each in asked]
+    assert found == [1, 0]
+
+
 @needs_libtpu
 @pytest.mark.timeout(1500)
 def test_by_default_layers_are_unrolled_and_attend_in_a_kernel(model):
@@ -313,7 +325,8 @@ def test_every_listed_slice_is_one():
         ({"topology": "v5e:4"}, "topology 'v5e:4' is unknown; known: "),
         ({"topology": "v5e:16x32"}, "no slice of v5e, of up to 256 chips; known: 1x1, 2x2"),
         ({"topology": "v5e:0x2"}, "no slice of v5e"),
-        ({"topology": "v5p:2x2"}, "no slice of v5p, of up to 8960 chips; known: 1x1x1"),
+        ({"topology": "v5p:2x2"}, "has 2 numbers, and a slice of v5p has 3; known: 1x1x1"),
+        ({"topology": "v5e:2x2x2"}, "has 3 numbers, and a slice of v5e has 2; known: 1x1, 2x2"),
         ({"model": "base-v3"}, "'base-v3' is unknown .did you mean 'base-v2'"),
         ({"dtype": "int8"}, "dtype 'int8' must be one of float32, bfloat16"),
         ({"batch_size": 0}, "batch_size 0 must be at least 1"),
