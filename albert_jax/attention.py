@@ -95,7 +95,7 @@ def _lacks(kernel: str, query_BFND: Array, dropping: bool, packed: bool) -> str 
         fits = length % 2 == 0 and head_size % 8 == 0 and head_size <= 128
         takes = "an even number of tokens and heads of 8, 16, …, 128"
     elif kernel == "rows":
-        blocks = (heads * head_size) % 128 == 0 and (128 % head_size == 0 or head_size == 128)
+        blocks = (heads * head_size) % 128 == 0 and 128 % head_size == 0
         fits = length % 128 == 0 and length <= LONGEST_ROWS and blocks
         takes = f"128, 256, …, {LONGEST_ROWS} tokens and heads that make up 128, 256, … together"
     else:

@@ -321,8 +321,12 @@ def _tokens(batch: HostBatch) -> int:
 
 def _spread(times: list[float]) -> dict[str, float]:
     low, first, third, high = np.percentile(times, [0, 25, 75, 100]).tolist()
-    return {"steps": len(times), "least": low, "quarter": first, "three_quarters": third} | {
-        "most": high
+    return {
+        "steps": len(times),
+        "least": low,
+        "quarter": first,
+        "three_quarters": third,
+        "most": high,
     }
 
 

@@ -23,7 +23,7 @@ COLLECTIVES |= {"collective-broadcast", "ragged-all-to-all"}
 _PASSES = {"all-reduce": 2.0}
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "partition-id"}
 _FREE |= {"replica-id", "after-all", "add-dependency", "opt-barrier", "async-update"}
-_KERNEL_COST = re.compile(r'"(flops|transcendentals|bytes_accessed)":"?(\d+)')
+_KERNEL_COST = re.compile(r'"(flops|bytes_accessed)":"?(\d+)')
 
 
 @dataclass(frozen=True)

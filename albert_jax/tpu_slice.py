@@ -12,6 +12,7 @@ from jax.experimental import topologies
 
 from albert_jax import tpu_library
 from albert_jax.errors import UserError
+from albert_jax.flops import PEAK_FLOPS
 from albert_jax.memory import GIB
 
 
@@ -39,25 +40,51 @@ class Chip:
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _DEEP = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
 
-# Peaks and HBM rates: Google Cloud's pages on each version. The two cores of a v4 chip run as one
+# HBM rates: Google Cloud's pages on each version. The two cores of a v4 chip run as one
 # device ("megacore"), as Cloud TPU has them; a v5p's do by default.
 CHIPS: dict[str, Chip] = {
     "v4": Chip(
-        275e12,
-        1.05e9,
-        int(30.75 * GIB),
-        1.2e12,
-        45e9,
-        (*_DEEP, "8x16x16", "12x16x16"),
-        4096,
-        4,
+        peak_flops=PEAK_FLOPS["TPU v4"],
+        clock=1.05e9,
+        hbm_bytes=int(30.75 * GIB),
+        hbm_bandwidth=1.2e12,
+        link=45e9,
+        shapes=(*_DEEP, "8x16x16", "12x16x16"),
+        largest=4096,
+        ring=4,
         options=(("chip_config_name", "megacore"),),
     ),
-    "v5e": Chip(197e12, 1.5e9, int(15.75 * GIB), 819e9, 45e9, _FLAT, 256, 16),
-    "v5p": Chip(
-        459e12, 1.75e9, int(95.73 * GIB), 2.765e12, 90e9, (*_DEEP, "8x16x16", "16x16x24"), 8960, 4
+    "v5e": Chip(
+        peak_flops=PEAK_FLOPS["TPU v5e"],
+        clock=1.5e9,
+        hbm_bytes=int(15.75 * GIB),
+        hbm_bandwidth=819e9,
+        link=45e9,
+        shapes=_FLAT,
+        largest=256,
+        ring=16,
     ),
-    "v6e": Chip(918e12, 1.75e9, int(31.24 * GIB), 1.64e12, 90e9, _FLAT, 256, 16, 256),
+    "v5p": Chip(
+        peak_flops=PEAK_FLOPS["TPU v5p"],
+        clock=1.75e9,
+        hbm_bytes=int(95.73 * GIB),
+        hbm_bandwidth=2.765e12,
+        link=90e9,
+        shapes=(*_DEEP, "8x16x16", "16x16x24"),
+        largest=8960,
+        ring=4,
+    ),
+    "v6e": Chip(
+        peak_flops=PEAK_FLOPS["TPU v6e"],
+        clock=1.75e9,
+        hbm_bytes=int(31.24 * GIB),
+        hbm_bandwidth=1.64e12,
+        link=90e9,
+        shapes=_FLAT,
+        largest=256,
+        ring=16,
+        mxu=256,
+    ),
 }
 
 _TOPOLOGY = re.compile(r"(v\w+):(\d+(?:x\d+){1,2})")

@@ -29,6 +29,7 @@ from jax.experimental import topologies
 from albert_jax import hlo
 from albert_jax.benchmark_work import lower, make_work, pretrain_config
 from albert_jax.config import BenchmarkConfig
+from albert_jax.flops import PEAK_FLOPS
 from albert_jax.memory import GIB
 from albert_jax.parallel import make_placement
 
@@ -48,7 +49,7 @@ dnn_version_info { major: 9 minor: 8 }
 runtime_version { major: 12 minor: 9 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-PEAK, BANDWIDTH = 989e12, 3.35e12  # dense bfloat16 FLOP/s, bytes/s; Nvidia's data sheet
+PEAK, BANDWIDTH = PEAK_FLOPS["H100"], 3.35e12  # FLOP/s, bytes/s; Nvidia's data sheet
 # Assumed: shares of them that matmuls, attention and everything else reach, and seconds to launch.
 MATMULS, ATTENTION, MEMORY, LAUNCH = 0.70, 0.45, 0.85, 2e-6
 
