@@ -105,7 +105,7 @@ def _run(on: _On, computation: Computation, times: int, cost: StepCost) -> None:
     """
     now = 0.0
     free = {"copy": 0.0, "collective": 0.0}
-    ends: dict[str, Operation] = {}
+    begun: dict[str, tuple[Operation, float]] = {}  # and when each ends
     for each in computation.instructions.values():
         first = len(cost.operations)
         if each.opcode == "while":
@@ -115,16 +115,15 @@ def _run(on: _On, computation: Computation, times: int, cost: StepCost) -> None:
         elif each.opcode == "call" and (called := on.program.body(each)):
             _run(on, called, times, cost)
         elif each.opcode.endswith("-start"):
-            begun = _one(on, computation, each)
-            lane = "collective" if begun.kind == "collective" else "copy"
-            cost.flops += times * begun.flops
-            free[lane] = max(now, free[lane]) + begun.seconds
-            ends[each.name] = dataclasses.replace(begun, kind=lane, seconds=free[lane])
+            one = _one(on, computation, each)
+            lane = "collective" if one.kind == "collective" else "copy"
+            cost.flops += times * one.flops
+            free[lane] = max(now, free[lane]) + one.seconds
+            begun[each.name] = dataclasses.replace(one, kind=lane), free[lane]
         elif each.opcode.endswith("-done"):
-            begun = ends.get(each.operands[0])
-            if begun is not None:
-                left = max(0.0, begun.seconds - now)
-                cost.operations.append(_repeated(begun, left, times))
+            if each.operands[0] in begun:
+                one, end = begun[each.operands[0]]
+                cost.operations.append(_repeated(one, max(0.0, end - now), times))
         elif each.opcode not in _FREE:
             done = _one(on, computation, each)
             cost.operations.append(_repeated(done, done.seconds, times))
