@@ -44,6 +44,7 @@ from albert_jax.memory import (
     resident_peak_bytes,
 )
 from albert_jax.parallel import Placement, check_batch_size, local_devices, make_placement
+from albert_jax.provenance import commit
 from albert_jax.train import versions
 
 WARM_UP = 3  # steps before any is timed
@@ -142,7 +143,8 @@ def _axis(point: str) -> tuple[str, list[Any]]:
 
 def _setting(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:
     """What was measured."""
-    return setting_of(config, settings) | {"store": settings.store, "versions": versions()}
+    made_with = {"store": settings.store, "commit": commit(), "versions": versions()}
+    return setting_of(config, settings) | made_with
 
 
 # ---------------------------------------------------------------------------------------- the step
