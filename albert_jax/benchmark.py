@@ -35,6 +35,7 @@ from albert_jax.config import BenchmarkConfig, PretrainConfig
 from albert_jax.data.batches import make_dataset
 from albert_jax.errors import UserError
 from albert_jax.flops import peak_flops
+from albert_jax.host_memory import give_back_large_buffers
 from albert_jax.memory import (
     OutOfMemory,
     check_fits,
@@ -130,7 +131,8 @@ def _axis(point: str) -> tuple[str, list[Any]]:
     kind = next((kind for kind in (int, float) if kind in kinds), str)
     given: list[str] = []
     for value in values.split(","):
-        if given and "=" in value:  # a recipe's own: configs/pretrain.py:model=base-v2,chips=4
+        # A recipe's own comma: configs/pretrain.py:model=base-v2,chips=4.
+        if "=" in value and given and ":" in given[-1]:
             given[-1] += f",{value}"
         else:
             given.append(value)
@@ -182,7 +184,8 @@ def _step_figures(
         with cached_programs(config.compilation_cache):
             compiled = lowered.compile()
         done = time.perf_counter()
-        check_fits(compiled, devices, settings)  # before there is a batch, which may be too large
+        # Before there is a batch, which may be too large.
+        check_fits(compiled, devices, settings, when_tight=give_back_large_buffers)
         batches = _placed(config, settings, placement, stack)
         run = _Runner(compiled, placement.put_state(jax.jit(work.state)()), work.carries)
         losses = [_loss(placement.fetch(run(next(batches)[0]))) for _ in range(WARM_UP)]

@@ -28,6 +28,7 @@ from albert_jax.finetune_report import (
     table,
 )
 from albert_jax.flops import train_flops_per_sequence
+from albert_jax.host_memory import give_back_large_buffers
 from albert_jax.losses import task_objective
 from albert_jax.memory import check_fits, out_of_memory_told
 from albert_jax.metrics_log import MetricsLog, write_json
@@ -149,9 +150,8 @@ def _train(
 ) -> TrainState:
     train = dataclasses.replace(config.train, seed=seed)
     devices = local_devices(train.devices)
-    placement = make_placement(
-        train.mode, devices, partial(check_fits, devices=devices, config=config)
-    )
+    check = partial(check_fits, devices=devices, config=config, when_tight=give_back_large_buffers)
+    placement = make_placement(train.mode, devices, check)
     tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
     step = make_train_step(
         task_objective(prepared.model),

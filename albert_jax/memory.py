@@ -9,7 +9,7 @@ import os
 import re
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import jax
 from albert_jax.config import FinetuneConfig, PretrainConfig
 from albert_jax.errors import UserError
 from albert_jax.figures import rounded
-from albert_jax.host_memory import give_back_large_buffers
 
 GIB = 1 << 30
 
@@ -30,8 +29,9 @@ KEPT_BUFFERS = 4
 _USED_OF = re.compile(r"Used ([\d.]+[KMGT]?)(?:i?B)? of ([\d.]+[KMGT]?)")
 # "the total memory required for HLO temporaries (41.34G) exceeds available HBM (15.75G)".
 _EXCEEDS = re.compile(r"\(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)")
-# A kernel that asks for too much of a chip's own memory, which no smaller batch mends.
-_NOT_HBM = re.compile(r"in memory space (?!hbm)\w+")
+# A kernel that asks for too much of a chip's own memory, which no smaller batch mends: "in memory
+# space vmem", and of scalars "would exceed memory (size=1048576) :: … space=smem".
+_NOT_HBM = re.compile(r"in memory space (?!hbm)\w+|would exceed memory .*space=(?!hbm)\w+")
 _ASKED = re.compile(r"allocat(?:e|ing) ([\d.]+ ?[KMGT]?)i?(?:B|bytes)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
 
@@ -94,12 +94,17 @@ def resident_peak_bytes() -> tuple[int, str]:
 
 
 def check_fits(
-    compiled: Any, devices: Sequence[jax.Device], config: PretrainConfig | FinetuneConfig
+    compiled: Any,
+    devices: Sequence[jax.Device],
+    config: PretrainConfig | FinetuneConfig,
+    *,
+    when_tight: Callable[[], object],
 ) -> None:
     """Raises OutOfMemory for a program that takes more than there is.
 
-    A CPU's must be found before it runs: the kernel would kill the process without a word. One that
-    leaves a CPU too little for its steps in flight gets large buffers that go when they are freed.
+    A CPU's must be found before it runs: the kernel would kill the process without a word.
+    `when_tight` is called where one leaves a CPU too little for its steps in flight, were all that
+    is freed kept: `host_memory.give_back_large_buffers`.
     """
     needed, capacity = program_bytes(compiled), capacity_bytes(devices[0])
     if needed is None or capacity is None:
@@ -110,7 +115,7 @@ def check_fits(
     if needed > capacity:
         raise _out_of_memory(needed, capacity, config)
     if on_cpu and KEPT_BUFFERS * needed > capacity:
-        give_back_large_buffers()
+        when_tight()
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from albert_jax.config import PretrainConfig, to_dict
 from albert_jax.data.batches import Source, batch_at, make_dataset
 from albert_jax.errors import UserError
 from albert_jax.flops import train_flops_per_sequence
+from albert_jax.host_memory import give_back_large_buffers
 from albert_jax.losses import Objective
 from albert_jax.memory import check_fits, out_of_memory_told
 from albert_jax.metrics_log import MetricsLog, read_metrics, write_json
@@ -69,7 +70,12 @@ def _pretrain(config: PretrainConfig) -> Path:
         _require_same_settings(config)
         devices = run_devices(train.devices)
         check_batch_size(train.batch_size, train.accumulate, len(devices))
-        check = partial(check_fits, devices=local_devices(train.devices), config=config)
+        check = partial(
+            check_fits,
+            devices=local_devices(train.devices),
+            config=config,
+            when_tight=give_back_large_buffers,
+        )
         placement = make_placement(train.mode, devices, check)
         check_destination(workdir / "model")
         set_compilation_cache(train.compilation_cache)

@@ -20,6 +20,7 @@ from albert_jax.config import BenchmarkConfig, PretrainConfig, TrainConfig
 from albert_jax.data.batches import batch_at
 from albert_jax.errors import UserError
 from albert_jax.flops import (
+    PEAK_FLOPS,
     forward_flops_per_sequence,
     parameter_count,
     peak_flops,
@@ -277,13 +278,24 @@ def test_what_the_compiler_or_allocator_says_becomes_advice(raised, stats, told)
     )
 
 
-def test_a_kernel_too_large_for_a_chips_own_memory_is_no_matter_of_the_batch():
-    raised = jax.errors.JaxRuntimeError(
-        "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 19.30M of 16.00M vmem."
-    )
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Ran out of memory in memory space vmem. Used 19.30M of 16.00M vmem.",
+        # libtpu 0.0.42.1, of kernels with too large a scratch.
+        "E1001: CompileTimeScopedVmemOom:\nRan out of memory in memory space vmem while allocating "
+        "on stack for %f.1 = f32[8,128] custom-call(%x.1). Scoped allocation with size 64.00M and "
+        "limit 16.00M exceeded scoped vmem limit by 48.00M.",
+        "Allocation (size=4194304) would exceed memory (size=1048576) :: #allocation2 [shape = "
+        "'s32[1024,1024]{1,0:T(8,128)}', space=smem, size = 0x400000, scoped] :: f.1",
+    ],
+)
+def test_a_kernel_too_large_for_a_chips_own_memory_is_no_matter_of_the_batch(said):
+    raised = jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {said}")
+    device = SimpleNamespace(memory_stats=lambda: None)
     with (
-        pytest.raises(jax.errors.JaxRuntimeError, match="vmem"),
-        out_of_memory_told([], PretrainConfig()),
+        pytest.raises(jax.errors.JaxRuntimeError, match=r"vmem|smem"),
+        out_of_memory_told([device], PretrainConfig()),
     ):
         raise raised
 
@@ -292,9 +304,11 @@ def test_a_kernel_too_large_for_a_chips_own_memory_is_no_matter_of_the_batch():
     ("kind", "tera"),
     [
         ("NVIDIA L4", 121),
-        ("NVIDIA L40S", 362),
+        ("NVIDIA L40", 181.05),
+        ("NVIDIA L40S", 362.05),
         ("NVIDIA T400", None),
         ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H100 PCIe", 756),
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA A100-SXM4-80GB", 312),
         ("TPU v5 lite", 197),
@@ -302,12 +316,17 @@ def test_a_kernel_too_large_for_a_chips_own_memory_is_no_matter_of_the_batch():
     ],
 )
 def test_a_devices_peak_is_of_its_whole_name(kind, tera):
-    assert peak_flops(kind) == (None if tera is None else tera * 1e12)
+    assert peak_flops(kind) == (None if tera is None else pytest.approx(tera * 1e12))
+
+
+def test_no_devices_name_is_hidden_by_a_shorter_one():
+    assert {name: peak_flops(name) for name in PEAK_FLOPS} == PEAK_FLOPS
 
 
 def test_a_sweep_splits_what_is_not_a_recipes_own():
     recipe = "configs/pretrain.py:model=base-v2,chips=4"
     assert module._axis(f"model={recipe},large-v2") == ("model", [recipe, "large-v2"])
+    assert module._axis("remat=none,dtype=float32") == ("remat", ["none", "dtype=float32"])
     assert module._axis("seconds=0.5,1") == ("seconds", [0.5, 1.0])
 
 
@@ -325,6 +344,8 @@ def test_sweeps_given_one_by_one_are_one(model, monkeypatch):
         raise UserError("that is enough")
 
     monkeypatch.setattr(module, "sweep", noted)
+    # It would hold for the tests after this one.
+    monkeypatch.setattr("albert_jax.host_memory.keep_freed_memory", lambda: False)
     command = ["benchmark", "--model", model, "--sweep", "batch_size=8", "unroll=1"]
     assert main([*command, "--sweep", "remat=none"]) == 2
     assert asked == ["batch_size=8", "unroll=1", "remat=none"]
@@ -339,6 +360,12 @@ def test_a_sweep_refuses_what_the_devices_cannot_divide_before_it_measures(small
     monkeypatch.setattr(module, "benchmark", lambda config: pytest.fail("it measured"))
     with pytest.raises(UserError, match="13"):
         sweep(small(devices=4), ["batch_size=16,13"])
+
+
+def test_a_sweep_refuses_a_classifiers_store_before_it_measures(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "benchmark", lambda config: pytest.fail("it measured"))
+    with pytest.raises(UserError, match="--store holds no classified texts; leave it out"):
+        sweep(small(store=str(make_store(tmp_path))), ["phase=train,finetune"])
 
 
 def test_pretrain_says_so_too(tmp_path, monkeypatch):
@@ -361,16 +388,34 @@ def test_pretrain_refuses_what_cannot_fit_before_it_runs(tmp_path, monkeypatch, 
     assert not (tmp_path / "run" / "model").exists()
 
 
-@pytest.mark.parametrize(("share", "given_back"), [(0.2, False), (0.3, True)])
-def test_a_cpu_keeps_large_buffers_while_it_has_room_for_those_of_steps_in_flight(
-    monkeypatch, share, given_back
+@pytest.mark.parametrize(("share", "tight"), [(0.2, False), (0.3, True)])
+def test_a_cpu_is_tight_where_it_has_no_room_for_buffers_of_steps_in_flight(
+    monkeypatch, share, tight
 ):
     called = []
-    monkeypatch.setattr(memory, "give_back_large_buffers", lambda: called.append(True))
     monkeypatch.setattr(memory, "capacity_bytes", lambda device: 10 << 30)
     monkeypatch.setattr(memory, "program_bytes", lambda compiled: share * (10 << 30))
-    memory.check_fits(None, jax.devices("cpu")[:1], PretrainConfig())
-    assert bool(called) == given_back
+    memory.check_fits(
+        None, jax.devices("cpu")[:1], PretrainConfig(), when_tight=lambda: called.append(True)
+    )
+    assert bool(called) == tight
+
+
+def test_who_runs_a_program_on_a_tight_cpu_gives_large_buffers_back(small, tmp_path, monkeypatch):
+    class GivenBackError(Exception):
+        pass
+
+    def give_back():
+        raise GivenBackError
+
+    for name in ("benchmark", "pretrain"):
+        monkeypatch.setattr(f"albert_jax.{name}.give_back_large_buffers", give_back)
+    monkeypatch.setattr(memory, "capacity_bytes", lambda device: 10 << 30)
+    monkeypatch.setattr(memory, "program_bytes", lambda compiled: 5 << 30)
+    with pytest.raises(GivenBackError):
+        benchmark(small())
+    with pytest.raises(GivenBackError):
+        pretrain(tiny_config(make_store(tmp_path), tmp_path / "run", devices=1))
 
 
 def test_other_errors_of_the_device_stay_as_they_are():
@@ -431,6 +476,7 @@ def test_what_cannot_be_measured_is_one_sentence(small, settings, told):
         ("batch_size", "must be name=value,value"),
         ("batch=8", "'batch' is no setting of benchmark; there are model"),
         ("batch_size=8,many", "must give whole numbers"),
+        ("seconds=1,long", "must give numbers"),
         ("remat=none,half", "remat 'half' must be one of"),
     ],
 )

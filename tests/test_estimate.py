@@ -135,7 +135,9 @@ def test_a_small_step_compiles_for_a_slice_and_its_matmuls_are_the_models(model)
     assert 3 * weights < found["hbm_of"]["arguments"] < 3.1 * weights + 100_000
     assert 0.5 * weights < found["collective_bytes"] < weights + 4 * 512 * 128 + 1000
     assert found["hbm_bytes"] == sum(found["hbm_of"].values()) - 2 * found["hbm_of"]["aliased"]
-    assert "group_0/inner_group_0" in card(found)
+    told = card(found)
+    assert "  backward " in told
+    assert not any(module in told for module in ("encoder/", "group_0/", "while/body/"))
 
 
 def test_a_recipes_rolled_layers_can_be_asked_for_unrolled(tmp_path):
@@ -261,6 +263,24 @@ def test_what_does_not_fit_is_an_answer_with_all_keys(monkeypatch, model):
         "does not fit: out of memory: the step takes 41.2 GiB of 15.8 GiB, 25.5 GiB too many; "
         "lower batch_size (64), raise accumulate (2) or recompute with remat full (now none)"
     )
+
+
+@pytest.mark.parametrize("inside", ["", "shard_map/"])
+def test_an_operation_is_told_by_what_differs_and_backward_is_never_cut(monkeypatch, model, inside):
+    (operation, _) = recorded()["operations"]
+    source = operation["source"].replace("train_step)/", f"train_step)/{inside}")
+    second = source.replace("group_0/inner_group_0", "group_1/inner_group_12")
+    long = source.replace("dot_general", 12 * "BFND,BTND->BNFT/" + "dot_general")
+    rows = [operation | {"source": each} for each in (source, second, long)]
+    monkeypatch.setattr(module, "_compiled", lambda *args: recorded(operations=rows))
+    monkeypatch.setattr(module, "compile_only_devices", lambda where: ())
+    *_, first, second, cut = card(estimate(EstimateConfig(model=model))).splitlines()
+    assert first.endswith("  backward ffn/dot_general")
+    assert second.endswith("  backward ffn/dot_general")
+    told = cut[cut.index("backward") :]
+    assert told.startswith("backward …")
+    assert told.endswith("BNFT/dot_general")
+    assert len(told) == 76
 
 
 def test_a_recipe_keeps_its_batch_and_dtype(tmp_path):
