@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import gc
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from albert_jax.memory import (
 )
 from albert_jax.parallel import Placement, check_batch_size, local_devices, make_placement
 from albert_jax.provenance import commit
+from albert_jax.streams import say
 from albert_jax.train import versions
 
 WARM_UP = 3  # steps before any is timed
@@ -108,7 +108,7 @@ def sweep(config: BenchmarkConfig, points: Sequence[str]) -> list[dict[str, Any]
         _checked(each)
     results = []
     for change, each in zip(changes, configs, strict=True):
-        print(" ".join(f"{k}={v}" for k, v in change.items()), "…", file=sys.stderr)
+        say(" ".join([*(f"{k}={v}" for k, v in change.items()), "…"]))
         try:
             results.append(change | benchmark(each))
         except OutOfMemory as error:

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
-import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from albert_jax import processes
+from albert_jax.appearing import remove_leftovers
 from albert_jax.digests import (
     Damaged,
     data_of,
@@ -41,8 +39,11 @@ from albert_jax.digests import (
     unlike_values,
 )
 from albert_jax.errors import UserError
+from albert_jax.locks import Lock
+from albert_jax.streams import say
 
 FORMAT_VERSION = 1
+LOCK = "run.lock"  # in a work directory
 State = TypeVar("State")
 
 # One failed write makes orbax log it several times with its stack, and close its event loop, of
@@ -335,43 +336,27 @@ def cause_of(error: Exception, directory: Path, size: int) -> str:
     return f"{type(error).__name__}: {text or 'no message'}"
 
 
-def lock_workdir(path: str | Path) -> TextIO:
-    """Takes the work directory until the file returned is closed or this process ends, however.
+def lock_workdir(path: str | Path) -> Lock:
+    """Takes the work directory until the lock is released or this process ends, however.
 
-    Creates the directory. Raises UserError that names the process which has it. Where several
-    processes make one run, the first alone takes it.
+    Creates the directory, and removes from it what killed runs had begun to write. Raises UserError
+    that names the process which has it. Where several processes make one run, the first alone takes
+    it.
     """
     path = Path(path)
+    busy = f"work directory {path} is in use by {{owner}}; wait for it or use another directory"
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = (path / "run.lock").open("a+", encoding="utf-8")
+        lock = Lock(path / LOCK, busy)
     except OSError as error:
         raise UserError(f"work directory {path} cannot be used: {error.strerror}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        file.close()
-        raise UserError(
-            f"work directory {path} is in use by {owner}; wait for it or use another directory"
-        ) from None
-    except OSError as error:  # a file system without locks
-        # Not _say, which needs JAX: the lock is taken before JAX is told of other processes.
-        print(
-            f"{path} cannot be locked ({error.strerror}); let no other run use it", file=sys.stderr
-        )
-    file.truncate(0)
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    file.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
-    file.flush()
-    return file
+    remove_leftovers(path)
+    return lock
 
 
 def lock_owner(path: str | Path) -> str:
     """What a work directory's lock says of its owner: the same to all who see one file system."""
     try:
-        return (Path(path) / "run.lock").read_text(encoding="utf-8").strip()
+        return (Path(path) / LOCK).read_text(encoding="utf-8").strip()
     except OSError:
         return "not there"
 
@@ -391,4 +376,4 @@ def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:
 
 def _say(message: str) -> None:
     if processes.is_primary():
-        print(message, file=sys.stderr, flush=True)
+        say(message)

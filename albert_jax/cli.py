@@ -34,6 +34,7 @@ from albert_jax.config import (
     load_recipe,
 )
 from albert_jax.errors import TryAgain, UserError
+from albert_jax.streams import mended_standard_streams, say
 from albert_jax.tpu_library import quiet_without_chips
 
 PROGRAM = "albert-jax"
@@ -711,13 +712,17 @@ RECIPES: dict[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConf
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit status."""
+    with mended_standard_streams():
+        return _status_of(list(sys.argv[1:] if argv is None else argv))
+
+
+def _status_of(arguments: list[str]) -> int:
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        _run(arguments)
         print(end="", flush=True)  # a closed pipe shows here, not when the interpreter ends
     except (UserError, TryAgain) as error:
         return _fail(str(error), error.exit_status)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a shell reports SIGPIPE
     except OSError as error:
         if error.filename is None:
@@ -827,7 +832,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _fail(message: str, exit_status: int) -> int:
-    print(f"{PROGRAM}: {' '.join(message.splitlines())}", file=sys.stderr)
+    say(f"{PROGRAM}: {' '.join(message.splitlines())}")
     return exit_status
 
 

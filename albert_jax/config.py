@@ -15,7 +15,6 @@ import difflib
 import inspect
 import json
 import runpy
-import sys
 import traceback
 import types
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from albert_jax.errors import UserError
+from albert_jax.streams import say
 
 # -------------------------------------------------------------------------------- types of settings
 
@@ -193,7 +193,7 @@ class AlbertConfig:
                 "not a JSON object; give an albert_config.json"
             )
         config, kind = cls.from_dict(values, path)
-        _say(
+        say(
             f"{path.name}: {kind}, hidden_act "
             f"{values.get('hidden_act', 'gelu')!r} read as {config.hidden_act!r}"
             f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}"
@@ -757,7 +757,3 @@ def to_dict(config: Any) -> dict[str, Any]:
 def _nearest(name: str, known: Any) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)

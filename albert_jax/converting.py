@@ -5,7 +5,6 @@ directories, each into each, bit for bit."""
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from albert_jax.formats.sources import (
     read_json,
 )
 from albert_jax.formats.weights import Weights, read_weights
+from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
 
 Format = Literal["albert-jax", "hf", "tf"]
@@ -84,8 +84,8 @@ def convert(
         _print(report)
         notes = _write(dest, to, weights, found, settings, report)
     for note in notes:
-        _say(f"note: {note}")
-    _say(f"{dest}: {to}, written whole")
+        say(f"note: {note}")
+    say(f"{dest}: {to}, written whole")
     return report | {"dest": str(dest), "to": to, "notes": [*report["notes"], *notes]}
 
 
@@ -136,7 +136,7 @@ def _tokenizer_settings(source: Source) -> dict[str, Any]:
     file = source.file.with_name("tokenizer_config.json")
     values: Mapping[str, Any] = read_json(file) if file.is_file() else {}
     if values.get("keep_accents"):
-        _say(f"note: {file.name} keeps accents, which albert_jax's tokenizer drops")
+        say(f"note: {file.name} keeps accents, which albert_jax's tokenizer drops")
     return {"mode": "hf", "do_lower_case": bool(values.get("do_lower_case", True))}
 
 
@@ -222,13 +222,13 @@ def _print(report: Mapping[str, Any]) -> None:
     shapes = [f"{row['dtype']}[{','.join(map(str, row['shape']))}]" for row in rows]
     wide = max(len(row["source"]) for row in rows)
     middle, narrow = max(len(row["path"]) for row in rows), max(map(len, shapes))
-    _say(f"{report['source']}: {report['kind']}")
+    say(f"{report['source']}: {report['kind']}")
     for note in report["notes"]:
-        _say(note)
+        say(note)
     for row, shape in zip(rows, shapes, strict=True):
         name, path = f"{row['source']:<{wide}}", f"{row['path']:<{middle}}"
-        _say(f"  {name}  {path}  {shape:<{narrow}}  {row['crc32c']}")
-    _say(
+        say(f"  {name}  {path}  {shape:<{narrow}}  {row['crc32c']}")
+    say(
         f"{len(rows)} tensors, {report['parameters']:,} parameters in {', '.join(report['parts'])}"
         + "".join(f"; {count} {name} ignored" for name, count in report["ignored"].items())
         + (f"; {report['optimizer_tensors']} of the optimizer" * bool(report["optimizer_tensors"]))
@@ -236,15 +236,11 @@ def _print(report: Mapping[str, Any]) -> None:
     head = report["head"]
     if head:
         labels = f", labels {', '.join(head['labels'])}" if head["labels"] else ""
-        _say(f"head: {head['kind']}{labels}")
+        say(f"head: {head['kind']}{labels}")
     vocabulary, settings = report["vocabulary"], report["tokenizer"]
     case = "lower-cased" if settings["do_lower_case"] else "cased"
-    _say(
+    say(
         f"vocabulary: {vocabulary}, text cleaned as {settings['mode']}'s, {case}"
         if vocabulary
         else "vocabulary: none; the model takes ids and no text"
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from albert_jax.memory import OutOfMemory, out_of_memory_told, program_bytes
 from albert_jax.parallel import check_batch_size, make_placement
 from albert_jax.provenance import commit
 from albert_jax.step_cost import StepCost, step_cost
+from albert_jax.streams import say
 from albert_jax.tpu_slice import Slice, compile_only_devices, parse_slice
 from albert_jax.train import versions
 
@@ -277,7 +277,7 @@ def _largest(config: EstimateConfig, where: Slice, devices: Sequence[jax.Device]
     while batch:
         asked = dataclasses.replace(config, batch_size=batch)
         settings = estimated_config(asked, where)
-        print(f"remat {settings.compute.remat}, batch {batch} a chip …", file=sys.stderr)
+        say(f"remat {settings.compute.remat}, batch {batch} a chip …")
         found = _setting(asked, settings, where) | _compiled(asked, settings, where, devices)
         (fits if found["fits"] else fails)[batch] = found
         jax.clear_caches()

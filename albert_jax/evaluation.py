@@ -13,7 +13,7 @@ from albert_jax.answers import named_by_source
 from albert_jax.config import MODELS, AlbertConfig, ComputeConfig
 from albert_jax.errors import UserError
 from albert_jax.finetune_data import features_of
-from albert_jax.finetune_report import finite
+from albert_jax.json_files import finite
 from albert_jax.model_dir import load_model
 from albert_jax.released import RELEASED
 from albert_jax.task_model import head_of, load_fine_tuned

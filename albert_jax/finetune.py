@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from albert_jax.errors import UserError
 from albert_jax.finetune_data import Prepared, Split, first_params, identity_of, prepare
 from albert_jax.finetune_report import (
     baseline,
-    finite,
     is_degenerate,
     provenance,
     summary,
@@ -29,6 +27,7 @@ from albert_jax.finetune_report import (
 )
 from albert_jax.flops import train_flops_per_sequence
 from albert_jax.host_memory import give_back_large_buffers
+from albert_jax.json_files import finite
 from albert_jax.losses import task_objective
 from albert_jax.memory import check_fits, out_of_memory_told
 from albert_jax.metrics_log import MetricsLog, write_json
@@ -43,6 +42,7 @@ from albert_jax.parallel import (
     set_compilation_cache,
 )
 from albert_jax.step import TrainState, init_state, make_train_step
+from albert_jax.streams import say
 from albert_jax.task_batches import TrainingBatches
 from albert_jax.task_model import Outputs
 from albert_jax.train import Position, Workload, fit, resume
@@ -68,7 +68,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         prepared = prepare(config)
         base = baseline(prepared.task, prepared.train.examples, prepared.dev.examples)
         write_json(workdir / "config.json", to_dict(config))
-        _say(_announcement(config, prepared, base))
+        say(_announcement(config, prepared, base))
         runs = _runs(config, prepared, workdir)
         kept = [run for run in runs if not run["restarted"]]
         metric = prepared.task.metric
@@ -89,10 +89,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         chosen = max(kept, key=lambda run: _comparable(run["best"]["metrics"][metric]))
         _link(workdir, Path(chosen["directory"]))
         write_json(workdir / RESULTS, finite(results))
-        _say(table(results))
-        _say(
-            f"use it     albert-jax predict --model {workdir / 'model'} --input FILE --output FILE"
-        )
+        say(table(results))
+        say(f"use it     albert-jax predict --model {workdir / 'model'} --input FILE --output FILE")
         return results
 
 
@@ -108,7 +106,7 @@ def _runs(config: FinetuneConfig, prepared: Prepared, workdir: Path) -> list[dic
             runs.append(run | {"restarted": again})
             if run["degenerate"]:
                 onward = f"; beginning anew with seed {fresh}" if again else ""
-                _say(f"seed {seed} is degenerate: it answers all dev examples alike{onward}")
+                say(f"seed {seed} is degenerate: it answers all dev examples alike{onward}")
             if not again:
                 break
             seed, fresh = fresh, fresh + 1
@@ -366,7 +364,3 @@ def _announcement(config: FinetuneConfig, prepared: Prepared, base: dict[str, An
             f"baseline   {base['what']}: {figures}",
         ]
     )
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)

@@ -4,7 +4,6 @@ it."""
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import shlex
@@ -100,17 +99,6 @@ def provenance() -> dict[str, Any]:
 
 def _is_command() -> bool:
     return Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
-
-
-def finite(value: Any) -> Any:
-    """JSON values with None for what is not a number."""
-    if isinstance(value, Mapping):
-        return {key: finite(x) for key, x in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(x) for x in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def table(results: Mapping[str, Any]) -> str:

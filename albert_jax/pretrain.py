@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from albert_jax.pretrain_report import closing, plan
 from albert_jax.pretrain_step import PretrainStep, make_pretrain_step
 from albert_jax.processes import Launch
 from albert_jax.step import TrainState, init_state, make_eval_step
+from albert_jax.streams import say
 from albert_jax.train import Position, Workload, fit, log_evaluation, resume, versions
 
 Batch = dict[str, np.ndarray]
@@ -120,7 +120,7 @@ def _pretrain(config: PretrainConfig) -> Path:
             if processes.is_primary():
                 _export(config, data, workdir, state, workdir / "model")
                 words = closing(config, data, workdir, workdir / "model", _last_eval(workdir))
-                print(words, file=sys.stderr)
+                say(words)
         return workdir / "model"
 
 

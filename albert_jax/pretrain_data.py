@@ -8,7 +8,6 @@ import dataclasses
 import glob
 import itertools
 import json
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from albert_jax.data.remote import local_store
 from albert_jax.data.store import TokenStore
 from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError
+from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -165,7 +165,7 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
             f"{vocabulary} was made of other text or for another size; give another --workdir"
         )
     if not made_of.is_file():
-        print("training a vocabulary …", file=sys.stderr)
+        say("training a vocabulary …")
         sentences = itertools.chain.from_iterable(read_documents(config.text, Reading()))
         train_tokenizer(sentences, output=vocabulary, vocab_size=config.model.vocab_size)
         made_of.write_text(json.dumps(wanted), encoding="utf-8")

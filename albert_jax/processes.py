@@ -34,6 +34,7 @@ from jaxlib import _jax
 
 from albert_jax.digests import unlike_values
 from albert_jax.errors import TryAgain, UserError
+from albert_jax.streams import say
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _initialize(launch: Launch) -> None:
             cause = str(error).partition("\n")[0]
             raise UserError(f"{_not_found(launch)} ({cause})") from None
     if said:
-        print(said[0], file=sys.stderr, end="")
+        say(said[0].removesuffix("\n"))
     if distributed.global_state.num_processes == 1:
         jax.distributed.shutdown()
         raise _alone()
@@ -259,7 +260,7 @@ def _leave(error: BaseException, launch: Launch) -> None:
         # abort.
         seconds = launch.peer_timeout + 5
         cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-        print(f"a step failed ({cause}); waiting for word of the others", file=sys.stderr)
+        say(f"a step failed ({cause}); waiting for word of the others")
     leaving = threading.Thread(target=_part, daemon=True)
     leaving.start()
     leaving.join(seconds)

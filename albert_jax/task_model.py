@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from albert_jax.heads import PACKABLE, AlbertForTask
 from albert_jax.inference import batch_tokens, one_ahead
 from albert_jax.model_dir import ModelDirectory, load_model
 from albert_jax.parallel import set_compilation_cache
+from albert_jax.streams import say
 from albert_jax.task_batches import evaluation_batches
 from albert_jax.task_rows import Row
 from albert_jax.tasks import Task, find_task
@@ -220,7 +220,7 @@ def _label_order(
     if sorted(labels) == sorted(wanted):
         return tuple(labels.index(label) for label in wanted)
     if len(labels or wanted) == len(wanted) and all(x.startswith("LABEL_") for x in labels):
-        print(f"{directory} names no labels; taken as {', '.join(wanted)}", file=sys.stderr)
+        say(f"{directory} names no labels; taken as {', '.join(wanted)}")
         return None
     raise UserError(
         f"{directory} has the labels {', '.join(labels)}, and {task.name} has {', '.join(wanted)}; "

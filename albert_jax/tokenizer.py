@@ -13,7 +13,6 @@ import io
 import os
 import re
 import string
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import numpy as np
 import sentencepiece
 
 from albert_jax.errors import UserError
+from albert_jax.streams import say
 
 Mode = Literal["google", "hf"]
 
@@ -394,7 +394,7 @@ def train_tokenizer(
     message = f"vocabulary of {vocab_size:,} pieces from {lines.used:,} lines"
     if lines.too_long:
         message += f"; {lines.too_long:,} over {max_sentence_length} bytes skipped"
-    print(message, file=sys.stderr)
+    say(message)
     return _write_vocabulary(Path(output), model.getvalue())
 
 

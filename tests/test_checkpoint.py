@@ -768,7 +768,7 @@ def test_a_work_directory_in_use_names_who_has_it_and_is_free_when_that_is_kille
         pytest.raises(UserError, match=f"in use by pid {os.getpid()} "),
     ):
         lock_workdir(tmp_path / "run")
-    lock_workdir(tmp_path / "run").close()
+    lock_workdir(tmp_path / "run").release()
 
 
 def test_a_work_directory_that_cannot_be_is_refused(tmp_path: Path) -> None:
@@ -784,5 +784,5 @@ def test_where_there_are_no_locks_the_run_goes_on_and_says_so(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    lock_workdir(tmp_path).close()
+    lock_workdir(tmp_path).release()
     assert "cannot be locked (No locks available)" in capfd.readouterr().err

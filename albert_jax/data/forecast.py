@@ -15,6 +15,7 @@ from albert_jax.data.lines import Piece, Reading
 from albert_jax.data.sentences import LAYOUTS
 from albert_jax.data.units import BATCH_CHARS, Unit, tokenize
 from albert_jax.errors import UserError
+from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
 
 SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20  # of each of so many inputs, so much is looked at;
@@ -125,11 +126,9 @@ class Meter:
             self._said = now
             spent = now - self._started
             left = spent * (self._total - self._done) / max(self._done, 1)
-            print(
+            say(
                 f"prepare: {self._done / self._total:.0%}, {show_bytes(self._done / spent)}/s, "
-                f"{tqdm.format_interval(max(left, 0))} left",
-                file=sys.stderr,
-                flush=True,
+                f"{tqdm.format_interval(max(left, 0))} left"
             )
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ Files are named relative to the store, as `train/00000.tokens`. A file is there 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import itertools
 import os
@@ -22,6 +21,7 @@ from albert_jax.addresses import connect, is_address, refusal, within
 from albert_jax.appearing import appearing_file
 from albert_jax.data.store import sync_folder
 from albert_jax.errors import UserError
+from albert_jax.locks import Lock
 
 
 class Place(Protocol):
@@ -133,24 +133,13 @@ class Folder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        created = not self._path.exists()
-        progress = self._path / "progress"
-        progress.mkdir(parents=True, exist_ok=True)
-        with open(progress / "lock", "wb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by any death
-            except OSError:
-                raise UserError(
-                    f"another prepare is writing {self.name}; wait for it to end"
-                ) from None
+        busy = f"another prepare is writing {self.name} ({{owner}}); wait for it to end"
+        with Lock(self._path / "progress" / "lock", busy):
             try:
                 yield
             finally:
                 for temporary in self._path.glob("**/*.tmp"):
                     temporary.unlink(missing_ok=True)
-                if created:
-                    with contextlib.suppress(OSError):  # there is something in it
-                        self._path.rmdir()
 
 
 def _parts(names: Iterable[str]) -> Iterator[list[str]]:

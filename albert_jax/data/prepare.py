@@ -18,7 +18,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 import unicodedata
 import zlib
 from collections import Counter
@@ -54,6 +53,7 @@ from albert_jax.data.units import (
     read_records,
 )
 from albert_jax.errors import TryAgain, UserError
+from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
 
 # What `counts` in the manifest always has, 0 where there was none.
@@ -157,7 +157,7 @@ def _cores() -> int:
 
 def _say(text: str, progress: bool) -> None:
     if progress:
-        print(f"prepare: {text}", file=sys.stderr, flush=True)
+        say(f"prepare: {text}")
 
 
 # --------------------------------------------------------------------------------- before it starts

@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from albert_jax.data.forecast import show_bytes
 from albert_jax.data.place import existing_folder
 from albert_jax.data.store import SPLITS, parse_manifest, sha256_of, shard_sizes
 from albert_jax.errors import UserError
+from albert_jax.streams import say
 
 
 def local_store(store: str) -> Path:
@@ -72,7 +72,7 @@ def _fetch(files: Any, address: str, root: str, folder: Path, manifest_bytes: by
             f"{address} is {show_bytes(total)} and the disk of {folder} has {show_bytes(free)} "
             "free; name another folder in ALBERT_JAX_STORES"
         )
-    print(f"fetching {show_bytes(total)} of {address} to {folder}", file=sys.stderr, flush=True)
+    say(f"fetching {show_bytes(total)} of {address} to {folder}")
     for name, (size, sha256) in wanted.items():
         _fetch_file(files, f"{root}/{name}", f"{address}/{name}", folder / name, size, sha256)
     _put(folder / "manifest.json", lambda file: file.write_bytes(manifest_bytes))

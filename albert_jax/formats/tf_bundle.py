@@ -20,6 +20,7 @@ import google_crc32c
 import ml_dtypes
 import numpy as np
 
+from albert_jax.appearing import beside
 from albert_jax.errors import UserError
 from albert_jax.formats.sstable import (
     Damaged,
@@ -394,7 +395,7 @@ def _split(tensors: Mapping[str, np.ndarray], shards: int) -> list[dict[str, np.
 
 def _stage(path: Path, chunks: Iterable[bytes | np.ndarray]) -> Path:
     """Writes a file beside where it will be, down to the disk; returns its temporary path."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path, "tmp")
     try:
         with temporary.open("wb") as file:
             for chunk in chunks:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from albert_jax.errors import UserError
+from albert_jax.streams import say
 from albert_jax.tasks.base import RawExample
 from albert_jax.tasks.tables import read_text, tfds_rows
 
@@ -106,7 +106,7 @@ def _examples(name: str, questions: Sequence[Question], is_training: bool) -> li
         )
         if is_training:
             raise UserError(message)
-        print(f"{message} (scores are not concerned)", file=sys.stderr)
+        say(f"{message} (scores are not concerned)")
     return examples
 
 

@@ -7,13 +7,13 @@ import csv
 import functools
 import io
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from albert_jax.data.tfds_sets import open_split
 from albert_jax.errors import UserError
+from albert_jax.streams import say
 
 Row = tuple[str, Mapping[str, Any]]  # place, for errors; cells by column
 
@@ -120,7 +120,7 @@ def _named(
     if left_out:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         wanted = f"for want of {len(columns)} columns"
-        print(f"{path}: left out {wanted}: row {left_out[0]}{more}", file=sys.stderr)
+        say(f"{path}: left out {wanted}: row {left_out[0]}{more}")
 
 
 def _shown(cells: Iterable[str]) -> str:
