@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,13 @@ class Outputs:
         self._model, self._pack = model, pack
         self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
 
-    def __call__(self, params: Any, rows: Sequence[Row]) -> list[dict[str, np.ndarray]]:
-        """What `Task.predictions` takes: one a row, cut to the row's own tokens."""
+    def __call__(
+        self, params: Any, rows: Sequence[Row], tick: Callable[[int, int], None] | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """What `Task.predictions` takes: one a row, cut to the row's own tokens.
+
+        `tick` is called with (rows done, rows in all) after each batch.
+        """
         found: list[dict[str, np.ndarray]] = [{} for _ in rows]
         per_token = self._model.kind in ("token_classification", "span_v1")
         batches = evaluation_batches(
@@ -80,6 +85,7 @@ class Outputs:
             pack=self._pack,
         )
         started = ((chosen, self._apply(params, batch)) for chosen, batch in batches)
+        done = 0
         for chosen, outputs in one_ahead(started):
             for name, array in outputs.items():
                 for at, index in enumerate(chosen):
@@ -87,6 +93,9 @@ class Outputs:
                         continue
                     value = array[at]
                     found[index][name] = value[: rows[index].length] if per_token else value
+            done += sum(index >= 0 for index in chosen)
+            if tick is not None:
+                tick(done, len(rows))
         return found
 
 
