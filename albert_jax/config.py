@@ -15,6 +15,7 @@ import difflib
 import inspect
 import json
 import runpy
+import sys
 import traceback
 import types
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
     if isinstance(value, bool):  # which is an int to Python
         return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
+    if hint is float:  # one that a calculation can go on with
+        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+    return isinstance(value, hint)
 
 
 def _in_words(hint: Any) -> str:
@@ -67,7 +70,7 @@ def _in_words(hint: Any) -> str:
     words = {
         bool: "True or False",
         int: "a whole number",
-        float: "a number",
+        float: "a finite number",
         str: "a string",
         type(None): "None",
     }
