@@ -589,7 +589,7 @@ def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, base)
         ),
         (
             "finetune --task sst2 --model {base} --data {data} --workdir {new} --max-seq-length 16",
-            "row 1 lacks sentence: expected sentence, label; found text, label",
+            "row 1 lacks 'sentence': expected 'sentence', 'label'; found 'text', 'label'",
         ),
         (
             "evaluate --task single --model {base} --data {data}",
@@ -602,7 +602,10 @@ def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, base)
         ("evaluate --suite card --pack 64 --model {tuned} --data {data}", "and --pack"),
         ("predict --model {tuned}", "give --input FILE, or --data DIR"),
         ("predict --model {tuned} --input {new}", "No such file"),
-        ("predict --model {tuned} --input {wrong}", "row 2 lacks text"),
+        (
+            "predict --model {tuned} --input {wrong}",
+            "row 2 lacks 'text': expected 'text'; found 'txt'",
+        ),
         ("predict --model {tuned} --input {bytes}", "row 1: invalid UTF-8 at byte 10"),
         ("predict --model {tuned} --input {empty}", "is empty"),
     ],
@@ -639,13 +642,13 @@ SQUAD["paragraphs"][0]["qas"] = [ASKED | {"id": f"q{i}"} for i in range(2)]
             "rte",
             "train.tsv",
             RTE + b"0\ta\tb\tentailment\n1\ta\tentailment\n",
-            "row 3 has 3 columns; expected 4 (index, sentence1, sentence2, label); found 1, a, ent",
+            "row 3 has 3 columns; expected 4 ('index', 'sentence1', 'sentence2', 'label'); found ",
         ),
         (
             "rte",
             "train.tsv",
             b"index\tsentence1\tlabel\n0\ta\tentailment\n",
-            "row 1 lacks the column sentence2: expected sentence1, sentence2, label; found index",
+            "row 1 lacks the column 'sentence2': expected 'sentence1', 'sentence2', 'label'; ",
         ),
         (
             "rte",
