@@ -76,9 +76,9 @@ def _checked(rows: Iterable[tuple[str, Any]]) -> Iterator[Row]:
         yield place, {k: x for k, x in record.items() if k not in empty} if empty else record
 
 
-def _in_chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+def _in_chunks(rows: Iterator[Row], first: Sequence[int] = _CHUNKS) -> Iterator[list[Row]]:
     """The rows in chunks; before an error those that came before it, so that they are answered."""
-    for size in itertools.chain(_CHUNKS, itertools.repeat(_FULL_CHUNK)):
+    for size in itertools.chain(first, itertools.repeat(_FULL_CHUNK)):
         chunk: list[Row] = []
         try:
             for row in itertools.islice(rows, size):
@@ -204,7 +204,7 @@ def _chunks(source: str, task: Task) -> Iterator[list[Row]]:
     # Together those that came together: none waits for the next, which may come from one who waits
     # for the answer.
     for lines in lines_together(sys.stdin.buffer, _name(source)):
-        yield from _in_chunks(_checked(json_rows(lines, _name(source))))
+        yield from _in_chunks(_checked(json_rows(lines, _name(source))), first=())
 
 
 def _rows(source: str, task: Any) -> Iterator[Row]:

@@ -589,7 +589,7 @@ def test_rows_of_standard_input_come_together_as_they_came(monkeypatch):
     chunks = prediction._chunks("-", TASKS["single"])
     found = [[(place, row["text"]) for place, row in chunk] for chunk in chunks]
     name = "standard input row"
-    assert found == [[(f"{name} 1", "a")], [(f"{name} 2", "b")], [(f"{name} 4", "c")]]
+    assert found == [[(f"{name} 1", "a"), (f"{name} 2", "b")], [(f"{name} 4", "c")]]
 
 
 def test_what_stands_before_a_bad_line_of_standard_input_is_given_first(monkeypatch):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GLUE's ten tasks, from the official tsv files, from JSONL or from TFDS, and the files its server
-takes.
+"""GLUE's ten tasks, from the official tsv files, from JSONL or CSV with the same columns or TFDS's,
+or from TFDS, and the files its server takes.
 
 Everything that differs between them is in `GLUE`; the order of labels is the original's.
 """

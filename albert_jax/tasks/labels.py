@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from albert_jax.errors import UserError
 from albert_jax.streams import say
-from albert_jax.tasks.values import class_of, score_of, shown
+from albert_jax.tasks.values import class_of, quoted, score_of, shown
 
 Pairs = Sequence[tuple[str, str]]
 P = ParamSpec("P")
@@ -108,9 +108,9 @@ class LabelReader:
             return None
         if not own:
             return label
-        what, way_out = f"{field} {found!r}", f", or say which it is with --labels {found}=…"
+        what, way_out = f"{field} {quoted([found])}", ", or say which it is with --labels"
         if label != found:
-            what, way_out = f"{field} {found!r}, which --labels takes for {label!r},", ""
+            what, way_out = f"{what}, which --labels takes for {quoted([label])},", ""
         raise UserError(f"{place}: {what} is unknown; expected {_some(own)}{way_out}")
 
     def _known(self, label: str, own: Mapping[str, str]) -> str | None:
