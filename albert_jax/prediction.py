@@ -52,6 +52,8 @@ def predict(
     `pack` short inputs share rows of that many tokens. Raises UserError for a model that was not
     fine-tuned and for an input that lacks a text.
     """
+    if isinstance(inputs, (str, bytes, Mapping)):
+        raise UserError(f"the inputs are {shown(inputs)}; give a list of records, each {_RECORD}")
     fine_tuned = load_fine_tuned(
         model,
         task,
@@ -60,8 +62,6 @@ def predict(
         pack=pack,
         doc_stride=doc_stride,
     )
-    if isinstance(inputs, (str, bytes, Mapping)):
-        raise UserError(f"the inputs are {shown(inputs)}; give a list of records, {_RECORD}")
     rows = ((f"input {i}", record) for i, record in enumerate(inputs))
     return _answers(fine_tuned, _in_chunks(_checked(rows)))
 

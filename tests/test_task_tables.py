@@ -346,6 +346,13 @@ def test_written_words_with_spaces_are_one_word_when_read_back(tmp_path):
     assert all(len(line.split(" ")) == 3 for line in path.read_text().splitlines())
 
 
+def test_a_written_line_has_as_many_columns_everywhere(tmp_path):
+    task = TASKS["token-classification"].with_labels(("O", "X"))
+    examples = [RawExample("0", ("a",), ("O",)), RawExample("1", ("b",))]
+    _, path = task.write_predictions(tmp_path, examples, {"0": ("X",), "1": ("O",)})
+    assert path.read_text() == "a X\n\nb O\n"
+
+
 # ----------------------------------------------------------------------------------------- labels
 
 
@@ -516,6 +523,10 @@ def test_a_label_that_no_one_needs_is_not_looked_at(tmp_path, task, label):
     (example,) = own.examples("dev", tmp_path, needs_labels=False)
     assert example.texts == tuple(texts.values())
     assert own.from_record(json.loads(line), 0, "x").label is None
+    write(tmp_path, "dev.jsonl", json.dumps(texts))
+    assert own.examples("dev", tmp_path, needs_labels=False) == [
+        RawExample("0", example.texts, None, example.extra)
+    ]
 
 
 def test_rows_without_agreement_are_left_out_and_counted(tmp_path, capsys):
@@ -602,7 +613,16 @@ def test_what_stands_before_a_bad_line_of_standard_input_is_given_first(monkeypa
 
 
 @pytest.mark.parametrize("inputs", ["text", b"text", {"text": "a"}])
-def test_one_input_in_place_of_a_list_is_refused(inputs, monkeypatch):
-    monkeypatch.setattr(prediction, "load_fine_tuned", lambda *_, **__: None)
+def test_one_input_in_place_of_a_list_is_refused(inputs):
     with pytest.raises(UserError, match=r"the inputs are .*; give a list of records"):
         prediction.predict("model", inputs)
+
+
+@pytest.mark.parametrize("name", ["id", "index", "idx"])
+def test_an_id_that_an_answer_cannot_repeat_is_refused(name):
+    for value in (float("nan"), True, 1.5, [1], {}):
+        with pytest.raises(UserError, match=f"row 1: '{name}' is .*; expected a string or a whole"):
+            list(prediction._checked([("row 1", {"text": "a", name: value})]))
+    records = [{"text": "a", name: value} for value in ("", "x", 7, None)]
+    found = [row for _, row in prediction._checked(("row", record) for record in records)]
+    assert found == [*records[:3], {"text": "a"}]  # null: the answer has the row's number

@@ -139,19 +139,19 @@ class CustomTask:
             is_needed=needs_labels,
             is_test=is_test,
         )
+        rows = self._rows(path, has_labels=needs_labels and not is_test)
         examples = [
-            self._example(record, i, place, labels)
-            for i, (place, record) in enumerate(self._rows(path, is_test=is_test))
+            self._example(record, i, place, labels) for i, (place, record) in enumerate(rows)
         ]
         if self.head == "multiple_choice":
             _require_as_many(examples)
         return unique_ids(examples, path)
 
-    def _rows(self, path: Path, *, is_test: bool) -> Iterator[Row]:
+    def _rows(self, path: Path, *, has_labels: bool) -> Iterator[Row]:
         if kind_of(path) in CONLL:
             return conll_rows(file_lines(path), str(path), self.texts[0], self.label)
         needed = [text for text in self.texts if text]
-        if not is_test:
+        if has_labels:
             needed.append(self.label)
         hint = "; name its own with --texts and --label of albert-jax finetune"
         return file_rows(path, needed, hint=hint)
@@ -302,14 +302,15 @@ class CustomTask:
         self, path: str | Path, examples: Sequence[RawExample], predictions: Predictions
     ) -> list[Path]:
         """predictions.jsonl, {"id", "prediction"} a line; for words also predictions.conll, a word,
-        its label where known and its prediction a line, as conlleval reads them."""
+        its label where all are known and its prediction a line, as conlleval reads them."""
         found = [(example, predictions[example.id]) for example in examples]
         rows = [json.dumps({"id": e.id, "prediction": p}, ensure_ascii=False) for e, p in found]
         paths = [write_text(path, "predictions.jsonl", "\n".join(rows) + "\n")]
         if self.head == "token_classification":
             blocks = []
+            has_labels = all(example.label for example in examples)  # as many columns everywhere
             for example, tags in found:
-                columns = [example.texts, *([example.label] if example.label else []), tags]
+                columns = [example.texts, *([example.label] if has_labels else []), tags]
                 blocks.append("".join(map(_conll_line, zip(*columns, strict=True))))
             paths.append(write_text(path, "predictions.conll", "\n".join(blocks)))
         return paths

@@ -89,24 +89,26 @@ class GlueTask:
         if split not in self.splits:
             splits = ", ".join(self.splits)
             raise UserError(f"split {split!r} of {self.name} is unknown; known: {splits}")
-        place, rows = self._rows(split, data)
+        is_test = split.startswith("test")
+        place, rows = self._rows(split, data, has_labels=needs_labels and not is_test)
         if needs_labels and NO_GOLD not in dict(self.renamed):
             rows = self._with_gold(rows, place)
         labels = LabelReader(
             self.labels,
             renamed=self.renamed,
             published=self.published,
-            source="" if data == TFDS else str(place),
+            source=str(place) if needs_labels and data != TFDS else "",
             is_needed=needs_labels,
         )
-        is_test = split.startswith("test")
         examples = [
             self._example(cells, number, at, labels, is_test=is_test, split=split)
             for number, (at, cells) in enumerate(rows)
         ]
         return unique_ids(examples, place)
 
-    def _rows(self, split: str, data: str | Path) -> tuple[str | Path, Iterable[Row]]:
+    def _rows(
+        self, split: str, data: str | Path, *, has_labels: bool
+    ) -> tuple[str | Path, Iterable[Row]]:
         if data == TFDS:
             name = f"glue/{self.tfds}"
             return f"TFDS {name}", tfds_rows(name, split.replace("dev", "validation"))
@@ -122,10 +124,10 @@ class GlueTask:
         if path.name.startswith("diagnostic-full"):  # the file of the diagnostic set with labels
             rows = read(lines, name, ("Premise", "Hypothesis", "Label"))
             return path, ((at, {k.lower(): x for k, x in row.items()}) for at, row in rows)
-        is_test = split.startswith("test")
-        needed, *others = self._columns(is_test=is_test)
+        needed, *others = self._columns(has_labels=has_labels)
         if read is csv_rows:
             return path, csv_rows(lines, name, needed, others=others)
+        is_test = split.startswith("test")
         return path, tsv_rows(
             lines,
             name,
@@ -135,10 +137,10 @@ class GlueTask:
             leave_out_short=self.leave_out_short and not is_test,
         )
 
-    def _columns(self, *, is_test: bool) -> list[tuple[str, ...]]:
+    def _columns(self, *, has_labels: bool) -> list[tuple[str, ...]]:
         """The columns that a file needs, by the official names or by TFDS's and the hub's."""
         names = (self.texts, self.keys) if self.keys else (self.texts,)
-        if is_test:
+        if not has_labels:
             return list(names)
         labels = dict.fromkeys((self.label, "label"))
         return [(*texts, label) for texts in names for label in labels]
@@ -175,7 +177,8 @@ class GlueTask:
     ) -> RawExample:
         """In a test split a label may be missing, and a column numbers the examples."""
         key = self._label_key(cells)
-        names = self._text_keys(cells, place, *(() if is_test else (key,)))
+        needed = (key,) if labels.is_needed and not is_test else ()
+        names = self._text_keys(cells, place, *needed)
         texts = tuple(text_of(cells[name], name, place, may_be_blank=True) for name in names)
         identity = id_of(cells, IDS, number, place) if is_test else str(number)
         label = self._label(cells.get(key), key, place, labels)

@@ -22,7 +22,7 @@ def _or_none(
     """Make what cannot be read as a label none, where no label is needed."""
 
     @functools.wraps(read)
-    def tried(reader: LabelReader, *args: P.args, **options: P.kwargs) -> T | None:
+    def tried(reader: LabelReader, /, *args: P.args, **options: P.kwargs) -> T | None:
         try:
             return read(reader, *args, **options)
         except UserError:
