@@ -221,6 +221,7 @@ def evaluate(
     output: str | None = None,
     max_seq_length: int | None = None,
     doc_stride: int | None = None,
+    labels: tuple[str, ...] = (),
     pack: int = 0,
     dtype: Literal["float32", "bfloat16"] = "float32",
     json: bool = False,
@@ -242,6 +243,8 @@ def evaluate(
         output: folder for the predictions file; unset: predictions/ beside the model.
         max_seq_length: tokens in a row; unset: as in fine-tuning.
         doc_stride: tokens from one SQuAD window's start to the next's.
+        labels: what the data's labels are in the task, as negative=0,positive=1; those not named:
+            as they are.
         pack: tokens of rows that short examples share, as 512, where that is faster: classification
             and regression; 0: an example a row.
         dtype: of matmuls and activations.
@@ -251,10 +254,10 @@ def evaluate(
 
     compute = ComputeConfig(dtype=dtype)
     if suite:
-        if task or output or split != "dev" or max_seq_length or doc_stride or pack:
+        if task or output or split != "dev" or max_seq_length or doc_stride or labels or pack:
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
-                "--output, --split, --max-seq-length, --doc-stride and --pack"
+                "--output, --split, --max-seq-length, --doc-stride, --labels and --pack"
             )
         card = evaluate_card(model, data, released=released, compute=compute)
         _print_json(card) if json else print(card_table(card))
@@ -271,6 +274,7 @@ def evaluate(
         doc_stride=doc_stride,
         compute=compute,
         pack=pack,
+        labels=labels,
     )
     _print_json(found) if json else print(as_table(found))
 
@@ -285,6 +289,7 @@ def predict(
     task: str | None = None,
     max_seq_length: int | None = None,
     doc_stride: int | None = None,
+    labels: tuple[str, ...] = (),
     pack: int = 0,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
@@ -298,8 +303,8 @@ def predict(
 
     Args:
         model: fine-tuned model directory.
-        input: JSONL, or by its name CSV or TSV whose first row names the columns; - is standard
-            input.
+        input: JSONL, or by its name CSV or TSV, whose first row names the columns, or for token
+            classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL.
         output: JSONL file to write; - or unset: standard output. With --data a folder; unset:
             predictions/ beside the model.
         data: folder of the task's files as published, or tfds.
@@ -307,6 +312,8 @@ def predict(
         task: name of a task, where the model does not say it.
         max_seq_length: tokens in a row; unset: as in fine-tuning.
         doc_stride: tokens from one SQuAD window's start to the next's.
+        labels: what the data's labels are in the task, as negative=0,positive=1; those not named:
+            as they are.
         pack: tokens of rows that short examples share, as 512, where that is faster: classification
             and regression; 0: an example a row.
         dtype: of matmuls and activations.
@@ -321,6 +328,7 @@ def predict(
         "doc_stride": doc_stride,
         "compute": ComputeConfig(dtype=dtype),
         "pack": pack,
+        "labels": labels,
     }
     if data is not None:
         for file in predict_split(model, data, split=split, output=output, **settings):

@@ -18,7 +18,7 @@ import runpy
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -77,6 +77,54 @@ def _in_words(hint: Any) -> str:
     return words.get(hint) or (
         f"of type {hint.__name__}" if isinstance(hint, type) else "strings in a tuple"
     )
+
+
+# ---------------------------------------------------------------------------------------- the tasks
+
+# The names of `albert_jax.TASKS`, which settings are checked by: the tasks themselves need NumPy.
+TASK_NAMES = (
+    *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"),
+    *("squad1", "squad2", "race", "race-middle", "race-high"),
+    *("single", "pair", "regression", "pair-regression"),
+    *("multiple-choice", "token-classification"),
+)
+
+
+def task_name(name: str) -> str:
+    """Return the one of TASK_NAMES that is meant, however it is capitalised and hyphenated (SST-2,
+    sst2); UserError, with the nearest, for an unknown one."""
+
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
+    known = {plain(task): task for task in TASK_NAMES}
+    if plain(name) not in known:
+        near = difflib.get_close_matches(plain(name), list(known), n=1)
+        meant = f" (did you mean {known[near[0]]!r}?)" if near else ""
+        raise UserError(f"task {name!r} is unknown{meant}; known: {', '.join(TASK_NAMES)}")
+    return known[plain(name)]
+
+
+def label_pairs(labels: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of a file's label and the task's that `--labels a=0,b=1` names.
+
+    The last = of a pair divides it. Raises UserError for what is no such pair, and for a label of
+    the file that is given twice.
+    """
+    pairs: dict[str, str] = {}
+    given = [labels] if isinstance(labels, str) else labels
+    for part in ",".join(given).split(",") if given else ():
+        theirs, separator, ours = (x.strip() for x in part.rpartition("="))
+        if not (theirs and separator and ours):
+            raise UserError(
+                f"--labels {part!r} must be a label of the file, = and the task's label for it, as "
+                "in negative=0,positive=1"
+            )
+        if pairs.setdefault(theirs, ours) != ours:
+            raise UserError(
+                f"--labels gives {theirs!r} two meanings, {pairs[theirs]!r} and {ours!r}; give one"
+            )
+    return tuple(pairs.items())
 
 
 # ---------------------------------------------------------------------------------------- the model
@@ -552,6 +600,9 @@ class FinetuneConfig:
     """Columns of a user's own task that hold its texts; unset: as the task has them."""
     label: str | None = None
     """Column of a user's own task that holds the label; unset: label."""
+    labels: tuple[str, ...] = ()
+    """What the files' labels are in the task, as negative=0,positive=1; those not named: as they
+    are."""
     doc_stride: int | None = None
     """Tokens from one SQuAD window's start to the next's; unset: 128."""
     max_query_length: int | None = None
@@ -592,6 +643,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "")
+        task_name(self.task)
+        label_pairs(self.labels)
         _check_least(self, "", 1, "doc_stride", "max_query_length", "length_window", "seeds")
         _check_least(self, "", 0, "restarts", "pack")
         if self.max_seq_length < 8:

@@ -32,13 +32,15 @@ def evaluate(
     doc_stride: int | None = None,
     compute: ComputeConfig | None = None,
     pack: int = 0,
+    labels: str | Sequence[str] = (),
 ) -> dict[str, Any]:
     """{"task", "split", "metrics": {name: value}, "examples", "predictions_file"} of a fine-tuned
     model on a split with labels.
 
     Without `task` it is the one the model was fine-tuned for. The official predictions file, or the
     first of several, is written to `output`; unset: `predictions/TASK-SPLIT` beside the model. With
-    `pack` short examples share rows of that many tokens, with the same results.
+    `pack` short examples share rows of that many tokens, with the same results. `labels` says what
+    the data's labels are in the task, as "negative=0,positive=1"; those not named: as they are.
     Raises UserError for a model that was not fine-tuned for the task, and for data without labels.
     """
     fine_tuned = load_fine_tuned(
@@ -47,6 +49,7 @@ def evaluate(
         max_seq_length=max_seq_length,
         compute=compute,
         pack=pack,
+        labels=labels,
         doc_stride=doc_stride,
     )
     chosen = fine_tuned.task

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from albert_jax.config import AlbertConfig, FinetuneConfig, to_dict
+from albert_jax.config import AlbertConfig, FinetuneConfig, label_pairs, to_dict
 from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError
 from albert_jax.heads import AlbertForTask
@@ -67,6 +67,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
         config.task,
         texts=config.texts or None,
         label=config.label,
+        renamed=label_pairs(config.labels) or None,
         doc_stride=config.doc_stride,
         max_query_length=config.max_query_length,
     )
@@ -102,11 +103,11 @@ def prepare(config: FinetuneConfig) -> Prepared:
 
 def _labelled(task: Task, split: str, data: str) -> list[RawExample]:
     examples = task.examples(split, data)
-    without = sum(example.label is None for example in examples)
-    if without or not examples:
+    if without := [example for example in examples if example.label is None]:
+        first = without[0].place or f"example {without[0].id}"
         raise UserError(
-            f"{without} of {len(examples)} {split} examples of {task.name} in {data} have no "
-            "label; give --data with labels"
+            f"{first} has no label, as {len(without)} of {len(examples)} {split} examples of "
+            f"{task.name} in {data}; leave them out, or give --data with labels"
         )
     return examples
 

@@ -5,7 +5,6 @@ comes, or a split's official predictions file."""
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import json
 import sys
@@ -20,14 +19,18 @@ from albert_jax.errors import UserError
 from albert_jax.evaluation import write_files
 from albert_jax.finetune_data import features_of
 from albert_jax.task_model import FineTuned, load_fine_tuned
-from albert_jax.tasks import RawExample
+from albert_jax.tasks import RawExample, Task
+from albert_jax.tasks.custom import CONLL
 from albert_jax.tasks.squad import SpanPredictions
-from albert_jax.tasks.tables import Row, json_object
+from albert_jax.tasks.tables import Row, conll_rows, file_rows, json_rows
+from albert_jax.tasks.text_files import file_lines, kind_of, lines_together
+from albert_jax.tasks.values import id_of, shown
 
 # Inputs answered together: the first at once, then more, for speed.
 _CHUNKS = (1, 8, 64)
 _FULL_CHUNK = 512
 _IDS = ("id", "index", "idx")  # what a record may call its number
+_RECORD = 'a mapping of the task\'s texts by their names, as {"sentence": "…"}'
 
 
 def predict(
@@ -49,6 +52,8 @@ def predict(
     `pack` short inputs share rows of that many tokens. Raises UserError for a model that was not
     fine-tuned and for an input that lacks a text.
     """
+    if isinstance(inputs, (str, bytes, Mapping)):
+        raise UserError(f"the inputs are {shown(inputs)}; give a list of records, each {_RECORD}")
     fine_tuned = load_fine_tuned(
         model,
         task,
@@ -58,12 +63,31 @@ def predict(
         doc_stride=doc_stride,
     )
     rows = ((f"input {i}", record) for i, record in enumerate(inputs))
-    return _answers(fine_tuned, _in_chunks(rows))
+    return _answers(fine_tuned, _in_chunks(_checked(rows)))
 
 
-def _in_chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    sizes = itertools.chain(_CHUNKS, itertools.repeat(_FULL_CHUNK))
-    while chunk := list(itertools.islice(rows, next(sizes))):
+def _checked(rows: Iterable[tuple[str, Any]]) -> Iterator[Row]:
+    """The rows, as mappings whose ids can be repeated in an answer; an id of null is none."""
+    for place, record in rows:
+        if not isinstance(record, Mapping):
+            raise UserError(f"{place} is {shown(record)}; give {_RECORD}")
+        id_of(record, _IDS, 0, place)
+        empty = [name for name in _IDS if name in record and record[name] is None]
+        yield place, {k: x for k, x in record.items() if k not in empty} if empty else record
+
+
+def _in_chunks(rows: Iterator[Row], first: Sequence[int] = _CHUNKS) -> Iterator[list[Row]]:
+    """The rows in chunks; before an error those that came before it, so that they are answered."""
+    for size in itertools.chain(first, itertools.repeat(_FULL_CHUNK)):
+        chunk: list[Row] = []
+        try:
+            for row in itertools.islice(rows, size):
+                chunk.append(row)
+        except UserError:
+            yield chunk
+            raise
+        if not chunk:
+            return
         yield chunk
 
 
@@ -133,8 +157,8 @@ def predict_file(
     The columns of CSV and TSV are named by their first row. Raises UserError, with the row, for
     what is not such a file; the answers before it stand in `dest`.
     """
-    chunks = _typed() if source == "-" else _in_chunks(_records(source))
-    answers = _answers(load_fine_tuned(model, task, **settings), chunks)
+    fine_tuned = load_fine_tuned(model, task, **settings)
+    answers = _answers(fine_tuned, _chunks(source, fine_tuned.task))
     count = 0
     with contextlib.ExitStack() as stack:
         out: TextIO = sys.stdout
@@ -164,7 +188,7 @@ def predict_split(
     They go to `output`; unset: `predictions/TASK-SPLIT` beside the model.
     """
     fine_tuned = load_fine_tuned(model, task, **settings)
-    examples = fine_tuned.task.examples(split, data)
+    examples = fine_tuned.task.examples(split, data, needs_labels=False)
     predictions, _ = answer(fine_tuned, examples)
     return write_files(fine_tuned.task, model, split, output, examples, predictions)
 
@@ -173,54 +197,24 @@ def _name(source: str) -> str:
     return "standard input" if source == "-" else source
 
 
-def _typed() -> Iterator[list[Row]]:
-    """The rows of standard input, together those that came together: none waits for the next, which
-    may come from one who waits for the answer."""
-    rest, done = b"", 0
-    while data := sys.stdin.buffer.read1(1 << 16):
-        *lines, rest = (rest + data).split(b"\n")
-        yield list(_json_rows(_lines(lines, _name("-"), done + 1), _name("-"), done + 1))
-        done += len(lines)
-    yield list(_json_rows(_lines([rest], _name("-"), done + 1), _name("-"), done + 1))
-
-
-def _records(source: str) -> Iterator[Row]:
-    """The rows of a file with their places, read as they are asked for."""
-    with Path(source).open("rb") as file:
-        lines = _lines(file, source)
-        is_table = source.endswith((".csv", ".tsv"))
-        yield from _table(lines, source) if is_table else _json_rows(lines, source)
-
-
-def _json_rows(lines: Iterable[str], name: str, first: int = 1) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=first):
-        if line.strip():
-            place = f"{name} row {number}"
-            yield place, json_object(line, place)
-
-
-def _lines(file: Iterable[bytes], name: str, first: int = 1) -> Iterator[str]:
-    for number, line in enumerate(file, start=first):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{name} row {number}: invalid UTF-8 at byte {error.start} of the row; "
-                "convert the file to UTF-8"
-            ) from None
-
-
-def _table(lines: Iterator[str], name: str) -> Iterator[Row]:
-    # As the tasks read them: cells of CSV may be quoted, quotes in TSV are plain text.
-    tsv = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if name.endswith(".tsv") else {}
-    rows: Iterator[Sequence[str]] = csv.reader(lines, **tsv)  # type: ignore[arg-type]
-    columns = next(rows, None)
-    if columns is None:
+def _chunks(source: str, task: Task) -> Iterator[list[Row]]:
+    if source != "-":
+        yield from _in_chunks(_checked(_rows(source, task)))
         return
-    for number, cells in enumerate(rows, start=2):
-        if len(cells) != len(columns):
-            raise UserError(
-                f"{name} row {number} has {len(cells)} columns; expected {len(columns)}: "
-                f"{', '.join(columns)}"
-            )
-        yield f"{name} row {number}", dict(zip(columns, cells, strict=True))
+    # Together those that came together: none waits for the next, which may come from one who waits
+    # for the answer.
+    for lines in lines_together(sys.stdin.buffer, _name(source)):
+        yield from _in_chunks(_checked(json_rows(lines, _name(source))), first=())
+
+
+def _rows(source: str, task: Any) -> Iterator[Row]:
+    """The rows of a file with their places, read as they are asked for."""
+    kind, has_words = kind_of(source), task.head == "token_classification"
+    if kind in CONLL and has_words:
+        return conll_rows(file_lines(source), source, task.texts[0], task.label)
+    if kind == "conll":
+        raise UserError(
+            f"{source} has a word a line, by its name, which {task.name} does not read; give "
+            "JSONL, CSV or TSV"
+        )
+    return file_rows(Path(source), ())

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from albert_jax.config import ComputeConfig
+from albert_jax.config import ComputeConfig, label_pairs
 from albert_jax.errors import UserError
 from albert_jax.heads import PACKABLE, AlbertForTask
 from albert_jax.inference import batch_tokens, one_ahead
@@ -25,6 +25,8 @@ from albert_jax.task_rows import Row
 from albert_jax.tasks import Task, find_task
 from albert_jax.tokenizer import Tokenizer
 
+# What a setting of a task is called on the command line, where not by its name.
+_FLAGS = {"renamed": "--labels"}
 # What is read by a task of the first name may be answered by a model fine-tuned on the second: the
 # diagnostic set has no training data of its own.
 ANSWERED_BY = {"ax": "mnli"}
@@ -133,19 +135,22 @@ def load_fine_tuned(
     max_seq_length: int | None = None,
     compute: ComputeConfig | None = None,
     pack: int = 0,
+    labels: str | Sequence[str] = (),
     **settings: Any,
 ) -> FineTuned:
     """A model directory with a head that answers `task`; unset: the one it was fine-tuned for.
 
     `settings` are of the task, None as in fine-tuning; with `pack` short examples share rows of so
-    many tokens. Labels in another order than the task's are put in the task's. Raises UserError for
-    a model that was not fine-tuned, or for another task or other labels.
+    many tokens; `labels` are pairs of a data file's label and the task's, a=0,b=1. The head's
+    labels in another order than the task's are put in the task's. Raises UserError for a model that
+    was not fine-tuned, or for another task or other labels.
     """
     model = load_model(directory)
     head = head_of(directory, model)
     if (name := task or head.get("task")) is None:
         raise UserError(f"{directory} does not say which task it is of; give --task")
     given = {key: value for key, value in settings.items() if value is not None}
+    given["renamed"] = label_pairs(labels) or None
     own = head.get("settings") or {} if head.get("task") == find_task(name).name else {}
     chosen: Any = configured_task(name, **(own | given))
     check_pack(chosen, pack)
@@ -170,8 +175,11 @@ def configured_task(name: str, **settings: Any) -> Task:
         for key, value in settings.items()
         if value is not None
     }
-    if unknown := sorted(given.keys() - {field.name for field in dataclasses.fields(task)}):
-        flags = ", ".join(f"--{key.replace('_', '-')}" for key in unknown)
+    usable = {field.name for field in dataclasses.fields(task)}
+    if task.head == "regression":
+        usable.discard("renamed")
+    if unknown := sorted(given.keys() - usable):
+        flags = ", ".join(_FLAGS.get(key, f"--{key.replace('_', '-')}") for key in unknown)
         raise UserError(f"task {name} has no use for {flags}; leave it out")
     return dataclasses.replace(task, **given)
 

@@ -12,7 +12,7 @@ from typing import Any
 from albert_jax.errors import UserError
 from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
-from albert_jax.tasks.squad_reader import field, find_file, read_squad, read_tfds, some
+from albert_jax.tasks.squad_reader import find_file, read_squad, read_tfds, some
 from albert_jax.tasks.squad_spans import (
     Passage,
     Window,
@@ -24,6 +24,7 @@ from albert_jax.tasks.squad_spans import (
     windows,
 )
 from albert_jax.tasks.tables import write_text
+from albert_jax.tasks.values import id_of, require_keys, text_of
 from albert_jax.tokenizer import CLS_ID, SEP_ID, Tokenizer
 
 
@@ -85,15 +86,18 @@ class SquadTask:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
-    def examples(self, split: str, data: str | Path) -> list[RawExample]:
+    def examples(
+        self, split: str, data: str | Path, *, needs_labels: bool = True
+    ) -> list[RawExample]:
         """Questions of train, dev or test: of a SQuAD file, the folder that holds it, or TFDS."""
+        is_training = split == "train" and needs_labels
         if str(data) == TFDS:
-            examples = read_tfds(split, self.version)
+            examples = read_tfds(split, self.version, is_training=is_training)
         else:
             path = find_file(data, split, self.version)
-            examples = read_squad(path, is_training=split == "train")
+            examples = read_squad(path, is_training=is_training)
         unanswerable = [e.id for e in examples if e.label == ""]
-        if self.head == "span_v1" and unanswerable:
+        if self.head == "span_v1" and unanswerable and needs_labels:
             raise UserError(
                 f"{data}: {len(unanswerable)} of {len(examples)} questions have no answer: "
                 f"{some(unanswerable)}; {self.name} answers each, use squad2"
@@ -102,9 +106,12 @@ class SquadTask:
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
         """A question to answer: `question`, `context` and, if it has one, its `id`."""
-        question, context = (field(record, name, str, place) for name in ("question", "context"))
+        require_keys(record, place, ("question", "context"))
+        names = ("question", "context")
+        question, context = (text_of(record[name], name, place) for name in names)
         extra = {"context": context, "answers": (), "answer": None}
-        return RawExample(str(record.get("id", number)), (question, context), None, extra)
+        identity = id_of(record, ("id",), number, place)
+        return RawExample(identity, (question, context), None, extra, place)
 
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
