@@ -45,7 +45,8 @@ def predict(
     An input has the task's texts by their names (README), and may have an "id". An answer is
     {"id", "prediction"}, and of classes and choices "probabilities" by label; of questions on a
     context "start", the character of it where the answer begins (None where there is none),
-    "probability", the likeliest text's among the likely ones, and for squad2 "null_odds". With
+    "probability", the likeliest text's among the likely ones (None where there is none, as in a
+    context without a word), and for squad2 "null_odds". With
     `pack` short inputs share rows of that many tokens. Raises UserError for a model that was not
     fine-tuned and for an input that lacks a text.
     """
@@ -115,9 +116,10 @@ def _probabilities(labels: Sequence[str], logits: np.ndarray) -> dict[str, float
 def _place(predictions: SpanPredictions, name: str) -> dict[str, Any]:
     """Where the answer stands in the context and how likely it is; and the odds of there being
     none, where the head knows them."""
+    probability = predictions.probabilities[name]
     found: dict[str, Any] = {
         "start": predictions.starts[name] if predictions[name] else None,
-        "probability": round(predictions.nbest[name][0]["probability"], 6),
+        "probability": None if probability is None else round(probability, 6),
     }
     if predictions.null_odds is not None:
         found["null_odds"] = predictions.null_odds[name]
