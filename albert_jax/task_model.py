@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,9 @@ def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) 
     return {"logits": output.reshape(-1, output.shape[-1]) if "starts" in batch else output}
 
 
+Tick = Callable[[int, int], None]  # how many rows are done, and how many there are
+
+
 class Outputs:
     """Computes a head's outputs for rows of any lengths, on one device, packed or each alone."""
 
@@ -69,8 +72,11 @@ class Outputs:
         self._model, self._pack = model, pack
         self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
 
-    def __call__(self, params: Any, rows: Sequence[Row]) -> list[dict[str, np.ndarray]]:
-        """What `Task.predictions` takes: one a row, cut to the row's own tokens."""
+    def __call__(
+        self, params: Any, rows: Sequence[Row], tick: Tick | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """What `Task.predictions` takes: one a row, cut to the row's own tokens. `tick` is called
+        after each batch; what it raises ends the computation."""
         found: list[dict[str, np.ndarray]] = [{} for _ in rows]
         per_token = self._model.kind in ("token_classification", "span_v1")
         batches = evaluation_batches(
@@ -80,6 +86,7 @@ class Outputs:
             pack=self._pack,
         )
         started = ((chosen, self._apply(params, batch)) for chosen, batch in batches)
+        done = 0
         for chosen, outputs in one_ahead(started):
             for name, array in outputs.items():
                 for at, index in enumerate(chosen):
@@ -87,6 +94,9 @@ class Outputs:
                         continue
                     value = array[at]
                     found[index][name] = value[: rows[index].length] if per_token else value
+            done += sum(index >= 0 for index in chosen)
+            if tick is not None:
+                tick(done, len(rows))
         return found
 
 
@@ -105,8 +115,11 @@ class FineTuned:
     def params(self) -> Any:
         return jax.device_put(for_task(self.directory.params))
 
-    def __call__(self, rows: Sequence[Row]) -> list[dict[str, np.ndarray]]:
-        found = self.outputs(self.params, rows)
+    def __call__(
+        self, rows: Sequence[Row], tick: Tick | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """`Outputs` of the rows, labels in the task's order."""
+        found = self.outputs(self.params, rows, tick)
         if self.order is not None:
             found = [{"logits": x["logits"][..., self.order]} for x in found]
         return found

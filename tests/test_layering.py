@@ -28,6 +28,7 @@ LEVELS = {
         "locks",
         "metrics_log",
         "plots",
+        "progress",
         "provenance",
         "released",
         "target",
