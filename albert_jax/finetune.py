@@ -45,6 +45,7 @@ from albert_jax.step import TrainState, init_state, make_train_step
 from albert_jax.streams import say
 from albert_jax.task_batches import TrainingBatches
 from albert_jax.task_model import Outputs
+from albert_jax.tasks.scores import Scores, line_of
 from albert_jax.train import Position, Workload, fit, resume
 
 RESULTS = "results.json"
@@ -262,7 +263,9 @@ class _Best:
             _export(
                 self._config, self._prepared, params, self._directory, self._seed, step, metrics
             )
-        return {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
+        numbers = {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
+        task = self._prepared.task
+        return Scores(numbers, line_of(task, task.metric, numbers))
 
     def judge(self, params: Any, split: Split) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and predictions."""
@@ -352,7 +355,7 @@ def _announcement(config: FinetuneConfig, prepared: Prepared, base: dict[str, An
     length, share = batches.fill(min(train.steps, 200))
     examples, rows = len(prepared.train.examples), len(prepared.train.rows)
     passes = train.steps * train.batch_size / rows
-    figures = "  ".join(f"{k} {v:.4f}" for k, v in base["metrics"].items() if isinstance(v, float))
+    figures = line_of(prepared.task, prepared.task.metric, base["metrics"])
     return "\n".join(
         [
             f"task       {prepared.task.name}, head {prepared.task.head}; {examples:,} examples to "

@@ -171,8 +171,9 @@ def fit(
 def log_evaluation(
     log: MetricsLog, step: int, values: Mapping[str, float], of: str = "held out"
 ) -> None:
-    """Records what an evaluation found, and says it."""
-    text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+    """Records what an evaluation found, and says it: by its own `line`, where it has one."""
+    figures = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+    text = getattr(values, "line", figures)
     log.scalars("eval", step, values, line=f"step {step}  {of}:  {text}")
 
 
