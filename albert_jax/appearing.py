@@ -128,8 +128,12 @@ def result_lines(dest: str) -> Iterator[TextIO]:
             if not temporary.stat().st_size:
                 raise
             os.replace(temporary, partial)
+            kept = f"what came before is in {partial}"
             if isinstance(error, UserError):
-                raise UserError(f"{error}; what came before is in {partial}") from None
+                raise UserError(f"{error}; {kept}") from None
+            is_pipe = isinstance(error, BrokenPipeError)
+            if isinstance(error, OSError) and error.filename is None and not is_pipe:  # a full disk
+                raise UserError(f"{dest} NOT written: {error.strerror or error}; {kept}") from None
             raise
     partial.unlink(missing_ok=True)  # an earlier attempt's
 
