@@ -11,7 +11,7 @@ import itertools
 import json
 import reprlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from albert_jax.errors import UserError
 from albert_jax.evaluation import predictions_folder, predictions_of, write_files
 from albert_jax.progress import Meter
 from albert_jax.streams import json_line, say
-from albert_jax.task_model import FineTuned, is_finite, load_fine_tuned
+from albert_jax.task_model import FineTuned, Tick, is_finite, load_fine_tuned
 from albert_jax.task_rows import as_rows
 from albert_jax.tasks import Features, RawExample, Task
 from albert_jax.tasks.base import TFDS
@@ -126,16 +126,27 @@ class _Asked:
 
 
 def _answers(
-    fine_tuned: FineTuned, chunks: Iterable[list[Input]], count: _Count, *, skip_bad: bool
+    fine_tuned: FineTuned,
+    chunks: Iterable[list[Input]],
+    count: _Count,
+    *,
+    skip_bad: bool,
+    tick: Callable[[int], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Answers to the inputs of each chunk, which are computed together."""
+    """Answers to the inputs of each chunk, which are computed together. `tick` is called after each
+    batch with the number of inputs that are done."""
+
+    def tick_rows(done: int, total: int) -> None:
+        if tick is not None:
+            tick(count.inputs + len(asked) * done // total)
+
     for chunk in chunks:
         asked: list[_Asked] = []
         for number, (place, record) in enumerate(chunk, start=count.inputs):
             asked.append(_asked(fine_tuned, number, place, record))
             if asked[-1].error and not skip_bad:
                 break  # what comes before it is answered all the same
-        for each, found in zip(asked, _answered(fine_tuned, asked), strict=True):
+        for each, found in zip(asked, _answered(fine_tuned, asked, tick_rows), strict=True):
             if isinstance(found, UserError):
                 if not skip_bad:
                     raise found
@@ -176,7 +187,8 @@ def _asked(fine_tuned: FineTuned, number: int, place: str, record: Any) -> _Aske
 
 
 def _id_of(record: Mapping[str, Any], number: int, place: str) -> Any:
-    identity = next((record[name] for name in _IDS if name in record), number)
+    given = (record[name] for name in _IDS if record.get(name) is not None)
+    identity = next(given, number)
     try:
         json.dumps(identity, allow_nan=False)
     except ValueError:
@@ -196,11 +208,13 @@ def _features(fine_tuned: FineTuned, example: RawExample, place: str) -> list[Fe
         raise UserError(f"{place}: {error}") from None
 
 
-def _answered(fine_tuned: FineTuned, asked: Sequence[_Asked]) -> list[dict[str, Any] | UserError]:
+def _answered(
+    fine_tuned: FineTuned, asked: Sequence[_Asked], tick: Tick
+) -> list[dict[str, Any] | UserError]:
     """The answer to each, without its id, or the error."""
     good = [each for each in asked if each.error is None]
     rows = as_rows(feature for each in good for feature in each.features)
-    outputs = iter(fine_tuned(rows))
+    outputs = iter(fine_tuned(rows, tick))
     for each in good:
         each.outputs = list(itertools.islice(outputs, len(each.features)))
         if not all(map(is_finite, each.outputs)):
@@ -273,15 +287,14 @@ def predict_file(
     _require_another(source, dest)
     fine_tuned = load_fine_tuned(model, task, **settings)
     count = _Count()
-    answers = _answers(fine_tuned, _chunks(source, skip_bad=skip_bad), count, skip_bad=skip_bad)
+    chunks = _chunks(source, skip_bad=skip_bad)
     # Who types, or reads the answers on the screen, sees how far it is.
     is_seen = source == "-" or (dest == "-" and sys.stdout.isatty())
     with writing(dest), result_lines(dest) as out:
         with Meter("predict", None, unit="input", show=not is_seen) as meter:
-            for found in answers:
+            for found in _answers(fine_tuned, chunks, count, skip_bad=skip_bad, tick=meter.reach):
                 out.write(json_line(found, out))
                 out.flush()
-                meter.add(1)
         if not count.inputs:
             raise UserError(f"{_name(source)} is empty; give an example a line")
     _say(fine_tuned, count)
@@ -330,8 +343,10 @@ def predict_split(
     fine_tuned = load_fine_tuned(model, task, **settings)
     chosen = fine_tuned.task
     folder = predictions_folder(chosen, model, split, output)
-    if data != TFDS and folder.exists() and Path(data).exists() and folder.samefile(data):
-        raise UserError(f"{folder} is the folder of the data; name another one for --output")
+    # GLUE's files may be in a folder of the task's name.
+    for own in () if data == TFDS else (Path(data), Path(data) / getattr(chosen, "folder", "")):
+        if folder.exists() and own.exists() and folder.samefile(own):
+            raise UserError(f"{folder} is the folder of the data; name another one for --output")
     examples = chosen.examples(split, data)
     predictions, _ = predictions_of(fine_tuned, examples, split)
     return write_files(chosen, folder, data, examples, predictions)

@@ -66,9 +66,13 @@ class Meter:
             self._said = now
             say(self._line(now - self._started))
 
-    def tick(self, done: int, total: int) -> None:
-        """Takes in how much is done in all, as a callback that is called after each batch."""
+    def reach(self, done: int) -> None:
+        """Takes in how much is done in all."""
         self.add(done - self._done)
+
+    def tick(self, done: int, total: int) -> None:
+        """The same, for who calls back with the total too."""
+        self.reach(done)
 
     def close(self) -> None:
         """Removes the bar."""

@@ -172,9 +172,14 @@ def log_evaluation(
     log: MetricsLog, step: int, values: Mapping[str, float], of: str = "held out"
 ) -> None:
     """Records what an evaluation found, and says it: by its own `line`, where it has one."""
-    figures = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+    figures = "  ".join(_figure(name, value) for name, value in values.items())
     text = getattr(values, "line", figures)
     log.scalars("eval", step, values, line=f"step {step}  {of}:  {text}")
+
+
+def _figure(name: str, value: float) -> str:
+    """A loss in nats, an accuracy in percent."""
+    return f"{name} {value:.2%}" if name.endswith("accuracy") else f"{name} {value:.4f}"
 
 
 def _due(step: int, every: int, last: int) -> bool:
@@ -356,7 +361,7 @@ def _line(step: int, steps: int, s: Mapping[str, float], seconds_left: float) ->
         "mfu",
     }
     learnt = [
-        f"{n} {v:.4f}" for n, v in s.items() if n not in fixed and not n.startswith("trust_ratio")
+        _figure(n, v) for n, v in s.items() if n not in fixed and not n.startswith("trust_ratio")
     ]
     parts = [
         f"step {step}/{steps}",

@@ -125,21 +125,21 @@ def lines_about(
     lines = []
     for setting, found in by_setting.items():
         most = max(found, key=lambda cut: cut.needed).needed
-        of = f"{len(found):,} of {count:,} {what}"
+        were = f"{len(found):,} of {count:,} {what} {'was' if len(found) == 1 else 'were'} cut to"
         if setting == "max_query_length":
             kept = found[0].needed - found[0].left_out
             lines.append(
-                f"{of} have a question of more than {kept} tokens, which was cut; the longest has "
-                f"{most:,}: finetune's --max-query-length {most} holds it"
+                f"{were} {kept} tokens of question; the longest has {most:,}: finetune's "
+                f"--max-query-length {most} holds it"
             )
         elif setting == "MAX_QA_LENGTH":
             lines.append(
-                f"{of} have a question that was cut to its last {MAX_QA_LENGTH} tokens, as in the "
-                f"original; the longest with its option has {most:,}"
+                f"{were} the last {MAX_QA_LENGTH} tokens of question and option, as in the "
+                f"original; the longest has {most:,}"
             )
         else:
             lines.append(
-                f"{of} were cut to {max_seq_length} tokens; the longest has {most:,}: "
+                f"{were} {max_seq_length} tokens; the longest has {most:,}: "
                 + _longer_rows(max_seq_length, most, longest)
             )
     return lines
