@@ -288,8 +288,8 @@ def predict_file(
     fine_tuned = load_fine_tuned(model, task, **settings)
     count = _Count()
     chunks = _chunks(source, skip_bad=skip_bad)
-    # Who types, or reads the answers on the screen, sees how far it is.
-    is_seen = source == "-" or (dest == "-" and sys.stdout.isatty())
+    # Who asks and waits, or reads the answers on the screen, sees how far it is.
+    is_seen = dest == "-" and (source == "-" or sys.stdout.isatty())
     with writing(dest), result_lines(dest) as out:
         with Meter("predict", None, unit="input", show=not is_seen) as meter:
             for found in _answers(fine_tuned, chunks, count, skip_bad=skip_bad, tick=meter.reach):

@@ -348,6 +348,23 @@ def test_answers_of_real_contexts_stand_where_they_are_said_to(shared: Path, nam
     assert unanswered == none
 
 
+@given(st.text(max_size=40), st.sampled_from(["squad1", "squad2"]), st.integers(0, 99))
+def test_an_answer_to_any_text_stands_where_it_is_said_to(
+    context: str, name: str, seed: int
+) -> None:
+    task = TASKS[name]
+    example = task.from_record({"question": "Why?", "context": context}, 0, "row 1")
+    for tokenizer in TOKENIZERS.values():
+        features = task.features(example, 0, tokenizer, 32)
+        outputs = _random_outputs(features, np.random.default_rng(seed))
+        found = task.predictions([example], features, outputs)
+        _assert_answers_start_where_said(found, [example])
+        words = [a["text"] for a in found.nbest["0"] if a["text"]]
+        assert bool(words) == bool(found.best["0"])
+        if name == "squad1" and tokenizer.encode(context.strip(), parse_special=False).ids:
+            assert found["0"]
+
+
 def _certain_of(task: SquadTask, feature, pieces: tuple[int, int]) -> dict:
     """Outputs of a head that is certain of the span of these pieces of the passage."""
     start, end = (feature.extra["passage_start"] + piece for piece in pieces)
