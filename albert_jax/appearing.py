@@ -159,8 +159,15 @@ def result_lines(dest: str) -> Iterator[TextIO]:
                 with temporary.open("w", encoding="utf-8") as stream:
                     yield stream
             except BaseException as error:
-                if keep() and isinstance(error, UserError):
-                    raise UserError(f"{error}; what came before is in {partial}") from None
+                if not keep():
+                    raise
+                kept = f"what came before is in {partial}"
+                if isinstance(error, UserError):
+                    raise UserError(f"{error}; {kept}") from None
+                is_pipe = isinstance(error, BrokenPipeError)
+                if isinstance(error, OSError) and error.filename is None and not is_pipe:
+                    why = error.strerror or error  # a full disk
+                    raise UserError(f"{dest} NOT written: {why}; {kept}") from None
                 raise
     partial.unlink(missing_ok=True)  # an earlier attempt's
 

@@ -248,7 +248,8 @@ def evaluate(
         pack: tokens of rows that short examples share, as 512, where that is faster: classification
             and regression; 0: an example a row.
         dtype: of matmuls and activations.
-        json: print {"task", "metrics", "examples", "predictions_file"} as JSON.
+        json: print {"task", "metrics", "examples", "predictions_file"} as JSON, metrics in the
+            official scale.
     """
     from albert_jax.evaluation import as_table, card_table, evaluate, evaluate_card
 
@@ -291,13 +292,15 @@ def predict(
     doc_stride: int | None = None,
     labels: tuple[str, ...] = (),
     pack: int = 0,
+    skip_bad: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Answers new inputs with a fine-tuned model: a line of JSON for each, as they come.
 
     An input line is a JSON object with the task's texts by name, as {"sentence": "…"} for SST-2,
-    and an answer {"id", "prediction"} with the labels' "probabilities". With --data instead it
-    writes a split's official predictions file, as for GLUE's server.
+    and an answer {"id", "prediction"} with the labels' "probabilities". An answer to a text that
+    was cut has "truncated" and "tokens_left_out". With --data instead it writes a split's official
+    predictions file, as for GLUE's server.
 
     Example: albert-jax predict --model runs/sst2/model --input texts.jsonl --output answers.jsonl
 
@@ -305,8 +308,8 @@ def predict(
         model: fine-tuned model directory.
         input: JSONL, or by its name CSV or TSV, whose first row names the columns, or for token
             classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL.
-        output: JSONL file to write; - or unset: standard output. With --data a folder; unset:
-            predictions/ beside the model.
+        output: JSONL file, which appears at the end; - or unset: standard output. With --data a
+            folder; unset: predictions/ beside the model.
         data: folder of the task's files as published, or tfds.
         split: split of --data to answer.
         task: name of a task, where the model does not say it.
@@ -316,6 +319,7 @@ def predict(
             as they are.
         pack: tokens of rows that short examples share, as 512, where that is faster: classification
             and regression; 0: an example a row.
+        skip_bad: answer {"id", "error"} to an input that has no answer, and go on with the next.
         dtype: of matmuls and activations.
     """
     from albert_jax.prediction import predict_file, predict_split
@@ -330,11 +334,13 @@ def predict(
         "pack": pack,
         "labels": labels,
     }
+    if data is not None and skip_bad:
+        raise UserError("--skip-bad is for --input; a split's official file has an answer for each")
     if data is not None:
         for file in predict_split(model, data, split=split, output=output, **settings):
             print(file)
     elif input is not None:
-        predict_file(model, input, output or "-", **settings)
+        predict_file(model, input, output or "-", skip_bad=skip_bad, **settings)
 
 
 def fill_mask(

@@ -41,11 +41,13 @@ from albert_jax.parallel import (
     make_placement,
     set_compilation_cache,
 )
+from albert_jax.progress import Meter, Tick
 from albert_jax.step import TrainState, init_state, make_train_step
 from albert_jax.streams import say
 from albert_jax.task_batches import TrainingBatches
 from albert_jax.task_model import Outputs
-from albert_jax.train import Position, Run, Tick, fit, resume
+from albert_jax.tasks.scores import Scores, line_of
+from albert_jax.train import Position, Run, fit, resume
 
 RESULTS = "results.json"
 
@@ -123,12 +125,12 @@ def _run(config: FinetuneConfig, prepared: Prepared, workdir: Path, seed: int) -
     outputs = Outputs(prepared.model, pack=config.pack)
     best = _Best(config, prepared, outputs, directory / "best", seed)
     state = _train(config, prepared, directory, seed, best)
-    metrics, predictions = best.judge(state.params, prepared.dev)
+    metrics, predictions = _judged(best, state.params, prepared, f"dev at step {state.step}")
     _export(config, prepared, state.params, directory / "last", seed, int(state.step), metrics)
     last = {"step": int(state.step), "metrics": metrics}
     found = load_model(directory / "best")
-    best_metrics, best_predictions = best.judge(found.params, prepared.dev)
     step = found.manifest["provenance"]["step"]
+    best_metrics, best_predictions = _judged(best, found.params, prepared, f"dev at step {step}")
     collapsed, learnt_nothing = (
         is_degenerate(prepared.task, prepared.dev.examples, x)
         for x in (predictions, best_predictions)
@@ -141,6 +143,14 @@ def _run(config: FinetuneConfig, prepared: Prepared, workdir: Path, seed: int) -
         "degenerate": learnt_nothing,
         "collapsed_at_the_end": collapsed,
     }
+
+
+def _judged(
+    best: _Best, params: Any, prepared: Prepared, what: str
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics and predictions on all of dev, with a bar."""
+    with Meter(what, len(prepared.dev.rows), unit="row") as meter:
+        return best.judge(params, prepared.dev, meter.tick)
 
 
 def _train(
@@ -267,7 +277,9 @@ class _Best:
             _export(
                 self._config, self._prepared, params, self._directory, self._seed, step, metrics
             )
-        return {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
+        numbers = {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
+        task = self._prepared.task
+        return Scores(numbers, line_of(task, task.metric, numbers))
 
     def judge(
         self, params: Any, split: Split, tick: Tick | None = None
@@ -358,7 +370,7 @@ def _announcement(config: FinetuneConfig, prepared: Prepared, base: dict[str, An
     length, share = batches.fill(min(train.steps, 200))
     examples, rows = len(prepared.train.examples), len(prepared.train.rows)
     passes = train.steps * train.batch_size / rows
-    figures = "  ".join(f"{k} {v:.4f}" for k, v in base["metrics"].items() if isinstance(v, float))
+    figures = line_of(prepared.task, prepared.task.metric, base["metrics"])
     return "\n".join(
         [
             f"task       {prepared.task.name}, head {prepared.task.head}; {examples:,} examples to "

@@ -42,6 +42,7 @@ from albert_jax.pretrain_data import Data, identity_of, identity_of_settings, op
 from albert_jax.pretrain_report import baselines_at, closing, draw_losses, plan
 from albert_jax.pretrain_step import PretrainStep, make_pretrain_step
 from albert_jax.processes import Launch
+from albert_jax.progress import Tick
 from albert_jax.step import TrainState, init_state, make_eval_step
 from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
@@ -49,7 +50,6 @@ from albert_jax.train import (
     Evaluate,
     Position,
     Run,
-    Tick,
     fit,
     log_evaluation,
     resume,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from albert_jax.heads import PACKABLE, AlbertForTask
 from albert_jax.inference import batch_tokens, one_ahead
 from albert_jax.model_dir import ModelDirectory, load_model
 from albert_jax.parallel import set_compilation_cache
+from albert_jax.progress import Tick
 from albert_jax.streams import say
-from albert_jax.task_batches import evaluation_batches
+from albert_jax.task_batches import SHORTEST, evaluation_batches
 from albert_jax.task_rows import Row
 from albert_jax.tasks import Task, find_task
 from albert_jax.tokenizer import Tokenizer
@@ -30,6 +31,16 @@ _FLAGS = {"renamed": "--labels"}
 # What is read by a task of the first name may be answered by a model fine-tuned on the second: the
 # diagnostic set has no training data of its own.
 ANSWERED_BY = {"ax": "mnli"}
+
+# What to ask for by a model that does not say its task, as one converted from elsewhere.
+_FITTING = {
+    "classification": "--task single for a text, --task pair for two, or GLUE's name for it",
+    "regression": "--task regression for a text, --task pair-regression for two, or --task stsb",
+    "multiple_choice": "--task multiple-choice, or --task race",
+    "token_classification": "--task token-classification",
+    "span_v1": "--task squad1",
+    "span_v2": "--task squad2",
+}
 
 
 def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -69,15 +80,14 @@ class Outputs:
 
     def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
         self._model, self._pack = model, pack
+        self.dtype = model.compute.dtype
         self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
 
     def __call__(
-        self, params: Any, rows: Sequence[Row], tick: Callable[[int, int], None] | None = None
+        self, params: Any, rows: Sequence[Row], tick: Tick | None = None
     ) -> list[dict[str, np.ndarray]]:
-        """What `Task.predictions` takes: one a row, cut to the row's own tokens.
-
-        `tick` is called with (rows done, rows in all) after each batch.
-        """
+        """What `Task.predictions` takes: one a row, cut to the row's own tokens. `tick` is called
+        after each batch; what it raises ends the computation."""
         found: list[dict[str, np.ndarray]] = [{} for _ in rows]
         per_token = self._model.kind in ("token_classification", "span_v1")
         batches = evaluation_batches(
@@ -105,6 +115,7 @@ class Outputs:
 class FineTuned:
     """A fine-tuned model directory, ready to answer."""
 
+    path: str
     directory: ModelDirectory
     task: Task
     tokenizer: Tokenizer
@@ -112,15 +123,37 @@ class FineTuned:
     outputs: Outputs
     order: tuple[int, ...] | None  # of the model's outputs, where the task lists its labels anew
 
+    @property
+    def longest(self) -> int:
+        """The most tokens that a row can have."""
+        return self.directory.config.max_position_embeddings
+
+    def broken(self, what: str) -> UserError:
+        """Returns the error for outputs that are not finite, for the input called `what`."""
+        dtype = self.outputs.dtype
+        precision = "" if dtype == "float32" else f", or too large for {dtype}"
+        return UserError(
+            f"{what}: the model's outputs are not finite; the weights in {self.path} are damaged"
+            f"{precision}: albert-jax verify {self.path} checks them"
+        )
+
     @cached_property
     def params(self) -> Any:
         return jax.device_put(for_task(self.directory.params))
 
-    def __call__(self, rows: Sequence[Row]) -> list[dict[str, np.ndarray]]:
-        found = self.outputs(self.params, rows)
+    def __call__(
+        self, rows: Sequence[Row], tick: Tick | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """`Outputs` of the rows, labels in the task's order."""
+        found = self.outputs(self.params, rows, tick)
         if self.order is not None:
             found = [{"logits": x["logits"][..., self.order]} for x in found]
         return found
+
+
+def is_finite(output: Mapping[str, np.ndarray]) -> bool:
+    """Whether a row's outputs hold neither NaN nor infinity."""
+    return all(bool(np.isfinite(array).all()) for array in output.values())
 
 
 def for_task(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +181,10 @@ def load_fine_tuned(
     model = load_model(directory)
     head = head_of(directory, model)
     if (name := task or head.get("task")) is None:
-        raise UserError(f"{directory} does not say which task it is of; give --task")
+        raise UserError(
+            f"{directory} does not say which task it is of; it has a {head['kind']} head: give "
+            f"{_FITTING.get(head['kind'], '--task')}"
+        )
     given = {key: value for key, value in settings.items() if value is not None}
     given["renamed"] = label_pairs(labels) or None
     own = head.get("settings") or {} if head.get("task") == find_task(name).name else {}
@@ -159,12 +195,24 @@ def load_fine_tuned(
     order = _label_order(directory, head, chosen)
     set_compilation_cache(None)
     longest = model.config.max_position_embeddings
-    length = min(max_seq_length or head.get("max_seq_length") or longest, longest)
+    length = min(head.get("max_seq_length") or longest, longest)
+    if max_seq_length is not None:
+        length = _row_length(max_seq_length, longest)
     for_head = AlbertForTask(
         model.config, compute or ComputeConfig(), kind=head["kind"], labels=_outputs_of(model)
     )
     tokenizer = tokenizer_of(directory, model)
-    return FineTuned(model, chosen, tokenizer, length, Outputs(for_head, pack=pack), order)
+    outputs = Outputs(for_head, pack=pack)
+    return FineTuned(str(directory), model, chosen, tokenizer, length, outputs, order)
+
+
+def _row_length(max_seq_length: int, longest: int) -> int:
+    if SHORTEST <= max_seq_length <= longest:
+        return max_seq_length
+    raise UserError(
+        f"max_seq_length {max_seq_length} must be {SHORTEST} to {longest}, the model's positions; "
+        f"give --max-seq-length {min(max(max_seq_length, SHORTEST), longest)}"
+    )
 
 
 def configured_task(name: str, **settings: Any) -> Task:

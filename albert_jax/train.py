@@ -27,10 +27,10 @@ from albert_jax.flops import peak_flops
 from albert_jax.guards import LossGuard, StopSignals, Watchdog
 from albert_jax.metrics_log import MetricsLog
 from albert_jax.parallel import Placement
+from albert_jax.progress import Tick
 from albert_jax.step import TrainState
 
 HostBatch = dict[str, np.ndarray]
-Tick = Callable[[int, int], None]  # (done, in all), called as often as something is done
 Evaluate = Callable[[Any, int, Tick], dict[str, float]]  # (params as placed, step, tick)
 
 # An evaluation of hours must not cost more than this, should it be what a machine is lost in.
@@ -420,9 +420,15 @@ def _is_due(step: int, every: int, last: int) -> bool:
 def log_evaluation(
     log: MetricsLog, step: int, values: Mapping[str, float], of: str = "held out"
 ) -> None:
-    """Records what an evaluation found, and says it."""
-    text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+    """Records what an evaluation found, and says it: by its own `line`, where it has one."""
+    figures = "  ".join(_figure(name, value) for name, value in values.items())
+    text = getattr(values, "line", figures)
     log.scalars("eval", step, values, line=f"step {step}  {of}:  {text}")
+
+
+def _figure(name: str, value: float) -> str:
+    """A loss in nats, an accuracy in percent."""
+    return f"{name} {value:.2%}" if name.endswith("accuracy") else f"{name} {value:.4f}"
 
 
 # What a line shows in a form of its own.
@@ -493,7 +499,7 @@ class Meter:
 
     def _line(self, step: int, s: Mapping[str, float]) -> str:
         learnt = [
-            f"{n} {v:.4f}" for n, v in s.items() if n not in _FIGURES and not n.startswith("trust_")
+            _figure(n, v) for n, v in s.items() if n not in _FIGURES and not n.startswith("trust_")
         ]
         parts = [f"step {step}/{self._config.steps}", *learnt]
         parts += [f"|g| {s['grad_norm']:.3g}", f"lr {s['learning_rate']:.3g}"]

@@ -527,7 +527,7 @@ def test_several_seeds_have_a_median_and_a_spread():
 
 
 def test_the_spread_is_told_of_the_runs_that_count():
-    steps = {which: {"step": 9, "metrics": {"f1": 0.5}} for which in ("last", "best")}
+    steps = {which: {"step": 9, "metrics": {"f1": 0.51234}} for which in ("last", "best")}
     rest = {"collapsed_at_the_end": False}
     runs = [
         {"seed": seed, "degenerate": seed == 1, "restarted": seed == 1} | rest | steps
@@ -535,8 +535,12 @@ def test_the_spread_is_told_of_the_runs_that_count():
     ]
     spread = summary(runs[1:], "f1")
     base = {"what": "one answer", "metrics": {"f1": 0.0}}
-    told = table({"metric": "f1", "runs": runs, "summary": spread, "baseline": base})
-    assert "last steps' f1 of 3 seeds: median 0.5000, 0.5000 to 0.5000" in told
+    told = table(
+        {"task": "mrpc", "metric": "f1", "runs": runs, "summary": spread, "baseline": base}
+    )
+    assert "last steps' f1 of 3 seeds: median 51.23%, 51.23% to 51.23%" in told
+    assert "  last step      9  f1 51.23%" in told
+    assert told.endswith("baseline: one answer  f1 0.00%")
 
 
 def test_labels_in_another_order_are_put_in_the_tasks():

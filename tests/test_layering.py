@@ -29,6 +29,7 @@ LEVELS = {
         "locks",
         "metrics_log",
         "plots",
+        "progress",
         "provenance",
         "released",
         "target",

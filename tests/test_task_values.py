@@ -4,6 +4,7 @@ valid example or one sentence that names the row and the field."""
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -123,17 +124,21 @@ def from_tfds(task: str, records: list[dict[str, Any]], folder: Path) -> Iterabl
 def from_predict(task: str, records: list[dict[str, Any]], folder: Path) -> Iterable[RawExample]:
     path = folder / "in.jsonl"
     path.write_text("\n".join(map(json.dumps, records)))
-    return _asked(task, prediction._chunks(str(path), TASKS[task]))
+    chunks = prediction._chunks(str(path), TASKS[task], skip_bad=False)
+    return _asked(task, itertools.chain.from_iterable(chunks))
 
 
 def from_python(task: str, records: list[Any], folder: Path) -> Iterable[RawExample]:
     rows = ((f"row {i}", record) for i, record in enumerate(records, start=1))
-    return _asked(task, prediction._in_chunks(prediction._checked(rows)))
+    return _asked(task, rows)
 
 
-def _asked(task: str, chunks: Iterable[list]) -> list[RawExample]:
-    rows = (row for chunk in chunks for row in chunk)
-    return [TASKS[task].from_record(x, i, place) for i, (place, x) in enumerate(rows)]
+def _asked(task: str, rows: Iterable[tuple[str, Any]]) -> list[RawExample]:
+    examples = []
+    for number, (place, record) in enumerate(rows):
+        prediction._id_of(number, place, record)
+        examples.append(prediction._example(TASKS[task], number, place, record))
+    return examples
 
 
 FILES = {"jsonl": from_json}
@@ -237,7 +242,7 @@ CASES: list[tuple[str, dict[str, Reader], dict[str, Any], dict[str, Callable[[An
         "squad2",
         ASKED,
         ANSWERED,
-        {"question": is_text, "context": is_text, "answers": is_anything},
+        {"question": is_text, "context": is_text_or_blank, "answers": is_anything},
     ),
 ]
 

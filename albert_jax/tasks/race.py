@@ -37,7 +37,11 @@ PASSAGE = ("article", "questions", "options")  # keys of a file
 
 
 def choice_features(
-    tokenizer: Tokenizer, texts: Sequence[str], max_seq_length: int
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    max_seq_length: int,
+    *,
+    max_qa_length: int = MAX_QA_LENGTH,
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Ids and segments of [CLS] passage [SEP] question option [SEP], for each option.
 
@@ -55,7 +59,7 @@ def choice_features(
     room = max_seq_length - 3
     rows, segments = [], []
     for ids in asked_ids:
-        ids = ids[-min(MAX_QA_LENGTH, room) :]
+        ids = ids[-min(max_qa_length, room) :]
         first = [CLS_ID, *passage_ids[: room - len(ids)], SEP_ID]
         rows.append([*first, *ids, SEP_ID])
         segments.append([0] * len(first) + [1] * (len(ids) + 1))

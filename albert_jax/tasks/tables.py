@@ -19,10 +19,12 @@ from typing import Any
 from albert_jax.data.tfds_sets import open_split
 from albert_jax.errors import UserError
 from albert_jax.streams import say
-from albert_jax.tasks.text_files import Line, file_lines, kind_of
+from albert_jax.tasks.text_files import Line, LineOrError, file_lines, kind_of
 from albert_jax.tasks.values import quoted, require_keys, shown
 
 Row = tuple[str, Mapping[str, Any]]  # place, for errors; cells by column
+# The same where a reader keeps errors: a row that is none is the error that says so.
+RowOrError = tuple[str, Mapping[str, Any] | UserError]
 
 # The csv module ends a cell at 131,072 characters. A cell over this has a quote that never ends.
 _MOST_CELL = 1 << 26
@@ -42,10 +44,17 @@ def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path:
     )
 
 
-def file_rows(path: Path, needed: Sequence[str], *, hint: str = "") -> Iterator[Row]:
-    """Yield the rows of a file that is CSV, TSV or else JSONL by its name."""
+def file_rows(
+    path: Path, needed: Sequence[str], *, hint: str = "", keep_errors: bool = False
+) -> Iterator[Any]:
+    """Yield the rows of a file that is CSV, TSV or else JSONL by its name.
+
+    With `keep_errors` a row that is none is yielded as its error, and the next follow; what ends
+    the file, as a quote that is never closed, is raised all the same.
+    """
     read = ROW_READERS.get(kind_of(path), json_rows)
-    return read(file_lines(path), str(path), needed, hint=hint)
+    lines = file_lines(path, keep_errors=keep_errors and read is json_rows)
+    return read(lines, str(path), needed, hint=hint, keep_errors=keep_errors)
 
 
 def tsv_rows(
@@ -57,7 +66,8 @@ def tsv_rows(
     without_header: Sequence[str] = (),
     leave_out_short: bool = False,
     hint: str = "",
-) -> Iterator[Row]:
+    keep_errors: bool = False,
+) -> Iterator[Any]:
     """Yield the rows of a tab-separated file, whose quotes are plain text (csv.QUOTE_NONE).
 
     The first row names the columns, which must include `needed`, or else one of `others`; where it
@@ -72,6 +82,7 @@ def tsv_rows(
         without_header=tuple(without_header),
         leave_out_short=leave_out_short,
         hint=hint,
+        keep_errors=keep_errors,
     )
 
 
@@ -82,10 +93,12 @@ def csv_rows(
     *,
     others: Sequence[Sequence[str]] = (),
     hint: str = "",
-) -> Iterator[Row]:
+    keep_errors: bool = False,
+) -> Iterator[Any]:
     """Yield the rows of a comma-separated file, a cell with commas, quotes or new lines in double
     quotes. Columns are named as for `tsv_rows`."""
-    return _by_column(name, _csv_cells(lines, name), (needed, *others), hint=hint)
+    cells = _csv_cells(lines, name)
+    return _by_column(name, cells, (needed, *others), hint=hint, keep_errors=keep_errors)
 
 
 def _csv_cells(lines: Iterable[Line], name: str) -> Iterator[tuple[int, list[str]]]:
@@ -130,7 +143,8 @@ def _by_column(
     without_header: tuple[str, ...] = (),
     leave_out_short: bool = False,
     hint: str = "",
-) -> Iterator[Row]:
+    keep_errors: bool = False,
+) -> Iterator[RowOrError]:
     number, cells = next(rows, (1, []))
     if without_header and not set(cells) & set(without_header):
         columns, rows = without_header, itertools.chain([(number, cells)], rows)
@@ -144,10 +158,13 @@ def _by_column(
         elif leave_out_short:
             left_out.append(number)
         else:
-            raise UserError(
+            error = UserError(
                 f"{name} row {number} has {len(cells)} columns; expected {len(columns)} "
                 f"({quoted(columns)}); found {quoted(cells)}"
             )
+            if not keep_errors:
+                raise error
+            yield f"{name} row {number}", error
     if left_out:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         wanted = f"for want of {len(columns)} columns"
@@ -174,15 +191,29 @@ def _require_columns(
 
 
 def json_rows(
-    lines: Iterable[Line], name: str, needed: Sequence[str] = (), *, hint: str = ""
-) -> Iterator[Row]:
+    lines: Iterable[LineOrError],
+    name: str,
+    needed: Sequence[str] = (),
+    *,
+    hint: str = "",
+    keep_errors: bool = False,
+) -> Iterator[Any]:
     """Yield the objects of JSONL, one a line."""
     for number, line in lines:
-        if line.strip():
-            place = f"{name} row {number}"
+        if isinstance(line, str) and not line.strip():
+            continue
+        place = f"{name} row {number}"
+        record: Mapping[str, Any] | UserError
+        try:
+            if isinstance(line, UserError):
+                raise line
             record = _object(_row_value(line, place), place, needed)
             require_keys(record, place, needed, hint=hint)
-            yield place, record
+        except UserError as error:
+            if not keep_errors:
+                raise
+            record = error
+        yield place, record
 
 
 def _row_value(line: str, place: str) -> Any:
@@ -263,7 +294,7 @@ def conll_rows(lines: Iterable[Line], name: str, text: str, label: str) -> Itera
             words, tags = [], []
 
 
-ROW_READERS: dict[str, Callable[..., Iterator[Row]]] = {
+ROW_READERS: dict[str, Callable[..., Iterator[Any]]] = {
     "csv": csv_rows,
     "tsv": tsv_rows,
     "jsonl": json_rows,

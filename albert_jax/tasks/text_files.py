@@ -9,11 +9,12 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from albert_jax.errors import UserError
 
 Line = tuple[int, str]  # its number in the file, from 1; its text without what ends it
+LineOrError = tuple[int, str | UserError]  # the same where errors are kept
 
 _BLOCK_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -45,12 +46,12 @@ def kind_of(path: str | Path) -> str:
     return Path(name).suffix[1:]
 
 
-def file_lines(path: str | Path) -> Iterator[Line]:
+def file_lines(path: str | Path, *, keep_errors: bool = False) -> Iterator[Any]:
     """Yield a file's lines, read as they are asked for; a gz file is known by its content.
 
     Lines end in \\n or \\r\\n; where \\r alone ends the first, it ends all. A byte order mark is
-    left out. Raises UserError, with the row, for a file that cannot be read, is empty, is damaged
-    or is no UTF-8 text.
+    left out. With `keep_errors` a line that is no UTF-8 is yielded as its error. Raises UserError,
+    with the row, for a file that cannot be read, is empty, is damaged or is no UTF-8 text.
     """
     has_text = False
     try:
@@ -60,9 +61,10 @@ def file_lines(path: str | Path) -> Iterator[Line]:
     with file:
         is_gz = file.peek(2)[:2] == b"\x1f\x8b"
         stream: Stream = gzip.GzipFile(fileobj=file) if is_gz else file
-        for line in itertools.chain.from_iterable(lines_together(stream, str(path))):
-            has_text = has_text or bool(line[1].strip())
-            yield line
+        together = lines_together(stream, str(path), keep_errors=keep_errors)
+        for number, line in itertools.chain.from_iterable(together):
+            has_text = has_text or isinstance(line, UserError) or bool(line.strip())
+            yield number, line
     if not has_text:
         raise UserError(f"{path} is empty; fetch or write it again")
 
@@ -72,15 +74,18 @@ def read_text(path: Path) -> str:
     return "\n".join(text for _, text in file_lines(path))
 
 
-def lines_together(stream: Stream, name: str) -> Iterator[Iterator[Line]]:
+def lines_together(
+    stream: Stream, name: str, *, keep_errors: bool = False
+) -> Iterator[Iterator[LineOrError]]:
     """Yield the lines of a stream, together those that came together.
 
-    They are decoded one by one, so that those before a damaged one are had before the UserError.
+    They are decoded one by one, so that those before a damaged one are had before the UserError,
+    which with `keep_errors` is yielded in its place.
     """
     lines = _Lines()
     for data in _blocks(stream, name):
-        yield _decoded(lines.feed(data), name)
-    yield _decoded(lines.rest(), name)
+        yield _lines_of(lines.feed(data), name, keep_errors=keep_errors)
+    yield _lines_of(lines.rest(), name, keep_errors=keep_errors)
 
 
 def _blocks(stream: Stream, name: str) -> Iterator[bytes]:
@@ -152,26 +157,36 @@ def _line_ends(held: bytes, *, is_last: bool) -> re.Pattern[bytes] | None:
     return re.compile(rb"\r\n|\r|\n" if is_lone else rb"\r?\n")
 
 
-def _decoded(lines: Iterable[_RawLine], name: str) -> Iterator[Line]:
-    for number, offset, data in lines:
-        if number == 1:
-            _require_text(data, name)
+def _lines_of(lines: Iterable[_RawLine], name: str, *, keep_errors: bool) -> Iterator[LineOrError]:
+    for line in lines:
+        if line.number == 1:
+            _require_text(line.data, name)
         try:
-            text = data.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            # The codec counts from behind the mark that it takes for none.
-            mark = 3 if number == 1 and data.startswith(_BYTE_ORDER_MARK) else 0
-            at = error.start + mark
-            raise UserError(
-                f"{name} row {number}: invalid UTF-8 at byte {offset + at} (0x{data[at]:02x}); "
-                "convert the file to UTF-8"
-            ) from None
-        if "\0" in text:
-            raise UserError(
-                f"{name} row {number} has a NUL byte at byte {offset + data.index(0)}; remove it, "
-                "or convert the file to UTF-8 if it is UTF-16"
-            )
-        yield number, text
+            yield line.number, _decoded(line, name)
+        except UserError as error:
+            if not keep_errors:
+                raise
+            yield line.number, error
+
+
+def _decoded(line: _RawLine, name: str) -> str:
+    number, offset, data = line
+    try:
+        text = data.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        # The codec counts from behind the mark that it takes for none.
+        mark = 3 if number == 1 and data.startswith(_BYTE_ORDER_MARK) else 0
+        at = error.start + mark
+        raise UserError(
+            f"{name} row {number}: invalid UTF-8 at byte {offset + at} (0x{data[at]:02x}); "
+            "convert the file to UTF-8"
+        ) from None
+    if "\0" in text:
+        raise UserError(
+            f"{name} row {number} has a NUL byte at byte {offset + data.index(0)}; remove it, "
+            "or convert the file to UTF-8 if it is UTF-16"
+        )
+    return text
 
 
 def _require_text(start: bytes, name: str) -> None:
