@@ -41,8 +41,9 @@ _WORDS: dict[Any, tuple[str, str]] = {
 def checked(function: F) -> F:
     """Makes a function check the kinds of its arguments against its annotations.
 
-    Calls with too many, too few or unknown arguments are left to Python. The wrapper raises
-    UserError for an argument of another kind than its annotation says.
+    A number of NumPy's becomes Python's own. Calls with too many, too few or unknown arguments are
+    left to Python. The wrapper raises UserError for an argument of another kind than its annotation
+    says.
     """
     signature = inspect.signature(function)
     hints: dict[str, Any] = {}
@@ -52,17 +53,24 @@ def checked(function: F) -> F:
         if not hints:
             hints.update(get_type_hints(function))
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
         except TypeError:
             return function(*args, **kwargs)  # Python's own error says it best
-        for name, value in given.items():
+        for name, value in bound.arguments.items():
             parameter = signature.parameters[name]
             variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if name in hints and not variadic:
                 _require_kind(name, value, hints[name])
-        return function(*args, **kwargs)
+                bound.arguments[name] = _pythons_own(value, hints[name])
+        return function(*bound.args, **bound.kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def _pythons_own(value: Any, hint: Any) -> Any:
+    """A number that is to be written as JSON, say, which NumPy's cannot be."""
+    is_scalar = hasattr(value, "item") and getattr(value, "ndim", 1) == 0
+    return value.item() if is_scalar and {bool, int, float} & set(_choices(hint)) else value
 
 
 def _require_kind(name: str, value: Any, hint: Any) -> None:
@@ -145,8 +153,9 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(isinstance(value, type(choice)) and value == choice for choice in arguments)
     if origin in (types.UnionType, Union):
         return any(_fits(value, choice) for choice in arguments)
-    if hint is bool or isinstance(value, bool):  # which is an int to Python
-        return hint is bool and isinstance(value, bool)
+    is_flag = isinstance(value, bool) or _is_numpys_flag(value)
+    if hint is bool or is_flag:  # which is an int to Python
+        return hint is bool and is_flag
     if hint is int:
         return isinstance(value, numbers.Integral)
     if hint is float:
@@ -159,6 +168,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if arguments and _is_list_for(value, hint):
         return all(_fits(item, arguments[0]) for item in value)
     return isinstance(value, kind)
+
+
+def _is_numpys_flag(value: Any) -> bool:
+    return getattr(value, "ndim", 1) == 0 and getattr(value, "dtype", None) == "bool"
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:

@@ -42,8 +42,8 @@ def example(
 @pytest.mark.parametrize(
     "given",
     [
-        {"number": np.int8(3), "share": 2, "text": None, "flag": True, "place": Path("y")},
-        {"share": np.float32(0.5), "kind": "b", "texts": ["a"], "files": iter(["a"])},
+        {"number": 3, "share": 2, "text": None, "flag": True, "place": Path("y")},
+        {"share": 0.5, "kind": "b", "texts": ["a"], "files": iter(["a"])},
         {"texts": (x for x in "ab"), "files": ["a", Path("b")], "table": {1: 2}, "function": len},
         {"texts": np.array(["a", "b"]), "anything": object()},
     ],
@@ -54,9 +54,19 @@ def test_what_fits_passes_as_it_is(given: dict[str, Any]) -> None:
         assert found.get(name, found["settings"].get(name)) is value
 
 
+def test_numbers_of_numpys_become_pythons_own() -> None:
+    """Else a file of JSON that says what was asked for could not be written."""
+    found = example(number=np.int8(3), share=np.float32(0.5), flag=np.True_, text=np.str_("a"))
+    assert (found["number"], found["share"], found["flag"], found["text"]) == (3, 0.5, True, "a")
+    assert [type(found[name]) for name in ("number", "share", "flag")] == [int, float, bool]
+    assert type(example(share=np.int64(3))["share"]) is int
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        ({"number": np.True_}, "number np.True_ must be a whole number"),
+        ({"number": np.array([3])}, r"number array\(\[3\]\) must be a whole number"),
         ({"number": "3"}, "number '3' must be a whole number"),
         ({"number": 3.0}, "number 3.0 must be a whole number"),
         ({"number": True}, "number True must be a whole number"),
