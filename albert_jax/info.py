@@ -52,7 +52,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     if is_address(str(path)):
         return _store(str(path), remote_manifest(str(path)))
     place = path_of(path, "path")
-    if place.suffix == ".json" and place.is_file():
+    if place.suffix == ".json" and place.name != MANIFEST and place.is_file():
         return {"kind": "configuration", "path": str(path)} | _model(AlbertConfig.from_json(place))
     for directory in (place, place / "model"):  # a work directory keeps its model there
         if is_model_directory(directory):

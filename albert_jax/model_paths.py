@@ -92,6 +92,11 @@ def _folder(folder: Path) -> str | None:
             f"{folder} is a serving folder, whose programs run without albert_jax; give the model "
             "directory that it was exported from"
         )
+    if (folder / "progress").is_dir() and not (folder / MANIFEST).exists():
+        return (
+            f"{folder} is a token store that albert-jax prepare has not finished; run its command "
+            "again"
+        )
     if _is_store(folder):
         return (
             f"{folder} is a token store, which holds text and no model; train one with "
@@ -109,14 +114,14 @@ def _folder(folder: Path) -> str | None:
 
 
 def _is_store(folder: Path) -> bool:
-    return (folder / "progress").is_dir() or (
-        (folder / MANIFEST).is_file() and (folder / "train").is_dir()
-    )
+    return (folder / MANIFEST).is_file() and (folder / "train").is_dir()
 
 
 def _file(file: Path) -> str | None:
     if is_model_directory(file.parent):
         return f"{file} is a file of the model directory {file.parent}; give that"
+    if file.name == MANIFEST and _is_store(file.parent):
+        return f"{file} is a file of the token store {file.parent}, which holds text and no model"
     if file.suffix == ".py":
         return f"{file} is a recipe; train a model with it, or give a model directory"
     if file.name == VOCABULARY or file.suffix == ".model":

@@ -15,6 +15,7 @@ import albert_jax
 from albert_jax import cli
 from albert_jax.config import MODELS
 from albert_jax.errors import UserError
+from albert_jax.info import describe
 from albert_jax.model_dir import export_model
 from albert_jax.model_paths import require_model_directory, what_is
 from tests.test_inference import small
@@ -92,7 +93,7 @@ def test_folders_are_recognised(model: Path, tmp_path: Path) -> None:
         (["params/x", "albert_config.json"], "is a model directory without its manifest.json"),
         (["serving.json"], "is a serving folder"),
         (["manifest.json", "train/0.tokens"], "is a token store, .* albert-jax pretrain --store"),
-        (["progress/0"], "is a token store"),
+        (["progress/0"], "is a token store that albert-jax prepare has not finished"),
         (["model.ckpt-best.index", "albert_config.json"], "is a TensorFlow checkpoint"),
         (["saved_model.pb"], "is a TF-Hub module"),
         (["model.safetensors", "config.json"], "is a transformers folder"),
@@ -130,6 +131,11 @@ def test_files_are_recognised(model: Path, tmp_path: Path) -> None:
     assert told(prefix) == (
         f"{prefix} is a TensorFlow checkpoint; run albert-jax convert {prefix} DEST, and give DEST"
     )
+    write(tmp_path / "store" / "train" / "0.tokens")
+    manifest = write(tmp_path / "store" / "manifest.json")
+    assert f"is a file of the token store {tmp_path / 'store'}, which" in told(manifest)
+    with pytest.raises(UserError, match="is a file of the token store"):
+        describe(manifest)
     assert told("gs://b/x") == (
         "gs://b/x is an address; run albert-jax convert gs://b/x DEST, and give DEST"
     )
