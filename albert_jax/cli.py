@@ -19,7 +19,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -34,7 +33,8 @@ from albert_jax.config import (
     load_recipe,
 )
 from albert_jax.errors import TryAgain, UserError
-from albert_jax.streams import mended_standard_streams, say
+from albert_jax.model_paths import require_model_directory
+from albert_jax.streams import json_line, mended_standard_streams, say
 from albert_jax.tpu_library import quiet_without_chips
 
 PROGRAM = "albert-jax"
@@ -171,6 +171,8 @@ def pretrain(
     """
     from albert_jax.host_memory import keep_freed_memory
 
+    if config.init_from is not None:
+        require_model_directory(config.init_from, "init_from")
     keep_freed_memory()  # before JAX is imported
     from albert_jax.pretrain import pretrain
     from albert_jax.pretrain_report import describe_plan
@@ -202,6 +204,8 @@ def finetune(
     """
     from albert_jax.host_memory import keep_freed_memory
 
+    if config.model is not None:
+        require_model_directory(config.model)
     keep_freed_memory()  # before JAX is imported, as pretrain does
     from albert_jax.finetune import finetune
 
@@ -251,6 +255,8 @@ def evaluate(
         json: print {"task", "metrics", "examples", "predictions_file"} as JSON, metrics in the
             official scale.
     """
+    for each in model:
+        require_model_directory(each)
     from albert_jax.evaluation import as_table, card_table, evaluate, evaluate_card
 
     compute = ComputeConfig(dtype=dtype)
@@ -322,6 +328,7 @@ def predict(
         skip_bad: answer {"id", "error"} to an input that has no answer, and go on with the next.
         dtype: of matmuls and activations.
     """
+    require_model_directory(model)
     from albert_jax.prediction import predict_file, predict_split
 
     if (input is None) == (data is None):
@@ -360,16 +367,17 @@ def fill_mask(
     Args:
         model: model directory, as pretrain, convert and export write it.
         text: sentences with [MASK] in them.
-        input: file of such sentences, one a line; - is standard input.
+        input: UTF-8 file of such sentences, one a line, plain or .gz; - is standard input.
         top_k: pieces to print.
         depth: run the shared layer that often instead of as often as the configuration says.
         truncate: cut a text that is too long for the model instead of refusing it.
         json: print [{"score", "token", "token_str", "sequence"}] as JSON; of several texts a list
             of such lists.
     """
+    require_model_directory(model)  # and the texts, before seconds are spent on importing JAX
+    texts = _texts(text, input)
     from albert_jax.inference import load
 
-    texts = _texts(text, input)
     answers = load(model, depth=depth).fill_mask(texts, top_k=top_k, truncate=truncate)
     if json:
         _print_json(answers[0] if len(text) == 1 else answers)
@@ -403,25 +411,27 @@ def encode(
     Args:
         model: model directory, as pretrain, convert and export write it.
         text: texts.
-        input: file of texts, one a line; - is standard input.
+        input: UTF-8 file of texts, one a line, an empty line an empty text, plain or .gz; - is
+            standard input.
         output: .npz file to write.
         layer: 0 is what the first layer takes, 1 what it gives, -1 what the last gives.
         pool: one vector for each text: the layer's at [CLS], or its mean over the tokens.
         depth: run the shared layer that often instead of as often as the configuration says.
         truncate: cut a text that is too long for the model instead of refusing it.
     """
-    import numpy as np
+    from albert_jax.text_files import check_arrays_file, write_arrays
 
+    require_model_directory(model)
+    if output is not None:
+        check_arrays_file(output, [] if input in (None, "-") else [str(input)])
+    texts = _texts(text, input)
     from albert_jax.inference import load
 
-    texts = _texts(text, input)
-    if output is not None and not output.endswith(".npz"):
-        raise UserError(f"output {output} must end in .npz")
     pooling = None if pool == "none" else pool
     encoded = load(model, depth=depth).encode(texts, layer=layer, pool=pooling, truncate=truncate)
     arrays = {name: x for name, x in vars(encoded).items() if x is not None}
     if output is not None:
-        np.savez(output, **arrays)
+        write_arrays(output, arrays)
         print(output)
         return
     mask = arrays.pop("mask")
@@ -431,7 +441,7 @@ def encode(
             found[name] = (
                 array[row, : mask[row].sum()] if array.ndim == 3 else array[row]
             ).tolist()
-        print(json_module.dumps(found, ensure_ascii=False))
+        sys.stdout.write(json_line(found, sys.stdout))
 
 
 def score_order(
@@ -451,6 +461,10 @@ def score_order(
         second: a text.
         truncate: cut texts that are too long for the model instead of refusing them.
     """
+    from albert_jax.text_files import given_text
+
+    require_model_directory(model)
+    first, second = given_text(first), given_text(second)
     from albert_jax.inference import load
 
     print(f"{load(model).score_order(first, second, truncate=truncate):.4f}")
@@ -464,14 +478,14 @@ def info(
 ) -> None:
     """Describes a model, a token store or a recipe: sizes, parameters, FLOPs, where it came from.
 
-    Of a recipe for pretraining it tells the plan: steps, passes over a store, fewest chip-hours,
-    and those by the TPU compiler's estimate.
+    Of a model the parameters and the head that it has. Of a recipe for pretraining it tells the
+    plan: steps, passes over a store, fewest chip-hours, and those by the TPU compiler's estimate.
 
     Example: albert-jax info configs/pretrain.py:model=base-v2 --store store
 
     Args:
-        path: model directory, token store (also at gs://), or recipe file with arguments after a
-            colon.
+        path: model directory or work directory, token store (also at gs://), or recipe file with
+            arguments after a colon.
         store: of a recipe: the token store whose passes are counted.
         json: print the description as JSON.
     """
@@ -576,6 +590,7 @@ def export_serving(
         depth: run the shared layer that often instead of as often as the configuration says.
         dtype: of matmuls and activations.
     """
+    require_model_directory(model)
     from albert_jax.serving import export_serving
 
     compute = ComputeConfig(dtype=dtype)
@@ -595,6 +610,7 @@ def verify(model: ModelDirectory, *, expect: str | None = None, json: bool = Fal
             answers.
         json: print {"model", "verdict", "released", "parameters", "checks"} as JSON.
     """
+    require_model_directory(model)
     from albert_jax.verification import as_table, failure, verify
 
     report = verify(model, expect=expect)
@@ -855,13 +871,9 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
     if bool(given) == (file is not None):
         told = "give texts, or a file of them with --input"
         raise UserError(f"{told}, not both" if given else told)
-    if file is None:
-        return list(given)
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text ({error.reason})") from None
-    return text.removesuffix("\n").split("\n") if text else []
+    from albert_jax.text_files import given_text, read_texts
+
+    return [given_text(text) for text in given] if file is None else read_texts(file)
 
 
 def _print_json(value: Any) -> None:

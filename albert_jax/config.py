@@ -9,10 +9,12 @@ train. Standard library only, so that `--help` need not wait for JAX.
 from __future__ import annotations
 
 import ast
+import bisect
 import contextlib
 import dataclasses
 import difflib
 import inspect
+import itertools
 import json
 import runpy
 import sys
@@ -23,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from albert_jax.arguments import checked
 from albert_jax.errors import UserError
 from albert_jax.streams import say
 
@@ -46,6 +49,14 @@ def _check_least(config: Any, section: str, least: int, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not value >= least:
             raise UserError(f"{section}.{name} {value} must be at least {least}".removeprefix("."))
+
+
+def _check_most(config: Any, section: str, most: float, *names: str) -> None:
+    """Raises UserError for a field that is more than `most`."""
+    for name in names:
+        value = getattr(config, name)
+        if not value <= most:
+            raise UserError(f"{section}.{name} {value} must be at most {most}".removeprefix("."))
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -129,6 +140,9 @@ def label_pairs(labels: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 # ---------------------------------------------------------------------------------------- the model
 
+LARGEST = (1 << 31) - 1  # of a size: what is indexed has int32 indices
+MOST_GROUPS = 1000  # each is a part of the program of its own
+
 HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "tanh", "linear")
 
 # What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form,
@@ -171,20 +185,12 @@ class AlbertConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "")
-        _check_least(
-            self, "", 1, "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"
-        )
-        _check_least(
-            self,
-            "",
-            1,
-            "num_hidden_groups",
-            "num_attention_heads",
-            "intermediate_size",
-            "inner_group_num",
-        )
-        _check_least(self, "", 1, "max_position_embeddings", "type_vocab_size")
+        sizes = [f.name for f in dataclasses.fields(self) if type(f.default) is int]
+        _check_least(self, "", 1, *sizes)
+        _check_most(self, "", LARGEST, *sizes)
+        _check_most(self, "", MOST_GROUPS, "num_hidden_groups")
         _check_least(self, "", 0, "initializer_range", "layer_norm_eps")
+        _check_most(self, "", sys.float_info.max, "initializer_range", "layer_norm_eps")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -213,10 +219,15 @@ class AlbertConfig:
         """Number of layers each group serves, in order; layer i uses group int(i / L * G) as the
         original has it."""
         layers, groups = self.num_hidden_layers, self.num_hidden_groups
+
         # In floating point, as modeling.py:1091: i * G // L differs at L=G=22 (layer 15) and L=G=23
         # (layer 13).
-        group_of = [int(i / layers * groups) for i in range(layers)]
-        return tuple(group_of.count(g) for g in range(groups))
+        def group_of(layer: int) -> int:
+            return int(layer / layers * groups)
+
+        # A group's layers follow each other, so each is found without a walk through all of them.
+        ends = [bisect.bisect_right(range(layers), g, key=group_of) for g in range(groups)]
+        return tuple(end - start for start, end in itertools.pairwise([0, *ends]))
 
     @classmethod
     def from_json(cls, path: str | Path) -> AlbertConfig:
@@ -750,6 +761,7 @@ class EstimateConfig:
 # ------------------------------------------------------------------------------------------ recipes
 
 
+@checked
 def load_recipe(spec: str) -> Any:
     """Returns `get_config(key=value, …)` of a recipe named as `file.py` or
     `file.py:key=value,key=value`.

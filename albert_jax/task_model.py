@@ -18,6 +18,7 @@ from albert_jax.errors import UserError
 from albert_jax.heads import PACKABLE, AlbertForTask
 from albert_jax.inference import batch_tokens, one_ahead
 from albert_jax.model_dir import ModelDirectory, load_model
+from albert_jax.model_paths import require_model_directory
 from albert_jax.parallel import set_compilation_cache
 from albert_jax.progress import Tick
 from albert_jax.streams import say
@@ -178,7 +179,7 @@ def load_fine_tuned(
     labels in another order than the task's are put in the task's. Raises UserError for a model that
     was not fine-tuned, or for another task or other labels.
     """
-    model = load_model(directory)
+    model = load_model(require_model_directory(directory))
     head = head_of(directory, model)
     if (name := task or head.get("task")) is None:
         raise UserError(
