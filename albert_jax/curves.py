@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,17 @@ _PANELS = {
 _KINDS = {"train": "training", "eval": "held out"}
 _FEW = 30  # points: so many get a marker each, and a line of one point is seen
 _LOG_RATIO = 30.0  # a loss that spans more, as a diverging one does, needs a logarithmic axis
+
+
+def read_entries(metrics: Path) -> Iterator[Any]:
+    """Yield the JSON values of a metrics.jsonl, none where there is no file; what is no JSON or no
+    UTF-8, as a crash of the machine leaves it, is passed over."""
+    if not metrics.exists():
+        return
+    with metrics.open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                yield json.loads(line)
 
 
 def curves_figure(entries: Iterable[Any], *, baselines: Mapping[str, float], title: str) -> Any:

@@ -13,7 +13,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from albert_jax.appearing import appearing_file
-from albert_jax.curves import curves_figure
+from albert_jax.curves import curves_figure, read_entries
 from albert_jax.plots import save_picture, styled
 
 
@@ -139,6 +139,5 @@ def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], ti
     is the last one or the new one. Raises OSError where it cannot be written.
     """
     with styled():
-        save_picture(
-            curves_figure(read_metrics(metrics), baselines=baselines, title=title), picture
-        )
+        figure = curves_figure(read_entries(metrics), baselines=baselines, title=title)
+        save_picture(figure, picture)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from albert_jax.curves import curves_figure
+from albert_jax.curves import curves_figure, read_entries
 from albert_jax.errors import UserError
 from albert_jax.metrics_log import draw_curves
 from albert_jax.plots import (
@@ -376,10 +376,19 @@ def test_baselines_that_are_not_finite_or_of_no_panel_are_left_out():
     assert legend_entries(figure) == {"training"}
 
 
+DAMAGE = [b'{"kind": "tra', b"7", b"null", b"", b"\xff\xfe\x00", b"\0" * 4096, b"[" * 100_000]
+DAMAGE += [
+    b'{"kind": "train", "step": 3}',
+    b'{"kind": "train", "step": ' + b"9" * 5000 + b"}",
+    b"{",
+]
+
+
 def test_curves_are_drawn_from_a_damaged_file(tmp_path):
     log = tmp_path / "metrics.jsonl"
-    lines = [json.dumps(entry(1)), '{"kind": "tra', "7", "null", json.dumps(entry(2, "eval"))]
-    log.write_text("\n".join([*lines, json.dumps({"kind": "train", "step": 3}), '{"ki']))
+    whole = [json.dumps(entry(step, grad_norm=math.nan)).encode() for step in (1, 2)]
+    log.write_bytes(b"\n".join([whole[0], *DAMAGE, whole[1]]))
+    assert [each["step"] for each in read_entries(log) if isinstance(each, dict)] == [1, 3, 2]
     draw_curves(log, tmp_path / "loss.png", baselines=BASELINES, title="t")
     assert (tmp_path / "loss.png").read_bytes()[:8] == PNG
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loss.png", "metrics.jsonl"]
