@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,11 @@ def card(r: dict[str, Any]) -> str:
         f"{_ms(spread['three_quarters'])}, {_ms(spread['least'])} to {_ms(spread['most'])} in all",
         f"rate        {rounded(rate)} sequences/s, {r['tokens_per_second']:,.0f} tokens/s, "
         f"{_ms(r['ms_per_sequence'])} a sequence"
-        + (f"; {_ms(r['pipelined_step_ms'])} a step in a row" if "pipelined_step_ms" in r else ""),
+        + (
+            f"; of steps in a row, {_ms(r['pipelined_step_ms'])} each"
+            if "pipelined_step_ms" in r
+            else ""
+        ),
     ]
     if "tflop_per_second" in r:
         of = (
@@ -106,7 +110,8 @@ def table(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     rows = [[*names, *(title for title, *_ in _COLUMNS.values())]]
     for result in results:
         setting = [str(result[name]) for name in names]
-        rows.append([*setting, *([_why(result)] if "error" in result else next(cells))])
+        why = result.get("error", "").partition(";")[0]
+        rows.append([*setting, *([why] if why else next(cells))])
     full = [row for row in rows if len(row) == len(rows[0])]
     widths = [max(len(row[i]) for row in full) for i in range(len(rows[0]))]
     widths[: len(names)] = [max(len(row[i]) for row in rows) for i in range(len(names))]
@@ -133,10 +138,6 @@ def _column(measured: Sequence[dict[str, Any]], name: str) -> list[str]:
     return ["-" if value is None else f"{value:,.{digits}f}" for value in values]
 
 
-def _why(result: dict[str, Any]) -> str:
-    return result["error"].partition(";")[0]
-
-
 def draw(results: Sequence[dict[str, Any]], names: Sequence[str], picture: str | Path) -> None:
     """Draw a sweep into a file, as `sweep_figure`; raise UserError where it cannot be written."""
     with styled():
@@ -161,31 +162,39 @@ def sweep_figure(results: Sequence[dict[str, Any]], names: Sequence[str]) -> Any
     for result in results:
         setting = ", ".join(str(result[name]) for name in names[1:])
         lines.setdefault(setting or "measured", []).append(result)
-    for axis, (key, (label, scale)) in zip(axes.flat, panels.items(), strict=False):
-        place, is_number = setting_axis(axis, [r[names[0]] for r in results])
+    for axis, (key, (label, size)) in zip(axes.flat, panels.items(), strict=False):
+        _draw_panel(axis, names[0], lines, key, size)
         axis.set(xlabel=names[0], ylabel=label)
-        for number, (setting, points) in enumerate(lines.items()):
-            # Between categories, such as dtypes, there is nothing for a line to show.
-            style = line_style(number) | ({} if is_number else {"linestyle": ""})
-            known = sorted((place[r[names[0]]], r[key] / scale) for r in points if r.get(key))
-            if known:  # the MFU of drawing batches is none
-                axis.plot(*zip(*known, strict=True), **style, label=setting)
-            if failed := [place[r[names[0]]] for r in points if "error" in r]:
-                axis.plot(
-                    failed,
-                    [0.05 * (number + 1)] * len(failed),
-                    **style | {"linestyle": "", "marker": "x", "markersize": 7},
-                    transform=axis.get_xaxis_transform(),
-                    label=f"{setting}: does not fit" if len(lines) > 1 else "does not fit",
-                )
-        from_zero(axis)
-        if key == "mfu":
-            percent_axis(axis)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     if len(lines) > 1 or len(measured) < len(results):
         legend_below(figure, axes.flat[: len(panels)], title=", ".join(names[1:]) or None)
     return figure
+
+
+def _draw_panel(
+    axis: Any, name: str, lines: Mapping[str, Sequence[dict[str, Any]]], key: str, size: float
+) -> None:
+    """Draw the figure `key`, in units of `size`, over the setting `name`, and what has none."""
+    place, is_number = setting_axis(axis, [r[name] for points in lines.values() for r in points])
+    for number, (setting, points) in enumerate(lines.items()):
+        # Between categories, such as dtypes, there is nothing for a line to show.
+        style = line_style(number) | ({} if is_number else {"linestyle": ""})
+        known = [r for r in points if r.get(key) is not None]  # drawing batches has no MFU
+        if known:
+            drawn = sorted((place[r[name]], r[key] / size) for r in known)
+            axis.plot(*zip(*drawn, strict=True), **style, label=setting)
+        if failed := [place[r[name]] for r in points if "error" in r]:
+            axis.plot(
+                failed,
+                [0.05 * (number + 1)] * len(failed),
+                **style | {"linestyle": "", "marker": "x", "markersize": 7},
+                transform=axis.get_xaxis_transform(),
+                label=f"{setting}: does not fit" if len(lines) > 1 else "does not fit",
+            )
+    from_zero(axis)
+    if key == "mfu":
+        percent_axis(axis)
 
 
 def _title(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ _PANELS = {
 }
 _KINDS = {"train": "training", "eval": "held out"}
 _FEW = 30  # points: so many get a marker each, and a line of one point is seen
-_LOG_RATIO = 30.0  # a loss that spans more, as a diverging one does, needs a logarithmic axis
+_LOG_RATIO = 100.0  # a loss that spans more, as a diverging one does, needs a logarithmic axis
 
 
 def read_entries(metrics: Path) -> Iterator[Any]:

@@ -21,6 +21,7 @@ from albert_jax.cli import main
 from albert_jax.config import BenchmarkConfig, PretrainConfig, TrainConfig
 from albert_jax.data.batches import batch_at
 from albert_jax.errors import UserError
+from albert_jax.figures import rounded
 from albert_jax.flops import (
     PEAK_FLOPS,
     forward_flops_per_sequence,
@@ -157,6 +158,7 @@ def test_figures_agree_with_each_other(small, trained, monkeypatch):
     assert [*ordered, spread["most"]] == sorted([*ordered, spread["most"]])
     assert trained["mfu"] is None
     assert "no peak is known" in card(trained)
+    assert f"; of steps in a row, {rounded(trained['pipelined_step_ms'])} ms each" in card(trained)
     monkeypatch.setattr(module, "peak_flops", lambda kind: 1e12)
     known = benchmark(small(devices=2))
     assert known["mfu"] == pytest.approx(known["tflop_per_second"] / 2)
