@@ -636,7 +636,7 @@ def benchmark(
 
     Args:
         sweep: settings to try in every combination, as batch_size=8,16,32 remat=none,full.
-        plot: PNG to draw a sweep into.
+        plot: picture to draw a sweep into, .png, .pdf or .svg.
         profile: folder for a trace of a few steps, for xprof or TensorBoard.
         json: print the figures as JSON on the last line; of a sweep those of the fastest, and all
             as "results".
@@ -644,10 +644,12 @@ def benchmark(
     from albert_jax.host_memory import keep_freed_memory
 
     keep_freed_memory()  # before JAX is imported, as pretrain does
-    from albert_jax import benchmark, benchmark_report
+    from albert_jax import benchmark, benchmark_report, plots
 
     if plot and not sweep:
         raise UserError("--plot draws a sweep; give --sweep batch_size=8,16,32, say")
+    if plot:
+        plots.check_picture(plot)  # before minutes are spent
     if profile and sweep:
         raise UserError("--profile is of one setting; leave out --sweep")
     points = list(itertools.chain(*sweep))
@@ -661,11 +663,11 @@ def benchmark(
         measured = [r for r in results if "error" not in r]
         if not measured:
             raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
-        if plot:
-            benchmark_report.draw(results, names, plot)
         figures = min(measured, key=lambda r: r["ms_per_sequence"]) | {"results": results}
     if json:
         print(json_module.dumps(figures))
+    if plot:  # last: a disk that is full takes nothing of what was measured
+        benchmark_report.draw(results, names, plot)
 
 
 def estimate(
@@ -686,15 +688,18 @@ def estimate(
         find_batch: find the largest batch that a chip holds, with and without remat; a compilation
             for each that is tried.
         table: file to add the estimate to, a line of JSON, in place of one of the same setting.
-        plot: PNG to draw into: the table's estimates of this step for slices of every size.
+        plot: picture, .png, .pdf or .svg, to draw into: the table's estimates of this step for
+            slices of every size.
         json: print the figures as JSON alone; with --find-batch those of the fastest, and all as
             "results".
     """
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: no TPU or GPU here is touched
-    from albert_jax import estimate, estimate_report, estimate_table
+    from albert_jax import estimate, estimate_report, estimate_table, plots
 
     if plot and not table:
         raise UserError("--plot draws a table's estimates; give --table FILE")
+    if plot:
+        plots.check_picture(plot)  # before minutes are spent
     if table and find_batch:
         raise UserError("--table takes one estimate, --find-batch makes several; give one of them")
     if table:

@@ -326,7 +326,10 @@ def _run_of(
     baselines = functools.cache(partial(baselines_at, config, data))
 
     def draw() -> None:
-        draw_losses(config, baselines(), workdir)
+        try:
+            draw_losses(config, baselines(), workdir)
+        except OSError as error:  # a picture is no reason to stop
+            say(f"{workdir / 'loss.png'} is not drawn: {error.strerror or error}")
 
     return Run(
         step=made.step,

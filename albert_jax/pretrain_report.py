@@ -220,7 +220,7 @@ def draw_losses(config: PretrainConfig, baselines: Mapping[str, float], workdir:
         workdir / "loss.png",
         baselines={name: value for name, value in lines.items() if value is not None},
         title=f"{millions:.1f} M parameters, "
-        f"{config.train.steps:,} x {config.train.batch_size} sequences",
+        f"{config.train.steps:,} steps of {config.train.batch_size} sequences",
     )
 
 

@@ -20,6 +20,7 @@ LEVELS = {
         "appearing",
         "caches",
         "config",
+        "curves",
         "digests",
         "figures",
         "guards",
