@@ -11,8 +11,9 @@ from typing import Any
 from albert_jax import flops
 from albert_jax.addresses import is_address
 from albert_jax.config import AlbertConfig, PretrainConfig, load_recipe, to_dict
+from albert_jax.data.manifest import SPLITS
 from albert_jax.data.remote import remote_manifest
-from albert_jax.data.store import SPLITS, read_manifest
+from albert_jax.data.store import TokenStore
 from albert_jax.errors import UserError
 
 CONFIG_FILE = "albert_config.json"
@@ -21,22 +22,24 @@ CONFIG_FILE = "albert_config.json"
 def describe(path: str | Path) -> dict[str, Any]:
     """Describes a model, work directory, token store, configuration file or recipe, as JSON values.
 
-    A store may lie at gs:// or another of fsspec's addresses. A recipe is `file.py` or
-    `file.py:key=value,…`. FLOPs count a multiplication and an addition as two. Raises UserError for
-    anything else.
+    Every file of a store is verified, unless that was done before and it has not changed. A store
+    may lie at gs:// or another of fsspec's addresses; then only its manifest is read. A recipe is
+    `file.py` or `file.py:key=value,…`. FLOPs count a multiplication and an addition as two. Raises
+    UserError for anything else.
     """
     if str(path).partition(":")[0].endswith(".py"):
         return _recipe(str(path))
     if is_address(str(path)):
-        return _store(str(path), remote_manifest(str(path)))
+        return _store(str(path), remote_manifest(str(path)).to_json())
     path = Path(path)
     if path.suffix == ".json" and path.is_file():
         return {"kind": "configuration", "path": str(path)} | _model(AlbertConfig.from_json(path))
     for directory in (path, path / "model"):  # a work directory keeps its model there
         if (directory / CONFIG_FILE).is_file():
             return _model_directory(directory)
-    if (path / "manifest.json").is_file() and (manifest := read_manifest(path)) is not None:
-        return _store(str(path), manifest)
+    if (path / "manifest.json").is_file() or (path / "progress").is_dir():
+        stores = [TokenStore.open(path, split=split) for split in SPLITS]
+        return _store(str(path), stores[0].manifest, verified=True)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a model directory, a token store or a recipe")
     raise UserError(
@@ -97,14 +100,14 @@ def _model_directory(path: Path) -> dict[str, Any]:
     return description | {"tokenizer": manifest.get("tokenizer"), "provenance": provenance}
 
 
-def _store(path: str, manifest: dict[str, Any]) -> dict[str, Any]:
+def _store(path: str, manifest: dict[str, Any], **found: Any) -> dict[str, Any]:
     splits = {}
     for split in SPLITS:
         totals = manifest["splits"][split]
         splits[split] = {k: v for k, v in totals.items() if not isinstance(v, (list, dict))}
         splits[split]["shards"] = len(totals["shards"])
-    rest = {k: v for k, v in manifest.items() if k not in ("splits", "files", "inputs")}
-    return {"kind": "token store", "path": path, "splits": splits} | rest
+    rest = {k: v for k, v in manifest.items() if k not in ("splits", "inputs")}
+    return {"kind": "token store", "path": path, **found, "splits": splits} | rest
 
 
 def _recipe(spec: str) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from albert_jax.addresses import is_address
 from albert_jax.config import PretrainConfig, to_dict
 from albert_jax.data.batches import Source
 from albert_jax.data.corpus import Reading, read_documents
+from albert_jax.data.manifest import SPLITS
 from albert_jax.data.masking import word_starts
 from albert_jax.data.mixing import BLOCK, Mixture, seed_of, share_out, split_stores
 from albert_jax.data.prepare import prepare, unigram_statistics
 from albert_jax.data.pretraining import PretrainingSource
 from albert_jax.data.records import RecordSource
-from albert_jax.data.remote import local_store
+from albert_jax.data.remote import local_store, remedy_for
 from albert_jax.data.store import TokenStore
 from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError
@@ -71,7 +72,9 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
 
 
 def _open_store(config: PretrainConfig, path: str, folder: Path) -> Data:
-    store, heldout = (TokenStore.open(folder, split=split) for split in ("train", "heldout"))
+    is_made_here = config.store is None  # of config.text
+    remedy = f"delete {folder} to have it made again" if is_made_here else remedy_for(path, folder)
+    store, heldout = (TokenStore.open(folder, split=split, remedy=remedy) for split in SPLITS)
     vocabulary = store.manifest["vocabulary"]
     settings = {key: vocabulary[key] for key in ("mode", "do_lower_case")}
     tokenizer = Tokenizer.load(config.vocab or store.vocab_path, **settings)
@@ -103,7 +106,10 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> Data:
 
 def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> Data:
     folders = {path: local_store(path) for path in weights}
-    stores = {path: TokenStore.open(folders[path], split="heldout") for path in weights}
+    stores = {
+        path: TokenStore.open(folder, split="heldout", remedy=remedy_for(path, folder))
+        for path, folder in folders.items()
+    }
     first, *others = stores
     for path in others:
         ours, theirs = (stores[p].manifest["vocabulary"] for p in (first, path))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from albert_jax import addresses
+from albert_jax.data.manifest import json_bytes, sealed
 from albert_jax.data.remote import local_store
 from albert_jax.errors import UserError
 from albert_jax.pretrain_data import identity_of, open_data
@@ -84,8 +85,10 @@ def test_a_damaged_file_is_named(bucket, tmp_path):
 def test_a_store_whose_shards_name_other_places_is_refused(bucket, tmp_path):
     manifest = json.loads(bucket.cat_file("/bucket/store/manifest.json"))
     manifest["splits"]["train"]["shards"][0]["name"] = "../../x"
-    bucket.pipe_file("/bucket/store/manifest.json", json.dumps(manifest).encode())
-    with pytest.raises(UserError, match="has a shard named"):
+    bucket.pipe_file("/bucket/store/manifest.json", json_bytes(sealed(manifest)))
+    with pytest.raises(
+        UserError, match=r"matching regex .* `\$\.splits\.train\.shards\[0\]\.name`"
+    ):
         local_store(ADDRESS)
 
 
