@@ -206,6 +206,28 @@ def test_a_failure_keeps_what_is_finished_and_the_same_call_goes_on(address, who
     assert bytes_of(written(f"{address}/store")) == whole
 
 
+def test_a_complete_store_that_lacks_a_file_is_not_called_complete(address, whole):
+    settings = {"vocab": VOCAB, "holdout": 0.1, "workers": 1, "progress": False}
+    store = f"{address}/store"
+    prepare(f"{address}/text", output=store, **settings)
+    files, path = fsspec.core.url_to_fs(store)
+    content = files.cat_file(f"{path}/train/00001.tokens")
+    files.pipe_file(f"{path}/train/00001.tokens", content[:-2])
+    with pytest.raises(UserError, match=r"train/00001\.tokens has .* bytes where .*; delete"):
+        prepare(f"{address}/text", output=store, **settings)
+    files.rm(f"{path}/train/00001.tokens")
+    with pytest.raises(UserError, match=r"train/00001\.tokens is missing; delete"):
+        prepare(f"{address}/text", output=store, **settings)
+
+
+def test_a_store_in_its_input_folder_is_refused(address):
+    for output in (f"{address}/text/store", f"{address}/text"):
+        with pytest.raises(UserError, match=r"/text.* lies in the input .*/text"):
+            prepare(f"{address}/text", vocab=VOCAB, output=output, progress=False)
+        with pytest.raises(UserError, match=r"/text.* lies in the input .*/text"):
+            prepare(f"{address}/text/**", vocab=VOCAB, output=output, progress=False)
+
+
 def test_a_changed_file_is_read_again(address, whole, monkeypatch):
     real, made = units.prepare_unit, []
     settings = {"vocab": VOCAB, "holdout": 0.1, "workers": 1, "progress": False}

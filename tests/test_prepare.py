@@ -498,6 +498,82 @@ def test_inputs_that_changed_are_read_again(tmp_path):
     assert contents(store) == contents(fresh)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"format_version": "x"}', b"\xff"])
+def test_damaged_settings_of_a_begun_store_are_one_line_that_helps(corpus, whole, begun, content):
+    settings = begun / "progress" / "settings.json"
+    settings.write_bytes(content)
+    again = {"vocab": VOCAB, "output": begun, "holdout": 0.1, "workers": 1, "progress": False}
+    with pytest.raises(UserError, match=r"settings\.json is damaged .*; delete that file and run"):
+        prepare(corpus, **again)
+    settings.unlink()
+    finished = (begun / "progress" / "00001.json").stat().st_mtime_ns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_manifest", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(corpus, **again)
+    assert (begun / "progress" / "00001.json").stat().st_mtime_ns == finished
+    prepare(corpus, **again)
+    assert contents(begun) == contents(whole)
+
+
+def _flip(text: str) -> str:
+    return text.replace('"lines_cut": ', '"lines_cut": 1').replace("files_lines", "files_limes")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "",
+        lambda text: "null",
+        lambda text: text.replace('"tokens": ', '"tokens": 1'),
+        lambda text: text.replace('"splits"', '"split"'),
+        lambda text: text.replace('"train": {', '"train": {"shards": 3, '),
+        lambda text: re.sub('"token_counts": ".', '"token_counts": "A', text),
+        lambda text: re.sub('"key": "[^"]*"', '"key": [[]]', text),
+        _flip,
+    ],
+)
+def test_a_record_that_is_not_what_was_written_has_its_unit_made_again(
+    corpus, whole, begun, change
+):
+    record = begun / "progress" / "00001.json"
+    text = record.read_text()
+    assert change(text) != text
+    record.write_text(change(text))
+    prepare(corpus, vocab=VOCAB, output=begun, holdout=0.1, workers=1, progress=False)
+    assert contents(begun) == contents(whole)
+
+
+def test_a_complete_store_that_was_damaged_since_is_not_called_complete(corpus, whole, tmp_path):
+    store = shutil.copytree(whole, tmp_path / "store")
+    again = {"vocab": VOCAB, "output": store, "holdout": 0.1, "workers": 1, "progress": False}
+    file = store / "heldout" / "00002.sentences"
+    content = file.read_bytes()
+    for damage, message in (
+        (lambda: file.write_bytes(content[:4] + b"?" + content[5:]), "is damaged: its SHA-256"),
+        (lambda: file.write_bytes(content[:-4]), "has .* bytes where"),
+        (file.unlink, "cannot be read"),
+    ):
+        damage()
+        with pytest.raises(
+            UserError, match=f"00002.sentences {message}.*; delete .*store and run the same command"
+        ):
+            prepare(corpus, **again)
+    shutil.rmtree(store)  # as it says
+    prepare(corpus, **again)
+    assert contents(store) == contents(whole)
+
+
+def test_a_file_whose_name_is_no_utf8_is_read_and_named(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_text("One. \n\nTwo.\n")
+    for _ in range(2):
+        manifest = prepare(folder, vocab=VOCAB, output=tmp_path / "s", workers=1, progress=False)
+        assert manifest["inputs"] == [{"path": f"{folder}/caf\\xe9.txt", "bytes": 12}]
+    assert TokenStore.open(tmp_path / "s").manifest == manifest
+
+
 def test_a_folder_with_a_dangling_link_is_not_taken_for_an_empty_one(small, tmp_path):
     store = tmp_path / "store"
     store.mkdir()
@@ -619,9 +695,58 @@ def test_what_is_no_store_is_not_overwritten(tmp_path, small):
     (tmp_path / "folder" / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match=r"holds thesis\.txt, which is no part of a store"):
         prepare(small, vocab=VOCAB, output=tmp_path / "folder", progress=False)
-    with pytest.raises(UserError, match="is a file; name a folder"):
-        prepare(small, vocab=VOCAB, output=small, progress=False)
-    assert (tmp_path / "folder" / "thesis.txt").read_text() == "precious"
+    (tmp_path / "a file").write_text("precious")
+    with pytest.raises(UserError, match="a file is a file; name a folder"):
+        prepare(small, vocab=VOCAB, output=tmp_path / "a file", progress=False)
+    for name in ("folder/thesis.txt", "a file"):
+        assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_vocabulary_of_ones_own_is_not_taken_for_the_stores(tmp_path, small):
+    folder = tmp_path / "vocabulary"
+    folder.mkdir()
+    shutil.copy(VOCAB, folder / "spiece.model")
+    with pytest.raises(UserError, match=r"holds spiece\.model, which is no part of a store"):
+        prepare(small, vocab=folder, output=folder, progress=False)
+    assert [file.name for file in folder.iterdir()] == ["spiece.model"]
+
+
+@pytest.mark.parametrize("given", ["texts", "texts/", "texts/**", "texts/**/*", "."])
+@pytest.mark.parametrize("output", ["texts", "texts/store", "texts/more/store"])
+def test_a_store_in_an_input_folder_is_refused(tmp_path, monkeypatch, given, output):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts" / "more").mkdir(parents=True)
+    make_text(tmp_path / "texts" / "more" / "a.txt", 3000)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=f"^{output} lies in the input .*; name another place for"):
+        prepare(given, vocab=VOCAB, output=output, progress=False)
+    assert contents(tmp_path) == before
+
+
+def test_a_store_around_its_input_is_refused(tmp_path):
+    (tmp_path / "store").mkdir()
+    text = make_text(tmp_path / "store" / "a.txt", 3000)
+    (tmp_path / "link").symlink_to(text)
+    for given in (text, tmp_path / "link", tmp_path / "store" / "*.txt"):
+        with pytest.raises(UserError, match=r"store holds the input .*; name another place for"):
+            prepare(given, vocab=VOCAB, output=tmp_path / "store", progress=False)
+    with pytest.raises(UserError, match=r"a\.txt is the input itself; name another place"):
+        prepare(text, vocab=VOCAB, output=text, progress=False)
+    assert [file.name for file in (tmp_path / "store").iterdir()] == ["a.txt"]
+
+
+def test_a_store_beside_its_input_and_a_hidden_one_are_fine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    make_text(tmp_path / "texts" / "a.txt", 3000)
+    for given, output in (
+        ("texts", "texts.store"),
+        ("texts/*.txt", "texts/store"),
+        ("texts/a.txt", "texts/store2"),
+        ("texts", "texts/.store"),
+    ):
+        for _ in range(2):  # what was written is not read
+            prepare(given, vocab=VOCAB, output=output, workers=1, progress=False)
 
 
 # -------------------------------------------------------------------------------- disk and memory

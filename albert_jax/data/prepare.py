@@ -32,6 +32,7 @@ from albert_jax.addresses import is_address
 from albert_jax.data.beam import make_pipeline, run_units_on_beam
 from albert_jax.data.corpus import find_pieces, read_piece
 from albert_jax.data.forecast import make_forecast
+from albert_jax.data.inputs import require_output_apart
 from albert_jax.data.lines import Piece, Reading
 from albert_jax.data.manifest import (
     FORMAT_REVISION,
@@ -122,6 +123,8 @@ def prepare(
     tokenizer = Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
     _check(tokenizer, holdout, workers)
     pieces = find_pieces(inputs, reading)
+    if not reading.format.startswith("tfds:"):
+        require_output_apart(output, inputs, (piece.path for piece in pieces))
     settings = _settings(tokenizer, reading, holdout, pieces)
     if (finished := _finished(place, settings, pieces)) is not None:
         place.remove_folder("progress")  # of a run killed at its very end
@@ -239,9 +242,8 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Mani
         begun = decode_json(there[SETTINGS_FILE], Settings, name=name, hint=hint)
         _refuse_differences(place, begun.to_json(), settings)
         return None
-    own = {"progress", "spiece.model"}
-    if "progress" in entries:
-        own.update(SPLITS)
+    # A vocabulary by itself is somebody's own, which tidying up after a failure would delete.
+    own = {"progress", "spiece.model", *SPLITS} if "progress" in entries else set()
     if foreign := entries.keys() - own:
         raise UserError(
             f"{place.name} holds {min(foreign)}, which is no part of a store; name a new or empty "
@@ -332,11 +334,17 @@ def _copy_vocabulary(tokenizer: Tokenizer, place: Place) -> None:
 
 
 def _clean(place: Place) -> None:
-    if "manifest.json" in place.entries() or any(map(_unit_of, place.entries("progress"))):
+    """Leaves finished units only, or nothing at all where there is none."""
+    if "manifest.json" in place.entries():
         return
-    for folder in (*SPLITS, "progress"):
+    finished = set(map(_unit_of, place.entries("progress"))) - {""}
+    if finished:
+        _remove_others(place, finished)
+        return
+    for folder in SPLITS:
         place.remove_folder(folder)
     place.remove(["spiece.model"])
+    place.remove_folder("progress")  # last: with it, the rest is known for what it is
 
 
 def _unit_of(file: str) -> str:
@@ -360,9 +368,13 @@ def _explain(error: OSError, disk: Path, needed: float) -> UserError:
 
 def _remove_stale(place: Place, units: Sequence[Unit], waiting: Sequence[Unit]) -> None:
     """Removes what killed runs and changed inputs left: all that is of no finished unit."""
-    kept = {unit.name for unit in units} - {unit.name for unit in waiting}
+    _remove_others(place, {unit.name for unit in units} - {unit.name for unit in waiting})
+
+
+def _remove_others(place: Place, finished: set[str]) -> None:
+    """Removes records and shards of all units but those named."""
     for folder in ("progress", *SPLITS):
-        stale = [file for file in place.entries(folder) if _unit_of(file) not in {"", *kept}]
+        stale = [file for file in place.entries(folder) if _unit_of(file) not in {"", *finished}]
         place.remove(f"{folder}/{file}" for file in stale)
 
 
