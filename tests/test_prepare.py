@@ -835,6 +835,53 @@ def test_memory_stays_flat_as_the_input_grows(tmp_path):
     assert peaks[1] < 120
 
 
+# What takes most memory for its size: the text, how often it is repeated, how it is read.
+GREEDY = {
+    "a few words": ("One.\n\nTwo.\n", 1, "auto"),
+    "blank lines": ("\n", 12 << 20, "auto"),
+    "lines of one character": ("中\n", 3 << 18, "auto"),
+    "wrapped lines of one character": ("中\n", 3 << 18, "wrapped"),
+    "documents of one character": ("中\n\n", 1 << 18, "auto"),
+    "a line without end": ("a", 6 << 20, "auto"),
+    "words without end": ("ab ", 2 << 20, "wrapped"),
+    "invalid bytes": ("\udcff", 3 << 20, "auto"),
+    "wiki extracts": ("<doc>\n中\n</doc>\n", 1 << 17, "auto"),
+}
+MEASURE = """
+import sys
+from pathlib import Path
+from albert_jax.data.prepare import prepare
+from albert_jax.errors import UserError
+for number, text in enumerate(sys.argv[1:]):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what it takes now
+    sentences = text.rpartition("-")[2].removesuffix(".gz")
+    try:
+        prepare(text, vocab={vocab!r}, output=f"{{text}}.store", workers=1, sentences=sentences,
+                progress=False)
+    except UserError as error:
+        assert "no text in" in str(error), error
+    print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) >> 10)
+"""
+
+
+def test_no_small_file_takes_memory_out_of_proportion(tmp_path):
+    """At most 110 MB more than for two words, as a block, a line, a document, a batch have bounds;
+    without those, every text here takes from 130 MB to 270 MB more."""
+    files = []
+    for name, (text, times, sentences) in GREEDY.items():
+        data = text.encode("utf-8", "surrogateescape") * times
+        files.append(tmp_path / f"{name}-{sentences}.gz")
+        files[-1].write_bytes(gzip.compress(data, 6))
+        assert files[-1].stat().st_size < 20_000
+    (tmp_path / "measure.py").write_text(MEASURE.format(vocab=str(VOCAB)))
+    done = run_python(tmp_path / "measure.py", *map(str, files))
+    assert done.returncode == 0, done.stderr
+    least, *peaks = map(int, done.stdout.split())
+    taken = dict(zip(list(GREEDY)[1:], (peak - least for peak in peaks), strict=True))
+    print(taken)
+    assert max(taken.values()) < 110, taken
+
+
 def test_reading_settings_reach_the_store(tmp_path):
     (tmp_path / "text").write_text("One. Two. Three.\n\nFour. Five.\n")
     lengths = {}

@@ -14,7 +14,7 @@ import itertools
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ from albert_jax.errors import UserError
 from albert_jax.json_files import decode_json
 from albert_jax.tokenizer import Tokenizer
 
-BATCH_CHARS = 1 << 19  # text tokenised at once
+BATCH_CHARS, BATCH_SENTENCES = 1 << 19, 1 << 14  # gathered, and tokenised at once
 MIN_UNIT_BYTES = 1 << 20
 GZ_RATIO = 3  # what English text gains by gzip, roughly; only evens out the units' sizes
 
@@ -176,17 +176,18 @@ class _SplitWriter:
         self.counts = np.zeros(tokenizer.vocab_size, np.int64)
         self.writer: ShardWriter | None = None
         self.batch: list[list[str]] = []
-        self.chars = 0
+        self.chars = self.sentences = 0
 
     def add(self, document: list[str]) -> None:
         self.batch.append(document)
         self.chars += sum(map(len, document))
-        if self.chars >= BATCH_CHARS:
+        self.sentences += len(document)
+        if self.chars >= BATCH_CHARS or self.sentences >= BATCH_SENTENCES:
             self.flush()
 
     def flush(self) -> None:
         tokens, sentence_lengths, document_lengths = tokenize(self.batch, self.tokenizer)
-        self.batch, self.chars = [], 0
+        self.batch, self.chars, self.sentences = [], 0, 0
         if not len(tokens):
             return
         self.counts += np.bincount(tokens, minlength=len(self.counts))
@@ -217,12 +218,31 @@ def tokenize(
     documents: Sequence[Sequence[str]], tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids uint16, tokens a sentence, sentences a document; what has no token is left out."""
-    ids = tokenizer.encode_ids([sentence for document in documents for sentence in document])
-    sentence_lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    tokens = np.fromiter(itertools.chain.from_iterable(ids), np.uint16, int(sentence_lengths.sum()))
+    parts = [np.empty(0, np.uint16)]
+    lengths = [np.empty(0, np.int64)]
+    for some in _batches(itertools.chain.from_iterable(documents)):
+        ids = tokenizer.encode_ids(some)
+        lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
+        total = int(lengths[-1].sum())
+        parts.append(np.fromiter(itertools.chain.from_iterable(ids), np.uint16, total))
+    tokens, sentence_lengths = np.concatenate(parts), np.concatenate(lengths)
     document_of = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
     document_lengths = np.bincount(document_of[sentence_lengths > 0], minlength=len(documents))
     return tokens, sentence_lengths[sentence_lengths > 0], document_lengths[document_lengths > 0]
+
+
+def _batches(sentences: Iterable[str]) -> Iterator[list[str]]:
+    """Sentences, so many at a time that their ids, 36 bytes each as Python has them, stay few."""
+    batch: list[str] = []
+    chars = 0
+    for sentence in sentences:
+        batch.append(sentence)
+        chars += len(sentence)
+        if chars >= BATCH_CHARS or len(batch) >= BATCH_SENTENCES:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
 def prepare_unit(unit: Unit, job: Job, tokenizer: Tokenizer, tick: Callable[[int], None]) -> None:
