@@ -288,7 +288,7 @@ def _first_documents(
     for piece in itertools.chain.from_iterable(unit.pieces for unit in units):
         for document in read_piece(piece, reading):
             value = document_hash(document)
-            if value not in hashes and any(tokenizer.encode_ids([s])[0] for s in document):
+            if value not in hashes and _has_tokens(document, tokenizer):
                 hashes.append(value)
                 if len(hashes) == wanted:
                     return hashes
@@ -300,6 +300,11 @@ def _first_documents(
             f"{hint if reading.format == 'wiki' else '; give files that are not empty'}"
         )
     return hashes
+
+
+def _has_tokens(document: Sequence[str], tokenizer: Tokenizer) -> bool:
+    some = (document[start : start + 256] for start in range(0, len(document), 256))
+    return any(any(tokenizer.encode_ids(sentences)) for sentences in some)
 
 
 @contextlib.contextmanager
