@@ -4,11 +4,11 @@ a store first."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
-import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from albert_jax.addresses import is_address
+from albert_jax.appearing import appearing_file, writing
 from albert_jax.config import PretrainConfig, to_dict
 from albert_jax.data.batches import Source
-from albert_jax.data.corpus import Reading, read_documents
+from albert_jax.data.inputs import require_output_apart
 from albert_jax.data.manifest import SPLITS
 from albert_jax.data.masking import word_starts
 from albert_jax.data.mixing import BLOCK, Mixture, seed_of, share_out, split_stores
@@ -27,10 +28,13 @@ from albert_jax.data.pretraining import PretrainingSource
 from albert_jax.data.records import RecordSource
 from albert_jax.data.remote import local_store, remedy_for
 from albert_jax.data.store import TokenStore
+from albert_jax.data.vocabulary import train_tokenizer
 from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError
-from albert_jax.streams import say
-from albert_jax.tokenizer import Tokenizer, train_tokenizer
+from albert_jax.json_files import read_json
+from albert_jax.tokenizer import Tokenizer
+
+MADE_OF = "made_of.json"
 
 
 @dataclass(frozen=True)
@@ -162,23 +166,41 @@ def baselines_of(totals: dict[str, Any]) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class _MadeOf:
+    """What a run's own vocabulary was made of; WORKDIR/vocabulary/made_of.json."""
+
+    text: list[str]
+    vocab_size: int
+
+
 def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
     vocabulary, store = workdir / "vocabulary", workdir / "store"
-    made_of = vocabulary / "made_of.json"
-    wanted = {"text": list(config.text), "vocab_size": config.model.vocab_size}
-    if made_of.is_file() and json.loads(made_of.read_text(encoding="utf-8")) != wanted:
+    if not (store / "manifest.json").is_file():
+        require_output_apart(workdir, config.text, flag="--workdir")
+    wanted = _MadeOf(list(config.text), config.model.vocab_size)
+    made_of = _made_of(vocabulary)
+    if made_of not in (None, wanted):
         raise UserError(
             f"{vocabulary} was made of other text or for another size; give another --workdir"
         )
-    if not made_of.is_file():
-        say("training a vocabulary …")
-        sentences = itertools.chain.from_iterable(read_documents(config.text, Reading()))
-        train_tokenizer(sentences, output=vocabulary, vocab_size=config.model.vocab_size)
-        made_of.write_text(json.dumps(wanted), encoding="utf-8")
+    if made_of is None:
+        train_tokenizer(config.text, output=vocabulary, vocab_size=config.model.vocab_size)
+        with writing(vocabulary), appearing_file(vocabulary / MADE_OF) as temporary:
+            temporary.write_text(json.dumps(asdict(wanted)), encoding="utf-8")
     if not (store / "manifest.json").is_file():
         # A small corpus needs more than 1 % held out for figures that mean something.
         prepare(config.text, vocab=vocabulary, output=store, holdout=0.05)
     return store
+
+
+def _made_of(vocabulary: Path) -> _MadeOf | None:
+    """What the vocabulary in a folder was made of; None where there is none, or it is not known."""
+    if not (vocabulary / "spiece.model").is_file():
+        return None
+    with contextlib.suppress(FileNotFoundError, UserError):
+        return read_json(vocabulary / MADE_OF, _MadeOf, hint="")
+    return None
 
 
 def _record_files(pattern: str) -> list[str]:

@@ -16,7 +16,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from albert_jax.data.lines import (
     read_lines,
     text_lines,
 )
-from albert_jax.data.sentences import Layout, detect_layout, split_sentences
+from albert_jax.data.sentences import LAYOUTS, Layout, detect_layout, split_sentences
 from albert_jax.errors import UserError
 
 # A longer document is cut between sentences. Their number counts too: the shortest take a hundred
@@ -51,6 +51,33 @@ _NOT_TEXT = {
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
 }
+
+
+# What was mended, left out or cut in a corpus, and how its files lay out sentences.
+COUNTS = (
+    "invalid_utf8_bytes",
+    "nul_characters",
+    "byte_order_marks",
+    "line_separators",
+    "lines_cut",
+    "documents_cut",
+    "short_lines_dropped",
+    "lines_outside_documents",
+    *(f"files_{layout}" for layout in (*LAYOUTS, "wiki")),
+)
+
+
+def summarize_counts(counts: Mapping[str, int]) -> list[str]:
+    """Return a line on the kinds of files, and one on what was mended, of what there was any."""
+    mended = {name: counts.get(name, 0) for name in COUNTS if not name.startswith("files_")}
+    kinds = LAYOUTS | {"wiki": "wiki extracts"}
+    files = {name: counts.get(f"files_{kind}", 0) for kind, name in kinds.items()}
+    lines = []
+    for title, found in (("files", files), ("mended or left out", mended)):
+        if any(found.values()):
+            listed = (f"{name.replace('_', ' ')} {n:,}" for name, n in found.items() if n)
+            lines.append(f"{title}: {', '.join(listed)}")
+    return lines
 
 
 # ------------------------------------------------------------------------------------- the inputs

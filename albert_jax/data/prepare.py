@@ -30,7 +30,7 @@ import numpy as np
 from albert_jax import __version__
 from albert_jax.addresses import is_address
 from albert_jax.data.beam import make_pipeline, run_units_on_beam
-from albert_jax.data.corpus import find_pieces, read_piece
+from albert_jax.data.corpus import COUNTS, find_pieces, read_piece, summarize_counts
 from albert_jax.data.forecast import make_forecast
 from albert_jax.data.inputs import require_output_apart
 from albert_jax.data.lines import Piece, Reading
@@ -54,7 +54,6 @@ from albert_jax.data.manifest import (
 from albert_jax.data.meter import Meter, show_bytes
 from albert_jax.data.place import Place, existing_folder, open_place
 from albert_jax.data.pool import run_units
-from albert_jax.data.sentences import LAYOUTS
 from albert_jax.data.units import (
     Job,
     Unit,
@@ -69,19 +68,6 @@ from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
 
 SETTINGS_FILE = "progress/settings.json"
-
-# What `counts` in the manifest always has, 0 where there was none.
-COUNTS = (
-    "invalid_utf8_bytes",
-    "nul_characters",
-    "byte_order_marks",
-    "line_separators",
-    "lines_cut",
-    "documents_cut",
-    "short_lines_dropped",
-    "lines_outside_documents",
-    *(f"files_{layout}" for layout in (*LAYOUTS, "wiki")),
-)
 
 
 def prepare(
@@ -398,7 +384,7 @@ def _manifest(
                 "and now the same command again: what is finished is kept"
             )
         records.append(record)
-    counts = Counter(dict.fromkeys(COUNTS, 0))
+    counts = Counter(dict.fromkeys(COUNTS, 0))  # 0 where there was none
     for record in records:
         counts.update(record.counts)
     return Manifest(
@@ -437,13 +423,8 @@ def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _summarize(manifest: Manifest, store: str, progress: bool) -> None:
-    mended = {name: n for name, n in manifest.counts.items() if n and name[:6] != "files_"}
-    kinds = LAYOUTS | {"wiki": "wiki extracts"}
-    files = {name: manifest.counts[f"files_{kind}"] for kind, name in kinds.items()}
-    for title, found in (("files", files), ("mended or left out", mended)):
-        if any(found.values()):
-            listed = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in found.items() if n)
-            _say(f"{title}: {listed}", progress)
+    for line in summarize_counts(manifest.counts):
+        _say(line, progress)
     for split in SPLITS:
         totals = manifest.split(split)
         _say(

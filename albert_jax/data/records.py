@@ -187,7 +187,7 @@ class _RecordFile:
             data = _mapped(self)
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
-        offsets = []
+        offsets: list[int] = []
         at = 0
         while at < size:
             if at + _HEAD.size > size:
