@@ -35,6 +35,7 @@ from albert_jax.json_files import read_json
 from albert_jax.tokenizer import Tokenizer
 
 MADE_OF = "made_of.json"
+LABELS_SEEN, ONE_SIDED = 200, 0.85  # of so many labels, so many alike are too many; 0.6 is usual
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,11 @@ def _mixed_baselines(stores: list[TokenStore], counts: tuple[int, ...]) -> dict[
     rates = np.zeros(stores[0].manifest["vocabulary"]["size"])
     for store, count in zip(stores, counts, strict=True):
         for shard in store.shards:
-            occurring = np.bincount(shard.tokens, minlength=len(rates))
-            rates += occurring / store.num_tokens * (count / BLOCK)
+            # In parts: bincount makes eight bytes of each token first.
+            for start in range(0, len(shard.tokens), 1 << 22):
+                tokens = shard.tokens[start : start + (1 << 22)]
+                occurring = np.bincount(tokens, minlength=len(rates))
+                rates += occurring / store.num_tokens * (count / BLOCK)
     return baselines_of(unigram_statistics(rates))
 
 
@@ -188,7 +192,7 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
         train_tokenizer(config.text, output=vocabulary, vocab_size=config.model.vocab_size)
         with writing(vocabulary), appearing_file(vocabulary / MADE_OF) as temporary:
             temporary.write_text(json.dumps(asdict(wanted)), encoding="utf-8")
-    if not (store / "manifest.json").is_file():
+    if made_of is None or not (store / "manifest.json").is_file():
         # A small corpus needs more than 1 % held out for figures that mean something.
         prepare(config.text, vocab=vocabulary, output=store, holdout=0.05)
     return store
@@ -237,6 +241,27 @@ def _open_records(config: PretrainConfig, files: list[str]) -> Data:
         },
         baselines={},
     )
+
+
+def objective_warnings(data: Data, config: PretrainConfig) -> list[str]:
+    """Return a line where nearly all labels of the second objective would be of one kind.
+
+    Documents of one sentence do that: its partner then always is of another document, label 1, and
+    a model that answers 1 is right. Some first examples are drawn to see.
+    """
+    objective = {"sop": "sentence-order", "nsp": "next-sentence"}.get(config.examples.objective)
+    if objective is None:
+        return []
+    labels = [int(data.train[i]["sentence_order_labels"]) for i in range(LABELS_SEEN)]
+    ones = sum(labels) / len(labels)
+    if max(ones, 1 - ones) < ONE_SIDED:
+        return []
+    return [
+        f"{max(ones, 1 - ones):.0%} of the {objective} labels are {round(ones)}, so that they "
+        "teach nothing: where documents have one sentence each, give --examples.objective none; "
+        "where an empty line follows each sentence, prepare the text again with --sentences "
+        "wrapped, by which two empty lines end a document"
+    ]
 
 
 def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -> None:

@@ -799,6 +799,27 @@ def test_a_disk_full_from_the_start_leaves_nothing(corpus, little_disk, monkeypa
     assert [file.name for file in little_disk.iterdir()] == ["other"]
 
 
+def test_a_disk_that_cannot_be_written_is_one_line_and_a_store_on_it_can_be_read(
+    corpus, whole, begun, small, little_disk
+):
+    (little_disk / "texts").mkdir()
+    shutil.copy(small, little_disk / "texts" / "a.txt")
+    settings = {"vocab": VOCAB, "workers": 1, "progress": False}
+    prepare(little_disk / "texts", output=little_disk / "store", **settings)
+    shutil.copytree(begun, little_disk / "begun")
+    before = contents(little_disk)
+    subprocess.run(["mount", "-o", "remount,ro", little_disk], check=True)
+    prepare(little_disk / "texts", output=little_disk / "store", **settings)  # complete already
+    TokenStore.open(little_disk / "store").verify()
+    for text, store in ((small, "new"), (corpus, "begun")):
+        with pytest.raises(UserError, match="Read-only file system; mend that and run the same"):
+            prepare(text, output=little_disk / store, **settings | {"holdout": 0.1})
+    assert contents(little_disk) == before
+    subprocess.run(["mount", "-o", "remount,rw", little_disk], check=True)
+    prepare(corpus, output=little_disk / "begun", **settings | {"holdout": 0.1})
+    assert contents(little_disk / "begun") == contents(whole)
+
+
 def test_forecast_is_near_the_truth(corpus, whole, tmp_path, capfd):
     prepare(corpus, vocab=VOCAB, output=tmp_path / "store", holdout=0.1, workers=1)
     stderr = capfd.readouterr().err

@@ -68,6 +68,7 @@ from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
 
 SETTINGS_FILE = "progress/settings.json"
+MOST_ALONE = 1.1  # sentences a document; with fewer, nine in ten documents at least have one
 
 
 def prepare(
@@ -425,10 +426,18 @@ def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
 def _summarize(manifest: Manifest, store: str, progress: bool) -> None:
     for line in summarize_counts(manifest.counts):
         _say(line, progress)
-    for split in SPLITS:
-        totals = manifest.split(split)
+    totals = [manifest.split(split) for split in SPLITS]
+    for split, total in zip(SPLITS, totals, strict=True):
         _say(
-            f"{store}/{split}: {totals.documents:,} documents, {totals.sentences:,} "
-            f"sentences, {totals.tokens:,} tokens, {show_bytes(totals.bytes)}",
+            f"{store}/{split}: {total.documents:,} documents, {total.sentences:,} "
+            f"sentences, {total.tokens:,} tokens, {show_bytes(total.bytes)}",
+            progress,
+        )
+    documents, sentences = sum(t.documents for t in totals), sum(t.sentences for t in totals)
+    if sentences <= MOST_ALONE * documents:
+        _say(
+            "nearly all documents have one sentence, of which the order of sentences cannot be "
+            "learnt: where an empty line follows each sentence, prepare with --sentences wrapped, "
+            "by which two empty lines end a document; else pretrain with --examples.objective none",
             progress,
         )
