@@ -2,12 +2,17 @@
 """Verification of a store: by every command that opens one, and once for each state of a file."""
 
 import os
+import re
 import shutil
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from albert_jax.caches import user_cache
+from albert_jax.data import meter
 from albert_jax.data import verifying as module
 from albert_jax.data.manifest import SPLITS, files_of, read_manifest
 from albert_jax.data.store import TokenStore
@@ -189,16 +194,42 @@ def test_starts_at_once_all_verify_and_leave_a_good_memory(store, read):
     assert read == []
 
 
-def test_an_interruption_ends_the_reading_of_the_other_files(store, monkeypatch):
+def test_ctrl_c_ends_the_reading_of_all_files(store, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_BYTES", 16)
     blocks = []
 
     def add(self, size: int) -> None:
         blocks.append(size)
         if len(blocks) == 20:
-            raise KeyboardInterrupt
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        if len(blocks) > 20:
+            time.sleep(0.01)  # the main thread gets its turn
 
     monkeypatch.setattr(module.Meter, "add", add)
     with pytest.raises(KeyboardInterrupt):
         TokenStore.open(store)
-    assert len(blocks) < 40
+    assert len(blocks) < 200  # of tens of thousands
+
+
+def test_a_long_verification_says_how_far_it_is(store, monkeypatch, capfd):
+    monkeypatch.setattr(meter, "LINE_SECONDS", 0.0)
+    TokenStore.open(store)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 4
+    assert re.fullmatch(rf"verify {store}: 100%, \S+B/s, 00:00 left", said[-1])
+
+
+def test_a_verification_that_takes_no_time_says_nothing(store, monkeypatch, capfd):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    TokenStore.open(store)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(module, "SAID_AFTER_SECONDS", 0.0)
+    TokenStore.open(store).verify()
+    assert f"verify {store}: 100%" in capfd.readouterr().err
+
+
+def test_a_user_without_a_home_is_told_where_to_set_a_cache(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", lambda self: (_ for _ in ()).throw(RuntimeError))
+    with pytest.raises(UserError, match="no home folder to keep a cache in; set XDG_CACHE_HOME"):
+        user_cache("stores")

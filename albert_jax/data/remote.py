@@ -40,7 +40,7 @@ def local_store(store: str) -> Path:
     files, root = connect(address)
     manifest = _whole(f"{address}/manifest.json", lambda: files.cat_file(f"{root}/manifest.json"))
     places = os.environ.get("ALBERT_JAX_STORES")
-    folder = Path(places).expanduser() if places else user_cache("stores")
+    folder = Path(os.path.expanduser(places)) if places else user_cache("stores")
     folder /= hashlib.sha256(manifest).hexdigest()[:16]  # another store, another folder
     if not (folder / "manifest.json").is_file():
         _fetch(files, address, root, folder, manifest)

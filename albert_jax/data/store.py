@@ -14,6 +14,7 @@ or shard is empty.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 from dataclasses import dataclass, replace
@@ -64,13 +65,17 @@ class TokenStore:
     def __init__(self, path: Path, split: Split, manifest: Manifest, shards: list[Shard]):
         self.path, self.split, self.shards = path, split, shards
         self.record = manifest
-        self.manifest: dict[str, Any] = manifest.to_json()
         self.vocab_path = path / "spiece.model"
         self.vocab_sha256: str = manifest.vocabulary.sha256
         totals = manifest.split(split)
         self.num_tokens: int = totals.tokens
         self.num_sentences: int = totals.sentences
         self.num_documents: int = totals.documents
+
+    @functools.cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as JSON values; `record` has it with types."""
+        return self.record.to_json()
 
     @classmethod
     def open(
