@@ -183,8 +183,11 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
 # ----------------------------------------------------------------------------------------- reading
 
 
-def read_manifest(path: Path) -> Manifest | None:
-    """Return the manifest of a finished store, None where there is none; UserError if it is bad."""
+def read_manifest(path: Path, *, remedy: str | None = None) -> Manifest | None:
+    """Return the manifest of a finished store, None where there is none; UserError if it is bad.
+
+    `remedy` says what to do then; unset: to make the store again.
+    """
     file = path / "manifest.json"
     try:
         data = file.read_bytes()
@@ -192,7 +195,8 @@ def read_manifest(path: Path) -> Manifest | None:
         return None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from None
-    return parse_manifest(data, str(file), remedy=f"delete {path} and prepare the text again")
+    remedy = remedy or f"delete {path} and prepare the text again"
+    return parse_manifest(data, str(file), remedy=remedy)
 
 
 def parse_manifest(data: bytes, name: str, *, remedy: str) -> Manifest:

@@ -98,10 +98,10 @@ class TokenStore:
         path = Path(path)
         if split not in SPLITS:
             raise UserError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
-        manifest = read_manifest(path)
+        remedy = remedy or f"delete {path} and prepare the text again"
+        manifest = read_manifest(path, remedy=remedy)
         if manifest is None:
             raise UserError(_no_store(path))
-        remedy = remedy or f"delete {path} and prepare the text again"
         files = files_of(manifest, [split])
         if verify:
             _say_unsealed(path, manifest)
