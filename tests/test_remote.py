@@ -99,6 +99,12 @@ def test_a_damaged_copy_says_to_fetch_it_again(bucket, store, tmp_path):
     open_data(tiny_config(ADDRESS, tmp_path), None)
 
 
+def test_a_small_store_leaves_nothing_in_the_users_cache(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_data(tiny_config(ADDRESS, tmp_path), None)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_what_was_verified_when_it_was_fetched_is_not_read_again(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(verifying, "MIN_REMEMBERED", 0)

@@ -89,8 +89,9 @@ def verify_files(
 
 
 def remember_files(store: Path, files: Sequence[StoreFile]) -> None:
-    """Remember that these files of a store have just been found good."""
-    _remember(store, files, _settled_states(store, files))
+    """Remember that these files of a store, where they are many, have just been found good."""
+    if sum(file.size or 0 for file in files) >= MIN_REMEMBERED:
+        _remember(store, files, _settled_states(store, files))
 
 
 def require_size(path: Path, expected: int | None, remedy: str) -> int:
@@ -218,6 +219,8 @@ def _recall(store: Path) -> dict[str, _Good]:
 def _remember(store: Path, files: Iterable[StoreFile], states: Mapping[str, _State]) -> None:
     """Adds good files to what is remembered; a cache that cannot be written costs only time."""
     good = {f.name: _Good(states[f.name], f.sha256) for f in files if f.name in states}
+    if not good:
+        return
     with contextlib.suppress(UserError, OSError):
         file = _memory_file(store)
         memory = _Memory({**_recall(store), **good})
