@@ -54,19 +54,30 @@ def train_tokenizer(
     vocab_size: int = 30000,
     do_lower_case: bool = True,
     character_coverage: float = 0.99995,
+    format: str = "text",
+    sentences: Literal["auto", "lines", "split", "wrapped"] = "auto",
+    language: str = "en",
+    strict: bool = False,
+    data_dir: str | None = None,
 ) -> None:
-    """Trains a SentencePiece vocabulary with ALBERT's settings.
+    """Trains a SentencePiece vocabulary with ALBERT's settings, on the text as prepare reads it.
 
     Example: albert-jax train-tokenizer corpus/*.txt --vocab-size 30000 --output vocab
 
     Args:
-        text: text files, plain or .gz.
+        text: files (plain or .gz), folders or patterns, also at gs://; with tfds: the names of
+            splits; or python-docs, the English text that every Python carries.
         output: folder that gets spiece.model and spiece.vocab.
         vocab_size: pieces, the five special ones included.
         do_lower_case: lower-case and drop accents, as the released vocabularies do.
         character_coverage: share of the characters that get a piece; the rest become <unk>.
+        format: text, wiki (WikiExtractor's output) or tfds:NAME.
+        sentences: one a line, to be split out of lines, or out of lines wrapped at a width.
+        language: whose rules split sentences.
+        strict: end at the first damaged input instead of counting and reporting it.
+        data_dir: where TensorFlow Datasets keeps its data.
     """
-    from albert_jax.tokenizer import train_tokenizer
+    from albert_jax.data.vocabulary import train_tokenizer
 
     model = train_tokenizer(
         text,
@@ -74,6 +85,11 @@ def train_tokenizer(
         vocab_size=vocab_size,
         do_lower_case=do_lower_case,
         character_coverage=character_coverage,
+        format=format,
+        sentences=sentences,
+        language=language,
+        strict=strict,
+        data_dir=data_dir,
     )
     print(model)
 
@@ -170,9 +186,9 @@ def pretrain(
         peer_timeout: seconds without a sign of life after which one counts as dead, and all stop.
     """
     from albert_jax.host_memory import keep_freed_memory
+    from albert_jax.run_inputs import require_pretraining_inputs
 
-    if config.init_from is not None:
-        require_model_directory(config.init_from, "init_from")
+    require_pretraining_inputs(config, workdir_too=not dry_run)
     keep_freed_memory()  # before JAX is imported
     from albert_jax.pretrain import pretrain
     from albert_jax.pretrain_report import describe_plan
@@ -203,9 +219,9 @@ def finetune(
         json: print what results.json holds.
     """
     from albert_jax.host_memory import keep_freed_memory
+    from albert_jax.run_inputs import require_finetuning_inputs
 
-    if config.model is not None:
-        require_model_directory(config.model)
+    require_finetuning_inputs(config)
     keep_freed_memory()  # before JAX is imported, as pretrain does
     from albert_jax.finetune import finetune
 

@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.sequential_writer import SequentialWriter
 
-from albert_jax.data.store import SPLITS, TokenStore
+from albert_jax.data.manifest import SPLITS
+from albert_jax.data.store import TokenStore
 
 SHARD_EXAMPLES = 1 << 16
 BATCH_EXAMPLES = 256  # written at once
