@@ -32,6 +32,7 @@ from albert_jax.data.vocabulary import train_tokenizer
 from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError
 from albert_jax.json_files import read_json
+from albert_jax.run_inputs import require_pretraining_inputs
 from albert_jax.tokenizer import Tokenizer
 
 MADE_OF = "made_of.json"
@@ -54,6 +55,7 @@ class Data:
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
     """The configured data; without a store, one is first made of `config.text` inside `workdir`."""
+    require_pretraining_inputs(config, workdir_too=False)
     store = config.store
     if config.text and store is None:
         if workdir is None:
@@ -61,15 +63,12 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
                 "--text needs --workdir DIR, where the vocabulary and the store are kept"
             )
         store = str(_store_from_text(config, workdir))
-    if store is None:
-        raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
+    assert store is not None
     stores = split_stores(store)
     if len(stores) > 1:
         return _open_mixture(config, dict(stores))
     if is_address(store):
         return _open_store(config, store, local_store(store))
-    if not Path(store).exists() and not glob.glob(store):
-        raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
     is_store = (Path(store) / "manifest.json").is_file() or (Path(store) / "progress").is_dir()
     if not is_store and (records := _record_files(store)):
         return _open_records(config, records)

@@ -65,6 +65,7 @@ LEVELS = {
         "formats",
         "functions",
         "model_dir",
+        "run_inputs",
         "step",
         "step_cost",
         "task_batches",

@@ -217,5 +217,5 @@ def test_on_a_terminal_there_is_a_bar_while_text_is_read(tmp_path: Path) -> None
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
-    assert "read text: 100%" in done.stderr
+    assert "read text: " in done.stderr
     assert done.stderr.index("read text") < done.stderr.index("SentencePiece trains on")
