@@ -34,20 +34,25 @@ def last_words(line: str) -> None:
         os.write(2, f"albert-jax: {line}\n".encode())
 
 
-@contextlib.contextmanager
-def handled(handler: Callable[[int], None]) -> Iterator[None]:
-    """While entered, `handler` gets the number of each of `SIGNALS` that comes, but for those that
-    this process was started to ignore, as nohup has SIGHUP ignored.
+def _kill(number: int) -> None:
+    os._exit(128 + number)
 
-    A second signal ends the process at once. Does nothing outside the main thread, where Python
-    has no signals.
+
+@contextlib.contextmanager
+def handled(handler: Callable[[int], None], again: Callable[[int], None] = _kill) -> Iterator[None]:
+    """While entered, `handler` gets the number of the first of `SIGNALS` that comes, but for those
+    that this process was started to ignore, as nohup has SIGHUP ignored.
+
+    `again` gets those after it; unless given, a second signal ends the process at once. Does
+    nothing outside the main thread, where Python has no signals.
     """
     came = False
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal came
         if came:
-            os._exit(128 + number)
+            again(number)
+            return
         came = True
         handler(number)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -217,7 +218,7 @@ def _require_same_settings(config: PretrainConfig) -> None:
 
 def _open_data(config: PretrainConfig, workdir: Path) -> Data:
     """The data, which must be the same for all processes; one alone makes a store of text."""
-    with processes.together():
+    with processes.together(limit=math.inf):  # making a store of text may take hours
         processes.require_same({"work directory's lock": lock_owner(workdir)})
         data = open_data(config, workdir) if config.store or processes.is_primary() else None
     with processes.together():

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run by several processes, a host each: how they find each other, agree, and end together.
+"""One run by several processes, a host each: how they join, agree, and end together.
 
 The processes are JAX's own (`jax.distributed`), and so are the signs of life between them and the
 word of a preemption. Here is what a person is told of it, and small values exchanged through the
-coordinator's key-value store, which needs no devices.
+coordinator's key-value store, which needs no devices. `rendezvous` is how they find each other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import itertools
 import json
+import math
 import os
 import signal
 import socket
@@ -22,19 +23,29 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jaxlib
 
-# The key-value store has no public name (orbax uses it so too), nor has the address of CPU devices.
-from jax._src import distributed, xla_bridge
+# These have no public names: the key-value store (orbax uses it so too), what a cluster says of its
+# processes, and the address of CPU devices.
+from jax._src import clusters, distributed, xla_bridge
 from jax.experimental import multihost_utils
 from jaxlib import _jax
 
+from albert_jax import __version__, interrupts
 from albert_jax.digests import unlike_values
 from albert_jax.errors import TryAgain, UserError
+from albert_jax.rendezvous import Peer, host_and_port, meet
 from albert_jax.streams import say
+
+JOIN_SECONDS = 60  # for JAX to join processes that have all come
+POLL = 1.0  # seconds between two looks at whether one that is waited for has ended
+SILENCE = 60.0  # seconds of waiting for another process after which it is said which
+LIMIT = 3600.0  # seconds of waiting after which a process counts as stuck
+ORDERLY = 10.0  # seconds for a signal to end all after the same step
+SAME_SIGNAL = 1.0  # seconds in which a second signal is the first once more
 
 
 @dataclass(frozen=True)
@@ -51,11 +62,8 @@ class Launch:
     peer_timeout: int = 30  # seconds without a sign of life after which a process counts as dead
 
     def __post_init__(self) -> None:
-        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdecimal():
-            raise UserError(
-                f"coordinator {self.coordinator!r} has no port; give HOST:PORT of process 0, "
-                "as 10.0.0.1:1234"
-            )
+        if self.coordinator is not None:
+            _check_address(self.coordinator)
         if self.processes == 1:
             raise _alone()
         if self.processes is not None and self.processes < 1:
@@ -68,6 +76,22 @@ class Launch:
         for name in ("start_timeout", "peer_timeout"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1 second")
+
+
+def _check_address(coordinator: str) -> None:
+    host, _, port = coordinator.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+        wrong = "has no port from 1 to 65535"
+    elif not host or "/" in host or any(c.isspace() for c in host):
+        wrong = "has no host"
+    elif ":" in host and not (host.startswith("[") and host.endswith("]")):
+        wrong = "has an IPv6 address without brackets"
+    else:
+        return
+    raise UserError(
+        f"coordinator {coordinator!r} {wrong}; give HOST:PORT of process 0, as 10.0.0.1:1234 or "
+        "[fd00::1]:1234"
+    )
 
 
 def is_primary() -> bool:
@@ -86,7 +110,7 @@ def several() -> bool:
 _hosts: list[str] = []  # by process
 # What to do should JAX's C++ abort, as it does when another process is gone: (line, status).
 _on_abort: Callable[[], tuple[str, int]]
-_stderr = 2  # where a last line goes while JAX's own are held back
+_jax_sigterm: Any = None  # JAX's own handler of SIGTERM, a function of C
 
 
 @contextlib.contextmanager
@@ -96,14 +120,16 @@ def joined(launch: Launch | None) -> Iterator[None]:
     Whatever ends one ends all: an error that all meet leaves in order; else this process exits at
     once, with its line and status, and the others learn of it within `peer_timeout`. A process that
     dies without a word ends the others with one line and status 75. Raises UserError where the
-    processes do not find each other in time, or only one is found.
+    processes do not fit each other, or only one is found. Where not all come in time it raises
+    TryAgain if a cluster said who they are, and UserError if the user did, who may be wrong.
     """
     if launch is None:
         yield
         return
     _initialize(launch)
     try:
-        yield
+        with interrupts.undone_on_exit(_stopped):
+            yield
     except BaseException as error:
         _leave(error, launch)
         _on_sigabrt(None)
@@ -112,35 +138,112 @@ def joined(launch: Launch | None) -> Iterator[None]:
     _on_sigabrt(None)
 
 
+class _Place(NamedTuple):
+    """Where a process stands among the others."""
+
+    coordinator: str
+    processes: int
+    process: int
+    devices: list[int] | None  # of this host, those that are its own; None: all
+
+
 def _initialize(launch: Launch) -> None:
     global _on_abort, _hosts
-    _on_abort = lambda: (_not_found(launch), UserError.exit_status)  # noqa: E731
+    place = _place(launch)
+    if place.processes == 1:
+        raise _alone()
+    by_user = None not in (launch.coordinator, launch.processes, launch.process)
+    versions = {m.__name__: m.__version__ for m in (jax, jaxlib)} | {"albert_jax": __version__}
+    me = Peer(place.process, place.processes, socket.gethostname(), os.getpid(), versions)
+    any_address = f"[::]:{host_and_port(place.coordinator)[1]}"
+    _hosts = meet(
+        me,
+        place.coordinator,
+        bind=os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", any_address),
+        seconds=launch.start_timeout,
+        late=UserError if by_user else TryAgain,
+    )
+    _on_abort = lambda: (_not_joined(place), TryAgain.exit_status)  # noqa: E731
     _on_sigabrt(_aborted)
+    _join(place, launch)
+    _reach_cpus_by_address()
+    _on_abort = lambda: (_lost(), TryAgain.exit_status)  # noqa: E731
+
+
+def _place(launch: Launch) -> _Place:
+    """What the user gives, and what the cluster knows of the rest."""
+    own = os.environ.get("JAX_LOCAL_DEVICE_IDS")
+    try:
+        coordinator, processes, process, devices = (
+            clusters.ClusterEnv.auto_detect_unset_distributed_params(
+                launch.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
+                launch.processes,
+                launch.process,
+                [int(n) for n in own.split(",")] if own else None,
+                None,
+                launch.start_timeout,
+            )
+        )
+    except (RuntimeError, OSError) as error:  # no answer from its metadata; no address yet
+        raise TryAgain(
+            f"the cluster does not tell yet where the processes are ({_first_line(error)}); run "
+            "the same command again"
+        ) from None
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"the cluster does not tell where the processes are ({_first_line(error)}); give "
+            "--coordinator HOST:PORT, --num-processes and --process-id"
+        ) from None
+    if None in (coordinator, processes, process):
+        raise UserError(
+            "no cluster that JAX knows (Cloud TPU, GKE, SLURM, Open MPI) is here; give "
+            "--coordinator HOST:PORT, --num-processes and --process-id"
+        )
+    if not 0 <= process < processes:
+        raise UserError(
+            f"process-id {process} must be 0 to num-processes - 1, which is {processes - 1}"
+        )
+    _check_address(coordinator)
+    return _Place(coordinator, processes, process, devices and list(devices))
+
+
+def _join(place: _Place, launch: Launch) -> None:
+    """Has JAX join the processes, which have all come."""
     with _held_back() as said:
         try:
             jax.distributed.initialize(
-                launch.coordinator,
-                launch.processes,
-                launch.process,
-                initialization_timeout=launch.start_timeout,
+                place.coordinator,
+                place.processes,
+                place.process,
+                local_device_ids=place.devices,
+                cluster_detection_method="deactivate",
+                initialization_timeout=JOIN_SECONDS,
                 heartbeat_timeout_seconds=launch.peer_timeout,
             )
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
-            if distributed.global_state.coordinator_address is None:
-                raise UserError(
-                    "no cluster that JAX knows (Cloud TPU, GKE, SLURM, Open MPI) is here; give "
-                    "--coordinator HOST:PORT, --num-processes and --process-id"
-                ) from None
-            cause = str(error).partition("\n")[0]
-            raise UserError(f"{_not_found(launch)} ({cause})") from None
+        except (ValueError, RuntimeError, OSError) as error:
+            raise TryAgain(f"{_not_joined(place)} ({_first_line(error)})") from None
+        finally:
+            _take_sigterm()
     if said:
         say(said[0].removesuffix("\n"))
-    if distributed.global_state.num_processes == 1:
-        jax.distributed.shutdown()
-        raise _alone()
-    _reach_cpus_by_address()
-    _on_abort = lambda: (_lost(), TryAgain.exit_status)  # noqa: E731
-    _hosts = gather(socket.gethostname())
+
+
+def _take_sigterm() -> None:
+    """Gives SIGTERM back to its handler from before JAX, and keeps JAX's for `StopTogether`.
+
+    JAX's would only note the signal, for a loop that does not run yet.
+    """
+    global _jax_sigterm
+    if threading.current_thread() is not threading.main_thread():
+        return  # where Python has no signals: JAX keeps it
+    old = ctypes.create_string_buffer(1024)  # struct sigaction, which begins with the handler
+    ctypes.CDLL(None).sigaction(int(signal.SIGTERM), None, old)
+    _jax_sigterm = ctypes.CFUNCTYPE(None, ctypes.c_int)(ctypes.c_void_p.from_buffer(old).value or 0)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _reach_cpus_by_address() -> None:
@@ -150,12 +253,12 @@ def _reach_cpus_by_address() -> None:
     /etc/hosts: then other hosts would look for these devices on themselves. TPUs and GPUs find each
     other by themselves.
     """
-    host, _, port = (distributed.global_state.coordinator_address or "").rpartition(":")
     if jax.config.jax_cpu_collectives_implementation != "gloo":
         return
     try:
         family, kind, _, _, target = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_DGRAM
+            *host_and_port(distributed.global_state.coordinator_address or ""),
+            type=socket.SOCK_DGRAM,
         )[0]
         with socket.socket(family, kind) as towards:
             towards.connect(target)  # sends nothing
@@ -181,17 +284,10 @@ def _alone() -> UserError:
     )
 
 
-def _not_found(launch: Launch) -> str:
-    state = distributed.global_state
-    address, seconds = state.coordinator_address, launch.start_timeout
-    if state.process_id == 0:
-        return (
-            f"not all {state.num_processes} processes came to {address} within {seconds} s; start "
-            "the same command on the others too, and open that port to them"
-        )
+def _not_joined(place: _Place) -> str:
     return (
-        f"process {state.process_id} could not join the coordinator at {address} within "
-        f"{seconds} s; see that process 0 runs there and that the port is open"
+        f"process {place.process} came to {place.coordinator} with all others, and JAX did not "
+        f"join them within {JOIN_SECONDS} s; run the same command again"
     )
 
 
@@ -206,15 +302,12 @@ def _lost() -> str:
     )
 
 
-def _last_words(line: str) -> None:
-    os.write(_stderr, f"albert-jax: {' '.join(line.splitlines())}\n".encode())
-
-
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(number: int) -> None:
     line, status = _on_abort()
+    _uncover()
     if line:
-        _last_words(line)
+        interrupts.last_words(line)
     os._exit(status)
 
 
@@ -229,29 +322,42 @@ def _on_sigabrt(handler: Any) -> None:
     libc.signal(int(signal.SIGABRT), handler)  # None is NULL, which is SIG_DFL
 
 
+_covered: int | None = None  # stderr, while what is written to it is held back
+
+
 @contextlib.contextmanager
 def _held_back() -> Iterator[list[str]]:
-    """Keeps what is written to stderr, C++'s too; the list gets it at the end."""
-    global _stderr
+    """Keeps what is written to stderr, C++'s too; the list gets it at the end. The last words of a
+    process that ends meanwhile are not kept."""
+    global _covered
     said: list[str] = []
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
-        _stderr = os.dup(2)
+    with tempfile.TemporaryFile() as file, interrupts.undone_on_exit(_uncover):
+        _covered = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
             yield said
         finally:
             sys.stderr.flush()
-            os.dup2(_stderr, 2)
-            os.close(_stderr)
-            _stderr = 2
+            _uncover()
+            os.close(_covered)
+            _covered = None
             file.seek(0)
             said += [text] if (text := file.read().decode(errors="replace")) else []
+
+
+def _uncover() -> None:
+    if _covered is not None:
+        os.dup2(_covered, 2)
 
 
 def _leave(error: BaseException, launch: Launch) -> None:
     """Returns where all processes leave; else says why and exits."""
     global _on_abort
+    if isinstance(error, _PeerEnded):  # there is nobody to leave with
+        interrupts.last_words(str(error))
+        os._exit(error.exit_status)
+    _tell_end(f"ended: {_first_line(error)[:300] or type(error).__name__}")
     status, seconds = getattr(error, "exit_status", 1), 10
     if isinstance(error, UserError | TryAgain):
         _on_abort = lambda: ("", status)  # noqa: E731
@@ -259,7 +365,7 @@ def _leave(error: BaseException, launch: Launch) -> None:
         # Most likely a collective that another process left in the middle: JAX will say so, and
         # abort.
         seconds = launch.peer_timeout + 5
-        cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        cause = f"{type(error).__name__}: {_first_line(error)[:200]}"
         say(f"a step failed ({cause}); waiting for word of the others")
     leaving = threading.Thread(target=_part, daemon=True)
     leaving.start()
@@ -267,7 +373,7 @@ def _leave(error: BaseException, launch: Launch) -> None:
     if not leaving.is_alive():
         return
     if isinstance(error, UserError | TryAgain):
-        _last_words(str(error))
+        interrupts.last_words(" ".join(str(error).splitlines()))
     else:
         traceback.print_exception(error)
     sys.stderr.flush()
@@ -281,50 +387,117 @@ def _part() -> None:
         time.sleep(60)
 
 
+def _tell_end(how: str) -> None:
+    """Says to those that wait for this process that it ends, and how. They would learn it from JAX
+    later, and with a stack."""
+    state = distributed.global_state
+    key = f"{_ENDED}{state.process_id}"
+    telling = threading.Thread(target=state.client.key_value_set, args=(key, how), daemon=True)
+    telling.start()
+    telling.join(2 * POLL)  # no longer: the coordinator may be gone
+
+
+def _stopped() -> None:
+    """What a signal that ends this process does first."""
+    _tell_end("was stopped by a signal")
+    if distributed.global_state.service is not None:  # what was told ends with the coordinator
+        time.sleep(1.5 * POLL)
+
+
 # ----------------------------------------------------------------------------------------- agreeing
+
+_ENDED = "albert_jax/ended/"
+
+
+class _PeerEnded(TryAgain):
+    """A process that is waited for has ended."""
+
 
 _numbers = itertools.count()  # of exchanges; every process makes the same ones in the same order
 
 
-def gather(value: Any) -> list[Any]:
-    """The JSON values of all processes, by process."""
+def gather(value: Any, *, limit: float = LIMIT) -> list[Any]:
+    """The JSON values of all processes, by process.
+
+    Waiting for others is said aloud. Raises TryAgain after `limit` seconds of it: those others are
+    alive, or JAX had ended this process, but get nowhere.
+    """
     if not several():
         return [value]
     state, number = distributed.global_state, next(_numbers)
     state.client.key_value_set(_key(number, state.process_id), json.dumps(value))
+    waiting = _Waiting(number, limit)
     values = [
-        json.loads(_wait_for(state.client, _key(number, other)))
-        for other in range(state.num_processes)
+        json.loads(_wait_for(_key(number, other), waiting)) for other in range(state.num_processes)
     ]
     if number:  # all have begun this exchange, so none still reads the one before
         state.client.key_value_delete(_key(number - 1, state.process_id))
     return values
 
 
-def _key(number: int, process: int) -> str:
+def _key(number: int, process: int | str) -> str:
     return f"albert_jax/{number}/{process}"
 
 
-def _wait_for(client: Any, key: str) -> str:
-    # Without end: the other may be preparing data. Should it die, JAX ends this process.
+def _wait_for(key: str, waiting: _Waiting) -> str:
     while True:
         try:
-            return client.blocking_key_value_get(key, 5000)
+            return distributed.global_state.client.blocking_key_value_get(key, int(1000 * POLL))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
+        waiting.goes_on()
+
+
+class _Waiting:
+    """How long an exchange has waited for the others."""
+
+    def __init__(self, number: int, limit: float) -> None:
+        self._number, self._limit = number, limit
+        self._began = time.monotonic()
+        self._next = SILENCE
+
+    def goes_on(self) -> None:
+        """Says so when it is time to; raises TryAgain when it is too long, or in vain."""
+        for key, how in distributed.global_state.client.key_value_dir_get(_ENDED):
+            process = int(key.rpartition("/")[2])
+            raise _PeerEnded(
+                f"process {process}{_on(process)} {how}; run the same command again on all"
+            )
+        waited = time.monotonic() - self._began
+        if waited < min(self._next, self._limit):
+            return
+        here = self._here()
+        absent = [n for n in range(distributed.global_state.num_processes) if n not in here]
+        whom = ", ".join(f"{n}{_on(n)}" for n in absent[:10])
+        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+        if waited >= self._limit:
+            raise TryAgain(
+                f"waited {waited / 60:.0f} minutes for process {whom}{more}, which is alive but "
+                "stuck; see its log and its file systems, and run the same command again on all"
+            )
+        self._next = 2 * waited
+        if distributed.global_state.process_id == min(here):  # one speaks for all that wait
+            say(f"waiting for process {whom}{more} ({waited:.0f} s so far)")
+
+    def _here(self) -> list[int]:
+        prefix = _key(self._number, "")
+        entries = distributed.global_state.client.key_value_dir_get(prefix)
+        own = distributed.global_state.process_id
+        return [own, *(int(key.rpartition("/")[2]) for key, _ in entries)]
 
 
 @contextlib.contextmanager
-def together(*kinds: type[Exception]) -> Iterator[None]:
-    """Makes an error of these kinds (UserError) that one process meets the error of all."""
+def together(*kinds: type[Exception], limit: float = LIMIT) -> Iterator[None]:
+    """Makes an error of these kinds (UserError) that one process meets the error of all. `limit`
+    is `gather`'s; math.inf for what may take one of them hours."""
     kinds = kinds or (UserError,)
     found: Exception | None = None
     try:
         yield
     except kinds as error:
         found = error
-    told = gather(found and str(found))
+    told = gather(found and str(found), limit=limit)
     if found:
         raise found
     for process, message in enumerate(told):
@@ -359,16 +532,20 @@ def _on(process: int) -> str:
 
 
 class StopTogether:
-    """As `guards.StopSignals`, with a `due` that says the same in all processes: SIGTERM or SIGINT
-    to any one stops all after the same step.
+    """As `guards.StopSignals`, with a `due` that says the same in all processes: a signal to any
+    one stops all after the same step.
 
-    JAX's own handler takes SIGTERM, from `joined` on, and tells the others.
+    A process in which that does not happen in time, as in the midst of a compilation, ends by
+    itself where it has `nothing_to_lose`; the others then learn of it as of a death. A second
+    signal ends a process at once. Either way the status is 75: the run can be started again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nothing_to_lose: Callable[[], bool] = lambda: False) -> None:
         self.requested: str | None = None
+        self._nothing_to_lose = nothing_to_lose
         self._calls = 0
-        self._previous: Any = None
+        self._told_at = math.inf
+        self._entered = contextlib.ExitStack()
 
     def due(self) -> bool:
         """Whether to stop after this step; every process must ask once a step."""
@@ -379,14 +556,36 @@ class StopTogether:
         return self.requested is not None
 
     def __enter__(self) -> StopTogether:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._interrupted)
+        self._entered.enter_context(interrupts.holding(self._may_leave))
+        self._entered.enter_context(interrupts.handled(self._noted, again=self._noted_again))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        self._entered.close()
 
-    def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second one kills
-        os.kill(os.getpid(), signal.SIGTERM)
+    def _noted(self, number: int) -> None:
+        self._tell_all()
+        name, process = signal.Signals(number).name, distributed.global_state.process_id
+        interrupts.last_words(
+            f"{name} to process {process}: all save a checkpoint after this step; "
+            "once more to stop at once"
+        )
+
+    def _noted_again(self, number: int) -> None:
+        # A scheduler may signal the process and its group, and srun passes on what it gets.
+        if time.monotonic() > self._told_at + SAME_SIGNAL:
+            interrupts.last_words(
+                f"stopped by a second {signal.Signals(number).name}; run the same command again to "
+                "go on from the last checkpoint"
+            )
+            os._exit(TryAgain.exit_status)
+
+    def _may_leave(self) -> bool:
+        """Whether the process may end; a second thread asks, after a signal."""
+        self._tell_all()  # the first thread does not come to it: it is in a library
+        return time.monotonic() > self._told_at + ORDERLY and self._nothing_to_lose()
+
+    def _tell_all(self) -> None:
+        if self._told_at == math.inf:
+            self._told_at = time.monotonic()
+            _jax_sigterm(int(signal.SIGTERM))

@@ -283,9 +283,8 @@ class _Supervisor:
         self._rollbacks = 0
         self._saved_at = time.monotonic()
         self._began_at = position.step
-        self._signals = (
-            processes.StopTogether() if processes.several() else StopSignals(self._nothing_to_lose)
-        )
+        stop = processes.StopTogether if processes.several() else StopSignals
+        self._signals = stop(self._nothing_to_lose)
         self._watchdog = Watchdog(guard.step_timeout)
 
     @contextlib.contextmanager

@@ -35,6 +35,7 @@ LEVELS = {
         "progress",
         "provenance",
         "released",
+        "rendezvous",
         "target",
         "text_files",
         "tokenizer",

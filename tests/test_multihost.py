@@ -155,7 +155,7 @@ def test_every_file_of_a_run_is_there_once(of_two):
     for name in ("config.json", "loss.png", "tensorboard", "model/manifest.json"):
         assert (of_two / "run" / name).exists()
     steps = [e["step"] for e in read_metrics(of_two / "run" / "metrics.jsonl")]
-    assert sorted(steps) == [*range(2, 7), 6, *range(7, STEPS + 1), STEPS]
+    assert sorted(steps) == [*range(1, 7), 6, *range(7, STEPS + 1), STEPS]
 
 
 @pytest.mark.slow
@@ -334,6 +334,20 @@ def test_an_error_of_one_process_is_the_error_of_all(store, tmp_path):
         assert f"in use by pid {os.getpid()}" in the_one_line(fleet, 0)
         assert "process 0 on " in the_one_line(fleet, 1)
         assert f"in use by pid {os.getpid()}" in the_one_line(fleet, 1)
+
+
+def test_other_numbers_of_processes_are_told_by_both_at_once(store, tmp_path):
+    recipe = recipe_in(tmp_path, store, "run")
+    with Fleet(tmp_path) as fleet:
+        fleet.start(recipe, only=0)
+        fleet.count = 3
+        fleet.start(recipe, only=1)
+        assert fleet.wait() == [2, 2], fleet.all_said()
+        line = the_one_line(fleet, 0)
+        assert the_one_line(fleet, 1) == line
+    assert line.startswith("albert-jax: process 1 on ")
+    assert "was started for 3 processes and process 0" in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
