@@ -9,20 +9,21 @@ README.md says how. Exit status: that of the script; 2 and one line for a mistak
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from platforms import ACTIONS, TOOLS, script
-from settings import LaunchError, read
+from commands import LaunchError
+from platforms import ACTIONS, programs, script
+from settings import read
 
 _EXAMPLE = "example: python launch create my-run.toml --dry-run"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one action, or prints its script; returns the exit status."""
+    """Prints an action's script, or becomes the bash that runs it; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python launch",
         description="Starts a run on one machine, a TPU pod, a GKE or a SLURM cluster.",
@@ -37,21 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.action not in ACTIONS:
             raise LaunchError(f"action {given.action!r} is unknown; known: {', '.join(ACTIONS)}")
-        settings = read(Path(given.settings))
-        text = script(settings, given.action)
+        text = script(read(Path(given.settings)), given.action)
         if given.dry_run:
             print(text, end="")
             return 0
-        for tool in TOOLS[settings.platform]:
-            if shutil.which(tool) is None:
-                raise LaunchError(f"{tool} is not installed; README.md, Before you begin")
+        for program in ("bash", *programs(text)):
+            if shutil.which(program) is None:
+                raise LaunchError(f"{program} is not installed; launch/README.md, Before you begin")
     except LaunchError as error:
         print(f"python launch: {error}", file=sys.stderr)
         return 2
-    try:
-        return subprocess.run(["bash", "-c", text], check=False).returncode  # noqa: S603, S607
-    except KeyboardInterrupt:
-        return 130
+    os.chdir(Path(__file__).resolve().parent.parent)  # the clone, which `install` sends
+    os.execvp("bash", ["bash", "-c", text])  # noqa: S606, S607  # Ctrl-C and signals are bash's
 
 
 if __name__ == "__main__":

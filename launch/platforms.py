@@ -13,16 +13,18 @@ import shlex
 import string
 from pathlib import Path
 
+from commands import parse
 from settings import (
-    EXTRAS,
     Settings,
-    argv,
     chips_per_machine,
+    extras,
     host_count,
     machine,
     runtime,
+    tasks_per_node,
 )
 
+UV = "0.13.9"  # github.com/astral-sh/uv/releases
 ACTIONS = ("create", "install", "run", "logs", "status", "stop", "resume", "delete")
 
 # JobSet is what GKE starts the run with. github.com/kubernetes-sigs/jobset/releases
@@ -30,13 +32,14 @@ JOBSET = "https://github.com/kubernetes-sigs/jobset/releases/download/v0.12.0/ma
 
 # ---------------------------------------------------------------- what every machine is asked to do
 
-# uv brings its own Python: the TPU images have 3.10, and some have no pip.
+# uv brings its own Python: the TPU images have 3.10, and some have no pip. All else is hashed: the
+# package's dependencies by the locks, so that it brings none itself.
 _ENVIRONMENT = """\
 export PATH="$HOME/.local/bin:$PATH"
-command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/@uv/install.sh | sh
 uv venv --allow-existing --python @python .venv
-uv pip install --require-hashes --requirement requirements.lock
-uv pip install --no-build-isolation --editable @package
+uv pip install --require-hashes@locks
+uv pip install --no-deps --no-build-isolation --editable @package
 """
 
 _WORKER = {
@@ -63,21 +66,37 @@ echo $! > run.pid
 echo "$(hostname): started"
 """
 
-# 75: saved, to be gone on with; after a lost peer, say. All hosts of a run end so, and wait for
-# each other when they start.
+# What is started again: 75, which is saved and to be gone on with, as after a lost peer (all hosts
+# of a run end so, and wait for each other when they start); 143, SIGTERM before Python could take
+# it. Killed by another signal, as for want of memory (137): three times in a row, not counting
+# those that came far.
 _AGAIN = """\
-while true; do
+code=0
+killed=0
+while [ ! -e run.stop ]; do
+  SECONDS=0
   code=0
   @run || code=$?
-  if [ "$code" -ne 75 ] || [ -e run.stop ]; then exit "$code"; fi
-  echo "status 75: starting again"
+  if [ "$code" -eq 75 ] || [ "$code" -eq 143 ] || [ "$SECONDS" -ge 3600 ]; then
+    killed=0
+  else
+    killed=$((killed + 1))
+  fi
+  if [ "$code" -ne 75 ] && [ "$code" -le 128 ]; then exit "$code"; fi
+  if [ "$killed" -gt 3 ]; then exit "$code"; fi
+  echo "status $code: starting again"
   sleep 10
-done"""
+done
+exit "$code\""""
 
-# The run saves and ends with status 75.
+# The run saves and ends with status 75. Between two attempts only the pause is there to be ended.
 _INTERRUPT = """\
 touch run.stop
-pkill -TERM -P "$(cat run.pid)"
+if [ -f run.pid ] && kill -0 "$(cat run.pid)" 2> /dev/null; then
+  pkill -TERM -P "$(cat run.pid)" || true
+else
+  echo "$(hostname): not running"
+fi
 """
 
 # ----------------------------------------------------------------------------- machines of Google's
@@ -124,7 +143,7 @@ sbatch << 'SBATCH'
 #SBATCH --job-name=@name
 #SBATCH --dependency=singleton
 #SBATCH --nodes=@nodes
-#SBATCH --ntasks-per-node=@gpus_per_node
+#SBATCH --ntasks-per-node=@tasks
 #SBATCH --gpus-per-node=@gpus_per_node
 #SBATCH --time=@time
 #SBATCH --signal=TERM@@120
@@ -134,8 +153,13 @@ sbatch << 'SBATCH'
 @sbatch_flags. .venv/bin/activate
 code=0
 srun @run || code=$?
-# 75: stopped by a signal, saved, to be gone on with.
-if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+# 75: stopped by a signal, saved, to be gone on with. 143: SIGTERM before Python could take it.
+# Killed by another signal, as for want of memory (137): not for ever.
+again=0
+if [ "$code" -eq 75 ] || [ "$code" -eq 143 ]; then again=1; fi
+if [ "$code" -gt 128 ] && [ "$SECONDS" -ge 3600 ]; then again=1; fi
+if [ "$code" -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ]; then again=1; fi
+if [ "$again" -eq 1 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"
 SBATCH
 """
@@ -238,7 +262,8 @@ gcloud container node-pools delete @name --cluster=@cluster --project=@project \
 exit "$failed"
 """,
     },
-    # slurm.schedmd.com/sbatch.html; one task a GPU, as jax.distributed takes it from SLURM
+    # slurm.schedmd.com/sbatch.html; one task a GPU, as jax.distributed takes it from SLURM, or a
+    # single one
     "slurm": {
         "create": 'echo "slurm hands out machines when the job runs: nothing to create"\n',
         "install": "@{setup}" + _ENVIRONMENT,
@@ -254,22 +279,22 @@ exit "$failed"
         "install": "@{setup}" + _ENVIRONMENT,
         "run": "@start",
         "logs": "tail -n 40 -F run.log\n",
-        "status": 'if kill -0 "$(cat run.pid)"; then echo running; else echo ended; fi\n',
+        "status": 'if [ -f run.pid ] && kill -0 "$(cat run.pid)" 2> /dev/null; then\n'
+        "  echo running\nelse\n  echo ended\nfi\n",
         "stop": "@interrupt",
         "resume": "@start",
         "delete": 'echo "the machine is yours: nothing to delete"\n',
     },
 }
 
-# The program that a platform is driven by.
-TOOLS = {
-    "tpu-vm": ("gcloud",),
-    "queued-resource": ("gcloud",),
-    "instance-group": ("gcloud",),
-    "gke": ("gcloud", "kubectl", "docker"),
-    "slurm": ("sbatch",),
-    "local": (),
-}
+# What scripts call here; what they call on the machines is there, or is installed.
+PROGRAMS = ("gcloud", "kubectl", "docker", "git", "sbatch", "squeue", "scancel")
+
+
+def programs(script: str) -> list[str]:
+    """Those of PROGRAMS that a script calls itself."""
+    calls = re.findall(rf"(?m)(?:^|[(|&;])\s*({'|'.join(PROGRAMS)})\s", script)
+    return [name for name in PROGRAMS if name in calls]
 
 
 class _Script(string.Template):
@@ -285,21 +310,24 @@ def script(settings: Settings, action: str) -> str:
 
 def _values(settings: Settings) -> dict[str, str]:
     """What may stand in a script, by name, quoted."""
-    extras = EXTRAS.get(settings.platform, "tpu,gcs")
-    extras = extras if settings.extras is None else settings.extras
+    command, chosen = parse(settings.run), ",".join(extras(settings))
+    locks = ["requirements.lock", *(f"requirements-{extra}.lock" for extra in extras(settings))]
     values = {
         key: shlex.quote(str(value))
         for key, value in vars(settings).items()
         if isinstance(value, (str, int))
     }
     values |= {
-        "run": shlex.join(argv(settings)),
+        "run": shlex.join(command.words),
+        "tasks": str(tasks_per_node(settings, command)),
+        "uv": UV,
+        "locks": "".join(f" --requirement {lock}" for lock in locks),
         "setup": "".join(f"{line}\n" for line in settings.setup),
         "create_flags": "".join(f" {shlex.quote(flag)}" for flag in settings.create_flags),
         "sbatch_flags": "".join(f"#SBATCH {flag}\n" for flag in settings.create_flags),
         "spot": " --spot" if settings.spot else "",
-        "extras": shlex.quote(extras),
-        "package": shlex.quote(f".[{extras}]" if extras else "."),
+        "extras": shlex.quote(chosen),
+        "package": shlex.quote(f".[{chosen}]" if chosen else "."),
     }
     if settings.zone:
         values["region"] = settings.zone.rpartition("-")[0]
@@ -369,7 +397,7 @@ def jobset(settings: Settings) -> str:
         "topology": settings.topology,
         "chips": chips_per_machine(settings),
         "image": settings.image,
-        "command": argv(settings),
+        "command": parse(settings.run).words,
         "volumes": volumes,
         "mounts": mounts,
     }

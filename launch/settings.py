@@ -9,16 +9,13 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-
-class LaunchError(Exception):
-    """A mistake in what was asked: one line on stderr, exit status 2."""
+from commands import Command, LaunchError, parse
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,8 @@ TAKES: dict[str, tuple[str, ...]] = {
     "local": (),
 }
 EXTRAS = {"slurm": "cuda", "local": ""}  # the package's; elsewhere a TPU's
+LOCKED = ("tpu", "gcs", "cuda", "cuda13")  # extras with a lock, requirements-EXTRA.lock
+PYTHONS = ("3.11", "3.12", "3.13")  # that the locks are for
 
 # Cloud TPU API: accelerator -> software version. cloud.google.com/tpu/docs/runtimes
 RUNTIMES = {
@@ -106,54 +105,84 @@ MACHINES = {
 def read(path: Path) -> Settings:
     """The settings of a file. Raises LaunchError for the first thing that is wrong with it."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise LaunchError(f"{path} is not TOML: {error}") from None
     except OSError as error:
         raise LaunchError(
             f"{path} cannot be read ({error.strerror}); copy one of launch/examples"
         ) from None
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
-        raise LaunchError(f"{path} is not TOML: {error}") from None
     try:
-        settings = _typed(values)
-        check(settings)
+        return loads(text)
     except LaunchError as error:
         raise LaunchError(f"{path}: {error}") from None
+
+
+def loads(text: str) -> Settings:
+    """The settings in a file's text. Raises LaunchError as `read`."""
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LaunchError(f"this is not TOML: {error}") from None
+    settings = _typed(values)
+    check(settings)
     return settings
 
 
 def check(settings: Settings) -> None:
-    """Raises LaunchError where values do not fit each other."""
+    """Raises LaunchError where values are not what they can be, or do not fit each other."""
+    _check_placeholders(settings)
     if not re.fullmatch(r"[a-z][-a-z0-9]{0,38}[a-z0-9]", settings.name):
         raise LaunchError(
             f"name {settings.name!r} must be 2 to 40 lower-case letters, digits and hyphens, "
             "beginning with a letter"
         )
-    if settings.zone is not None and not re.fullmatch(r"[a-z]+-[a-z]+\d+-[a-z]", settings.zone):
-        raise LaunchError(f"zone {settings.zone!r} must be a zone, as us-east5-b")
-    for key in ("project", "cluster", "location", "volume_claim"):
+    for key, (pattern, words) in FORMS.items():
         value = getattr(settings, key)
-        if value is not None and not re.fullmatch(r"[a-z0-9][-.:a-z0-9]*", value):
-            raise LaunchError(f"{key} {value!r} must be lower-case letters, digits and hyphens")
-    command = argv(settings)
-    several = host_count(settings) != 1
-    if command[:2] == ["albert-jax", "pretrain"] and several != ("--multihost" in command):
+        if value is not None and not re.fullmatch(pattern, value):
+            raise LaunchError(f"{key} {value!r} must be {words}")
+    if unlocked := [extra for extra in extras(settings) if extra not in LOCKED]:
         raise LaunchError(
-            "several processes need --multihost at the end of run"
-            if several
-            else "run has --multihost, but there is one process only; leave it out"
+            f"extras has {unlocked[0]!r}, which has no lock; known: {', '.join(LOCKED)}. Install "
+            "what else you need by pip in .venv on the machines"
         )
-    _check_workdir(settings, command)
+    for flag in settings.create_flags:
+        if not flag.startswith("-"):
+            raise LaunchError(f"create_flags has {flag!r}, no flag: give --flag=value in one word")
+    _check_setup(settings)
+    command = parse(settings.run)
+    _check_processes(settings, command)
+    _check_folders(settings, command)
 
 
-def argv(settings: Settings) -> list[str]:
-    """`run` as a list of words; nothing in it is expanded by a shell."""
-    try:
-        words = shlex.split(settings.run)
-    except ValueError as error:
-        raise LaunchError(f"run {settings.run!r} is no command: {error}") from None
-    if not words:
-        raise LaunchError("run is empty; give the command, as albert-jax pretrain …")
-    return words
+# Values that are names elsewhere: what they look like, and how to say it.
+_NAME = (r"[a-z0-9][-.:a-z0-9]*", "lower-case letters, digits and hyphens")
+FORMS = {
+    "project": _NAME,
+    "cluster": _NAME,
+    "location": _NAME,
+    "volume_claim": _NAME,
+    "zone": (r"[a-z]+-[a-z]+\d+-[a-z]", "a zone, as us-east5-b"),
+    "python": ("|".join(map(re.escape, PYTHONS)), f"one of {', '.join(PYTHONS)}"),
+    # github.com/distribution/reference: the tag alone may have upper-case letters
+    "image": (
+        r"[a-z0-9]+([._/-]+[a-z0-9]+)*(:\d+/[a-z0-9]+([._/-]+[a-z0-9]+)*)?(:\w[\w.-]{0,127})?",
+        "an image, as us-east5-docker.pkg.dev/PROJECT/REPOSITORY/albert-jax, in lower case",
+    ),
+    # slurm.schedmd.com/sbatch.html, --time
+    "time": (
+        r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}",
+        "minutes, hours:minutes:seconds or days-hours, as 24:00:00",
+    ),
+}
+
+
+def extras(settings: Settings) -> list[str]:
+    """The package's extras that are installed."""
+    given = settings.extras
+    if given is None:
+        given = EXTRAS.get(settings.platform, "tpu,gcs")
+    return [extra.strip() for extra in given.split(",") if extra.strip()]
 
 
 def chips_per_machine(settings: Settings) -> int:
@@ -191,7 +220,7 @@ def runtime(settings: Settings) -> str:
 
 
 def host_count(settings: Settings) -> int | None:
-    """Processes that the run will have; None: several, the Cloud TPU API knows how many."""
+    """Machines that the run will have; None: several, the Cloud TPU API knows how many."""
     if settings.platform in ("tpu-vm", "queued-resource"):
         runtime(settings)
         # Up to 8 TensorCores (v2 to v4, v5p) or 8 chips (v5litepod, v6e) are one machine.
@@ -201,33 +230,99 @@ def host_count(settings: Settings) -> int | None:
         if not re.fullmatch(r"\d+x\d+(x\d+)?", topology):
             raise LaunchError(f"topology {topology!r} must be as 4x4 or 2x2x2")
         chips, each = math.prod(map(int, topology.split("x"))), chips_per_machine(settings)
-        if chips % each:
+        if not chips or chips % each:
             raise LaunchError(
                 f"topology {topology} has {chips} chips, no multiple of the {each} of a "
                 f"{settings.machine_type}"
             )
         return chips // each
-    if settings.platform == "slurm":
-        return (settings.nodes or 1) * (settings.gpus_per_node or 1)
-    return 1
+    return settings.nodes or 1
 
 
-def _check_workdir(settings: Settings, command: list[str]) -> None:
-    """Spot machines are deleted with their disks."""
-    if not settings.spot or "--workdir" not in command[:-1]:
-        return
-    workdir = command[command.index("--workdir") + 1]
-    if not workdir.startswith("/"):
+def tasks_per_node(settings: Settings, command: Command) -> int:
+    """Processes on each node of SLURM's: one for each GPU, but one alone for all of them where the
+    command is a single process."""
+    return (settings.gpus_per_node or 1) if command.multihost else 1
+
+
+def _check_processes(settings: Settings, command: Command) -> None:
+    """One process, or several of `pretrain --multihost`."""
+    hosts = host_count(settings)
+    several = hosts != 1 or tasks_per_node(settings, command) > 1
+    where = f"{settings.platform} starts it on {hosts or 'several'} machines"
+    if command.name != "pretrain" and (several or command.multihost):
         raise LaunchError(
-            f"--workdir {workdir} would be lost with a spot machine; put it in a folder that "
-            "outlives the machine, mounted by setup (README.md, Storage)"
+            f"{command.name} is a single process, and {where}; take one machine: only pretrain can "
+            "be several processes, with --multihost"
+            if several
+            else f"{command.name} has no --multihost: only pretrain can be several processes"
+        )
+    if several and not command.multihost:
+        raise LaunchError(f"several processes need --multihost at the end of run: {where}")
+    if command.multihost and not several:
+        raise LaunchError("run has --multihost, but there is one process only; leave it out")
+    for flag in ("--process-id", "--num-processes", "--coordinator"):
+        if several and command.option(flag) is not None:
+            raise LaunchError(
+                f"run has {flag}, the same for every process; leave it out: {settings.platform} "
+                "tells each its own"
+            )
+
+
+def _check_folders(settings: Settings, command: Command) -> None:
+    """What a run writes must outlive its machine, and be one folder for all of its processes."""
+    if settings.spot:
+        loss = "would be lost with a spot machine"
+    elif settings.platform == "gke":
+        loss = "would be lost with its container"
+    elif settings.platform != "slurm" and command.multihost:
+        loss = "would be another folder on every machine"
+    else:
+        return
+    for flag in ("--workdir", "--output"):
+        folder = command.option(flag)
+        if folder is not None and not folder.startswith("/") and "://" not in folder:
+            raise LaunchError(
+                f"{flag} {folder} {loss}; put it in a folder that outlives the machine and that "
+                "all see, mounted by setup or volume_claim (launch/README.md, Storage)"
+            )
+
+
+# What the examples have where a value is the reader's own to put.
+_PLACEHOLDER = re.compile(r"\byour[-_][\w-]+|<[a-z][\w -]*>", re.IGNORECASE)
+# A name that says that it is none; a path may be called so.
+_EXAMPLE = re.compile(r"(?<![^-._/:])example(?![^-._/:])", re.IGNORECASE)
+_NAMES = ("project", "cluster", "volume_claim", "image")
+
+
+def _check_placeholders(settings: Settings) -> None:
+    for key, value in vars(settings).items():
+        for text in value if isinstance(value, tuple) else [value]:
+            if not isinstance(text, str):
+                continue
+            found = _PLACEHOLDER.search(text) or (key in _NAMES and _EXAMPLE.search(text))
+            if found:
+                raise LaunchError(
+                    f"{key} still has {found[0]!r}, which stands for yours; put that in"
+                )
+
+
+def _check_setup(settings: Settings) -> None:
+    """A fresh machine knows no packages before the first update."""
+    lines = "\n".join(settings.setup)
+    install = re.search(r"\bapt(-get)?\b[^;&|\n]*\binstall\b", lines)
+    update = re.search(r"\bapt(-get)?\b[^;&|\n]*\bupdate\b", lines)
+    if install and (not update or update.start() > install.start()):
+        raise LaunchError(
+            f"setup has {install[0]!r} without apt-get update before it, which a fresh machine "
+            "needs; put it in"
         )
 
 
 def _typed(values: Mapping[str, Any]) -> Settings:
     """Settings out of a file's values: known names, right types, all that the platform needs."""
     platform = values.get("platform")
-    if platform not in NEEDS:
+    if not isinstance(platform, str) or platform not in NEEDS:
         raise LaunchError(f"platform {platform!r} is unknown; known: {', '.join(NEEDS)}")
     accepted = (*COMMON, *NEEDS[platform], *TAKES[platform])
     for key in values:
@@ -246,6 +341,8 @@ def _value(key: str, value: Any, kind: str) -> Any:
     if kind.startswith("tuple"):
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise LaunchError(f"{key} {value!r} must be a list of strings")
+        if key != "setup" and not all(item.isprintable() for item in value):
+            raise LaunchError(f"{key} {value!r} must be one line each")
         return tuple(value)
     wanted = {
         "str": (str, "a string"),

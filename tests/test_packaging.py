@@ -4,15 +4,19 @@
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = ["requirements.lock", "requirements-dev.lock"]
+EXTRAS = ["tpu", "gcs", "cuda", "cuda13"]  # whose locks have what they add to requirements.lock
 
 
 def _locked(name: str) -> dict[str, list[Requirement]]:
@@ -40,11 +44,11 @@ def test_the_readme_has_two_commands_and_ci_runs_the_second() -> None:
     subprocess.run(["bash", "-n", REPOSITORY / ".ci" / "run"], check=True)
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, *(f"requirements-{extra}.lock" for extra in EXTRAS)])
 def test_every_pin_is_exact_and_hashed_and_no_address_is_named(lock: str) -> None:
     text = (REPOSITORY / lock).read_text()
     entries = re.split(r"\n(?=\S)", text.strip())
-    assert len(entries) > 50
+    assert len(entries) > (50 if lock in LOCKS else 1)
     for entry in entries:
         assert re.match(r"[\w.-]+==[\w.]+( ;.*)? \\\n    --hash=sha256:[0-9a-f]{64}", entry), entry
     assert "://" not in text
@@ -86,3 +90,32 @@ def test_each_python_gets_one_version_of_each_package(lock: str, python: str) ->
     for name, pins in _locked(lock).items():
         chosen = [pin for pin in pins if not pin.marker or pin.marker.evaluate(environment)]
         assert len(chosen) <= 1, name
+
+
+def _asked_by(extra: str) -> Iterator[Requirement]:
+    """What an extra asks for; of jax's own extras what jax of this Python asks for."""
+    for requirement in map(Requirement, PROJECT["project"]["optional-dependencies"][extra]):
+        yield requirement
+        for of in requirement.extras:
+            for inner in map(Requirement, requires(requirement.name) or []):
+                if inner.marker and inner.marker.evaluate({"extra": of}):
+                    yield inner
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extras_lock_has_what_it_adds_and_nothing_twice(extra: str) -> None:
+    """Installed together with requirements.lock, as the launcher and the image do."""
+    base, added = _locked("requirements.lock"), _locked(f"requirements-{extra}.lock")
+    assert base.keys() & added.keys() == set()
+    pins = {
+        canonicalize_name(name): next(iter(pin.specifier)).version
+        for name, several in (base | added).items()
+        for pin in several
+        if not pin.marker or pin.marker.evaluate()
+    }
+    if version("jax") != pins["jax"]:
+        pytest.skip("jax here is not the lock's")
+    asked = list(_asked_by(extra))
+    for requirement in asked:
+        assert Version(pins[canonicalize_name(requirement.name)]) in requirement.specifier
+    assert any(requirement.name in added for requirement in asked)
