@@ -108,7 +108,7 @@ def several() -> bool:
 # ------------------------------------------------------------------------------- coming and leaving
 
 _hosts: list[str] = []  # by process
-# What to do should JAX's C++ abort, as it does when another process is gone: (line, status).
+# How to end should JAX's C++ abort, as it does when another process is gone: (words, status).
 _on_abort: Callable[[], tuple[str, int]]
 _jax_sigterm: Any = None  # JAX's own handler of SIGTERM, a function of C
 
@@ -163,11 +163,11 @@ def _initialize(launch: Launch) -> None:
         seconds=launch.start_timeout,
         late=UserError if by_user else TryAgain,
     )
-    _on_abort = lambda: (_not_joined(place), TryAgain.exit_status)  # noqa: E731
+    _on_abort = lambda: (_line(_not_joined(place)), TryAgain.exit_status)  # noqa: E731
     _on_sigabrt(_aborted)
     _join(place, launch)
     _reach_cpus_by_address()
-    _on_abort = lambda: (_lost(), TryAgain.exit_status)  # noqa: E731
+    _on_abort = lambda: (_line(_lost()), TryAgain.exit_status)  # noqa: E731
 
 
 def _place(launch: Launch) -> _Place:
@@ -304,11 +304,7 @@ def _lost() -> str:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(number: int) -> None:
-    line, status = _on_abort()
-    _uncover()
-    if line:
-        interrupts.last_words(line)
-    os._exit(status)
+    _exit(*_on_abort())
 
 
 def _on_sigabrt(handler: Any) -> None:
@@ -354,29 +350,44 @@ def _uncover() -> None:
 def _leave(error: BaseException, launch: Launch) -> None:
     """Returns where all processes leave; else says why and exits."""
     global _on_abort
-    if isinstance(error, _PeerEnded):  # there is nobody to leave with
-        interrupts.last_words(str(error))
-        os._exit(error.exit_status)
-    _tell_end(f"ended: {_first_line(error)[:300] or type(error).__name__}")
     status, seconds = getattr(error, "exit_status", 1), 10
-    if isinstance(error, UserError | TryAgain):
-        _on_abort = lambda: ("", status)  # noqa: E731
-    else:
+    if isinstance(error, jax.errors.JaxRuntimeError):
         # Most likely a collective that another process left in the middle: JAX will say so, and
         # abort.
         seconds = launch.peer_timeout + 5
         cause = f"{type(error).__name__}: {_first_line(error)[:200]}"
         say(f"a step failed ({cause}); waiting for word of the others")
+    else:
+        _on_abort = lambda: (_words(error), status)  # noqa: E731
+        if isinstance(error, _PeerEnded):
+            seconds = 3
+            if error.gone:  # there is nobody to leave with
+                _exit(_words(error), status)
+        else:
+            _tell_end(f"ended: {_first_line(error)[:300] or type(error).__name__}")
     leaving = threading.Thread(target=_part, daemon=True)
     leaving.start()
     leaving.join(seconds)
-    if not leaving.is_alive():
-        return
+    if leaving.is_alive():
+        _exit(_words(error), status)
+
+
+def _words(error: BaseException) -> str:
+    """What a process says of the error that ends it."""
     if isinstance(error, UserError | TryAgain):
-        interrupts.last_words(" ".join(str(error).splitlines()))
-    else:
-        traceback.print_exception(error)
-    sys.stderr.flush()
+        return _line(str(error))
+    return "".join(traceback.format_exception(error))
+
+
+def _line(text: str) -> str:
+    return f"albert-jax: {' '.join(text.splitlines())}\n"
+
+
+def _exit(words: str, status: int) -> None:
+    """Ends the process here and now, wherever its other threads are."""
+    _uncover()
+    with contextlib.suppress(OSError):
+        os.write(2, words.encode())
     os._exit(status)
 
 
@@ -387,19 +398,19 @@ def _part() -> None:
         time.sleep(60)
 
 
-def _tell_end(how: str) -> None:
-    """Says to those that wait for this process that it ends, and how. They would learn it from JAX
-    later, and with a stack."""
+def _tell_end(how: str, *, gone: bool = False) -> None:
+    """Says to those that wait for this process that it ends, and how; `gone`: it leaves without
+    them. They would learn it from JAX later, and with a stack."""
     state = distributed.global_state
-    key = f"{_ENDED}{state.process_id}"
-    telling = threading.Thread(target=state.client.key_value_set, args=(key, how), daemon=True)
+    note = (f"{_ENDED}{state.process_id}", json.dumps([how, gone]))
+    telling = threading.Thread(target=state.client.key_value_set, args=note, daemon=True)
     telling.start()
     telling.join(2 * POLL)  # no longer: the coordinator may be gone
 
 
 def _stopped() -> None:
     """What a signal that ends this process does first."""
-    _tell_end("was stopped by a signal")
+    _tell_end("was stopped by a signal", gone=True)
     if distributed.global_state.service is not None:  # what was told ends with the coordinator
         time.sleep(1.5 * POLL)
 
@@ -410,7 +421,13 @@ _ENDED = "albert_jax/ended/"
 
 
 class _PeerEnded(TryAgain):
-    """A process that is waited for has ended."""
+    """A process that is waited for has ended; it is `gone`, or about to leave with the others."""
+
+    def __init__(self, process: int, how: str, gone: bool) -> None:
+        super().__init__(
+            f"process {process}{_on(process)} {how}; run the same command again on all"
+        )
+        self.gone = gone
 
 
 _numbers = itertools.count()  # of exchanges; every process makes the same ones in the same order
@@ -459,11 +476,8 @@ class _Waiting:
 
     def goes_on(self) -> None:
         """Says so when it is time to; raises TryAgain when it is too long, or in vain."""
-        for key, how in distributed.global_state.client.key_value_dir_get(_ENDED):
-            process = int(key.rpartition("/")[2])
-            raise _PeerEnded(
-                f"process {process}{_on(process)} {how}; run the same command again on all"
-            )
+        for key, note in distributed.global_state.client.key_value_dir_get(_ENDED):
+            raise _PeerEnded(int(key.rpartition("/")[2]), *json.loads(note))
         waited = time.monotonic() - self._began
         if waited < min(self._next, self._limit):
             return
