@@ -17,13 +17,15 @@ import json
 import runpy
 import traceback
 import types
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from albert_jax.errors import UserError
 from albert_jax.streams import say
+from albert_jax.wording import shortened, shown
 
 # -------------------------------------------------------------------------------- types of settings
 
@@ -35,7 +37,7 @@ def _check_types(config: Any, section: str) -> None:
         value = getattr(config, name)
         if not _fits(value, hint):
             raise UserError(
-                f"{section}.{name} {value!r} must be {_in_words(hint)}".removeprefix(".")
+                f"{section}.{name} {shown(value)} must be {_in_words(hint)}".removeprefix(".")
             )
 
 
@@ -44,7 +46,16 @@ def _check_least(config: Any, section: str, least: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and not value >= least:
-            raise UserError(f"{section}.{name} {value} must be at least {least}".removeprefix("."))
+            raise UserError(
+                f"{section}.{name} {shown(value)} must be at least {least}".removeprefix(".")
+            )
+
+
+def _check_most(config: Any, most: Mapping[str, float]) -> None:
+    """Raises UserError for a field that is more than `most` says."""
+    for name, limit in most.items():
+        if getattr(config, name) > limit:
+            raise UserError(f"{name} {shown(getattr(config, name))} must be at most {limit:,}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -78,19 +89,42 @@ def _in_words(hint: Any) -> str:
 
 # ---------------------------------------------------------------------------------------- the model
 
-HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "tanh", "linear")
+HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "silu", "tanh", "linear")
 
 # What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form,
-# Google's the tanh form.
+# Google's the tanh form. transformers' activations.py, ACT2FN.
 _HF_ACTS = {
     "gelu": "gelu_erf",
+    "gelu_python": "gelu_erf",
     "gelu_new": "gelu",
-    "gelu_pytorch_tanh": "gelu",
+    "gelu_accurate": "gelu",
     "gelu_fast": "gelu",
+    "gelu_python_tanh": "gelu",
+    "gelu_pytorch_tanh": "gelu",
     "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
     "tanh": "tanh",
     "linear": "linear",
 }
+
+# Far beyond every ALBERT there is. A configuration may come from anyone, and what its sizes claim
+# must cost nothing before they are compared with the weights.
+_MOST: dict[str, float] = {
+    "vocab_size": 1 << 24,
+    "embedding_size": 1 << 16,
+    "hidden_size": 1 << 16,
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 1 << 16,
+    "intermediate_size": 1 << 20,
+    "inner_group_num": 100,
+    "max_position_embeddings": 1 << 20,
+    "type_vocab_size": 1 << 16,
+    "initializer_range": 1000,
+    "layer_norm_eps": 1,
+}
+_MOST_BLOCKS = 1000  # parameter sets: num_hidden_groups x inner_group_num
+_MOST_BYTES = 1 << 24  # of a configuration file
 
 
 @dataclass(frozen=True)
@@ -102,7 +136,7 @@ class AlbertConfig:
     "gelu".
     """
 
-    vocab_size: int = 30000  # pieces in the SentencePiece vocabulary
+    vocab_size: int = 30000  # rows of the word embeddings: the vocabulary's pieces, or more
     embedding_size: int = 128  # E, the factorised embedding's width
     hidden_size: int = 4096  # H
     num_hidden_layers: int = 12  # how often the shared layer is applied
@@ -110,7 +144,7 @@ class AlbertConfig:
     num_attention_heads: int = 64  # N
     intermediate_size: int = 16384  # I, the feed-forward width
     inner_group_num: int = 1  # attention + feed-forward blocks in one layer
-    hidden_act: str = "gelu"  # gelu (tanh form) | gelu_erf | relu | tanh | linear
+    hidden_act: str = "gelu"  # gelu (tanh form) | gelu_erf | relu | silu | tanh | linear
     hidden_dropout_prob: float = 0.0  # after embeddings, attention and feed-forward outputs
     attention_probs_dropout_prob: float = 0.0  # on the attention probabilities
     max_position_embeddings: int = 512  # the longest sequence
@@ -134,6 +168,7 @@ class AlbertConfig:
         )
         _check_least(self, "", 1, "max_position_embeddings", "type_vocab_size")
         _check_least(self, "", 0, "initializer_range", "layer_norm_eps")
+        _check_most(self, _MOST)
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -144,13 +179,20 @@ class AlbertConfig:
                 f"num_hidden_groups {self.num_hidden_groups} exceeds num_hidden_layers "
                 f"{self.num_hidden_layers}; every group needs a layer"
             )
+        if (blocks := self.num_hidden_groups * self.inner_group_num) > _MOST_BLOCKS:
+            raise UserError(
+                f"num_hidden_groups {self.num_hidden_groups} x inner_group_num "
+                f"{self.inner_group_num} are {blocks:,} sets of parameters; at most "
+                f"{_MOST_BLOCKS:,} are supported"
+            )
         if self.hidden_act not in HIDDEN_ACTS:
             raise UserError(
-                f"hidden_act {self.hidden_act!r} is unknown; use one of {', '.join(HIDDEN_ACTS)}"
+                f"hidden_act {shown(self.hidden_act)} is unknown; "
+                f"use one of {', '.join(HIDDEN_ACTS)}"
             )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)} must lie in [0, 1)")
+                raise UserError(f"{name} {shown(getattr(self, name))} must lie in [0, 1)")
 
     @property
     def head_size(self) -> int:
@@ -164,8 +206,8 @@ class AlbertConfig:
         layers, groups = self.num_hidden_layers, self.num_hidden_groups
         # In floating point, as modeling.py:1091: i * G // L differs at L=G=22 (layer 15) and L=G=23
         # (layer 13).
-        group_of = [int(i / layers * groups) for i in range(layers)]
-        return tuple(group_of.count(g) for g in range(groups))
+        counts = Counter(int(i / layers * groups) for i in range(layers))
+        return tuple(counts[g] for g in range(groups))
 
     @classmethod
     def from_json(cls, path: str | Path) -> AlbertConfig:
@@ -178,6 +220,8 @@ class AlbertConfig:
         """
         path = Path(path)
         try:
+            if path.stat().st_size > _MOST_BYTES:
+                raise ValueError(f"{path.stat().st_size:,} bytes")
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(
@@ -195,7 +239,7 @@ class AlbertConfig:
         config, kind = cls.from_dict(values, path)
         say(
             f"{path.name}: {kind}, hidden_act "
-            f"{values.get('hidden_act', 'gelu')!r} read as {config.hidden_act!r}"
+            f"{shown(values.get('hidden_act', 'gelu'))} read as {config.hidden_act!r}"
             f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}"
         )
         return config
@@ -207,13 +251,15 @@ class AlbertConfig:
             "model_type" in values or "architectures" in values or "transformers_version" in values
         )
         if values.get("model_type", "albert") != "albert":
-            raise UserError(f"{path} describes a {values['model_type']} model, not ALBERT")
+            other = shortened(str(values["model_type"]))
+            raise UserError(f"{path} describes a {other} model, not ALBERT")
         names = {f.name for f in dataclasses.fields(cls)}
         chosen = {name: value for name, value in values.items() if name in names}
         if "vocab_size" not in chosen:
             raise UserError(f"{path} has no vocab_size, so it is no ALBERT configuration")
         for name, value in chosen.items():
-            if isinstance(value, float) and type(getattr(cls, name)) is int and value.is_integer():
+            is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+            if is_whole and type(getattr(cls, name)) is int:
                 chosen[name] = int(value)  # JavaScript's JSON writers know no whole numbers
         kind = "Google albert_config.json"
         if is_transformers:
@@ -221,7 +267,7 @@ class AlbertConfig:
             act = chosen.get("hidden_act", "gelu_new")
             if act not in list(_HF_ACTS):  # it may be unhashable
                 raise UserError(
-                    f"{path}: hidden_act {act!r} is unknown; known: {', '.join(_HF_ACTS)}"
+                    f"{path}: hidden_act {shown(act)} is unknown; known: {', '.join(_HF_ACTS)}"
                 )
             chosen["hidden_act"] = _HF_ACTS[act]
         try:
