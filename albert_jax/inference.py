@@ -119,7 +119,7 @@ class Albert:
         compute: ComputeConfig | None = None,
         head: dict[str, Any] | None = None,
     ) -> None:
-        if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+        if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
             raise UserError(
                 f"the vocabulary {tokenizer.path} has {tokenizer.vocab_size} pieces and the "
                 f"model {config.vocab_size}; "
@@ -131,7 +131,8 @@ class Albert:
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
         self.compute = compute or ComputeConfig(scan_unroll=unroll)
         self._forward = self._jit(functions.forward, collect_layers=True)
-        self._fill_mask = self._jit(functions.fill_mask, "top_k")
+        pieces = config.vocab_size if tokenizer is None else tokenizer.vocab_size
+        self._fill_mask = self._jit(functions.fill_mask, "top_k", pieces=pieces)
         self._encode = self._jit(functions.encode, "layer", "pool")
         self._sentence_order = self._jit(functions.sentence_order)
         self._attention = self._jit(functions.attention)

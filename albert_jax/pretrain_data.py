@@ -8,6 +8,7 @@ import dataclasses
 import glob
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError
 from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer, train_tokenizer
+
+_PADDING = 128  # rows, to a multiple of which embeddings may be padded for the device's sake
 
 
 @dataclass(frozen=True)
@@ -212,11 +215,19 @@ def _open_records(config: PretrainConfig, files: list[str]) -> Data:
 
 
 def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -> None:
-    if tokenizer.vocab_size != config.model.vocab_size:
+    """UserError unless every piece has a row of the embeddings and few rows have none.
+
+    Of a model to go on with, which may have grown by added tokens, any number may have none.
+    """
+    pieces, rows = tokenizer.vocab_size, config.model.vocab_size
+    most = pieces + _PADDING if config.init_from is None else math.inf
+    if not pieces <= rows < most:
         raise UserError(
-            f"the vocabulary of {path} has {tokenizer.vocab_size} pieces and the model "
-            f"{config.model.vocab_size}; give --model.vocab-size {tokenizer.vocab_size}"
+            f"the vocabulary of {path} has {pieces} pieces and the model "
+            f"{rows}; give --model.vocab-size {pieces}"
         )
+    if rows > pieces:
+        say(f"note: rows {pieces:,} to {rows - 1:,} of the embeddings have no piece")
 
 
 def identity_of(config: PretrainConfig, data: Data) -> dict[str, Any]:

@@ -58,6 +58,7 @@ LEVELS = {
         "formats",
         "functions",
         "model_dir",
+        "model_manifest",
         "step",
         "step_cost",
         "task_batches",

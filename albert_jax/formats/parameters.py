@@ -4,6 +4,8 @@ checks a source against."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
 from albert_jax.config import AlbertConfig
 
 MAPPING = "encoder/embedding_hidden_mapping_in"
@@ -51,6 +53,7 @@ HEADS: dict[str, dict[str, str]] = {
 }
 # Rows of output_weights, where the kind fixes them.
 LABELS = {"regression": 1, "multiple_choice": 1, "span_v1": 2}
+NAMED_LABELS = ("classification", "token_classification")  # kinds with a label for each row
 
 
 def modules(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
@@ -107,3 +110,33 @@ def parameter_shapes(
 def part_of(path: str) -> str:
     """The part of the tree that a path is in: `embeddings`, `encoder`, `pooler`, `predictions` …"""
     return path.partition("/")[0]
+
+
+def misfits(
+    shapes: Mapping[str, tuple[int, ...]],
+    config: AlbertConfig,
+    head: str | None,
+    labels: Sequence[str] | None = None,
+    needed: Collection[str] = ("embeddings", "encoder"),
+) -> list[str]:
+    """A phrase for every parameter that is missing, unused or of another shape than `config` and
+    the head's kind say, and for `labels` that are not as many as the head's outputs.
+
+    A part that is none of `needed` may be missing as a whole.
+    """
+    outputs = LABELS.get(head or "", (*shapes.get("head/output_bias", ()), 0)[0])
+    expected = parameter_shapes(config, head, outputs)
+    if config.embedding_size == config.hidden_size and f"{MAPPING}/kernel" not in shapes:
+        expected = {n: s for n, s in expected.items() if not n.startswith(MAPPING)}
+    parts = {*needed, *map(part_of, shapes)} | ({"head"} if head else set())
+    expected = {name: shape for name, shape in expected.items() if part_of(name) in parts}
+    wrong = [f"{name} is missing" for name in sorted(expected.keys() - shapes.keys())]
+    wrong += [f"{name} is unused" for name in sorted(shapes.keys() - expected.keys())]
+    wrong += [
+        f"{name} is {list(shapes[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if shapes.get(name, shape) != shape
+    ]
+    if labels and head in NAMED_LABELS and len(labels) != outputs:
+        wrong.append(f"{len(labels)} labels for a head of {outputs} outputs")
+    return wrong
