@@ -124,7 +124,7 @@ _MOST: dict[str, float] = {
     "layer_norm_eps": 1,
 }
 _MOST_BLOCKS = 1000  # parameter sets: num_hidden_groups x inner_group_num
-_MOST_BYTES = 1 << 24  # of a configuration file
+_MOST_BYTES = 1 << 22  # of a configuration file
 
 
 @dataclass(frozen=True)

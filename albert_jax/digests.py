@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 
-from albert_jax.json_files import MOST_BYTES
 from albert_jax.wording import first_ten
 
 Table = dict[str, dict[str, Any]]
 """name -> {"shape", "dtype", "crc32c"}, and "impl" for a typed PRNG key; JSON values only."""
 
 
+_MOST_DOCUMENT = 1 << 24  # bytes of a sealed document; parsed they take some 30 times as many
 _BLOCK = 1 << 18  # numbers looked at together, so that the look needs no memory
 # Weights hardly compress, and zeros, as a new optimizer has them, need no bytes at all.
 _MOST_UNPACKED = 32  # bytes of arrays for each byte of files
@@ -188,8 +188,8 @@ def unseal(text: bytes) -> dict[str, Any]:
 def read_document(path: Path) -> dict[str, Any]:
     """The sealed JSON document in a file, or Damaged."""
     try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise Damaged(f"{size:,} bytes, over {MOST_BYTES:,}")
+        if (size := path.stat().st_size) > _MOST_DOCUMENT:
+            raise Damaged(f"{size:,} bytes, over {_MOST_DOCUMENT:,}")
         return unseal(path.read_bytes())
     except OSError as error:
         raise Damaged(f"{path.name}: {error.strerror}") from None

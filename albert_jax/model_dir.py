@@ -24,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from albert_jax import __version__
+from albert_jax.addresses import is_address
 from albert_jax.appearing import appearing_whole
 from albert_jax.checkpoint import cause_of, require_space
 from albert_jax.config import AlbertConfig
@@ -40,7 +41,7 @@ from albert_jax.digests import (
 )
 from albert_jax.errors import UserError
 from albert_jax.formats.parameters import misfits
-from albert_jax.json_files import read_json
+from albert_jax.json_files import finite, read_json
 from albert_jax.model_manifest import CONFIG, VOCABULARY, Manifest
 from albert_jax.wording import first_ten, shown
 
@@ -80,8 +81,8 @@ def export_model(
     full and for numbers that are not finite. One process of a run calls it, with parameters that it
     can address.
     """
-    directory = Path(directory).resolve()
     check_destination(directory)
+    directory = Path(directory).resolve()
     leaves = named_leaves(params)
     arrays, slots = on_host(leaves), on_host(named_leaves(optimizer or {}))
     require_finite(arrays | slots, f"model directory {directory} NOT written: its parameters")
@@ -108,7 +109,7 @@ def export_model(
                 tensors=table_of(leaves, arrays),
                 optimizer=table_of(slots, slots) if slots else None,
             )
-            text = json.dumps(seal(manifest.to_json()), indent=1)
+            text = json.dumps(seal(finite(manifest.to_json())), indent=1)
             (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
         except Exception as error:
             cause = cause_of(error, directory.parent, size)
@@ -128,6 +129,8 @@ def require_finite(arrays: Mapping[str, np.ndarray], what: str) -> None:
 
 def check_destination(directory: str | Path) -> None:
     """UserError if no model can be exported to this path: to be said before the work, not after."""
+    if is_address(str(directory)):
+        raise UserError(f"{directory} is an address; give a folder here, and copy it there then")
     directory = Path(directory)
     if directory.is_dir():
         names = {path.name for path in directory.iterdir()}

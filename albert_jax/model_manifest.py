@@ -88,7 +88,7 @@ class Manifest:
         """
         try:
             manifest = msgspec.convert(document, cls)
-        except (msgspec.ValidationError, RecursionError) as error:
+        except (msgspec.ValidationError, UnicodeError, RecursionError) as error:
             raise Damaged(f"manifest.json: {shortened(str(error))}") from None
         if CONFIG not in manifest.sha256:
             raise Damaged(f"manifest.json: no digest of {CONFIG}")
