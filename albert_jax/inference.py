@@ -131,8 +131,9 @@ class Albert:
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
         self.compute = compute or ComputeConfig(scan_unroll=unroll)
         self._forward = self._jit(functions.forward, collect_layers=True)
-        pieces = config.vocab_size if tokenizer is None else tokenizer.vocab_size
-        self._fill_mask = self._jit(functions.fill_mask, "top_k", pieces=pieces)
+        # Rows of the embeddings that have a piece, and so can be answered: the first ones.
+        self.pieces = config.vocab_size if tokenizer is None else tokenizer.vocab_size
+        self._fill_mask = self._jit(functions.fill_mask, "top_k", pieces=self.pieces)
         self._encode = self._jit(functions.encode, "layer", "pool")
         self._sentence_order = self._jit(functions.sentence_order)
         self._attention = self._jit(functions.attention)

@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from jax import export as jax_export
 
 import albert_jax
 from albert_jax import cli
@@ -32,6 +33,7 @@ from albert_jax.formats import archives, weights
 from albert_jax.formats.hf_tokenizer import read_tokenizer
 from albert_jax.formats.tf_bundle import CheckpointReader, write_checkpoint
 from albert_jax.model_dir import load_model
+from albert_jax.serving import export_serving
 from tests.conversions import SMALL, forge, made_up, write_original, write_transformers
 from tests.fuzz_formats import write_torch
 
@@ -487,6 +489,21 @@ def test_a_row_without_a_piece_is_never_answered(padded: Path) -> None:
     assert len(albert.fill_mask("a [MASK] b", top_k=8064)) == 8000
     words = albert.fill_mask("a [MASK] b", targets=["the", "list"])
     assert {row["token"] for row in words} <= set(range(8000))
+
+
+def test_an_exported_program_never_answers_such_a_row(padded: Path, tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers")
+    export_serving(padded, tmp_path / "serving", top_k=8000)
+    program = jax_export.deserialize(
+        bytearray((tmp_path / "serving" / "fill_mask.jax_export").read_bytes())
+    )
+    with np.load(tmp_path / "serving" / "params.npz") as file:
+        params = dict(file)
+    ids = np.array([[2, 100, 4, 3]], np.int32)
+    found = program.call(params, ids, ids * 0 + 1, ids * 0, np.array([[2]], np.int32))
+    assert sorted(np.asarray(found["tokens"])[0, 0].tolist()) == list(range(8000))
+    with pytest.raises(UserError, match="top_k 8001 must be between 1 and 8000"):
+        export_serving(padded, tmp_path / "no", top_k=8001)
 
 
 def test_the_other_commands_take_such_a_model(padded: Path, capsys: Any) -> None:
