@@ -220,8 +220,8 @@ class AlbertConfig:
         """
         path = Path(path)
         try:
-            if path.stat().st_size > _MOST_BYTES:
-                raise ValueError(f"{path.stat().st_size:,} bytes")
+            if (size := path.stat().st_size) > _MOST_BYTES:
+                raise ValueError(f"{size:,} bytes, over {_MOST_BYTES:,}")
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(

@@ -34,6 +34,9 @@ from albert_jax.wording import first_ten, shortened
 
 Format = Literal["albert-jax", "hf", "tf"]
 
+_OURS = "albert_jax model directory"
+_PADDING = 127  # rows without a piece, of embeddings that are padded to a multiple of 128
+
 
 def convert(
     source: str | Path,
@@ -105,6 +108,7 @@ class _Found:
     find_vocabulary: Callable[[], Path | None]
     settings: dict[str, Any]  # of the tokenizer
     differences: Callable[[Path], list[str]]  # of its tokenizer from ours, for a vocabulary
+    added: int  # tokens that its tokenizer has beside the vocabulary, at most
     notes: list[str]
 
 
@@ -128,14 +132,14 @@ def _read_source(
     )
     settings: dict[str, Any] = {"mode": "google", "do_lower_case": True}  # its flag's default
     differences: Callable[[Path], list[str]] = _no_differences
-    notes = list(weights.notes)
+    added, notes = 0, list(weights.notes)
     if source.kind == "hf":
         tokenizer = read_tokenizer(source.file.parent)
         settings = {"mode": "hf", "do_lower_case": tokenizer.do_lower_case}
-        differences = tokenizer.differences
+        differences, added = tokenizer.differences, len(tokenizer.added)
         notes += tokenizer.notes
     find = partial(find_vocabulary, source)
-    return _Found(source.description, weights, find, settings, differences, notes)
+    return _Found(source.description, weights, find, settings, differences, added, notes)
 
 
 def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
@@ -168,11 +172,12 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
     )
     settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
     return _Found(
-        "albert_jax model directory",
+        _OURS,
         weights,
         lambda: model.tokenizer["path"],
         settings,
         _no_differences,
+        0,
         list(weights.notes),
     )
 
@@ -196,11 +201,15 @@ def _choose_vocabulary(found: _Found, given: str | Path | None) -> Path | None:
         if given is None:
             raise UserError(
                 f"{path.parent}: {told}, which albert_jax's does not know, so that texts would get "
-                f"other ids; give --vocab {path} to go without, or --no-vocab to go without text"
+                f"other ids; give {path.name} itself with --vocab to go without these, or "
+                "--no-vocab to go without text"
             )
         found.notes.append(f"{told}; albert_jax goes without, as --vocab was given")
     pieces, rows = tokenizer.vocab_size, found.weights.config.vocab_size
-    if pieces > rows:
+    most = pieces + found.added + max(_PADDING, rows // 10)
+    if given is None and found.kind == _OURS:
+        most = rows  # it was looked at when the model directory was made
+    if not pieces <= rows <= most:
         raise UserError(
             f"the vocabulary {path} has {pieces} pieces and the model {rows}; "
             "give the model's own with --vocab FILE, or go without text by --no-vocab"

@@ -215,7 +215,7 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path, content: bytes) -> N
 def test_a_file_far_too_large_for_a_configuration_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "c.json").open("wb") as file:
         file.truncate(1 << 40)  # a hole, which takes no room
-    with pytest.raises(UserError, match=r"not readable JSON \(1,099,511,627,776 bytes\)"):
+    with pytest.raises(UserError, match=r"not readable JSON \(1,099,511,627,776 bytes, over"):
         AlbertConfig.from_json(tmp_path / "c.json")
 
 

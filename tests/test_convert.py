@@ -972,3 +972,7 @@ def test_a_bucket_gives_archives_folders_and_prefixes(original: Path, monkeypatc
         if name == "small.tar.gz":
             other.unlink()
     assert "neither a file" in refused("gs://bucket/run/nothing", root / "no")
+    outside = lambda self, name: [f"{name}/model.ckpt-best.index", f"{name}/../../evil"]  # noqa: E731
+    monkeypatch.setattr(Bucket, "find", outside)
+    monkeypatch.setattr(Bucket, "size", lambda self, name: 1)
+    assert "../../evil, a path that leads outside" in refused("gs://bucket/run", root / "no")

@@ -24,7 +24,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from jax import export as jax_export
 
 import albert_jax
 from albert_jax import cli
@@ -33,7 +32,6 @@ from albert_jax.formats import archives, weights
 from albert_jax.formats.hf_tokenizer import read_tokenizer
 from albert_jax.formats.tf_bundle import CheckpointReader, write_checkpoint
 from albert_jax.model_dir import load_model
-from albert_jax.serving import export_serving
 from tests.conversions import SMALL, forge, made_up, write_original, write_transformers
 from tests.fuzz_formats import write_torch
 
@@ -305,7 +303,7 @@ def test_the_usual_problem_types_are_taken(tmp_path: Path) -> None:
         ({"0": "a", "1": "b", "02": "c"}, "must number the labels from 0"),
         ({"0": "a", "1": "b", "9" * 5000: "c"}, "must number the labels from 0"),
         (["a", "b", "c"], "must be an object"),
-        ({str(i): "a" * 99 for i in range(100_000)}, "names labels more than once"),
+        ({str(i): "a" * 99 for i in range(20_000)}, "names labels more than once"),
     ],
 )
 def test_labels_that_would_not_tell_the_outputs_apart_are_refused(
@@ -373,7 +371,7 @@ def test_a_tokenizer_that_makes_other_ids_is_refused_by_name(
     for to in ("albert-jax", "tf"):
         said = refused(texts, root / "no", to)
         assert f"its tokenizer has {told}" in said or told in said
-        assert f"--vocab {texts / 'spiece.model'}" in said
+        assert "give spiece.model itself with --vocab to go without these, or --no-vocab" in said
     report = convert(texts, root / "with", vocab=texts / "spiece.model")
     assert any("albert_jax goes without" in note for note in report["notes"])
     assert load_model(root / "with").manifest["provenance"]["notes"] == report["notes"]
@@ -436,83 +434,6 @@ def test_the_tokenizer_files_of_transformers_itself_are_taken(texts: Path, tmp_p
         assert "<new1> at id" in told
 
 
-# --------------------------------------------------------------------- rows that have no piece
-
-
-@pytest.fixture(scope="module")
-def padded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 8,064 rows, the last of which are the likeliest, and 8,000 pieces."""
-    root = tmp_path_factory.mktemp("padded")
-    config = dataclasses.replace(SMALL, vocab_size=8064)
-    params = made_up(config)
-    params["predictions/output_bias"][8000:] += 10
-    source = write_original(root / "tf", params, config).parent
-    shutil.copyfile(VOCABULARY, source / "30k-clean.model")
-    convert(source, root / "model")
-    return root / "model"
-
-
-def test_rows_without_a_piece_are_kept_and_said(padded: Path, tmp_path: Path) -> None:
-    notes = load_model(padded).manifest["provenance"]["notes"]
-    assert any("rows 8,000 to 8,063 of the embeddings have no piece" in note for note in notes)
-    for to in ("hf", "tf"):
-        report = convert(padded, tmp_path / to, to)
-        assert any("rows 8,000 to 8,063" in note for note in report["notes"])
-        convert(tmp_path / to, tmp_path / f"{to} back")
-        ours, theirs = (
-            load_model(f).manifest["tensors"] for f in (padded, tmp_path / f"{to} back")
-        )
-        assert ours == theirs
-    told = refused(
-        write_transformers(tmp_path / "few", made_up()), tmp_path / "no", vocab=VOCABULARY
-    )
-    assert "has 8000 pieces and the model 50" in told
-
-
-def test_a_row_without_a_piece_is_never_answered(padded: Path) -> None:
-    albert = albert_jax.load(padded)
-    assert albert.tokenizer.vocab_size == 8000
-    assert albert.config.vocab_size == 8064
-    answers = albert.fill_mask("a [MASK] b", top_k=50)
-    logits = albert.forward(
-        [[2, *albert.tokenizer.encode("a [MASK] b", parse_special=True).ids, 3]]
-    )
-    logits_V = logits.masked_lm_logits[0, 2].astype(np.float64)
-    best = np.argsort(-logits_V)
-    assert {int(i) for i in best[:5]} & set(range(8000, 8064))  # they would be among the answers
-    wanted = [int(i) for i in best if i < 8000][:50]
-    assert [row["token"] for row in answers] == wanted
-    shares = np.exp(logits_V - logits_V.max())
-    shares /= shares.sum()  # as transformers', of all rows
-    found = [row["score"] for row in answers]
-    np.testing.assert_allclose(found, shares[wanted], rtol=1e-4, atol=0)
-    assert len(albert.fill_mask("a [MASK] b", top_k=8064)) == 8000
-    words = albert.fill_mask("a [MASK] b", targets=["the", "list"])
-    assert {row["token"] for row in words} <= set(range(8000))
-
-
-def test_an_exported_program_never_answers_such_a_row(padded: Path, tmp_path: Path) -> None:
-    pytest.importorskip("flatbuffers")
-    export_serving(padded, tmp_path / "serving", top_k=8000)
-    program = jax_export.deserialize(
-        bytearray((tmp_path / "serving" / "fill_mask.jax_export").read_bytes())
-    )
-    with np.load(tmp_path / "serving" / "params.npz") as file:
-        params = dict(file)
-    ids = np.array([[2, 100, 4, 3]], np.int32)
-    found = program.call(params, ids, ids * 0 + 1, ids * 0, np.array([[2]], np.int32))
-    assert sorted(np.asarray(found["tokens"])[0, 0].tolist()) == list(range(8000))
-    with pytest.raises(UserError, match="top_k 8001 must be between 1 and 8000"):
-        export_serving(padded, tmp_path / "no", top_k=8001)
-
-
-def test_the_other_commands_take_such_a_model(padded: Path, capsys: Any) -> None:
-    assert cli.main(["verify", str(padded)]) == 0
-    assert "8,000 pieces for 8,064 rows of embeddings" in capsys.readouterr().out
-    assert cli.main(["fill-mask", str(padded), "a [MASK] b", "--top-k", "3"]) == 0
-    assert cli.main(["info", str(padded)]) == 0
-
-
 # ------------------------------------------------------------------------- what is no checkpoint
 
 
@@ -545,6 +466,16 @@ def test_what_is_no_checkpoint_is_said_to_be_none(original: Path, hf: Path, tmp_
     assert "store is a token store, which holds text and no model" in told(root / "store")
 
 
+def test_of_several_configurations_one_must_be_chosen(original: Path) -> None:
+    root = original.parent
+    (original / "albert_config.json").rename(original / "albert_config_a.json")
+    convert(original, root / "one")
+    other = shutil.copyfile(original / "albert_config_a.json", original / "albert_config_b.json")
+    told = refused(original, root / "no")
+    assert "(albert_config_a.json, albert_config_b.json); say which with --config" in told
+    convert(original, root / "two", config=other)
+
+
 def test_what_runs_leave_is_said_to_be_theirs(original: Path) -> None:
     root = original.parent
     convert(original / "model.ckpt-best", root / "run" / "model")
@@ -562,7 +493,13 @@ def test_what_runs_leave_is_said_to_be_theirs(original: Path) -> None:
     step = root / "run" / "checkpoints" / "3"
     for name in ("state", "meta"):
         (step / name).mkdir(parents=True)
-    assert "3 is a checkpoint of a training run" in refused(step, root / "no")
+    for path in (step, step.parent):
+        assert f"{path} holds checkpoints of a training run" in refused(path, root / "no")
+    (root / "models" / "a").mkdir(parents=True)
+    convert(original / "model.ckpt-best", root / "models" / "b")
+    shutil.copytree(original, root / "models" / "c")
+    told = refused(root / "models", root / "no")
+    assert "models holds no model itself; give one of its folders: b, c" in told
 
 
 def test_a_model_directory_needs_no_configuration_and_no_head(original: Path) -> None:

@@ -92,7 +92,13 @@ def _copy_from_bucket(files: Any, name: str, folder: Path) -> Path:
             raise UserError(f"gs://{name} is neither a file, a folder nor a checkpoint's prefix")
     _require_room(f"gs://{name}", folder, sum(files.size(file) or 0 for file in found))
     for file in found:
-        target = folder / PurePosixPath(file).relative_to(root)
+        inside = PurePosixPath(file).relative_to(root)
+        if ".." in inside.parts:
+            raise UserError(
+                f"gs://{name} has the object {shortened(str(inside))}, a path that leads outside; "
+                "refused, as no model needs it"
+            )
+        target = folder / inside
         target.parent.mkdir(parents=True, exist_ok=True)
         files.get_file(file, str(target))
     return folder / PurePosixPath(name).relative_to(root)

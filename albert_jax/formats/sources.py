@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Source:
     kind: Literal["tf", "hf"]
     file: Path  # of the weights
     tensors: dict[str, Tensor]
-    config: Path | None
+    configs: tuple[Path, ...]  # of which one must be chosen where there are several
     folders: tuple[Path, ...]  # where files that belong to the weights may be, nearest first
 
     @property
@@ -168,6 +169,20 @@ def _open_folder(folder: Path) -> Source:
     raise UserError(_why_no_model(folder))
 
 
+def _holds_model(folder: Path) -> bool:
+    names = set(_names_in(folder))
+    has_index = any(name.endswith(".index") for name in names)
+    return has_index or not names.isdisjoint(_HF_FILES) or names.issuperset(MODEL_FILES)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What is in a folder; nothing of one that may not be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
 def _why_no_model(folder: Path) -> str:
     """What a folder is, or has, instead of a model that can be read, and what to give."""
     there = [name for name in MODEL_FILES if (folder / name).exists()]
@@ -181,10 +196,11 @@ def _why_no_model(folder: Path) -> str:
             f"{folder} is a work directory of a run that has not ended; make a model directory of "
             f"its newest checkpoint with albert-jax export {folder} DEST, and give that"
         )
-    if (folder / "state").is_dir() and (folder / "meta").is_dir():
+    inside = [folder / name for name in sorted(_names_in(folder))]
+    if any({"state", "meta"}.issubset(_names_in(path)) for path in (folder, *inside)):
         return (
-            f"{folder} is a checkpoint of a training run; make a model directory of the run's "
-            "newest with albert-jax export WORKDIR DEST, and give that"
+            f"{folder} holds checkpoints of a training run; make a model directory of the newest "
+            "with albert-jax export WORKDIR DEST, and give that"
         )
     if "manifest.json" in there and "splits" in read_json(folder / "manifest.json"):
         return f"{folder} is a token store, which holds text and no model; give a model"
@@ -194,8 +210,9 @@ def _why_no_model(folder: Path) -> str:
                 f"{folder / name} is not read; save the model as model.safetensors in "
                 "transformers with save_pretrained"
             )
-    others = sorted(p.name for p in folder.iterdir() if p.suffix in _BY_SUFFIX and p.is_file())
-    if others:
+    if models := [path.name for path in inside if _holds_model(path)]:
+        return f"{folder} holds no model itself; give one of its folders: {first_ten(models)}"
+    if others := [path.name for path in inside if path.suffix in _BY_SUFFIX]:
         return (
             f"{folder} has none of {', '.join(_HF_FILES)} and no *.index of a TensorFlow "
             f"checkpoint; if one of its other files is the model, give it: {first_ten(others)}"
@@ -208,7 +225,8 @@ def _why_no_model(folder: Path) -> str:
 
 def _hf(file: Path, tensors: dict[str, Tensor]) -> Source:
     config = file.parent / "config.json"
-    return Source("hf", file, tensors, config if config.is_file() else None, (file.parent,))
+    configs = (config,) if config.is_file() else ()
+    return Source("hf", file, tensors, configs, (file.parent,))
 
 
 def _tf(reader: CheckpointReader) -> Source:
@@ -226,9 +244,9 @@ def _tf(reader: CheckpointReader) -> Source:
     if folder.name == "variables":  # of a TF-Hub module
         folders += (folder.parent / "assets", folder.parent)
     configs = [f / name for f in folders for name in ("albert_config.json", "config.json")]
-    configs += sorted(folder.glob("albert_config*.json"))
-    config = next((file for file in configs if file.is_file()), None)
-    return Source("tf", reader.path, tensors, config, folders)
+    configs = [file for file in configs if file.is_file()][:1]
+    configs = configs or sorted(folder.glob("albert_config*.json"))
+    return Source("tf", reader.path, tensors, tuple(configs), folders)
 
 
 def _read_parts(path: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -252,8 +270,8 @@ def _read_parts(path: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[s
 def read_json(path: Path) -> dict[str, object]:
     """The JSON object in a file, or UserError."""
     try:
-        if path.stat().st_size > _MOST_JSON:
-            raise ValueError(f"{path.stat().st_size:,} bytes")
+        if (size := path.stat().st_size) > _MOST_JSON:
+            raise ValueError(f"{size:,} bytes, over {_MOST_JSON:,}")
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         told = shortened(str(error))

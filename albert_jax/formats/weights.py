@@ -72,7 +72,12 @@ def read_config(source: Source, path: Path | None) -> tuple[AlbertConfig, dict[s
     `path` is the user's choice; without it and without a file beside the weights, their shapes tell
     a released size. Raises UserError where nothing tells.
     """
-    path = path or source.config
+    if path is None and len(source.configs) > 1:
+        names = first_ten([file.name for file in source.configs])
+        raise UserError(
+            f"{source.file.parent} has several configurations ({names}); say which with --config"
+        )
+    path = path or next(iter(source.configs), None)
     if path is None:
         config, name = _of_released_size(source)
         return config, {}, f"no configuration; the shapes are those of {name}, taken for it"
