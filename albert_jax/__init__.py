@@ -2,14 +2,17 @@
 """ALBERT in JAX/Flax: pretraining, fine-tuning and inference on TPU and GPU.
 
 The names below are the public interface. Those that need JAX or SentencePiece are imported when
-first used, so that `import albert_jax` and `albert-jax --help` are instant.
+first used, so that `import albert_jax` and `albert-jax --help` are instant. The functions check the
+kinds of their arguments: UserError for a wrong one.
 """
 
 __version__ = "0.1.0"  # before the imports: any module may import it
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
+from albert_jax.arguments import checked as _checked
 from albert_jax.config import (
     MODELS,
     AlbertConfig,
@@ -83,8 +86,13 @@ def __getattr__(name: str) -> Any:
     home = _LATE[name]
     if home is None:
         return importlib.import_module(f"{__name__}.{name}")
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    found = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    if inspect.isfunction(found) and not hasattr(found, "__wrapped__"):
+        found = _checked(found)
+        found.__module__ = __name__  # where pickle finds this very function
+        globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LATE])
+    return sorted({*globals(), *_LATE})

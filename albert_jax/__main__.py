@@ -1,8 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m albert_jax` is `albert-jax`."""
+"""`python -m albert_jax`, and the script `albert-jax`: the command line, with its signals handled
+from the first moment on, before anything slow is imported."""
 
+import signal
 import sys
 
-from albert_jax.cli import main
+from albert_jax.errors import TryAgain
+from albert_jax.interrupts import SIGNALS, watched
 
-sys.exit(main())
+# Commands that go on where they were interrupted, when they are started again.
+RESUMABLE = ("pretrain", "finetune", "prepare")
+
+
+def main() -> int:
+    """Runs `sys.argv` and returns its exit status.
+
+    A signal ends a command that can be started again with 75, others as shells report it, with 128
+    and the signal's number; either way what was half-written is removed.
+    """
+    resumable = sys.argv[1:2] != [] and sys.argv[1] in RESUMABLE
+
+    def status(number: int) -> int:
+        return TryAgain.exit_status if resumable else 128 + number
+
+    with watched(status):
+        from albert_jax import cli
+
+        done = cli.main()
+    for number in SIGNALS:  # what is done is done: a late signal must not change the status
+        signal.signal(number, signal.SIG_IGN)
+    return done
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,11 +9,13 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from albert_jax.errors import UserError
+from albert_jax.interrupts import undone_on_exit
 from albert_jax.locks import Lock
 
 # Two processes, and two calls in one process, never write to one temporary file.
@@ -25,11 +27,16 @@ def appearing_file(dest: Path) -> Iterator[Path]:
     """Yields a path to write a file to, which becomes `dest` at the end, or nothing where an error
     is raised; other processes may be writing it too, and the last one stays."""
     temporary = beside(dest, "tmp")
-    try:
-        yield temporary
-        os.replace(temporary, dest)
-    finally:
+
+    def remove() -> None:
         temporary.unlink(missing_ok=True)
+
+    with undone_on_exit(remove):
+        try:
+            yield temporary
+            os.replace(temporary, dest)
+        finally:
+            remove()
 
 
 @contextlib.contextmanager
@@ -43,7 +50,11 @@ def appearing_whole(dest: Path) -> Iterator[Path]:
     dest = dest.resolve()
     busy = f"{dest} is being written by {{owner}}; wait for it, or name another place"
     try:
-        with Lock(dest.with_name(f".{dest.name}.lock"), busy):
+        with (
+            Lock(dest.with_name(f".{dest.name}.lock"), busy) as lock,
+            undone_on_exit(lock.release),
+            undone_on_exit(lambda: _tidy(dest)),
+        ):
             _tidy(dest)
             new, old = beside(dest, "new"), dest.with_name(f".{dest.name}.old")
             try:
@@ -53,10 +64,25 @@ def appearing_whole(dest: Path) -> Iterator[Path]:
                     dest.rename(old)
                 new.rename(dest)
             finally:
-                shutil.rmtree(new, ignore_errors=True)
                 _tidy(dest)
     except OSError as error:
         raise UserError(f"{dest} NOT written: {error}") from None
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yields an empty folder among the system's temporary files, which is gone at the end, even at
+    one by a signal."""
+    folder = Path(tempfile.mkdtemp(prefix="albert-jax-"))
+
+    def remove() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    with undone_on_exit(remove):
+        try:
+            yield folder
+        finally:
+            remove()
 
 
 def _tidy(dest: Path) -> None:
@@ -121,16 +147,28 @@ def result_lines(dest: str) -> Iterator[TextIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with appearing_file(path) as temporary:
-        try:
-            with temporary.open("w", encoding="utf-8") as stream:
-                yield stream
-        except BaseException as error:
-            if not temporary.stat().st_size:
+
+        def keep() -> bool:
+            there = temporary.exists() and temporary.stat().st_size > 0
+            if there:
+                os.replace(temporary, partial)
+            return there
+
+        with undone_on_exit(keep):
+            try:
+                with temporary.open("w", encoding="utf-8") as stream:
+                    yield stream
+            except BaseException as error:
+                if not keep():
+                    raise
+                kept = f"what came before is in {partial}"
+                if isinstance(error, UserError):
+                    raise UserError(f"{error}; {kept}") from None
+                is_pipe = isinstance(error, BrokenPipeError)
+                if isinstance(error, OSError) and error.filename is None and not is_pipe:
+                    why = error.strerror or error  # a full disk
+                    raise UserError(f"{dest} NOT written: {why}; {kept}") from None
                 raise
-            os.replace(temporary, partial)
-            if isinstance(error, UserError):
-                raise UserError(f"{error}; what came before is in {partial}") from None
-            raise
     partial.unlink(missing_ok=True)  # an earlier attempt's
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -270,7 +271,11 @@ class Checkpointer:
                 "give that run's settings or another work directory"
             )
         with processes.together(Damaged):
-            return document, read_arrays(self._path(step) / "state", document["leaves"])
+            arrays = read_arrays(self._path(step) / "state", document["leaves"])
+            if wrong := [name for name, array in arrays.items() if not _is_finite(array)]:
+                more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+                raise Damaged(f"not finite: {', '.join(wrong[:3])}{more}")
+        return document, arrays
 
     def _move_aside(self, damaged: Mapping[int, str]) -> None:
         for step in damaged:
@@ -359,6 +364,10 @@ def lock_owner(path: str | Path) -> str:
         return (Path(path) / LOCK).read_text(encoding="utf-8").strip()
     except OSError:
         return "not there"
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return not jnp.issubdtype(array.dtype, jnp.floating) or bool(np.isfinite(array).all())
 
 
 def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:

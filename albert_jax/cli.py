@@ -19,7 +19,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -34,7 +33,8 @@ from albert_jax.config import (
     load_recipe,
 )
 from albert_jax.errors import TryAgain, UserError
-from albert_jax.streams import mended_standard_streams, say
+from albert_jax.model_paths import require_model_directory
+from albert_jax.streams import json_line, mended_standard_streams, say
 from albert_jax.tpu_library import quiet_without_chips
 
 PROGRAM = "albert-jax"
@@ -171,6 +171,8 @@ def pretrain(
     """
     from albert_jax.host_memory import keep_freed_memory
 
+    if config.init_from is not None:
+        require_model_directory(config.init_from, "init_from")
     keep_freed_memory()  # before JAX is imported
     from albert_jax.pretrain import pretrain
     from albert_jax.pretrain_report import describe_plan
@@ -202,6 +204,8 @@ def finetune(
     """
     from albert_jax.host_memory import keep_freed_memory
 
+    if config.model is not None:
+        require_model_directory(config.model)
     keep_freed_memory()  # before JAX is imported, as pretrain does
     from albert_jax.finetune import finetune
 
@@ -221,6 +225,7 @@ def evaluate(
     output: str | None = None,
     max_seq_length: int | None = None,
     doc_stride: int | None = None,
+    labels: tuple[str, ...] = (),
     pack: int = 0,
     dtype: Literal["float32", "bfloat16"] = "float32",
     json: bool = False,
@@ -242,19 +247,24 @@ def evaluate(
         output: folder for the predictions file; unset: predictions/ beside the model.
         max_seq_length: tokens in a row; unset: as in fine-tuning.
         doc_stride: tokens from one SQuAD window's start to the next's.
+        labels: what the data's labels are in the task, as negative=0,positive=1; those not named:
+            as they are.
         pack: tokens of rows that short examples share, as 512, where that is faster: classification
             and regression; 0: an example a row.
         dtype: of matmuls and activations.
-        json: print {"task", "metrics", "examples", "predictions_file"} as JSON.
+        json: print {"task", "metrics", "examples", "predictions_file"} as JSON, metrics in the
+            official scale.
     """
+    for each in model:
+        require_model_directory(each)
     from albert_jax.evaluation import as_table, card_table, evaluate, evaluate_card
 
     compute = ComputeConfig(dtype=dtype)
     if suite:
-        if task or output or split != "dev" or max_seq_length or doc_stride or pack:
+        if task or output or split != "dev" or max_seq_length or doc_stride or labels or pack:
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
-                "--output, --split, --max-seq-length, --doc-stride and --pack"
+                "--output, --split, --max-seq-length, --doc-stride, --labels and --pack"
             )
         card = evaluate_card(model, data, released=released, compute=compute)
         _print_json(card) if json else print(card_table(card))
@@ -271,6 +281,7 @@ def evaluate(
         doc_stride=doc_stride,
         compute=compute,
         pack=pack,
+        labels=labels,
     )
     _print_json(found) if json else print(as_table(found))
 
@@ -285,32 +296,39 @@ def predict(
     task: str | None = None,
     max_seq_length: int | None = None,
     doc_stride: int | None = None,
+    labels: tuple[str, ...] = (),
     pack: int = 0,
+    skip_bad: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Answers new inputs with a fine-tuned model: a line of JSON for each, as they come.
 
     An input line is a JSON object with the task's texts by name, as {"sentence": "…"} for SST-2,
-    and an answer {"id", "prediction"} with the labels' "probabilities". With --data instead it
-    writes a split's official predictions file, as for GLUE's server.
+    and an answer {"id", "prediction"} with the labels' "probabilities". An answer to a text that
+    was cut has "truncated" and "tokens_left_out". With --data instead it writes a split's official
+    predictions file, as for GLUE's server.
 
     Example: albert-jax predict --model runs/sst2/model --input texts.jsonl --output answers.jsonl
 
     Args:
         model: fine-tuned model directory.
-        input: JSONL, or by its name CSV or TSV whose first row names the columns; - is standard
-            input.
-        output: JSONL file to write; - or unset: standard output. With --data a folder; unset:
-            predictions/ beside the model.
+        input: JSONL, or by its name CSV or TSV, whose first row names the columns, or for token
+            classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL.
+        output: JSONL file, which appears at the end; - or unset: standard output. With --data a
+            folder; unset: predictions/ beside the model.
         data: folder of the task's files as published, or tfds.
         split: split of --data to answer.
         task: name of a task, where the model does not say it.
         max_seq_length: tokens in a row; unset: as in fine-tuning.
         doc_stride: tokens from one SQuAD window's start to the next's.
+        labels: what the data's labels are in the task, as negative=0,positive=1; those not named:
+            as they are.
         pack: tokens of rows that short examples share, as 512, where that is faster: classification
             and regression; 0: an example a row.
+        skip_bad: answer {"id", "error"} to an input that has no answer, and go on with the next.
         dtype: of matmuls and activations.
     """
+    require_model_directory(model)
     from albert_jax.prediction import predict_file, predict_split
 
     if (input is None) == (data is None):
@@ -321,12 +339,15 @@ def predict(
         "doc_stride": doc_stride,
         "compute": ComputeConfig(dtype=dtype),
         "pack": pack,
+        "labels": labels,
     }
+    if data is not None and skip_bad:
+        raise UserError("--skip-bad is for --input; a split's official file has an answer for each")
     if data is not None:
         for file in predict_split(model, data, split=split, output=output, **settings):
             print(file)
     elif input is not None:
-        predict_file(model, input, output or "-", **settings)
+        predict_file(model, input, output or "-", skip_bad=skip_bad, **settings)
 
 
 def fill_mask(
@@ -346,16 +367,17 @@ def fill_mask(
     Args:
         model: model directory, as pretrain, convert and export write it.
         text: sentences with [MASK] in them.
-        input: file of such sentences, one a line; - is standard input.
+        input: UTF-8 file of such sentences, one a line, plain or .gz; - is standard input.
         top_k: pieces to print.
         depth: run the shared layer that often instead of as often as the configuration says.
         truncate: cut a text that is too long for the model instead of refusing it.
         json: print [{"score", "token", "token_str", "sequence"}] as JSON; of several texts a list
             of such lists.
     """
+    require_model_directory(model)  # and the texts, before seconds are spent on importing JAX
+    texts = _texts(text, input)
     from albert_jax.inference import load
 
-    texts = _texts(text, input)
     answers = load(model, depth=depth).fill_mask(texts, top_k=top_k, truncate=truncate)
     if json:
         _print_json(answers[0] if len(text) == 1 else answers)
@@ -389,25 +411,27 @@ def encode(
     Args:
         model: model directory, as pretrain, convert and export write it.
         text: texts.
-        input: file of texts, one a line; - is standard input.
+        input: UTF-8 file of texts, one a line, an empty line an empty text, plain or .gz; - is
+            standard input.
         output: .npz file to write.
         layer: 0 is what the first layer takes, 1 what it gives, -1 what the last gives.
         pool: one vector for each text: the layer's at [CLS], or its mean over the tokens.
         depth: run the shared layer that often instead of as often as the configuration says.
         truncate: cut a text that is too long for the model instead of refusing it.
     """
-    import numpy as np
+    from albert_jax.text_files import check_arrays_file, write_arrays
 
+    require_model_directory(model)
+    if output is not None:
+        check_arrays_file(output, [] if input in (None, "-") else [str(input)])
+    texts = _texts(text, input)
     from albert_jax.inference import load
 
-    texts = _texts(text, input)
-    if output is not None and not output.endswith(".npz"):
-        raise UserError(f"output {output} must end in .npz")
     pooling = None if pool == "none" else pool
     encoded = load(model, depth=depth).encode(texts, layer=layer, pool=pooling, truncate=truncate)
     arrays = {name: x for name, x in vars(encoded).items() if x is not None}
     if output is not None:
-        np.savez(output, **arrays)
+        write_arrays(output, arrays)
         print(output)
         return
     mask = arrays.pop("mask")
@@ -417,7 +441,7 @@ def encode(
             found[name] = (
                 array[row, : mask[row].sum()] if array.ndim == 3 else array[row]
             ).tolist()
-        print(json_module.dumps(found, ensure_ascii=False))
+        sys.stdout.write(json_line(found, sys.stdout))
 
 
 def score_order(
@@ -437,6 +461,10 @@ def score_order(
         second: a text.
         truncate: cut texts that are too long for the model instead of refusing them.
     """
+    from albert_jax.text_files import given_text
+
+    require_model_directory(model)
+    first, second = given_text(first), given_text(second)
     from albert_jax.inference import load
 
     print(f"{load(model).score_order(first, second, truncate=truncate):.4f}")
@@ -450,14 +478,14 @@ def info(
 ) -> None:
     """Describes a model, a token store or a recipe: sizes, parameters, FLOPs, where it came from.
 
-    Of a recipe for pretraining it tells the plan: steps, passes over a store, fewest chip-hours,
-    and those by the TPU compiler's estimate.
+    Of a model the parameters and the head that it has. Of a recipe for pretraining it tells the
+    plan: steps, passes over a store, fewest chip-hours, and those by the TPU compiler's estimate.
 
     Example: albert-jax info configs/pretrain.py:model=base-v2 --store store
 
     Args:
-        path: model directory, token store (also at gs://), or recipe file with arguments after a
-            colon.
+        path: model directory or work directory, token store (also at gs://), or recipe file with
+            arguments after a colon.
         store: of a recipe: the token store whose passes are counted.
         json: print the description as JSON.
     """
@@ -566,6 +594,7 @@ def export_serving(
         depth: run the shared layer that often instead of as often as the configuration says.
         dtype: of matmuls and activations.
     """
+    require_model_directory(model)
     from albert_jax.serving import export_serving
 
     compute = ComputeConfig(dtype=dtype)
@@ -585,6 +614,7 @@ def verify(model: ModelDirectory, *, expect: str | None = None, json: bool = Fal
             answers.
         json: print {"model", "verdict", "released", "parameters", "checks"} as JSON.
     """
+    require_model_directory(model)
     from albert_jax.verification import as_table, failure, verify
 
     report = verify(model, expect=expect)
@@ -845,13 +875,9 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
     if bool(given) == (file is not None):
         told = "give texts, or a file of them with --input"
         raise UserError(f"{told}, not both" if given else told)
-    if file is None:
-        return list(given)
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text ({error.reason})") from None
-    return text.removesuffix("\n").split("\n") if text else []
+    from albert_jax.text_files import given_text, read_texts
+
+    return [given_text(text) for text in given] if file is None else read_texts(file)
 
 
 def _print_json(value: Any) -> None:

@@ -9,23 +9,26 @@ train. Standard library only, so that `--help` need not wait for JAX.
 from __future__ import annotations
 
 import ast
+import bisect
 import contextlib
 import dataclasses
 import difflib
 import inspect
+import itertools
 import json
 import runpy
+import sys
 import traceback
 import types
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from albert_jax.arguments import checked, shown
 from albert_jax.errors import UserError
 from albert_jax.streams import say
-from albert_jax.wording import shortened, shown
+from albert_jax.wording import shortened
 
 # -------------------------------------------------------------------------------- types of settings
 
@@ -51,11 +54,14 @@ def _check_least(config: Any, section: str, least: int, *names: str) -> None:
             )
 
 
-def _check_most(config: Any, most: Mapping[str, float]) -> None:
-    """Raises UserError for a field that is more than `most` says."""
-    for name, limit in most.items():
-        if getattr(config, name) > limit:
-            raise UserError(f"{name} {shown(getattr(config, name))} must be at most {limit:,}")
+def _check_most(config: Any, section: str, most: float, *names: str) -> None:
+    """Raises UserError for a field that is more than `most`."""
+    for name in names:
+        value = getattr(config, name)
+        if not value <= most:
+            raise UserError(
+                f"{section}.{name} {shown(value)} must be at most {most}".removeprefix(".")
+            )
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -67,7 +73,9 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
     if isinstance(value, bool):  # which is an int to Python
         return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
+    if hint is float:  # one that a calculation can go on with
+        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+    return isinstance(value, hint)
 
 
 def _in_words(hint: Any) -> str:
@@ -78,7 +86,7 @@ def _in_words(hint: Any) -> str:
     words = {
         bool: "True or False",
         int: "a whole number",
-        float: "a number",
+        float: "a finite number",
         str: "a string",
         type(None): "None",
     }
@@ -87,7 +95,58 @@ def _in_words(hint: Any) -> str:
     )
 
 
+# ---------------------------------------------------------------------------------------- the tasks
+
+# The names of `albert_jax.TASKS`, which settings are checked by: the tasks themselves need NumPy.
+TASK_NAMES = (
+    *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"),
+    *("squad1", "squad2", "race", "race-middle", "race-high"),
+    *("single", "pair", "regression", "pair-regression"),
+    *("multiple-choice", "token-classification"),
+)
+
+
+def task_name(name: str) -> str:
+    """Return the one of TASK_NAMES that is meant, however it is capitalised and hyphenated (SST-2,
+    sst2); UserError, with the nearest, for an unknown one."""
+
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
+    known = {plain(task): task for task in TASK_NAMES}
+    if plain(name) not in known:
+        near = difflib.get_close_matches(plain(name), list(known), n=1)
+        meant = f" (did you mean {known[near[0]]!r}?)" if near else ""
+        raise UserError(f"task {name!r} is unknown{meant}; known: {', '.join(TASK_NAMES)}")
+    return known[plain(name)]
+
+
+def label_pairs(labels: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of a file's label and the task's that `--labels a=0,b=1` names.
+
+    The last = of a pair divides it. Raises UserError for what is no such pair, and for a label of
+    the file that is given twice.
+    """
+    pairs: dict[str, str] = {}
+    given = [labels] if isinstance(labels, str) else labels
+    for part in ",".join(given).split(",") if given else ():
+        theirs, separator, ours = (x.strip() for x in part.rpartition("="))
+        if not (theirs and separator and ours):
+            raise UserError(
+                f"--labels {part!r} must be a label of the file, = and the task's label for it, as "
+                "in negative=0,positive=1"
+            )
+        if pairs.setdefault(theirs, ours) != ours:
+            raise UserError(
+                f"--labels gives {theirs!r} two meanings, {pairs[theirs]!r} and {ours!r}; give one"
+            )
+    return tuple(pairs.items())
+
+
 # ---------------------------------------------------------------------------------------- the model
+
+LARGEST = (1 << 31) - 1  # of a size: what is indexed has int32 indices
+MOST_GROUPS = 1000  # each is a part of the program of its own
 
 HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "silu", "tanh", "linear")
 
@@ -108,22 +167,6 @@ _HF_ACTS = {
     "linear": "linear",
 }
 
-# Far beyond every ALBERT there is. A configuration may come from anyone, and what its sizes claim
-# must cost nothing before they are compared with the weights.
-_MOST: dict[str, float] = {
-    "vocab_size": 1 << 24,
-    "embedding_size": 1 << 16,
-    "hidden_size": 1 << 16,
-    "num_hidden_layers": 1000,
-    "num_attention_heads": 1 << 16,
-    "intermediate_size": 1 << 20,
-    "inner_group_num": 100,
-    "max_position_embeddings": 1 << 20,
-    "type_vocab_size": 1 << 16,
-    "initializer_range": 1000,
-    "layer_norm_eps": 1,
-}
-_MOST_BLOCKS = 1000  # parameter sets: num_hidden_groups x inner_group_num
 _MOST_BYTES = 1 << 22  # of a configuration file
 
 
@@ -154,21 +197,11 @@ class AlbertConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "")
-        _check_least(
-            self, "", 1, "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"
-        )
-        _check_least(
-            self,
-            "",
-            1,
-            "num_hidden_groups",
-            "num_attention_heads",
-            "intermediate_size",
-            "inner_group_num",
-        )
-        _check_least(self, "", 1, "max_position_embeddings", "type_vocab_size")
+        sizes = [f.name for f in dataclasses.fields(self) if type(f.default) is int]
+        _check_least(self, "", 1, *sizes)
+        _check_most(self, "", LARGEST, *sizes)
+        _check_most(self, "", MOST_GROUPS, "num_hidden_groups")
         _check_least(self, "", 0, "initializer_range", "layer_norm_eps")
-        _check_most(self, _MOST)
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -178,12 +211,6 @@ class AlbertConfig:
             raise UserError(
                 f"num_hidden_groups {self.num_hidden_groups} exceeds num_hidden_layers "
                 f"{self.num_hidden_layers}; every group needs a layer"
-            )
-        if (blocks := self.num_hidden_groups * self.inner_group_num) > _MOST_BLOCKS:
-            raise UserError(
-                f"num_hidden_groups {self.num_hidden_groups} x inner_group_num "
-                f"{self.inner_group_num} are {blocks:,} sets of parameters; at most "
-                f"{_MOST_BLOCKS:,} are supported"
             )
         if self.hidden_act not in HIDDEN_ACTS:
             raise UserError(
@@ -204,10 +231,15 @@ class AlbertConfig:
         """Number of layers each group serves, in order; layer i uses group int(i / L * G) as the
         original has it."""
         layers, groups = self.num_hidden_layers, self.num_hidden_groups
+
         # In floating point, as modeling.py:1091: i * G // L differs at L=G=22 (layer 15) and L=G=23
         # (layer 13).
-        counts = Counter(int(i / layers * groups) for i in range(layers))
-        return tuple(counts[g] for g in range(groups))
+        def group_of(layer: int) -> int:
+            return int(layer / layers * groups)
+
+        # A group's layers follow each other, so each is found without a walk through all of them.
+        ends = [bisect.bisect_right(range(layers), g, key=group_of) for g in range(groups)]
+        return tuple(end - start for start, end in itertools.pairwise([0, *ends]))
 
     @classmethod
     def from_json(cls, path: str | Path) -> AlbertConfig:
@@ -595,6 +627,9 @@ class FinetuneConfig:
     """Columns of a user's own task that hold its texts; unset: as the task has them."""
     label: str | None = None
     """Column of a user's own task that holds the label; unset: label."""
+    labels: tuple[str, ...] = ()
+    """What the files' labels are in the task, as negative=0,positive=1; those not named: as they
+    are."""
     doc_stride: int | None = None
     """Tokens from one SQuAD window's start to the next's; unset: 128."""
     max_query_length: int | None = None
@@ -635,6 +670,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "")
+        task_name(self.task)
+        label_pairs(self.labels)
         _check_least(self, "", 1, "doc_stride", "max_query_length", "length_window", "seeds")
         _check_least(self, "", 0, "restarts", "pack")
         if self.max_seq_length < 8:
@@ -740,6 +777,7 @@ class EstimateConfig:
 # ------------------------------------------------------------------------------------------ recipes
 
 
+@checked
 def load_recipe(spec: str) -> Any:
     """Returns `get_config(key=value, …)` of a recipe named as `file.py` or
     `file.py:key=value,key=value`.

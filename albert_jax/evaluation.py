@@ -4,21 +4,29 @@ evaluate`. It never waits for a checkpoint."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from albert_jax.answers import named_by_source
+from albert_jax.appearing import require_apart, writing
 from albert_jax.config import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.data.place import existing_folder
 from albert_jax.errors import UserError
 from albert_jax.finetune_data import features_of
 from albert_jax.json_files import finite
 from albert_jax.model_dir import load_model
+from albert_jax.progress import Meter
 from albert_jax.released import RELEASED
-from albert_jax.task_model import head_of, load_fine_tuned
-from albert_jax.tasks import RawExample, Task
-from albert_jax.tasks.squad_metrics import TUNED
+from albert_jax.streams import say
+from albert_jax.task_model import FineTuned, head_of, is_finite, load_fine_tuned
+from albert_jax.tasks import RawExample, Task, find_task
+from albert_jax.tasks.base import TFDS
+from albert_jax.tasks.cuts import lines_about
+from albert_jax.tasks.scores import table_of
 
 
 def evaluate(
@@ -32,14 +40,18 @@ def evaluate(
     doc_stride: int | None = None,
     compute: ComputeConfig | None = None,
     pack: int = 0,
+    labels: str | Sequence[str] = (),
 ) -> dict[str, Any]:
-    """{"task", "split", "metrics": {name: value}, "examples", "predictions_file"} of a fine-tuned
-    model on a split with labels.
+    """{"task", "split", "metric", "metrics": {name: value}, "examples", "truncated",
+    "predictions_file"} of a fine-tuned model on a split with labels.
 
-    Without `task` it is the one the model was fine-tuned for. The official predictions file, or the
-    first of several, is written to `output`; unset: `predictions/TASK-SPLIT` beside the model. With
-    `pack` short examples share rows of that many tokens, with the same results.
-    Raises UserError for a model that was not fine-tuned for the task, and for data without labels.
+    Without `task` it is the one the model was fine-tuned for. "metric" is the one of the metrics
+    that fine-tuning chooses by, "truncated" the number of examples too long for a row. The official
+    predictions file, or the first of several, is written to `output`; unset:
+    `predictions/TASK-SPLIT` beside the model. With `pack` short examples share rows of that many
+    tokens, with the same results. `labels` says what the data's labels are in the task, as
+    "negative=0,positive=1"; those not named: as they are. Raises UserError for a model that was not
+    fine-tuned for the task or whose outputs are not finite, and for data without labels.
     """
     fine_tuned = load_fine_tuned(
         model,
@@ -47,50 +59,98 @@ def evaluate(
         max_seq_length=max_seq_length,
         compute=compute,
         pack=pack,
+        labels=labels,
         doc_stride=doc_stride,
     )
     chosen = fine_tuned.task
+    folder = predictions_folder(chosen, model, split, output)
     examples = chosen.examples(split, data)
     if all(example.label is None for example in examples):
         raise UserError(
             f"{chosen.name} {split} has no labels, so that nothing can be scored; "
             f"use albert-jax predict --data {data} --split {split} for its predictions file"
         )
-    found = features_of(chosen, examples, fine_tuned.tokenizer, fine_tuned.max_seq_length)
-    predictions = chosen.predictions(examples, found.features, fine_tuned(found.rows))
-    files = write_files(chosen, model, split, output, examples, predictions)
+    predictions, truncated = predictions_of(fine_tuned, examples, split)
+    files = write_files(chosen, folder, data, examples, predictions)
     return {
         "task": chosen.name,
         "split": split,
+        "metric": chosen.metric,
         "metrics": finite(chosen.metrics(examples, predictions)),
         "examples": len(examples),
+        "truncated": truncated,
         "predictions_file": str(files[0]),
     }
 
 
+def predictions_of(
+    fine_tuned: FineTuned, examples: list[RawExample], split: str
+) -> tuple[dict[str, Any], int]:
+    """Returns the predictions for a split by id, and how many of its examples were cut, which is
+    said on stderr too. Raises UserError where the model's outputs for one are not finite."""
+    task = fine_tuned.task
+    found = features_of(task, examples, fine_tuned.tokenizer, fine_tuned.max_seq_length)
+    what = "questions" if task.head.startswith(("span", "multiple")) else "examples"
+    title = f"{split}, {len(examples):,} {what}"
+    with Meter(title, len(found.rows), unit="row") as meter:
+        outputs = fine_tuned(found.rows, meter.tick)
+    for feature, output in zip(found.features, outputs, strict=True):
+        if not is_finite(output):
+            name = examples[feature.example].id
+            raise fine_tuned.broken(f"example {name} of {task.name} {split}")
+    for line in lines_about(
+        found.cuts,
+        len(examples),
+        f"{split} {what}",
+        max_seq_length=fine_tuned.max_seq_length,
+        longest=fine_tuned.longest,
+    ):
+        say(line)
+    return task.predictions(examples, found.features, outputs), len(found.cuts)
+
+
+def predictions_folder(
+    task: Task, model: str | Path, split: str, output: str | Path | None
+) -> Path:
+    """Returns the folder for the official files: `output`, else one beside the model. Raises
+    UserError where none can be written there: to be said before the work, not after."""
+    beside = Path(model).absolute().parent / "predictions" / f"{task.name}-{split}"
+    folder = Path(output) if output is not None else beside
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for --output")
+    if not os.access(above := existing_folder(folder), os.W_OK):
+        raise UserError(f"{above} cannot be written to; name another folder for --output")
+    return folder
+
+
 def write_files(
     task: Task,
-    model: str | Path,
-    split: str,
-    output: str | Path | None,
+    folder: Path,
+    data: str | Path,
     examples: Sequence[RawExample],
     predictions: dict[str, Any],
 ) -> list[Path]:
-    """The task's official files, in `output` or beside the model."""
-    beside = Path(model).absolute().parent / "predictions" / f"{task.name}-{split}"
-    folder = Path(output) if output is not None else beside
-    folder.mkdir(parents=True, exist_ok=True)
-    return task.write_predictions(folder, examples, predictions)
+    """Writes the task's official files, each of which appears whole, and returns them. Raises
+    UserError where one would replace the data, and for a disk that does not take them."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".predictions-", dir=folder) as temporary:
+            try:
+                files = task.write_predictions(temporary, examples, predictions)
+            except UserError as error:  # whose file nobody will find
+                raise UserError(str(error).replace(temporary, str(folder))) from None
+            for file in files:
+                require_apart(folder / file.name, [] if data == TFDS else [data])
+            return [file.replace(folder / file.name) for file in files]
 
 
 def as_table(found: Mapping[str, Any]) -> str:
     """What `evaluate` returns, as lines."""
-    lines = [f"{found['task']} {found['split']}, {found['examples']:,} examples"]
-    for name, value in found["metrics"].items():
-        tuned = "  (threshold tuned on these very answers)" if name in TUNED else ""
-        told = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-        lines.append(f"  {name:<24} {told}{tuned}")
-    return "\n".join([*lines, f"  predictions              {found['predictions_file']}"])
+    task = find_task(found["task"])
+    lines = [f"{task.name} {found['split']}, {found['examples']:,} examples"]
+    for name, value, note in table_of(task, found["metric"], found["metrics"]):
+        lines.append(f"  {name:<24} {value}{note and f'  ({note})'}")
+    return "\n".join([*lines, f"  {'predictions':<24} {found['predictions_file']}"])
 
 
 # -------------------------------------------------------------------------------------- the suite

@@ -41,11 +41,13 @@ from albert_jax.parallel import (
     make_placement,
     set_compilation_cache,
 )
+from albert_jax.progress import Meter, Tick
 from albert_jax.step import TrainState, init_state, make_train_step
 from albert_jax.streams import say
 from albert_jax.task_batches import TrainingBatches
 from albert_jax.task_model import Outputs
-from albert_jax.train import Position, Workload, fit, resume
+from albert_jax.tasks.scores import Scores, line_of
+from albert_jax.train import Position, Run, fit, resume
 
 RESULTS = "results.json"
 
@@ -123,12 +125,12 @@ def _run(config: FinetuneConfig, prepared: Prepared, workdir: Path, seed: int) -
     outputs = Outputs(prepared.model, pack=config.pack)
     best = _Best(config, prepared, outputs, directory / "best", seed)
     state = _train(config, prepared, directory, seed, best)
-    metrics, predictions = best.judge(state.params, prepared.dev)
+    metrics, predictions = _judged(best, state.params, prepared, f"dev at step {state.step}")
     _export(config, prepared, state.params, directory / "last", seed, int(state.step), metrics)
     last = {"step": int(state.step), "metrics": metrics}
     found = load_model(directory / "best")
-    best_metrics, best_predictions = best.judge(found.params, prepared.dev)
     step = found.manifest["provenance"]["step"]
+    best_metrics, best_predictions = _judged(best, found.params, prepared, f"dev at step {step}")
     collapsed, learnt_nothing = (
         is_degenerate(prepared.task, prepared.dev.examples, x)
         for x in (predictions, best_predictions)
@@ -141,6 +143,14 @@ def _run(config: FinetuneConfig, prepared: Prepared, workdir: Path, seed: int) -
         "degenerate": learnt_nothing,
         "collapsed_at_the_end": collapsed,
     }
+
+
+def _judged(
+    best: _Best, params: Any, prepared: Prepared, what: str
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics and predictions on all of dev, with a bar."""
+    with Meter(what, len(prepared.dev.rows), unit="row") as meter:
+        return best.judge(params, prepared.dev, meter.tick)
 
 
 def _train(
@@ -158,13 +168,23 @@ def _train(
         axis_name=placement.axis_name,
     )
     batches = _batches(config, prepared, seed)
-    expect = identity_of(config, prepared, seed)
+    run = Run(
+        step=step,
+        schedule=schedule,
+        batches=batches.batches,
+        evaluate=lambda params, step, tick: best.offer(
+            _on_one_device(placement, params), step, tick
+        ),
+        identity=identity_of(config, prepared, seed),
+        flops_per_row=_flops_per_row(prepared, batches),
+        passes=lambda row: row / len(prepared.train.rows),
+    )
     with (
         out_of_memory_told(devices, config),
         Checkpointer(directory / "checkpoints", keep=train.keep) as checkpointer,
     ):
         state, position, origin = _first_state(
-            config, prepared, tx, checkpointer, placement, expect, seed
+            config, prepared, tx, checkpointer, placement, run.identity, seed
         )
         log = MetricsLog(directory, total_steps=train.steps, resume_step=position.step)
         if position.step == 0:
@@ -174,16 +194,11 @@ def _train(
             return fit(
                 train,
                 config.guard,
+                run,
                 state=state,
                 position=position,
-                step=step,
-                schedule=schedule,
                 placement=placement,
-                batches=batches.batches,
-                evaluate=lambda params, step: best.offer(_on_one_device(placement, params), step),
                 checkpointer=checkpointer,
-                expect=expect,
-                workload=_workload(prepared, batches),
                 log=log,
             )
         finally:
@@ -253,21 +268,25 @@ class _Best:
         """Takes the first offer that comes: what is kept may be an earlier run's."""
         self._value, self._nothing_kept = -math.inf, True
 
-    def offer(self, params: Any, step: int) -> dict[str, float]:
+    def offer(self, params: Any, step: int, tick: Tick) -> dict[str, float]:
         """The metrics of these parameters, which are kept where none were better."""
-        metrics, _ = self.judge(params, self._dev)
+        metrics, _ = self.judge(params, self._dev, tick)
         value = _comparable(metrics[self._prepared.task.metric])
         if value > self._value or self._nothing_kept:
             self._value, self._nothing_kept = value, False
             _export(
                 self._config, self._prepared, params, self._directory, self._seed, step, metrics
             )
-        return {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
-
-    def judge(self, params: Any, split: Split) -> tuple[dict[str, float], dict[str, Any]]:
-        """Metrics and predictions."""
+        numbers = {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
         task = self._prepared.task
-        outputs = self._outputs(jax.device_put(params), split.rows)
+        return Scores(numbers, line_of(task, task.metric, numbers))
+
+    def judge(
+        self, params: Any, split: Split, tick: Tick | None = None
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """Metrics and predictions; `tick` hears of rows done."""
+        task = self._prepared.task
+        outputs = self._outputs(jax.device_put(params), split.rows, tick)
         predictions = task.predictions(split.examples, split.features, outputs)
         return task.metrics(split.examples, predictions), predictions
 
@@ -296,12 +315,11 @@ def _on_one_device(placement: Placement, params: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_data(0), placement.get_state(params))
 
 
-def _workload(prepared: Prepared, batches: TrainingBatches) -> Workload:
-    rows = len(prepared.train.rows)
+def _flops_per_row(prepared: Prepared, batches: TrainingBatches) -> float:
     choices = len(prepared.train.rows[0].ids)
     config, shapes = prepared.source.config, batches.shapes()
     flops = sum(count * train_flops_per_sequence(config, length, 0) for count, length in shapes)
-    return Workload(choices * flops / (len(shapes) * batches.size), lambda row: row / rows)
+    return choices * flops / (len(shapes) * batches.size)
 
 
 def _export(
@@ -352,7 +370,7 @@ def _announcement(config: FinetuneConfig, prepared: Prepared, base: dict[str, An
     length, share = batches.fill(min(train.steps, 200))
     examples, rows = len(prepared.train.examples), len(prepared.train.rows)
     passes = train.steps * train.batch_size / rows
-    figures = "  ".join(f"{k} {v:.4f}" for k, v in base["metrics"].items() if isinstance(v, float))
+    figures = line_of(prepared.task, prepared.task.metric, base["metrics"])
     return "\n".join(
         [
             f"task       {prepared.task.name}, head {prepared.task.head}; {examples:,} examples to "

@@ -5,24 +5,28 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from albert_jax.config import AlbertConfig, FinetuneConfig, to_dict
+from albert_jax.config import AlbertConfig, FinetuneConfig, label_pairs, to_dict
 from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError
 from albert_jax.heads import AlbertForTask
 from albert_jax.model import init_params
 from albert_jax.model_dir import ModelDirectory, load_model
+from albert_jax.progress import Meter
+from albert_jax.streams import say
 from albert_jax.task_model import check_pack, configured_task, tokenizer_of
 from albert_jax.task_rows import Row, as_rows
 from albert_jax.tasks import Features, RawExample, Task
+from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
 from albert_jax.tokenizer import Tokenizer
+
+MANY = 5000  # examples whose tokenizing is worth a bar
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Split:
     examples: list[RawExample]
     features: list[Features]
     rows: list[Row]
+    cuts: dict[int, list[Cut]] = field(default_factory=dict)  # of the examples that lost tokens
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
         config.task,
         texts=config.texts or None,
         label=config.label,
+        renamed=label_pairs(config.labels) or None,
         doc_stride=config.doc_stride,
         max_query_length=config.max_query_length,
     )
@@ -89,6 +95,15 @@ def prepare(config: FinetuneConfig) -> Prepared:
         features_of(task, each, tokenizer, config.max_seq_length)
         for each in (examples, _labelled(task, "dev", config.data or ""))
     )
+    for name, split in (("train", train), ("dev", dev)):
+        for line in lines_about(
+            split.cuts,
+            len(split.examples),
+            f"{name} examples",
+            max_seq_length=config.max_seq_length,
+            longest=longest,
+        ):
+            say(line)
     train = dataclasses.replace(train, features=[])  # the arrays are enough, and much smaller
     model = AlbertForTask(
         _with_dropout(source.config, config.dropout),
@@ -102,11 +117,11 @@ def prepare(config: FinetuneConfig) -> Prepared:
 
 def _labelled(task: Task, split: str, data: str) -> list[RawExample]:
     examples = task.examples(split, data)
-    without = sum(example.label is None for example in examples)
-    if without or not examples:
+    if without := [example for example in examples if example.label is None]:
+        first = without[0].place or f"example {without[0].id}"
         raise UserError(
-            f"{without} of {len(examples)} {split} examples of {task.name} in {data} have no "
-            "label; give --data with labels"
+            f"{first} has no label, as {len(without)} of {len(examples)} {split} examples of "
+            f"{task.name} in {data}; leave them out, or give --data with labels"
         )
     return examples
 
@@ -114,14 +129,17 @@ def _labelled(task: Task, split: str, data: str) -> list[RawExample]:
 def features_of(
     task: Task, examples: list[RawExample], tokenizer: Tokenizer, max_seq_length: int
 ) -> Split:
-    """The examples with their features."""
-    quiet = True if len(examples) < 5000 else None  # None: not a terminal
-    features = [
-        feature
-        for index, example in enumerate(tqdm(examples, unit="example", disable=quiet, leave=False))
-        for feature in task.features(example, index, tokenizer, max_seq_length)
-    ]
-    return Split(examples, features, as_rows(features))
+    """The examples with their features, and what these lack of the texts."""
+    features: list[Features] = []
+    cuts: dict[int, list[Cut]] = {}
+    with Meter("tokens", len(examples), unit="example", show=len(examples) >= MANY) as meter:
+        for index, example in enumerate(examples):
+            found = task.features(example, index, tokenizer, max_seq_length)
+            features += found
+            if lost := cuts_of(task, example, found, tokenizer, max_seq_length):
+                cuts[index] = lost
+            meter.add(1)
+    return Split(examples, features, as_rows(features), cuts)
 
 
 def _with_dropout(config: AlbertConfig, dropout: float | None) -> AlbertConfig:

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 
 from albert_jax.provenance import commit
-from albert_jax.tasks import RawExample, Task
+from albert_jax.tasks import RawExample, Task, find_task
+from albert_jax.tasks.scores import in_words, line_of
 from albert_jax.train import versions
 
 
@@ -104,7 +105,7 @@ def _is_command() -> bool:
 def table(results: Mapping[str, Any]) -> str:
     """The results as lines: each run's last and best dev step, several runs' median and spread,
     and the baseline."""
-    metric, lines = results["metric"], []
+    task, metric, lines = find_task(results["task"]), results["metric"], []
     for run in results["runs"]:
         told = ""
         if run["degenerate"]:
@@ -113,22 +114,17 @@ def table(results: Mapping[str, Any]) -> str:
             told = "   COLLAPSED: the last step answers all dev examples alike"
         lines.append(f"seed {run['seed']}{told}")
         for which in ("last", "best"):
-            lines.append(
-                f"  {which} step {run[which]['step']:>6}  {_figures(run[which]['metrics'])}"
-            )
+            figures = line_of(task, metric, run[which]["metrics"])
+            lines.append(f"  {which} step {run[which]['step']:>6}  {figures}")
     seeds = sum(not run["restarted"] for run in results["runs"])
     if seeds > 1:
         for which, found in results["summary"].items():
+            middle, least, most = (
+                in_words(task, metric, found[name]) for name in ("median", "min", "max")
+            )
             lines.append(
-                f"{which} steps' {metric} of {seeds} seeds: median "
-                f"{found['median']:.4f}, {found['min']:.4f} to {found['max']:.4f}"
+                f"{which} steps' {metric} of {seeds} seeds: median {middle}, {least} to {most}"
             )
     base = results["baseline"]
-    lines.append(f"baseline: {base['what']}  {_figures(base['metrics'])}")
+    lines.append(f"baseline: {base['what']}  {line_of(task, metric, base['metrics'])}")
     return "\n".join(lines)
-
-
-def _figures(metrics: Mapping[str, Any]) -> str:
-    return "  ".join(
-        f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)
-    )

@@ -104,8 +104,7 @@ def fill_mask(
     inputs = (input_ids_BS, input_mask_BS, segment_ids_BS, masked_lm_positions_BP)
     probs = jax.nn.softmax(forward(model, params, *inputs).masked_lm_logits_BPV)
     if targets_T is None:
-        probs = probs[..., :pieces]
-        return jax.lax.top_k(probs, min(top_k, probs.shape[-1]))
+        return jax.lax.top_k(probs[..., :pieces], top_k)
     scores_BPK, places_BPK = jax.lax.top_k(probs[..., targets_T], top_k)
     return scores_BPK, targets_T[places_BPK]
 

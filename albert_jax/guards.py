@@ -4,6 +4,7 @@ decides."""
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import itertools
 import math
@@ -14,9 +15,10 @@ import sys
 import threading
 import time
 from collections import deque
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Callable
+from types import TracebackType
 
+from albert_jax import interrupts
 from albert_jax.config import GuardConfig
 from albert_jax.errors import TryAgain
 
@@ -60,41 +62,35 @@ class LossGuard:
 
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT set `requested` to the signal's name; the second one kills
-    at once.
+    """While entered, SIGTERM, SIGINT and SIGHUP set `requested` to the signal's name; a second one
+    kills at once.
 
-    JAX notices a preemption only under jax.distributed; a single TPU VM, a GPU box and Colab need
-    this.
+    `nothing_to_lose` says, to a second thread, whether all that was finished is saved: then the
+    process need not come to the end of what it is in. JAX notices a preemption only under
+    jax.distributed; a single TPU VM, a GPU box and Colab need this.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nothing_to_lose: Callable[[], bool] = lambda: False) -> None:
         self.requested: str | None = None
-        self._previous: dict[int, Any] = {}
+        self._nothing_to_lose = nothing_to_lose
+        self._entered = contextlib.ExitStack()
 
     def due(self) -> bool:
         """Whether to stop after this step."""
         return self.requested is not None
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
+        self._entered.enter_context(interrupts.holding(self._nothing_to_lose))
+        self._entered.enter_context(interrupts.handled(self._note))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+        self._entered.close()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if self.requested:
-            os._exit(128 + number)
-        self.requested = name
-        # os.write: print may be interrupted in the middle of its own lock by this very handler.
-        os.write(
-            2,
-            f"\n{name}: saving a checkpoint after this step; once more to stop at once\n".encode(),
+    def _note(self, number: int) -> None:
+        self.requested = signal.Signals(number).name
+        interrupts.last_words(
+            f"{self.requested}: saving a checkpoint after this step; once more to stop at once"
         )
 
 
@@ -110,14 +106,20 @@ class Watchdog:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._beats: deque[float] = deque(maxlen=101)
-        self._what = ""
+        self._what, self._last = "", 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self, what: str) -> None:
         """Something was finished; `what` names it should the next never be."""
-        self._beats.append(time.monotonic())
+        self._last = time.monotonic()
+        self._beats.append(self._last)
         self._what = what
+
+    def alive(self, what: str) -> None:
+        """Something between two beats goes on: no step, whose time the limit is made of."""
+        if self._beats:
+            self._last, self._what = time.monotonic(), what
 
     def limit(self) -> float:
         """Seconds that may pass between two beats."""
@@ -142,11 +144,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop.wait(min(1.0, max(0.05, self._timeout / 10 or 1.0))):
-            if self._beats and time.monotonic() - self._beats[-1] > self.limit():
+            if self._beats and time.monotonic() - self._last > self.limit():
                 faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
-                message = (
-                    f"albert-jax: nothing finished in the {self.limit():.0f} s after {self._what}; "
-                    "the stacks are above; run the same command again to go on\n"
+                interrupts.last_words(
+                    f"nothing finished in the {self.limit():.0f} s after {self._what}; "
+                    "the stacks are above; run the same command again to go on"
                 )
-                os.write(2, message.encode())
                 os._exit(TryAgain.exit_status)

@@ -9,23 +9,26 @@ the order of the texts.
 from __future__ import annotations
 
 import dataclasses
-import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from albert_jax import functions
+from albert_jax.arguments import checked, shown, texts_of, whole_number
 from albert_jax.batching import Batch, Row, arrays, make_row, padded_length, plan
-from albert_jax.config import AlbertConfig, ComputeConfig
+from albert_jax.config import LARGEST, AlbertConfig, ComputeConfig
 from albert_jax.errors import UserError
+from albert_jax.id_arrays import model_inputs
 from albert_jax.model import AlbertForPretraining
 from albert_jax.model_dir import load_model
+from albert_jax.model_paths import require_model_directory
 from albert_jax.parallel import set_compilation_cache
 from albert_jax.tokenizer import MASK_ID, Tokenizer
 
@@ -74,15 +77,17 @@ class Encoded:
     mask: np.ndarray  # i32[B, S], 1 for tokens, [CLS] and [SEP] included
 
 
+@checked
 def load(
     directory: str | Path, *, compute: ComputeConfig | None = None, depth: int | None = None
 ) -> Albert:
-    """An Albert from a model directory; raises UserError where it is none or is damaged.
+    """Returns the Albert in a model directory.
 
     `depth` runs the shared layer that number of times in place of the configuration's. Compiled
-    programs are kept in the user's cache folder, as by pretraining.
+    programs are kept in the user's cache folder, as by pretraining. Raises UserError for a
+    directory that is damaged and for anything else than a model directory, with what to do.
     """
-    model = load_model(directory)
+    model = load_model(require_model_directory(directory, "directory"))
     set_compilation_cache(None)
     tokenizer = None
     if model.tokenizer["path"] is not None:
@@ -90,14 +95,13 @@ def load(
         tokenizer = Tokenizer.load(model.tokenizer["path"], **settings)
     config = model.config if depth is None else _with_depth(model.config, depth)
     head = model.manifest.get("head")
-    return Albert(config, model.params, tokenizer, compute=compute, head=head)
-
-
-def _all_below(numbers: np.ndarray, end: int) -> bool:
-    return not numbers.size or bool(numbers.min() >= 0 and numbers.max() < end)
+    return Albert(
+        config, model.params, tokenizer, compute=compute, head=head, source=str(directory)
+    )
 
 
 def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
+    depth = whole_number(depth, "depth", 1, LARGEST)
     if config.num_hidden_groups != 1:
         raise UserError(
             f"depth {depth} needs a model whose layers are all one; this one has "
@@ -108,16 +112,18 @@ def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
 
 class Albert:
     """Parameters, configuration and tokenizer together; `head` is {"kind", "labels"} of a
-    fine-tuned model."""
+    fine-tuned model, `source` says where they come from."""
 
+    @checked
     def __init__(
         self,
         config: AlbertConfig,
-        params: Any,
+        params: Mapping[str, Any],
         tokenizer: Tokenizer | None,
         *,
         compute: ComputeConfig | None = None,
-        head: dict[str, Any] | None = None,
+        head: Mapping[str, Any] | None = None,
+        source: str | None = None,
     ) -> None:
         if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
             raise UserError(
@@ -125,7 +131,10 @@ class Albert:
                 f"model {config.vocab_size}; "
                 "give the vocabulary the model was trained with"
             )
+        if lacking := {"embeddings", "encoder"} - params.keys():
+            raise UserError(f"params has no {' and no '.join(sorted(lacking))}; give a whole model")
         self.config, self.params, self._tokenizer, self.head = config, params, tokenizer, head
+        self.source = source
         self._on_cpu = jax.default_backend() == "cpu"
         # Unrolled, so that a kernel's transposition is part of each layer's matmul.
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
@@ -138,6 +147,28 @@ class Albert:
         self._sentence_order = self._jit(functions.sentence_order)
         self._attention = self._jit(functions.attention)
 
+    def __repr__(self) -> str:
+        c = self.config
+        count = sum(x.size for x in jax.tree.leaves(self.params))
+        parts = [
+            f"{count:,} parameters",
+            f"{c.num_hidden_layers} layers of {c.hidden_size}",
+            f"{self.pieces:,} pieces",
+            self._heads_in_words(),
+            self.compute.dtype,
+        ]
+        if self._tokenizer is None:
+            parts.append("no vocabulary")
+        where = f" from {self.source}" if self.source else ""
+        return f"<Albert{where}: {', '.join(parts)}>"
+
+    def _heads_in_words(self) -> str:
+        if self.head is not None:
+            task = f" ({self.head['task']})" if self.head.get("task") else ""
+            return f"head {self.head['kind']}{task}"
+        heads = [name for name in ("predictions", "seq_relationship") if name in self.params]
+        return f"heads {' and '.join(heads)}" if heads else "no head"
+
     def _jit(self, function: Callable[..., Any], *static: str, **settings: Any) -> Any:
         model = AlbertForPretraining(self.config, self.compute)
 
@@ -146,6 +177,11 @@ class Albert:
             return function(model, params, *inputs, **others, **settings)
 
         return jax.jit(call, static_argnames=static)
+
+    @property
+    def vocabulary(self) -> Tokenizer | None:
+        """The tokenizer, None for a model that came without a vocabulary."""
+        return self._tokenizer
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -171,37 +207,28 @@ class Albert:
         """Everything the model computes for ids [B, S], in float32.
 
         The mask defaults to ones and the segments to zeros, both [B, S]; the masked-LM logits are
-        those of `masked_lm_positions` [B, P], or of every position. Compiles for each new shape.
-        Raises UserError for ids outside the vocabulary and positions outside the rows.
+        those of `masked_lm_positions` [B, P], or of every position. All are whole numbers, of any
+        kind; mask and segments may be True and False. Compiles for each new shape. Raises
+        UserError for values out of range and for outputs that are not finite.
         """
-        ids_BS = np.asarray(input_ids, np.int32)
-        if ids_BS.ndim != 2:
-            raise UserError(f"input_ids has shape {ids_BS.shape}; give [batch, sequence]")
-        if ids_BS.shape[1] > self.config.max_position_embeddings:
-            raise UserError(self._too_long(ids_BS.shape[1]))
-        if not _all_below(ids_BS, self.config.vocab_size):
-            raise UserError(
-                f"input_ids go from {ids_BS.min()} to {ids_BS.max()}; "
-                f"the vocabulary has 0 to {self.config.vocab_size - 1}"
-            )
-        mask_BS = np.ones_like(ids_BS) if input_mask is None else np.asarray(input_mask, np.int32)
-        segments_BS = (
-            np.zeros_like(ids_BS) if segment_ids is None else np.asarray(segment_ids, np.int32)
-        )
-        for name, array in (("input_mask", mask_BS), ("segment_ids", segments_BS)):
-            if array.shape != ids_BS.shape:
-                raise UserError(
-                    f"{name} has shape {array.shape}; it must be input_ids' {ids_BS.shape}"
-                )
-        positions_BP = (
-            None if masked_lm_positions is None else np.asarray(masked_lm_positions, np.int32)
-        )
-        if positions_BP is not None and not _all_below(positions_BP, ids_BS.shape[1]):
-            raise UserError(
-                f"masked_lm_positions go from {positions_BP.min()} to {positions_BP.max()}; "
-                f"rows of {ids_BS.shape[1]} ids have 0 to {ids_BS.shape[1] - 1}"
-            )
-        output = self._forward(self._on_device, ids_BS, mask_BS, segments_BS, positions_BP)
+        output = self.outputs(input_ids, input_mask, segment_ids, masked_lm_positions)
+        for name, array in vars(output).items():
+            # The layers' axis comes first.
+            rows = None if array is None else array.swapaxes(0, 1) if name == "layers" else array
+            if rows is not None and (row := _first_not_finite([rows])) is not None:
+                raise UserError(self._not_finite(f"{name} of row {row} of input_ids"))
+        return output
+
+    def outputs(
+        self,
+        input_ids: Any,
+        input_mask: Any = None,
+        segment_ids: Any = None,
+        masked_lm_positions: Any = None,
+    ) -> ForwardOutput:
+        """What `forward` returns, also where it is not finite."""
+        inputs = (input_ids, input_mask, segment_ids, masked_lm_positions)
+        output = self._forward(self._on_device, *model_inputs(self.config, *inputs))
         encoder = output.encoder
         found = (
             encoder.embeddings_BSE,
@@ -215,12 +242,13 @@ class Albert:
 
     # ---------------------------------------------------------------------------------------- text
 
+    @checked
     def fill_mask(
         self,
-        text: str | Sequence[str],
+        text: str | Iterable[str],
         *,
         top_k: int = 5,
-        targets: Sequence[str] | None = None,
+        targets: str | Iterable[str] | None = None,
         truncate: bool = False,
     ) -> list[Any]:
         """The likeliest pieces for the [MASK] in a text: [{"score", "token", "token_str",
@@ -229,41 +257,40 @@ class Albert:
         As transformers' pipeline: a text with several [MASK]s gives a list for each, a list of
         texts a list for each; of `targets`, words of one piece each, only these are answered, with
         their probabilities among all. `truncate` cuts a text too long for the model at its end.
-        Raises UserError for a text without [MASK] or one too long.
+        Raises UserError for a text without [MASK], one too long, and one whose probabilities are
+        not finite.
         """
         self._need("predictions", "masked words")
-        if not 1 <= top_k <= self.config.vocab_size:
-            raise UserError(f"top_k {top_k} must be between 1 and {self.config.vocab_size}")
-        texts = [text] if isinstance(text, str) else list(text)
-        rows = []
-        for one, encoding in zip(
-            texts, self.tokenizer.encode_batch(texts, parse_special=True), strict=True
-        ):
-            row = self._row(one, encoding.ids, truncate=truncate)
-            row = row._replace(masked=[i for i, id in enumerate(row.ids) if id == MASK_ID])
+        top_k = whole_number(top_k, "top_k", 1, self.pieces)
+        texts = texts_of(text, "text")
+        name_of = _namer(text, "text", texts)
+        encodings = self.tokenizer.encode_batch(texts, parse_special=True)
+        rows = self._rows([encoding.ids for encoding in encodings], None, truncate, name_of)
+        rows = [row._replace(masked=_masked(row)) for row in rows]
+        for index, (row, encoding) in enumerate(zip(rows, encodings, strict=True)):
             if not row.masked:
                 cut = " left in what was not cut off" if MASK_ID in encoding.ids else ""
                 raise UserError(
-                    f"{reprlib.repr(one)} has no [MASK]{cut}; "
+                    f"{name_of(index)} has no [MASK]{cut}; "
                     "write [MASK] where a word is to be filled in"
                 )
-            rows.append(row)
         targets_T = None if targets is None else self._target_ids(targets)
-        choices = self.config.vocab_size if targets_T is None else len(targets_T)
+        choices = self.pieces if targets_T is None else len(targets_T)
         # Rounded up, so that not every top_k is another program.
         asked = min(max(8, 1 << (top_k - 1).bit_length()), choices)
         answers: list[Any] = [None] * len(rows)
         call = partial(self._fill_mask, targets_T=targets_T, top_k=asked)
-        for batch, (scores_BPK, tokens_BPK) in self._run(call, rows):
+        for batch, (scores_BPK, tokens_BPK) in self._run(call, rows, name_of):
             for at, index in enumerate(batch.rows):
                 answers[index] = self._answers(
                     rows[index], scores_BPK[at, :, :top_k], tokens_BPK[at, :, :top_k]
                 )
         return answers[0] if isinstance(text, str) else answers
 
+    @checked
     def encode(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         *,
         layer: int = -1,
         pool: functions.Pool | None = None,
@@ -278,18 +305,14 @@ class Albert:
         layer (None for a model without one). With it `.sequence` is None, so that many texts fit,
         and `.pooled` is that layer's [CLS] vector ("cls") or the mean over its tokens, [CLS] and
         [SEP] included ("mean"). With `parse_special`, [MASK], [CLS] and [SEP] in a text are the
-        special tokens. Raises UserError for a text too long, unless `truncate` cuts it.
+        special tokens. Raises UserError for a text too long, unless `truncate` cuts it, and for one
+        whose vectors are not finite.
         """
         blocks = self.config.num_hidden_layers * self.config.inner_group_num
-        if not -blocks - 1 <= layer <= blocks:
-            raise UserError(f"layer {layer} must be between {-blocks - 1} and {blocks}")
-        if pool not in (None, "cls", "mean"):
-            raise UserError(f"pool {pool!r} is unknown; use cls, mean or None")
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        rows = [
-            self._row(text, ids, truncate=truncate)
-            for text, ids in zip(texts, self._ids(texts, parse_special), strict=True)
-        ]
+        layer = whole_number(layer, "layer", -blocks - 1, blocks)
+        given, texts = texts, texts_of(texts, "texts")
+        name_of = _namer(given, "texts", texts)
+        rows = self._rows(self._ids(texts, parse_special), None, truncate, name_of)
         longest = max((len(row.ids) for row in rows), default=0)
         mask_BS = np.zeros((len(rows), longest), np.int32)
         for at, row in enumerate(rows):
@@ -299,7 +322,7 @@ class Albert:
         has_pooled = pool is not None or "pooler" in self.params
         pooled = np.zeros((len(rows), hidden), np.float32) if has_pooled else None
         call = partial(self._encode, layer=layer % (blocks + 1), pool=pool)
-        for batch, (sequence_BSH, pooled_BH) in self._run(call, rows):
+        for batch, (sequence_BSH, pooled_BH) in self._run(call, rows, name_of):
             if sequence is not None:
                 width = min(batch.length, longest)
                 sequence[batch.rows, :width] = sequence_BSH[:, :width]
@@ -307,47 +330,50 @@ class Albert:
                 pooled[batch.rows] = pooled_BH
         return Encoded(sequence, pooled, mask_BS)
 
+    @checked
     def score_order(
-        self, a: str | Sequence[str], b: str | Sequence[str], *, truncate: bool = False
+        self, a: str | Iterable[str], b: str | Iterable[str], *, truncate: bool = False
     ) -> float | np.ndarray:
         """The probability that `a` stands before `b` and not the other way round.
 
         A float for two texts; f32[B] for two lists of texts, pair by pair. Raises UserError for a
-        pair too long for the model, unless `truncate` cuts the longer text of it, token by token.
+        pair too long for the model, unless `truncate` cuts the longer text of it, token by token,
+        and for one whose probability is not finite.
         """
         self._need("pooler", "a pooler")
         self._need("seq_relationship", "sentence order")
         if isinstance(a, str) != isinstance(b, str):
             raise UserError("score_order takes two texts, or two lists of texts")
-        firsts, seconds = ([x] if isinstance(x, str) else list(x) for x in (a, b))
+        firsts, seconds = texts_of(a, "a"), texts_of(b, "b")
         if len(firsts) != len(seconds):
             raise UserError(
                 f"score_order has {len(firsts)} first texts and {len(seconds)} second ones; "
                 "give as many of each"
             )
-        rows = [
-            self._row(first, ids, second, truncate=truncate)
-            for first, ids, second in zip(
-                firsts, self._ids(firsts), self._ids(seconds), strict=True
-            )
-        ]
+        name_of = _namer(a, "a", firsts)
+        rows = self._rows(self._ids(firsts), self._ids(seconds), truncate, name_of)
         scores = np.zeros(len(rows), np.float32)
-        for batch, scores_B in self._run(self._sentence_order, rows):
+        for batch, (scores_B,) in self._run(self._sentence_order, rows, name_of):
             scores[batch.rows] = scores_B
         return float(scores[0]) if isinstance(a, str) else scores
 
+    @checked
     def attention(self, text: str) -> tuple[list[str], np.ndarray]:
         """A text's pieces with [CLS] and [SEP], and where each looks in every block and head.
 
         f32[L, N, S, S]: of [l, n, i] the entries sum to 1 and entry j is the share of piece j in
         what piece i takes. [MASK] in the text is the special token. Raises UserError for a text too
-        long.
+        long and for shares that are not finite.
         """
-        row = self._row(text, self.tokenizer.encode(text, parse_special=True).ids, truncate=False)
+        ids = self.tokenizer.encode(text, parse_special=True).ids
+        [row] = self._rows([ids], None, False, lambda index: shown(text))
         padded = arrays([row], padded_length(len(row.ids), self.config.max_position_embeddings))
         probs_LBNSS = np.asarray(self._attention(self._on_device, *padded[:3]))
         size = len(row.ids)
-        return [self.tokenizer.pieces[i] for i in row.ids], probs_LBNSS[:, 0, :, :size, :size]
+        probs_LNSS = probs_LBNSS[:, 0, :, :size, :size]
+        if not np.isfinite(probs_LNSS).all():
+            raise UserError(self._not_finite(shown(text)))
+        return [self.tokenizer.pieces[i] for i in row.ids], probs_LNSS
 
     # -------------------------------------------------------------------------------------- details
 
@@ -365,31 +391,50 @@ class Albert:
         encodings = self.tokenizer.encode_batch(texts, parse_special=special)
         return [encoding.ids for encoding in encodings]
 
-    def _row(
-        self, text: str, ids: list[int], second: list[int] | None = None, *, truncate: bool
-    ) -> Row:
-        length = len(ids) + 2 + (0 if second is None else len(second) + 1)
-        if length > self.config.max_position_embeddings and not truncate:
-            raise UserError(f"{reprlib.repr(text)}: {self._too_long(length)}, or truncate it")
-        return make_row(ids, second, longest=self.config.max_position_embeddings)
+    def _rows(
+        self,
+        firsts: list[list[int]],
+        seconds: list[list[int]] | None,
+        truncate: bool,
+        name_of: Callable[[int], str],
+    ) -> list[Row]:
+        """The rows of texts, or of pairs of texts; UserError for one too long."""
+        longest = self.config.max_position_embeddings
+        special = 2 if seconds is None else 3  # [CLS] and a [SEP] after each text
+        rows = []
+        for index, first in enumerate(firsts):
+            second = None if seconds is None else seconds[index]
+            length = len(first) + len(second or ()) + special
+            if length > longest and (not truncate or longest < special):
+                advice = "" if longest < special else ", or truncate it"
+                raise UserError(
+                    f"{name_of(index)}: {length} tokens are more than the model's {longest}; "
+                    f"shorten or split the text{advice}"
+                )
+            rows.append(make_row(first, second, longest=longest))
+        return rows
 
-    def _too_long(self, length: int) -> str:
+    def _not_finite(self, what: str) -> str:
+        wider = "" if self.compute.dtype == "float32" else ", or compute in float32"
         return (
-            f"{length} tokens are more than the model's {self.config.max_position_embeddings}; "
-            "shorten or split the text"
+            f"{what}: the model's output is not finite (NaN or infinite); prove its weights with "
+            f"albert-jax verify{wider}"
         )
 
-    def _target_ids(self, targets: Sequence[str]) -> np.ndarray:
-        targets = [targets] if isinstance(targets, str) else targets
-        found = [(word, self.tokenizer.encode(word).ids) for word in targets]
+    def _target_ids(self, targets: str | Iterable[str]) -> np.ndarray:
+        words = texts_of(targets, "targets")
+        found = [(word, self.tokenizer.encode(word).ids) for word in words]
         if wrong := [f"{word!r} is {len(ids)}" for word, ids in found if len(ids) != 1]:
             raise UserError(f"each target must be one piece; {', '.join(wrong)}")
         if not found:
             raise UserError("targets is empty; give words, or None for the whole vocabulary")
         return np.array(list(dict.fromkeys(ids[0] for _, ids in found)), np.int32)
 
-    def _run(self, call: Callable[..., Any], rows: list[Row]) -> Iterator[tuple[Batch, Any]]:
-        """Yields each batch with what `call` gave for it, in NumPy."""
+    def _run(
+        self, call: Callable[..., Any], rows: list[Row], name_of: Callable[[int], str]
+    ) -> Iterator[tuple[Batch, Any]]:
+        """Yields each batch with the arrays that `call` gave for it, in NumPy; UserError for what
+        is not finite."""
         batches = plan(
             [len(row.ids) for row in rows],
             longest=self.config.max_position_embeddings,
@@ -402,7 +447,10 @@ class Albert:
         quiet = True if len(rows) < MANY else None  # None: not a terminal
         with tqdm(total=len(rows), unit="text", disable=quiet) as bar:
             for batch, output in one_ahead((batch, start(batch)) for batch in batches):
-                yield batch, output
+                outputs = output if isinstance(output, (tuple, list)) else (output,)
+                if (wrong := _first_not_finite(outputs)) is not None:
+                    raise UserError(self._not_finite(name_of(batch.rows[wrong])))
+                yield batch, outputs
                 bar.update(len(batch.rows))
 
     def _answers(self, row: Row, scores_PK: np.ndarray, tokens_PK: np.ndarray) -> list[Any]:
@@ -426,3 +474,27 @@ class Albert:
                 ]
             )
         return answers if several else answers[0]
+
+
+def _masked(row: Row) -> list[int]:
+    return [position for position, id in enumerate(row.ids) if id == MASK_ID]
+
+
+def _namer(given: Any, argument: str, texts: Sequence[str]) -> Callable[[int], str]:
+    """What an error calls a text: the text itself, and its place where a list was given."""
+
+    def name_of(index: int) -> str:
+        place = "" if isinstance(given, str) else f"{argument}[{index}] "
+        return place + shown(texts[index])
+
+    return name_of
+
+
+def _first_not_finite(outputs: Iterable[np.ndarray | None]) -> int | None:
+    """The first row, [B, …], in which one of the arrays has NaN or an infinity."""
+    for array in outputs:
+        if array is not None and jnp.issubdtype(array.dtype, jnp.floating):
+            wrong = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
+            if wrong.size:
+                return int(wrong[0])
+    return None

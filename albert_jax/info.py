@@ -4,44 +4,69 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from albert_jax import flops
 from albert_jax.addresses import is_address
+from albert_jax.arguments import path_of
 from albert_jax.config import AlbertConfig, PretrainConfig, load_recipe, to_dict
 from albert_jax.data.remote import remote_manifest
 from albert_jax.data.store import SPLITS, read_manifest
 from albert_jax.errors import UserError
+from albert_jax.manifests import (
+    CONFIG,
+    MANIFEST,
+    TensorEntry,
+    is_model_directory,
+    read_model_manifest,
+)
+from albert_jax.model_paths import what_is
 
-CONFIG_FILE = "albert_config.json"
+# The part that a parameter belongs to, by how its name begins; the first that fits counts. The
+# names are those of `flops.parameter_counts`.
+_PARTS = {
+    "embeddings/": "embeddings",
+    "encoder/embedding_hidden_mapping_in/": "embedding projection",
+    "encoder/": "shared layers",
+    "pooler/": "pooler",
+    "predictions/": "masked-LM head",
+    "seq_relationship/": "sentence-order head",
+    "head/": "fine-tuned head",
+    "": "other",
+}
 
 
 def describe(path: str | Path) -> dict[str, Any]:
     """Describes a model, work directory, token store, configuration file or recipe, as JSON values.
 
     A store may lie at gs:// or another of fsspec's addresses. A recipe is `file.py` or
-    `file.py:key=value,…`. FLOPs count a multiplication and an addition as two. Raises UserError for
-    anything else.
+    `file.py:key=value,…`. Of a model the manifest and the configuration are verified, and the
+    parameters counted that it has. FLOPs count a multiplication and an addition as two. Raises
+    UserError for what is damaged, and for anything else, with what it is and what to do.
     """
     if str(path).partition(":")[0].endswith(".py"):
         return _recipe(str(path))
     if is_address(str(path)):
         return _store(str(path), remote_manifest(str(path)))
-    path = Path(path)
-    if path.suffix == ".json" and path.is_file():
-        return {"kind": "configuration", "path": str(path)} | _model(AlbertConfig.from_json(path))
-    for directory in (path, path / "model"):  # a work directory keeps its model there
-        if (directory / CONFIG_FILE).is_file():
+    place = path_of(path, "path")
+    if place.suffix == ".json" and place.name != MANIFEST and place.is_file():
+        return {"kind": "configuration", "path": str(path)} | _model(AlbertConfig.from_json(place))
+    for directory in (place, place / "model"):  # a work directory keeps its model there
+        if is_model_directory(directory):
             return _model_directory(directory)
-    if (path / "manifest.json").is_file() and (manifest := read_manifest(path)) is not None:
+    is_model = (place / CONFIG).exists()
+    if not is_model and (manifest := read_manifest(place)) is not None:
         return _store(str(path), manifest)
-    if not path.exists():
+    if told := what_is(path):
+        raise UserError(told)
+    if not place.exists():
         raise UserError(f"{path} does not exist; give a model directory, a token store or a recipe")
     raise UserError(
-        f"{path} is no model directory ({CONFIG_FILE}), no token store (manifest.json) and no "
-        "recipe (.py)"
+        f"{path} is no model directory ({CONFIG} and {MANIFEST}), no token store ({MANIFEST}) and "
+        "no recipe (.py)"
     )
 
 
@@ -52,12 +77,14 @@ def as_table(description: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _rows(values: dict[str, Any], indent: str) -> Any:
+def _rows(values: dict[str, Any], indent: str) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         label = indent + name.replace("_", " ")
         if isinstance(value, dict):
             yield label, ""
             yield from _rows(value, indent + "  ")
+        elif isinstance(value, list):
+            yield label, ", ".join(map(str, value))
         elif "flops" in name:
             yield label, f"{value:.4g}"
         elif isinstance(value, float):
@@ -68,39 +95,51 @@ def _rows(values: dict[str, Any], indent: str) -> Any:
             yield label, "" if value is None else str(value)
 
 
-def _model(config: AlbertConfig) -> dict[str, Any]:
+def _model(config: AlbertConfig, counted: dict[str, int] | None = None) -> dict[str, Any]:
+    """Sizes by a configuration; `counted` are the parameters that there are, by part, in place of
+    those of the pretraining model."""
     length = config.max_position_embeddings
+    counts = flops.parameter_counts(config) if counted is None else counted
     return {
-        "parameters": flops.parameter_count(config),
-        "parameters_of": flops.parameter_counts(config),
-        "bytes_float32": 4 * flops.parameter_count(config),
+        "parameters": sum(counts.values()),
+        "parameters_of": counts,
+        "bytes_float32": 4 * sum(counts.values()),
         f"forward_flops_at_length_{length}": flops.forward_flops_per_sequence(config, length, 0),
         "config": dataclasses.asdict(config),
     }
 
 
 def _model_directory(path: Path) -> dict[str, Any]:
-    config = AlbertConfig.from_json(path / CONFIG_FILE)
-    description = {"kind": "model", "path": str(path)} | _model(config)
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} has {CONFIG_FILE} but no manifest.json; give a model directory that pretrain "
-            "or export wrote"
-        ) from None
-    except ValueError:
-        raise UserError(f"{path / 'manifest.json'} is damaged; export the model again") from None
-    provenance = dict(manifest.get("provenance", {}))
+    manifest = read_model_manifest(path)
+    config = AlbertConfig.from_json(path / CONFIG)
+    verified = f"{MANIFEST} and {CONFIG}; not the weights, which albert-jax verify reads"
+    description = {"kind": "model", "path": str(path), "verified": verified}
+    provenance = dict(manifest["provenance"])
     if isinstance(provenance.get("config"), dict):  # the run's settings; the model's stand above
         provenance["config"] = {k: v for k, v in provenance["config"].items() if k != "model"}
-    return description | {"tokenizer": manifest.get("tokenizer"), "provenance": provenance}
+    return (
+        description
+        | {"head": manifest.get("head")}
+        | _model(config, _parameters(manifest["tensors"]))
+        | {"tokenizer": manifest["tokenizer"], "provenance": provenance}
+    )
+
+
+def _parameters(tensors: dict[str, TensorEntry]) -> dict[str, int]:
+    """Number of parameters by part, of the parts that are there."""
+    counts = dict.fromkeys(_PARTS.values(), 0)
+    for name, entry in tensors.items():
+        part = next(part for start, part in _PARTS.items() if name.startswith(start))
+        counts[part] += math.prod(entry["shape"])
+    return {part: count for part, count in counts.items() if count}
 
 
 def _store(path: str, manifest: dict[str, Any]) -> dict[str, Any]:
     splits = {}
     for split in SPLITS:
         totals = manifest["splits"][split]
+        if not isinstance(totals["shards"], list):
+            raise UserError(f"{path}/{MANIFEST} is damaged; prepare the store again")
         splits[split] = {k: v for k, v in totals.items() if not isinstance(v, (list, dict))}
         splits[split]["shards"] = len(totals["shards"])
     rest = {k: v for k, v in manifest.items() if k not in ("splits", "files", "inputs")}

@@ -140,7 +140,9 @@ def out_of_memory_told(
             needed = _bytes_of(asked[1]) + stats["bytes_in_use"]
             raise _out_of_memory(needed, stats["bytes_limit"], config) from None
         size = f" of {rounded(_bytes_of(asked[1]) / GIB, 3)} GiB" if asked else ""
-        raise OutOfMemory(f"out of memory: an allocation{size} failed; {_advice(config)}") from None
+        raise OutOfMemory(
+            f"out of memory: an allocation{size} failed; {out_of_memory_advice(config)}"
+        ) from None
 
 
 def _out_of_memory(
@@ -150,13 +152,14 @@ def _out_of_memory(
     over = f", {rounded((needed - capacity) / GIB, 3)} GiB too many" if needed > capacity else ""
     error = OutOfMemory(
         f"out of memory: the step takes {rounded(needed / GIB, 3)} GiB of "
-        f"{rounded(capacity / GIB, 3)} GiB{over}; {_advice(config)}"
+        f"{rounded(capacity / GIB, 3)} GiB{over}; {out_of_memory_advice(config)}"
     )
     error.needed, error.capacity = needed, capacity
     return error
 
 
-def _advice(config: PretrainConfig | FinetuneConfig) -> str:
+def out_of_memory_advice(config: PretrainConfig | FinetuneConfig) -> str:
+    """Returns what to change so that a step takes less, as part of a sentence."""
     train, remat = config.train, config.compute.remat
     advice = [f"lower batch_size ({train.batch_size})"]
     advice += [f"raise accumulate ({train.accumulate})"]

@@ -252,7 +252,8 @@ class Encoder(nn.Module):
             collected.append(blocks)
         if not collect:
             return x_BSH, None
-        layers = [blocks.reshape(-1, *x_BSH.shape) for blocks in collected]
+        # Not reshape(-1, …): a batch of no rows leaves nothing to divide.
+        layers = [jax.lax.collapse(blocks, 0, 2) for blocks in collected]
         return x_BSH, jnp.concatenate(layers)
 
 

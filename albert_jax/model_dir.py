@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import msgspec
 import numpy as np
 import orbax.checkpoint as ocp
 
 from albert_jax import __version__
 from albert_jax.addresses import is_address
 from albert_jax.appearing import appearing_whole
+from albert_jax.arguments import shown
 from albert_jax.checkpoint import cause_of, require_space
 from albert_jax.config import AlbertConfig
 from albert_jax.digests import (
@@ -40,14 +42,19 @@ from albert_jax.digests import (
     table_of,
 )
 from albert_jax.errors import UserError
-from albert_jax.formats.parameters import misfits
+from albert_jax.formats.parameters import check_sizes, misfits
 from albert_jax.json_files import finite, read_json
-from albert_jax.model_manifest import CONFIG, VOCABULARY, Manifest
-from albert_jax.wording import first_ten, shown
+from albert_jax.manifests import (
+    CONFIG,
+    FORMAT_VERSION,
+    MANIFEST,
+    VOCABULARY,
+    Manifest,
+    is_model_directory,
+)
+from albert_jax.wording import first_ten, shortened
 
-FORMAT_VERSION = 1
 _FILE_BYTES = 1 << 23  # of the files that orbax writes parameters to
-MANIFEST = "manifest.json"
 _PARTS = {MANIFEST, CONFIG, VOCABULARY, "params", "optimizer"}
 
 
@@ -134,7 +141,7 @@ def check_destination(directory: str | Path) -> None:
     directory = Path(directory)
     if directory.is_dir():
         names = {path.name for path in directory.iterdir()}
-        if names and not _is_model(directory):
+        if names and not is_model_directory(directory):
             raise UserError(f"{directory} exists and is no model directory; give a new path")
         if others := sorted(names - _PARTS):
             raise UserError(
@@ -143,10 +150,6 @@ def check_destination(directory: str | Path) -> None:
             )
     elif directory.exists():
         raise UserError(f"{directory} is a file, not a directory; give a new path")
-
-
-def _is_model(directory: Path) -> bool:
-    return (directory / MANIFEST).is_file() and (directory / CONFIG).is_file()
 
 
 class _AsItIs(np.ndarray):
@@ -180,7 +183,7 @@ def load_model(directory: str | Path, *, check_values: bool = True) -> ModelDire
     configuration; the last two pass with `check_values` False, for who reports on them.
     """
     directory = Path(directory)
-    if not _is_model(directory):
+    if not is_model_directory(directory):
         raise UserError(
             f"{directory} is no model directory (no {MANIFEST} or {CONFIG}); make one from "
             "released weights with albert-jax convert, or take WORKDIR/model of a finished run"
@@ -193,6 +196,7 @@ def load_model(directory: str | Path, *, check_values: bool = True) -> ModelDire
             if (found := _sha256(directory / name)) != digest:
                 raise Damaged(f"{name}: SHA-256 {found} where {digest!s:.64} was written")
         config = read_json(directory / CONFIG, AlbertConfig, hint="convert the model again")
+        check_sizes(config, directory / CONFIG)
         if check_values:
             _check_fit(directory, config, manifest)
         params = nest(read_arrays(directory / "params", manifest.tensors))
@@ -214,7 +218,10 @@ def _read_manifest(directory: Path) -> tuple[dict[str, Any], Manifest]:
             f"{directory} has format {shown(version)}, newer than {FORMAT_VERSION}; "
             "update albert_jax"
         )
-    return document, Manifest.from_json(document)
+    try:
+        return document, Manifest.from_json(document)
+    except msgspec.ValidationError as error:
+        raise Damaged(f"{MANIFEST}: {shortened(str(error))}") from None
 
 
 def _check_fit(directory: Path, config: AlbertConfig, manifest: Manifest) -> None:

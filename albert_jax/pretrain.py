@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Iterator
+import functools
+import shutil
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ import jax
 import numpy as np
 
 from albert_jax import processes
+from albert_jax.appearing import appearing_file, require_apart, writing
 from albert_jax.checkpoint import Checkpointer, lock_owner, lock_workdir
 from albert_jax.config import PretrainConfig, to_dict
 from albert_jax.data.batches import Source, batch_at, make_dataset
 from albert_jax.errors import UserError
 from albert_jax.flops import train_flops_per_sequence
 from albert_jax.host_memory import give_back_large_buffers
+from albert_jax.json_files import read_json
 from albert_jax.losses import Objective
 from albert_jax.memory import check_fits, out_of_memory_told
 from albert_jax.metrics_log import MetricsLog, read_metrics, write_json
-from albert_jax.model_dir import check_destination, export_model, load_model
+from albert_jax.model_dir import VOCABULARY, check_destination, export_model, load_model
 from albert_jax.parallel import (
     Placement,
     check_batch_size,
@@ -35,13 +38,23 @@ from albert_jax.parallel import (
     run_devices,
     set_compilation_cache,
 )
-from albert_jax.pretrain_data import Data, identity_of, open_data
-from albert_jax.pretrain_report import closing, plan
+from albert_jax.pretrain_data import Data, identity_of, identity_of_settings, open_data
+from albert_jax.pretrain_report import baselines_at, closing, draw_losses, plan
 from albert_jax.pretrain_step import PretrainStep, make_pretrain_step
 from albert_jax.processes import Launch
+from albert_jax.progress import Tick
 from albert_jax.step import TrainState, init_state, make_eval_step
 from albert_jax.streams import say
-from albert_jax.train import Position, Workload, fit, log_evaluation, resume, versions
+from albert_jax.tokenizer import Tokenizer
+from albert_jax.train import (
+    Evaluate,
+    Position,
+    Run,
+    fit,
+    log_evaluation,
+    resume,
+    versions,
+)
 
 Batch = dict[str, np.ndarray]
 
@@ -84,62 +97,108 @@ def _pretrain(config: PretrainConfig) -> Path:
         locked = stack.pop_all()
     with locked:
         data = _open_data(config, workdir)
+        _keep_vocabulary(data, workdir)
         made = make_pretrain_step(config, placement.axis_name)
-        evaluate = _evaluator(config, data, made.objective, placement)
-        expect = identity_of(config, data)
+        run = _run_of(config, data, made, placement, workdir)
         with (
             out_of_memory_told(local_devices(train.devices), config),
             Checkpointer(workdir / "checkpoints", keep=train.keep) as checkpointer,
         ):
-            state, position = _first_state(config, data, made, checkpointer, placement, expect)
+            state, position = _first_state(config, data, made, checkpointer, placement, run)
             log = _open_log(config, workdir, position)
             try:
                 _announce(config, data, position, log)
-                if position.step == 0 and config.init_from and evaluate:
-                    # Wrong vocabulary or activation shows here at once: accuracy near chance.
-                    first = evaluate(placement.put_state(state).params, 0)
-                    log_evaluation(log, 0, first, "the weights started from, held out")
+                if position.step == 0 and config.init_from and run.evaluate:
+                    _evaluate_first(run.evaluate, placement, state, log)
                 state = fit(
                     train,
                     config.guard,
+                    run,
                     state=state,
                     position=position,
-                    step=made.step,
-                    schedule=made.schedule,
                     placement=placement,
-                    batches=partial(_batches, config, data.train),
-                    evaluate=evaluate,
                     checkpointer=checkpointer,
-                    expect=expect,
-                    workload=_workload(config, data.train),
                     log=log,
                 )
             finally:
                 log.close()
         with processes.together():
             if processes.is_primary():
-                _export(config, data, workdir, state, workdir / "model")
+                _export(config, data.vocab, data.tokenizer, workdir, state, workdir / "model")
                 words = closing(config, data, workdir, workdir / "model", _last_eval(workdir))
                 say(words)
         return workdir / "model"
 
 
+def _evaluate_first(
+    evaluate: Evaluate, placement: Placement, state: TrainState, log: MetricsLog
+) -> None:
+    """Evaluates the weights that the run starts from: a wrong vocabulary or activation shows here
+    at once, as accuracy near chance."""
+    if processes.gather(log.has_evaluation(0))[0]:
+        return
+
+    def tick(done: int, total: int) -> None:
+        log.working(0, f"evaluating {done:,} of {total:,}")
+
+    values = evaluate(placement.put_state(state).params, 0, tick)
+    log_evaluation(log, 0, values, "the weights started from, held out")
+
+
 def export(workdir: str | Path, dest: str | Path) -> Path:
     """Writes a run's newest good checkpoint as a model directory, also while the run goes on."""
     workdir = Path(workdir)
-    recorded = workdir / "config.json"
-    if not recorded.is_file():
-        raise UserError(f"{workdir} is no work directory of albert-jax pretrain (no config.json)")
-    config = _read_config(recorded)
     check_destination(dest)
-    data = open_data(config, workdir)
+    require_apart(dest, [workdir], "DEST")
+    config = _read_config(workdir)
     made = make_pretrain_step(config, None)
     state = jax.eval_shape(lambda: made.random_state(config.train.seed))
     with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
-        restored = resume(checkpointer, state, identity_of(config, data))
+        restored = checkpointer.restore(state, expect=identity_of_settings(config))
     if restored is None:
-        raise UserError(f"{workdir} has no checkpoint yet")
-    return _export(config, data, workdir, restored[0], Path(dest))
+        raise UserError(f"{workdir} has no checkpoint yet; wait for the run's first")
+    state, meta = restored
+    vocab, tokenizer = _kept_vocabulary(config, workdir, meta)
+    return _export(config, vocab, tokenizer, workdir, state, Path(dest))
+
+
+def _read_config(workdir: Path) -> PretrainConfig:
+    hint = "start the run again, which writes it anew"
+    try:
+        return read_json(workdir / "config.json", PretrainConfig, hint=hint)
+    except FileNotFoundError:
+        raise UserError(
+            f"{workdir} is no work directory of albert-jax pretrain (no config.json); give the one "
+            "that --workdir named"
+        ) from None
+
+
+# ----------------------------------------------------------------------------------- the vocabulary
+
+
+def _keep_vocabulary(data: Data, workdir: Path) -> None:
+    """Copies the vocabulary into the work directory, so that `export` needs nothing else."""
+    if data.vocab is None or not processes.is_primary():
+        return
+    with writing(workdir / VOCABULARY), appearing_file(workdir / VOCABULARY) as temporary:
+        shutil.copyfile(data.vocab, temporary)
+
+
+def _kept_vocabulary(
+    config: PretrainConfig, workdir: Path, meta: Mapping[str, Any]
+) -> tuple[Path | None, dict[str, Any]]:
+    """The run's vocabulary and how text is cleaned for it."""
+    kept = workdir / VOCABULARY
+    if not kept.is_file() or "tokenizer" not in meta:  # 0.1.0 kept none
+        data = open_data(config, workdir)
+        return data.vocab, data.tokenizer
+    tokenizer = Tokenizer.load(kept, **meta["tokenizer"])
+    if tokenizer.sha256 != meta["vocabulary"]:
+        raise UserError(
+            f"{kept} is damaged: its SHA-256 is not the checkpoint's; copy the vocabulary of the "
+            "run's store there"
+        )
+    return kept, meta["tokenizer"]
 
 
 # ---------------------------------------------------------------------------------- the processes
@@ -189,11 +248,11 @@ def _first_state(
     made: PretrainStep,
     checkpointer: Checkpointer,
     placement: Placement,
-    expect: dict[str, Any],
+    run: Run,
 ) -> tuple[TrainState, Position]:
     """The newest checkpoint; else `init_from`'s or random weights with a fresh optimizer."""
     shapes = jax.eval_shape(lambda: made.random_state(config.train.seed))
-    restored = resume(checkpointer, placement.restore_target(shapes), expect)
+    restored = resume(checkpointer, placement.restore_target(shapes), run.identity)
     if restored is not None:
         return restored
     if config.init_from is None:
@@ -255,24 +314,39 @@ def _batches(
     )
 
 
-def _workload(config: PretrainConfig, source: Source) -> Workload:
-    examples = config.examples
-    flops = train_flops_per_sequence(
-        config.model, examples.max_seq_length, examples.max_predictions_per_seq
-    )
+def _run_of(
+    config: PretrainConfig, data: Data, made: PretrainStep, placement: Placement, workdir: Path
+) -> Run:
+    examples, source = config.examples, data.train
 
     def passes(row: int) -> float:
         epoch, index = source.epoch_of(row)
         return epoch + index / source.epoch_size(epoch)
 
-    return Workload(flops, passes)
+    baselines = functools.cache(partial(baselines_at, config, data))
+
+    def draw() -> None:
+        draw_losses(config, baselines(), workdir)
+
+    return Run(
+        step=made.step,
+        schedule=made.schedule,
+        batches=partial(_batches, config, source),
+        evaluate=_evaluator(config, data, made.objective, placement),
+        identity=identity_of(config, data),
+        flops_per_row=train_flops_per_sequence(
+            config.model, examples.max_seq_length, examples.max_predictions_per_seq
+        ),
+        passes=passes,
+        extra={"tokenizer": data.tokenizer},
+        after_evaluation=draw if processes.is_primary() else lambda: None,
+    )
 
 
 def _evaluator(
     config: PretrainConfig, data: Data, objective: Objective, placement: Placement
-) -> Callable[[Any, int], dict[str, float]] | None:
-    """A function of parameters as placed and the step: the means over the held-out examples, None
-    where there are none."""
+) -> Evaluate | None:
+    """Returns the means over the held-out examples, None where there are none."""
     if data.heldout is None or not len(data.heldout):
         return None
     heldout, unit = data.heldout, len(placement.devices)
@@ -281,7 +355,7 @@ def _evaluator(
     index, count = jax.process_index(), jax.process_count()
     step = placement.compile(make_eval_step(objective, axis_name=placement.axis_name), donate=False)
 
-    def evaluate(params: Any, _: int) -> dict[str, float]:
+    def evaluate(params: Any, _: int, tick: Tick) -> dict[str, float]:
         results = []
         for number in range(-(-total // size)):
             # Examples past the end are drawn and weigh nothing.
@@ -291,6 +365,7 @@ def _evaluator(
             batch["masked_lm_weights"] = batch["masked_lm_weights"] * weights_B[:, None]
             batch["example_weights"] = weights_B
             results.append(placement.fetch(step(params, placement.put_batch(batch))))
+            tick(min((number + 1) * size, total), total)
         sums, weights = (
             jax.tree.map(lambda *x: float(np.sum(x, dtype=np.float64)), *(r[key] for r in results))
             for key in ("sums", "weights")
@@ -314,14 +389,19 @@ def _announce(config: PretrainConfig, data: Data, position: Position, log: Metri
 
 
 def _export(
-    config: PretrainConfig, data: Data, workdir: Path, state: TrainState, dest: Path
+    config: PretrainConfig,
+    vocab: Path | None,
+    tokenizer: Mapping[str, Any],
+    workdir: Path,
+    state: TrainState,
+    dest: Path,
 ) -> Path:
     return export_model(
         dest,
         params=jax.device_get(state.params),
         config=config.model,
-        vocab=data.vocab,
-        tokenizer=data.tokenizer,
+        vocab=vocab,
+        tokenizer=tokenizer,
         provenance={
             "made_by": "albert-jax pretrain",
             "step": int(state.step),
@@ -334,15 +414,3 @@ def _export(
 def _last_eval(workdir: Path) -> dict[str, float]:
     entries = [e for e in read_metrics(workdir / "metrics.jsonl") if e["kind"] == "eval"]
     return {k: v for k, v in entries[-1].items() if k != "kind"} if entries else {}
-
-
-def _read_config(path: Path) -> PretrainConfig:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    defaults = PretrainConfig()
-    for name, value in values.items():
-        default = getattr(defaults, name)
-        if dataclasses.is_dataclass(default):
-            values[name] = type(default)(**value)
-        elif isinstance(default, tuple):
-            values[name] = tuple(value)
-    return PretrainConfig(**values)

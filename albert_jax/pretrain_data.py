@@ -232,10 +232,14 @@ def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -
 
 def identity_of(config: PretrainConfig, data: Data) -> dict[str, Any]:
     """What a run must share with the checkpoint it resumes: weights, examples, updates."""
+    return {**data.identity, **identity_of_settings(config)}
+
+
+def identity_of_settings(config: PretrainConfig) -> dict[str, Any]:
+    """The part of `identity_of` that needs no data."""
     settings = to_dict(config)
     keys = ("steps", "batch_size", "accumulate", "seed")
     return {
-        **data.identity,
         "model": settings["model"],
         "examples": settings["examples"],
         "optimizer": settings["optimizer"],

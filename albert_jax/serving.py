@@ -4,7 +4,7 @@
 DEST/encode.jax_export     jax.export's serialized StableHLO of `functions.encode`
 DEST/fill_mask.jax_export  the same of `functions.fill_mask`, of a model that has that head
 DEST/params.npz            the programs' first argument, one array for each name
-DEST/serving.json          inputs and outputs, configuration, versions
+DEST/serving.json          inputs and outputs, configuration, how text is cleaned, versions
 DEST/spiece.model          the vocabulary, where the model has one
 
 Batch, length and number of masked positions are symbols in the programs, and the weights are
@@ -28,12 +28,14 @@ from jax import export as jax_export
 
 from albert_jax import __version__, functions
 from albert_jax.appearing import appearing_whole
+from albert_jax.arguments import checked, path_of, whole_number
 from albert_jax.config import ComputeConfig
 from albert_jax.digests import named_leaves, nest
 from albert_jax.errors import UserError
 from albert_jax.inference import Albert, load
+from albert_jax.manifests import SERVING, VOCABULARY
 from albert_jax.model import AlbertForPretraining
-from albert_jax.model_dir import VOCABULARY
+from albert_jax.model_paths import require_model_directory
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
@@ -41,6 +43,7 @@ INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
+@checked
 def export_serving(
     model: str | Path,
     dest: str | Path,
@@ -54,21 +57,21 @@ def export_serving(
     Programs take params.npz as a dict and i32[B, S] arrays, fill_mask also masked positions
     i32[B, P]; they return a dict: encode "sequence" f32[B, S, H] (zeros at padding) and "pooled"
     f32[B, H], fill_mask "scores" f32[B, P, top_k] and "tokens" i32[B, P, top_k]. Raises UserError
-    where something is at `dest` already.
+    where something is at `dest` already and for a model whose outputs are not finite.
     """
+    source = require_model_directory(model)
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError(
             "exporting needs flatbuffers, which is not installed; "
             "pip install flatbuffers, or albert-jax[serving]"
         )
-    dest = Path(dest)
+    dest = path_of(dest, "dest")
     if dest.exists():
         raise UserError(f"{dest} exists; give a new path")
     # A kernel of one platform would not be a program for all of them.
     compute = dataclasses.replace(compute or ComputeConfig(), attention="xla")
-    albert = load(model, compute=compute, depth=depth)
-    if not 1 <= top_k <= albert.pieces:
-        raise UserError(f"top_k {top_k} must be between 1 and {albert.pieces}")
+    albert = load(source, compute=compute, depth=depth)
+    top_k = whole_number(top_k, "top_k", 1, albert.pieces)
     params = named_leaves({name: x for name, x in albert.params.items() if name != "head"})
     programs = {
         name: _export(call, params, albert.config.max_position_embeddings, positions=positions)
@@ -81,9 +84,9 @@ def export_serving(
             (folder / f"{name}.jax_export").write_bytes(program.serialize())
         np.savez(folder / "params.npz", **params)
         description = json.dumps(_description(albert, programs), indent=1)
-        (folder / "serving.json").write_text(f"{description}\n", encoding="utf-8")
-        if (Path(model) / VOCABULARY).exists():
-            shutil.copyfile(Path(model) / VOCABULARY, folder / VOCABULARY)
+        (folder / SERVING).write_text(f"{description}\n", encoding="utf-8")
+        if albert.vocabulary is not None:
+            shutil.copyfile(albert.vocabulary.path, folder / VOCABULARY)
         _check(albert, folder)
     return dest
 
@@ -159,7 +162,7 @@ def _assert_close(found: Any, wanted: np.ndarray, compute: ComputeConfig) -> Non
 
 
 def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) -> dict[str, Any]:
-    described = {}
+    described, tokenizer = {}, albert.vocabulary
     for name, program in programs.items():
         (_, *inputs), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
         outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
@@ -174,5 +177,7 @@ def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) ->
         "platforms": PLATFORMS,
         "compute": dataclasses.asdict(albert.compute),
         "config": dataclasses.asdict(albert.config),
+        "tokenizer": tokenizer
+        and {"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
         "programs": described,
     }

@@ -13,21 +13,35 @@ import jax
 import numpy as np
 from jax import Array
 
-from albert_jax.config import ComputeConfig
+from albert_jax.config import ComputeConfig, label_pairs
 from albert_jax.errors import UserError
 from albert_jax.heads import PACKABLE, AlbertForTask
 from albert_jax.inference import batch_tokens, one_ahead
 from albert_jax.model_dir import ModelDirectory, load_model
+from albert_jax.model_paths import require_model_directory
 from albert_jax.parallel import set_compilation_cache
+from albert_jax.progress import Tick
 from albert_jax.streams import say
-from albert_jax.task_batches import evaluation_batches
+from albert_jax.task_batches import SHORTEST, evaluation_batches
 from albert_jax.task_rows import Row
 from albert_jax.tasks import Task, find_task
 from albert_jax.tokenizer import Tokenizer
 
+# What a setting of a task is called on the command line, where not by its name.
+_FLAGS = {"renamed": "--labels"}
 # What is read by a task of the first name may be answered by a model fine-tuned on the second: the
 # diagnostic set has no training data of its own.
 ANSWERED_BY = {"ax": "mnli"}
+
+# What to ask for by a model that does not say its task, as one converted from elsewhere.
+_FITTING = {
+    "classification": "--task single for a text, --task pair for two, or GLUE's name for it",
+    "regression": "--task regression for a text, --task pair-regression for two, or --task stsb",
+    "multiple_choice": "--task multiple-choice, or --task race",
+    "token_classification": "--task token-classification",
+    "span_v1": "--task squad1",
+    "span_v2": "--task squad2",
+}
 
 
 def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -67,10 +81,14 @@ class Outputs:
 
     def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
         self._model, self._pack = model, pack
+        self.dtype = model.compute.dtype
         self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
 
-    def __call__(self, params: Any, rows: Sequence[Row]) -> list[dict[str, np.ndarray]]:
-        """What `Task.predictions` takes: one a row, cut to the row's own tokens."""
+    def __call__(
+        self, params: Any, rows: Sequence[Row], tick: Tick | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """What `Task.predictions` takes: one a row, cut to the row's own tokens. `tick` is called
+        after each batch; what it raises ends the computation."""
         found: list[dict[str, np.ndarray]] = [{} for _ in rows]
         per_token = self._model.kind in ("token_classification", "span_v1")
         batches = evaluation_batches(
@@ -80,6 +98,7 @@ class Outputs:
             pack=self._pack,
         )
         started = ((chosen, self._apply(params, batch)) for chosen, batch in batches)
+        done = 0
         for chosen, outputs in one_ahead(started):
             for name, array in outputs.items():
                 for at, index in enumerate(chosen):
@@ -87,6 +106,9 @@ class Outputs:
                         continue
                     value = array[at]
                     found[index][name] = value[: rows[index].length] if per_token else value
+            done += sum(index >= 0 for index in chosen)
+            if tick is not None:
+                tick(done, len(rows))
         return found
 
 
@@ -94,6 +116,7 @@ class Outputs:
 class FineTuned:
     """A fine-tuned model directory, ready to answer."""
 
+    path: str
     directory: ModelDirectory
     task: Task
     tokenizer: Tokenizer
@@ -101,15 +124,37 @@ class FineTuned:
     outputs: Outputs
     order: tuple[int, ...] | None  # of the model's outputs, where the task lists its labels anew
 
+    @property
+    def longest(self) -> int:
+        """The most tokens that a row can have."""
+        return self.directory.config.max_position_embeddings
+
+    def broken(self, what: str) -> UserError:
+        """Returns the error for outputs that are not finite, for the input called `what`."""
+        dtype = self.outputs.dtype
+        precision = "" if dtype == "float32" else f", or too large for {dtype}"
+        return UserError(
+            f"{what}: the model's outputs are not finite; the weights in {self.path} are damaged"
+            f"{precision}: albert-jax verify {self.path} checks them"
+        )
+
     @cached_property
     def params(self) -> Any:
         return jax.device_put(for_task(self.directory.params))
 
-    def __call__(self, rows: Sequence[Row]) -> list[dict[str, np.ndarray]]:
-        found = self.outputs(self.params, rows)
+    def __call__(
+        self, rows: Sequence[Row], tick: Tick | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """`Outputs` of the rows, labels in the task's order."""
+        found = self.outputs(self.params, rows, tick)
         if self.order is not None:
             found = [{"logits": x["logits"][..., self.order]} for x in found]
         return found
+
+
+def is_finite(output: Mapping[str, np.ndarray]) -> bool:
+    """Whether a row's outputs hold neither NaN nor infinity."""
+    return all(bool(np.isfinite(array).all()) for array in output.values())
 
 
 def for_task(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,19 +169,25 @@ def load_fine_tuned(
     max_seq_length: int | None = None,
     compute: ComputeConfig | None = None,
     pack: int = 0,
+    labels: str | Sequence[str] = (),
     **settings: Any,
 ) -> FineTuned:
     """A model directory with a head that answers `task`; unset: the one it was fine-tuned for.
 
     `settings` are of the task, None as in fine-tuning; with `pack` short examples share rows of so
-    many tokens. Labels in another order than the task's are put in the task's. Raises UserError for
-    a model that was not fine-tuned, or for another task or other labels.
+    many tokens; `labels` are pairs of a data file's label and the task's, a=0,b=1. The head's
+    labels in another order than the task's are put in the task's. Raises UserError for a model that
+    was not fine-tuned, or for another task or other labels.
     """
-    model = load_model(directory)
+    model = load_model(require_model_directory(directory))
     head = head_of(directory, model)
     if (name := task or head.get("task")) is None:
-        raise UserError(f"{directory} does not say which task it is of; give --task")
+        raise UserError(
+            f"{directory} does not say which task it is of; it has a {head['kind']} head: give "
+            f"{_FITTING.get(head['kind'], '--task')}"
+        )
     given = {key: value for key, value in settings.items() if value is not None}
+    given["renamed"] = label_pairs(labels) or None
     own = head.get("settings") or {} if head.get("task") == find_task(name).name else {}
     chosen: Any = configured_task(name, **(own | given))
     check_pack(chosen, pack)
@@ -145,12 +196,24 @@ def load_fine_tuned(
     order = _label_order(directory, head, chosen)
     set_compilation_cache(None)
     longest = model.config.max_position_embeddings
-    length = min(max_seq_length or head.get("max_seq_length") or longest, longest)
+    length = min(head.get("max_seq_length") or longest, longest)
+    if max_seq_length is not None:
+        length = _row_length(max_seq_length, longest)
     for_head = AlbertForTask(
         model.config, compute or ComputeConfig(), kind=head["kind"], labels=_outputs_of(model)
     )
     tokenizer = tokenizer_of(directory, model)
-    return FineTuned(model, chosen, tokenizer, length, Outputs(for_head, pack=pack), order)
+    outputs = Outputs(for_head, pack=pack)
+    return FineTuned(str(directory), model, chosen, tokenizer, length, outputs, order)
+
+
+def _row_length(max_seq_length: int, longest: int) -> int:
+    if SHORTEST <= max_seq_length <= longest:
+        return max_seq_length
+    raise UserError(
+        f"max_seq_length {max_seq_length} must be {SHORTEST} to {longest}, the model's positions; "
+        f"give --max-seq-length {min(max(max_seq_length, SHORTEST), longest)}"
+    )
 
 
 def configured_task(name: str, **settings: Any) -> Task:
@@ -161,8 +224,11 @@ def configured_task(name: str, **settings: Any) -> Task:
         for key, value in settings.items()
         if value is not None
     }
-    if unknown := sorted(given.keys() - {field.name for field in dataclasses.fields(task)}):
-        flags = ", ".join(f"--{key.replace('_', '-')}" for key in unknown)
+    usable = {field.name for field in dataclasses.fields(task)}
+    if task.head == "regression":
+        usable.discard("renamed")
+    if unknown := sorted(given.keys() - usable):
+        flags = ", ".join(_FLAGS.get(key, f"--{key.replace('_', '-')}") for key in unknown)
         raise UserError(f"task {name} has no use for {flags}; leave it out")
     return dataclasses.replace(task, **given)
 

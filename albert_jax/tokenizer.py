@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import operator
 import os
 import re
 import string
@@ -17,12 +18,14 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex, cast
 
 import numpy as np
 import sentencepiece
 
+from albert_jax.arguments import checked, path_of, shown, texts_of
 from albert_jax.errors import UserError
+from albert_jax.manifests import is_model_directory, text_settings
 from albert_jax.streams import say
 
 Mode = Literal["google", "hf"]
@@ -125,17 +128,28 @@ class Tokenizer:
     """bool[vocab_size]: whether a word starts at the piece. create_pretraining_data.py:393."""
 
     @classmethod
+    @checked
     def load(
-        cls, path: str | Path, *, mode: Mode = "google", do_lower_case: bool = True
+        cls, path: str | Path, *, mode: Mode | None = None, do_lower_case: bool | None = None
     ) -> Tokenizer:
         """Reads a SentencePiece model, or a folder's spiece.model or 30k-clean.model.
+
+        `mode` and `do_lower_case` say how text is cleaned. Where they are None they are as the
+        files beside the vocabulary say: those of a model directory, a token store or a serving
+        folder, and of a transformers folder what conversion would take, mode hf and the case in
+        its tokenizer_config.json. Elsewhere they are the original's, google and True.
 
         Raises UserError for a missing file, one that is no SentencePiece model, and one whose ids
         0 to 4 are not <pad> <unk> [CLS] [SEP] [MASK].
         """
-        if mode not in _UNITS:
+        path = _model_file(path_of(path, "path"))
+        if (mode is None or do_lower_case is None) and path.name in _FILE_NAMES:
+            beside = text_settings(path.parent)
+            mode = cast("Mode", beside["mode"]) if mode is None else mode
+            do_lower_case = beside["do_lower_case"] if do_lower_case is None else do_lower_case
+        mode, do_lower_case = mode or "google", do_lower_case is not False
+        if mode not in _UNITS:  # in the file of a later version, say
             raise UserError(f"tokenizer mode {mode!r} is unknown; known: {', '.join(_UNITS)}")
-        path = _model_file(Path(path))
         processor = sentencepiece.SentencePieceProcessor()
         try:
             model = path.read_bytes()
@@ -198,6 +212,11 @@ class Tokenizer:
     def _clean(self, text: str) -> str:
         return clean_text(text, mode=self.mode, lower=self.do_lower_case)
 
+    def __repr__(self) -> str:
+        case = "lower-cased" if self.do_lower_case else "cased"
+        return f"<Tokenizer {self.vocab_size:,} pieces, {self.mode}, {case}, from {self.path}>"
+
+    @checked
     def encode(
         self, text: str, add_special_tokens: bool = False, parse_special: bool | None = None
     ) -> Encoding:
@@ -209,6 +228,7 @@ class Tokenizer:
         """
         return self.encode_batch([text], add_special_tokens, parse_special, threads=1)[0]
 
+    @checked
     def encode_batch(
         self,
         texts: Iterable[str],
@@ -220,7 +240,7 @@ class Tokenizer:
         """`encode` of each text; SentencePiece runs in `threads` threads, None: one a core."""
         parse = self.mode == "hf" if parse_special is None else parse_special
         # plain, special, plain, …, plain
-        split = [_SPECIALS.split(text) if parse else [text] for text in texts]
+        split = [_SPECIALS.split(text) if parse else [text] for text in _several(texts)]
         cleaned = [self._clean(part) for parts in split for part in parts[::2]]
         pieces = self._processor.encode(cleaned, out_type=str, num_threads=threads or -1)
         encoded = zip(cleaned, pieces, strict=True)
@@ -263,9 +283,10 @@ class Tokenizer:
                     yield token, point, point
                 here += width
 
+    @checked
     def encode_ids(self, texts: Iterable[str], *, threads: int = 1) -> list[list[int]]:
         """The ids of `encode` with no special ones, ten times as fast: for corpora."""
-        cleaned = [self._clean(text) for text in texts]
+        cleaned = [self._clean(text) for text in _several(texts)]
         encoded = self._processor.encode(cleaned, out_type=int, num_threads=threads)
         split, changed = self._split_ids, frozenset(self._split_ids)
         return [
@@ -275,20 +296,21 @@ class Tokenizer:
             for ids in encoded
         ]
 
-    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
+    @checked
+    def decode(self, ids: Iterable[SupportsIndex], *, skip_special_tokens: bool = False) -> str:
         """The cleaned text of ids, as near as they tell; `hf` spaces ids 0 to 4 as transformers.
 
-        Raises UserError for an id outside the vocabulary.
+        Raises UserError for what is no whole number and for an id outside the vocabulary.
         """
-        ids = [int(i) for i in ids]
-        if wrong := [i for i in ids if not 0 <= i < self.vocab_size]:
+        numbers = _whole(ids)
+        if wrong := [i for i in numbers if not 0 <= i < self.vocab_size]:
             raise UserError(f"id {wrong[0]} is not in the vocabulary, 0 to {self.vocab_size - 1}")
         if skip_special_tokens:
-            ids = [i for i in ids if i > MASK_ID]
+            numbers = [i for i in numbers if i > MASK_ID]
         if self.mode == "google":
-            return "".join(self.pieces[i] for i in ids).replace(MARKER, " ").strip()
+            return "".join(self.pieces[i] for i in numbers).replace(MARKER, " ").strip()
         text, run, after_special = "", [], False
-        for i in ids:
+        for i in numbers:
             if i > MASK_ID:
                 run.append(i)
             else:
@@ -297,6 +319,21 @@ class Tokenizer:
                 run = []
             after_special = i <= MASK_ID
         return (text + self._processor.decode(run)).strip()
+
+
+def _several(texts: Iterable[str]) -> list[str]:
+    """The texts of an argument that takes no single one."""
+    if isinstance(texts, str):
+        raise UserError(f"texts {shown(texts)} is one string; give a list of them")
+    return texts_of(texts, "texts")
+
+
+def _whole(ids: Iterable[SupportsIndex]) -> list[int]:
+    """The ids as Python's own integers."""
+    try:
+        return [operator.index(i) for i in ids]
+    except TypeError:
+        raise UserError(f"ids {shown(ids)} must be whole numbers in a list") from None
 
 
 def _model_file(path: Path) -> Path:
@@ -312,6 +349,8 @@ def _model_file(path: Path) -> Path:
             f"{path} has a tokenizer.json but no spiece.model, which is needed: put the original "
             "model's in, or one saved by transformers' slow AlbertTokenizer"
         )
+    if is_model_directory(path / "model"):
+        raise UserError(f"{path} is a work directory; give its model, {path / 'model'}")
     raise UserError(f"{path} holds no spiece.model; give the file or the folder that holds it")
 
 

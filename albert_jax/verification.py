@@ -14,30 +14,33 @@ import jax
 import numpy as np
 
 from albert_jax.answers import Check, check_answers
+from albert_jax.arguments import checked
 from albert_jax.digests import named_leaves
 from albert_jax.errors import UserError
 from albert_jax.formats.parameters import misfits, part_of
-from albert_jax.formats.sources import is_model_directory
 from albert_jax.heads import HEADS, AlbertForTask
 from albert_jax.inference import Albert
 from albert_jax.model_dir import ModelDirectory, load_model
+from albert_jax.model_paths import require_model_directory
 from albert_jax.released import RELEASED, Released
 from albert_jax.tokenizer import CLS_ID, PAD_ID, SEP_ID, SPECIAL_PIECES, Tokenizer
 from albert_jax.wording import first_ten
 
 
+@checked
 def verify(
-    directory: str | Path, *, expect: str | None = None, released: Released = RELEASED
+    directory: str | Path, *, expect: str | None = None, released: Released | None = None
 ) -> dict[str, Any]:
     """Checks a model directory; returns {"model", "verdict", "released", "parameters", "checks"},
     JSON values.
 
     "verdict" is FAIL if any check fails, "released" the name of the released model that it is or
     None, "checks" a list of {"check", "verdict": PASS | FAIL | SKIP, "detail"}. `expect` names the
-    released model that it must be. Raises UserError for a path that is no model directory and for
-    an unknown name.
+    released model that it must be; `released` has other released models than the published ones.
+    Raises UserError for a path that is no model directory and for an unknown name.
     """
-    directory = Path(directory)
+    directory = require_model_directory(directory, "directory")
+    released = RELEASED if released is None else released
     if expect is not None and expect not in released.models:
         near = difflib.get_close_matches(expect, list(released.models), n=1)
         raise UserError(
@@ -48,8 +51,6 @@ def verify(
     try:
         model = load_model(directory, check_values=False)  # the checks below report on them
     except UserError as error:
-        if not is_model_directory(directory):
-            raise
         checks.append(Check("files", "FAIL", str(error)))
     if model is not None:
         checks, name = _checks(model, expect, released)
@@ -164,7 +165,7 @@ def _forward(albert: Albert) -> Check:
     mask_BS = np.ones_like(ids_BS)
     mask_BS[1, length // 2 :] = 0
     ids_BS[1, length // 2 :] = PAD_ID
-    outputs = {n: x for n, x in vars(albert.forward(ids_BS, mask_BS)).items() if x is not None}
+    outputs = {n: x for n, x in vars(albert.outputs(ids_BS, mask_BS)).items() if x is not None}
     if albert.head is not None:
         outputs |= _head_outputs(albert, ids_BS, mask_BS)
     wrong = [name for name, x in outputs.items() if not np.isfinite(x).all()]

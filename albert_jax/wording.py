@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values and lists of names as an error says them: short, on one line, whatever a file holds."""
+"""Names as an error says them: short, on one line, whatever a file holds."""
 
 from __future__ import annotations
 
 import itertools
-import reprlib
 from collections.abc import Collection
 
 MOST_NAMES = 10
 MOST_CHARACTERS = 200
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
 
 
 def first_ten(names: Collection[str], separator: str = ", ") -> str:
@@ -30,8 +26,3 @@ def shortened(text: str) -> str:
 
 def _visible(character: str) -> str:
     return character if character.isprintable() else ascii(character)[1:-1]
-
-
-def shown(value: object) -> str:
-    """Return a value as Python writes it, cut where it is long or deep."""
-    return _REPR.repr(value)

@@ -5,7 +5,6 @@ import ast
 import dataclasses
 import inspect
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +93,14 @@ def test_layers_take_the_groups_that_the_original_gives_them(groups: int) -> Non
                 layer += 1
 
 
+def test_groups_of_very_many_layers_are_found_without_a_walk_through_them() -> None:
+    lengths = AlbertConfig(num_hidden_layers=2**31 - 1, num_hidden_groups=1000).group_lengths
+    assert (len(lengths), sum(lengths)) == (1000, 2**31 - 1)
+    assert max(lengths) - min(lengths) <= 2
+    # In floating point a group may get no layer: modeling.py:1091.
+    assert AlbertConfig(num_hidden_layers=22, num_hidden_groups=22).group_lengths[14:16] == (2, 0)
+
+
 # --------------------------------------------------------------------------------------- JSON files
 
 
@@ -168,6 +175,13 @@ def test_whole_numbers_written_as_floats_are_whole_numbers(tmp_path: Path) -> No
         ({"vocab_size": 9, "hidden_size": 100}, "hidden_size 100 is not a multiple"),
         ({"vocab_size": 9, "num_hidden_groups": 13}, "num_hidden_groups 13 exceeds"),
         ({"vocab_size": 9, "hidden_dropout_prob": 1}, "hidden_dropout_prob 1 must lie in"),
+        ({"vocab_size": 2**31}, "vocab_size 2147483648 must be at most 2147483647"),
+        ({"vocab_size": 9, "num_hidden_layers": 10**300}, "num_hidden_layers 1.* must be at most"),
+        (
+            {"vocab_size": 9, "num_hidden_layers": 2000, "num_hidden_groups": 1001},
+            "num_hidden_groups 1001 must be at most 1000",
+        ),
+        ({"vocab_size": 9, "layer_norm_eps": float("inf")}, "layer_norm_eps inf must be a finite"),
         ({"vocab_size": 9, "model_type": "bert"}, "describes a bert model"),
         ({"vocab_size": 9, "model_type": "albert", "hidden_act": "mish"}, "'mish' is unknown"),
         ({"vocab_size": 9, "model_type": None}, "describes a None model"),
@@ -175,21 +189,10 @@ def test_whole_numbers_written_as_floats_are_whole_numbers(tmp_path: Path) -> No
         ({"vocab_size": 1e308}, "vocab_size 1e.308 must be a whole number"),
         ({"vocab_size": 9, "hidden_size": -768}, "hidden_size -768 must be at least 1"),
         ({"vocab_size": 9, "num_attention_heads": 0}, "num_attention_heads 0 must be at least 1"),
-        ({"vocab_size": 9, "num_attention_heads": 10**9}, "1000000000 must be at most 65,536"),
-        ({"vocab_size": 9, "num_hidden_layers": 50_000_000}, "50000000 must be at most 1,000"),
-        ({"vocab_size": 9, "intermediate_size": 10**12}, "1000000000000 must be at most"),
-        ({"vocab_size": 10**12}, "vocab_size 1000000000000 must be at most"),
-        ({"vocab_size": 9, "inner_group_num": 101}, "inner_group_num 101 must be at most 100"),
-        (
-            {"vocab_size": 9, "num_hidden_layers": 99, "num_hidden_groups": 11}
-            | {"inner_group_num": 91},
-            "are 1,001 sets of parameters; at most 1,000",
-        ),
         ({"vocab_size": 9, "layer_norm_eps": float("nan")}, "layer_norm_eps nan must be"),
-        ({"vocab_size": 9, "layer_norm_eps": 1e308}, "layer_norm_eps 1e.308 must be at most 1"),
         ({"vocab_size": 9, "initializer_range": float("inf")}, "initializer_range inf must be"),
         ({"vocab_size": 9, "attention_probs_dropout_prob": 2.0}, "2.0 must lie in"),
-        ({"vocab_size": 9, "hidden_dropout_prob": float("nan")}, "nan must lie in"),
+        ({"vocab_size": 9, "hidden_dropout_prob": float("nan")}, "nan must be a finite number"),
         ({"vocab_size": [9] * 100_000}, "vocab_size .9, 9, .* must be a whole number"),
     ],
 )
@@ -219,13 +222,6 @@ def test_a_file_far_too_large_for_a_configuration_is_not_read(tmp_path: Path) ->
         AlbertConfig.from_json(tmp_path / "c.json")
 
 
-def test_the_layers_of_each_group_are_counted_once() -> None:
-    config = AlbertConfig(num_hidden_layers=1000, num_hidden_groups=1000)
-    start = time.process_time()
-    assert config.group_lengths.count(1) > 900
-    assert time.process_time() - start < 0.1
-
-
 _NAMES = [f.name for f in dataclasses.fields(AlbertConfig)] + ["model_type", "architectures"]
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -248,14 +244,17 @@ def test_any_json_object_is_a_configuration_or_one_clear_error(values: dict[str,
     ("section", "field", "value", "says"),
     [
         ("", "hidden_size", "768", "hidden_size '768' must be a whole number"),
-        ("", "initializer_range", float("nan"), "initializer_range nan must be at least 0"),
+        ("", "initializer_range", float("nan"), "initializer_range nan must be a finite number"),
         ("compute", "dtype", "float16", "compute.dtype 'float16' must be one of float32, bfloat16"),
         ("compute", "scan_unroll", -1, "compute.scan_unroll -1 must be at least 0"),
         ("examples", "ngram", 0, "examples.ngram 0 must be at least 1"),
         ("examples", "masked_lm_prob", 1.0, "examples.masked_lm_prob 1.0 must lie in"),
         ("examples", "max_seq_length", 7, "examples.max_seq_length 7 is too short"),
         ("examples", "do_whole_word_mask", 1, "do_whole_word_mask 1 must be True or False"),
-        ("optimizer", "learning_rate", "fast", "learning_rate 'fast' must be a number or None"),
+        ("optimizer", "learning_rate", "fast", "learning_rate 'fast' must be a finite number or"),
+        ("optimizer", "learning_rate", float("inf"), "learning_rate inf must be a finite number"),
+        ("optimizer", "weight_decay", 10**400, "must be a finite number"),
+        ("train", "save_minutes", float("-inf"), "train.save_minutes -inf must be a finite number"),
         ("optimizer", "learning_rate", -1e-3, "optimizer.learning_rate -0.001 must be at least 0"),
         ("optimizer", "beta2", 1.0, "optimizer.beta2 1.0 must lie in"),
         ("optimizer", "name", "sgd", "optimizer.name 'sgd' must be one of lamb"),
@@ -265,7 +264,7 @@ def test_any_json_object_is_a_configuration_or_one_clear_error(values: dict[str,
         ("train", "keep", 1, "train.keep 1 must be at least 2"),
         ("train", "batch_size", 0, "train.batch_size 0 must be at least 1"),
         ("guard", "patience", 0, "guard.patience 0 must be at least 1"),
-        ("guard", "spike", None, "guard.spike None must be a number"),
+        ("guard", "spike", None, "guard.spike None must be a finite number"),
     ],
 )
 def test_a_bad_value_is_named_with_what_would_be_right(

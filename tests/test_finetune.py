@@ -3,6 +3,7 @@
 and predicted, and misused."""
 
 import dataclasses
+import gzip
 import io
 import json
 import random
@@ -362,17 +363,20 @@ def test_predict_reads_jsonl_csv_tsv_and_standard_input(
         ),
         "in.csv": "text\n" + "".join(f'"{t}"\n' for t in texts),
         "in.tsv": "text\n" + "".join(f"{t}\n" for t in texts),
+        # A blank beside the header's comma, blank lines, another end of lines, compressed.
+        "odd.csv.gz": "label, text\r\r" + "".join(f"unknown,{t}\r\r" for t in texts),
     }
     found = {}
     for name, content in files.items():
-        (tmp_path / name).write_text(content)
+        data = content.encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
         out = tmp_path / f"{name}.out"
         line = ["predict", "--model", str(workdir / "model"), "--input", str(tmp_path / name)]
         assert cli.main([*line, "--output", str(out)]) == 0
         found[name] = [json.loads(row) for row in out.read_text().splitlines()]
     assert [row["id"] for row in found["in.jsonl"]] == [f"x{i}" for i in range(9)]
     predictions = [[row["prediction"] for row in rows] for rows in found.values()]
-    assert predictions[0] == predictions[1] == predictions[2]
+    assert predictions[0] == predictions[1] == predictions[2] == predictions[3]
     stdin = types.SimpleNamespace(buffer=io.BytesIO(files["in.jsonl"].encode()))
     monkeypatch.setattr("sys.stdin", stdin)
     capsys.readouterr()
@@ -381,6 +385,19 @@ def test_predict_reads_jsonl_csv_tsv_and_standard_input(
     for one, other in zip(typed, found["in.jsonl"], strict=True):  # in other batches
         assert {**one, "probabilities": 0} == {**other, "probabilities": 0}
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=3e-6)
+
+
+def test_evaluate_takes_other_labels_for_the_tasks_where_that_is_said(finished, data, tmp_path):
+    workdir, results = finished
+    labels = {"no": "Ablehnung", "yes": "YES"}
+    rows = [json.loads(line) for line in (data / "dev.jsonl").read_text().splitlines()]
+    rows = [json.dumps(row | {"label": labels[row["label"]]}) for row in rows]
+    (tmp_path / "dev.jsonl").write_text("\n".join(rows))
+    line = ["evaluate", "--model", str(workdir / "model"), "--data", str(tmp_path), "--json"]
+    assert cli.main(line) == 2
+    assert cli.main([*line, "--labels", "Ablehnung=no"]) == 0
+    found = evaluate("single", workdir / "model", tmp_path, labels="Ablehnung=no")
+    assert found["metrics"] == results["runs"][0]["best"]["metrics"]
 
 
 def test_who_waits_for_an_answer_before_the_next_question_gets_it(finished):
@@ -510,7 +527,7 @@ def test_several_seeds_have_a_median_and_a_spread():
 
 
 def test_the_spread_is_told_of_the_runs_that_count():
-    steps = {which: {"step": 9, "metrics": {"f1": 0.5}} for which in ("last", "best")}
+    steps = {which: {"step": 9, "metrics": {"f1": 0.51234}} for which in ("last", "best")}
     rest = {"collapsed_at_the_end": False}
     runs = [
         {"seed": seed, "degenerate": seed == 1, "restarted": seed == 1} | rest | steps
@@ -518,8 +535,12 @@ def test_the_spread_is_told_of_the_runs_that_count():
     ]
     spread = summary(runs[1:], "f1")
     base = {"what": "one answer", "metrics": {"f1": 0.0}}
-    told = table({"metric": "f1", "runs": runs, "summary": spread, "baseline": base})
-    assert "last steps' f1 of 3 seeds: median 0.5000, 0.5000 to 0.5000" in told
+    told = table(
+        {"task": "mrpc", "metric": "f1", "runs": runs, "summary": spread, "baseline": base}
+    )
+    assert "last steps' f1 of 3 seeds: median 51.23%, 51.23% to 51.23%" in told
+    assert "  last step      9  f1 51.23%" in told
+    assert told.endswith("baseline: one answer  f1 0.00%")
 
 
 def test_labels_in_another_order_are_put_in_the_tasks():
@@ -589,7 +610,7 @@ def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, base)
         ),
         (
             "finetune --task sst2 --model {base} --data {data} --workdir {new} --max-seq-length 16",
-            "row 1 lacks sentence: expected sentence, label; found text, label",
+            "row 1 lacks 'sentence': expected 'sentence', 'label'; found 'text', 'label'",
         ),
         (
             "evaluate --task single --model {base} --data {data}",
@@ -602,8 +623,21 @@ def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, base)
         ("evaluate --suite card --pack 64 --model {tuned} --data {data}", "and --pack"),
         ("predict --model {tuned}", "give --input FILE, or --data DIR"),
         ("predict --model {tuned} --input {new}", "No such file"),
-        ("predict --model {tuned} --input {wrong}", "row 2 lacks text"),
+        (
+            "predict --model {tuned} --input {wrong}",
+            "row 2 lacks 'text': expected 'text'; found 'txt'",
+        ),
         ("predict --model {tuned} --input {bytes}", "row 1: invalid UTF-8 at byte 10"),
+        ("predict --model {tuned} --input {none}", "row 2: 'text' is null; expected a text"),
+        (
+            "predict --model {tuned} --input {none} --labels x",
+            "--labels 'x' must be a label of the",
+        ),
+        (
+            "evaluate --model {tuned} --data {data} --labels no=yess",
+            "label 'no', which --labels takes for 'yess', is unknown; expected no, yes",
+        ),
+        ("evaluate --suite card --labels a=b --model {tuned} --data {data}", "--labels and --pack"),
         ("predict --model {tuned} --input {empty}", "is empty"),
     ],
 )
@@ -613,6 +647,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(
     files = {
         "wrong": b'{"text": "a"}\n{"txt": "b"}\n',
         "bytes": b'{"text": "\xff"}\n',
+        "none": b'{"text": "a"}\n{"text": null}\n',
         "empty": b"",
     }
     for name, content in files.items():
@@ -639,13 +674,13 @@ SQUAD["paragraphs"][0]["qas"] = [ASKED | {"id": f"q{i}"} for i in range(2)]
             "rte",
             "train.tsv",
             RTE + b"0\ta\tb\tentailment\n1\ta\tentailment\n",
-            "row 3 has 3 columns; expected 4 (index, sentence1, sentence2, label); found 1, a, ent",
+            "row 3 has 3 columns; expected 4 ('index', 'sentence1', 'sentence2', 'label'); found ",
         ),
         (
             "rte",
             "train.tsv",
             b"index\tsentence1\tlabel\n0\ta\tentailment\n",
-            "row 1 lacks the column sentence2: expected sentence1, sentence2, label; found index",
+            "row 1 lacks the column 'sentence2': expected 'sentence1', 'sentence2', 'label'; ",
         ),
         (
             "rte",

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -369,7 +370,7 @@ def test_models_without_a_part_answer_what_they_can(tokenizer):
         (lambda a: a.encode("the " * 127), "129 tokens .* model's 128; .* truncate"),
         (lambda a: a.encode("the", layer=4), "layer 4 must be between -4 and 3"),
         (lambda a: a.encode("the", layer=-5), "layer -5 must be between -4 and 3"),
-        (lambda a: a.encode("the", pool="max"), "pool 'max' is unknown"),
+        (lambda a: a.encode("the", pool="max"), "pool 'max' must be one of cls, mean or None"),
         (lambda a: a.score_order("the", ["a"]), "two texts, or two lists"),
         (lambda a: a.score_order(["the"], ["a", "b"]), "1 first texts and 2 second"),
         (lambda a: a.forward([1, 2]), "give .batch, sequence."),
@@ -381,6 +382,152 @@ def test_models_without_a_part_answer_what_they_can(tokenizer):
 def test_mistakes_are_said(albert, ask, told):
     with pytest.raises(UserError, match=told):
         ask(albert)
+
+
+def test_what_a_list_holds_is_named_by_its_place(albert):
+    for ask, told in (
+        (lambda: albert.encode(["one", None]), r"^texts\[1\] None must be a string"),
+        (lambda: albert.encode(["one", "the " * 127]), r"^texts\[1\] 'the .*129 tokens"),
+        (lambda: albert.fill_mask([MASKED[0], "no gap"]), r"^text\[1\] 'no gap' has no"),
+        (lambda: albert.score_order(["a", "b"], ["c", 5]), r"^b\[1\] 5 must be a string"),
+        (lambda: albert.fill_mask(MASKED[0], targets=["the", 5]), r"^targets\[1\] 5 must be"),
+    ):
+        with pytest.raises(UserError, match=told):
+            ask()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [tuple, iter, np.array, lambda texts: (text for text in texts), lambda x: dict(x=x)["x"]],
+)
+def test_any_ordered_iterable_of_texts_will_do(albert, make):
+    texts = [f"{text} [MASK]" for text in TEXTS[:3]]
+    assert texts_of(albert.fill_mask(make(texts))) == texts_of(albert.fill_mask(texts))
+    np.testing.assert_array_equal(albert.encode(make(texts)).mask, albert.encode(texts).mask)
+    assert albert.score_order(make(texts), make(texts)).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \t\n", "\0", "\x07\x1b\x7f", "\ud800", "\u200b\ufeff", "\u0301"]
+)
+def test_texts_without_words_have_answers(albert, text):
+    count = len(albert.tokenizer.encode(text).ids) + 2
+    assert albert.encode(text).sequence.shape == (1, count, 16)
+    assert 0 < albert.score_order(text, text) < 1
+    with pytest.raises(UserError, match=r"has no \[MASK\]"):
+        albert.fill_mask(text)
+    assert len(albert.fill_mask(f"{text}[MASK]{text}")) == 5
+
+
+def test_a_model_with_room_for_no_text_says_so(tokenizer):
+    one, two = (
+        Albert(small(max_position_embeddings=n), noisy_params(small()), tokenizer) for n in (1, 2)
+    )
+    with pytest.raises(UserError, match="2 tokens are more than the model's 1"):
+        one.encode("", truncate=True)
+    with pytest.raises(UserError, match="3 tokens are more than the model's 2"):
+        two.score_order("", "", truncate=True)
+
+
+def test_a_batch_of_no_rows_gives_arrays_of_none(albert):
+    output = albert.forward(np.zeros((0, 4), int))
+    assert output.layers.shape == (3, 0, 4, 16)
+    assert output.masked_lm_logits.shape == (0, 4, 8000)
+    assert output.sentence_order_logits.shape == (0, 2)
+
+
+def test_forward_takes_no_input_that_is_out_of_range(albert):
+    """A lookup clips what is out of range, and a mask of 5 is no mask: both gave answers."""
+    ids = [[2, 13, 3]]
+    for wrong, told in (
+        ({"segment_ids": [[0, 2, 0]]}, "segment_ids go from 0 to 2; the model has segments 0 to 1"),
+        ({"segment_ids": [[0, -1, 0]]}, "segment_ids go from -1 to 0"),
+        ({"input_mask": [[1, 5, 1]]}, "input_mask go from 1 to 5"),
+        ({"masked_lm_positions": [[0.5]]}, "masked_lm_positions has 0.5"),
+    ):
+        with pytest.raises(UserError, match=told):
+            albert.forward(ids, **wrong)
+    with pytest.raises(UserError, match=r"input_ids has 5\.9; its values must be whole numbers"):
+        albert.forward([[2, 5.9, 3]])
+
+
+@pytest.fixture(scope="module")
+def overflowing(tokenizer):
+    """A model all of whose parameters are finite, and whose last block's outputs are not."""
+    params = jax.tree.map(np.array, noisy_params(small()))
+    params["encoder"]["group_0"]["inner_group_0"]["LayerNorm_1"]["scale"][:] = 3e38
+    return Albert(small(), params, tokenizer)
+
+
+def test_answers_that_are_not_finite_are_refused_and_the_text_is_named(overflowing):
+    told = r"the model's output is not finite .NaN or infinite.; prove its weights with"
+    for ask, name in (
+        (lambda: overflowing.fill_mask("a [MASK]"), r"'a \[MASK\]'"),
+        (lambda: overflowing.fill_mask("a [MASK]", targets="the"), r"'a \[MASK\]'"),
+        (lambda: overflowing.encode("the list"), "'the list'"),
+        (lambda: overflowing.encode("the list", pool="mean"), "'the list'"),
+        (lambda: overflowing.encode(["the list", "a"]), r"texts\[[01]\] '(the list|a)'"),
+        (lambda: overflowing.score_order("the list", "a"), "'the list'"),
+        (lambda: overflowing.attention("the list"), "'the list'"),
+        (lambda: overflowing.forward([[2, 13, 3]]), "layers of row 0 of input_ids"),
+    ):
+        with pytest.raises(UserError, match=f"^{name}: {told}"):
+            ask()
+    assert not np.isfinite(overflowing.outputs([[2, 13, 3]]).sequence).all()
+    assert np.isfinite(overflowing.encode("the list", layer=0, pool="cls").pooled).all()
+
+
+def test_the_first_row_that_is_not_finite_is_named(albert, monkeypatch):
+    def broken(*arguments, **settings):
+        sequence, pooled = encode(*arguments, **settings)
+        return sequence, pooled.at[1].set(np.nan)
+
+    encode = albert._encode
+    monkeypatch.setattr(albert, "_encode", broken)
+    # Of one length, so that they are one batch in their order.
+    with pytest.raises(UserError, match=r"^texts\[1\] 'the string': the model's output"):
+        albert.encode(["the list", "the string", *["the length"] * 6])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_that_are_not_finite_are_found_in_any_dtype(dtype):
+    rows = np.ones((3, 2, 2), jnp.dtype(dtype))
+    whole = [None, np.array([[2**31 - 1]]), rows]
+    assert inference._first_not_finite(whole) is None
+    rows[2, 0, 1] = np.nan
+    assert inference._first_not_finite(whole) == 2
+    rows[1, 1, 1] = -np.inf
+    assert inference._first_not_finite(whole) == 1
+
+
+def test_a_model_says_what_it_is(albert, directory, tokenizer):
+    count = sum(x.size for x in jax.tree.leaves(noisy_params(small())))
+    said = repr(load(directory, depth=5, compute=ComputeConfig(dtype="bfloat16")))
+    for part in (
+        f"from {directory}",
+        f"{count:,} parameters",
+        "5 layers of 16",
+        "8,000 pieces",
+        "heads predictions and seq_relationship",
+        "bfloat16",
+    ):
+        assert part in said
+    encoder = {name: albert.params[name] for name in ("embeddings", "encoder")}
+    assert "no head, float32, no vocabulary" in repr(Albert(small(), encoder, None))
+    head = {"kind": "classification", "task": "sst2", "labels": ["0", "1"]}
+    assert "head classification (sst2)" in repr(Albert(small(), encoder, None, head=head))
+    assert repr(tokenizer) == f"<Tokenizer 8,000 pieces, google, lower-cased, from {VOCABULARY}>"
+
+
+@pytest.mark.parametrize("depth", [0, -1, "3", 2.0, True, 2**31])
+def test_a_depth_that_is_none_is_refused(directory, depth):
+    with pytest.raises(UserError, match=f"^depth {depth!r} must be "):
+        load(directory, depth=depth)
+
+
+def test_parameters_that_lack_a_part_are_refused(albert):
+    with pytest.raises(UserError, match="params has no embeddings and no encoder"):
+        Albert(small(), {}, None)
 
 
 def test_a_model_without_a_vocabulary_takes_ids_only():
@@ -443,6 +590,39 @@ def test_encode_writes_arrays_or_a_line_of_json_for_each_text(albert, directory,
 def test_score_order_prints_a_probability(albert, directory, capsys):
     printed = run(capsys, "score-order", directory, *PAIRS[0])
     assert float(printed) == pytest.approx(albert.score_order(*PAIRS[0]), abs=1e-4)
+
+
+def test_a_file_of_texts_is_read_line_by_line_and_left_alone(albert, directory, capsys, tmp_path):
+    texts = tmp_path / "texts.npz"  # whatever it is called
+    texts.write_bytes(b"\xef\xbb\xbfthe list\r\n\r\nthe string\r\n")
+    lines = run(capsys, "encode", directory, "--input", texts, "--pool=cls").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["the list", "", "the string"]
+    before = texts.read_bytes()
+    (tmp_path / "link.npz").symlink_to(texts)
+    for output in (texts, tmp_path / "link.npz"):
+        assert (
+            cli.main(["encode", str(directory), "--input", str(texts), "--output", str(output)])
+            == 2
+        )
+        assert "is the input itself" in capsys.readouterr().err
+    assert texts.read_bytes() == before
+
+
+def test_texts_of_any_locale_come_out_as_json(directory, capsys, monkeypatch):
+    typed = "the é".encode().decode("ascii", "surrogateescape")  # in a locale of ASCII
+    assert json.loads(run(capsys, "encode", directory, typed, "--pool=cls"))["text"] == "the é"
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    assert cli.main(["encode", str(directory), "the é", "--pool=cls"]) == 0
+    stream.seek(0)
+    assert json.loads(stream.read())["text"] == "the é"
+    for command in (
+        ["encode", "\udcff"],
+        ["fill-mask", "\udcff [MASK]"],
+        ["score-order", "a", "\udcff"],
+    ):
+        assert cli.main([command[0], str(directory), *command[1:]]) == 2
+        assert "is not UTF-8 text" in capsys.readouterr().err
 
 
 def test_texts_are_needed_once(directory, capsys):

@@ -92,7 +92,9 @@ def test_a_row_without_a_piece_is_never_answered(padded: Path) -> None:
     shares /= shares.sum()  # as transformers', of all rows
     found = [row["score"] for row in answers]
     np.testing.assert_allclose(found, shares[wanted], rtol=1e-4, atol=0)
-    assert len(albert.fill_mask("a [MASK] b", top_k=8064)) == 8000
+    assert len(albert.fill_mask("a [MASK] b", top_k=8000)) == 8000
+    with pytest.raises(UserError, match="top_k 8001 must be between 1 and 8000"):
+        albert.fill_mask("a [MASK] b", top_k=8001)
     words = albert.fill_mask("a [MASK] b", targets=["the", "list"])
     assert {row["token"] for row in words} <= set(range(8000))
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,50 @@ def test_export_writes_the_model_that_the_run_ended_with(finished, tmp_path):
     np.testing.assert_array_equal(ours["pooler"]["kernel"], theirs["pooler"]["kernel"])
 
 
+def test_export_needs_neither_the_store_nor_the_place_it_was_started_from(tmp_path, monkeypatch):
+    store = make_store(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    pretrain(tiny_config(Path("store"), Path("run"), steps=1))
+    shutil.rmtree(store)
+    monkeypatch.chdir("/")
+    model = albert_jax.load(export(tmp_path / "run", tmp_path / "model"))
+    assert model.fill_mask("the [MASK] of a string.")
+    assert model.tokenizer.sha256 == albert_jax.Tokenizer.load(VOCABULARY).sha256
+    kept = tmp_path / "run" / "spiece.model"
+    data = bytearray(kept.read_bytes())
+    data[data.index(b"\xe2\x96\x81the") + 4] = ord("T")  # a piece: the file can still be read
+    kept.write_bytes(data)
+    with pytest.raises(UserError, match=r"spiece.model is damaged: its SHA-256"):
+        export(tmp_path / "run", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "config.json is damaged"),
+        ('{"train": {"steps": "x"}}', r"Expected `int`, got `str` - at `\$.train.steps`"),
+        ('{"train": {"steps": 0}}', "train.steps 0 must be at least 1"),
+        ("[]", "Expected `object`, got `array`"),
+    ],
+)
+def test_a_damaged_config_is_one_sentence_and_the_run_itself_writes_it_anew(
+    finished, store, tmp_path, text, told
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "config.json").write_text(text)
+    with pytest.raises(UserError, match=told):
+        export(workdir, tmp_path / "model")
+    pretrain(tiny_config(store, workdir))
+    export(workdir, tmp_path / "model")
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        pretrain(tiny_config(tmp_path / "nowhere", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_running_a_finished_run_again_changes_nothing(finished, store):
     before = leaves(finished)
     pretrain(tiny_config(store, finished))
@@ -170,7 +215,9 @@ def test_the_plan_says_what_would_be_done_and_trains_nothing(store, tmp_path):
     plan = describe_plan(config)
     assert "parameters" in plan
     assert "examples a pass" in plan
-    assert "replaced_by" in plan
+    assert "% [MASK]" in plan
+    assert "memory     " in plan
+    assert " at least: " in plan
     assert not (tmp_path / "never").exists()
 
 
@@ -200,24 +247,11 @@ def test_a_run_killed_anywhere_ends_with_the_bits_of_one_left_alone(store, tmp_p
         assert all((first[name] == second[name]).all() for name in first)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
-    store, tmp_path, name
-):
-    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
-    command = [
-        sys.executable,
-        "-m",
-        "albert_jax",
-        "pretrain",
-        REPOSITORY / "configs" / "python_docs.py",
-    ]
-    model = [
-        f"--model.{f.name.replace('_', '-')}={getattr(TINY, f.name)}"
-        for f in dataclasses.fields(TINY)
-    ]
+def start(store, workdir):
+    """`albert-jax pretrain` of 200 tiny steps, in a process of its own."""
     settings = {
         "store": store,
+        "workdir": workdir,
         "examples.max-seq-length": 32,
         "examples.max-predictions-per-seq": 4,
         "train.batch-size": 8,
@@ -227,35 +261,73 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
         "train.steps": 200,
         "train.devices": 1,
     }
-    flags = [f"--{name}={value}" for name, value in settings.items()]
+    settings |= {
+        f"model.{name.replace('_', '-')}": value for name, value in dataclasses.asdict(TINY).items()
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "albert_jax",
+        "pretrain",
+        REPOSITORY / "configs/python_docs.py",
+    ]
+    return subprocess.Popen(
+        [*map(str, command), *(f"--{name}={value}" for name, value in settings.items())],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
 
-    def start(workdir):
-        return subprocess.Popen(
-            [*map(str, [*command, *model, *flags, "--workdir", workdir])],
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=REPOSITORY,
-        )
 
-    process = start(stopped)
+def finish(process):
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    return stderr
+
+
+@pytest.fixture(scope="module")
+def alone(store, tmp_path_factory):
+    """The work directory of such a run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    finish(start(store, workdir))
+    return workdir
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
+    store, alone, tmp_path, name
+):
+    workdir = tmp_path / "run"
+    process = start(store, workdir)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if len(list(read_metrics(stopped / "metrics.jsonl"))) > 20:
+        if len(read_metrics(workdir / "metrics.jsonl")) > 20:
             break
         time.sleep(0.01)
     process.send_signal(getattr(signal, name))
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 75, stderr
     assert f"stopped by {name} after step" in stderr.splitlines()[-1]
-    step = last_checkpoint(stopped)["step"]
+    step = last_checkpoint(workdir)["step"]
     assert 20 < step < 200
-    for workdir in (stopped, alone):
-        process = start(workdir)
-        _, stderr = process.communicate(timeout=200)
-        assert process.returncode == 0, stderr
-        if workdir is stopped:
-            assert f"resumed at step {step}, next batch {step}" in stderr
-    assert leaves(stopped) == leaves(alone)
+    assert f"resumed at step {step}, next batch {step}" in finish(start(store, workdir))
+    assert leaves(workdir) == leaves(alone)
+
+
+def test_a_signal_while_a_run_starts_exits_75_too(store, alone, tmp_path):
+    # While Python starts and imports, opens the data, restores, compiles: within two seconds.
+    for pause in (0.3, 1.0, 2.0, 3.0, 4.0, 6.0):
+        process = start(store, tmp_path / "run")
+        time.sleep(pause)
+        since = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 75, (pause, stderr)
+        assert "stopped by SIGTERM" in stderr.splitlines()[-1]
+        assert "Traceback" not in stderr
+        assert time.monotonic() - since < 15
+    finish(start(store, tmp_path / "run"))
+    assert leaves(tmp_path / "run") == leaves(alone)
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])

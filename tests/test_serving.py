@@ -3,6 +3,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from albert_jax.errors import UserError
 from albert_jax.inference import load
 from albert_jax.model_dir import export_model
 from albert_jax.serving import export_serving
+from albert_jax.tokenizer import Tokenizer
 from tests.test_inference import small
 from tests.test_model import noisy_params
 
@@ -22,10 +24,10 @@ pytest.importorskip("flatbuffers")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# All that a server needs to know, as the documentation has it.
-LOADER = re.search(
+# All that a server needs to know, as the documentation has it: the programs, and text to ids.
+LOADER, ENCODER = re.findall(
     r"^```python\n(.*?)^```", (REPOSITORY / "docs" / "serving.md").read_text(), re.M | re.S
-)[1]
+)
 
 # Runs both programs on every batch of inputs.npz, in a process that must not see this package.
 SERVER = """
@@ -44,13 +46,30 @@ assert not foreign, foreign
 """
 
 
-def make_model(folder, config, params):
+# Encodes texts.json for each folder, without this package.
+ENCODES = """
+import sys
+
+texts = json.load(open("texts.json"))
+ids = {}
+for folder in sys.argv[1:]:
+    encode = load_encode(folder)
+    ids[folder] = [[encode(text), encode(text, parse_special=True)] for text in texts]
+json.dump(ids, open("ids.json", "w"))
+foreign = {"albert_jax", "jax", "numpy"} & sys.modules.keys()
+assert not foreign, foreign
+"""
+
+TOKENIZER_DATA = REPOSITORY / "tests" / "data" / "tokenizer"
+
+
+def make_model(folder, config, params, mode="google", do_lower_case=True, vocab=True):
     return export_model(
         folder,
         params=params,
         config=config,
-        vocab=REPOSITORY / "tests" / "data" / "tokenizer" / "en8k.model",
-        tokenizer={"mode": "google", "do_lower_case": True},
+        vocab=TOKENIZER_DATA / "en8k.model" if vocab else None,
+        tokenizer={"mode": mode, "do_lower_case": do_lower_case},
         provenance={},
     )
 
@@ -98,6 +117,41 @@ def test_a_process_with_jax_and_numpy_alone_answers_as_forward_does(model, serve
         np.testing.assert_allclose(
             found[f"{n}/scores"], np.take_along_axis(probs, best, -1), **close
         )
+
+
+@pytest.mark.parametrize("mode", ["google", "hf"])
+@pytest.mark.parametrize("do_lower_case", [True, False])
+def test_text_becomes_the_models_own_ids_without_this_package(
+    served, tmp_path, mode, do_lower_case
+):
+    # The settings are all that differs between the exports of two models.
+    folder = shutil.copytree(served, tmp_path / "served")
+    description = json.loads((folder / "serving.json").read_text())
+    description["tokenizer"] = {"mode": mode, "do_lower_case": do_lower_case}
+    (folder / "serving.json").write_text(json.dumps(description))
+    golden = json.loads((TOKENIZER_DATA / "tokenizer_en8k.json").read_text(encoding="utf-8"))
+    texts = [row["text"] for row in golden["strings"]]
+    texts += ["", "The [MASK] of [SEP]", "1,234,567 and 9,", "\ud800 x", "``ΣΑΣ'' É", "\0 a\x07"]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    command = [sys.executable, "-P", "-c", ENCODER + ENCODES, "served"]
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=60)
+    found = json.loads((tmp_path / "ids.json").read_text())["served"]
+    own = Tokenizer.load(TOKENIZER_DATA / "en8k.model", mode=mode, do_lower_case=do_lower_case)
+    wanted = [[own.encode(text).ids, own.encode(text, parse_special=True).ids] for text in texts]
+    assert found == wanted
+    assert Tokenizer.load(folder).encode("``Hello'' É").ids == own.encode("``Hello'' É").ids
+
+
+def test_the_export_says_how_the_models_text_is_cleaned(tmp_path):
+    params = {name: x for name, x in noisy_params(small()).items() if name.startswith("e")}
+    model = make_model(tmp_path / "model", small(), params, mode="hf", do_lower_case=False)
+    served = export_serving(model, tmp_path / "served")
+    description = json.loads((served / "serving.json").read_text())
+    assert description["tokenizer"] == {"mode": "hf", "do_lower_case": False}
+    model = make_model(tmp_path / "without", small(), params, vocab=False)
+    served = export_serving(model, tmp_path / "served without")
+    assert json.loads((served / "serving.json").read_text())["tokenizer"] is None
+    assert not (served / "spiece.model").exists()
 
 
 def test_the_folder_is_as_documented(served):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 
 from albert_jax.checkpoint import Checkpointer
 from albert_jax.config import GuardConfig, TrainConfig
-from albert_jax.errors import UserError
+from albert_jax.errors import TryAgain, UserError
 from albert_jax.guards import LossGuard, StopSignals, Watchdog
 from albert_jax.losses import pretraining_objective
 from albert_jax.metrics_log import MetricsLog, draw_curves, read_metrics
@@ -24,7 +25,7 @@ from albert_jax.model import AlbertForPretraining
 from albert_jax.optimizer import adamw
 from albert_jax.parallel import local_devices, make_placement
 from albert_jax.step import init_state, make_train_step
-from albert_jax.train import Position, Workload, _stream, fit, resume
+from albert_jax.train import Position, Run, _stream, fit, resume
 from tests.test_model import assert_trees_close, noisy_params, random_batch, small_config
 
 DEFAULT_GUARD = GuardConfig()
@@ -46,19 +47,23 @@ def run(workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, **set
             state, position = restored
         log = MetricsLog(workdir, total_steps=steps, resume_step=position.step)
         with contextlib.closing(log):
+            run = Run(
+                step=make_train_step(objective, tx),
+                schedule=lambda _: 1e-3,
+                batches=batches,
+                evaluate=evaluate,
+                identity=expect,
+                flops_per_row=1e6,
+                passes=lambda row: row / 100,
+            )
             return fit(
                 train,
                 guard,
+                run,
                 state=state,
                 position=position,
-                step=make_train_step(objective, tx),
-                schedule=lambda _: 1e-3,
                 placement=placement,
-                batches=batches,
-                evaluate=evaluate,
                 checkpointer=checkpointer,
-                expect=expect,
-                workload=Workload(1e6, lambda row: row / 100),
                 log=log,
             )
 
@@ -167,7 +172,7 @@ def test_resuming_gives_the_bits_of_the_uninterrupted_run(tmp_path):
         for e in read_metrics(tmp_path / "parts" / "metrics.jsonl")
         if e["kind"] == "train"
     ]
-    assert steps == [5, 10, 15, 20, 25, 30]
+    assert steps == [1, 5, 10, 15, 20, 25, 30]
 
 
 def test_log_lines_after_the_checkpoint_resumed_from_are_dropped(tmp_path):
@@ -177,8 +182,140 @@ def test_log_lines_after_the_checkpoint_resumed_from_are_dropped(tmp_path):
         file.write('{"kind": "train", "st')  # killed in the middle of a line
     run(tmp_path, numbered, steps=20)
     entries = list(read_metrics(tmp_path / "metrics.jsonl"))
-    assert [e["step"] for e in entries if e["kind"] == "train"] == [5, 10, 15, 20]
+    assert [e["step"] for e in entries if e["kind"] == "train"] == [1, 5, 10, 15, 20]
     assert all(e.get("loss") != 9.0 for e in entries)
+
+
+TIMES = {"sequences_per_second", "tokens_per_second", "input_wait", "mfu"}
+
+
+def without_times(workdir):
+    """The train and eval entries of a log, but for what a clock says."""
+    entries = [e for e in read_metrics(workdir / "metrics.jsonl") if e["kind"] != "event"]
+    return [{k: v for k, v in entry.items() if k not in TIMES} for entry in entries]
+
+
+def dying_at(last):
+    """Batches of which the one after `last` raises."""
+
+    def batches(start, stop):
+        for i, b in enumerate(numbered(start, stop), start):
+            if i > last:
+                raise ZeroDivisionError
+            yield b
+
+    return batches
+
+
+def evaluated(params, step, tick):
+    tick(1, 1)
+    return {"x_loss": float(step)}
+
+
+def test_the_log_of_an_interrupted_run_is_that_of_one_left_alone(tmp_path):
+    settings = {"steps": 17, "log_every": 5, "save_every": 3, "eval_every": 7}
+    run(tmp_path / "whole", numbered, evaluate=evaluated, **settings)
+    for last in (4, 7, 13):  # between a checkpoint and the next line, and at an evaluation
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "parts", dying_at(last), evaluate=evaluated, **settings)
+    run(tmp_path / "parts", numbered, evaluate=evaluated, **settings)
+    whole = without_times(tmp_path / "whole")
+    assert whole == without_times(tmp_path / "parts")
+    lines = [(e["kind"], e["step"]) for e in whole]
+    assert lines == [
+        ("train", 1),
+        ("train", 5),
+        ("eval", 7),
+        ("train", 10),
+        ("eval", 14),
+        ("train", 15),
+        ("train", 17),
+        ("eval", 17),
+    ]
+
+
+def test_the_first_line_is_the_first_steps_and_has_no_rates(tmp_path, capfd):
+    run(tmp_path, numbered, steps=6)
+    first, second = [e for e in read_metrics(tmp_path / "metrics.jsonl") if e["kind"] == "train"][
+        :2
+    ]
+    assert first["step"] == 1
+    assert abs(first["masked_lm_loss"] - np.log(CONFIG.vocab_size)) < 0.5
+    assert not TIMES & first.keys()
+    # The first step compiles, so that the second to the fifth are timed.
+    tokens = np.mean([batch(i)["input_mask"].sum() for i in range(1, 5)]) / 8
+    ratio = second["tokens_per_second"] / second["sequences_per_second"]
+    assert ratio == pytest.approx(tokens)
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("step 1/")]
+    assert "seq/s" not in said[0]
+    assert "left" not in said[0]
+
+
+def test_what_is_due_is_saved_before_an_evaluation_begins(tmp_path):
+    def evaluate(params, step, tick):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, numbered, steps=10, eval_every=10, evaluate=evaluate)
+    with Checkpointer(tmp_path / "checkpoints", keep=3) as checkpointer:
+        assert checkpointer.steps()[-1] == 10
+    # Nothing is trained again, and the evaluation is made up for.
+    state = run(tmp_path, dying_at(0), steps=10, eval_every=10, evaluate=evaluated)
+    assert int(state.step) == 10
+    assert [e["step"] for e in without_times(tmp_path) if e["kind"] == "eval"] == [10]
+
+
+def test_what_is_long_unsaved_is_saved_before_an_evaluation(tmp_path, monkeypatch):
+    settings = {"steps": 6, "save_every": 0, "eval_every": 2, "evaluate": evaluated}
+    run(tmp_path / "a", numbered, **settings)
+    monkeypatch.setattr("albert_jax.train.UNSAVED_SECONDS", 0.0)
+    run(tmp_path / "b", numbered, **settings)
+    for name, steps in (("a", [0, 6]), ("b", [2, 4, 6])):
+        with Checkpointer(tmp_path / name / "checkpoints", read_only=True) as checkpointer:
+            assert checkpointer.steps() == steps
+
+
+def test_a_signal_in_an_evaluation_ends_it_at_once_and_it_is_made_again(tmp_path):
+    ticks = []
+
+    def evaluate(params, step, tick):
+        for done in range(1, 100):
+            if done == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            ticks.append(done)
+            tick(done, 100)
+        pytest.fail("it went on")
+
+    settings = {"steps": 10, "save_every": 0, "eval_every": 4}
+    with pytest.raises(TryAgain, match="stopped by SIGTERM after step 4, which is saved"):
+        run(tmp_path, numbered, evaluate=evaluate, **settings)
+    assert ticks == [1, 2, 3]
+    run(tmp_path, numbered, evaluate=evaluated, **settings)
+    assert [e["step"] for e in without_times(tmp_path) if e["kind"] == "eval"] == [4, 8, 10]
+
+
+def test_a_long_evaluation_whose_examples_come_is_no_hang(tmp_path):
+    def evaluate(params, step, tick):
+        for done in range(8):
+            time.sleep(0.25)
+            tick(done, 8)
+        return {"x_loss": 0.0}
+
+    guard = GuardConfig(step_timeout=1.5)
+    assert int(run(tmp_path, numbered, steps=2, guard=guard, evaluate=evaluate).step) == 2
+
+
+def test_a_damaged_log_stops_no_run(tmp_path, capfd):
+    run(tmp_path, numbered, steps=10)
+    log = tmp_path / "metrics.jsonl"
+    whole = without_times(tmp_path)
+    with log.open("ab") as file:
+        file.write(b'12\n{"kind": "train", "step": "x"}\n\xff\n[1]\n{"kind": 5, "step": 1}\n')
+        file.write(b"[" * 100_000 + b"\n" + b'{"kind": "train", "st')
+    run(tmp_path, numbered, steps=10)
+    assert without_times(tmp_path) == whole
+    assert f"{log}: 6 damaged lines left out" in capfd.readouterr().err
+    assert all(json.loads(line)["kind"] for line in log.read_text().splitlines())
 
 
 def test_evaluation_happens_on_schedule_and_at_the_end(tmp_path):
@@ -187,7 +324,7 @@ def test_evaluation_happens_on_schedule_and_at_the_end(tmp_path):
         tmp_path,
         numbered,
         steps=25,
-        evaluate=lambda params, step: seen.append(1) or {"x_loss": 1.0},
+        evaluate=lambda params, step, tick: seen.append(1) or {"x_loss": 1.0},
     )
     evals = [e["step"] for e in read_metrics(tmp_path / "metrics.jsonl") if e["kind"] == "eval"]
     assert evals == [10, 20, 25]
@@ -204,7 +341,7 @@ def test_an_error_in_the_data_surfaces_as_itself(tmp_path):
 
 
 def test_curves_are_drawn(tmp_path):
-    run(tmp_path, numbered, steps=20, evaluate=lambda p, step: {"masked_lm_loss": 4.0})
+    run(tmp_path, numbered, steps=20, evaluate=lambda p, step, tick: {"masked_lm_loss": 4.0})
     draw_curves(
         tmp_path / "metrics.jsonl",
         tmp_path / "loss.png",

@@ -168,7 +168,8 @@ _worker_draw: Callable[[int], Batch]  # set in a worker process only
 def _start_worker(draw: Callable[[int], Batch]) -> None:
     global _worker_draw
     _worker_draw = draw
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # to all of a group; it is the parent's to handle
     # A worker would wait for work for ever after its parent was killed.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `prepare` will cost, said before it starts, and how far it is while it runs."""
+"""What `prepare` will cost, said before it starts."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,12 @@ from albert_jax.data.lines import Piece, Reading
 from albert_jax.data.sentences import LAYOUTS
 from albert_jax.data.units import BATCH_CHARS, Unit, tokenize
 from albert_jax.errors import UserError
-from albert_jax.streams import say
+from albert_jax.progress import show_bytes
 from albert_jax.tokenizer import Tokenizer
 
 SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20  # of each of so many inputs, so much is looked at;
 SAMPLE_EVERY = 1 << 24  # and of fewer where there is not so much input for each
 WORKER_START_SECONDS = 1.0
-LINE_SECONDS = 10.0  # between lines of progress where stderr is no terminal
 
 
 @dataclass(frozen=True)
@@ -101,36 +99,3 @@ def _beginning(piece: Piece, reading: Reading, read: list[int]) -> Iterator[list
         if chars >= SAMPLE_CHARS:
             break
     yield batch
-
-
-def show_bytes(size: float) -> str:
-    return tqdm.format_sizeof(size, "B")
-
-
-class Meter:
-    """Progress by bytes of input: a bar on a terminal, else a line every ten seconds."""
-
-    def __init__(self, total: int, show: bool):
-        self._total, self._show, self._done = max(total, 1), show, 0
-        self._started = self._said = time.monotonic()
-        self._bar: tqdm | None = None
-        if show and sys.stderr.isatty():
-            self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="prepare")
-
-    def add(self, size: int) -> None:
-        self._done += size
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(size)
-        elif self._show and now - self._said >= LINE_SECONDS:
-            self._said = now
-            spent = now - self._started
-            left = spent * (self._total - self._done) / max(self._done, 1)
-            say(
-                f"prepare: {self._done / self._total:.0%}, {show_bytes(self._done / spent)}/s, "
-                f"{tqdm.format_interval(max(left, 0))} left"
-            )
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()

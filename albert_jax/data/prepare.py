@@ -33,7 +33,7 @@ from albert_jax import __version__
 from albert_jax.addresses import is_address
 from albert_jax.data.beam import make_pipeline, run_units_on_beam
 from albert_jax.data.corpus import find_pieces, read_piece
-from albert_jax.data.forecast import Meter, make_forecast, show_bytes
+from albert_jax.data.forecast import make_forecast
 from albert_jax.data.lines import Piece, Reading
 from albert_jax.data.place import Place, existing_folder, open_place
 from albert_jax.data.pool import run_units
@@ -53,6 +53,7 @@ from albert_jax.data.units import (
     read_records,
 )
 from albert_jax.errors import TryAgain, UserError
+from albert_jax.progress import Meter, show_bytes
 from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
 
@@ -134,7 +135,8 @@ def prepare(
     forecast.check_disk(place.name, place.free())
     with _workplace(place, settings, tokenizer, forecast.bytes):
         _remove_stale(place, units, waiting)
-        meter = Meter(sum(unit.bytes for unit in waiting), progress)
+        total = sum(unit.bytes for unit in waiting)
+        meter = Meter("prepare", total, unit="B", show=progress)
         try:
             if pipeline is None:
                 run_units(waiting, job, workers, meter.add)

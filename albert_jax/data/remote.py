@@ -18,10 +18,10 @@ from typing import Any
 from albert_jax.addresses import connect, is_address, within
 from albert_jax.appearing import appearing_file
 from albert_jax.caches import user_cache
-from albert_jax.data.forecast import show_bytes
 from albert_jax.data.place import existing_folder
 from albert_jax.data.store import SPLITS, parse_manifest, sha256_of, shard_sizes
 from albert_jax.errors import UserError
+from albert_jax.progress import show_bytes
 from albert_jax.streams import say
 
 

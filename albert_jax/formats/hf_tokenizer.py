@@ -16,10 +16,11 @@ from typing import Any
 import sentencepiece
 
 from albert_jax import json_files
+from albert_jax.arguments import shown
 from albert_jax.errors import UserError
 from albert_jax.formats.sources import read_json
 from albert_jax.tokenizer import MASK_ID, SPECIAL_PIECES
-from albert_jax.wording import shortened, shown
+from albert_jax.wording import shortened
 
 _OWN_ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")  # at ids 0 to 4
 _UNUSED_ROLES = ("bos_token", "eos_token")  # no text is ever given them

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from albert_jax.config import AlbertConfig
+from albert_jax.errors import UserError
 
 MAPPING = "encoder/embedding_hidden_mapping_in"
 
@@ -54,6 +55,35 @@ HEADS: dict[str, dict[str, str]] = {
 # Rows of output_weights, where the kind fixes them.
 LABELS = {"regression": 1, "multiple_choice": 1, "span_v1": 2}
 NAMED_LABELS = ("classification", "token_classification")  # kinds with a label for each row
+
+# Far beyond every ALBERT there is. A configuration may come from anyone, and what it claims must
+# not cost more than to say so.
+_MOST: dict[str, float] = {
+    "vocab_size": 1 << 24,
+    "embedding_size": 1 << 16,
+    "hidden_size": 1 << 16,
+    "num_hidden_layers": 1000,
+    "intermediate_size": 1 << 20,
+    "inner_group_num": 100,
+    "max_position_embeddings": 1 << 20,
+    "type_vocab_size": 1 << 16,
+    "initializer_range": 1000,
+    "layer_norm_eps": 1,
+}
+_MOST_BLOCKS = 1000  # sets of parameters: num_hidden_groups x inner_group_num
+
+
+def check_sizes(config: AlbertConfig, where: object) -> None:
+    """UserError, which begins with `where`, for a configuration far beyond every ALBERT."""
+    for name, most in _MOST.items():
+        if getattr(config, name) > most:
+            raise UserError(f"{where}: {name} {getattr(config, name)} must be at most {most:,}")
+    groups, inner = config.num_hidden_groups, config.inner_group_num
+    if groups * inner > _MOST_BLOCKS:
+        raise UserError(
+            f"{where}: num_hidden_groups {groups} x inner_group_num {inner} are {groups * inner:,} "
+            f"sets of parameters; at most {_MOST_BLOCKS:,} are supported"
+        )
 
 
 def modules(config: AlbertConfig, head: str | None = None) -> dict[str, str]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from albert_jax.addresses import is_address
+from albert_jax.appearing import scratch_folder
 from albert_jax.errors import UserError
 from albert_jax.formats.archives import download, is_archive, unpack
 from albert_jax.formats.flax_msgpack import read_flax
@@ -92,16 +92,16 @@ def _is_archive(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for temporary files."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="albert_jax_convert_")
-    except OSError as error:
-        raise UserError(
-            f"no temporary folder can be made ({error.strerror or error}); set TMPDIR to a folder "
-            "with room for the model"
-        ) from None
-    with folder as name:
-        yield Path(name)
+    """A folder for temporary files, which is gone at the end, even at one by a signal."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(scratch_folder())
+        except OSError as error:
+            raise UserError(
+                f"no temporary folder can be made ({error.strerror or error}); set TMPDIR to a "
+                "folder with room for the model"
+            ) from None
+        yield folder
 
 
 def _unpacked(path: Path, scratch: Path) -> Path:

@@ -13,14 +13,22 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from albert_jax.arguments import shown
 from albert_jax.config import MODELS, AlbertConfig
 from albert_jax.digests import crc32c, not_finite
 from albert_jax.errors import UserError
 from albert_jax.formats import hf_names, tf_names
-from albert_jax.formats.parameters import HEADS, LABELS, MAPPING, parameter_shapes, part_of
+from albert_jax.formats.parameters import (
+    HEADS,
+    LABELS,
+    MAPPING,
+    check_sizes,
+    parameter_shapes,
+    part_of,
+)
 from albert_jax.formats.sources import Source, read_json
 from albert_jax.formats.tensors import Tensor, forget
-from albert_jax.wording import first_ten, shortened, shown
+from albert_jax.wording import first_ten, shortened
 
 CLASSIFIER_DROPOUT = 0.1  # the original's constant: classifier_utils.py:793, race_utils.py:317
 
@@ -85,6 +93,7 @@ def read_config(source: Source, path: Path | None) -> tuple[AlbertConfig, dict[s
     if source.kind == "hf" and path.name != "albert_config.json":
         values.setdefault("model_type", "albert")  # the first releases wrote no mark of their own
     config, kind = AlbertConfig.from_dict(values, path)
+    check_sizes(config, path)
     if "transformers" in kind:
         _check_transformers(config, values, path)
     act = values.get("hidden_act", "gelu_new" if "transformers" in kind else "gelu")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from albert_jax.errors import UserError
+from albert_jax.config import task_name
 from albert_jax.tasks.base import Features, RawExample, Task
 from albert_jax.tasks.custom import CUSTOM
 from albert_jax.tasks.glue import GLUE
@@ -25,8 +25,4 @@ TASKS: dict[str, Task] = {
 def find_task(name: str) -> Task:
     """The task of that name, however it is capitalised and hyphenated (SST-2, sst2); UserError for
     an unknown one."""
-    wanted = name.lower().replace("-", "").replace("_", "")
-    for known, task in TASKS.items():
-        if known.replace("-", "") == wanted:
-            return task
-    raise UserError(f"task {name!r} is unknown; known: {', '.join(TASKS)}")
+    return TASKS[task_name(name)]

@@ -23,14 +23,15 @@ class RawExample:
 
     `id` is what the official predictions file calls it: GLUE's index, SQuAD's question id, RACE's
     "file-question". `texts` are one or two; for multiple choice passage, question and each option;
-    for token classification the words. `label` is as the file writes it, one a word for token
-    classification, None where the file has none.
+    for token classification the words. `label` is the task's, one a word for token classification,
+    None where the file has none. `place` is where the example stands, for errors.
     """
 
     id: str
     texts: tuple[str, ...]
     label: str | float | tuple[str, ...] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    place: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,17 @@ class Task(Protocol):
     def metric(self) -> str:
         """The one of `metrics` that chooses the best step; more is better."""
 
-    def examples(self, split: str, data: str | Path) -> list[RawExample]:
-        """A split's examples (train, dev, test; MNLI: dev_matched, …) in a folder, or of "tfds"."""
+    def examples(
+        self, split: str, data: str | Path, *, needs_labels: bool = True
+    ) -> list[RawExample]:
+        """A split's examples (train, dev, test; MNLI: dev_matched, …) in a folder, or of "tfds".
+
+        Not `needs_labels`: a label that cannot be read is none, as for predicting.
+        """
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
-        """The example that a row of JSON holds, for `predict`; `number` counts from 0, `place` is
-        where the row stands, for errors."""
+        """The example that a record holds, for `predict`: a label is not looked at. `number` counts
+        from 0, `place` is where the record stands, for errors."""
 
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
@@ -126,11 +132,15 @@ def pair_features(
 
 def unique_ids(examples: list[RawExample], place: str | Path) -> list[RawExample]:
     """The examples, if no two have one id, which would be one prediction; else UserError."""
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for example in examples:
         if example.id in seen:
-            raise UserError(f"{place} has two examples with the id {example.id}; remove one")
-        seen.add(example.id)
+            places = " and ".join(filter(None, (seen[example.id], example.place)))
+            raise UserError(
+                f"{place} has two examples with the id {example.id}{places and f': {places}'}; "
+                "give each its own"
+            )
+        seen[example.id] = example.place
     if not examples:
         raise UserError(f"{place} holds no examples; fetch or write it again")
     return examples
@@ -139,10 +149,11 @@ def unique_ids(examples: list[RawExample], place: str | Path) -> list[RawExample
 def gold_labels(task: str, examples: Sequence[RawExample]) -> list[Any]:
     """The examples' labels; UserError where some have none, as in a test split."""
     golds = [example.label for example in examples]
-    if missing := golds.count(None):
+    if missing := [example for example in examples if example.label is None]:
+        first = f", {missing[0].place} for one" if missing[0].place else ""
         raise UserError(
-            f"{missing} of {len(golds)} examples of {task} have no label, so that nothing can be "
-            "scored; evaluate on a split that has labels (dev), or use predict"
+            f"{len(missing)} of {len(golds)} examples of {task} have no label{first}, so that "
+            "nothing can be scored; evaluate on a split that has labels (dev), or use predict"
         )
     return golds
 

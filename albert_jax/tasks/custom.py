@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from albert_jax.errors import UserError
+from albert_jax.streams import say
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
     Features,
@@ -26,21 +28,29 @@ from albert_jax.tasks.base import (
     pair_features,
     unique_ids,
 )
+from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.race import choice_features
-from albert_jax.tasks.tables import (
-    Row,
-    csv_rows,
-    find_file,
-    json_rows,
-    read_text,
+from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, write_text
+from albert_jax.tasks.text_files import file_lines, kind_of
+from albert_jax.tasks.values import (
+    id_of,
+    quoted,
     require_keys,
-    tsv_rows,
-    write_text,
+    text_of,
+    texts_of,
+    wrong_value,
 )
 from albert_jax.tokenizer import CLS_ID, SEP_ID, UNK_ID, Tokenizer
 
 IGNORED = -100  # the label of a token that is not the first of its word
 OUTSIDE = "O"
+CONLL = ("conll", "txt")
+_TABLES = ("csv", "tsv", "jsonl")
+# How many columns `texts` may name, by the task's head, and which.
+_TEXTS = {
+    "token_classification": (1, 1, "the column of words"),
+    "multiple_choice": (3, None, "passage, question and options"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class CustomTask:
     `texts` and `label` name columns, or JSON's keys. For multiple choice `texts` are passage,
     question and either a list of options or a column for each; where there is no passage, its name
     is "". For words they are a list (JSONL), or the files are CoNLL's. `labels` are those of the
-    training file: see `learn`.
+    training file: see `learn`. `renamed` has pairs of a file's label and the task's.
     """
 
     name: str
@@ -58,6 +68,17 @@ class CustomTask:
     texts: tuple[str, ...]
     label: str = "label"
     labels: tuple[str, ...] = ()
+    renamed: Pairs = ()
+
+    def __post_init__(self) -> None:
+        least, most, which = _TEXTS.get(self.head, (1, 2, "one column or two"))
+        if not least <= len(self.texts) <= (most or len(self.texts)):
+            raise UserError(
+                f"--texts names {len(self.texts)} columns for {self.name}, {quoted(self.texts)}; "
+                f"name {which}"
+            )
+        if not self.label or ("" in self.texts and self.head != "multiple_choice"):
+            raise UserError(f"a column of {self.name} has no name; give one to --texts and --label")
 
     @property
     def metric(self) -> str:
@@ -82,7 +103,7 @@ class CustomTask:
         if self.head == "multiple_choice":
             names = _choice_names(golds, len(train[0].texts) - 2)
             for example in train:
-                label_index(names, example.label, f"example {example.id} of {self.name}")
+                label_index(names, example.label, example.place)
             return self.with_labels(names)
         if self.head == "token_classification":
             golds = [tag for tags in golds for tag in tags]
@@ -92,90 +113,108 @@ class CustomTask:
                 f"the training file of {self.name} has the one label {found.pop()!r}; there is "
                 "nothing to tell apart"
             )
-        numeric = all(label.isdecimal() for label in found)
+        _say_of_case(self.name, found)
+        # Thousands of digits are a name: Python refuses to make a number of them.
+        numeric = all(label.isdecimal() and len(label) < 20 for label in found)
         return self.with_labels(sorted(found, key=int if numeric else None))
 
     # ---------------------------------------------------------------------------------- reading
 
-    def examples(self, split: str, data: str | Path) -> list[RawExample]:
-        """Examples of `data`/SPLIT.csv, .tsv, .jsonl or, for words, .conll or .txt.
+    def examples(
+        self, split: str, data: str | Path, *, needs_labels: bool = True
+    ) -> list[RawExample]:
+        """Examples of `data`/SPLIT.csv, .tsv, .jsonl or, for words, .conll or .txt; or their .gz.
 
         CSV cells may be quoted; quotes in TSV are plain text; row 1 names the columns. A test split
-        may lack the label. Raises UserError, with the row, for a column that is missing, a label
-        that the training file does not have, a number that is none, an empty file, invalid UTF-8.
+        may lack the label. Raises UserError, with the row and the field, for a column that is
+        missing, a text that is none, a label that the training file does not have, a number that is
+        none, an empty file, invalid UTF-8.
         """
-        kinds = ("csv", "tsv", "jsonl")
-        if self.head == "token_classification":
-            kinds = ("conll", "txt", "jsonl")
+        is_test = split == "test"
+        kinds = _TABLES if self.head != "token_classification" else (*CONLL, "jsonl")
         path = find_file([Path(data)], [f"{split}.{kind}" for kind in kinds])
-        needed = [text for text in (*self.texts, self.label) if text]
-        if split == "test":
-            needed.remove(self.label)
-        readers = {"csv": csv_rows, "tsv": tsv_rows, "jsonl": json_rows}
-        rows: Iterator[Row]
-        if path.suffix[1:] in readers:
-            rows = readers[path.suffix[1:]](path, needed)
-        else:
-            rows = conll_rows(path, self.texts[0], self.label)
-        examples = [self.from_record(row, i, place) for i, (place, row) in enumerate(rows)]
+        labels = LabelReader(
+            self.labels,
+            renamed=self.renamed,
+            is_needed=needs_labels,
+            is_test=is_test,
+        )
+        rows = self._rows(path, has_labels=needs_labels and not is_test)
+        examples = [
+            self._example(record, i, place, labels) for i, (place, record) in enumerate(rows)
+        ]
         if self.head == "multiple_choice":
-            _require_as_many(examples, path)
+            _require_as_many(examples)
         return unique_ids(examples, path)
 
+    def _rows(self, path: Path, *, has_labels: bool) -> Iterator[Row]:
+        if kind_of(path) in CONLL:
+            return conll_rows(file_lines(path), str(path), self.texts[0], self.label)
+        needed = [text for text in self.texts if text]
+        if has_labels:
+            needed.append(self.label)
+        hint = "; name its own with --texts and --label of albert-jax finetune"
+        return file_rows(path, needed, hint=hint)
+
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
-        """The example of a row, whose id is its "id" or else its number."""
+        """The example of a record, whose id is its "id" or else its number, without its label."""
+        return self._example(record, number, place, None)
+
+    def _example(
+        self, record: Mapping[str, Any], number: int, place: str, labels: LabelReader | None
+    ) -> RawExample:
         texts = self._texts(record, place)
-        label = record.get(self.label)
-        if label is not None and str(label).strip():
-            label = self._label(label, texts, place)
-        else:
-            label = None
-        return RawExample(str(record.get("id", number)), texts, label)
+        label = self._label(record, texts, place, labels) if labels else None
+        return RawExample(id_of(record, ("id",), number, place), texts, label, place=place)
 
     def _texts(self, record: Mapping[str, Any], place: str) -> tuple[str, ...]:
         require_keys(record, place, [text for text in self.texts if text])
-        has_list = self.head in ("multiple_choice", "token_classification")
-        texts: list[str] = []
-        for name in self.texts:
-            cell = record[name] if name else ""
-            if isinstance(cell, list) and has_list and name == self.texts[-1]:
-                texts += map(str, cell)
-            elif isinstance(cell, str | int | float) and self.head != "token_classification":
-                texts.append(str(cell))
-            else:
-                raise UserError(
-                    f"{place}: {name} is {str(cell)[:60]!r}; expected "
-                    + ("a list of words" if self.head == "token_classification" else "a text")
-                )
-        if self.head == "multiple_choice":
-            wanted = len(self.labels) or max(2, len(texts) - 2)
-            if len(texts) - 2 != wanted:
-                raise UserError(f"{place} has {len(texts) - 2} options; expected {wanted}")
-        if not any(text.strip() for text in texts):
-            raise UserError(f"{place} has no text in {', '.join(self.texts)}")
-        return tuple(texts)
-
-    def _label(self, label: Any, texts: Sequence[str], place: str) -> str | float | tuple[str, ...]:
-        if self.head == "regression":
-            try:
-                return float(label)
-            except (TypeError, ValueError):
-                raise UserError(f"{place}: label {label!r} is no number") from None
         if self.head == "token_classification":
-            if not isinstance(label, list) or len(label) != len(texts):
-                raise UserError(
-                    f"{place} has {len(texts)} words and the labels {str(label)[:80]}; expected "
-                    "one a word"
-                )
-            labels = tuple(map(str, label))
-        else:
-            labels = (str(label).strip(),)
-        known = self.labels
+            name = self.texts[0]
+            # A word of U+00A0 alone is one: it stands in real CoNLL files, with a tag.
+            words = texts_of(record[name], name, place, of="words", blanks=" \t\r\n")
+            if not words:
+                raise wrong_value(place, name, [], "a list of words")
+            return words
         if self.head == "multiple_choice":
-            known = known or _choice_names(labels, len(texts) - 2)
-        for each in labels if known else ():
-            label_index(known, each, place)
-        return labels if self.head == "token_classification" else labels[0]
+            return self._choice_texts(record, place)
+        return tuple(text_of(record[name], name, place) for name in self.texts)
+
+    def _choice_texts(self, record: Mapping[str, Any], place: str) -> tuple[str, ...]:
+        passage, question, *options = self.texts
+        # A passage may be left out, of all questions by its column's name or of one by its cell.
+        asked = [
+            text_of(record[name], name, place, may_be_blank=name == passage) if name else ""
+            for name in (passage, question)
+        ]
+        if len(options) > 1:
+            return (*asked, *(text_of(record[name], name, place) for name in options))
+        (name,) = options
+        if isinstance(record[name], str):
+            expected = "a list of options; in CSV and TSV each has a column (--texts)"
+            raise wrong_value(place, name, record[name], expected)
+        found = texts_of(record[name], name, place, of="options", count=len(self.labels) or None)
+        if len(found) < 2:
+            raise wrong_value(place, name, list(found), "two options or more")
+        return (*asked, *found)
+
+    def _label(
+        self,
+        record: Mapping[str, Any],
+        texts: Sequence[str],
+        place: str,
+        labels: LabelReader,
+    ) -> str | float | tuple[str, ...] | None:
+        value = record.get(self.label)
+        if self.head == "regression":
+            return labels.read_score(value, self.label, place)
+        if self.head == "token_classification":
+            return labels.read_each(value, len(texts), self.label, place)
+        if self.head == "multiple_choice" and not self.labels:
+            # Which of the two the file has, `learn` finds out.
+            known = (*_numbers(len(texts) - 2), *_letters(len(texts) - 2))
+            return labels.read(value, self.label, place, known)
+        return labels.read(value, self.label, place)
 
     # ------------------------------------------------------------------------- the model's side
 
@@ -263,54 +302,45 @@ class CustomTask:
         self, path: str | Path, examples: Sequence[RawExample], predictions: Predictions
     ) -> list[Path]:
         """predictions.jsonl, {"id", "prediction"} a line; for words also predictions.conll, a word,
-        its label where known and its prediction a line, as conlleval reads them."""
+        its label where all are known and its prediction a line, as conlleval reads them."""
         found = [(example, predictions[example.id]) for example in examples]
         rows = [json.dumps({"id": e.id, "prediction": p}, ensure_ascii=False) for e, p in found]
         paths = [write_text(path, "predictions.jsonl", "\n".join(rows) + "\n")]
         if self.head == "token_classification":
             blocks = []
+            has_labels = all(example.label for example in examples)  # as many columns everywhere
             for example, tags in found:
-                columns = [example.texts, *([example.label] if example.label else []), tags]
-                blocks.append("".join(" ".join(row) + "\n" for row in zip(*columns, strict=True)))
+                columns = [example.texts, *([example.label] if has_labels else []), tags]
+                blocks.append("".join(map(_conll_line, zip(*columns, strict=True))))
             paths.append(write_text(path, "predictions.conll", "\n".join(blocks)))
         return paths
 
 
-def conll_rows(path: Path, text: str, label: str) -> Iterator[Row]:
-    """Sentences of a CoNLL file, {text: words, label: tags}: a word a line, white space between its
-    columns, the tag last, an empty line between sentences. A file of one column has no tags."""
-    words: list[str] = []
-    tags: list[str] = []
-    start, width = 1, 0
-    # An empty line after the last, so that the last sentence ends.
-    for number, line in enumerate([*read_text(path).split("\n"), ""], start=1):
-        cells = line.split()
-        if cells and cells[0] == "-DOCSTART-":
-            cells = []
-        if cells:
-            start = start if words else number
-            width = width or len(cells)
-            if len(cells) != width:
-                raise UserError(
-                    f"{path} row {number} has {len(cells)} columns; expected {width} as in the "
-                    f"rows before; found {line[:80]}"
-                )
-            words.append(cells[0])
-            tags.append(cells[-1])
-        elif words:
-            record = {text: words} | ({label: tags} if width > 1 else {})
-            yield f"{path} row {start}", record
-            words, tags = [], []
+def _conll_line(cells: Sequence[str]) -> str:
+    # A word's own white space would begin another column. U+00A0 is none to conlleval and to
+    # `conll_rows`, and a space to the tokenizer.
+    return " ".join(re.sub(r"\s", "\u00a0", cell) for cell in cells) + "\n"
 
 
-def _require_as_many(examples: Sequence[RawExample], path: Path) -> None:
-    widths = [len(example.texts) - 2 for example in examples]
-    if len({*widths}) > 1:
-        odd = next(i for i, width in enumerate(widths) if width != widths[0])
-        raise UserError(
-            f"{path}: example {examples[odd].id} has {widths[odd]} options and the first "
-            f"{widths[0]}; give all as many"
-        )
+def _require_as_many(examples: Sequence[RawExample]) -> None:
+    first, *others = ((len(example.texts) - 2, example.place) for example in examples)
+    for options, place in others:
+        if options != first[0]:
+            raise UserError(
+                f"{place} has {options} options and {first[1]} has {first[0]}; give all as many"
+            )
+
+
+def _say_of_case(task: str, labels: Iterable[str]) -> None:
+    by_case: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        by_case.setdefault(label.casefold(), []).append(label)
+    for same in by_case.values():
+        if len(same) > 1:
+            say(
+                f"{task}: the labels {', '.join(same)} differ in case alone and are taken for "
+                f"different ones; --labels {same[1]}={same[0]} makes them one"
+            )
 
 
 def _are_chunks(labels: Sequence[str]) -> bool:
@@ -319,8 +349,15 @@ def _are_chunks(labels: Sequence[str]) -> bool:
 
 
 def _choice_names(golds: Sequence[Any], choices: int) -> tuple[str, ...]:
-    if all(str(gold).isdecimal() for gold in golds):
-        return tuple(map(str, range(choices)))
+    are_numbers = all(str(gold).isdecimal() for gold in golds)
+    return _numbers(choices) if are_numbers else _letters(choices)
+
+
+def _numbers(choices: int) -> tuple[str, ...]:
+    return tuple(map(str, range(choices)))
+
+
+def _letters(choices: int) -> tuple[str, ...]:
     return tuple(map(chr, range(ord("A"), ord("A") + choices)))
 
 

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GLUE's ten tasks, from the official tsv files, from JSONL or from TFDS, and the files its server
-takes.
+"""GLUE's ten tasks, from the official tsv files, from JSONL or CSV with the same columns or TFDS's,
+or from TFDS, and the files its server takes.
 
 Everything that differs between them is in `GLUE`; the order of labels is the original's.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from albert_jax.errors import UserError
+from albert_jax.streams import say
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
     TFDS,
@@ -29,20 +29,24 @@ from albert_jax.tasks.base import (
     pair_features,
     unique_ids,
 )
+from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.tables import (
     Row,
+    csv_rows,
     find_file,
     json_rows,
-    require_keys,
     tfds_rows,
     tsv_rows,
     write_text,
 )
+from albert_jax.tasks.text_files import file_lines, kind_of
+from albert_jax.tasks.values import id_of, require_keys, text_of
 from albert_jax.tokenizer import Tokenizer
 
 NLI = ("contradiction", "entailment", "neutral")
-NLI_TFDS = ("entailment", "neutral", "contradiction")  # the order of transformers' data sets too
 PAIR = ("sentence1", "sentence2")
+IDS = ("index", "idx", "id")
+NO_GOLD = "-"  # MultiNLI's own files: the annotators did not agree. GLUE's have no such rows
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,13 @@ class GlueTask:
     labels: tuple[str, ...]
     scores: tuple[str, ...]  # the first chooses the best step
     tfds: str  # its name there
-    keys: tuple[str, ...] = ()  # what TFDS and JSON call the texts, where not as the tsv
-    tfds_labels: tuple[str, ...] = ()  # the order of TFDS's integers, where another
+    # The classes in the order in which TFDS and the hub (nyu-mll/glue) number them.
+    published: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()  # what TFDS and the hub call the texts, where not as the tsv
     without_header: tuple[str, ...] = ()  # the columns of a file whose first row is an example
     leave_out_short: bool = False  # rows that lack columns, as the original leaves them out
     splits: tuple[str, ...] = ("train", "dev", "test")
+    renamed: Pairs = ()  # a file's label, the task's
 
     @property
     def head(self) -> str:
@@ -70,80 +76,128 @@ class GlueTask:
     def metric(self) -> str:
         return self.scores[0]
 
-    def examples(self, split: str, data: str | Path) -> list[RawExample]:
+    def examples(
+        self, split: str, data: str | Path, *, needs_labels: bool = True
+    ) -> list[RawExample]:
         """Examples of train, dev or test (MNLI: dev_matched, dev_mismatched, …; dev is matched).
 
-        `data` holds the official folders, or the task's own files. Raises UserError for files that
-        are missing, empty, no UTF-8, lack a column or have an unknown label, with the row.
+        `data` holds the official folders, or the task's own files. An empty text is one: the
+        official files have some. Raises UserError for files that are missing, empty, no UTF-8, lack
+        a column, or have a text that is none or an unknown label, with the row and the field.
         """
         split = f"{split}_matched" if f"{split}_matched" in self.splits else split
         if split not in self.splits:
             splits = ", ".join(self.splits)
             raise UserError(f"split {split!r} of {self.name} is unknown; known: {splits}")
-        place, rows = self._rows(split, data)
         is_test = split.startswith("test")
+        place, rows = self._rows(split, data, has_labels=needs_labels and not is_test)
+        if needs_labels and NO_GOLD not in dict(self.renamed):
+            rows = self._with_gold(rows, place)
+        labels = LabelReader(
+            self.labels,
+            renamed=self.renamed,
+            published=self.published,
+            source=str(place) if needs_labels and data != TFDS else "",
+            is_needed=needs_labels,
+        )
         examples = [
-            self._example(cells, number, at, is_test=is_test, split=split)
+            self._example(cells, number, at, labels, is_test=is_test, split=split)
             for number, (at, cells) in enumerate(rows)
         ]
         return unique_ids(examples, place)
 
-    def _rows(self, split: str, data: str | Path) -> tuple[str | Path, Iterable[Row]]:
+    def _rows(
+        self, split: str, data: str | Path, *, has_labels: bool
+    ) -> tuple[str | Path, Iterable[Row]]:
         if data == TFDS:
             name = f"glue/{self.tfds}"
             return f"TFDS {name}", tfds_rows(name, split.replace("dev", "validation"))
         is_ax = self.name == "ax"
         stems = ("diagnostic-full", "diagnostic") if is_ax else (split,)
-        names = [f"{stem}.{kind}" for stem in stems for kind in ("tsv", "jsonl")]
+        names = [f"{stem}.{kind}" for stem in stems for kind in ("tsv", "jsonl", "csv")]
         folder = "diagnostic" if is_ax else self.folder
         path = find_file((Path(data) / folder, Path(data)), names)
-        if path.suffix == ".jsonl":
-            return path, json_rows(path)
-        if path.stem == "diagnostic-full":  # the one file of the diagnostic set with labels
-            rows = tsv_rows(path, ("Premise", "Hypothesis", "Label"))
+        lines, name = file_lines(path), str(path)
+        if kind_of(path) == "jsonl":
+            return path, json_rows(lines, name)
+        read = csv_rows if kind_of(path) == "csv" else tsv_rows
+        if path.name.startswith("diagnostic-full"):  # the file of the diagnostic set with labels
+            rows = read(lines, name, ("Premise", "Hypothesis", "Label"))
             return path, ((at, {k.lower(): x for k, x in row.items()}) for at, row in rows)
-        label = () if split.startswith("test") else (self.label,)
+        needed, *others = self._columns(has_labels=has_labels)
+        if read is csv_rows:
+            return path, csv_rows(lines, name, needed, others=others)
+        is_test = split.startswith("test")
         return path, tsv_rows(
-            path,
-            (*self.texts, *label),
-            without_header=() if label == () else self.without_header,
-            leave_out_short=self.leave_out_short and label != (),
+            lines,
+            name,
+            needed,
+            others=others,
+            without_header=() if is_test else self.without_header,
+            leave_out_short=self.leave_out_short and not is_test,
         )
+
+    def _columns(self, *, has_labels: bool) -> list[tuple[str, ...]]:
+        """The columns that a file needs, by the official names or by TFDS's and the hub's."""
+        names = (self.texts, self.keys) if self.keys else (self.texts,)
+        if not has_labels:
+            return list(names)
+        labels = dict.fromkeys((self.label, "label"))
+        return [(*texts, label) for texts in names for label in labels]
+
+    def _with_gold(self, rows: Iterable[Row], place: str | Path) -> Iterator[Row]:
+        """The rows but those on which MultiNLI's annotators did not agree, counted on stderr."""
+        left_out = 0
+        for at, cells in rows:
+            if self.labels == NLI and cells.get(self._label_key(cells)) == NO_GOLD:
+                left_out += 1
+            else:
+                yield at, cells
+        if left_out:
+            say(f"{place}: left out {left_out} rows without a gold label ({NO_GOLD})")
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
-        """The example of a JSON object with the texts by TFDS's names or the tsv's."""
-        return self._example(record, number, place, is_test=True)
-
-    def _example(
-        self, cells: Mapping[str, Any], number: int, place: str, *, is_test: bool, split: str = ""
-    ) -> RawExample:
-        """In a test split a label may be missing, and a column numbers the examples."""
-        texts = self.texts if set(self.texts) <= cells.keys() else self.keys or self.texts
-        key = self.label if self.label in cells else "label"
-        require_keys(cells, place, texts if is_test else (*texts, key))
-        index = next((cells[k] for k in ("index", "idx", "id") if k in cells), number)
+        """The example of a record that has the texts by TFDS's names or the tsv's; its label is not
+        read."""
         return RawExample(
-            id=str(index if is_test else number),
-            texts=tuple(str(cells[text]) for text in texts),
-            label=self._label(cells.get(key), place),
-            extra={"split": split} if split else {},
+            id_of(record, IDS, number, place),
+            tuple(text_of(record[text], text, place) for text in self._text_keys(record, place)),
+            place=place,
         )
 
-    def _label(self, label: Any, place: str) -> str | float | None:
-        if label is None or label == -1:  # TFDS's "none"
-            return None
-        if not self.labels:
-            try:
-                score = float(label)
-            except (TypeError, ValueError):
-                score = math.nan
-            if not math.isfinite(score):
-                raise UserError(f"{place}: label {label!r} is no number")
-            return score
-        order = self.tfds_labels or self.labels
-        if isinstance(label, int) and 0 <= label < len(order):
-            return order[label]
-        return self.labels[label_index(self.labels, str(label).strip(), place)]
+    def _example(
+        self,
+        cells: Mapping[str, Any],
+        number: int,
+        place: str,
+        labels: LabelReader,
+        *,
+        is_test: bool,
+        split: str,
+    ) -> RawExample:
+        """In a test split a label may be missing, and a column numbers the examples."""
+        key = self._label_key(cells)
+        needed = (key,) if labels.is_needed and not is_test else ()
+        names = self._text_keys(cells, place, *needed)
+        texts = tuple(text_of(cells[name], name, place, may_be_blank=True) for name in names)
+        identity = id_of(cells, IDS, number, place) if is_test else str(number)
+        label = self._label(cells.get(key), key, place, labels)
+        return RawExample(identity, texts, label, {"split": split}, place)
+
+    def _label_key(self, cells: Mapping[str, Any]) -> str:
+        return self.label if self.label in cells else "label"
+
+    def _text_keys(self, cells: Mapping[str, Any], place: str, *more: str) -> tuple[str, ...]:
+        """What the record calls the texts; UserError where it lacks one of them, or of `more`."""
+        names = self.texts if set(self.texts) <= cells.keys() else self.keys or self.texts
+        require_keys(cells, place, (*names, *more))
+        return names
+
+    def _label(self, value: Any, key: str, place: str, labels: LabelReader) -> str | float | None:
+        if self.labels:
+            return labels.read(value, key, place)
+        score = labels.read_score(value, key, place)
+        return None if score == -1 else score  # the published data sets' "none"
 
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
@@ -154,7 +208,7 @@ class GlueTask:
         if example.label is not None:
             label = example.label
             targets["labels"] = (
-                label_index(self.labels, label, example.id) if self.labels else label
+                label_index(self.labels, label, example.place) if self.labels else label
             )
         return [Features(index, ids, segments, targets)]
 
@@ -211,9 +265,19 @@ GLUE = (
         ("0", "1"),
         ("matthews", "accuracy"),
         "cola",
+        ("unacceptable", "acceptable"),
         without_header=("source", "label", "star", "sentence"),
     ),
-    GlueTask("sst2", "SST-2", ("sentence",), "label", ("0", "1"), ("accuracy",), "sst2"),
+    GlueTask(
+        "sst2",
+        "SST-2",
+        ("sentence",),
+        "label",
+        ("0", "1"),
+        ("accuracy",),
+        "sst2",
+        ("negative", "positive"),
+    ),
     GlueTask(
         "mrpc",
         "MRPC",
@@ -222,6 +286,7 @@ GLUE = (
         ("0", "1"),
         ("accuracy", "f1"),
         "mrpc",
+        ("not_equivalent", "equivalent"),
         keys=PAIR,
     ),
     GlueTask("stsb", "STS-B", PAIR, "score", (), ("pearson", "spearman"), "stsb"),
@@ -233,6 +298,7 @@ GLUE = (
         ("0", "1"),
         ("accuracy", "f1"),
         "qqp",
+        ("not_duplicate", "duplicate"),
         without_header=("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
         leave_out_short=True,
     ),
@@ -244,8 +310,8 @@ GLUE = (
         NLI,
         ("accuracy",),
         "mnli",
+        ("entailment", "neutral", "contradiction"),
         keys=("premise", "hypothesis"),
-        tfds_labels=NLI_TFDS,
         splits=("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched"),
     ),
     GlueTask(
@@ -256,9 +322,28 @@ GLUE = (
         ("entailment", "not_entailment"),
         ("accuracy",),
         "qnli",
+        ("entailment", "not_entailment"),
     ),
-    GlueTask("rte", "RTE", PAIR, "label", ("entailment", "not_entailment"), ("accuracy",), "rte"),
-    GlueTask("wnli", "WNLI", PAIR, "label", ("0", "1"), ("accuracy",), "wnli"),
+    GlueTask(
+        "rte",
+        "RTE",
+        PAIR,
+        "label",
+        ("entailment", "not_entailment"),
+        ("accuracy",),
+        "rte",
+        ("entailment", "not_entailment"),
+    ),
+    GlueTask(
+        "wnli",
+        "WNLI",
+        PAIR,
+        "label",
+        ("0", "1"),
+        ("accuracy",),
+        "wnli",
+        ("not_entailment", "entailment"),
+    ),
     GlueTask(
         "ax",
         "AX",
@@ -267,8 +352,8 @@ GLUE = (
         NLI,
         ("matthews",),
         "ax",
+        ("entailment", "neutral", "contradiction"),
         keys=("premise", "hypothesis"),
-        tfds_labels=NLI_TFDS,
         splits=("test",),
     ),
 )

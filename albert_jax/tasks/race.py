@@ -24,15 +24,10 @@ from albert_jax.tasks.base import (
     label_index,
     unique_ids,
 )
-from albert_jax.tasks.tables import (
-    Row,
-    json_object,
-    json_rows,
-    read_text,
-    require_keys,
-    tfds_rows,
-    write_text,
-)
+from albert_jax.tasks.labels import LabelReader, Pairs
+from albert_jax.tasks.tables import Row, json_object, json_rows, tfds_rows, write_text
+from albert_jax.tasks.text_files import file_lines, read_text
+from albert_jax.tasks.values import id_of, list_of, require_keys, text_of, texts_of
 from albert_jax.tokenizer import CLS_ID, SEP_ID, Tokenizer, clean_text
 
 LEVELS = ("middle", "high")
@@ -42,7 +37,11 @@ PASSAGE = ("article", "questions", "options")  # keys of a file
 
 
 def choice_features(
-    tokenizer: Tokenizer, texts: Sequence[str], max_seq_length: int
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    max_seq_length: int,
+    *,
+    max_qa_length: int = MAX_QA_LENGTH,
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Ids and segments of [CLS] passage [SEP] question option [SEP], for each option.
 
@@ -60,7 +59,7 @@ def choice_features(
     room = max_seq_length - 3
     rows, segments = [], []
     for ids in asked_ids:
-        ids = ids[-min(MAX_QA_LENGTH, room) :]
+        ids = ids[-min(max_qa_length, room) :]
         first = [CLS_ID, *passage_ids[: room - len(ids)], SEP_ID]
         rows.append([*first, *ids, SEP_ID])
         segments.append([0] * len(first) + [1] * (len(ids) + 1))
@@ -73,12 +72,15 @@ class RaceTask:
 
     name: str
     levels: tuple[str, ...] = LEVELS
+    renamed: Pairs = ()  # a file's letter, ours
 
     head = "multiple_choice"
     labels = OPTIONS
     metric = "accuracy"
 
-    def examples(self, split: str, data: str | Path) -> list[RawExample]:
+    def examples(
+        self, split: str, data: str | Path, *, needs_labels: bool = True
+    ) -> list[RawExample]:
         """Examples of train, dev or test, the middle level before the high one.
 
         `data` holds train/middle/1.txt and so on, or RACE/ that does; a level's files may also be
@@ -87,23 +89,19 @@ class RaceTask:
         """
         if split not in ("train", "dev", "test"):
             raise UserError(f"split {split!r} of {self.name} is unknown; known: train, dev, test")
+        labels = LabelReader(OPTIONS, renamed=self.renamed, is_needed=needs_labels)
         examples: list[RawExample] = []
         for level in self.levels:
             for place, passage in _passages(level, split, data):
-                examples += _questions(passage, level, place)
+                examples += _questions(passage, level, place, labels)
         return unique_ids(examples, data)
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
-        """The example of {"article", "question", "options"} and, if need be, "id" and "answer"."""
+        """The example of {"article", "question", "options"} and, if need be, "id"."""
         require_keys(record, place, ("article", "question", "options"))
-        return _question(
-            record["article"],
-            record["question"],
-            record["options"],
-            record.get("answer"),
-            place,
-            str(record.get("id", number)),
-        )
+        texts = tuple(text_of(record[name], name, place) for name in ("article", "question"))
+        options = texts_of(record["options"], "options", place, of="options", count=len(OPTIONS))
+        return RawExample(id_of(record, ("id",), number, place), (*texts, *options), place=place)
 
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
@@ -111,7 +109,7 @@ class RaceTask:
         """One row of four choices. race_utils.py:154-232."""
         ids, segments = choice_features(tokenizer, example.texts, max_seq_length)
         known = example.label is not None
-        targets = {"labels": label_index(OPTIONS, example.label, example.id)} if known else {}
+        targets = {"labels": label_index(OPTIONS, example.label, example.place)} if known else {}
         return [Features(index, ids, segments, targets)]
 
     def predictions(
@@ -154,15 +152,20 @@ def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         raise UserError(f"no folder {folders[0]} or {folders[1]}; --data is RACE's folder")
-    files = [file for file in folder.glob("*.txt") if not file.name.startswith(".")]
-    single = [file for file in files if file.name != "all.txt"]
+    found = [*folder.glob("*.txt"), *folder.glob("*.txt.gz")]
+    files = [file for file in found if not file.name.startswith(".")]
+    single = [file for file in files if _plain_name(file) != "all.txt"]
     if not files:
         raise UserError(f"{folder} holds no .txt file; RACE's archive has one a passage there")
     if not single:  # all.txt repeats the others, where there are others
-        yield from json_rows(files[0], PASSAGE)
+        yield from json_rows(file_lines(files[0]), str(files[0]), PASSAGE)
     for file in sorted(single, key=lambda file: (_number(file.stem), file.name)):
         passage = json_object(read_text(file), str(file), PASSAGE)
-        yield str(file), {"id": f"{level}{file.name}"} | passage
+        yield str(file), {"id": f"{level}{_plain_name(file)}"} | passage
+
+
+def _plain_name(file: Path) -> str:
+    return file.name.removesuffix(".gz")
 
 
 def _number(stem: str) -> int:
@@ -170,31 +173,33 @@ def _number(stem: str) -> int:
     return int(digits[0]) if digits else 0
 
 
-def _questions(passage: Mapping[str, Any], level: str, place: str) -> Iterator[RawExample]:
+def _questions(
+    passage: Mapping[str, Any], level: str, place: str, labels: LabelReader
+) -> Iterator[RawExample]:
+    """The questions of a passage as published, whose texts may be empty."""
     require_keys(passage, place, (*PASSAGE, "id"))
-    questions, options = passage["questions"], passage["options"]
-    answers = passage.get("answers") or [None] * len(questions)
+    article = text_of(passage["article"], "article", place, may_be_blank=True)
+    questions = texts_of(passage["questions"], "questions", place, of="texts", may_be_blank=True)
+    options = list_of(passage["options"], "options", place, of="lists of options")
+    answers = passage.get("answers")
+    if answers in (None, []):  # a split without them
+        answers = [None] * len(questions)
+    answers = list_of(answers, "answers", place, of="letters")
     if not len(questions) == len(options) == len(answers):
         raise UserError(
             f"{place} has {len(questions)} questions, {len(options)} lists of options and "
             f"{len(answers)} answers; expected as many of each"
         )
+    name = id_of(passage, ("id",), 0, place)
     for i, (question, own, answer) in enumerate(zip(questions, options, answers, strict=True)):
-        at, name = f"{place} question {i + 1}", f"{passage['id']}-{i}"
-        yield _question(passage["article"], question, own, answer, at, name, {"level": level})
-
-
-def _question(
-    passage: Any,
-    question: Any,
-    options: Any,
-    answer: Any,
-    place: str,
-    name: str,
-    extra: Mapping[str, Any] | None = None,
-) -> RawExample:
-    if not isinstance(options, list) or len(options) != len(OPTIONS):
-        raise UserError(f"{place} has the options {options!r}; expected a list of {len(OPTIONS)}")
-    if answer is not None:
-        label_index(OPTIONS, answer, place)
-    return RawExample(name, (str(passage), str(question), *map(str, options)), answer, extra or {})
+        at = f"{place} question {i + 1}"
+        texts = texts_of(
+            own, f"options[{i}]", at, of="options", count=len(OPTIONS), may_be_blank=True
+        )
+        yield RawExample(
+            f"{name}-{i}",
+            (article, question, *texts),
+            labels.read(answer, f"answers[{i}]", at),
+            {"level": level},
+            at,
+        )

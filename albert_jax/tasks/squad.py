@@ -12,18 +12,19 @@ from typing import Any
 from albert_jax.errors import UserError
 from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
-from albert_jax.tasks.squad_reader import field, find_file, read_squad, read_tfds, some
+from albert_jax.tasks.squad_reader import find_file, read_squad, read_tfds, some
 from albert_jax.tasks.squad_spans import (
+    GIVEN_UP,
     Passage,
     Window,
     best_answers,
     candidates_v1,
     candidates_v2,
     encode_passage,
-    span_answer,
     windows,
 )
 from albert_jax.tasks.tables import write_text
+from albert_jax.tasks.values import id_of, require_keys, text_of
 from albert_jax.tokenizer import CLS_ID, SEP_ID, Tokenizer
 
 
@@ -33,10 +34,14 @@ class SpanPredictions(dict[str, str]):
     nbest: dict[str, list[dict[str, Any]]]
     """By question, the likeliest texts, best first: text, probability, start_log_prob,
     end_log_prob."""
+    best: dict[str, str]
+    """The likeliest text of each question, whatever its null odds; "" where it has none."""
+    probabilities: dict[str, float | None]
+    """By question, the probability of `best` among the texts of `nbest`, if it has one."""
+    starts: dict[str, int | None]
+    """By question, the character of its context where `best` begins, if it has one."""
     null_odds: dict[str, float] | None
     """By question, the logit of there being no answer; None for the v1 head."""
-    starts: dict[str, int | None]
-    """By question, the character of its context where the likeliest text begins."""
 
     def __init__(
         self,
@@ -46,21 +51,20 @@ class SpanPredictions(dict[str, str]):
         threshold: float,
     ) -> None:
         self.nbest, self.null_odds, self.starts = nbest, null_odds, starts
+        # Differs from TF, which takes the first, even where that is the marker alone that stands
+        # before a bracket or a quotation mark: no answer, although the head says that there is one.
+        likeliest = {
+            question: next((answer for answer in answers if answer["text"]), None)
+            for question, answers in nbest.items()
+        }
+        self.best = {q: answer["text"] if answer else "" for q, answer in likeliest.items()}
+        self.probabilities = {q: x["probability"] if x else None for q, x in likeliest.items()}
         odds = null_odds or {}
         # Differs from TF, which leaves a question unanswered at the threshold too, although it
         # searched for the best one as the official script does: unanswered only above.
         super().__init__(
             {q: "" if q in odds and odds[q] > threshold else best for q, best in self.best.items()}
         )
-
-    @property
-    def best(self) -> dict[str, str]:
-        """The likeliest text of each question, whatever its null odds."""
-        return {question: answers[0]["text"] for question, answers in self.nbest.items()}
-
-
-# What the original answers where no span is allowed: to no question of SQuAD, in practice.
-_NOTHING = {"span_v1": span_answer("empty", 0.0, 0.0), "span_v2": span_answer("", -1e6, -1e6)}
 
 
 @dataclass(frozen=True)
@@ -79,21 +83,27 @@ class SquadTask:
     n_best: int = 20
     max_answer_length: int = 30  # pieces
     null_threshold: float = 0.0  # logit above which there is no answer: 0 is even odds
+    # Whether squad1 looks beyond the `n_best` starts and ends where no span of them is allowed:
+    # predict does, to give an answer; what is scored is the original's.
+    searches_on: bool = False
 
     def __post_init__(self) -> None:
         for name in ("doc_stride", "max_query_length", "n_best", "max_answer_length"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
-    def examples(self, split: str, data: str | Path) -> list[RawExample]:
+    def examples(
+        self, split: str, data: str | Path, *, needs_labels: bool = True
+    ) -> list[RawExample]:
         """Questions of train, dev or test: of a SQuAD file, the folder that holds it, or TFDS."""
+        is_training = split == "train" and needs_labels
         if str(data) == TFDS:
-            examples = read_tfds(split, self.version)
+            examples = read_tfds(split, self.version, is_training=is_training)
         else:
             path = find_file(data, split, self.version)
-            examples = read_squad(path, is_training=split == "train")
+            examples = read_squad(path, is_training=is_training)
         unanswerable = [e.id for e in examples if e.label == ""]
-        if self.head == "span_v1" and unanswerable:
+        if self.head == "span_v1" and unanswerable and needs_labels:
             raise UserError(
                 f"{data}: {len(unanswerable)} of {len(examples)} questions have no answer: "
                 f"{some(unanswerable)}; {self.name} answers each, use squad2"
@@ -102,9 +112,12 @@ class SquadTask:
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
         """A question to answer: `question`, `context` and, if it has one, its `id`."""
-        question, context = (field(record, name, str, place) for name in ("question", "context"))
+        require_keys(record, place, ("question", "context"))
+        question = text_of(record["question"], "question", place)
+        context = text_of(record["context"], "context", place, may_be_blank=True)
         extra = {"context": context, "answers": (), "answer": None}
-        return RawExample(str(record.get("id", number)), (question, context), None, extra)
+        identity = id_of(record, ("id",), number, place)
+        return RawExample(identity, (question, context), None, extra, place)
 
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
@@ -155,25 +168,41 @@ class SquadTask:
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> SpanPredictions:
         """The likeliest text of all of a question's windows; the least of their null odds."""
-        candidates = candidates_v2 if self.head == "span_v2" else candidates_v1
         rows: list[list[int]] = [[] for _ in examples]
         for row, feature in enumerate(features):
             rows[feature.example].append(row)
         nbest, null_odds, starts = {}, {}, {}
         for example, mine in zip(examples, rows, strict=True):
-            spans = [
-                candidates(features[i], outputs[i], self.n_best, self.max_answer_length)
-                for i in mine
-            ]
             parts = [features[i] for i in mine]
-            nbest[example.id], starts[example.id] = best_answers(
-                example.texts[1], parts, spans, self.n_best, _NOTHING[self.head]
-            )
+            found = [outputs[i] for i in mine]
+            nbest[example.id], starts[example.id] = self._best_answers(example, parts, found)
             if self.head == "span_v2":
-                null_odds[example.id] = min(float(outputs[i]["cls_logits"]) for i in mine)
+                null_odds[example.id] = min(float(output["cls_logits"]) for output in found)
         return SpanPredictions(
             nbest, null_odds if self.head == "span_v2" else None, starts, self.null_threshold
         )
+
+    def _best_answers(
+        self, example: RawExample, features: Sequence[Features], outputs: Outputs
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        candidates = candidates_v2 if self.head == "span_v2" else candidates_v1
+
+        def among(likeliest: int) -> tuple[list[dict[str, Any]], int | None]:
+            spans = [
+                candidates(feature, output, likeliest, self.max_answer_length)
+                for feature, output in zip(features, outputs, strict=True)
+            ]
+            return best_answers(example.texts[1], features, spans, self.n_best)
+
+        found = among(self.n_best)
+        has_pieces = any(len(feature.extra["starts"]) for feature in features)
+        if self.head == "span_v1" and found[1] is None and has_pieces:
+            # The likeliest starts and ends are all in the question, as may be with a context of a
+            # few pieces: the original then says "empty", a word that is not in the context.
+            if not self.searches_on:
+                return [dict(GIVEN_UP)], None
+            found = among(max(len(output["start_logits"]) for output in outputs))
+        return found
 
     def metrics(self, examples: Sequence[RawExample], predictions: Mapping[str, str]) -> Scores:
         """The official scores in percent, and the number of questions.
@@ -225,7 +254,7 @@ def _extra(passage: Passage, window: Window, part: slice, first: int) -> dict[st
     return {
         "passage_start": first,
         "starts": passage.starts[part],
-        "ends": passage.ends[part],
+        "ends": passage.answer_ends()[part],
         "is_max_context": window.is_max_context,
     }
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 from albert_jax.errors import UserError
 from albert_jax.streams import say
 from albert_jax.tasks.base import RawExample
-from albert_jax.tasks.tables import read_text, tfds_rows
+from albert_jax.tasks.tables import parse_json, tfds_rows
+from albert_jax.tasks.text_files import read_text
+from albert_jax.tasks.values import shown
 
 SPLITS = ("train", "dev", "test")
 _NAMED = 5  # of many questions, how many a message names
@@ -19,7 +20,8 @@ _NAMED = 5  # of many questions, how many a message names
 
 def find_file(data: str | Path, split: str, version: str) -> Path:
     """`data` itself, or the folder's train-v1.1.json (by split and version), or the only file there
-    whose name begins so; UserError for none, for several, and for a file of another split."""
+    whose name begins so, or the same with .gz; UserError for none, for several, and for a file of
+    another split."""
     if split not in SPLITS:
         raise UserError(f"SQuAD has no split {split!r}; known: {', '.join(SPLITS)}")
     path = Path(data)
@@ -35,9 +37,11 @@ def find_file(data: str | Path, split: str, version: str) -> Path:
         raise UserError(
             f"{path} does not exist; give a SQuAD JSON file or the folder that holds {wanted}"
         )
-    if (path / wanted).is_file():
-        return path / wanted
-    found = sorted(path.glob(f"{split}-{version}*.json"))
+    for named in (path / wanted, path / f"{wanted}.gz"):
+        if named.is_file():
+            return named
+    ends = (".json", ".json.gz")
+    found = sorted(x for x in path.glob(f"{split}-{version}*") if x.name.endswith(ends))
     if len(found) == 1:
         return found[0]
     if found:
@@ -60,7 +64,7 @@ def read_squad(path: Path, *, is_training: bool) -> list[RawExample]:
     return _examples(str(path), list(_questions(path)), is_training)
 
 
-def read_tfds(split: str, version: str) -> list[RawExample]:
+def read_tfds(split: str, version: str, *, is_training: bool) -> list[RawExample]:
     """The same of TFDS's squad/v1.1 or squad/v2.0."""
     name = f"squad/{version}"
     rows = tfds_rows(name, split.replace("dev", "validation"))
@@ -68,7 +72,7 @@ def read_tfds(split: str, version: str) -> list[RawExample]:
         (str(row["context"]), {**row, "answers": _tfds_answers(row["answers"])}, place)
         for place, row in rows
     ]
-    return _examples(f"TFDS {name}", questions, split == "train")
+    return _examples(f"TFDS {name}", questions, is_training)
 
 
 def _tfds_answers(answers: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -117,7 +121,8 @@ def some(names: list[str]) -> str:
 
 
 def _questions(path: Path) -> Iterator[Question]:
-    for a, article in enumerate(field(_parse(path), "data", list, str(path))):
+    content = parse_json(read_text(path), str(path))
+    for a, article in enumerate(field(content, "data", list, str(path))):
         place = f"{path}: data[{a}]"
         for p, paragraph in enumerate(field(article, "paragraphs", list, place)):
             here = f"{place}.paragraphs[{p}]"
@@ -126,21 +131,14 @@ def _questions(path: Path) -> Iterator[Question]:
                 yield context, qa, f"{here}.qas[{q}]"
 
 
-def _parse(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}; give a SQuAD file") from None
-
-
 def field(record: Any, name: str, kind: type, place: str) -> Any:
     """`record[name]`; UserError, with the place, where it is missing or of another kind."""
-    names = {str: "a string", list: "a list", int: "a whole number"}
+    names = {str: "a string", list: "a list", int: "a whole number", bool: "true or false"}
     if not isinstance(record, Mapping):
         raise UserError(f"{place} is not an object with {name!r}, as SQuAD's format has it")
     value = record.get(name)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        what = "is missing" if name not in record else f"is {str(value)[:30]!r}"
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        what = "is missing" if name not in record else f"is {shown(value)}"
         raise UserError(f"{place}: {name!r} {what}; SQuAD's format has {names[kind]} there")
     return value
 
@@ -152,8 +150,9 @@ def _example(context: str, qa: Any, place: str, is_labelled: bool) -> RawExample
         (field(answer, "text", str, place), field(answer, "answer_start", int, place))
         for answer in (field(qa, "answers", list, place) if "answers" in qa else [])
     ]
-    is_impossible = qa.get("is_impossible")  # absent in v1.1
-    if is_labelled and isinstance(is_impossible, bool) and is_impossible == bool(answers):
+    has_flag = "is_impossible" in qa  # absent in v1.1
+    is_impossible = field(qa, "is_impossible", bool, place) if has_flag else not answers
+    if is_labelled and is_impossible == bool(answers):
         has = "answers" if answers else "no answers"
         raise UserError(f"{place}: {identity} has {has} and is_impossible {is_impossible}")
     placed = (x for x in answers if x[1] >= 0 and context.startswith(x[0], x[1]))
@@ -163,4 +162,4 @@ def _example(context: str, qa: Any, place: str, is_labelled: bool) -> RawExample
         "answer": next(placed, None),
     }
     label = answers[0][0] if answers else "" if is_labelled else None
-    return RawExample(identity, (question, context), label, extra)
+    return RawExample(identity, (question, context), label, extra, place)

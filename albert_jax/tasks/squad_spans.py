@@ -38,6 +38,14 @@ class Passage:
         first = min(first, len(self.ids) - 1)
         return first, max(first, last)
 
+    def answer_ends(self) -> np.ndarray:
+        """Where answers that end with each piece end, i32[pieces].
+
+        As in the original, a marker alone before the first character stands for that character:
+        it has none of its own.
+        """
+        return np.maximum(self.ends, 1)
+
 
 @lru_cache(maxsize=4)  # the questions about a passage follow each other
 def encode_passage(tokenizer: Tokenizer, text: str) -> Passage:
@@ -128,16 +136,19 @@ def span_answer(text: str, start_score: float, end_score: float) -> dict[str, An
     }
 
 
+# What nbest_predictions.json holds where no span is allowed, as in a context without a piece.
+# Differs from TF, whose v1 answers the word "empty" there too.
+NO_ANSWER = span_answer("", -1e6, -1e6)
+# What the original's v1 answers where none of the likeliest spans is allowed.
+GIVEN_UP = span_answer("empty", 0.0, 0.0)
+
+
 def best_answers(
-    context: str,
-    features: Sequence[Features],
-    candidates: Sequence[Candidates],
-    n_best: int,
-    if_none: dict[str, Any],
+    context: str, features: Sequence[Features], candidates: Sequence[Candidates], n_best: int
 ) -> tuple[list[dict[str, Any]], int | None]:
     """The likeliest texts of a question's windows, best first, in the form of the original's
-    nbest_predictions.json, `if_none` where there is none; and the character of the context where
-    the first begins, None there. squad_utils.py:951-1027."""
+    nbest_predictions.json; and the character of the context where the first that is not empty
+    begins, None where none is. squad_utils.py:951-1027."""
     starts, ends, start_scores, end_scores = (np.concatenate(x) for x in zip(*candidates))  # noqa: B905
     window = np.repeat(np.arange(len(candidates)), [len(c[0]) for c in candidates])
     found: dict[str, dict[str, Any]] = {}
@@ -148,11 +159,11 @@ def best_answers(
         extra = features[window[i]].extra
         span = context[extra["starts"][starts[i]] : extra["ends"][ends[i]]]
         text = span.strip()
-        if place is None:
+        if text and place is None:
             place = int(extra["starts"][starts[i]]) + len(span) - len(span.lstrip())
         if text not in found:
             found[text] = span_answer(text, float(start_scores[i]), float(end_scores[i]))
-    answers = list(found.values()) or [dict(if_none)]
+    answers = list(found.values()) or [dict(NO_ANSWER)]
     totals = [answer["start_log_prob"] + answer["end_log_prob"] for answer in answers]
     weights = [math.exp(total - max(totals)) for total in totals]
     for answer, weight in zip(answers, weights, strict=True):

@@ -1,175 +1,315 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a data set's files, each with the place where it stands, or one error that names it."""
+"""Rows of a data set's files, each with the place where it stands, or one error that names it.
+
+The readers take numbered lines, from a file or from a stream, and give rows as they come. A row's
+number is that of the line where it begins.
+"""
 
 from __future__ import annotations
 
 import csv
 import functools
-import io
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from albert_jax.data.tfds_sets import open_split
 from albert_jax.errors import UserError
 from albert_jax.streams import say
+from albert_jax.tasks.text_files import Line, LineOrError, file_lines, kind_of
+from albert_jax.tasks.values import quoted, require_keys, shown
 
 Row = tuple[str, Mapping[str, Any]]  # place, for errors; cells by column
+# The same where a reader keeps errors: a row that is none is the error that says so.
+RowOrError = tuple[str, Mapping[str, Any] | UserError]
 
-
-def read_text(path: Path) -> str:
-    """A file's text without its byte order mark; lines end in \\n.
-
-    Raises UserError for a file that cannot be read, is empty or is not UTF-8.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path} row {row}: invalid UTF-8 at byte {error.start} (0x{data[error.start]:02x}); "
-            "convert the file to UTF-8"
-        ) from None
-    if not text.strip():
-        raise UserError(f"{path} is empty; fetch or write it again")
-    return text.replace("\r\n", "\n")
+# The csv module ends a cell at 131,072 characters. A cell over this has a quote that never ends.
+_MOST_CELL = 1 << 26
 
 
 def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path:
-    """The first of `names` in the first of `folders` that has any; UserError where none has."""
+    """Return the first of `names`, or of these with .gz, in the first of `folders` that has any;
+    UserError where none has."""
     for folder in folders:
         for name in names:
-            if (folder / name).is_file():
-                return folder / name
+            for path in (folder / name, folder / f"{name}.gz"):
+                if path.is_file():
+                    return path
     raise UserError(
-        f"no {' or '.join(names)} in {' or '.join(map(str, folders))}; --data is the data set's "
-        "folder"
+        f"no {' or '.join(names)}, plain or .gz, in {' or '.join(map(str, folders))}; --data is "
+        "the data set's folder"
     )
 
 
+def file_rows(
+    path: Path, needed: Sequence[str], *, hint: str = "", keep_errors: bool = False
+) -> Iterator[Any]:
+    """Yield the rows of a file that is CSV, TSV or else JSONL by its name.
+
+    With `keep_errors` a row that is none is yielded as its error, and the next follow; what ends
+    the file, as a quote that is never closed, is raised all the same.
+    """
+    read = ROW_READERS.get(kind_of(path), json_rows)
+    lines = file_lines(path, keep_errors=keep_errors and read is json_rows)
+    return read(lines, str(path), needed, hint=hint, keep_errors=keep_errors)
+
+
 def tsv_rows(
-    path: Path,
-    needed: Sequence[str],
+    lines: Iterable[Line],
+    name: str,
+    needed: Sequence[str] = (),
     *,
+    others: Sequence[Sequence[str]] = (),
     without_header: Sequence[str] = (),
     leave_out_short: bool = False,
-) -> Iterator[Row]:
-    """Rows of a tab-separated file, whose quotes are plain text (csv.QUOTE_NONE).
+    hint: str = "",
+    keep_errors: bool = False,
+) -> Iterator[Any]:
+    """Yield the rows of a tab-separated file, whose quotes are plain text (csv.QUOTE_NONE).
 
-    Row 1 names the columns; where it has none of `without_header`, those are the names and it is a
-    row like the others. `leave_out_short`: rows of another width are counted on stderr.
+    The first row names the columns, which must include `needed`, or else one of `others`; where it
+    has none of `without_header`, those are the names and it is a row like the others.
+    `leave_out_short`: rows of another width are counted on stderr.
     """
-    lines = enumerate(read_text(path).split("\n"), start=1)
-    rows = ((number, line.split("\t")) for number, line in lines if line.strip())
-    return _named(path, rows, needed, tuple(without_header), leave_out_short)
+    rows = ((number, line.split("\t")) for number, line in lines if line.strip(" "))
+    return _by_column(
+        name,
+        rows,
+        (needed, *others),
+        without_header=tuple(without_header),
+        leave_out_short=leave_out_short,
+        hint=hint,
+        keep_errors=keep_errors,
+    )
 
 
-def csv_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
-    """Rows of a comma-separated file, a cell with commas, quotes or new lines in double quotes."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        number = 1
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise UserError(f"{path} row {number} is not CSV: {error}") from None
-            if cells:
-                yield number, cells
-            number = reader.line_num + 1
-
-    return _named(path, rows(), needed, (), False)
+def csv_rows(
+    lines: Iterable[Line],
+    name: str,
+    needed: Sequence[str] = (),
+    *,
+    others: Sequence[Sequence[str]] = (),
+    hint: str = "",
+    keep_errors: bool = False,
+) -> Iterator[Any]:
+    """Yield the rows of a comma-separated file, a cell with commas, quotes or new lines in double
+    quotes. Columns are named as for `tsv_rows`."""
+    cells = _csv_cells(lines, name)
+    return _by_column(name, cells, (needed, *others), hint=hint, keep_errors=keep_errors)
 
 
-def _named(
-    path: Path,
+def _csv_cells(lines: Iterable[Line], name: str) -> Iterator[tuple[int, list[str]]]:
+    # The module's own limit, of the whole process, can only be raised for all.
+    csv.field_size_limit(max(csv.field_size_limit(), _MOST_CELL))
+    line = ""
+
+    def ended() -> Iterator[str]:
+        nonlocal line
+        for _, line in lines:
+            yield f"{line}\n"
+
+    reader = csv.reader(ended(), strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{name} row {number} is not CSV: {_csv_fault(error)}") from None
+        is_blank = reader.line_num == number and not line.strip(" ")
+        if not is_blank:
+            yield number, cells
+
+
+def _csv_fault(error: csv.Error) -> str:
+    if "unexpected end of data" in str(error):
+        return "a quote that opens in it is never closed; close it, or double a quote that is text"
+    if "field larger" in str(error):
+        return f"a cell has over {_MOST_CELL:,} characters; is a quote in it never closed?"
+    if "new-line character" in str(error):
+        return "a carriage return stands in a cell that is not quoted; quote the cell"
+    return str(error)
+
+
+def _by_column(
+    name: str,
     rows: Iterator[tuple[int, list[str]]],
-    needed: Sequence[str],
-    without_header: tuple[str, ...],
-    leave_out_short: bool,
-) -> Iterator[Row]:
-    number, cells = next(rows)
+    needed: Sequence[Sequence[str]],
+    *,
+    without_header: tuple[str, ...] = (),
+    leave_out_short: bool = False,
+    hint: str = "",
+    keep_errors: bool = False,
+) -> Iterator[RowOrError]:
+    number, cells = next(rows, (1, []))
     if without_header and not set(cells) & set(without_header):
-        columns, rows = without_header, _chain((number, cells), rows)
+        columns, rows = without_header, itertools.chain([(number, cells)], rows)
     else:
         columns = tuple(cell.strip() for cell in cells)
-    if missing := [name for name in needed if name not in columns]:
-        raise UserError(
-            f"{path} row {number} lacks the column {', '.join(missing)}: expected "
-            f"{', '.join(needed)}; found {_shown(columns)}"
-        )
+        _require_columns(columns, f"{name} row {number}", needed, hint)
     left_out = []
     for number, cells in rows:
         if len(cells) == len(columns):
-            yield f"{path} row {number}", dict(zip(columns, cells, strict=True))
+            yield f"{name} row {number}", dict(zip(columns, cells, strict=True))
         elif leave_out_short:
             left_out.append(number)
         else:
-            raise UserError(
-                f"{path} row {number} has {len(cells)} columns; expected {len(columns)} "
-                f"({_shown(columns)}); found {_shown(cells)}"
+            error = UserError(
+                f"{name} row {number} has {len(cells)} columns; expected {len(columns)} "
+                f"({quoted(columns)}); found {quoted(cells)}"
             )
+            if not keep_errors:
+                raise error
+            yield f"{name} row {number}", error
     if left_out:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         wanted = f"for want of {len(columns)} columns"
-        say(f"{path}: left out {wanted}: row {left_out[0]}{more}")
+        say(f"{name}: left out {wanted}: row {left_out[0]}{more}")
 
 
-def _shown(cells: Iterable[str]) -> str:
-    """Cells for an error, which is one line whatever they hold."""
-    short = (cell[:30] for cell in cells)
-    return ", ".join(cell if cell.isprintable() else repr(cell) for cell in short)[:300]
+def _require_columns(
+    columns: Sequence[str], place: str, needed: Sequence[Sequence[str]], hint: str
+) -> None:
+    """Raise UserError for two columns of one name, and where no list of names is there whole."""
+    for column in columns:
+        if column and columns.count(column) > 1:
+            raise UserError(f"{place} names two columns {column!r}; rename one")
+    lacking = [[name for name in names if name not in columns] for names in needed]
+    if not all(lacking):
+        return
+    if len(columns) == 1 and (mark := next((x for x in ";\t|," if x in columns[0]), None)):
+        hint = f"; its columns seem to be divided by {mark!r}"
+    plural = "column" if len(lacking[0]) == 1 else "columns"
+    raise UserError(
+        f"{place} lacks the {plural} {quoted(lacking[0])}: expected {quoted(needed[0])}; found "
+        f"{quoted(columns)}{hint}"
+    )
 
 
-def _chain(first: Any, rest: Iterator) -> Iterator:
-    yield first
-    yield from rest
+def json_rows(
+    lines: Iterable[LineOrError],
+    name: str,
+    needed: Sequence[str] = (),
+    *,
+    hint: str = "",
+    keep_errors: bool = False,
+) -> Iterator[Any]:
+    """Yield the objects of JSONL, one a line."""
+    for number, line in lines:
+        if isinstance(line, str) and not line.strip():
+            continue
+        place = f"{name} row {number}"
+        record: Mapping[str, Any] | UserError
+        try:
+            if isinstance(line, UserError):
+                raise line
+            record = _object(_row_value(line, place), place, needed)
+            require_keys(record, place, needed, hint=hint)
+        except UserError as error:
+            if not keep_errors:
+                raise
+            record = error
+        yield place, record
 
 
-def json_rows(path: Path, needed: Sequence[str] = ()) -> Iterator[Row]:
-    """The objects of a JSONL file, one a line."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            place = f"{path} row {number}"
-            yield place, json_object(line, place, needed)
+def _row_value(line: str, place: str) -> Any:
+    try:
+        return _loads(line, place)
+    except json.JSONDecodeError as error:
+        told = f"{error.msg} at its character {error.pos + 1}"
+    except (ValueError, RecursionError) as error:
+        told = _without_advice(error)
+    raise UserError(f"{place} is not JSON: {told}; JSONL has one object a line")
 
 
 def json_object(text: str, place: str, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """A JSON object with the keys `needed`; UserError for anything else."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{place} is not a JSON object; expected the keys {', '.join(needed)}")
+    """Return the JSON object that a file holds, with the keys `needed`; UserError for anything
+    else."""
+    found = _object(parse_json(text, place), place, needed)
     require_keys(found, place, needed)
     return found
 
 
-def require_keys(record: Mapping[str, Any], place: str, needed: Sequence[str]) -> None:
-    """Raises UserError where a record lacks one of the keys."""
-    if missing := [name for name in needed if name not in record]:
-        raise UserError(
-            f"{place} lacks {', '.join(missing)}: expected {', '.join(needed)}; found "
-            f"{_shown(record) or 'nothing'}"
-        )
+def _object(value: Any, place: str, needed: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        keys = f" with {quoted(needed)}" if needed else ""
+        raise UserError(f"{place} is not a JSON object{keys}: found {shown(value)}")
+    return value
+
+
+def parse_json(text: str, place: str) -> Any:
+    """Return a JSON value; UserError for what is none, and for an object that has a key twice."""
+    try:
+        return _loads(text, place)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} is not JSON: {_without_advice(error)}") from None
+
+
+def _loads(text: str, place: str) -> Any:
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{place} has the key {twice!r} twice; remove one")
+        return found
+
+    return json.loads(text, object_pairs_hook=distinct)
+
+
+def _without_advice(error: Exception) -> str:
+    """Return what Python says of bad JSON, without what a programmer could do about it."""
+    return str(error).partition("; use sys.")[0]
+
+
+def conll_rows(lines: Iterable[Line], name: str, text: str, label: str) -> Iterator[Row]:
+    """Yield the sentences of a CoNLL file, {text: words, label: tags}: a word a line, tabs or
+    spaces between its columns (other white space is part of a word), the tag last, an empty line
+    between sentences. A file of one column has no tags."""
+    words: list[str] = []
+    tags: list[str] = []
+    start, width = 1, 0
+    # An empty line after the last, so that the last sentence ends.
+    for number, line in itertools.chain(lines, [(0, "")]):
+        cells = [cell for cell in re.split("[ \t]", line) if cell]
+        if cells and cells[0] == "-DOCSTART-":
+            cells = []
+        if cells:
+            start = start if words else number
+            width = width or len(cells)
+            if len(cells) != width:
+                raise UserError(
+                    f"{name} row {number} has {len(cells)} columns; expected {width} as in the "
+                    f"rows before; found {quoted(cells)}"
+                )
+            words.append(cells[0])
+            tags.append(cells[-1])
+        elif words:
+            record = {text: words} | ({label: tags} if width > 1 else {})
+            yield f"{name} row {start}", record
+            words, tags = [], []
+
+
+ROW_READERS: dict[str, Callable[..., Iterator[Any]]] = {
+    "csv": csv_rows,
+    "tsv": tsv_rows,
+    "jsonl": json_rows,
+}
 
 
 def tfds_rows(name: str, split: str) -> Iterator[Row]:
-    """Examples of a TFDS data set, text as str, lists as lists; prepared where need be.
+    """Yield the examples of a TFDS data set, text as str, lists as lists; prepared where need be.
 
-    Raises UserError for a data set that is unknown or cannot be read without TensorFlow.
+    Raises UserError for a data set that is unknown or cannot be read without TensorFlow, and for
+    text that is not UTF-8.
     """
     for index, example in enumerate(_tfds_source(name, split)):
-        yield f"TFDS {name} {split}[{index}]", {k: _plain(v) for k, v in example.items()}
+        place = f"TFDS {name} {split}[{index}]"
+        yield place, {key: _plain(value, key, place) for key, value in example.items()}
 
 
 @functools.lru_cache(maxsize=4)
@@ -178,16 +318,19 @@ def _tfds_source(name: str, split: str) -> Sequence[Mapping[str, Any]]:
     return source
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, name: str, place: str) -> Any:
     if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{place}: {name!r} is invalid UTF-8 at byte {error.start}") from None
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return [_plain(part) for part in value] if isinstance(value, list) else value
+        return _plain(value.tolist(), name, place)
+    return [_plain(part, name, place) for part in value] if isinstance(value, list) else value
 
 
 def write_text(folder: str | Path, name: str, text: str) -> Path:
-    """Writes `folder`/`name`, UTF-8 with \\n, and returns it; UserError where it cannot."""
+    """Write `folder`/`name`, UTF-8 with \\n, and return it; UserError where it cannot."""
     path = Path(folder) / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

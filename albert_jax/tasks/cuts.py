@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tokens of an example its rows have no room for, and what a person is told of it.
+
+A text that is too long loses tokens, as in the original. Nothing is lost silently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from albert_jax.tasks.base import Features, RawExample, Task
+from albert_jax.tasks.race import MAX_QA_LENGTH, choice_features
+from albert_jax.tokenizer import Tokenizer
+
+_ENDLESS = 1 << 40  # tokens
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Tokens that were left out because of one setting."""
+
+    setting: str  # max_seq_length, max_query_length, or MAX_QA_LENGTH, which nobody sets
+    left_out: int
+    needed: int  # the value of the setting that leaves out none
+
+
+def cuts_of(
+    task: Task,
+    example: RawExample,
+    features: Sequence[Features],
+    tokenizer: Tokenizer,
+    max_seq_length: int,
+) -> list[Cut]:
+    """What the features of one example lack of its texts; of multiple choice, the option that lost
+    the most."""
+    if task.head.startswith("span"):
+        found = _question_cut(task, example, features[0], tokenizer)
+    elif task.head == "multiple_choice":
+        found = _choice_cuts(example, features[0], tokenizer, max_seq_length)
+    else:
+        found = _row_cut(task, example, features, tokenizer, max_seq_length)
+    return [cut for cut in found if cut.left_out]
+
+
+def _question_cut(
+    task: Any, example: RawExample, first: Features, tokenizer: Tokenizer
+) -> list[Cut]:
+    # The context itself is read in windows, whole.
+    kept = first.extra["passage_start"] - 2
+    if kept < task.max_query_length:
+        return []
+    length = len(tokenizer.encode_ids([example.texts[0]])[0])
+    return [Cut("max_query_length", length - kept, length)]
+
+
+def _choice_cuts(
+    example: RawExample, feature: Features, tokenizer: Tokenizer, max_seq_length: int
+) -> list[Cut]:
+    lengths = [len(segments) for segments in feature.segment_ids]
+    asked = [sum(segments) - 1 for segments in feature.segment_ids]
+    if max(lengths) < max_seq_length and max(asked) < MAX_QA_LENGTH:
+        return []
+    _, whole = choice_features(tokenizer, example.texts, _ENDLESS, max_qa_length=_ENDLESS)
+    wholes_asked = [sum(segments) - 1 for segments in whole]
+    lost = [len(segments) - length for segments, length in zip(whole, lengths, strict=True)]
+    # Of the option that lost the most, what the limit for questions alone would have taken.
+    worst = lost.index(max(lost))
+    by_limit = max(wholes_asked[worst] - MAX_QA_LENGTH, 0)
+    needed = max(
+        len(segments) - max(length - MAX_QA_LENGTH, 0)
+        for segments, length in zip(whole, wholes_asked, strict=True)
+    )
+    return [
+        Cut("max_seq_length", lost[worst] - by_limit, needed),
+        Cut("MAX_QA_LENGTH", by_limit, max(wholes_asked)),
+    ]
+
+
+def _row_cut(
+    task: Task,
+    example: RawExample,
+    features: Sequence[Features],
+    tokenizer: Tokenizer,
+    max_seq_length: int,
+) -> list[Cut]:
+    if max(len(feature.input_ids) for feature in features) < max_seq_length:
+        return []
+    unlabelled = dataclasses.replace(example, label=None)
+    (whole,) = task.features(unlabelled, 0, tokenizer, _ENDLESS)
+    # Words have rows of [CLS] and [SEP] each; a text or a pair has one row.
+    kept = sum(len(feature.input_ids) for feature in features) - 2 * (len(features) - 1)
+    left_out = len(whole.input_ids) - kept
+    if len(features) == 1 and task.head != "token_classification":
+        return [Cut("max_seq_length", left_out, len(whole.input_ids))]
+    starts = [*whole.extra["starts"], len(whole.input_ids) - 1]
+    longest = max(b - a for a, b in itertools.pairwise(starts))
+    return [Cut("max_seq_length", left_out, longest + 2)]
+
+
+def lines_about(
+    cuts: Mapping[Any, Sequence[Cut]],
+    count: int,
+    what: str,
+    *,
+    max_seq_length: int,
+    longest: int,
+) -> list[str]:
+    """Sentences for a person: how many of `count` examples were cut, and what would hold them.
+
+    Args:
+        cuts: those of each example that was cut.
+        count: examples in all.
+        what: what they are called, as "inputs".
+        max_seq_length: tokens in a row.
+        longest: the most tokens that the model takes.
+    """
+    by_setting: dict[str, list[Cut]] = {}
+    for each in cuts.values():
+        for cut in each:
+            by_setting.setdefault(cut.setting, []).append(cut)
+    lines = []
+    for setting, found in by_setting.items():
+        most = max(found, key=lambda cut: cut.needed).needed
+        were = f"{len(found):,} of {count:,} {what} {'was' if len(found) == 1 else 'were'} cut to"
+        if setting == "max_query_length":
+            kept = found[0].needed - found[0].left_out
+            lines.append(
+                f"{were} {kept} tokens of question; the longest has {most:,}: finetune's "
+                f"--max-query-length {most} holds it"
+            )
+        elif setting == "MAX_QA_LENGTH":
+            lines.append(
+                f"{were} the last {MAX_QA_LENGTH} tokens of question and option, as in the "
+                f"original; the longest has {most:,}"
+            )
+        else:
+            lines.append(
+                f"{were} {max_seq_length} tokens; the longest has {most:,}: "
+                + _longer_rows(max_seq_length, most, longest)
+            )
+    return lines
+
+
+def _longer_rows(max_seq_length: int, needed: int, longest: int) -> str:
+    if needed <= longest:
+        return f"--max-seq-length {needed} holds it"
+    if max_seq_length < longest:
+        return f"--max-seq-length {longest}, the most that the model takes, holds more"
+    return "the model takes no more"

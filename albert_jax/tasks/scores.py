@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task's metrics as people read them: shares in percent, whatever scale the official one is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from albert_jax.figures import rounded
+from albert_jax.tasks.base import Task
+from albert_jax.tasks.squad_metrics import TUNED
+
+_NOTES = {
+    "matthews": "-1 to 1",
+    "pearson": "-1 to 1",
+    "spearman": "-1 to 1",
+    "mean_squared_error": "of the labels' own unit, squared",
+    **dict.fromkeys(TUNED, "threshold tuned on these very answers"),
+}
+
+
+class Shown(NamedTuple):
+    """A metric for a table."""
+
+    name: str
+    value: str
+    note: str  # "" for a share, which has its %
+
+
+class Scores(dict[str, float]):
+    """Metrics in the official scale, with the `line` that a person reads of them."""
+
+    def __init__(self, metrics: Mapping[str, float], line: str) -> None:
+        super().__init__(metrics)
+        self.line = line
+
+
+def table_of(task: Task, metric: str, metrics: Mapping[str, Any]) -> list[Shown]:
+    """Return the metrics, first `metric`, which chooses the best step; without those that repeat
+    another, or the number of examples."""
+    repeated = {"total"} | ({"exact_match"} if "exact" in metrics else set())
+    names = [name for name in metrics if name not in repeated]
+    names.sort(key=lambda name: name != metric)
+    return [Shown(n, in_words(task, n, metrics[n]), _NOTES.get(n, "")) for n in names]
+
+
+def line_of(task: Task, metric: str, metrics: Mapping[str, Any]) -> str:
+    """Return the same in one line, without counts and what is tuned on the answers themselves."""
+    return "  ".join(
+        f"{name} {value}"
+        for name, value, _ in table_of(task, metric, metrics)
+        if not isinstance(metrics[name], int) and name not in TUNED
+    )
+
+
+def in_words(task: Task, name: str, value: float | None) -> str:
+    """Return a metric's value: a share in percent, a count as a whole number, - for none."""
+    if value is None or math.isnan(value):
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if name == "mean_squared_error":
+        return rounded(value)
+    if name in ("matthews", "pearson", "spearman") or name.endswith("_thresh"):
+        return f"{value:.4f}"
+    whole = 100 if task.head.startswith("span") else 1
+    return f"{value / whole:.2%}"

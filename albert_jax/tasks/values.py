@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values of a record's fields: a text, a list, a score, a class, an id, or one error that names
+the row and the field. No reader turns a value of another kind into words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from albert_jax.errors import UserError
+
+# The loss squares the distance of two scores in float32, whose largest is 3.4e38.
+MOST_SCORE = 1e18
+
+
+def text_of(
+    value: Any,
+    name: str,
+    place: str,
+    *,
+    may_be_blank: bool = False,
+    blanks: str | None = None,
+) -> str:
+    """Return a text; UserError for a value of another kind, and for one of `blanks` alone, which
+    are all white space unless given."""
+    if not isinstance(value, str):
+        raise wrong_value(place, name, value, "a text")
+    if not may_be_blank and not value.strip(blanks):
+        raise UserError(f"{place}: {name!r} is empty; give a text, or leave the row out")
+    return value
+
+
+def list_of(value: Any, name: str, place: str, *, of: str) -> list[Any]:
+    """Return a list; `of` says of what, as "words". UserError for anything else."""
+    if not isinstance(value, (list, tuple)):
+        raise wrong_value(place, name, value, f"a list of {of}")
+    return list(value)
+
+
+def texts_of(
+    value: Any,
+    name: str,
+    place: str,
+    *,
+    of: str,
+    count: int | None = None,
+    **options: Any,
+) -> tuple[str, ...]:
+    """Return the texts of a list; UserError where it is none, has not `count` of them, or holds
+    what is none by `text_of`, which takes the options."""
+    values = list_of(value, name, place, of=of)
+    if count is not None and len(values) != count:
+        raise UserError(f"{place}: {name!r} has {len(values)} {of}; expected {count}")
+    return tuple(text_of(x, f"{name}[{i}]", place, **options) for i, x in enumerate(values))
+
+
+def score_of(value: Any, name: str, place: str) -> float:
+    """Return the finite number that a value is, or that its text says; else UserError."""
+    score = math.nan
+    if isinstance(value, str) or (isinstance(value, Real) and not isinstance(value, bool)):
+        with contextlib.suppress(ValueError, OverflowError):
+            score = float(value)
+    if isinstance(value, str) and "_" in value:  # Python's own way to write numbers
+        score = math.nan
+    if not math.isfinite(score):
+        raise wrong_value(place, name, value, "a finite number")
+    if abs(score) > MOST_SCORE:
+        raise wrong_value(place, name, value, f"at most {MOST_SCORE:g}; scale the scores down")
+    return score
+
+
+def class_of(value: Any, name: str, place: str) -> str:
+    """Return a class's name, without blanks around it: a string, or a whole number as one."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, (list, tuple)):
+        raise UserError(
+            f"{place}: {name!r} is the list {shown(value)}; multi-label classification is not "
+            "supported: give one class"
+        )
+    if (number := _whole(value)) is None:
+        raise wrong_value(place, name, value, "a class: a string or a whole number")
+    return str(number)
+
+
+def id_of(record: Mapping[str, Any], names: Iterable[str], number: int, place: str) -> str:
+    """Return a record's id: the first of `names` that it has, else `number`; null is none."""
+    name = next((name for name in names if record.get(name) is not None), None)
+    if name is None:
+        return str(number)
+    value = record[name]
+    if isinstance(value, str):
+        return value
+    if (whole := _whole(value)) is None:
+        raise wrong_value(place, name, value, "a string or a whole number")
+    return str(whole)
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number; 1.0 is one, as not all writers of JSON know whole numbers."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    return None
+
+
+def require_keys(
+    record: Mapping[str, Any], place: str, needed: Iterable[str], *, hint: str = ""
+) -> None:
+    """Raise UserError where a record lacks one of the keys."""
+    if missing := [name for name in needed if name not in record]:
+        raise UserError(
+            f"{place} lacks {quoted(missing)}: expected {quoted(needed)}; found "
+            f"{quoted(record) or 'nothing'}{hint}"
+        )
+
+
+def wrong_value(place: str, name: str, value: Any, expected: str) -> UserError:
+    """Return the error for a field's value of another kind than `expected`."""
+    return UserError(f"{place}: {name!r} is {shown(value)}; expected {expected}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as JSON writes it, one line and not long, for an error."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = " ".join(repr(value).split())
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deeply"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def quoted(names: Iterable[Any]) -> str:
+    """Return names for an error, each in quotation marks, cut where they are many."""
+    text = ", ".join(repr(name if len(str(name)) <= 40 else str(name)[:40]) for name in names)
+    return text if len(text) <= 300 else f"{text[:297]}..."
