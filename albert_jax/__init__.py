@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from albert_jax import optimizer
     from albert_jax.converting import convert
     from albert_jax.data.prepare import prepare
+    from albert_jax.data.vocabulary import train_tokenizer
     from albert_jax.evaluation import evaluate
     from albert_jax.inference import Albert, load
     from albert_jax.prediction import predict
     from albert_jax.tasks import TASKS
-    from albert_jax.tokenizer import Tokenizer, train_tokenizer
+    from albert_jax.tokenizer import Tokenizer
     from albert_jax.verification import verify
 
 __all__ = [
@@ -75,7 +76,7 @@ _LATE = {
     "optimizer": None,
     "predict": "prediction",
     "prepare": "data.prepare",
-    "train_tokenizer": "tokenizer",
+    "train_tokenizer": "data.vocabulary",
     "verify": "verification",
 }
 

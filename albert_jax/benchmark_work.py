@@ -26,10 +26,10 @@ from albert_jax.config import (
     model_config,
 )
 from albert_jax.data.batches import Source
+from albert_jax.data.manifest import read_manifest
 from albert_jax.data.mixing import split_stores
 from albert_jax.data.pretraining import PretrainingSource
 from albert_jax.data.remote import local_store
-from albert_jax.data.store import read_manifest
 from albert_jax.errors import UserError
 from albert_jax.flops import forward_flops_per_sequence, parameter_count
 from albert_jax.heads import AlbertForTask
@@ -68,7 +68,7 @@ def pretrain_config(config: BenchmarkConfig) -> PretrainConfig:
         manifest = read_manifest(local_store(store))
         if manifest is None:
             raise UserError(f"store {store} is none; make one with albert-jax prepare")
-        model = dataclasses.replace(model, vocab_size=manifest["vocabulary"]["size"])
+        model = dataclasses.replace(model, vocab_size=manifest.vocabulary.size)
     return dataclasses.replace(
         base,
         model=model,

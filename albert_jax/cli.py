@@ -54,19 +54,30 @@ def train_tokenizer(
     vocab_size: int = 30000,
     do_lower_case: bool = True,
     character_coverage: float = 0.99995,
+    format: str = "text",
+    sentences: Literal["auto", "lines", "split", "wrapped"] = "auto",
+    language: str = "en",
+    strict: bool = False,
+    data_dir: str | None = None,
 ) -> None:
-    """Trains a SentencePiece vocabulary with ALBERT's settings.
+    """Trains a SentencePiece vocabulary with ALBERT's settings, on the text as prepare reads it.
 
     Example: albert-jax train-tokenizer corpus/*.txt --vocab-size 30000 --output vocab
 
     Args:
-        text: text files, plain or .gz.
+        text: files (plain or .gz), folders or patterns, also at gs://; with tfds: the names of
+            splits; or python-docs, the English text that every Python carries.
         output: folder that gets spiece.model and spiece.vocab.
         vocab_size: pieces, the five special ones included.
         do_lower_case: lower-case and drop accents, as the released vocabularies do.
         character_coverage: share of the characters that get a piece; the rest become <unk>.
+        format: text, wiki (WikiExtractor's output) or tfds:NAME.
+        sentences: one a line, to be split out of lines, or out of lines wrapped at a width.
+        language: whose rules split sentences.
+        strict: end at the first damaged input instead of counting and reporting it.
+        data_dir: where TensorFlow Datasets keeps its data.
     """
-    from albert_jax.tokenizer import train_tokenizer
+    from albert_jax.data.vocabulary import train_tokenizer
 
     model = train_tokenizer(
         text,
@@ -74,6 +85,11 @@ def train_tokenizer(
         vocab_size=vocab_size,
         do_lower_case=do_lower_case,
         character_coverage=character_coverage,
+        format=format,
+        sentences=sentences,
+        language=language,
+        strict=strict,
+        data_dir=data_dir,
     )
     print(model)
 
@@ -170,9 +186,9 @@ def pretrain(
         peer_timeout: seconds without a sign of life after which one counts as dead, and all stop.
     """
     from albert_jax.host_memory import keep_freed_memory
+    from albert_jax.run_inputs import require_pretraining_inputs
 
-    if config.init_from is not None:
-        require_model_directory(config.init_from, "init_from")
+    require_pretraining_inputs(config, workdir_too=not dry_run)
     keep_freed_memory()  # before JAX is imported
     from albert_jax.pretrain import pretrain
     from albert_jax.pretrain_report import describe_plan
@@ -203,9 +219,9 @@ def finetune(
         json: print what results.json holds.
     """
     from albert_jax.host_memory import keep_freed_memory
+    from albert_jax.run_inputs import require_finetuning_inputs
 
-    if config.model is not None:
-        require_model_directory(config.model)
+    require_finetuning_inputs(config)
     keep_freed_memory()  # before JAX is imported, as pretrain does
     from albert_jax.finetune import finetune
 
@@ -640,7 +656,7 @@ def benchmark(
 
     Args:
         sweep: settings to try in every combination, as batch_size=8,16,32 remat=none,full.
-        plot: PNG to draw a sweep into.
+        plot: picture to draw a sweep into, .png, .pdf or .svg.
         profile: folder for a trace of a few steps, for xprof or TensorBoard.
         json: print the figures as JSON on the last line; of a sweep those of the fastest, and all
             as "results".
@@ -648,10 +664,12 @@ def benchmark(
     from albert_jax.host_memory import keep_freed_memory
 
     keep_freed_memory()  # before JAX is imported, as pretrain does
-    from albert_jax import benchmark, benchmark_report
+    from albert_jax import benchmark, benchmark_report, plots
 
     if plot and not sweep:
         raise UserError("--plot draws a sweep; give --sweep batch_size=8,16,32, say")
+    if plot:
+        plots.check_picture(plot)  # before minutes are spent
     if profile and sweep:
         raise UserError("--profile is of one setting; leave out --sweep")
     points = list(itertools.chain(*sweep))
@@ -665,11 +683,11 @@ def benchmark(
         measured = [r for r in results if "error" not in r]
         if not measured:
             raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
-        if plot:
-            benchmark_report.draw(results, names, plot)
         figures = min(measured, key=lambda r: r["ms_per_sequence"]) | {"results": results}
     if json:
         print(json_module.dumps(figures))
+    if plot:  # last: a disk that is full takes nothing of what was measured
+        benchmark_report.draw(results, names, plot)
 
 
 def estimate(
@@ -690,15 +708,18 @@ def estimate(
         find_batch: find the largest batch that a chip holds, with and without remat; a compilation
             for each that is tried.
         table: file to add the estimate to, a line of JSON, in place of one of the same setting.
-        plot: PNG to draw into: the table's estimates of this step for slices of every size.
+        plot: picture, .png, .pdf or .svg, to draw into: the table's estimates of this step for
+            slices of every size.
         json: print the figures as JSON alone; with --find-batch those of the fastest, and all as
             "results".
     """
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: no TPU or GPU here is touched
-    from albert_jax import estimate, estimate_report, estimate_table
+    from albert_jax import estimate, estimate_report, estimate_table, plots
 
     if plot and not table:
         raise UserError("--plot draws a table's estimates; give --table FILE")
+    if plot:
+        plots.check_picture(plot)  # before minutes are spent
     if table and find_batch:
         raise UserError("--table takes one estimate, --find-batch makes several; give one of them")
     if table:

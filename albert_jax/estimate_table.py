@@ -5,7 +5,7 @@ recipe's chip-hours, drawn over the sizes of a slice."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,14 @@ from typing import Any
 from albert_jax.appearing import appearing_file
 from albert_jax.config import MODELS, PretrainConfig
 from albert_jax.errors import UserError
-from albert_jax.plots import new_figure, save_plot
+from albert_jax.plots import (
+    from_zero,
+    legend_below,
+    new_figure,
+    number_axis,
+    save_plot,
+    styled,
+)
 
 ESTIMATES = Path(__file__).with_name("estimates.jsonl")  # what `info` reads
 
@@ -153,29 +160,36 @@ def scaling(rows: Sequence[dict[str, Any]], like: dict[str, Any]) -> dict[str, l
 
 
 def draw(rows: Sequence[dict[str, Any]], like: dict[str, Any], picture: str | Path) -> None:
-    """Draws `scaling` as a PNG: time a sequence and chip, the collectives' share, efficiency."""
+    """Draw `scaling` into a file, as `scaling_figure`; raise UserError where there is nothing to
+    draw or the file cannot be written."""
+    with styled():
+        save_plot(scaling_figure(rows, like), picture)
+
+
+def scaling_figure(rows: Sequence[dict[str, Any]], like: dict[str, Any]) -> Any:
+    """Return a figure of `scaling`, a line for each kind of chip: time a sequence and chip, the
+    collectives' share of the step, efficiency and MFU. Raise UserError where nothing fits."""
     curves = scaling(rows, like)
     if not curves:
         raise UserError(f"nothing to draw: {like['model']} does not fit {like['topology']}")
-    figure, axes = new_figure(3, width=4, height=3.6)
-    labels = ("ms a sequence a chip", "collectives, % of the step", "efficiency, %")
-    for axis, label in zip(axes, labels, strict=True):
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:.0f}")
-        axis.set_xlabel("chips")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-    for kind, curve in curves.items():
-        chips = [point["chips"] for point in curve]
-        times = [point["row"]["ms_per_sequence_per_chip"] for point in curve]
-        axes[0].plot(chips, times, marker="o", label=kind)
-        for axis, name in zip(axes[1:], ("collectives", "efficiency"), strict=True):
-            axis.plot(chips, [100 * point[name] for point in curve], marker="o", label=kind)
-    for axis in axes:
-        axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
-    axes[0].legend(fontsize="small", loc="lower right")
-    title = (
-        f"{like['model']}, {like['batch_size']} x {like['sequence']} tokens a chip on every slice: "
-        f"the compiler's estimate, libtpu {like['versions']['libtpu']}"
+    figure, axes = new_figure(
+        f"{like['model']}, {like['batch_size']} x {like['sequence']} tokens a chip, on slices of "
+        f"every size: the compiler's estimate, libtpu {like['versions']['libtpu']}",
+        *(2, 2),
+        height=5.6,
     )
-    save_plot(figure, title, picture)
+    panels: dict[str, Callable[[dict[str, Any]], float]] = {
+        "ms a sequence and chip": lambda point: point["row"]["ms_per_sequence_per_chip"],
+        "collectives (% of the step)": lambda point: 100 * point["collectives"],
+        "efficiency (% of the smallest slice)": lambda point: 100 * point["efficiency"],
+        "MFU (%)": lambda point: 100 * point["row"]["mfu"],
+    }
+    chips = [point["chips"] for curve in curves.values() for point in curve]
+    for axis, (label, value) in zip(axes.flat, panels.items(), strict=True):
+        number_axis(axis, chips)
+        for kind, curve in curves.items():
+            axis.plot([p["chips"] for p in curve], [value(p) for p in curve], label=kind)
+        axis.set(xlabel="chips", ylabel=label)
+        from_zero(axis)
+    legend_below(figure, axes.flat, title="TPU")
+    return figure

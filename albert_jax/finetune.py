@@ -42,6 +42,7 @@ from albert_jax.parallel import (
     set_compilation_cache,
 )
 from albert_jax.progress import Meter, Tick
+from albert_jax.run_inputs import require_finetuning_inputs
 from albert_jax.step import TrainState, init_state, make_train_step
 from albert_jax.streams import say
 from albert_jax.task_batches import TrainingBatches
@@ -60,9 +61,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     `last`, `best` and `model` to those of the run that is best on dev; `model` is its best step.
     Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
     """
-    if config.workdir is None:
-        raise UserError("no work directory; give --workdir DIR")
-    train, workdir = config.train, Path(config.workdir)
+    require_finetuning_inputs(config)
+    train, workdir = config.train, Path(config.workdir or "")
     check_batch_size(train.batch_size, train.accumulate, len(local_devices(train.devices)))
     set_compilation_cache(train.compilation_cache)
     started = time.time()

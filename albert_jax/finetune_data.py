@@ -19,6 +19,7 @@ from albert_jax.heads import AlbertForTask
 from albert_jax.model import init_params
 from albert_jax.model_dir import ModelDirectory, load_model
 from albert_jax.progress import Meter
+from albert_jax.run_inputs import require_finetuning_inputs
 from albert_jax.streams import say
 from albert_jax.task_model import check_pack, configured_task, tokenizer_of
 from albert_jax.task_rows import Row, as_rows
@@ -77,9 +78,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
         max_query_length=config.max_query_length,
     )
     check_pack(task, config.pack)
-    for name, what in (("model", "model directory to start from"), ("data", "data")):
-        if getattr(config, name) is None:
-            raise UserError(f"no {what}; give --{name} DIR")
+    require_finetuning_inputs(config)
     source = load_model(Path(config.model or ""))
     longest = source.config.max_position_embeddings
     if config.max_seq_length > longest:

@@ -13,8 +13,9 @@ from albert_jax import flops
 from albert_jax.addresses import is_address
 from albert_jax.arguments import path_of
 from albert_jax.config import AlbertConfig, PretrainConfig, load_recipe, to_dict
+from albert_jax.data.manifest import SPLITS
 from albert_jax.data.remote import remote_manifest
-from albert_jax.data.store import SPLITS, read_manifest
+from albert_jax.data.store import TokenStore
 from albert_jax.errors import UserError
 from albert_jax.manifests import (
     CONFIG,
@@ -42,24 +43,26 @@ _PARTS = {
 def describe(path: str | Path) -> dict[str, Any]:
     """Describes a model, work directory, token store, configuration file or recipe, as JSON values.
 
-    A store may lie at gs:// or another of fsspec's addresses. A recipe is `file.py` or
-    `file.py:key=value,…`. Of a model the manifest and the configuration are verified, and the
-    parameters counted that it has. FLOPs count a multiplication and an addition as two. Raises
-    UserError for what is damaged, and for anything else, with what it is and what to do.
+    Every file of a store is verified, unless that was done before and it has not changed. A store
+    may lie at gs:// or another of fsspec's addresses; then only its manifest is read. A recipe is
+    `file.py` or `file.py:key=value,…`. Of a model the manifest and the configuration are verified,
+    and the parameters counted that it has. FLOPs count a multiplication and an addition as two.
+    Raises UserError for what is damaged, and for anything else, with what it is and what to do.
     """
     if str(path).partition(":")[0].endswith(".py"):
         return _recipe(str(path))
     if is_address(str(path)):
-        return _store(str(path), remote_manifest(str(path)))
+        return _store(str(path), remote_manifest(str(path)).to_json())
     place = path_of(path, "path")
     if place.suffix == ".json" and place.name != MANIFEST and place.is_file():
         return {"kind": "configuration", "path": str(path)} | _model(AlbertConfig.from_json(place))
     for directory in (place, place / "model"):  # a work directory keeps its model there
         if is_model_directory(directory):
             return _model_directory(directory)
-    is_model = (place / CONFIG).exists()
-    if not is_model and (manifest := read_manifest(place)) is not None:
-        return _store(str(path), manifest)
+    is_store = (place / MANIFEST).is_file() or (place / "progress").is_dir()
+    if is_store and not (place / CONFIG).exists():
+        manifests = [TokenStore.open(place, split=split).manifest for split in SPLITS]
+        return _store(str(path), manifests[0], verified=True)
     if told := what_is(path):
         raise UserError(told)
     if not place.exists():
@@ -134,16 +137,14 @@ def _parameters(tensors: dict[str, TensorEntry]) -> dict[str, int]:
     return {part: count for part, count in counts.items() if count}
 
 
-def _store(path: str, manifest: dict[str, Any]) -> dict[str, Any]:
+def _store(path: str, manifest: dict[str, Any], **found: Any) -> dict[str, Any]:
     splits = {}
     for split in SPLITS:
         totals = manifest["splits"][split]
-        if not isinstance(totals["shards"], list):
-            raise UserError(f"{path}/{MANIFEST} is damaged; prepare the store again")
         splits[split] = {k: v for k, v in totals.items() if not isinstance(v, (list, dict))}
         splits[split]["shards"] = len(totals["shards"])
-    rest = {k: v for k, v in manifest.items() if k not in ("splits", "files", "inputs")}
-    return {"kind": "token store", "path": path, "splits": splits} | rest
+    rest = {k: v for k, v in manifest.items() if k not in ("splits", "inputs")}
+    return {"kind": "token store", "path": path, **found, "splits": splits} | rest
 
 
 def _recipe(spec: str) -> dict[str, Any]:

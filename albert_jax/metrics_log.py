@@ -14,8 +14,9 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from albert_jax.appearing import appearing_file
+from albert_jax.curves import curves_figure
 from albert_jax.json_files import finite
-from albert_jax.plots import new_figure, save_picture
+from albert_jax.plots import save_picture, styled
 
 LINE_SECONDS = 30.0  # between lines of what goes on where there is no bar
 
@@ -177,38 +178,11 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], title: str) -> None:
     """Draws losses and accuracies over the steps into a PNG; `baselines` are dashed lines {"loss:
-    unigram": 5.9}.
+    unigram": 5.9}, whose names start with the panel they belong to.
 
-    A baseline's name starts with the panel it belongs to: "loss", "masked_lm_accuracy" or
-    "sentence_order_accuracy".
+    May be called while the run is going on: what is damaged in `metrics` is left out, and `picture`
+    is the last one or the new one. Raises OSError where it cannot be written.
     """
-    entries = list(read_metrics(metrics))
-    panels = {
-        "loss": ("masked_lm_loss", "masked-LM loss (nats)"),
-        "masked_lm_accuracy": ("masked_lm_accuracy", "masked-LM accuracy"),
-        "sentence_order_accuracy": ("sentence_order_accuracy", "sentence-order accuracy"),
-    }
-    panels = {key: p for key, p in panels.items() if any(p[0] in entry for entry in entries)}
-    figure, axes = new_figure(len(panels), width=5, height=3.6)
-    for axis, (panel, (name, label)) in zip(axes, panels.items(), strict=True):
-        for kind, style in (
-            ("train", {"color": "C0", "alpha": 0.8}),
-            ("eval", {"color": "C1", "marker": "o"}),
-        ):
-            points = [(e["step"], e[name]) for e in entries if e["kind"] == kind and name in e]
-            if points:
-                axis.plot(
-                    *zip(*points, strict=True),
-                    label={"train": "training", "eval": "held out"}[kind],
-                    **style,
-                )
-        for i, (key, value) in enumerate(baselines.items()):
-            if key.startswith(panel + ":"):
-                axis.axhline(
-                    value, ls="--", lw=1, color=f"C{i + 2}", label=key.split(":", 1)[1].strip()
-                )
-        axis.set_xlabel("step")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
-    save_picture(figure, title, picture)
+    with styled():
+        figure = curves_figure(read_metrics(metrics), baselines=baselines, title=title)
+        save_picture(figure, picture)

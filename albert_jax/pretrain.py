@@ -43,6 +43,7 @@ from albert_jax.pretrain_report import baselines_at, closing, draw_losses, plan
 from albert_jax.pretrain_step import PretrainStep, make_pretrain_step
 from albert_jax.processes import Launch
 from albert_jax.progress import Tick
+from albert_jax.run_inputs import require_pretraining_inputs
 from albert_jax.step import TrainState, init_state, make_eval_step
 from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
@@ -76,9 +77,8 @@ def pretrain(config: PretrainConfig, *, launch: Launch | None = None) -> Path:
 
 def _pretrain(config: PretrainConfig) -> Path:
     with processes.together():
-        if config.workdir is None:
-            raise UserError("no work directory; give --workdir DIR")
-    train, workdir = config.train, Path(config.workdir)
+        require_pretraining_inputs(config)
+    train, workdir = config.train, Path(config.workdir or "")
     with processes.together(), contextlib.ExitStack() as stack:
         _require_same_settings(config)
         devices = run_devices(train.devices)
@@ -326,7 +326,10 @@ def _run_of(
     baselines = functools.cache(partial(baselines_at, config, data))
 
     def draw() -> None:
-        draw_losses(config, baselines(), workdir)
+        try:
+            draw_losses(config, baselines(), workdir)
+        except OSError as error:  # a picture is no reason to stop
+            say(f"{workdir / 'loss.png'} is not drawn: {error.strerror or error}")
 
     return Run(
         step=made.step,

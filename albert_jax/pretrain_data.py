@@ -4,12 +4,12 @@ a store first."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
-import itertools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,28 @@ from typing import Any
 import numpy as np
 
 from albert_jax.addresses import is_address
+from albert_jax.appearing import appearing_file, writing
 from albert_jax.config import PretrainConfig, to_dict
 from albert_jax.data.batches import Source
-from albert_jax.data.corpus import Reading, read_documents
+from albert_jax.data.inputs import require_output_apart
+from albert_jax.data.manifest import SPLITS
 from albert_jax.data.masking import word_starts
 from albert_jax.data.mixing import BLOCK, Mixture, seed_of, share_out, split_stores
 from albert_jax.data.prepare import prepare, unigram_statistics
 from albert_jax.data.pretraining import PretrainingSource
 from albert_jax.data.records import RecordSource
-from albert_jax.data.remote import local_store
+from albert_jax.data.remote import local_store, remedy_for
 from albert_jax.data.store import TokenStore
+from albert_jax.data.vocabulary import train_tokenizer
 from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError
+from albert_jax.json_files import read_json
+from albert_jax.run_inputs import require_pretraining_inputs
 from albert_jax.streams import say
-from albert_jax.tokenizer import Tokenizer, train_tokenizer
+from albert_jax.tokenizer import Tokenizer
+
+MADE_OF = "made_of.json"
+LABELS_SEEN, ONE_SIDED = 200, 0.85  # of so many labels, so many alike are too many; 0.6 is usual
 
 _PADDING = 128  # rows, to a multiple of which embeddings may be padded for the device's sake
 
@@ -51,6 +59,7 @@ class Data:
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
     """The configured data; without a store, one is first made of `config.text` inside `workdir`."""
+    require_pretraining_inputs(config, workdir_too=False)
     store = config.store
     if config.text and store is None:
         if workdir is None:
@@ -58,15 +67,12 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
                 "--text needs --workdir DIR, where the vocabulary and the store are kept"
             )
         store = str(_store_from_text(config, workdir))
-    if store is None:
-        raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
+    assert store is not None
     stores = split_stores(store)
     if len(stores) > 1:
         return _open_mixture(config, dict(stores))
     if is_address(store):
         return _open_store(config, store, local_store(store))
-    if not Path(store).exists() and not glob.glob(store):
-        raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
     is_store = (Path(store) / "manifest.json").is_file() or (Path(store) / "progress").is_dir()
     if not is_store and (records := _record_files(store)):
         return _open_records(config, records)
@@ -74,7 +80,9 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
 
 
 def _open_store(config: PretrainConfig, path: str, folder: Path) -> Data:
-    store, heldout = (TokenStore.open(folder, split=split) for split in ("train", "heldout"))
+    is_made_here = config.store is None  # of config.text
+    remedy = f"delete {folder} to have it made again" if is_made_here else remedy_for(path, folder)
+    store, heldout = (TokenStore.open(folder, split=split, remedy=remedy) for split in SPLITS)
     vocabulary = store.manifest["vocabulary"]
     settings = {key: vocabulary[key] for key in ("mode", "do_lower_case")}
     tokenizer = Tokenizer.load(config.vocab or store.vocab_path, **settings)
@@ -106,7 +114,10 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> Data:
 
 def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> Data:
     folders = {path: local_store(path) for path in weights}
-    stores = {path: TokenStore.open(folders[path], split="heldout") for path in weights}
+    stores = {
+        path: TokenStore.open(folder, split="heldout", remedy=remedy_for(path, folder))
+        for path, folder in folders.items()
+    }
     first, *others = stores
     for path in others:
         ours, theirs = (stores[p].manifest["vocabulary"] for p in (first, path))
@@ -145,8 +156,11 @@ def _mixed_baselines(stores: list[TokenStore], counts: tuple[int, ...]) -> dict[
     rates = np.zeros(stores[0].manifest["vocabulary"]["size"])
     for store, count in zip(stores, counts, strict=True):
         for shard in store.shards:
-            occurring = np.bincount(shard.tokens, minlength=len(rates))
-            rates += occurring / store.num_tokens * (count / BLOCK)
+            # In parts: bincount makes eight bytes of each token first.
+            for start in range(0, len(shard.tokens), 1 << 22):
+                tokens = shard.tokens[start : start + (1 << 22)]
+                occurring = np.bincount(tokens, minlength=len(rates))
+                rates += occurring / store.num_tokens * (count / BLOCK)
     return baselines_of(unigram_statistics(rates))
 
 
@@ -159,23 +173,41 @@ def baselines_of(totals: dict[str, Any]) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class _MadeOf:
+    """What a run's own vocabulary was made of; WORKDIR/vocabulary/made_of.json."""
+
+    text: list[str]
+    vocab_size: int
+
+
 def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
     vocabulary, store = workdir / "vocabulary", workdir / "store"
-    made_of = vocabulary / "made_of.json"
-    wanted = {"text": list(config.text), "vocab_size": config.model.vocab_size}
-    if made_of.is_file() and json.loads(made_of.read_text(encoding="utf-8")) != wanted:
+    if not (store / "manifest.json").is_file():
+        require_output_apart(workdir, config.text, flag="--workdir")
+    wanted = _MadeOf(list(config.text), config.model.vocab_size)
+    made_of = _made_of(vocabulary)
+    if made_of not in (None, wanted):
         raise UserError(
             f"{vocabulary} was made of other text or for another size; give another --workdir"
         )
-    if not made_of.is_file():
-        say("training a vocabulary …")
-        sentences = itertools.chain.from_iterable(read_documents(config.text, Reading()))
-        train_tokenizer(sentences, output=vocabulary, vocab_size=config.model.vocab_size)
-        made_of.write_text(json.dumps(wanted), encoding="utf-8")
-    if not (store / "manifest.json").is_file():
+    if made_of is None:
+        train_tokenizer(config.text, output=vocabulary, vocab_size=config.model.vocab_size)
+        with writing(vocabulary), appearing_file(vocabulary / MADE_OF) as temporary:
+            temporary.write_text(json.dumps(asdict(wanted)), encoding="utf-8")
+    if made_of is None or not (store / "manifest.json").is_file():
         # A small corpus needs more than 1 % held out for figures that mean something.
         prepare(config.text, vocab=vocabulary, output=store, holdout=0.05)
     return store
+
+
+def _made_of(vocabulary: Path) -> _MadeOf | None:
+    """What the vocabulary in a folder was made of; None where there is none, or it is not known."""
+    if not (vocabulary / "spiece.model").is_file():
+        return None
+    with contextlib.suppress(FileNotFoundError, UserError):
+        return read_json(vocabulary / MADE_OF, _MadeOf, hint="")
+    return None
 
 
 def _record_files(pattern: str) -> list[str]:
@@ -212,6 +244,27 @@ def _open_records(config: PretrainConfig, files: list[str]) -> Data:
         },
         baselines={},
     )
+
+
+def objective_warnings(data: Data, config: PretrainConfig) -> list[str]:
+    """Return a line where nearly all labels of the second objective would be of one kind.
+
+    Documents of one sentence do that: its partner then always is of another document, label 1, and
+    a model that answers 1 is right. Some first examples are drawn to see.
+    """
+    objective = {"sop": "sentence-order", "nsp": "next-sentence"}.get(config.examples.objective)
+    if objective is None:
+        return []
+    labels = [int(data.train[i]["sentence_order_labels"]) for i in range(LABELS_SEEN)]
+    ones = sum(labels) / len(labels)
+    if max(ones, 1 - ones) < ONE_SIDED:
+        return []
+    return [
+        f"{max(ones, 1 - ones):.0%} of the {objective} labels are {round(ones)}, so that they "
+        "teach nothing: where documents have one sentence each, give --examples.objective none; "
+        "where an empty line follows each sentence, prepare the text again with --sentences "
+        "wrapped, by which two empty lines end a document"
+    ]
 
 
 def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -> None:

@@ -40,7 +40,7 @@ from albert_jax.parallel import (
     run_devices,
     set_compilation_cache,
 )
-from albert_jax.pretrain_data import Data, open_data
+from albert_jax.pretrain_data import Data, objective_warnings, open_data
 from albert_jax.streams import say
 
 # A warning is worth its line from here on: the paper has about 40 passes, and a month of one
@@ -171,6 +171,8 @@ def plan(config: PretrainConfig, data: Data | None) -> str:
     warnings = divergence_warnings(
         config.optimizer, batch_size=train.batch_size, hidden_size=model.hidden_size
     )
+    if data is not None:
+        warnings += objective_warnings(data, config)
     if data is not None and passes > _MANY_PASSES:
         warnings.append(
             f"each text is seen {passes:,.0f} times; lower --train.steps ({train.steps:,}) or "
@@ -220,7 +222,7 @@ def draw_losses(config: PretrainConfig, baselines: Mapping[str, float], workdir:
         workdir / "loss.png",
         baselines={name: value for name, value in lines.items() if value is not None},
         title=f"{millions:.1f} M parameters, "
-        f"{config.train.steps:,} x {config.train.batch_size} sequences",
+        f"{config.train.steps:,} steps of {config.train.batch_size} sequences",
     )
 
 

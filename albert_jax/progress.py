@@ -31,9 +31,12 @@ class Meter:
         total: how much there is to do in all; None where nobody knows.
         unit: what is counted, as "row"; B for bytes, which get units of their own.
         show: whether to show anything at all.
+        delay: seconds that must pass before a bar is shown.
     """
 
-    def __init__(self, what: str, total: int | None, *, unit: str, show: bool = True) -> None:
+    def __init__(
+        self, what: str, total: int | None, *, unit: str, show: bool = True, delay: float = 0.0
+    ) -> None:
         self._what, self._total, self._unit, self._show = what, total, unit, show
         self._done = 0
         self._started = self._said = time.monotonic()
@@ -46,6 +49,7 @@ class Meter:
                 desc=what,
                 leave=False,
                 dynamic_ncols=True,
+                delay=delay,
             )
 
     def __enter__(self) -> Meter:

@@ -7,7 +7,6 @@ checkpoints and data files belong to; mode `hf` is transformers' slow AlbertToke
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import operator
@@ -23,8 +22,10 @@ from typing import Any, Literal, SupportsIndex, cast
 import numpy as np
 import sentencepiece
 
+from albert_jax.appearing import appearing_file, remove_leftovers, writing
 from albert_jax.arguments import checked, path_of, shown, texts_of
 from albert_jax.errors import UserError
+from albert_jax.locks import Lock
 from albert_jax.manifests import is_model_directory, text_settings
 from albert_jax.streams import say
 
@@ -383,7 +384,7 @@ class _Lines:
     def __init__(self, source: Iterable[str], lower: bool, max_bytes: int) -> None:
         self.source, self.lower, self.max_bytes = source, lower, max_bytes
         self.used = self.too_long = 0
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[str]:
         try:
@@ -394,12 +395,18 @@ class _Lines:
                 elif line:
                     self.used += 1
                     yield line
-        except Exception as error:
-            self.error = error  # SentencePiece 0.2.1 drops it and trains on what came before
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            # SentencePiece 0.2.1 drops it and trains on what came before; 0.2.3 raises another.
+            self.error = error
+            raise
+        if self.used:
+            say(f"SentencePiece trains on {self.used:,} sentences; of millions for minutes")
 
 
-def train_tokenizer(
-    files: Sequence[str | Path] | Iterator[str],
+def train_on_lines(
+    lines: Iterable[str],
     *,
     output: str | Path,
     vocab_size: int = 30_000,
@@ -408,21 +415,21 @@ def train_tokenizer(
     input_sentence_size: int = 10_000_000,
     max_sentence_length: int = 4192,
 ) -> Path:
-    """Trains a vocabulary as the original's README does; returns `output`/spiece.model.
+    """Train a vocabulary as the original's README does; return `output`/spiece.model.
 
-    `files` are text files (.gz too), or an iterator of lines. Lines are cleaned as the tokenizer
-    cleans them, lower-casing included; those over `max_sentence_length` bytes are skipped and
-    counted, and of the others `input_sentence_size` are sampled. The same lines give the same
-    bytes. Also writes spiece.vocab. Raises UserError for files that are missing or unreadable, for
-    no text, and for a `vocab_size` that the text is too small for, naming the largest.
+    Lines are cleaned as the tokenizer cleans them, lower-casing included; those over
+    `max_sentence_length` bytes are skipped and counted, and of the others `input_sentence_size` are
+    sampled. The same lines give the same bytes. Also writes spiece.vocab. Raises UserError for no
+    text, for a `vocab_size` that the text is too small for, naming the largest, and for a place
+    that cannot be written, before the lines are read where that shows.
     """
-    if isinstance(files, Sequence):
-        files = _file_lines([Path(files)] if isinstance(files, str) else [Path(f) for f in files])
-    lines = _Lines(files, do_lower_case, max_sentence_length)
+    output = Path(output)
+    _require_writable(output)
+    cleaned = _Lines(lines, do_lower_case, max_sentence_length)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=iter(cleaned),
             model_writer=model,
             vocab_size=vocab_size,
             character_coverage=character_coverage,
@@ -431,28 +438,24 @@ def train_tokenizer(
             **_TRAINER,
         )
     except RuntimeError as error:
-        if lines.error is None:
-            raise UserError(_reason(str(error), lines, vocab_size)) from None
-    if lines.error is not None:
-        raise lines.error
-    message = f"vocabulary of {vocab_size:,} pieces from {lines.used:,} lines"
-    if lines.too_long:
-        message += f"; {lines.too_long:,} over {max_sentence_length} bytes skipped"
+        if cleaned.error is None:
+            raise UserError(_reason(str(error), cleaned, vocab_size)) from None
+    if cleaned.error is not None:
+        raise cleaned.error
+    message = f"vocabulary of {vocab_size:,} pieces from {cleaned.used:,} sentences"
+    if cleaned.too_long:
+        message += f"; {cleaned.too_long:,} over {max_sentence_length} bytes skipped"
     say(message)
-    return _write_vocabulary(Path(output), model.getvalue())
+    return _write_vocabulary(output, model.getvalue())
 
 
-def _file_lines(paths: list[Path]) -> Iterator[str]:
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{path} is not a file; give text files, plain or .gz")
-    for path in paths:
-        opener = gzip.open if path.suffix == ".gz" else open
-        try:
-            with opener(path, "rt", encoding="utf-8", errors="replace") as file:
-                yield from file
-        except (OSError, EOFError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
+def _require_writable(folder: Path) -> None:
+    """Raises UserError where a folder cannot be written, as far as that can be seen."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{nearest} is a file; name a folder for the vocabulary")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written; name another folder for the vocabulary")
 
 
 def _reason(error: str, lines: _Lines, vocab_size: int) -> str:
@@ -470,12 +473,10 @@ def _write_vocabulary(folder: Path, model: bytes) -> Path:
     sp = sentencepiece.SentencePieceProcessor()
     sp.LoadFromSerializedProto(model)
     rows = [f"{sp.id_to_piece(i)}\t{sp.get_score(i):g}\n" for i in range(sp.get_piece_size())]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{folder} is being written by {{owner}}; run the same command again, or name another"
+    with writing(folder), Lock(folder / ".spiece.lock", busy):
         for name, data in (("spiece.vocab", "".join(rows).encode()), ("spiece.model", model)):
-            temporary = folder / f".{name}.{os.getpid()}"
-            temporary.write_bytes(data)
-            temporary.replace(folder / name)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}") from None
+            remove_leftovers(folder, name)
+            with appearing_file(folder / name) as temporary:
+                temporary.write_bytes(data)
     return folder / "spiece.model"

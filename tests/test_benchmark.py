@@ -2,23 +2,26 @@
 """What is measured is the step of pretrain, and figures agree; no test looks at a time."""
 
 import dataclasses
+import itertools
 import json
 import os
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from albert_jax import benchmark as module
-from albert_jax import memory
+from albert_jax import estimate, memory, roofline
 from albert_jax.benchmark import benchmark, sweep
-from albert_jax.benchmark_report import card, draw, table
+from albert_jax.benchmark_report import card, draw, sweep_figure, table
 from albert_jax.benchmark_work import made_up_batch, pretrain_config, source_of
 from albert_jax.cli import main
 from albert_jax.config import BenchmarkConfig, PretrainConfig, TrainConfig
 from albert_jax.data.batches import batch_at
 from albert_jax.errors import UserError
+from albert_jax.figures import rounded
 from albert_jax.flops import (
     PEAK_FLOPS,
     forward_flops_per_sequence,
@@ -30,8 +33,10 @@ from albert_jax.losses import pretraining_objective
 from albert_jax.memory import OutOfMemory, out_of_memory_told
 from albert_jax.metrics_log import read_metrics
 from albert_jax.model import AlbertForPretraining, init_params
+from albert_jax.plots import styled
 from albert_jax.pretrain import pretrain
-from albert_jax.roofline import device_rates, step_traffic
+from albert_jax.roofline import best_rates, bound, device_rates, roofline_figure, step_traffic
+from tests.pictures import faults, legend_entries, styles
 from tests.pretraining_runs import make_store, tiny_config
 from tests.test_model import small_config
 
@@ -153,6 +158,7 @@ def test_figures_agree_with_each_other(small, trained, monkeypatch):
     assert [*ordered, spread["most"]] == sorted([*ordered, spread["most"]])
     assert trained["mfu"] is None
     assert "no peak is known" in card(trained)
+    assert f"; of steps in a row, {rounded(trained['pipelined_step_ms'])} ms each" in card(trained)
     monkeypatch.setattr(module, "peak_flops", lambda kind: 1e12)
     known = benchmark(small(devices=2))
     assert known["mfu"] == pytest.approx(known["tflop_per_second"] / 2)
@@ -201,13 +207,14 @@ def test_the_command_prints_a_table_draws_it_and_ends_with_json(run_cli, model, 
     )
     assert result.rc == 0, result.stderr
     *lines, last = result.stdout.splitlines()
-    assert [line.split()[:2] for line in lines] == [
+    assert [line.split()[:2] for line in lines[:5]] == [
         ["batch_size", "dtype"],
         ["4", "float32"],
         ["4", "bfloat16"],
         ["8", "float32"],
         ["8", "bfloat16"],
     ]
+    assert lines[5].startswith("step ms: median of single steps, each waited for")
     found = json.loads(last)
     assert found.keys() >= PROMISED
     assert len(found["results"]) == 4
@@ -231,7 +238,7 @@ def test_a_sweep_goes_on_past_what_does_not_fit(small, monkeypatch):
     monkeypatch.setattr(memory, "capacity_bytes", lambda device: 2 << 20)
     results = sweep(small(phase="forward"), ["batch_size=8,4096"])
     assert ["error" in r for r in results] == [False, True]
-    last = table(results, ["batch_size"]).splitlines()[-1]
+    last = table(results, ["batch_size"]).splitlines()[2]
     assert last.split()[:4] == ["4096", "out", "of", "memory:"]
     assert last.endswith("too many")
 
@@ -330,10 +337,109 @@ def test_a_sweep_splits_what_is_not_a_recipes_own():
     assert module._axis("seconds=0.5,1") == ("seconds", [0.5, 1.0])
 
 
-def test_a_picture_leaves_out_what_a_phase_does_not_have(trained, tmp_path):
+def test_a_table_says_why_a_steps_time_is_not_the_batch_times_a_sequences(trained):
+    """One is of single steps, the other of steps in a row; both can be read, with one divisor."""
+    results = [
+        trained | {"batch_size": 8, "step_ms": 14.4, "pipelined_step_ms": 12.0},
+        trained | {"batch_size": 16, "step_ms": 21.0, "pipelined_step_ms": 20.0},
+    ]
+    for each in results:
+        each["ms_per_sequence"] = each["pipelined_step_ms"] / each["batch_size"]
+    head, *rows, first, second = table(results, ["batch_size"]).splitlines()
+    titles = head.replace("step ms", "step_ms").replace("in-row ms", "in-row_ms").split()[:4]
+    assert titles == ["batch_size", "step_ms", "in-row_ms", "ms/seq"]
+    for row in rows:
+        batch, single, in_row, each = map(float, row.split()[:4])
+        assert single > in_row
+        assert each == pytest.approx(in_row / batch, rel=0.01)
+    assert "step ms: median of single steps" in first
+    assert "ms/seq (in-row ms / batch)" in second
+
+
+def test_a_tables_small_numbers_keep_their_digits(trained):
+    small = trained | {"step_ms": 0.0123456, "peak_bytes": 150_000, "mfu": None}
+    row = table([small], ["phase"]).splitlines()[1].split()
+    assert row[1] == "0.0123"
+    assert row[-3:] == ["-", f"{trained['compile_seconds']:.1f}", "0.000140"]
+
+
+def test_a_table_of_drawing_batches_says_what_its_time_is(trained):
+    drawn = {k: v for k, v in trained.items() if k != "pipelined_step_ms"} | {"phase": "input"}
+    lines = table([drawn | {"compile_seconds": None}], ["phase"]).splitlines()
+    assert lines[1].split()[2] == "-"
+    assert lines[2:] == ["step ms: mean time of drawing a batch; ms/seq is step ms / batch"]
+
+
+@pytest.fixture
+def style():
+    with styled():
+        yield
+
+
+def test_a_picture_leaves_out_what_a_phase_does_not_have(trained, tmp_path, style):
     results = [trained | {"phase": "train", "mfu": 0.5}, trained | {"phase": "input", "mfu": None}]
     draw(results, ["phase"], tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
+    figure = sweep_figure(results, ["phase"])
+    assert faults(figure) == []
+    (mfu,) = (axis for axis in figure.axes if axis.get_ylabel() == "MFU")
+    assert mfu.lines[0].get_xdata().tolist() == [0.0]
+
+
+def test_a_sweep_of_many_settings_has_a_line_of_its_own_for_each(trained, style):
+    settings = [f"setting {number}" for number in range(36)]
+    results = [
+        trained | {"batch_size": size, "mfu": 0.5, "remat": setting, "dtype": "float32"}
+        for size, setting in itertools.product((4, 8), settings)
+    ]
+    figure = sweep_figure(results, ["batch_size", "remat", "dtype"])
+    assert faults(figure) == []
+    panels = [axis for axis in figure.axes if axis.lines]
+    units = [axis.get_ylabel().partition(" (")[0] for axis in panels]
+    assert units == ["sequences a second", "ms a sequence", "peak memory", "MFU"]
+    assert all(len(set(styles(axis))) == 36 for axis in panels)
+    assert {axis.get_xlabel() for axis in panels} == {"batch_size"}
+    assert {axis.get_xscale() for axis in panels} == {"log"}
+    assert legend_entries(figure) == {f"{setting}, float32" for setting in settings}
+    assert figure.legends[0].get_title().get_text() == "remat, dtype"
+
+
+def test_a_sweeps_picture_shows_what_does_not_fit(trained, style):
+    failed = {"batch_size": 16, "error": "out of memory: too much"}
+    results = [trained | {"batch_size": size} for size in (4, 8)] + [failed]
+    figure = sweep_figure(results, ["batch_size"])
+    assert faults(figure) == []
+    assert legend_entries(figure) == {"measured", "does not fit"}
+    cross = figure.axes[0].lines[-1]
+    assert (cross.get_marker(), cross.get_xdata().tolist()) == ("x", [16.0])
+
+
+@pytest.mark.parametrize("command", ["benchmark --sweep batch_size=4", "estimate --table t.jsonl"])
+def test_a_picture_that_cannot_be_is_told_before_anything_runs(
+    command, model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("albert_jax.host_memory.keep_freed_memory", lambda: False)
+    monkeypatch.setattr(module, "sweep", lambda *args: pytest.fail("it measured"))
+    monkeypatch.setattr(estimate, "estimate", lambda *args: pytest.fail("it compiled"))
+    assert main([*command.split(), "--model", model, "--plot", "none/x.png"]) == 2
+    assert "--plot none/x.png cannot be written: there is no folder none" in capsys.readouterr().err
+
+
+def test_figures_are_printed_though_the_picture_cannot_be_written(
+    model, trained, tmp_path, monkeypatch, capsys
+):
+    def full(figure, path, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("albert_jax.host_memory.keep_freed_memory", lambda: False)
+    monkeypatch.setattr(module, "sweep", lambda *args: [trained])
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    command = ["benchmark", "--model", model, "--sweep", "batch_size=8", "--json"]
+    assert main([*command, "--plot", str(tmp_path / "x.png")]) == 2
+    told = capsys.readouterr()
+    assert json.loads(told.out.splitlines()[-1])["step_ms"] == trained["step_ms"]
+    assert "cannot be written: No space left on device" in told.err
 
 
 def test_sweeps_given_one_by_one_are_one(model, monkeypatch):
@@ -446,6 +552,89 @@ def test_xla_counts_the_flops_that_we_do_whatever_the_depth(tmp_path, phase, pas
 def test_the_rates_of_a_device_are_those_of_work_done():
     rates = device_rates(seconds=0.0)
     assert all(0 < rate < 1e18 for rate in rates.values())
+    assert rates["cache_bytes_per_second"] >= rates["bytes_per_second"]
+
+
+def test_memory_is_timed_without_handing_out_pages(monkeypatch):
+    """A new array for each result is mostly page faults on a CPU: steps then lay above the roof."""
+    timed = []
+
+    def noted(function, argument, seconds, *, donate=False):
+        timed.append((argument.ndim, argument.nbytes, donate))
+        return 1.0
+
+    monkeypatch.setattr(roofline, "_least_time", noted)
+    rates = device_rates()
+    copies = [(size, donate) for dimensions, size, donate in timed if dimensions == 1]
+    assert sorted(size for size, _ in copies) == [1 << 22, 1 << 24, 1 << 28]
+    assert all(donate for _, donate in copies)
+    assert rates["flop_per_second"] == 2 * 2048**3  # the best of several
+
+
+def test_a_result_takes_its_arguments_place():
+    array = jnp.ones(1 << 10)
+    assert roofline._least_time(lambda x: x + 1, array, 0.0, donate=True) > 0
+    assert array.is_deleted()
+
+
+RATES = {"flop_per_second": 200e9, "bytes_per_second": 20e9, "cache_bytes_per_second": 100e9}
+
+
+@pytest.mark.parametrize(("flops_per_byte", "told"), [(0.5, 50e9), (2.0, 200e9), (64.0, 200e9)])
+def test_a_step_is_bound_by_a_cache_and_by_arithmetic(flops_per_byte, told):
+    assert bound(RATES, flops_per_byte) == told
+
+
+def test_the_best_of_several_measurements_counts():
+    other = {"flop_per_second": 300e9, "bytes_per_second": 10e9, "cache_bytes_per_second": 100e9}
+    assert best_rates(RATES, other) == RATES | {"flop_per_second": 300e9}
+
+
+def step_at(flops_per_byte, rate, name="base", phase="train"):
+    return {
+        "name": name,
+        "phase": phase,
+        "flops_per_byte": flops_per_byte,
+        "flop_per_second": rate,
+    }
+
+
+def test_a_roofline_names_its_lines_and_each_step(style):
+    steps = [step_at(7.0, 9e10), step_at(9.0, 8e10, phase="forward"), step_at(1.0, 5e10, "small")]
+    figure = roofline_figure("Roofline: cpu, float32", steps, RATES, peak=400e9)
+    assert faults(figure) == []
+    assert figure.get_suptitle() == "Roofline: cpu, float32"
+    lines = {
+        "data in memory: 20 GB/s, measured",
+        "data in a cache: 100 GB/s, measured",
+        "a large matmul: 200 GFLOP/s, measured",
+        "data sheet's peak: 400 GFLOP/s",
+    }
+    assert legend_entries(figure) == lines | {"base, train", "base, forward", "small, train"}
+    axis = figure.axes[0]
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
+    assert axis.get_xlabel() == "model FLOPs for each byte that kernels read and write"
+    for line in axis.lines[3:6]:  # the slopes and the flat line meet the bound at its corners
+        x, y = line.get_data()
+        rate = RATES["bytes_per_second" if "memory" in line.get_label() else "flop_per_second"]
+        assert y[-1] * 1e9 == pytest.approx(min(RATES["flop_per_second"], x[-1] * rate))
+
+
+def test_a_roofline_without_a_data_sheet_or_a_cache_draws_neither(style):
+    rates = RATES | {"cache_bytes_per_second": 20e9}
+    figure = roofline_figure("t", [step_at(7.0, 9e10)], rates)
+    assert {entry.partition(":")[0] for entry in legend_entries(figure)} == {
+        "base, train",
+        "data in memory",
+        "a large matmul",
+    }
+    assert faults(roofline_figure("nothing fitted", [], rates)) == []
+
+
+def test_a_step_above_the_roof_is_told_as_a_busy_devices(style):
+    figure = roofline_figure("t", [step_at(7.0, 300e9)], RATES)
+    assert "the device was busy while its own rates were measured" in figure.get_suptitle()
+    assert faults(figure) == []
 
 
 # ------------------------------------------------------------------------------------ bad requests

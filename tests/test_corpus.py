@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from albert_jax.data import corpus, lines, python_docs
 from albert_jax.data.corpus import clean_wiki, cut_piece, find_layout, find_pieces, read_documents
-from albert_jax.data.lines import Reading
+from albert_jax.data.lines import Reading, read_lines, text_lines
 from albert_jax.data.sentences import detect_layout, split_sentences
 from albert_jax.errors import UserError
 
@@ -183,6 +183,30 @@ def test_a_document_without_end_is_cut(write, monkeypatch):
     assert sum(map(len, documents)) == 200
     assert [len(d) for d in documents] == [53, 53, 53, 41]
     assert counts["documents_cut"] == 3
+
+
+def test_a_document_of_very_many_sentences_is_cut(write, monkeypatch):
+    monkeypatch.setattr(corpus, "MAX_DOCUMENT_SENTENCES", 99)
+    documents, counts = read(write("A.\n" * 250), sentences="lines")
+    assert [len(d) for d in documents] == [100, 100, 50]
+    assert counts["documents_cut"] == 2
+
+
+def test_a_paragraph_of_very_many_lines_is_split_in_parts(write, monkeypatch):
+    monkeypatch.setattr(corpus, "MAX_PARAGRAPH_LINES", 10)
+    documents, _ = read(write("So it is.\n" * 25), sentences="wrapped")
+    assert documents == [["So it is."] * 25]
+
+
+def test_a_long_text_in_memory_is_read_like_a_file(write):
+    text = (b"word " * 300_000 + b"\n\xff\r\nEnd.\n\n") * 2
+    counts = Counter(), Counter()
+    lines = list(text_lines(text, "here", False, counts[0]))
+    piece = find_pieces([write(text)], Reading())[0]
+    assert lines == list(read_lines(piece, Reading(), counts[1], lambda _: None))
+    assert counts[0] == counts[1] == {"lines_cut": 2, "invalid_utf8_bytes": 2}
+    with pytest.raises(UserError, match="here: invalid UTF-8 at byte 1500001"):
+        list(text_lines(text, "here", True, Counter()))
 
 
 @settings(max_examples=300)

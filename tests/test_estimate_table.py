@@ -11,11 +11,22 @@ from albert_jax import estimate, estimate_report, estimate_table
 from albert_jax.cli import main
 from albert_jax.config import ComputeConfig, ExamplesConfig, PretrainConfig, model_config
 from albert_jax.errors import UserError
-from albert_jax.estimate_table import chip_hours, command, draw, read, record, row_of, scaling
+from albert_jax.estimate_table import (
+    chip_hours,
+    command,
+    draw,
+    read,
+    record,
+    row_of,
+    scaling,
+    scaling_figure,
+)
 from albert_jax.flops import train_flops_per_sequence
 from albert_jax.info import as_table, describe
+from albert_jax.plots import styled
 from albert_jax.recipe_plan import with_plan
 from albert_jax.tpu_slice import parse_slice
+from tests.pictures import faults, legend_entries
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "pretrain.py"
 
@@ -185,6 +196,17 @@ def test_scaling_compares_one_step_over_slices(tmp_path: Path) -> None:
     assert [p["chips"] for p in curves["v5p"]] == [4]
     draw(rows, rows[0], tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    with styled():
+        figure = scaling_figure(rows, rows[0])
+    assert faults(figure) == []
+    assert legend_entries(figure) == {"v5e", "v5p"}
+    assert [axis.get_ylabel() for axis in figure.axes] == [
+        "ms a sequence and chip",
+        "collectives (% of the step)",
+        "efficiency (% of the smallest slice)",
+        "MFU (%)",
+    ]
+    assert {axis.get_xlabel() for axis in figure.axes} == {"chips"}
     with pytest.raises(UserError, match="does not fit v5e:4x8"):
         draw([rows[4]], rows[4], tmp_path / "none.png")
     with pytest.raises(UserError, match="cannot be written"):

@@ -96,11 +96,22 @@ def _environment(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")  # one device, as in most places
 
 
+# Run after each cell that makes a picture.
+CHECK = "import tests.pictures\nprint('faults', tests.pictures.faults(figure))"
+
+
 def run(name: str, folder: Path) -> nbformat.NotebookNode:
-    """Runs a notebook in `folder`; an error in a cell is raised."""
+    """Runs a notebook in `folder`; raises an error in a cell, and what its pictures lack."""
     notebook = nbformat.read(REPOSITORY / "notebooks" / name, as_version=4)
+    cells = notebook.cells
+    drawing = [c for c in cells if c.cell_type == "code" and re.search(r"\bfigure\b", c.source)]
+    for cell in drawing:
+        cells.insert(cells.index(cell) + 1, nbformat.v4.new_code_cell(CHECK))
     client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(folder)}})
-    return client.execute()
+    client.execute()
+    faults = [text for text in outputs(notebook, "text") if text.startswith("faults")]
+    assert faults == ["faults []\n"] * len(drawing)
+    return notebook
 
 
 def outputs(notebook: nbformat.NotebookNode, kind: str) -> list:

@@ -15,6 +15,7 @@ import pytest
 from albert_jax import addresses
 from albert_jax.data import units
 from albert_jax.data.inputs import find_files
+from albert_jax.data.manifest import is_sealed
 from albert_jax.data.place import Bucket
 from albert_jax.data.prepare import prepare
 from albert_jax.data.remote import local_store
@@ -53,8 +54,10 @@ def whole(corpus, tmp_path_factory):
 
 
 def bytes_of(files):
-    """A store's files, the manifest without where its inputs lay."""
+    """A store's files, the manifest without where its inputs lay and so without its checksum."""
     manifest = json.loads(files.pop("manifest.json"))
+    assert is_sealed(manifest)
+    del manifest["checksum"]
     inputs = [entry["bytes"] for entry in manifest.pop("inputs")]
     return files | {"manifest": manifest, "inputs": inputs}
 
@@ -201,6 +204,28 @@ def test_a_failure_keeps_what_is_finished_and_the_same_call_goes_on(address, who
     prepare(f"{address}/text", output=f"{address}/store", **settings)
     assert made == list(range(len(made)))
     assert bytes_of(written(f"{address}/store")) == whole
+
+
+def test_a_complete_store_that_lacks_a_file_is_not_called_complete(address, whole):
+    settings = {"vocab": VOCAB, "holdout": 0.1, "workers": 1, "progress": False}
+    store = f"{address}/store"
+    prepare(f"{address}/text", output=store, **settings)
+    files, path = fsspec.core.url_to_fs(store)
+    content = files.cat_file(f"{path}/train/00001.tokens")
+    files.pipe_file(f"{path}/train/00001.tokens", content[:-2])
+    with pytest.raises(UserError, match=r"train/00001\.tokens has .* bytes where .*; delete"):
+        prepare(f"{address}/text", output=store, **settings)
+    files.rm(f"{path}/train/00001.tokens")
+    with pytest.raises(UserError, match=r"train/00001\.tokens is missing; delete"):
+        prepare(f"{address}/text", output=store, **settings)
+
+
+def test_a_store_in_its_input_folder_is_refused(address):
+    for output in (f"{address}/text/store", f"{address}/text"):
+        with pytest.raises(UserError, match=r"/text.* lies in the input .*/text"):
+            prepare(f"{address}/text", vocab=VOCAB, output=output, progress=False)
+        with pytest.raises(UserError, match=r"/text.* lies in the input .*/text"):
+            prepare(f"{address}/text/**", vocab=VOCAB, output=output, progress=False)
 
 
 def test_a_changed_file_is_read_again(address, whole, monkeypatch):

@@ -227,22 +227,43 @@ def framed(record: bytes) -> bytes:
     return length + checksum(length) + record + checksum(record)
 
 
+def head(length: int) -> bytes:
+    """The frame before a record that claims so many bytes."""
+    packed_length = struct.pack("<Q", length)
+    crc = google_crc32c.value(packed_length)
+    return packed_length + struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def packed(name: str, numbers: bytes) -> bytes:
+    """A tf.train.Example of one feature whose numbers are these bytes."""
+
+    def message(number: int, payload: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(payload)]) + payload
+
+    feature = message(2, message(3, message(1, numbers)))
+    return message(1, message(1, message(1, name.encode()) + feature))
+
+
 FIRST = 0x38B + 16  # bytes of the first record and its frame
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (flip(0), "byte 0: the checksum of a record's length"),
-        (flip(FIRST + 9), f"byte {FIRST}: the checksum of a record's length"),
-        (flip(100), "byte 0: a record's checksum"),
-        (flip(FIRST - 1), "byte 0: a record's checksum"),
-        (lambda data: data[:-1], "it ends within a record"),
-        (lambda data: data[: FIRST + 5], f"byte {FIRST}: it ends within a record"),
+        (flip(0), "record 0, byte 0: the checksum of its length"),
+        (flip(FIRST + 9), f"record 1, byte {FIRST}: the checksum of its length"),
+        (flip(100), "record 0, byte 0: its checksum"),
+        (flip(FIRST - 1), "record 0, byte 0: its checksum"),
+        (lambda data: data[:-1], "record 49, byte 44600: the file ends within it"),
+        (lambda data: data[: FIRST + 5], f"record 1, byte {FIRST}: the file ends within it"),
         (lambda data: b"", "is empty"),
-        (lambda data: b"input_ids,input_mask\n" * 9, "byte 0: the checksum of a record's length"),
+        (lambda data: b"input_ids,input_mask\n" * 9, "byte 0: the checksum of its length"),
         (lambda data: gzip.compress(data), "is compressed"),
-        (lambda data: framed(b"\x0a\xff"), "byte 0: a record is no tf.train.Example"),
+        (lambda data: framed(b"\x0a\xff"), "byte 0: it is no tf.train.Example"),
+        (lambda data: framed(b"\x0a" + b"\x80" * 4000), "a number of more than ten bytes"),
+        (lambda data: framed(packed("x", b"\xff" * 10 + b"\0")), "a number of more than ten bytes"),
+        (lambda data: framed(bytes(1 << 23)), "byte 0: it claims 8,388,608 bytes"),
+        (lambda data: head(2**63) + bytes(99), "byte 0: it claims 9,223,372,036,854,775,808 bytes"),
         (lambda data: framed(encode_example({"x": np.arange(3)})), "it lacks input_ids, input_mas"),
     ],
 )
@@ -252,15 +273,74 @@ def test_damaged_file_is_named_with_the_byte(tmp_path, change, message):
     assert "broken.tfrecord" in str(error.value)
 
 
-def test_record_of_another_kind_is_refused(tmp_path):
-    for change, message in (
-        ({"masked_lm_ids": np.zeros(19, np.int32)}, "unlike lengths"),
-        ({"sentence_order_labels": np.zeros(2, np.int32)}, "no single label"),
-    ):
-        [example] = drawn(1)
-        write_records(tmp_path / "x", [example | change])
-        with pytest.raises(UserError, match=message):
-            next(read_records(tmp_path / "x"))
+def odd(key: str, place: int, value: float, dtype: type = np.int64):
+    """A change to an example: another number at one place of a feature."""
+
+    def change(example):
+        values = example[key].astype(dtype).reshape(-1)
+        values[place] = value
+        return {key: values}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: {"masked_lm_ids": np.zeros(19, np.int32)}, "it has features of unlike lengths"),
+        (lambda _: {"sentence_order_labels": np.zeros(2, np.int32)}, "it has no single label"),
+        (lambda _: {"sentence_order_labels": np.zeros(0, np.int32)}, "it has no single label"),
+        (
+            lambda _: dict.fromkeys(
+                ("input_ids", "input_mask", "segment_ids", "token_boundary"), np.zeros(0, int)
+            ),
+            "its input_ids are empty",
+        ),
+        (lambda x: {"input_ids": x["input_ids"].astype(np.float32)}, "its input_ids are floats"),
+        (lambda _: {"masked_lm_weights": np.ones(20, int)}, "masked_lm_weights are whole numbers"),
+        (odd("input_ids", 3, -1), "it has -1 among its input_ids, which lie from 0 to 2147483647"),
+        (odd("input_ids", 3, 2**32 + 5), "it has 4294967301 among its input_ids"),
+        (odd("masked_lm_ids", 0, -(2**63)), "it has -9223372036854775808 among its masked_lm_ids"),
+        (odd("masked_lm_positions", 1, 32), "it has 32 among its masked_lm_positions, which .* 31"),
+        (odd("masked_lm_positions", 1, -1), "it has -1 among its masked_lm_positions"),
+        (odd("segment_ids", 5, 2), "it has 2 among its segment_ids, which lie from 0 to 1"),
+        (odd("input_mask", 5, 9), "it has 9 among its input_mask"),
+        (odd("token_boundary", 5, 9), "it has 9 among its token_boundary"),
+        (odd("sentence_order_labels", 0, 7), "it has 7 among its next_sentence_labels"),
+        (
+            odd("masked_lm_weights", 2, np.nan, np.float32),
+            "it has masked_lm_weights that are no num",
+        ),
+    ],
+)
+def test_record_of_another_kind_is_refused(tmp_path, change, message):
+    good, example = drawn(2)
+    write_records(tmp_path / "x", [good, example | change(example)])
+    with pytest.raises(UserError, match=f"x, record 1, is no pretraining example: .*{message}"):
+        list(read_records(tmp_path / "x"))
+
+
+def test_a_record_that_is_damaged_later_on_ends_a_run_with_its_place(tmp_path):
+    data = bytearray(GOLDEN.read_bytes())
+    data[20_000] ^= 1
+    (tmp_path / "broken.tfrecord").write_bytes(data)
+    source = RecordSource(tmp_path / "broken.tfrecord", seed=1)
+    with pytest.raises(UserError, match=r"broken\.tfrecord is damaged at record 2\d, byte \d"):
+        batch_at(source, 0, 50)
+
+
+@given(st.data())
+def test_any_harm_to_a_file_is_one_line_or_none(tmp_path_factory, data):
+    whole = GOLDEN.read_bytes()[: 3 * FIRST]
+    at = data.draw(st.integers(0, len(whole) - 1))
+    harmed = bytearray(whole)
+    harmed[at] ^= data.draw(st.integers(1, 255))
+    harmed = harmed[: data.draw(st.integers(at + 1, len(whole)))]
+    file = tmp_path_factory.mktemp("records") / "x"
+    file.write_bytes(harmed)
+    with pytest.raises(UserError) as raised:
+        list(read_records(file))
+    assert "\n" not in str(raised.value)
 
 
 def test_files_of_unlike_lengths_are_refused(tmp_path, shards):
@@ -268,7 +348,7 @@ def test_files_of_unlike_lengths_are_refused(tmp_path, shards):
     write_records(tmp_path / "long", drawn(1, max_seq_length=64))
     write_records(tmp_path / "many", drawn(1, max_predictions_per_seq=5))
     for other, sizes in (("long", "64 tokens and 20"), ("many", "32 tokens and 5")):
-        with pytest.raises(UserError, match=f"{other} has rows of {sizes} predictions"):
+        with pytest.raises(UserError, match=f"{other}, record 0, has {sizes} predictions"):
             RecordSource([*files, tmp_path / other], seed=1)
     # Within a file it shows when the record is read.
     mixed = tmp_path / "mixed"
@@ -276,7 +356,7 @@ def test_files_of_unlike_lengths_are_refused(tmp_path, shards):
     with open(mixed, "ab") as stream:
         stream.write((tmp_path / "long").read_bytes())
     source = RecordSource(mixed, seed=1, shuffle=False)
-    with pytest.raises(UserError, match="mixed has rows of 64 tokens"):
+    with pytest.raises(UserError, match=f"mixed, record {len(source) - 1}, has 64 tokens"):
         source[len(source) - 1]
 
 

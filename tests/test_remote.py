@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store at an address: the same examples, fetched once; what is missing or damaged is named."""
 
+import errno
 import json
+import os
+import shutil
 import sys
 import threading
 
@@ -9,6 +12,8 @@ import numpy as np
 import pytest
 
 from albert_jax import addresses
+from albert_jax.data import verifying
+from albert_jax.data.manifest import json_bytes, sealed
 from albert_jax.data.remote import local_store
 from albert_jax.errors import UserError
 from albert_jax.pretrain_data import identity_of, open_data
@@ -81,11 +86,63 @@ def test_a_damaged_file_is_named(bucket, tmp_path):
         local_store(ADDRESS)
 
 
+def test_a_damaged_copy_says_to_fetch_it_again(bucket, store, tmp_path):
+    folder = local_store(ADDRESS)
+    file = folder / "train" / "00000.tokens"
+    whole = file.read_bytes()
+    file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(UserError, match=rf"is damaged.*; delete {folder} and it is fetched again"):
+        open_data(tiny_config(ADDRESS, tmp_path), None)
+    with pytest.raises(UserError, match=r"is damaged.*and it is fetched again"):
+        open_data(tiny_config(f"{store}:1,{ADDRESS}:2", tmp_path), None)
+    shutil.rmtree(folder)  # as it says
+    open_data(tiny_config(ADDRESS, tmp_path), None)
+
+
+def test_a_small_store_leaves_nothing_in_the_users_cache(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_data(tiny_config(ADDRESS, tmp_path), None)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_was_verified_when_it_was_fetched_is_not_read_again(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(verifying, "MIN_REMEMBERED", 0)
+    monkeypatch.setattr(verifying, "SETTLED_NANOSECONDS", -(10**9))
+    folder = local_store(ADDRESS)
+    monkeypatch.setattr(verifying, "check_file", None)
+    open_data(tiny_config(ADDRESS, tmp_path), None)
+    monkeypatch.undo()
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_fills_up_is_named_and_the_next_start_goes_on(
+    bucket, store, tmp_path, monkeypatch, code
+):
+    get_file = bucket.get_file
+
+    def fill(self, path, to):
+        if "sentences" in path:
+            raise OSError(code, os.strerror(code), to)
+        get_file(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bucket), "get_file", fill)
+        with pytest.raises(UserError, match=rf"NOT written: {os.strerror(code)}; make room there"):
+            local_store(ADDRESS)
+    assert list((tmp_path / "fetched").rglob("*.tokens"))
+    assert not list((tmp_path / "fetched").rglob("*.tmp"))
+    assert contents(local_store(ADDRESS)) == contents(store)
+
+
 def test_a_store_whose_shards_name_other_places_is_refused(bucket, tmp_path):
     manifest = json.loads(bucket.cat_file("/bucket/store/manifest.json"))
     manifest["splits"]["train"]["shards"][0]["name"] = "../../x"
-    bucket.pipe_file("/bucket/store/manifest.json", json.dumps(manifest).encode())
-    with pytest.raises(UserError, match="has a shard named"):
+    bucket.pipe_file("/bucket/store/manifest.json", json_bytes(sealed(manifest)))
+    with pytest.raises(
+        UserError, match=r"matching regex .* `\$\.splits\.train\.shards\[0\]\.name`"
+    ):
         local_store(ADDRESS)
 
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any
 
+from albert_jax.data.manifest import json_bytes
 from albert_jax.data.place import open_place
-from albert_jax.data.store import json_bytes
 from albert_jax.data.units import Job, Unit, prepare_unit, read_records
-from albert_jax.errors import UserError
+from albert_jax.errors import TryAgain, UserError
+from albert_jax.json_files import decode_json
 from albert_jax.tokenizer import Tokenizer
 
 # Not DirectRunner, which asks the network for another runner's program first.
@@ -54,6 +55,8 @@ def make_pipeline(options: Sequence[str]) -> Any:
             parsed = pipeline_options.PipelineOptions(given)
             known = parsed.get_all_options()
             pipeline = beam.Pipeline(options=parsed)
+    except TryAgain:  # a signal came
+        raise
     except (SystemExit, Exception) as error:  # a runner's own kinds, as of Google's clients
         reason = (said.getvalue().strip() or str(error) or repr(error)).splitlines()[-1]
         raise UserError(f"Beam takes no options {' '.join(options)}: {reason}") from None
@@ -84,8 +87,9 @@ def run_units_on_beam(
         | "prepare" >> beam.Map(functools.partial(_prepare, job=job))
     )
     pipeline.run().wait_until_finish()
-    for said in place.read(map(_error_file, units)).values():
-        raise _failure(json.loads(said))
+    for name, said in place.read(map(_error_file, units)).items():
+        hint = "run the same command again"
+        raise decode_json(said, _Failure, name=f"{place.name}/{name}", hint=hint).error()
     for unit, record in zip(units, read_records(units, job), strict=True):
         if record is None:
             raise UserError(
@@ -93,6 +97,22 @@ def run_units_on_beam(
                 "it under that path: give a folder of a file system that they share, or gs://…"
             )
     tick(sum(unit.bytes for unit in units))
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a worker met: bad input, or what the file system said."""
+
+    user: str | None = None
+    errno: int | None = None
+    strerror: str | None = None
+    filename: str | None = None
+
+    def error(self) -> Exception:
+        """Return it as the exception that it was."""
+        if self.user is not None:
+            return UserError(self.user)
+        return OSError(self.errno, self.strerror, self.filename)
 
 
 def _error_file(unit: Unit) -> str:
@@ -109,18 +129,12 @@ def _prepare(unit: Unit, job: Job) -> str:
     try:
         prepare_unit(unit, job, _tokenizer(job), lambda _: None)
     except UserError as error:
-        _tell(job, unit, {"user": str(error)})
-    except OSError as error:
-        said = {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
-        _tell(job, unit, said)  # on a full disk this fails too, and Beam hears
+        _tell(job, unit, _Failure(user=str(error)))
+    except OSError as error:  # on a full disk telling fails too, and Beam hears
+        name = None if error.filename is None else str(error.filename)
+        _tell(job, unit, _Failure(errno=error.errno, strerror=error.strerror, filename=name))
     return unit.name
 
 
-def _tell(job: Job, unit: Unit, said: dict[str, Any]) -> None:
-    open_place(job.store).write(_error_file(unit), json_bytes(said))
-
-
-def _failure(said: dict[str, Any]) -> Exception:
-    if "user" in said:
-        return UserError(said["user"])
-    return OSError(said["errno"], said["strerror"], said["filename"])
+def _tell(job: Job, unit: Unit, failure: _Failure) -> None:
+    open_place(job.store).write(_error_file(unit), json_bytes(asdict(failure)))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents out of files: plain text and wiki extracts (gz too), TFDS, Python's own documentation.
 
-Everything streams: a block of 256 KiB, a line of 1 MiB and a document of 4 Mi characters are the
-most that is held at once.
+Everything streams: a block of 256 KiB, a line of 1 MiB and a document of 4 Mi characters or 128 Ki
+sentences are the most that is held at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,13 +29,16 @@ from albert_jax.data.lines import (
     Kind,
     Piece,
     Reading,
-    decode_lines,
     read_lines,
+    text_lines,
 )
-from albert_jax.data.sentences import Layout, detect_layout, split_sentences
+from albert_jax.data.sentences import LAYOUTS, Layout, detect_layout, split_sentences
 from albert_jax.errors import UserError
 
-MAX_DOCUMENT_CHARS = 1 << 22  # a longer document is cut between sentences
+# A longer document is cut between sentences. Their number counts too: the shortest take a hundred
+# times their characters in memory.
+MAX_DOCUMENT_CHARS, MAX_DOCUMENT_SENTENCES = 1 << 22, 1 << 17
+MAX_PARAGRAPH_LINES = 1 << 14  # wrapped lines that are joined to be split, beside MAX_LINE_BYTES
 LONG_LINE_CHARS = 1 << 14  # a line longer than any sentence is split like prose in every layout
 MIN_PARAGRAPH_WORDS, MIN_PARAGRAPH_BYTES = 8, 64  # below both, a wiki line is a heading or leftover
 
@@ -48,6 +51,33 @@ _NOT_TEXT = {
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
 }
+
+
+# What was mended, left out or cut in a corpus, and how its files lay out sentences.
+COUNTS = (
+    "invalid_utf8_bytes",
+    "nul_characters",
+    "byte_order_marks",
+    "line_separators",
+    "lines_cut",
+    "documents_cut",
+    "short_lines_dropped",
+    "lines_outside_documents",
+    *(f"files_{layout}" for layout in (*LAYOUTS, "wiki")),
+)
+
+
+def summarize_counts(counts: Mapping[str, int]) -> list[str]:
+    """Return a line on the kinds of files, and one on what was mended, of what there was any."""
+    mended = {name: counts.get(name, 0) for name in COUNTS if not name.startswith("files_")}
+    kinds = LAYOUTS | {"wiki": "wiki extracts"}
+    files = {name: counts.get(f"files_{kind}", 0) for kind, name in kinds.items()}
+    lines = []
+    for title, found in (("files", files), ("mended or left out", mended)):
+        if any(found.values()):
+            listed = (f"{name.replace('_', ' ')} {n:,}" for name, n in found.items() if n)
+            lines.append(f"{title}: {', '.join(listed)}")
+    return lines
 
 
 # ------------------------------------------------------------------------------------- the inputs
@@ -198,7 +228,7 @@ def find_layout(path: str, reading: Reading) -> Layout:
     lenient = replace(reading, strict=False)
     for line in read_lines(_file_piece(path, reading), lenient, Counter(), lambda _: None):
         lines.append(line)
-        size += len(line)
+        size += len(line) + 1  # an empty line has its end
         if size > 1 << 16:
             break
     return detect_layout(lines, reading.language)
@@ -215,7 +245,7 @@ def _group(events: Events, counts: Counter[str]) -> Iterator[list[str]]:
         if sentences is not None:
             document += sentences
             size += sum(map(len, sentences))
-            if size <= MAX_DOCUMENT_CHARS:
+            if size <= MAX_DOCUMENT_CHARS and len(document) <= MAX_DOCUMENT_SENTENCES:
                 continue
             counts["documents_cut"] += 1
         if document:
@@ -234,7 +264,8 @@ def _text_events(lines: Iterable[str], layout: Layout, language: str) -> Events:
             if line:
                 paragraph.append(line)
                 size += len(line)
-            if paragraph and (not line or size > MAX_LINE_BYTES):
+            is_long = size > MAX_LINE_BYTES or len(paragraph) >= MAX_PARAGRAPH_LINES
+            if paragraph and (not line or is_long):
                 yield split_sentences(" ".join(paragraph), language)
                 paragraph, size = [], 0
             elif not line:
@@ -300,7 +331,7 @@ def _tfds_events(
     share = piece.bytes / max(piece.end - piece.start, 1)
     for index in range(piece.start, piece.end):
         place = f"{reading.format}, split {piece.path}, example {index}"
-        lines = decode_lines(source.text(index), place, 0, reading.strict, counts)
+        lines = text_lines(source.text(index), place, reading.strict, counts)
         for sentences in _text_events(lines, layout, reading.language):
             if sentences is not None:
                 yield sentences

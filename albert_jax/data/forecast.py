@@ -19,6 +19,7 @@ from albert_jax.tokenizer import Tokenizer
 
 SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20  # of each of so many inputs, so much is looked at;
 SAMPLE_EVERY = 1 << 24  # and of fewer where there is not so much input for each
+SENTENCE_CHARS = 32  # what a sentence costs beside its characters
 WORKER_START_SECONDS = 1.0
 
 
@@ -89,13 +90,13 @@ def make_forecast(
 def _beginning(piece: Piece, reading: Reading, read: list[int]) -> Iterator[list[list[str]]]:
     """Documents from the front of a piece, in batches; input bytes go to `read`."""
     batch: list[list[str]] = []
-    chars = before = 0
+    size = before = 0
     for document in read_piece(piece, reading, tick=read.append):
         batch.append(document)
-        chars += sum(map(len, document))
-        if chars - before >= BATCH_CHARS:
+        size += sum(SENTENCE_CHARS + len(sentence) for sentence in document)
+        if size - before >= BATCH_CHARS:
             yield batch
-            batch, before = [], chars
-        if chars >= SAMPLE_CHARS:
+            batch, before = [], size
+        if size >= SAMPLE_CHARS:
             break
     yield batch

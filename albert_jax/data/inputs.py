@@ -7,8 +7,9 @@ import contextlib
 import glob
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from albert_jax.addresses import connect, is_address, refusal, within
@@ -75,6 +76,51 @@ def _find_remote(given: str) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         return [files.unstrip_protocol(path) for path in within(given, listed)]
     return []
+
+
+def require_output_apart(
+    output: str | Path,
+    given: Iterable[str | Path],
+    files: Iterable[str] = (),
+    *,
+    flag: str = "--output",
+) -> None:
+    """Raise UserError where the next call would read what this one writes, or where this one writes
+    among its inputs: `output` is or lies in a folder that is given, or holds a file that is read.
+
+    `given` are files, folders and patterns as `find_files` takes them, `files` what they name;
+    `flag` is what names the output.
+    """
+    place = _absolute(output)
+    for folder in filter(None, map(_whole_folder, map(str, given))):
+        inner = PurePath(place).parts[len(PurePath(_absolute(folder)).parts) :]
+        is_hidden = any(part.startswith(".") for part in inner)
+        if _lies_in(place, _absolute(folder)) and not is_hidden:
+            raise UserError(
+                f"{output} lies in the input {folder}, of which it would become a part; name "
+                f"another place for {flag}"
+            )
+    for file in files:
+        if _absolute(file) == place:
+            raise UserError(f"{output} is the input itself; name another place for {flag}")
+        if _lies_in(_absolute(file), place):
+            raise UserError(f"{output} holds the input {file}; name another place for {flag}")
+
+
+def _whole_folder(given: str) -> str | None:
+    """The folder all of whose files are given, by its name or as `folder/**`, or None."""
+    if glob.has_magic(given):
+        prefix, stars, rest = given.partition("**")
+        return (prefix or ".") if stars and not rest.strip("/*") else None
+    return given if is_address(given) or os.path.isdir(given) else None
+
+
+def _absolute(path: str | Path) -> str:
+    return str(path).rstrip("/") if is_address(str(path)) else os.path.realpath(path)
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def file_state(path: str) -> FileState:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,41 +64,59 @@ def read_lines(
     invalid UTF-8.
     """
     offset = 0 if piece.kind == "gzip" else piece.start
-    for block in _read_blocks(piece, counts, tick):
-        yield from decode_lines(block, piece.path, offset, reading.strict, counts)
+    blocks = _file_blocks(piece, counts, tick)
+    return _decoded(blocks, piece.path, offset, reading.strict, counts)
+
+
+def text_lines(data: bytes, place: str, strict: bool, counts: Counter[str]) -> Iterator[str]:
+    """Lines of a text that is in memory already, as `read_lines` cleans them; `place` names it."""
+    return _decoded(_blocks(io.BytesIO(data).read, counts), place, 0, strict, counts)
+
+
+def _decoded(
+    blocks: Iterable[bytes], place: str, offset: int, strict: bool, counts: Counter[str]
+) -> Iterator[str]:
+    for block in blocks:
+        yield from _decode(block, place, offset, strict, counts)
         offset += len(block)
 
 
-def _read_blocks(
+def _file_blocks(
     piece: Piece, counts: Counter[str], tick: Callable[[int], None]
 ) -> Iterator[bytes]:
-    """Blocks that end where a line does, or in an overlong line at white space."""
-    tail, ticked = b"", piece.start
-    remaining = piece.end - piece.start if piece.kind == "text" else None
+    """`_blocks` of a file's piece; `tick` hears of bytes read from disk."""
+    ticked, remaining = piece.start, piece.end - piece.start
     with open_file(piece.path) as raw:
         raw.seek(piece.start)
         stream = gzip.GzipFile(fileobj=raw) if piece.kind == "gzip" else raw
-        while True:
+
+        def read(size: int) -> bytes:
+            nonlocal ticked, remaining
             try:
-                data = stream.read(
-                    BLOCK_BYTES if remaining is None else min(BLOCK_BYTES, remaining)
-                )
+                data = stream.read(size if piece.kind == "gzip" else min(size, remaining))
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise UserError(
                     f"{piece.path} is a damaged gz file ({error}); fetch or make it again"
                 ) from None
-            if not data:
-                break
-            if remaining is not None:
-                remaining -= len(data)
-            tick(raw.tell() - ticked)
-            ticked = raw.tell()
-            block, tail = _whole_lines(tail + data, counts)
-            if block:
-                yield block
-        while tail:
-            block, tail = _whole_lines(tail, counts) if len(tail) > MAX_LINE_BYTES else (tail, b"")
+            remaining -= len(data)
+            if data:
+                tick(raw.tell() - ticked)
+                ticked = raw.tell()
+            return data
+
+        yield from _blocks(read, counts)
+
+
+def _blocks(read: Callable[[int], bytes], counts: Counter[str]) -> Iterator[bytes]:
+    """Blocks that end where a line does, or in an overlong line at white space."""
+    tail = b""
+    while data := read(BLOCK_BYTES):
+        block, tail = _whole_lines(tail + data, counts)
+        if block:
             yield block
+    while tail:
+        block, tail = _whole_lines(tail, counts) if len(tail) > MAX_LINE_BYTES else (tail, b"")
+        yield block
 
 
 def _whole_lines(data: bytes, counts: Counter[str]) -> tuple[bytes, bytes]:
@@ -114,9 +133,7 @@ def _whole_lines(data: bytes, counts: Counter[str]) -> tuple[bytes, bytes]:
     return data[:end], data[end:]
 
 
-def decode_lines(
-    block: bytes, place: str, offset: int, strict: bool, counts: Counter[str]
-) -> list[str]:
+def _decode(block: bytes, place: str, offset: int, strict: bool, counts: Counter[str]) -> list[str]:
     """Clean lines of whole lines of bytes, which lie `offset` bytes into `place`."""
     try:
         text = block.decode("utf-8")
@@ -128,7 +145,7 @@ def decode_lines(
                 "such bytes replaced and counted"
             ) from None
         escaped = block.decode("utf-8", errors="surrogateescape")
-        counts["invalid_utf8_bytes"] += len(re.findall("[\udc80-\udcff]", escaped))
+        counts["invalid_utf8_bytes"] += re.subn("[\udc80-\udcff]", "", escaped)[1]
         text = block.decode("utf-8", errors="replace")
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")

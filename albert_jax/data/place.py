@@ -12,14 +12,16 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 from albert_jax.addresses import connect, is_address, refusal, within
 from albert_jax.appearing import appearing_file
+from albert_jax.data.manifest import SPLITS, StoreFile
 from albert_jax.data.store import sync_folder
+from albert_jax.data.verifying import verify_files
 from albert_jax.errors import UserError
 from albert_jax.locks import Lock
 
@@ -57,6 +59,9 @@ class Place(Protocol):
 
     def fetched(self, name: str) -> AbstractContextManager[Path]:
         """A file of the store as one of this machine."""
+
+    def verify(self, files: Sequence[StoreFile], remedy: str) -> None:
+        """Raises UserError where a file is missing, of another size or, in a folder, damaged."""
 
     def writing(self) -> AbstractContextManager[None]:
         """Held while a store is written; leaves no temporary files behind."""
@@ -130,6 +135,9 @@ class Folder:
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
         yield self._path / name
+
+    def verify(self, files: Sequence[StoreFile], remedy: str) -> None:
+        verify_files(self._path, files, remedy=remedy)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -226,6 +234,23 @@ class Bucket:
                 raise UserError(f"{self.name}/{name} is missing; run the same command again")
             (folder / name).write_bytes(found[name])
             yield folder / name
+
+    def verify(self, files: Sequence[StoreFile], remedy: str) -> None:
+        # Their bytes are verified when they are fetched.
+        sizes = {
+            f"{folder}/{name}".lstrip("/"): size
+            for folder in ("", *SPLITS)
+            for name, size in self.entries(folder).items()
+        }
+        for file in files:
+            found = sizes.get(file.name)
+            if found is None:
+                raise UserError(f"{self.name}/{file.name} is missing; {remedy}")
+            if file.size not in (None, found):
+                raise UserError(
+                    f"{self.name}/{file.name} has {found:,} bytes where the manifest says "
+                    f"{file.size:,}; {remedy}"
+                )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

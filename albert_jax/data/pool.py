@@ -36,9 +36,9 @@ def run_units(units: Sequence[Unit], job: Job, workers: int, tick: Callable[[int
         for _ in range(min(workers, len(units))):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, job), daemon=True)
+            crew[ours] = process  # before it starts: a signal may end this at any moment
             process.start()
             theirs.close()  # so that `ours` reads end-of-file when the process dies
-            crew[ours] = process
         for connection in crew:
             _send(connection, crew, waiting.popleft())
         busy = set(crew)
@@ -56,8 +56,9 @@ def run_units(units: Sequence[Unit], job: Job, workers: int, tick: Callable[[int
     finally:
         for connection, process in crew.items():
             connection.close()
-            process.kill()
-            process.join()
+            if process.pid is not None:
+                process.kill()
+                process.join()
 
 
 def _send(connection: Connection, crew: dict[Connection, Any], unit: Unit) -> None:

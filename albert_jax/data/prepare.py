@@ -8,7 +8,6 @@ STORE/progress.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import hashlib
@@ -19,7 +18,6 @@ import platform
 import re
 import shutil
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -32,43 +30,45 @@ import numpy as np
 from albert_jax import __version__
 from albert_jax.addresses import is_address
 from albert_jax.data.beam import make_pipeline, run_units_on_beam
-from albert_jax.data.corpus import find_pieces, read_piece
+from albert_jax.data.corpus import COUNTS, find_pieces, read_piece, summarize_counts
 from albert_jax.data.forecast import make_forecast
+from albert_jax.data.inputs import require_output_apart
 from albert_jax.data.lines import Piece, Reading
-from albert_jax.data.place import Place, existing_folder, open_place
-from albert_jax.data.pool import run_units
-from albert_jax.data.sentences import LAYOUTS
-from albert_jax.data.store import (
+from albert_jax.data.manifest import (
+    FORMAT_REVISION,
     FORMAT_VERSION,
     MAX_VOCAB_SIZE,
+    SETTINGS,
     SPLITS,
+    Input,
+    Manifest,
+    Settings,
+    SplitRecord,
+    Splits,
+    Vocabulary,
+    files_of,
     json_bytes,
     parse_manifest,
+    sealed,
 )
+from albert_jax.data.place import Place, existing_folder, open_place
+from albert_jax.data.pool import run_units
 from albert_jax.data.units import (
     Job,
     Unit,
+    UnitRecord,
     document_hash,
     plan_units,
     read_records,
 )
 from albert_jax.errors import TryAgain, UserError
+from albert_jax.json_files import decode_json
 from albert_jax.progress import Meter, show_bytes
 from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
 
-# What `counts` in the manifest always has, 0 where there was none.
-COUNTS = (
-    "invalid_utf8_bytes",
-    "nul_characters",
-    "byte_order_marks",
-    "line_separators",
-    "lines_cut",
-    "documents_cut",
-    "short_lines_dropped",
-    "lines_outside_documents",
-    *(f"files_{layout}" for layout in (*LAYOUTS, "wiki")),
-)
+SETTINGS_FILE = "progress/settings.json"
+MOST_ALONE = 1.1  # sentences a document; with fewer, nine in ten documents at least have one
 
 
 def prepare(
@@ -110,11 +110,13 @@ def prepare(
     tokenizer = Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
     _check(tokenizer, holdout, workers)
     pieces = find_pieces(inputs, reading)
+    if not reading.format.startswith("tfds:"):
+        require_output_apart(output, inputs, (piece.path for piece in pieces))
     settings = _settings(tokenizer, reading, holdout, pieces)
-    if (manifest := _finished(place, settings, pieces)) is not None:
+    if (finished := _finished(place, settings, pieces)) is not None:
         place.remove_folder("progress")  # of a run killed at its very end
         _say(f"{place.name} is complete already", progress)
-        return manifest
+        return finished.to_json()
     units = plan_units(pieces, reading)
     hashes = _first_documents(units, reading, tokenizer, wanted=2 if holdout else 1)
     # Of two documents one is held out and one is not, so neither split is ever empty.
@@ -122,7 +124,9 @@ def prepare(
     if fixed is None:
         why = ": all the text is one document" if holdout else ""
         _say(f"nothing is held out{why}", progress)
-    job = Job(place.name, reading, mode, do_lower_case, holdout, fixed, json.dumps(settings))
+    job = Job(
+        place.name, reading, mode, do_lower_case, holdout, fixed, json.dumps(settings.to_json())
+    )
     workers = workers or (_cores() if pipeline is None else 1)
     records = read_records(units, job)
     waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]
@@ -144,11 +148,12 @@ def prepare(
                 run_units_on_beam(waiting, job, pipeline, meter.add)
         finally:
             meter.close()
-        manifest = _manifest(units, job, settings, pieces, tokenizer)
-        place.write("manifest.json", json_bytes(manifest))
+        manifest = _manifest(units, job, settings, pieces)
+        document = sealed(manifest.to_json())
+        place.write("manifest.json", json_bytes(document))
         place.remove_folder("progress")
     _summarize(manifest, place.name, progress)
-    return manifest
+    return document
 
 
 def _cores() -> int:
@@ -179,7 +184,7 @@ def _check(tokenizer: Tokenizer, holdout: float, workers: int | None) -> None:
 
 def _settings(
     tokenizer: Tokenizer, reading: Reading, holdout: float, pieces: Sequence[Piece]
-) -> dict[str, Any]:
+) -> Settings:
     """All that the store's bytes depend on, beside the inputs."""
     made_with = {
         "albert_jax": __version__,
@@ -189,41 +194,45 @@ def _settings(
     }
     if any(piece.kind == "python-docs" for piece in pieces):
         made_with["python"] = platform.python_version()
-    return {
-        "format_version": FORMAT_VERSION,
-        "vocabulary": {
-            "sha256": tokenizer.sha256,
-            "size": tokenizer.vocab_size,
-            "mode": tokenizer.mode,
-            "do_lower_case": tokenizer.do_lower_case,
-        },
-        "reading": {k: v for k, v in asdict(reading).items() if k != "data_dir"},
-        "holdout": holdout,
-        "made_with": made_with,
-    }
+    return Settings(
+        format_version=FORMAT_VERSION,
+        vocabulary=Vocabulary(
+            tokenizer.sha256, tokenizer.vocab_size, tokenizer.mode, tokenizer.do_lower_case
+        ),
+        reading={k: v for k, v in asdict(reading).items() if k != "data_dir"},
+        holdout=holdout,
+        made_with=made_with,
+    )
 
 
-def _finished(
-    place: Place, settings: dict[str, Any], pieces: Sequence[Piece]
-) -> dict[str, Any] | None:
-    """The manifest where the store is complete and of these settings and inputs.
+def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Manifest | None:
+    """The manifest where the store is complete, whole, and of these settings and inputs.
 
     Raises UserError where something else is in its place.
     """
     if not (entries := place.entries()):
         return None
-    there = place.read(["manifest.json", "progress/settings.json"])
+    there = place.read(["manifest.json", SETTINGS_FILE])
     if "manifest.json" in there:
-        manifest = parse_manifest(there["manifest.json"], f"{place.name}/manifest.json")
-        _refuse_differences(place, {key: manifest.get(key) for key in settings}, settings)
-        if manifest["inputs"] != _inputs(pieces):
+        remedy = f"delete {place.name} and run the same command again"
+        file = f"{place.name}/manifest.json"
+        manifest = parse_manifest(there["manifest.json"], file, remedy=remedy)
+        _refuse_differences(place, manifest.settings(), settings)
+        if manifest.inputs != _inputs(pieces):
             raise UserError(
                 f"{place.name} is complete and was made of other inputs; choose another --output"
             )
+        place.verify(files_of(manifest), remedy)
         return manifest
-    if "progress/settings.json" in there:
-        _refuse_differences(place, json.loads(there["progress/settings.json"]), settings)
-    elif foreign := entries.keys() - {"progress", "spiece.model"}:
+    if SETTINGS_FILE in there:
+        hint = "delete that file and run the same command again, which keeps what is finished"
+        name = f"{place.name}/{SETTINGS_FILE}"
+        begun = decode_json(there[SETTINGS_FILE], Settings, name=name, hint=hint)
+        _refuse_differences(place, begun.to_json(), settings)
+        return None
+    # A vocabulary by itself is somebody's own, which tidying up after a failure would delete.
+    own = {"progress", "spiece.model", *SPLITS} if "progress" in entries else set()
+    if foreign := entries.keys() - own:
         raise UserError(
             f"{place.name} holds {min(foreign)}, which is no part of a store; name a new or empty "
             "folder"
@@ -231,7 +240,7 @@ def _finished(
     return None
 
 
-def _refuse_differences(place: Place, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def _refuse_differences(place: Place, theirs: dict[str, Any], ours: Settings) -> None:
     def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in values.items():
             if isinstance(value, dict):
@@ -239,7 +248,7 @@ def _refuse_differences(place: Place, theirs: dict[str, Any], ours: dict[str, An
             else:
                 yield prefix + key, value[:12] if key == "sha256" else value
 
-    old, new = dict(flat(theirs)), dict(flat(ours))
+    old, new = dict(flat(theirs)), dict(flat(ours.to_json()))
     differences = [
         f"{key} {old.get(key)} there, {new.get(key)} now"
         for key in sorted(old | new)
@@ -253,8 +262,10 @@ def _refuse_differences(place: Place, theirs: dict[str, Any], ours: dict[str, An
         )
 
 
-def _inputs(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-    return [{"path": piece.path, "bytes": piece.size} for piece in pieces]
+def _inputs(pieces: Sequence[Piece]) -> list[Input]:
+    # A file's name may be no UTF-8, which JSON must be.
+    names = (os.fsencode(piece.path).decode("utf-8", "backslashreplace") for piece in pieces)
+    return [Input(name, piece.size) for name, piece in zip(names, pieces, strict=True)]
 
 
 def _first_documents(
@@ -265,7 +276,7 @@ def _first_documents(
     for piece in itertools.chain.from_iterable(unit.pieces for unit in units):
         for document in read_piece(piece, reading):
             value = document_hash(document)
-            if value not in hashes and any(tokenizer.encode_ids([s])[0] for s in document):
+            if value not in hashes and _has_tokens(document, tokenizer):
                 hashes.append(value)
                 if len(hashes) == wanted:
                     return hashes
@@ -279,9 +290,14 @@ def _first_documents(
     return hashes
 
 
+def _has_tokens(document: Sequence[str], tokenizer: Tokenizer) -> bool:
+    some = (document[start : start + 256] for start in range(0, len(document), 256))
+    return any(any(tokenizer.encode_ids(sentences)) for sentences in some)
+
+
 @contextlib.contextmanager
 def _workplace(
-    place: Place, settings: dict[str, Any], tokenizer: Tokenizer, needed: float
+    place: Place, settings: Settings, tokenizer: Tokenizer, needed: float
 ) -> Iterator[None]:
     """The store, for this process alone; afterwards nothing at all is in it if no unit is done.
 
@@ -294,7 +310,7 @@ def _workplace(
                     f"another prepare has just completed {place.name}; run it again to see"
                 )
             try:
-                place.write("progress/settings.json", json_bytes(settings))
+                place.write(SETTINGS_FILE, json_bytes(settings.to_json()))
                 _copy_vocabulary(tokenizer, place)
                 yield
             finally:
@@ -311,11 +327,17 @@ def _copy_vocabulary(tokenizer: Tokenizer, place: Place) -> None:
 
 
 def _clean(place: Place) -> None:
-    if "manifest.json" in place.entries() or any(map(_unit_of, place.entries("progress"))):
+    """Leaves finished units only, or nothing at all where there is none."""
+    if "manifest.json" in place.entries():
         return
-    for folder in (*SPLITS, "progress"):
+    finished = set(map(_unit_of, place.entries("progress"))) - {""}
+    if finished:
+        _remove_others(place, finished)
+        return
+    for folder in SPLITS:
         place.remove_folder(folder)
     place.remove(["spiece.model"])
+    place.remove_folder("progress")  # last: with it, the rest is known for what it is
 
 
 def _unit_of(file: str) -> str:
@@ -339,9 +361,13 @@ def _explain(error: OSError, disk: Path, needed: float) -> UserError:
 
 def _remove_stale(place: Place, units: Sequence[Unit], waiting: Sequence[Unit]) -> None:
     """Removes what killed runs and changed inputs left: all that is of no finished unit."""
-    kept = {unit.name for unit in units} - {unit.name for unit in waiting}
+    _remove_others(place, {unit.name for unit in units} - {unit.name for unit in waiting})
+
+
+def _remove_others(place: Place, finished: set[str]) -> None:
+    """Removes records and shards of all units but those named."""
     for folder in ("progress", *SPLITS):
-        stale = [file for file in place.entries(folder) if _unit_of(file) not in {"", *kept}]
+        stale = [file for file in place.entries(folder) if _unit_of(file) not in {"", *finished}]
         place.remove(f"{folder}/{file}" for file in stale)
 
 
@@ -349,35 +375,37 @@ def _remove_stale(place: Place, units: Sequence[Unit], waiting: Sequence[Unit]) 
 
 
 def _manifest(
-    units: Sequence[Unit],
-    job: Job,
-    settings: dict[str, Any],
-    pieces: Sequence[Piece],
-    tokenizer: Tokenizer,
-) -> dict[str, Any]:
+    units: Sequence[Unit], job: Job, settings: Settings, pieces: Sequence[Piece]
+) -> Manifest:
     """What the units' records come to; it has no times, paths of the store or process counts."""
-    counts = Counter(dict.fromkeys(COUNTS, 0))
-    tokens = {split: np.zeros(tokenizer.vocab_size, np.int64) for split in SPLITS}
-    shards: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    records = []
     for unit, record in zip(units, read_records(units, job), strict=True):
         if record is None:  # at an address two may be at work, and the second began by tidying up
             raise TryAgain(
                 f"unit {unit.name} is gone from {job.store}; run one prepare of a store at a time, "
                 "and now the same command again: what is finished is kept"
             )
-        counts.update(record["counts"])
-        for split in SPLITS:
-            shards[split] += record["splits"][split]["shards"]
-            packed = base64.b64decode(record["splits"][split]["token_counts"])
-            tokens[split] += np.frombuffer(zlib.decompress(packed), "<i8")
-    splits = {}
-    for split in SPLITS:
-        totals = {
-            key: sum(shard[key] for shard in shards[split])
-            for key in ("tokens", "sentences", "documents", "bytes")
-        }
-        splits[split] = totals | unigram_statistics(tokens[split]) | {"shards": shards[split]}
-    return settings | {"counts": dict(counts), "splits": splits, "inputs": _inputs(pieces)}
+        records.append(record)
+    counts = Counter(dict.fromkeys(COUNTS, 0))  # 0 where there was none
+    for record in records:
+        counts.update(record.counts)
+    return Manifest(
+        **{name: getattr(settings, name) for name in SETTINGS},
+        counts=dict(counts),
+        splits=Splits(**{split: _split_record(records, split) for split in SPLITS}),
+        inputs=_inputs(pieces),
+        format_revision=FORMAT_REVISION,
+    )
+
+
+def _split_record(records: Sequence[UnitRecord], split: str) -> SplitRecord:
+    shards = [shard for record in records for shard in record.split(split).shards]
+    totals = {
+        key: sum(getattr(shard, key) for shard in shards)
+        for key in ("tokens", "sentences", "documents", "bytes")
+    }
+    occurring = sum(record.split(split).counts() for record in records)
+    return SplitRecord(**totals, **unigram_statistics(np.asarray(occurring)), shards=shards)
 
 
 def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
@@ -396,18 +424,21 @@ def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _summarize(manifest: dict[str, Any], store: str, progress: bool) -> None:
-    mended = {name: n for name, n in manifest["counts"].items() if n and name[:6] != "files_"}
-    kinds = LAYOUTS | {"wiki": "wiki extracts"}
-    files = {name: manifest["counts"][f"files_{kind}"] for kind, name in kinds.items()}
-    for title, found in (("files", files), ("mended or left out", mended)):
-        if any(found.values()):
-            listed = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in found.items() if n)
-            _say(f"{title}: {listed}", progress)
-    for split in SPLITS:
-        totals = manifest["splits"][split]
+def _summarize(manifest: Manifest, store: str, progress: bool) -> None:
+    for line in summarize_counts(manifest.counts):
+        _say(line, progress)
+    totals = [manifest.split(split) for split in SPLITS]
+    for split, total in zip(SPLITS, totals, strict=True):
         _say(
-            f"{store}/{split}: {totals['documents']:,} documents, {totals['sentences']:,} "
-            f"sentences, {totals['tokens']:,} tokens, {show_bytes(totals['bytes'])}",
+            f"{store}/{split}: {total.documents:,} documents, {total.sentences:,} "
+            f"sentences, {total.tokens:,} tokens, {show_bytes(total.bytes)}",
+            progress,
+        )
+    documents, sentences = sum(t.documents for t in totals), sum(t.sentences for t in totals)
+    if sentences <= MOST_ALONE * documents:
+        _say(
+            "nearly all documents have one sentence, of which the order of sentences cannot be "
+            "learnt: where an empty line follows each sentence, prepare with --sentences wrapped, "
+            "by which two empty lines end a document; else pretrain with --examples.objective none",
             progress,
         )

@@ -40,6 +40,19 @@ _SAME_LENGTH = (
     ("masked_lm_positions", "masked_lm_ids", "masked_lm_weights"),
 )
 
+_NO_NUMBERS = np.empty(0, np.int64)
+_LIMITS = {  # the largest number of each feature; ids are compared with the vocabulary too
+    "input_ids": 2**31 - 1,
+    "input_mask": 1,
+    "segment_ids": 1,
+    "token_boundary": 1,
+    "masked_lm_ids": 2**31 - 1,
+    "next_sentence_labels": 1,
+}
+MAX_RECORD_BYTES = (
+    1 << 22
+)  # decoding takes some forty times a record's bytes; one of 512 tokens: 5 kB
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _FLOAT_LIST, _INT64_LIST = 2, 3  # fields of tf.train.Feature; 1 is bytes_list
 
@@ -61,12 +74,13 @@ def _varint(value: int) -> bytes:
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
-    while True:
+    while shift < 70:
         byte = data[at]
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
+    raise ValueError("a number of more than ten bytes")
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -99,6 +113,8 @@ def _unpack_varints(data: bytes) -> np.ndarray:
     if len(last) == len(parts):
         return parts.astype(np.int64)
     first = np.concatenate([[0], last[:-1] + 1])
+    if (last - first).max() > 9:
+        raise ValueError("a number of more than ten bytes")
     shift = 7 * (np.arange(len(parts)) - np.repeat(first, last - first + 1))
     values = (parts & 0x7F).astype(np.uint64) << shift.astype(np.uint64)
     return np.add.reduceat(values, first).astype(np.int64)
@@ -152,8 +168,10 @@ def _checksum(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _damaged(path: Path, offset: int, what: str) -> UserError:
-    return UserError(f"{path} is damaged at byte {offset}: {what}; fetch or make the file again")
+def _damaged(path: Path, number: int, offset: int, what: str) -> UserError:
+    return UserError(
+        f"{path} is damaged at record {number}, byte {offset}: {what}; fetch or make the file again"
+    )
 
 
 class _RecordFile:
@@ -169,22 +187,25 @@ class _RecordFile:
             data = _mapped(self)
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
-        offsets = []
+        offsets: list[int] = []
         at = 0
         while at < size:
             if at + _HEAD.size > size:
-                raise _damaged(path, at, "it ends within a record")
+                raise _damaged(path, len(offsets), at, "the file ends within it")
             length, crc = _HEAD.unpack_from(data, at)
             if crc != _checksum(data[at : at + 8]):
                 if not at and data[:2] == b"\x1f\x8b":
                     raise UserError(
                         f"{path} is compressed, which bars random access; run gunzip on it"
                     )
-                raise _damaged(path, at, "the checksum of a record's length is wrong")
+                raise _damaged(path, len(offsets), at, "the checksum of its length is wrong")
+            if length > MAX_RECORD_BYTES:
+                what = f"it claims {length:,} bytes, and an example has some thousand"
+                raise _damaged(path, len(offsets), at, what)
             offsets.append(at)
             at += _HEAD.size + length + _CRC.size
         if at != size:
-            raise _damaged(path, offsets[-1], "it ends within a record")
+            raise _damaged(path, len(offsets) - 1, offsets[-1], "the file ends within it")
         self.offsets = np.array(offsets, np.int64)
 
     def __len__(self) -> int:
@@ -198,11 +219,12 @@ class _RecordFile:
         stop = start + _HEAD.unpack_from(data, at)[0]
         record = data[start:stop]
         if _CRC.unpack_from(data, stop)[0] != _checksum(record):
-            raise _damaged(self.path, at, "a record's checksum is wrong")
+            raise _damaged(self.path, number, at, "its checksum is wrong")
         try:
             features = decode_example(record)
         except (ValueError, IndexError, KeyError) as error:
-            raise _damaged(self.path, at, f"a record is no tf.train.Example ({error})") from None
+            what = f"it is no tf.train.Example ({error})"
+            raise _damaged(self.path, number, at, what) from None
         return _as_example(features, f"{self.path}, record {number},")
 
 
@@ -214,18 +236,10 @@ def _mapped(file: _RecordFile) -> mmap.mmap:
 
 def _as_example(features: dict[str, np.ndarray], where: str) -> Example:
     """A record's features under a batch's names; raises UserError for another kind of record."""
-    problem = ", ".join(_NAMES[key] for key in KEYS if _NAMES[key] not in features)
-    if problem:
-        problem = f"lacks {problem}"
-    else:
-        for names in _SAME_LENGTH:
-            lengths = {name: len(features[name]) for name in names if name in features}
-            if len(set(lengths.values())) > 1:
-                problem = f"has features of unlike lengths ({lengths})"
-    if problem or len(features["next_sentence_labels"]) != 1:
+    if problem := _problem(features):
         raise UserError(
-            f"{where} is no pretraining example: it {problem or 'has no single label'}; "
-            "give files that create_pretraining_data.py wrote"
+            f"{where} is no pretraining example: {problem}; give files that "
+            "create_pretraining_data.py wrote"
         )
     example = {
         _FEATURES[name]: values if values.dtype.kind == "f" else values.astype(np.int32)
@@ -234,6 +248,33 @@ def _as_example(features: dict[str, np.ndarray], where: str) -> Example:
     }
     example["sentence_order_labels"] = example["sentence_order_labels"].reshape(())
     return example
+
+
+def _problem(features: dict[str, np.ndarray]) -> str:
+    """What keeps a record's features from being an example, "" where nothing does."""
+    if lacking := [_NAMES[key] for key in KEYS if _NAMES[key] not in features]:
+        return f"it lacks {', '.join(lacking)}"
+    for name in features.keys() & _FEATURES.keys():
+        kind = "f" if name == "masked_lm_weights" else "i"
+        if features[name].dtype.kind != kind:
+            return f"its {name} are {'floats' if kind == 'i' else 'whole numbers'}"
+    for names in _SAME_LENGTH:
+        lengths = {name: len(features[name]) for name in names if name in features}
+        if len(set(lengths.values())) > 1:
+            return f"it has features of unlike lengths ({lengths})"
+        if 0 in lengths.values():
+            return f"its {names[0]} are empty"
+    if len(features["next_sentence_labels"]) != 1:
+        return "it has no single label"
+    limits = _LIMITS | {"masked_lm_positions": len(features["input_ids"]) - 1}
+    for name, most in limits.items():
+        values = features.get(name, _NO_NUMBERS)
+        if len(values) and not 0 <= values.min() <= values.max() <= most:
+            wrong = values[(values < 0) | (values > most)][0]
+            return f"it has {wrong} among its {name}, which lie from 0 to {most}"
+    if not np.all(np.isfinite(features["masked_lm_weights"])):
+        return "it has masked_lm_weights that are no numbers"
+    return ""
 
 
 def record_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -314,22 +355,23 @@ class RecordSource:
         self.max_seq_length = len(first["input_ids"])
         self.max_predictions_per_seq = len(first["masked_lm_positions"])
         for file in self.files:
-            self._check(file, file[0])
+            self._check(file, 0, file[0])
 
-    def _check(self, file: _RecordFile, example: Example) -> None:
+    def _check(self, file: _RecordFile, number: int, example: Example) -> None:
         lengths = len(example["input_ids"]), len(example["masked_lm_positions"])
         expected = self.max_seq_length, self.max_predictions_per_seq
         if lengths != expected:
             raise UserError(
-                f"{file.path} has rows of {lengths[0]} tokens and {lengths[1]} predictions, "
-                f"{self.files[0].path} of {expected[0]} and {expected[1]}; use files of one kind"
+                f"{file.path}, record {number}, has {lengths[0]} tokens and {lengths[1]} "
+                f"predictions, {self.files[0].path} {expected[0]} and {expected[1]} in a row; use "
+                "files of one kind"
             )
         if self.vocab_size is not None:
             largest = max(int(example[key].max()) for key in ("input_ids", "masked_lm_ids"))
             if largest >= self.vocab_size:
                 raise UserError(
-                    f"{file.path} has the id {largest}, but the vocabulary has {self.vocab_size} "
-                    "pieces; use the vocabulary that the file was made with"
+                    f"{file.path}, record {number}, has the id {largest}, but the vocabulary has "
+                    f"{self.vocab_size} pieces; use the vocabulary that the file was made with"
                 )
 
     def __len__(self) -> int:
@@ -357,8 +399,9 @@ class RecordSource:
         if self.shuffle:
             number = int(self._permutation(epoch)[number])
         at = int(np.searchsorted(self._first_record, number, side="right")) - 1
-        example = self.files[at][number - int(self._first_record[at])]
-        self._check(self.files[at], example)
+        file, number = self.files[at], number - int(self._first_record[at])
+        example = file[number]
+        self._check(file, number, example)
         return example
 
     def _permutation(self, epoch: int) -> np.ndarray:

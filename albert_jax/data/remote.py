@@ -7,22 +7,25 @@ kept, and the manifest is written last, as by prepare.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from albert_jax.addresses import connect, is_address, within
-from albert_jax.appearing import appearing_file
+from albert_jax.appearing import appearing_file, writing
 from albert_jax.caches import user_cache
+from albert_jax.data.manifest import Manifest, StoreFile, files_of, parse_manifest
 from albert_jax.data.place import existing_folder
-from albert_jax.data.store import SPLITS, parse_manifest, sha256_of, shard_sizes
+from albert_jax.data.verifying import check_file, remember_files
 from albert_jax.errors import UserError
 from albert_jax.progress import show_bytes
 from albert_jax.streams import say
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def local_store(store: str) -> Path:
@@ -37,19 +40,29 @@ def local_store(store: str) -> Path:
     files, root = connect(address)
     manifest = _whole(f"{address}/manifest.json", lambda: files.cat_file(f"{root}/manifest.json"))
     places = os.environ.get("ALBERT_JAX_STORES")
-    folder = Path(places).expanduser() if places else user_cache("stores")
+    folder = Path(os.path.expanduser(places)) if places else user_cache("stores")
     folder /= hashlib.sha256(manifest).hexdigest()[:16]  # another store, another folder
     if not (folder / "manifest.json").is_file():
         _fetch(files, address, root, folder, manifest)
     return folder
 
 
-def remote_manifest(store: str) -> dict[str, Any]:
-    """The manifest of a finished store at an address; UserError where there is none."""
+def remedy_for(store: str, folder: Path) -> str:
+    """Return what to do about damage in `folder`, which is `local_store(store)`."""
+    again = "and it is fetched again" if is_address(store) else "and prepare the text again"
+    return f"delete {folder} {again}"
+
+
+def remote_manifest(store: str) -> Manifest:
+    """Return the manifest of a finished store at an address; UserError where there is none."""
     address = store.rstrip("/")
     files, root = connect(address)
     file = f"{address}/manifest.json"
-    return parse_manifest(_whole(file, lambda: files.cat_file(f"{root}/manifest.json")), file)
+    data = _whole(file, lambda: files.cat_file(f"{root}/manifest.json"))
+    return parse_manifest(data, file, remedy=_COPY_AGAIN)
+
+
+_COPY_AGAIN = "copy the store there again"
 
 
 def _whole(address: str, call: Callable[[], Any], size: int = 0) -> Any:
@@ -60,43 +73,42 @@ def _whole(address: str, call: Callable[[], Any], size: int = 0) -> Any:
 
 
 def _fetch(files: Any, address: str, root: str, folder: Path, manifest_bytes: bytes) -> None:
-    manifest = parse_manifest(manifest_bytes, f"{address}/manifest.json")
-    wanted = {
-        name: expected
-        for name, expected in _wanted(manifest, address).items()
-        if not (folder / name).is_file() or (folder / name).stat().st_size != expected[0]
-    }
-    total = sum(size for size, _ in wanted.values())
+    manifest = parse_manifest(manifest_bytes, f"{address}/manifest.json", remedy=_COPY_AGAIN)
+    wanted = [file for file in files_of(manifest) if not _is_there(folder / file.name, file.size)]
+    total = sum(file.size or 0 for file in wanted)
     if total > (free := shutil.disk_usage(existing_folder(folder)).free):
         raise UserError(
             f"{address} is {show_bytes(total)} and the disk of {folder} has {show_bytes(free)} "
             "free; name another folder in ALBERT_JAX_STORES"
         )
     say(f"fetching {show_bytes(total)} of {address} to {folder}")
-    for name, (size, sha256) in wanted.items():
-        _fetch_file(files, f"{root}/{name}", f"{address}/{name}", folder / name, size, sha256)
-    _put(folder / "manifest.json", lambda file: file.write_bytes(manifest_bytes))
+    with writing(folder):
+        for file in wanted:
+            _fetch_file(files, f"{root}/{file.name}", f"{address}/{file.name}", folder, file)
+        remember_files(folder, wanted)
+        _put(folder / "manifest.json", lambda target: target.write_bytes(manifest_bytes))
 
 
-def _wanted(manifest: dict[str, Any], address: str) -> dict[str, tuple[int, str]]:
-    """Every file but the manifest, with its bytes (0: not known) and SHA-256."""
-    wanted = {"spiece.model": (0, manifest["vocabulary"]["sha256"])}
-    for split in SPLITS:
-        for record in manifest["splits"][split]["shards"]:
-            if not re.fullmatch(r"[0-9]+(-[0-9]+)?", record["name"]):  # it becomes a path here
-                raise UserError(f"{address} has a shard named {record['name'][:50]!r}; refused")
-            for kind, size in shard_sizes(record).items():
-                wanted[f"{split}/{record['name']}.{kind}"] = size, record["sha256"][kind]
-    return wanted
+def _is_there(path: Path, size: int | None) -> bool:
+    return size is not None and path.is_file() and path.stat().st_size == size
 
 
-def _fetch_file(files: Any, path: str, address: str, target: Path, size: int, sha256: str) -> None:
+def _fetch_file(files: Any, path: str, address: str, folder: Path, file: StoreFile) -> None:
     def get(temporary: Path) -> None:
-        _whole(address, lambda: files.get_file(path, str(temporary)), size)
-        if sha256_of(temporary) != sha256:
-            raise UserError(f"{address} is damaged: its SHA-256 is not the manifest's")
+        def fetch() -> None:
+            try:
+                files.get_file(path, str(temporary))
+            except OSError as error:
+                if error.errno not in _DISK_ERRORS:
+                    raise
+                said = f"{folder} NOT written: {error.strerror}; make room there"
+                raise UserError(f"{said}, and the next start goes on") from None
 
-    _put(target, get)
+        _whole(address, fetch, file.size or 0)
+        if problem := check_file(temporary, file):
+            raise UserError(f"{address} {problem}; {_COPY_AGAIN}")
+
+    _put(folder / file.name, get)
 
 
 def _put(target: Path, write: Callable[[Path], Any]) -> None:

@@ -14,28 +14,31 @@ or shard is empty.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from albert_jax.data.manifest import (
+    DTYPES,
+    SPLITS,
+    Manifest,
+    ShardDigests,
+    ShardRecord,
+    Split,
+    StoreFile,
+    files_of,
+    read_manifest,
+)
+from albert_jax.data.verifying import verify_files
 from albert_jax.errors import UserError
+from albert_jax.streams import say
 
-FORMAT_VERSION = 1
-MAX_VOCAB_SIZE = 65536  # ids are uint16
 MAX_SHARD_TOKENS = 1 << 28  # 512 MiB of tokens; keeps the offsets well inside uint32
-SPLITS = ("train", "heldout")
-Split = Literal["train", "heldout"]
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "tokens": np.dtype("<u2"),
-    "sentences": np.dtype("<u4"),
-    "documents": np.dtype("<u4"),
-}
 
 
 @dataclass(frozen=True)
@@ -59,51 +62,63 @@ class Shard:
 class TokenStore:
     """A split of a finished store; make one with `TokenStore.open`."""
 
-    def __init__(self, path: Path, split: Split, manifest: dict[str, Any], shards: list[Shard]):
-        self.path, self.split, self.manifest, self.shards = path, split, manifest, shards
+    def __init__(self, path: Path, split: Split, manifest: Manifest, shards: list[Shard]):
+        self.path, self.split, self.shards = path, split, shards
+        self.record = manifest
         self.vocab_path = path / "spiece.model"
-        self.vocab_sha256: str = manifest["vocabulary"]["sha256"]
-        totals = manifest["splits"][split]
-        self.num_tokens: int = totals["tokens"]
-        self.num_sentences: int = totals["sentences"]
-        self.num_documents: int = totals["documents"]
+        self.vocab_sha256: str = manifest.vocabulary.sha256
+        totals = manifest.split(split)
+        self.num_tokens: int = totals.tokens
+        self.num_sentences: int = totals.sentences
+        self.num_documents: int = totals.documents
+
+    @functools.cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as JSON values; `record` has it with types."""
+        return self.record.to_json()
 
     @classmethod
-    def open(cls, path: str | Path, *, split: Split = "train") -> TokenStore:
-        """Maps the shards of one split; a split without documents has no shards.
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        split: Split = "train",
+        verify: bool = True,
+        remedy: str | None = None,
+    ) -> TokenStore:
+        """Map the shards of one split; a split without documents has no shards.
 
-        Raises UserError for a folder that is no finished store, for another format version and for
-        a file of the wrong size.
+        The split's files and the vocabulary are read whole and compared with the manifest's
+        SHA-256, but not those that were found good before and have not changed since;
+        `verify=False` is for a process whose parent has done so. `remedy` says what to do about a
+        damaged store; unset: to make it again. Raises UserError for a folder that is no finished
+        store, for another format version and for a file that is damaged, missing or of the wrong
+        size.
         """
         path = Path(path)
         if split not in SPLITS:
             raise UserError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
-        manifest = read_manifest(path)
+        remedy = remedy or f"delete {path} and prepare the text again"
+        manifest = read_manifest(path, remedy=remedy)
         if manifest is None:
-            if (path / "progress").is_dir():
-                raise UserError(
-                    f"{path} is not complete: prepare was interrupted; run the same command again"
-                )
-            raise UserError(
-                f"{path} is no token store (no manifest.json); make one with albert-jax prepare"
-            )
-        shards = []
-        for record in manifest["splits"][split]["shards"]:
-            arrays = [
-                _map(path / split / f"{record['name']}.{kind}", kind, size)
-                for kind, size in shard_sizes(record).items()
-            ]
-            shards.append(Shard(record["name"], *arrays))
+            raise UserError(_no_store(path))
+        files = files_of(manifest, [split])
+        if verify:
+            _say_unsealed(path, manifest)
+            verify_files(path, files, remedy=remedy)
+        arrays = [_map(path, file, remedy) for file in files if file.kind in DTYPES]
+        shards = [
+            Shard(record.name, *arrays[3 * i : 3 * i + 3])
+            for i, record in enumerate(manifest.split(split).shards)
+        ]
         return cls(path, split, manifest, shards)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (
-            str(self.path),
-            self.split,
-        )  # else pickling would copy every mapped array into the message
+        # By its path: pickling would copy every mapped array into the message.
+        return _reopen, (str(self.path), self.split)
 
     def check_vocabulary(self, sha256: str) -> None:
-        """Raises UserError where the store's ids are not of the vocabulary with that SHA-256."""
+        """Raise UserError where the store's ids are not of the vocabulary with that SHA-256."""
         if sha256 != self.vocab_sha256:
             raise UserError(
                 f"{self.path} was made with another vocabulary (SHA-256 {self.vocab_sha256[:12]}…, "
@@ -111,87 +126,54 @@ class TokenStore:
             )
 
     def verify(self) -> None:
-        """Reads this split and the vocabulary whole; UserError names a file that is damaged."""
-        expected = {self.vocab_path: self.vocab_sha256}
-        for record in self.manifest["splits"][self.split]["shards"]:
-            for kind in _DTYPES:
-                expected[self.path / self.split / f"{record['name']}.{kind}"] = record["sha256"][
-                    kind
-                ]
-        for file, sha256 in expected.items():
-            if sha256_of(file) != sha256:
-                raise UserError(
-                    f"{file} is damaged: its SHA-256 is not the manifest's; prepare the store again"
-                )
+        """Read this split and the vocabulary whole, whether or not that was done before.
+
+        Raises UserError that names a file that is damaged.
+        """
+        remedy = f"delete {self.path} and prepare the text again"
+        files = files_of(self.record, [self.split])
+        verify_files(self.path, files, remedy=remedy, remembered=False)
 
 
 def _reopen(path: str, split: Split) -> TokenStore:
-    return TokenStore.open(path, split=split)
+    return TokenStore.open(path, split=split, verify=False)
 
 
-def shard_sizes(record: dict[str, Any]) -> dict[str, int]:
-    """Bytes of a shard's three files, by its record in the manifest."""
-    lengths = (record["tokens"], record["sentences"] + 1, record["documents"] + 1)
-    return {
-        kind: length * dtype.itemsize
-        for (kind, dtype), length in zip(_DTYPES.items(), lengths, strict=True)
-    }
+def _no_store(path: Path) -> str:
+    if (path / "progress").is_dir():
+        return f"{path} is not complete: prepare was interrupted; run the same command again"
+    return f"{path} is no token store (no manifest.json); make one with albert-jax prepare"
 
 
-def _map(file: Path, kind: str, expected: int) -> np.ndarray:
+_unsealed: set[Path] = set()  # stores of which it has been said
+
+
+def _say_unsealed(path: Path, manifest: Manifest) -> None:
+    if manifest.checksum or path in _unsealed:
+        return
+    _unsealed.add(path)
+    say(
+        f"{path} was made by an earlier version, whose manifest has no checksum of its own; the "
+        "files that it names are verified by theirs"
+    )
+
+
+def _map(store: Path, file: StoreFile, remedy: str) -> np.ndarray:
     try:
-        size = file.stat().st_size
+        # A plain ndarray over the map: slices of np.memmap itself cost several times as much.
+        array = np.asarray(np.memmap(store / file.name, dtype=DTYPES[file.kind], mode="r"))
     except OSError as error:
         raise UserError(
-            f"{file} cannot be read ({error.strerror}); prepare the store again"
+            f"{store / file.name} cannot be read ({error.strerror}); {remedy}"
         ) from None
-    if size != expected:
+    except ValueError as error:  # empty, or no multiple of an item
+        raise UserError(f"{store / file.name} is damaged ({error}); {remedy}") from None
+    if array.nbytes != file.size:
         raise UserError(
-            f"{file} has {size} bytes where the manifest says {expected}; prepare the store again"
+            f"{store / file.name} has {array.nbytes:,} bytes where the manifest says "
+            f"{file.size:,}; {remedy}"
         )
-    # A plain ndarray over the map: slices of np.memmap itself cost several times as much.
-    return np.asarray(np.memmap(file, dtype=_DTYPES[kind], mode="r"))
-
-
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a finished store, None where there is none; UserError where it is bad."""
-    file = path / "manifest.json"
-    try:
-        return parse_manifest(file.read_bytes(), str(file))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror})") from None
-
-
-def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
-    """The manifest in a file's bytes; UserError, with the file's name, where it is bad."""
-    try:
-        manifest = json.loads(data)
-        version = manifest["format_version"]
-        if version == FORMAT_VERSION:
-            (
-                manifest["vocabulary"]["sha256"],
-                *(manifest["splits"][split]["shards"] for split in SPLITS),
-            )
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{name} is not a token store's manifest ({error!r}); prepare the store again"
-        ) from None
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{name} is of store format {version}, not {FORMAT_VERSION}; prepare the text again"
-        )
-    return manifest
-
-
-def sha256_of(file: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces; raises UserError where it cannot be read."""
-    try:
-        with open(file, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror})") from None
+    return array
 
 
 class ShardWriter:
@@ -201,10 +183,10 @@ class ShardWriter:
         self.folder, self.name = folder, name
         self.tokens = self.sentences = self.documents = 0
         folder.mkdir(parents=True, exist_ok=True)
-        self._digests = {kind: hashlib.sha256() for kind in _DTYPES}
+        self._digests = {kind: hashlib.sha256() for kind in DTYPES}
         self._streams: dict[str, BinaryIO] = {}
         try:
-            for kind in _DTYPES:
+            for kind in DTYPES:
                 self._streams[kind] = open(self._temporary(kind), "wb")  # noqa: SIM115 - closed by finish or abort
             self._write("sentences", np.zeros(1))
             self._write("documents", np.zeros(1))
@@ -217,7 +199,7 @@ class ShardWriter:
         return self.folder / f"{self.name}.{kind}.{os.getpid()}.tmp"
 
     def _write(self, kind: str, values: np.ndarray) -> None:
-        data = values.astype(_DTYPES[kind]).tobytes()
+        data = values.astype(DTYPES[kind]).tobytes()
         self._digests[kind].update(data)
         self._streams[kind].write(data)
 
@@ -236,22 +218,18 @@ class ShardWriter:
         self.sentences += len(sentence_lengths)
         self.documents += len(document_lengths)
 
-    def finish(self) -> dict[str, Any]:
-        """Makes the files durable under their final names; returns the record for the manifest."""
+    def finish(self) -> ShardRecord:
+        """Make the files durable under their final names; return the record for the manifest."""
         for kind, stream in self._streams.items():
             stream.flush()
             os.fsync(stream.fileno())
             stream.close()
             os.replace(self._temporary(kind), self.folder / f"{self.name}.{kind}")
         sync_folder(self.folder)
-        record = {
-            "name": self.name,
-            "tokens": self.tokens,
-            "sentences": self.sentences,
-            "documents": self.documents,
-            "sha256": {kind: digest.hexdigest() for kind, digest in self._digests.items()},
-        }
-        return record | {"bytes": sum(shard_sizes(record).values())}
+        digests = {kind: digest.hexdigest() for kind, digest in self._digests.items()}
+        counts = (self.tokens, self.sentences, self.documents)
+        record = ShardRecord(self.name, *counts, sha256=ShardDigests(**digests), bytes=0)
+        return replace(record, bytes=sum(record.sizes().values()))
 
     def abort(self) -> None:
         """Removes what was written."""
@@ -259,11 +237,6 @@ class ShardWriter:
             with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses
                 stream.close()
             self._temporary(kind).unlink(missing_ok=True)
-
-
-def json_bytes(value: dict[str, Any]) -> bytes:
-    """JSON as a store's files have it."""
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ import re
 import sys
 from typing import Any
 
-from albert_jax.errors import UserError
+from albert_jax.errors import TryAgain, UserError
 
 
 def open_split(name: str, split: str, data_dir: str | None = None) -> tuple[Any, Any]:
@@ -27,7 +27,7 @@ def open_split(name: str, split: str, data_dir: str | None = None) -> tuple[Any,
                 f"{', '.join(builder.info.splits)}: name one in place of input files"
             )
         return builder, builder.as_data_source(split=split)
-    except UserError:
+    except (UserError, TryAgain):
         raise
     except ModuleNotFoundError as error:
         raise UserError(

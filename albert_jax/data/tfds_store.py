@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.sequential_writer import SequentialWriter
 
-from albert_jax.data.store import SPLITS, TokenStore
+from albert_jax.data.manifest import SPLITS
+from albert_jax.data.store import TokenStore
 
 SHARD_EXAMPLES = 1 << 16
 BATCH_EXAMPLES = 256  # written at once
@@ -37,8 +38,7 @@ class AlbertTokenStore(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
     def __init__(self, *, store: str | Path, **kwargs: Any):
         """`store` is the folder; `data_dir` and the rest as TFDS has them."""
         self._stores: dict[str, TokenStore] = {
-            split: TokenStore.open(store, split=split)  # type: ignore[arg-type]
-            for split in SPLITS
+            split: TokenStore.open(store, split=split) for split in SPLITS
         }
         manifest = json.dumps(self._stores["train"].manifest["splits"], sort_keys=True)
         # Of two stores in one data_dir none is taken for the other.

@@ -14,7 +14,7 @@ import itertools
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,18 +23,22 @@ import numpy as np
 
 from albert_jax.data.corpus import cut_piece, read_piece
 from albert_jax.data.lines import Piece, Reading
-from albert_jax.data.place import open_place
-from albert_jax.data.store import (
-    MAX_SHARD_TOKENS,
+from albert_jax.data.manifest import (
     SPLITS,
-    ShardWriter,
+    Count,
+    ShardRecord,
     Split,
+    is_sealed,
     json_bytes,
-    shard_sizes,
+    sealed,
 )
+from albert_jax.data.place import open_place
+from albert_jax.data.store import MAX_SHARD_TOKENS, ShardWriter
+from albert_jax.errors import UserError
+from albert_jax.json_files import decode_json
 from albert_jax.tokenizer import Tokenizer
 
-BATCH_CHARS = 1 << 19  # text tokenised at once
+BATCH_CHARS, BATCH_SENTENCES = 1 << 19, 1 << 14  # gathered, and tokenised at once
 MIN_UNIT_BYTES = 1 << 20
 GZ_RATIO = 3  # what English text gains by gzip, roughly; only evens out the units' sizes
 
@@ -98,6 +102,49 @@ def plan_units(pieces: Sequence[Piece], reading: Reading) -> list[Unit]:
     return [*units, Unit(len(units), tuple(gathered))]
 
 
+@dataclass(frozen=True)
+class UnitSplit:
+    """What a unit has in one split."""
+
+    shards: list[ShardRecord]
+    token_counts: str  # int64[vocabulary], zlib in base64
+
+    def counts(self) -> np.ndarray:
+        """Return how often each token occurs, int64[vocabulary]."""
+        return np.frombuffer(zlib.decompress(base64.b64decode(self.token_counts)), "<i8")
+
+
+@dataclass(frozen=True)
+class UnitSplits:
+    """What a unit has in the two splits."""
+
+    train: UnitSplit
+    heldout: UnitSplit
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """What is known of a finished unit; STORE/progress/UNIT.json."""
+
+    key: str
+    splits: UnitSplits
+    counts: dict[str, Count]
+
+    def split(self, name: str) -> UnitSplit:
+        """Return what the unit has in one split."""
+        part: UnitSplit = getattr(self.splits, name)
+        return part
+
+    def files(self) -> dict[str, int]:
+        """Return the unit's files, with their bytes."""
+        return {
+            f"{split}/{shard.name}.{kind}": size
+            for split in SPLITS
+            for shard in self.split(split).shards
+            for kind, size in shard.sizes().items()
+        }
+
+
 # -------------------------------------------------------------------------------------- the split
 
 
@@ -125,21 +172,22 @@ class _SplitWriter:
 
     def __init__(self, folder: Path, name: str, tokenizer: Tokenizer):
         self.folder, self.name, self.tokenizer = folder, name, tokenizer
-        self.records: list[dict[str, Any]] = []
+        self.records: list[ShardRecord] = []
         self.counts = np.zeros(tokenizer.vocab_size, np.int64)
         self.writer: ShardWriter | None = None
         self.batch: list[list[str]] = []
-        self.chars = 0
+        self.chars = self.sentences = 0
 
     def add(self, document: list[str]) -> None:
         self.batch.append(document)
         self.chars += sum(map(len, document))
-        if self.chars >= BATCH_CHARS:
+        self.sentences += len(document)
+        if self.chars >= BATCH_CHARS or self.sentences >= BATCH_SENTENCES:
             self.flush()
 
     def flush(self) -> None:
         tokens, sentence_lengths, document_lengths = tokenize(self.batch, self.tokenizer)
-        self.batch, self.chars = [], 0
+        self.batch, self.chars, self.sentences = [], 0, 0
         if not len(tokens):
             return
         self.counts += np.bincount(tokens, minlength=len(self.counts))
@@ -155,11 +203,11 @@ class _SplitWriter:
             self.records.append(self.writer.finish())
             self.writer = None
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> UnitSplit:
         self.flush()
         self._end_shard()
         counts = zlib.compress(self.counts.astype("<i8").tobytes(), 1)
-        return {"shards": self.records, "token_counts": base64.b64encode(counts).decode()}
+        return UnitSplit(self.records, base64.b64encode(counts).decode())
 
     def abort(self) -> None:
         if self.writer:
@@ -170,12 +218,31 @@ def tokenize(
     documents: Sequence[Sequence[str]], tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids uint16, tokens a sentence, sentences a document; what has no token is left out."""
-    ids = tokenizer.encode_ids([sentence for document in documents for sentence in document])
-    sentence_lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    tokens = np.fromiter(itertools.chain.from_iterable(ids), np.uint16, int(sentence_lengths.sum()))
+    parts = [np.empty(0, np.uint16)]
+    lengths = [np.empty(0, np.int64)]
+    for some in _batches(itertools.chain.from_iterable(documents)):
+        ids = tokenizer.encode_ids(some)
+        lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
+        total = int(lengths[-1].sum())
+        parts.append(np.fromiter(itertools.chain.from_iterable(ids), np.uint16, total))
+    tokens, sentence_lengths = np.concatenate(parts), np.concatenate(lengths)
     document_of = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
     document_lengths = np.bincount(document_of[sentence_lengths > 0], minlength=len(documents))
     return tokens, sentence_lengths[sentence_lengths > 0], document_lengths[document_lengths > 0]
+
+
+def _batches(sentences: Iterable[str]) -> Iterator[list[str]]:
+    """Sentences, so many at a time that their ids, 36 bytes each as Python has them, stay few."""
+    batch: list[str] = []
+    chars = 0
+    for sentence in sentences:
+        batch.append(sentence)
+        chars += len(sentence)
+        if chars >= BATCH_CHARS or len(batch) >= BATCH_SENTENCES:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
 def prepare_unit(unit: Unit, job: Job, tokenizer: Tokenizer, tick: Callable[[int], None]) -> None:
@@ -191,45 +258,41 @@ def prepare_unit(unit: Unit, job: Job, tokenizer: Tokenizer, tick: Callable[[int
             for piece in unit.pieces:
                 for document in read_piece(piece, job.reading, counts=counts, tick=tick):
                     writers[split_of(document, job.holdout, job.fixed)].add(document)
-            splits = {split: writer.finish() for split, writer in writers.items()}
-            mended = dict(sorted(counts.items()))
-            record = {"key": unit.key(job), "splits": splits, "counts": mended}
-            place.keep(folder, _files(record))
-            place.write(record_file(unit), json_bytes(record))
+            splits = UnitSplits(**{split: writer.finish() for split, writer in writers.items()})
+            record = UnitRecord(unit.key(job), splits, dict(sorted(counts.items())))
+            place.keep(folder, record.files())
+            place.write(record_file(unit), json_bytes(sealed(asdict(record))))
         except BaseException:
             for writer in writers.values():
                 writer.abort()
             raise
 
 
-def _files(record: dict[str, Any]) -> dict[str, int]:
-    """The files of a finished unit, with their bytes."""
-    return {
-        f"{split}/{shard['name']}.{kind}": size
-        for split in SPLITS
-        for shard in record["splits"][split]["shards"]
-        for kind, size in shard_sizes(shard).items()
-    }
-
-
 def record_file(unit: Unit) -> str:
     return f"progress/{unit.name}.json"
 
 
-def read_records(units: Sequence[Unit], job: Job) -> list[dict[str, Any] | None]:
-    """The records of units that are finished, of these settings and inputs, with all their files;
-    None for the others."""
+def read_records(units: Sequence[Unit], job: Job) -> list[UnitRecord | None]:
+    """Return the records of units that are finished, of these settings and inputs, with all their
+    files; None for the others."""
     place = open_place(job.store)
     texts = place.read(record_file(unit) for unit in units)
     sizes = {
         f"{split}/{name}": size for split in SPLITS for name, size in place.entries(split).items()
     }
 
-    def read(unit: Unit) -> dict[str, Any] | None:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            record = json.loads(texts[record_file(unit)])
-            if record["key"] == unit.key(job) and _files(record).items() <= sizes.items():
-                return record
+    def read(unit: Unit) -> UnitRecord | None:
+        record = _parse_record(texts.get(record_file(unit), b""))
+        if record and record.key == unit.key(job) and record.files().items() <= sizes.items():
+            return record
         return None
 
     return [read(unit) for unit in units]
+
+
+def _parse_record(data: bytes) -> UnitRecord | None:
+    """A record, None where it is damaged: then the unit is made again."""
+    with contextlib.suppress(UserError):
+        if is_sealed(decode_json(data, dict[str, Any], name="", hint="")):
+            return decode_json(data, UnitRecord, name="", hint="")
+    return None

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`train-tokenizer`: a vocabulary of the very sentences that `prepare` makes of the same inputs.
+
+The original trains on the lines of its files, which hold a sentence each: the same thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from albert_jax.appearing import require_apart
+from albert_jax.data.corpus import find_pieces, read_piece, summarize_counts
+from albert_jax.data.inputs import require_output_apart
+from albert_jax.data.lines import Piece, Reading
+from albert_jax.progress import Meter
+from albert_jax.streams import say
+from albert_jax.tokenizer import train_on_lines
+
+SAID_AFTER_SECONDS = 1.0
+
+
+def train_tokenizer(
+    inputs: Sequence[str | Path] | str | Path | Iterator[str],
+    *,
+    output: str | Path,
+    vocab_size: int = 30_000,
+    do_lower_case: bool = True,
+    character_coverage: float = 0.99995,
+    input_sentence_size: int = 10_000_000,
+    max_sentence_length: int = 4192,
+    format: str = "text",
+    sentences: Literal["auto", "lines", "split", "wrapped"] = "auto",
+    language: str = "en",
+    strict: bool = False,
+    data_dir: str | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train a vocabulary as the original's README does; return `output`/spiece.model.
+
+    `inputs`, `format`, `sentences`, `language`, `strict` and `data_dir` are those of `prepare`, and
+    the trainer gets its sentences; an iterator gives them itself, and those settings then mean
+    nothing. A file that holds a sentence a line gives its lines, as `sentences="lines"` gives of
+    any file. For the other settings see `train_on_lines`. Raises UserError as `prepare` does for
+    its inputs, as `train_on_lines` does, and for an `output` in which what is written would be an
+    input of the next call.
+    """
+    settings: dict[str, Any] = {
+        "output": output,
+        "vocab_size": vocab_size,
+        "do_lower_case": do_lower_case,
+        "character_coverage": character_coverage,
+        "input_sentence_size": input_sentence_size,
+        "max_sentence_length": max_sentence_length,
+    }
+    if isinstance(inputs, Iterator):
+        return train_on_lines(inputs, **settings)
+    reading = Reading(format, sentences, strict, language, data_dir)
+    inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    pieces = find_pieces(inputs, reading)
+    if not reading.format.startswith("tfds:"):
+        _require_apart(Path(output), inputs, pieces)
+    counts: Counter[str] = Counter()
+    path = train_on_lines(_sentences_of(pieces, reading, counts, progress), **settings)
+    if progress:
+        for line in summarize_counts(counts):
+            say(line)
+    return path
+
+
+def _require_apart(output: Path, inputs: Sequence[str | Path], pieces: Sequence[Piece]) -> None:
+    require_output_apart(output, inputs)
+    files = [piece.path for piece in pieces]
+    for name in ("spiece.model", "spiece.vocab"):
+        require_apart(output / name, files)
+
+
+def _sentences_of(
+    pieces: Sequence[Piece], reading: Reading, counts: Counter[str], progress: bool
+) -> Iterator[str]:
+    total = sum(piece.bytes for piece in pieces)
+    meter = Meter("read text", total, unit="B", show=progress, delay=SAID_AFTER_SECONDS)
+    with contextlib.closing(meter):
+        for piece in pieces:
+            for document in read_piece(piece, reading, counts=counts, tick=meter.add):
+                yield from document
