@@ -21,10 +21,10 @@ from albert_jax.inference import Albert
 from albert_jax.model_dir import ModelDirectory
 from albert_jax.released import Answer, Fill, Numbers, Released
 from albert_jax.tokenizer import Tokenizer
+from albert_jax.wording import first_ten
 
 Verdict = Literal["PASS", "FAIL", "SKIP"]
 TITLE = "released weights"
-NAMED = 5  # of many names, how many a line tells
 _SIZES = ("_size", "_layers", "_groups", "_heads", "_num", "_embeddings")
 
 
@@ -35,12 +35,6 @@ class Check:
     check: str
     verdict: Verdict
     detail: str
-
-
-def some(words: list[str]) -> str:
-    """The first few of many findings, and how many there are."""
-    more = f"; and {len(words) - NAMED} more" if len(words) > NAMED else ""
-    return "; ".join(words[:NAMED]) + more
 
 
 def check_answers(
@@ -59,7 +53,7 @@ def check_answers(
     if claimed is not None and claimed not in sized:
         wanted, found = (_architecture(c) for c in (released.models[claimed], model.config))
         differs = [f"{k} is {found[k]}, not {wanted[k]}" for k in wanted if found[k] != wanted[k]]
-        return None, [Check(TITLE, "FAIL", f"not {claimed}: {some(differs)}")]
+        return None, [Check(TITLE, "FAIL", f"not {claimed}: {first_ten(differs, '; ')}")]
     if not sized:
         return None, [Check(TITLE, "SKIP", "none has this architecture")]
     if claimed is None and is_fine_tuned:
@@ -154,16 +148,17 @@ def _released_vocabulary(
     title = "released vocabulary"
     if tokenizer is None:
         return Check(title, "SKIP", "no vocabulary")
+    pieces = dict(enumerate(tokenizer.pieces))  # fewer than the rows of embeddings, perhaps
     wrong = [
-        f"piece {i} is {tokenizer.pieces[i]}, not {piece}"
+        f"piece {i} is {pieces.get(i, 'none')}, not {piece}"
         for i, piece in released.pieces.items()
-        if tokenizer.pieces[i] != piece
+        if pieces.get(i) != piece
     ]
     for text, ids in released.texts.items():
         if (found := tuple(tokenizer.encode(text, parse_special=True).ids)) != ids:
             wrong.append(f"{text[:30]!r} has other ids: {_first_difference(found, ids)}")
     if wrong:
-        return Check(title, "FAIL" if name else "SKIP", some(wrong[:2]))
+        return Check(title, "FAIL" if name else "SKIP", first_ten(wrong[:2], "; "))
     detail = (
         f"{len(released.texts)} texts have the published ids, so do {len(released.pieces)} pieces"
     )

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -32,6 +31,7 @@ from albert_jax.digests import (
     differences,
     named_leaves,
     nest,
+    not_finite,
     on_host,
     read_arrays,
     read_document,
@@ -42,6 +42,7 @@ from albert_jax.digests import (
 from albert_jax.errors import UserError
 from albert_jax.locks import Lock
 from albert_jax.streams import say
+from albert_jax.wording import first_ten
 
 FORMAT_VERSION = 1
 LOCK = "run.lock"  # in a work directory
@@ -272,9 +273,8 @@ class Checkpointer:
             )
         with processes.together(Damaged):
             arrays = read_arrays(self._path(step) / "state", document["leaves"])
-            if wrong := [name for name, array in arrays.items() if not _is_finite(array)]:
-                more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-                raise Damaged(f"not finite: {', '.join(wrong[:3])}{more}")
+            if wrong := not_finite(arrays):
+                raise Damaged(f"not finite: {first_ten(wrong)}")
         return document, arrays
 
     def _move_aside(self, damaged: Mapping[int, str]) -> None:
@@ -364,10 +364,6 @@ def lock_owner(path: str | Path) -> str:
         return (Path(path) / LOCK).read_text(encoding="utf-8").strip()
     except OSError:
         return "not there"
-
-
-def _is_finite(array: np.ndarray) -> bool:
-    return not jnp.issubdtype(array.dtype, jnp.floating) or bool(np.isfinite(array).all())
 
 
 def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:

@@ -530,8 +530,12 @@ def export(
         workdir: work directory of `albert-jax pretrain`, also of a run that goes on.
         dest: model directory to write: weights, albert_config.json, vocabulary, manifest.
     """
+    from albert_jax.appearing import require_apart
+    from albert_jax.model_dir import check_destination
     from albert_jax.pretrain import export
 
+    require_apart(dest, [workdir], "DEST")
+    check_destination(dest)
     print(export(workdir, dest))
 
 

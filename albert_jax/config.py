@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from albert_jax.arguments import checked
+from albert_jax.arguments import checked, shown
 from albert_jax.errors import UserError
 from albert_jax.streams import say
+from albert_jax.wording import shortened
 
 # -------------------------------------------------------------------------------- types of settings
 
@@ -39,7 +40,7 @@ def _check_types(config: Any, section: str) -> None:
         value = getattr(config, name)
         if not _fits(value, hint):
             raise UserError(
-                f"{section}.{name} {value!r} must be {_in_words(hint)}".removeprefix(".")
+                f"{section}.{name} {shown(value)} must be {_in_words(hint)}".removeprefix(".")
             )
 
 
@@ -48,7 +49,9 @@ def _check_least(config: Any, section: str, least: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and not value >= least:
-            raise UserError(f"{section}.{name} {value} must be at least {least}".removeprefix("."))
+            raise UserError(
+                f"{section}.{name} {shown(value)} must be at least {least}".removeprefix(".")
+            )
 
 
 def _check_most(config: Any, section: str, most: float, *names: str) -> None:
@@ -56,7 +59,9 @@ def _check_most(config: Any, section: str, most: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not value <= most:
-            raise UserError(f"{section}.{name} {value} must be at most {most}".removeprefix("."))
+            raise UserError(
+                f"{section}.{name} {shown(value)} must be at most {most}".removeprefix(".")
+            )
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -143,19 +148,26 @@ def label_pairs(labels: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
 LARGEST = (1 << 31) - 1  # of a size: what is indexed has int32 indices
 MOST_GROUPS = 1000  # each is a part of the program of its own
 
-HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "tanh", "linear")
+HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "silu", "tanh", "linear")
 
 # What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form,
-# Google's the tanh form.
+# Google's the tanh form. transformers' activations.py, ACT2FN.
 _HF_ACTS = {
     "gelu": "gelu_erf",
+    "gelu_python": "gelu_erf",
     "gelu_new": "gelu",
-    "gelu_pytorch_tanh": "gelu",
+    "gelu_accurate": "gelu",
     "gelu_fast": "gelu",
+    "gelu_python_tanh": "gelu",
+    "gelu_pytorch_tanh": "gelu",
     "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
     "tanh": "tanh",
     "linear": "linear",
 }
+
+_MOST_BYTES = 1 << 22  # of a configuration file
 
 
 @dataclass(frozen=True)
@@ -167,7 +179,7 @@ class AlbertConfig:
     "gelu".
     """
 
-    vocab_size: int = 30000  # pieces in the SentencePiece vocabulary
+    vocab_size: int = 30000  # rows of the word embeddings: the vocabulary's pieces, or more
     embedding_size: int = 128  # E, the factorised embedding's width
     hidden_size: int = 4096  # H
     num_hidden_layers: int = 12  # how often the shared layer is applied
@@ -175,7 +187,7 @@ class AlbertConfig:
     num_attention_heads: int = 64  # N
     intermediate_size: int = 16384  # I, the feed-forward width
     inner_group_num: int = 1  # attention + feed-forward blocks in one layer
-    hidden_act: str = "gelu"  # gelu (tanh form) | gelu_erf | relu | tanh | linear
+    hidden_act: str = "gelu"  # gelu (tanh form) | gelu_erf | relu | silu | tanh | linear
     hidden_dropout_prob: float = 0.0  # after embeddings, attention and feed-forward outputs
     attention_probs_dropout_prob: float = 0.0  # on the attention probabilities
     max_position_embeddings: int = 512  # the longest sequence
@@ -190,7 +202,6 @@ class AlbertConfig:
         _check_most(self, "", LARGEST, *sizes)
         _check_most(self, "", MOST_GROUPS, "num_hidden_groups")
         _check_least(self, "", 0, "initializer_range", "layer_norm_eps")
-        _check_most(self, "", sys.float_info.max, "initializer_range", "layer_norm_eps")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -203,11 +214,12 @@ class AlbertConfig:
             )
         if self.hidden_act not in HIDDEN_ACTS:
             raise UserError(
-                f"hidden_act {self.hidden_act!r} is unknown; use one of {', '.join(HIDDEN_ACTS)}"
+                f"hidden_act {shown(self.hidden_act)} is unknown; "
+                f"use one of {', '.join(HIDDEN_ACTS)}"
             )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)} must lie in [0, 1)")
+                raise UserError(f"{name} {shown(getattr(self, name))} must lie in [0, 1)")
 
     @property
     def head_size(self) -> int:
@@ -240,6 +252,8 @@ class AlbertConfig:
         """
         path = Path(path)
         try:
+            if (size := path.stat().st_size) > _MOST_BYTES:
+                raise ValueError(f"{size:,} bytes, over {_MOST_BYTES:,}")
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(
@@ -257,7 +271,7 @@ class AlbertConfig:
         config, kind = cls.from_dict(values, path)
         say(
             f"{path.name}: {kind}, hidden_act "
-            f"{values.get('hidden_act', 'gelu')!r} read as {config.hidden_act!r}"
+            f"{shown(values.get('hidden_act', 'gelu'))} read as {config.hidden_act!r}"
             f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}"
         )
         return config
@@ -269,13 +283,15 @@ class AlbertConfig:
             "model_type" in values or "architectures" in values or "transformers_version" in values
         )
         if values.get("model_type", "albert") != "albert":
-            raise UserError(f"{path} describes a {values['model_type']} model, not ALBERT")
+            other = shortened(str(values["model_type"]))
+            raise UserError(f"{path} describes a {other} model, not ALBERT")
         names = {f.name for f in dataclasses.fields(cls)}
         chosen = {name: value for name, value in values.items() if name in names}
         if "vocab_size" not in chosen:
             raise UserError(f"{path} has no vocab_size, so it is no ALBERT configuration")
         for name, value in chosen.items():
-            if isinstance(value, float) and type(getattr(cls, name)) is int and value.is_integer():
+            is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+            if is_whole and type(getattr(cls, name)) is int:
                 chosen[name] = int(value)  # JavaScript's JSON writers know no whole numbers
         kind = "Google albert_config.json"
         if is_transformers:
@@ -283,7 +299,7 @@ class AlbertConfig:
             act = chosen.get("hidden_act", "gelu_new")
             if act not in list(_HF_ACTS):  # it may be unhashable
                 raise UserError(
-                    f"{path}: hidden_act {act!r} is unknown; known: {', '.join(_HF_ACTS)}"
+                    f"{path}: hidden_act {shown(act)} is unknown; known: {', '.join(_HF_ACTS)}"
                 )
             chosen["hidden_act"] = _HF_ACTS[act]
         try:

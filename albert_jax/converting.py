@@ -5,30 +5,37 @@ directories, each into each, bit for bit."""
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
+
+import msgspec
 
 from albert_jax import model_dir
-from albert_jax.appearing import appearing_whole
+from albert_jax.addresses import is_address
+from albert_jax.appearing import appearing_whole, require_apart
+from albert_jax.checkpoint import cause_of, require_space
 from albert_jax.digests import named_leaves, nest
 from albert_jax.errors import UserError
 from albert_jax.formats import exporting
-from albert_jax.formats.parameters import LABELS, parameter_shapes
+from albert_jax.formats.hf_tokenizer import read_tokenizer
 from albert_jax.formats.sources import (
-    Source,
-    fetch,
+    fetched,
     find_vocabulary,
     is_model_directory,
     open_source,
-    read_json,
 )
 from albert_jax.formats.weights import Weights, read_weights
 from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
+from albert_jax.wording import first_ten, shortened
 
 Format = Literal["albert-jax", "hf", "tf"]
+
+_OURS = "albert_jax model directory"
+_PADDING = 127  # rows without a piece, of embeddings that are padded to a multiple of 128
 
 
 def convert(
@@ -54,66 +61,104 @@ def convert(
         raise UserError(f"to {to!r} is unknown; known: albert-jax, {', '.join(exporting.FILES)}")
     if with_optimizer and to == "hf":
         raise UserError("transformers' format has no place for the optimizer; drop one of the two")
+    if no_vocab and vocab is not None:
+        raise UserError("--no-vocab and --vocab exclude each other; drop one of the two")
+    _check_destination(dest, to, [source, f"{source}.index", config, vocab])
     dest = Path(dest)
-    if to == "albert-jax":
-        model_dir.check_destination(dest)
-    else:
-        exporting.check_destination(dest, to)
-    with tempfile.TemporaryDirectory(prefix="albert_jax_convert_") as scratch:
-        path = fetch(source, Path(scratch))
+    with fetched(source) as path:
         if is_model_directory(path):
-            if config is not None:
-                raise UserError(f"{path} has its own configuration; leave --config out")
-            weights, found, settings = _read_model_directory(path, with_optimizer)
-            kind = "albert_jax model directory"
+            for flag, given in (("--config", config), ("--head", head)):
+                if given is not None:
+                    raise UserError(f"{path} has its own configuration; leave {flag} out")
+            found = _read_model_directory(path, with_optimizer)
         else:
-            opened = open_source(path)
-            weights = read_weights(
-                opened,
-                config=Path(config) if config is not None else None,
-                head=head,
-                with_optimizer=with_optimizer,
-            )
-            found = None if no_vocab or vocab is not None else find_vocabulary(opened)
-            settings, kind = _tokenizer_settings(opened), opened.description
+            found = _read_source(path, config, head, with_optimizer)
         if do_lower_case is not None:
-            settings["do_lower_case"] = do_lower_case
-        found = None if no_vocab else Path(vocab) if vocab is not None else found
-        found = _check_vocabulary(found, weights, settings)
-        report = _report(str(source), kind, weights, found, settings)
+            found.settings["do_lower_case"] = do_lower_case
+        vocabulary = None if no_vocab else _choose_vocabulary(found, vocab)
+        report = _report(str(source), found, vocabulary)
         _print(report)
-        notes = _write(dest, to, weights, found, settings, report)
+        notes = _write(dest, to, found, vocabulary, report)
     for note in notes:
         say(f"note: {note}")
     say(f"{dest}: {to}, written whole")
     return report | {"dest": str(dest), "to": to, "notes": [*report["notes"], *notes]}
 
 
+def _check_destination(
+    dest: str | Path, to: Format, inputs: Sequence[str | Path | None] = ()
+) -> None:
+    """UserError where writing `dest` would destroy one of the inputs or anything else."""
+    require_apart(dest, [x for x in inputs if x is not None and not is_address(str(x))], "DEST")
+    if to == "albert-jax":
+        model_dir.check_destination(dest)
+    else:
+        exporting.check_destination(dest, to)
+
+
 # ------------------------------------------------------------------------------------- the reading
 
 
-def _read_model_directory(
-    path: Path, with_optimizer: bool
-) -> tuple[Weights, Path | None, dict[str, Any]]:
-    """A model directory's weights, vocabulary and tokenizer settings."""
+@dataclass
+class _Found:
+    """What a source has."""
+
+    kind: str
+    weights: Weights
+    find_vocabulary: Callable[[], Path | None]
+    settings: dict[str, Any]  # of the tokenizer
+    differences: Callable[[Path], list[str]]  # of its tokenizer from ours, for a vocabulary
+    added: int  # tokens that its tokenizer has beside the vocabulary, at most
+    notes: list[str]
+
+
+class _Provenance(TypedDict, total=False):
+    """What `_write` keeps in a manifest for the way back."""
+
+    transformers: dict[str, Any]
+    dtype: Literal["float32", "float16", "bfloat16"]
+    global_step: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
+
+
+def _read_source(
+    path: Path, config: str | Path | None, head: str | None, with_optimizer: bool
+) -> _Found:
+    source = open_source(path)
+    weights = read_weights(
+        source,
+        config=Path(config) if config is not None else None,
+        head=head,
+        with_optimizer=with_optimizer,
+    )
+    settings: dict[str, Any] = {"mode": "google", "do_lower_case": True}  # its flag's default
+    differences: Callable[[Path], list[str]] = _no_differences
+    added, notes = 0, list(weights.notes)
+    if source.kind == "hf":
+        tokenizer = read_tokenizer(source.file.parent)
+        settings = {"mode": "hf", "do_lower_case": tokenizer.do_lower_case}
+        differences, added = tokenizer.differences, len(tokenizer.added)
+        notes += tokenizer.notes
+    find = partial(find_vocabulary, source)
+    return _Found(source.description, weights, find, settings, differences, added, notes)
+
+
+def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
     model = model_dir.load_model(path)
-    params = named_leaves(model.params)
-    head = model.manifest.get("head")
-    provenance = model.manifest["provenance"]
-    outputs = params["head/output_bias"].shape[0] if "head/output_bias" in params else 0
-    kind = head["kind"] if head else None
-    expected = parameter_shapes(model.config, kind, LABELS.get(str(kind), outputs))
-    wrong = [name for name, x in params.items() if x.shape != expected.get(name)]
-    if wrong:
-        raise UserError(f"{path} has parameters of no ALBERT: {', '.join(sorted(wrong))}")
+    try:
+        provenance = msgspec.convert(model.manifest["provenance"], _Provenance)
+    except (msgspec.ValidationError, UnicodeError) as error:
+        raise UserError(
+            f"the manifest of {path} tells of no conversion that albert_jax makes "
+            f"({shortened(str(error))}); convert the model's source again"
+        ) from None
     kept = model.manifest.get("optimizer")
     slots = model_dir.load_optimizer(path) if with_optimizer else None
     if with_optimizer and slots is None:
         raise UserError(f"{path} has no optimizer; go without --with-optimizer")
     weights = Weights(
-        params=params,
+        params=named_leaves(model.params),
         config=model.config,
-        head=head,
+        head=model.manifest.get("head"),
         inventory=[
             {"source": name, "path": name} | entry
             for name, entry in model.manifest["tensors"].items()
@@ -126,32 +171,53 @@ def _read_model_directory(
         notes=("albert_config.json, Google's meaning of each name",),
     )
     settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
-    return weights, model.tokenizer["path"], settings
+    return _Found(
+        _OURS,
+        weights,
+        lambda: model.tokenizer["path"],
+        settings,
+        _no_differences,
+        0,
+        list(weights.notes),
+    )
 
 
-def _tokenizer_settings(source: Source) -> dict[str, Any]:
-    """How the source's own code cleans text."""
-    if source.kind == "tf":
-        return {"mode": "google", "do_lower_case": True}  # its flag's default
-    file = source.file.with_name("tokenizer_config.json")
-    values: Mapping[str, Any] = read_json(file) if file.is_file() else {}
-    if values.get("keep_accents"):
-        say(f"note: {file.name} keeps accents, which albert_jax's tokenizer drops")
-    return {"mode": "hf", "do_lower_case": bool(values.get("do_lower_case", True))}
+def _no_differences(_: Path) -> list[str]:
+    return []
 
 
-def _check_vocabulary(
-    vocab: Path | None, weights: Weights, settings: Mapping[str, Any]
-) -> Path | None:
-    """The vocabulary's file; UserError if it is not the model's."""
-    if vocab is None:
+def _choose_vocabulary(found: _Found, given: str | Path | None) -> Path | None:
+    """The vocabulary's file, the user's or the source's; notes what the user should know.
+
+    Raises UserError for one that is not the model's, and for a tokenizer that makes other ids of a
+    text than ours, unless the user chose the vocabulary.
+    """
+    path = Path(given) if given is not None else found.find_vocabulary()
+    if path is None:
         return None
-    tokenizer = Tokenizer.load(vocab, **settings)
-    if tokenizer.vocab_size != weights.config.vocab_size:
+    tokenizer = Tokenizer.load(path, **found.settings)
+    if differences := found.differences(tokenizer.path):
+        told = f"its tokenizer has {first_ten(differences)}"
+        if given is None:
+            raise UserError(
+                f"{path.parent}: {told}, which albert_jax's does not know, so that texts would get "
+                f"other ids; give {path.name} itself with --vocab to go without these, or "
+                "--no-vocab to go without text"
+            )
+        found.notes.append(f"{told}; albert_jax goes without, as --vocab was given")
+    pieces, rows = tokenizer.vocab_size, found.weights.config.vocab_size
+    most = pieces + found.added + max(_PADDING, rows // 10)
+    if given is None and found.kind == _OURS:
+        most = rows  # it was looked at when the model directory was made
+    if not pieces <= rows <= most:
         raise UserError(
-            f"the vocabulary {vocab} has {tokenizer.vocab_size} pieces and the model "
-            f"{weights.config.vocab_size}; give the model's own with --vocab FILE, or go without "
-            "text by --no-vocab"
+            f"the vocabulary {path} has {pieces} pieces and the model {rows}; "
+            "give the model's own with --vocab FILE, or go without text by --no-vocab"
+        )
+    if pieces < rows:
+        found.notes.append(
+            f"rows {pieces:,} to {rows - 1:,} of the embeddings have no piece in the vocabulary; "
+            "they are kept, and never answered"
         )
     return tokenizer.path
 
@@ -160,19 +226,12 @@ def _check_vocabulary(
 
 
 def _write(
-    dest: Path,
-    to: Format,
-    weights: Weights,
-    vocab: Path | None,
-    settings: Mapping[str, Any],
-    report: Mapping[str, Any],
+    dest: Path, to: Format, found: _Found, vocab: Path | None, report: Mapping[str, Any]
 ) -> list[str]:
     """Writes `dest` and returns what the user should know."""
+    weights = found.weights
     if to != "albert-jax":
-        with appearing_whole(dest) as folder:
-            if to == "hf":
-                return exporting.write_hf(folder, weights, vocab, settings)
-            return exporting.write_tf(folder, weights, vocab)
+        return _write_export(dest, to, found, vocab)
     provenance = {key: report[key] for key in ("source", "kind", "notes", "ignored")}
     provenance |= {"transformers": weights.transformers, "dtype": weights.dtype}
     provenance |= {"global_step": weights.global_step}
@@ -181,7 +240,7 @@ def _write(
         params=nest(weights.params),
         config=weights.config,
         vocab=vocab,
-        tokenizer=settings,
+        tokenizer=found.settings,
         provenance=provenance,
         head=weights.head,
         inventory=weights.inventory,
@@ -190,30 +249,40 @@ def _write(
     return []
 
 
+def _write_export(dest: Path, to: Format, found: _Found, vocab: Path | None) -> list[str]:
+    weights = found.weights
+    size = sum(x.nbytes for x in (*weights.params.values(), *(weights.optimizer or {}).values()))
+    with appearing_whole(dest) as folder:
+        _check_destination(dest, to)  # it may have appeared since
+        try:
+            require_space(folder, size)
+            if to == "hf":
+                return exporting.write_hf(folder, weights, vocab, found.settings)
+            return exporting.write_tf(folder, weights, vocab)
+        except OSError as error:
+            cause = cause_of(error, dest.resolve().parent, size)
+            raise UserError(f"{dest} NOT written: {cause}") from error
+
+
 # ---------------------------------------------------------------------------------- what is printed
 
 
-def _report(
-    source: str,
-    kind: str,
-    weights: Weights,
-    vocab: Path | None,
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
+def _report(source: str, found: _Found, vocab: Path | None) -> dict[str, Any]:
     """The inventory with what surrounds it, as JSON values."""
+    weights = found.weights
     return {
         "source": source,
-        "kind": kind,
+        "kind": found.kind,
         "config": dataclasses.asdict(weights.config),
         "parts": weights.parts,
         "head": weights.head,
         "parameters": sum(array.size for array in weights.params.values()),
         "vocabulary": vocab.name if vocab else None,
-        "tokenizer": dict(settings),
+        "tokenizer": dict(found.settings),
         "tensors": weights.inventory,
         "optimizer_tensors": len(weights.optimizer or {}),
         "ignored": weights.ignored,
-        "notes": list(weights.notes),
+        "notes": list(found.notes),
     }
 
 
@@ -235,7 +304,7 @@ def _print(report: Mapping[str, Any]) -> None:
     )
     head = report["head"]
     if head:
-        labels = f", labels {', '.join(head['labels'])}" if head["labels"] else ""
+        labels = f", labels {first_ten(head['labels'])}" if head["labels"] else ""
         say(f"head: {head['kind']}{labels}")
     vocabulary, settings = report["vocabulary"], report["tokenizer"]
     case = "lower-cased" if settings["do_lower_case"] else "cased"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 
+from albert_jax.wording import first_ten
+
 Table = dict[str, dict[str, Any]]
 """name -> {"shape", "dtype", "crc32c"}, and "impl" for a typed PRNG key; JSON values only."""
+
+
+_MOST_DOCUMENT = 1 << 24  # bytes of a sealed document; parsed they take some 30 times as many
+_BLOCK = 1 << 18  # numbers looked at together, so that the look needs no memory
+# Weights hardly compress, and zeros, as a new optimizer has them, need no bytes at all.
+_MOST_UNPACKED = 32  # bytes of arrays for each byte of files
+_FREE = 1 << 26  # bytes of arrays that any files may have
+_BYTES_A_CHUNK = 32  # of files, at least: its name and its place
 
 
 class Damaged(Exception):
@@ -104,6 +116,17 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of the arrays that hold NaN or an infinity."""
+    return [name for name, array in arrays.items() if not _is_finite(array)]
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    flat = array.reshape(-1)
+    blocks = (flat[at : at + _BLOCK] for at in range(0, flat.size, _BLOCK))
+    return all(np.isfinite(block).all() for block in blocks)
+
+
 def verify(arrays: Mapping[str, np.ndarray], table: Table) -> None:
     """Raises Damaged unless the arrays are, bit for bit, those the table was made of."""
     wrong = []
@@ -115,18 +138,24 @@ def verify(arrays: Mapping[str, np.ndarray], table: Table) -> None:
         if found != written:
             wrong.append(f"{name}: {found} where {written} was written")
     if wrong:
-        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise Damaged("; ".join(wrong[:3]) + more)
+        raise Damaged(first_ten(wrong, "; "))
 
 
 def nest(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a/b": x}` as `{"a": {"b": x}}`: plain dicts need none of our classes to be restored."""
+    """`{"a/b": x}` as `{"a": {"b": x}}`: plain dicts need none of our classes to be restored.
+
+    Raises Damaged for a name that is also the beginning of another.
+    """
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *parents, last = name.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise Damaged(f"{parent} is an array and holds {name}")
+        if last in node:
+            raise Damaged(f"{name} is an array and holds others")
         node[last] = array
     return tree
 
@@ -146,17 +175,21 @@ def unseal(text: bytes) -> dict[str, Any]:
     """The document that `seal` made, its checksum included, or Damaged."""
     try:
         document = json.loads(text)
+        if not isinstance(document, dict) or "crc32c" not in document:
+            raise ValueError("no object with a crc32c")
         found, written = _crc_of_json(document), document["crc32c"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged(f"not the JSON that was written: {error!r}") from None
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"not the JSON that was written: {error!r:.200}") from None
     if found != written:
-        raise Damaged(f"crc32c {found} where {written} was written")
+        raise Damaged(f"crc32c {found} where {written!s:.20} was written")
     return document
 
 
 def read_document(path: Path) -> dict[str, Any]:
     """The sealed JSON document in a file, or Damaged."""
     try:
+        if (size := path.stat().st_size) > _MOST_DOCUMENT:
+            raise Damaged(f"{size:,} bytes, over {_MOST_DOCUMENT:,}")
         return unseal(path.read_bytes())
     except OSError as error:
         raise Damaged(f"{path.name}: {error.strerror}") from None
@@ -164,26 +197,96 @@ def read_document(path: Path) -> dict[str, Any]:
         raise Damaged(f"{path.name}: {error}") from None
 
 
-def read_arrays(path: Path, table: Table) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, table: Table, *, beside: Sequence[Path] = ()) -> dict[str, np.ndarray]:
     """The arrays in an orbax directory, by name, each verified against the table; or Damaged.
 
-    Orbax's format (zarr in OCDBT) is read without orbax: when one of its reads fails, the others
-    print stacks from their threads, and its error does not say which array it was.
+    What the files claim is held against the table and against their own size, and that of the
+    folders `beside`, before any array is made. Orbax's format (zarr in OCDBT) is read without
+    orbax: when one of its reads fails, the others print stacks from their threads, and its error
+    does not say which array it was.
     """
-    # Not a file:// address, in which a relative path would be a host and "%20" a space.
-    base, context = {"driver": "file", "path": f"{path.resolve()}/"}, ts.Context()
-    reads = {}
-    for name in table:
-        kvstore = {"driver": "ocdbt", "base": base, "path": name.replace("/", ".") + "/"}
-        reads[name] = ts.open({"driver": "zarr", "kvstore": kvstore}, context=context, open=True)
+    stores = dict(_opened(path, table))
+    wrong = [
+        f"{name}: {found} where {written} was written"
+        for name, store in stores.items()
+        for found, written in [_claims(store, table[name])]
+        if found != written
+    ]
+    if wrong:
+        raise Damaged(first_ten(wrong, "; "))
+    _check_size(stores, sum(map(_bytes_in, (path, *beside))))
     arrays = {}
-    for name, opened in reads.items():
+    for name, store in stores.items():
         try:
-            arrays[name] = opened.result().read().result()
-        except ValueError as error:  # all that tensorstore raises
-            raise Damaged(f"{name}: {str(error).splitlines()[0][:200]}") from None
+            arrays[name] = store.read().result()
+        except ValueError as error:
+            raise Damaged(f"{name}: {_first_line(error)}") from None
     verify(arrays, table)
     return arrays
+
+
+def _opened(path: Path, table: Table) -> Iterator[tuple[str, ts.TensorStore]]:
+    """Each array by its name, its metadata read and nothing else; or Damaged."""
+    # Not a file:// address, in which a relative path would be a host and "%20" a space.
+    base, context = {"driver": "file", "path": f"{path.resolve()}/"}, ts.Context()
+    opened = {}
+    for name in table:
+        kvstore = {"driver": "ocdbt", "base": base, "path": name.replace("/", ".") + "/"}
+        try:
+            opened[name] = ts.open({"driver": "zarr", "kvstore": kvstore}, context=context)
+        except RuntimeError:  # of the path, or of the name
+            raise Damaged(f"{path / name!r:.300} is not UTF-8, as tensorstore needs it") from None
+    for name, future in opened.items():
+        try:
+            yield name, future.result()
+        except ValueError as error:  # all that tensorstore raises
+            raise Damaged(f"{name}: {_first_line(error)}") from None
+
+
+def _claims(store: ts.TensorStore, entry: Mapping[str, Any]) -> tuple[str, str]:
+    """What an array's metadata says that it is, and what was written; equal where all is well."""
+    shape, dtype = list(store.shape), str(store.dtype.numpy_dtype)
+    written = f"{entry['dtype']}{entry['shape']}"
+    if "impl" in entry:  # the table has a key's own shape, its data have the key's words behind it
+        written = f"uint32{[*entry['shape'], *shape[-1:]]}"
+    codec = store.codec.to_json()
+    chunk = _chunk(store)
+    if (codec.get("compressor") or {"id": "zstd"})["id"] != "zstd" or codec.get("filters"):
+        return f"the codec {codec!s:.99}", "zstd"
+    if any(n > max(size, 1) for n, size in zip(chunk, shape, strict=True)):
+        return f"{dtype}{shape} in chunks of {list(chunk)}", written
+    return f"{dtype}{shape}", written
+
+
+def _check_size(stores: Mapping[str, ts.TensorStore], size: int) -> None:
+    """Damaged where arrays, or the numbers of their chunks, are out of proportion to `size` bytes
+    of files: chunks that are not there are zeros."""
+    claimed = sum(
+        math.prod(store.shape) * store.dtype.numpy_dtype.itemsize for store in stores.values()
+    )
+    if claimed > _MOST_UNPACKED * size + _FREE:
+        raise Damaged(f"{claimed:,} bytes of arrays in {size:,} bytes of files")
+    chunks = sum(
+        math.prod(-(-n // part) for n, part in zip(store.shape, _chunk(store), strict=True))
+        for store in stores.values()
+    )
+    if chunks > len(stores) + size // _BYTES_A_CHUNK:
+        raise Damaged(f"{chunks:,} chunks of arrays in {size:,} bytes of files")
+
+
+def _chunk(store: ts.TensorStore) -> tuple[int, ...]:
+    """The shape of what is stored, and read, together."""
+    return store.chunk_layout.read_chunk.shape or ()  # None: of a number by itself
+
+
+def _bytes_in(folder: Path) -> int:
+    """The bytes of all files in a folder."""
+    files = (Path(at, name) for at, _, names in os.walk(folder.resolve()) for name in names)
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
 
 
 def _crc_of_json(document: Mapping[str, Any]) -> str:

@@ -93,13 +93,18 @@ def fill_mask(
     targets_T: Array | None = None,
     *,
     top_k: int,
+    pieces: int | None = None,
 ) -> tuple[Array, Array]:
     """The likeliest `top_k` pieces (of `targets_T`, where given) at each masked position, best
-    first: probabilities f32[B, P, K] among all pieces, and ids i32[B, P, K]."""
+    first: probabilities f32[B, P, K] among all rows of the embeddings, as transformers has them,
+    and ids i32[B, P, K].
+
+    Only the first `pieces` rows have a piece and can be answered; None: all have one.
+    """
     inputs = (input_ids_BS, input_mask_BS, segment_ids_BS, masked_lm_positions_BP)
     probs = jax.nn.softmax(forward(model, params, *inputs).masked_lm_logits_BPV)
     if targets_T is None:
-        return jax.lax.top_k(probs, top_k)
+        return jax.lax.top_k(probs[..., :pieces], top_k)
     scores_BPK, places_BPK = jax.lax.top_k(probs[..., targets_T], top_k)
     return scores_BPK, targets_T[places_BPK]
 

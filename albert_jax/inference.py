@@ -125,7 +125,7 @@ class Albert:
         head: Mapping[str, Any] | None = None,
         source: str | None = None,
     ) -> None:
-        if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+        if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
             raise UserError(
                 f"the vocabulary {tokenizer.path} has {tokenizer.vocab_size} pieces and the "
                 f"model {config.vocab_size}; "
@@ -140,7 +140,9 @@ class Albert:
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
         self.compute = compute or ComputeConfig(scan_unroll=unroll)
         self._forward = self._jit(functions.forward, collect_layers=True)
-        self._fill_mask = self._jit(functions.fill_mask, "top_k")
+        # Rows of the embeddings that have a piece, and so can be answered: the first ones.
+        self.pieces = config.vocab_size if tokenizer is None else tokenizer.vocab_size
+        self._fill_mask = self._jit(functions.fill_mask, "top_k", pieces=self.pieces)
         self._encode = self._jit(functions.encode, "layer", "pool")
         self._sentence_order = self._jit(functions.sentence_order)
         self._attention = self._jit(functions.attention)
@@ -151,7 +153,7 @@ class Albert:
         parts = [
             f"{count:,} parameters",
             f"{c.num_hidden_layers} layers of {c.hidden_size}",
-            f"{c.vocab_size:,} pieces",
+            f"{self.pieces:,} pieces",
             self._heads_in_words(),
             self.compute.dtype,
         ]
@@ -259,7 +261,7 @@ class Albert:
         not finite.
         """
         self._need("predictions", "masked words")
-        top_k = whole_number(top_k, "top_k", 1, self.config.vocab_size)
+        top_k = whole_number(top_k, "top_k", 1, self.pieces)
         texts = texts_of(text, "text")
         name_of = _namer(text, "text", texts)
         encodings = self.tokenizer.encode_batch(texts, parse_special=True)
@@ -273,7 +275,7 @@ class Albert:
                     "write [MASK] where a word is to be filled in"
                 )
         targets_T = None if targets is None else self._target_ids(targets)
-        choices = self.config.vocab_size if targets_T is None else len(targets_T)
+        choices = self.pieces if targets_T is None else len(targets_T)
         # Rounded up, so that not every top_k is another program.
         asked = min(max(8, 1 << (top_k - 1).bit_length()), choices)
         answers: list[Any] = [None] * len(rows)

@@ -3,22 +3,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 
 import google_crc32c
+import msgspec
 
 from albert_jax.errors import UserError
 from albert_jax.json_files import read_json
 from albert_jax.streams import say
+from albert_jax.wording import shortened
 
-MANIFEST, CONFIG, VOCABULARY = "manifest.json", "albert_config.json", "spiece.model"
+MANIFEST: Final = "manifest.json"
+CONFIG: Final = "albert_config.json"
+VOCABULARY: Final = "spiece.model"
 SERVING = "serving.json"
 FORMAT_VERSION = 1
 _AGAIN = "copy or convert it again"
+_NAME = re.compile(r"\w+(/\w+)*", re.ASCII)
+_AtLeast1 = Annotated[int, msgspec.Meta(ge=1)]
 
 # Files of weights that a transformers folder may have.
 TRANSFORMERS_WEIGHTS = (
@@ -38,21 +47,79 @@ class TextSettings(TypedDict):
 
 
 class TensorEntry(TypedDict):
-    """One array of a model directory."""
+    """One array of a model directory, as it was written."""
 
-    shape: list[int]
-    dtype: str
+    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
+    dtype: Literal["float32", "float64", "float16", "bfloat16"]
+    crc32c: str
 
 
-class ModelManifest(TypedDict):
-    """A model directory's manifest.json."""
+class TaskSettings(TypedDict, total=False):
+    """What a task was fine-tuned with and must answer with; which of them depends on the task."""
 
-    format_version: int
+    doc_stride: _AtLeast1 | None
+    max_query_length: _AtLeast1 | None
+    texts: list[str] | None
+    label: str | None
+
+
+class Head(TypedDict):
+    """A fine-tuned head: its kind, its labels, and which task `albert-jax finetune` made it for."""
+
+    kind: Literal[
+        "classification",
+        "regression",
+        "multiple_choice",
+        "token_classification",
+        "span_v1",
+        "span_v2",
+    ]
+    labels: list[str] | None
+    task: NotRequired[str | None]
+    settings: NotRequired[TaskSettings | None]
+    max_seq_length: NotRequired[Annotated[int, msgspec.Meta(ge=8)] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `manifest.json` holds, without its own checksum.
+
+    `tensors` and `optimizer` have the arrays' entries by name, `sha256` the digests of the files
+    beside them by name, `provenance` any JSON that says where the weights come from, `inventory`
+    the tensors of a converted source.
+    """
+
+    format_version: _AtLeast1
+    albert_jax: str
     tokenizer: TextSettings
     provenance: dict[str, Any]
-    head: NotRequired[dict[str, Any] | None]
-    sha256: dict[str, str]
+    head: Head | None = None
+    inventory: list[dict[str, Any]] | None = None
+    sha256: dict[Literal["albert_config.json", "spiece.model"], str]
     tensors: dict[str, TensorEntry]
+    optimizer: dict[str, TensorEntry] | None = None
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Manifest:
+        """Return the manifest in a JSON object; keys that are not known are passed over.
+
+        Raises msgspec.ValidationError, which names the key, for values of other types and for names
+        that no array can have.
+        """
+        try:
+            manifest = msgspec.convert(document, cls)
+        except (UnicodeError, RecursionError) as error:  # of a lone surrogate; of a deep list
+            raise msgspec.ValidationError(str(error)) from None
+        if CONFIG not in manifest.sha256:
+            raise msgspec.ValidationError(f"no digest of {CONFIG}")
+        for name in (*manifest.tensors, *(manifest.optimizer or ())):
+            if not _NAME.fullmatch(name):
+                raise msgspec.ValidationError(f"no array can be named {shortened(name)!r}")
+        return manifest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 class _Vocabulary(TypedDict):
@@ -68,7 +135,7 @@ def is_model_directory(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / CONFIG).is_file()
 
 
-def read_model_manifest(folder: Path) -> ModelManifest:
+def read_model_manifest(folder: Path) -> dict[str, Any]:
     """Reads a model directory's manifest and verifies its checksum and its configuration's.
 
     Raises UserError for what is damaged, was edited or has a newer format.
@@ -82,11 +149,14 @@ def read_model_manifest(folder: Path) -> ModelManifest:
         raise UserError(
             f"{folder} has format {version}, newer than {FORMAT_VERSION}; update albert_jax"
         )
-    manifest = read_json(file, ModelManifest, hint=_AGAIN)
+    try:
+        manifest = Manifest.from_json(document)
+    except msgspec.ValidationError as error:
+        raise _damaged(folder, f"{MANIFEST}: {shortened(str(error))}") from None
     found = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
-    if found != (written := manifest["sha256"].get(CONFIG)):
+    if found != (written := manifest.sha256[CONFIG]):
         raise _damaged(folder, f"{CONFIG}: SHA-256 {found} where {written} was written")
-    return manifest
+    return document
 
 
 def _damaged(folder: Path, what: str) -> UserError:
@@ -114,7 +184,7 @@ def text_settings(folder: Path) -> TextSettings:
     has the mode hf and the case of its tokenizer_config.json, as conversion reads it; any other
     folder the original's defaults. Raises UserError for a file that is damaged.
     """
-    found = None
+    found: TextSettings | None = None
     if is_model_directory(folder):
         found = read_model_manifest(folder)["tokenizer"]
     elif (folder / MANIFEST).is_file():

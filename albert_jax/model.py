@@ -30,6 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,  # Google's "gelu", modeling.py:299-312
     "gelu_erf": partial(nn.gelu, approximate=False),
     "relu": nn.relu,
+    "silu": nn.silu,
     "tanh": jnp.tanh,
     "linear": lambda x: x,
 }

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import glob
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,10 +34,13 @@ from albert_jax.digests import json_sha256
 from albert_jax.errors import UserError
 from albert_jax.json_files import read_json
 from albert_jax.run_inputs import require_pretraining_inputs
+from albert_jax.streams import say
 from albert_jax.tokenizer import Tokenizer
 
 MADE_OF = "made_of.json"
 LABELS_SEEN, ONE_SIDED = 200, 0.85  # of so many labels, so many alike are too many; 0.6 is usual
+
+_PADDING = 128  # rows, to a multiple of which embeddings may be padded for the device's sake
 
 
 @dataclass(frozen=True)
@@ -264,11 +268,19 @@ def objective_warnings(data: Data, config: PretrainConfig) -> list[str]:
 
 
 def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -> None:
-    if tokenizer.vocab_size != config.model.vocab_size:
+    """UserError unless every piece has a row of the embeddings and few rows have none.
+
+    Of a model to go on with, which may have grown by added tokens, any number may have none.
+    """
+    pieces, rows = tokenizer.vocab_size, config.model.vocab_size
+    most = pieces + _PADDING if config.init_from is None else math.inf
+    if not pieces <= rows < most:
         raise UserError(
-            f"the vocabulary of {path} has {tokenizer.vocab_size} pieces and the model "
-            f"{config.model.vocab_size}; give --model.vocab-size {tokenizer.vocab_size}"
+            f"the vocabulary of {path} has {pieces} pieces and the model "
+            f"{rows}; give --model.vocab-size {pieces}"
         )
+    if rows > pieces:
+        say(f"note: rows {pieces:,} to {rows - 1:,} of the embeddings have no piece")
 
 
 def identity_of(config: PretrainConfig, data: Data) -> dict[str, Any]:

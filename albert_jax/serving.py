@@ -71,13 +71,15 @@ def export_serving(
     # A kernel of one platform would not be a program for all of them.
     compute = dataclasses.replace(compute or ComputeConfig(), attention="xla")
     albert = load(source, compute=compute, depth=depth)
-    top_k = whole_number(top_k, "top_k", 1, albert.config.vocab_size)
+    top_k = whole_number(top_k, "top_k", 1, albert.pieces)
     params = named_leaves({name: x for name, x in albert.params.items() if name != "head"})
     programs = {
         name: _export(call, params, albert.config.max_position_embeddings, positions=positions)
         for name, (call, positions) in _functions(albert, top_k).items()
     }
     with appearing_whole(dest) as folder:
+        if dest.exists():  # since the check above
+            raise UserError(f"{dest} exists; give a new path")
         for name, program in programs.items():
             (folder / f"{name}.jax_export").write_bytes(program.serialize())
         np.savez(folder / "params.npz", **params)
@@ -100,7 +102,9 @@ def _functions(albert: Albert, top_k: int) -> dict[str, tuple[Callable[..., Any]
         return {name: x for name, x in output.items() if x is not None}
 
     def fill_mask(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
-        scores, tokens = functions.fill_mask(model, nest(params), *inputs, top_k=top_k)
+        scores, tokens = functions.fill_mask(
+            model, nest(params), *inputs, top_k=top_k, pieces=albert.pieces
+        )
         return {"scores": scores, "tokens": tokens}
 
     named = {"encode": (encode, False), "fill_mask": (fill_mask, True)}
@@ -143,7 +147,8 @@ def _check(albert: Albert, folder: Path) -> None:
         if "fill_mask" in programs:
             found = jax.jit(programs["fill_mask"].call)(params, *inputs, positions_BP)
             probs_BPV = np.asarray(jax.nn.softmax(wanted.masked_lm_logits))
-            likeliest_BPK = -np.sort(-probs_BPV)[..., : found["scores"].shape[-1]]
+            likeliest_BPK = -np.sort(-probs_BPV[..., : albert.pieces])
+            likeliest_BPK = likeliest_BPK[..., : found["scores"].shape[-1]]
             _assert_close(found["scores"], likeliest_BPK, albert.compute)
             # Not the ids themselves: two pieces may be equally likely.
             own_BPK = np.take_along_axis(probs_BPV, np.asarray(found["tokens"]), axis=-1)

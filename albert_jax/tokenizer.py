@@ -173,7 +173,12 @@ class Tokenizer:
     ) -> None:
         self.path, self.sha256, self.mode, self.do_lower_case = path, sha256, mode, do_lower_case
         self._processor = processor
-        self.pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+        try:
+            self.pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is damaged: a piece is no UTF-8 ({error.reason}); copy it again"
+            ) from None
         self.vocab_size = len(self.pieces)
         if tuple(self.pieces[:5]) != SPECIAL_PIECES:
             raise UserError(

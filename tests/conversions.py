@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up models in every format, for test_convert.py and conversion_cost.py."""
+"""Made-up models in every format, for the tests of conversion and of model directories."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from albert_jax.config import AlbertConfig
+from albert_jax.digests import seal
 from albert_jax.formats.exporting import write_hf
 from albert_jax.formats.parameters import MAPPING, parameter_shapes, part_of
 from albert_jax.formats.tf_bundle import write_checkpoint
@@ -82,4 +86,16 @@ def write_transformers(
     """Writes parameters as transformers would; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_hf(folder, Weights(params, config, head, [], {}), None, {})
+    return folder
+
+
+def forge(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Changes a model directory's manifest as one would who knows how its checksums are made."""
+    manifest = folder / "manifest.json"
+    document = json.loads(manifest.read_text(encoding="utf-8"))
+    del document["crc32c"]
+    for name in document["sha256"]:
+        document["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    change(document)
+    manifest.write_text(json.dumps(seal(document)), encoding="utf-8")
     return folder

@@ -131,6 +131,31 @@ def test_gelu_means_tanh_in_googles_file_and_erf_in_transformers(
     assert capsys.readouterr().out == ""  # what is said is said on stderr
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("gelu", "gelu_erf"),
+        ("gelu_python", "gelu_erf"),
+        ("gelu_new", "gelu"),
+        ("gelu_accurate", "gelu"),
+        ("gelu_fast", "gelu"),
+        ("gelu_python_tanh", "gelu"),
+        ("gelu_pytorch_tanh", "gelu"),
+        ("silu", "silu"),
+        ("swish", "silu"),
+        ("relu", "relu"),
+        ("tanh", "tanh"),
+        ("linear", "linear"),
+    ],
+)
+def test_transformers_names_of_activations_are_known(
+    tmp_path: Path, theirs: str, ours: str
+) -> None:
+    """test_convert.py holds their values against transformers'."""
+    values = {"vocab_size": 9, "model_type": "albert", "hidden_act": theirs}
+    assert AlbertConfig.from_json(_write(tmp_path / "a.json", values)).hidden_act == ours
+
+
 def test_whole_numbers_written_as_floats_are_whole_numbers(tmp_path: Path) -> None:
     values = {"vocab_size": 100.0, "hidden_size": 64.0, "num_attention_heads": 4}
     config = AlbertConfig.from_json(_write(tmp_path / "a.json", values))
@@ -156,9 +181,19 @@ def test_whole_numbers_written_as_floats_are_whole_numbers(tmp_path: Path) -> No
             {"vocab_size": 9, "num_hidden_layers": 2000, "num_hidden_groups": 1001},
             "num_hidden_groups 1001 must be at most 1000",
         ),
-        ({"vocab_size": 9, "layer_norm_eps": float("inf")}, "layer_norm_eps inf must be at most"),
+        ({"vocab_size": 9, "layer_norm_eps": float("inf")}, "layer_norm_eps inf must be a finite"),
         ({"vocab_size": 9, "model_type": "bert"}, "describes a bert model"),
-        ({"vocab_size": 9, "model_type": "albert", "hidden_act": "silu"}, "'silu' is unknown"),
+        ({"vocab_size": 9, "model_type": "albert", "hidden_act": "mish"}, "'mish' is unknown"),
+        ({"vocab_size": 9, "model_type": None}, "describes a None model"),
+        ({"vocab_size": 9, "hidden_act": None}, "hidden_act None must be a string"),
+        ({"vocab_size": 1e308}, "vocab_size 1e.308 must be a whole number"),
+        ({"vocab_size": 9, "hidden_size": -768}, "hidden_size -768 must be at least 1"),
+        ({"vocab_size": 9, "num_attention_heads": 0}, "num_attention_heads 0 must be at least 1"),
+        ({"vocab_size": 9, "layer_norm_eps": float("nan")}, "layer_norm_eps nan must be"),
+        ({"vocab_size": 9, "initializer_range": float("inf")}, "initializer_range inf must be"),
+        ({"vocab_size": 9, "attention_probs_dropout_prob": 2.0}, "2.0 must lie in"),
+        ({"vocab_size": 9, "hidden_dropout_prob": float("nan")}, "nan must be a finite number"),
+        ({"vocab_size": [9] * 100_000}, "vocab_size .9, 9, .* must be a whole number"),
     ],
 )
 def test_a_file_that_is_no_albert_configuration_is_refused(
@@ -168,6 +203,7 @@ def test_a_file_that_is_no_albert_configuration_is_refused(
     with pytest.raises(UserError, match=says) as caught:
         AlbertConfig.from_json(file)
     assert str(file) in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
@@ -177,6 +213,13 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path, content: bytes) -> N
         AlbertConfig.from_json(tmp_path / "c.json")
     with pytest.raises(UserError, match="does not exist"):
         AlbertConfig.from_json(tmp_path / "d.json")
+
+
+def test_a_file_far_too_large_for_a_configuration_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "c.json").open("wb") as file:
+        file.truncate(1 << 40)  # a hole, which takes no room
+    with pytest.raises(UserError, match=r"not readable JSON \(1,099,511,627,776 bytes, over"):
+        AlbertConfig.from_json(tmp_path / "c.json")
 
 
 _NAMES = [f.name for f in dataclasses.fields(AlbertConfig)] + ["model_type", "architectures"]

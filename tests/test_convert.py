@@ -6,12 +6,14 @@ tests/conversions.py makes the small models up; the golden ones are the original
 transformers.
 """
 
+import contextlib
 import dataclasses
 import gzip
 import io
 import json
 import logging
 import random
+import re
 import shutil
 import sys
 import tarfile
@@ -19,6 +21,7 @@ import types
 import urllib.error
 import urllib.request
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +32,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given
-from hypothesis import strategies as st
 
 import albert_jax
 from albert_jax.config import MODELS, AlbertConfig
@@ -47,18 +48,7 @@ from tests.conversions import (
     write_original,
     write_transformers,
 )
-from tests.fuzz_formats import (
-    FORMATS,
-    TENSORS,
-    _Call,
-    harm,
-    harm_program,
-    sound_files,
-    torch_pickle,
-    try_program,
-    try_reader,
-    write_torch,
-)
+from tests.fuzz_formats import _Call, torch_pickle, write_torch
 
 convert = albert_jax.convert
 VOCABULARY = Path(__file__).parent / "data" / "tokenizer" / "en8k.model"
@@ -823,6 +813,9 @@ def test_archives_that_are_damaged_or_bombs_are_refused(original: Path) -> None:
         damaged = bytearray(content)
         damaged[at] ^= 0x41
         (root / "flipped.tar.gz").write_bytes(damaged)
+        with contextlib.suppress(OSError, EOFError, zlib.error):
+            if gzip.decompress(damaged) == plain:  # zeros copied from another place are zeros
+                continue
         assert "no sound tar archive" in refused(root / "flipped.tar.gz", root / "no"), at
     for at in (plain.index(b"ustar") - 100, plain.rindex(b"ustar") - 100):
         (root / "header.tar").write_bytes(plain[:at] + b"\xff" + plain[at + 1 :])
@@ -876,12 +869,16 @@ def test_the_destination_is_replaced_only_by_its_like(original: Path, to: Any) -
         convert(original, dest, to)
     assert {p.name for p in dest.parent.iterdir()} == {"original", "dest"}
     (dest / "notes.txt").write_text("mine")
-    if to != "albert-jax":  # a model directory is known by its manifest
-        assert "notes.txt" in refused(original, dest, to)
+    assert "notes.txt" in refused(original, dest, to)
     (original.parent / "file").write_text("mine")
     assert "is a file" in refused(original, original.parent / "file", to)
+    (dest / "notes.txt").unlink()
     other = {"albert-jax": "hf", "hf": "tf", "tf": "albert-jax"}[to]
     assert "exists and" in refused(original, dest, other)
+    (original.parent / "link").symlink_to(original.parent / "later")  # which is not there yet
+    convert(original, original.parent / "link", to)
+    assert (original.parent / "link").is_symlink()
+    assert (original.parent / "later").is_dir()
 
 
 @pytest.mark.parametrize(("to", "name"), [("hf", "write_safetensors"), ("tf", "write_checkpoint")])
@@ -896,7 +893,8 @@ def test_an_export_that_fails_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(f"albert_jax.formats.exporting.{name}", full)
-    assert "NOT written: [Errno 28] No space left" in refused(original, dest, to)
+    told = refused(original, dest, to)
+    assert re.search(r"NOT written: disk full, [\d,]+ B free at .* for 4,144 B", told)
     assert {p.name: p.read_bytes() for p in dest.iterdir()} == before
     dest.rename(dest.with_name(".dest.old"))  # killed between its renames
     with pytest.raises(UserError, match="NOT written"):
@@ -949,6 +947,9 @@ class Bucket:
         files = (p for p in (self.root / name).rglob("*") if p.is_file())
         return sorted(str(p.relative_to(self.root)) for p in files)
 
+    def size(self, name: str) -> int:
+        return (self.root / name).stat().st_size
+
     def get_file(self, name: str, target: str) -> None:
         shutil.copyfile(self.root / name, target)
 
@@ -971,38 +972,7 @@ def test_a_bucket_gives_archives_folders_and_prefixes(original: Path, monkeypatc
         if name == "small.tar.gz":
             other.unlink()
     assert "neither a file" in refused("gs://bucket/run/nothing", root / "no")
-
-
-# ------------------------------------------------------------------------------------------ fuzz
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    folder = tmp_path_factory.mktemp("sound")
-    return folder, sound_files(folder)
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_sound_file_is_read(sound: tuple[Path, dict[str, bytes]], name: str) -> None:
-    assert try_reader(name, sound[0], sound[1][name]) == "read"
-
-
-@given(st.sampled_from(sorted(FORMATS)), st.integers(0, 2**64))
-def test_harmed_files_are_read_or_refused(
-    sound: tuple[Path, dict[str, bytes]], name: str, seed: int
-) -> None:
-    try_reader(name, sound[0], harm(sound[1][name], random.Random(seed)))
-
-
-@given(st.sampled_from(sorted(FORMATS)), st.binary(max_size=300))
-def test_any_bytes_are_read_or_refused(
-    sound: tuple[Path, dict[str, bytes]], name: str, content: bytes
-) -> None:
-    try_reader(name, sound[0], content)
-
-
-@given(st.one_of(st.integers(0, 2**64), st.binary(max_size=100)))
-def test_any_pickle_is_run_by_the_machine_or_refused(program: int | bytes) -> None:
-    if isinstance(program, int):
-        program = harm_program(torch_pickle(TENSORS), random.Random(program))
-    try_program(program)
+    outside = lambda self, name: [f"{name}/model.ckpt-best.index", f"{name}/../../evil"]  # noqa: E731
+    monkeypatch.setattr(Bucket, "find", outside)
+    monkeypatch.setattr(Bucket, "size", lambda self, name: 1)
+    assert "../../evil, a path that leads outside" in refused("gs://bucket/run", root / "no")

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "albert_jax"
 # A module may import those of lower levels, and of its own where that makes no circle. The longest
 # matching prefix counts: data.store is of level 2 because data is.
 LEVELS = {
-    0: ("arguments", "errors", "streams"),
+    0: ("arguments", "errors", "streams", "wording"),
     1: (
         "addresses",
         "appearing",

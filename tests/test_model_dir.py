@@ -15,23 +15,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore as ts
 
 from albert_jax.config import MODELS
+from albert_jax.digests import named_leaves, nest, not_finite
 from albert_jax.errors import UserError
-from albert_jax.model_dir import check_destination, export_model, load_model
+from albert_jax.model_dir import check_destination, export_model, load_model, load_optimizer
+from tests.conversions import SMALL, forge, made_up
 
 TOKENIZER = {"mode": "google", "do_lower_case": True}
 PROVENANCE = {"source": "albert_base_v2.tar.gz", "steps": 3, "held_out": {"loss": 2.5}}
 VOCABULARY = b"not read here, only copied"
 
 
+WORDS = "embeddings/word_embeddings"
+BIAS = "pooler/bias"
+
+
 def params(seed: int = 0) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    word, kernel = (rng.standard_normal(shape, dtype=np.float32) for shape in ((90, 16), (40, 30)))
-    return {
-        "embeddings": {"word_embeddings": {"embedding": word}},
-        "layer": {"query": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(30, jnp.bfloat16)}},
-    }
+    arrays: dict[str, Any] = {name: array + seed for name, array in made_up().items()}
+    arrays["pooler/kernel"] = jnp.asarray(arrays["pooler/kernel"])
+    return nest(arrays | {BIAS: jnp.zeros(8, jnp.bfloat16)})
 
 
 def export(path: Path, seed: int = 0, **changes: Any) -> Path:
@@ -40,7 +44,7 @@ def export(path: Path, seed: int = 0, **changes: Any) -> Path:
         changes["vocab"].write_bytes(VOCABULARY)
     given = {
         "params": params(seed),
-        "config": MODELS["base-v2"],
+        "config": SMALL,
         "tokenizer": TOKENIZER,
         "provenance": PROVENANCE,
     }
@@ -55,7 +59,7 @@ def assert_is(path: Path, seed: int = 0) -> None:
         assert type(leaf) is np.ndarray
         assert leaf.dtype == wanted.dtype
         assert leaf.tobytes() == wanted.tobytes()
-    assert loaded.config == MODELS["base-v2"]
+    assert loaded.config == SMALL
     assert loaded.tokenizer == {"path": path / "spiece.model", **TOKENIZER}
     assert loaded.manifest["provenance"] == PROVENANCE
 
@@ -87,12 +91,12 @@ def test_the_manifest_is_as_documented(exported: Path) -> None:
     assert manifest["format_version"] == 1
     assert re.fullmatch(r"\d+\.\d+\.\d+", manifest["albert_jax"])
     assert manifest["tokenizer"] == TOKENIZER
-    entry = manifest["tensors"]["layer/query/bias"]
-    # CRC-32C of 60 zero bytes, by a bitwise loop over the Castagnoli polynomial.
+    entry = manifest["tensors"][BIAS]
+    # CRC-32C of 16 zero bytes, by a bitwise loop over the Castagnoli polynomial.
     crc = 0xFFFFFFFF
-    for _ in range(8 * 60):
+    for _ in range(8 * 16):
         crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
-    assert entry == {"shape": [30], "dtype": "bfloat16", "crc32c": f"{crc ^ 0xFFFFFFFF:08x}"}
+    assert entry == {"shape": [8], "dtype": "bfloat16", "crc32c": f"{crc ^ 0xFFFFFFFF:08x}"}
     out = subprocess.run(
         ["sha256sum", exported / "spiece.model"], capture_output=True, text=True, check=True
     )
@@ -216,6 +220,214 @@ def test_a_full_disk_is_said_in_one_line(small_disk: Path, capfd: Any, arrays: i
     assert capfd.readouterr().err == ""
 
 
+def test_a_model_directory_with_files_of_the_users_in_it_is_not_replaced(model: Path) -> None:
+    (model / "notes.txt").write_text("mine")
+    with pytest.raises(
+        UserError, match=r"with other files in it \(notes.txt\), which would be lost"
+    ):
+        export(model, seed=1)
+    assert_is(model)
+    assert (model / "notes.txt").read_text() == "mine"
+
+
+# --------------------------------------------------------------------------------------- not finite
+
+
+def with_value(value: float, count: int) -> dict[str, Any]:
+    """Parameters of which `count` arrays have one such number, in their last place."""
+    arrays = {name: np.array(array) for name, array in named_leaves(params()).items()}
+    for name in sorted(arrays)[:count]:
+        arrays[name].reshape(-1)[-1] = value
+    return nest(arrays)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_neither_written_nor_loaded(
+    tmp_path: Path, value: float
+) -> None:
+    bad, names = with_value(value, 11), sorted(named_leaves(params()))
+    named = f"in 11 of {len(names)} arrays ({', '.join(names[:10])}, and 1 more)"
+    with pytest.raises(UserError, match=re.escape(f"NaN or infinities {named}")) as caught:
+        export(tmp_path / "model", params=bad)
+    assert "NOT written" in str(caught.value)
+    assert not (tmp_path / "model").exists()
+    with mock.patch("albert_jax.model_dir.require_finite"):
+        export(tmp_path / "model", params=bad)
+    with pytest.raises(UserError, match=re.escape(f"hold NaN or infinities {named}")):
+        load_model(tmp_path / "model")
+    loaded = named_leaves(load_model(tmp_path / "model", check_values=False).params)
+    assert sum(not np.isfinite(x.astype(np.float32)).all() for x in loaded.values()) == 11
+
+
+def test_an_optimizer_that_is_not_finite_is_neither_written_nor_loaded(tmp_path: Path) -> None:
+    slots = {"adam_m": with_value(np.nan, 1), "adam_v": params()}
+    told = r"in 1 of \d+ arrays \(adam_m/embeddings/LayerNorm/bias\)"
+    with pytest.raises(UserError, match=rf"NOT written: .* {told}"):
+        export(tmp_path / "model", optimizer=slots)
+    with mock.patch("albert_jax.model_dir.require_finite"):
+        export(tmp_path / "model", optimizer=slots)
+    assert_is(tmp_path / "model")
+    with pytest.raises(UserError, match=rf"the optimizer's slots of .* {told}"):
+        load_optimizer(tmp_path / "model")
+
+
+def test_every_number_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("albert_jax.digests._BLOCK", 4)
+    arrays = {}
+    for size in (0, 1, 4, 5, 9):
+        for place in range(size):
+            arrays[f"{size}/{place}"] = np.zeros(size, np.float16)
+            arrays[f"{size}/{place}"][place] = np.nan
+        arrays[f"{size}/sound"] = np.full((1, size), np.finfo(np.float32).max)
+    assert not_finite(arrays) == [name for name in arrays if "sound" not in name]
+
+
+# ------------------------------------------------------------------------------------ forged claims
+
+
+def test_parameters_of_another_architecture_are_named(model: Path) -> None:
+    values = json.loads((model / "albert_config.json").read_text())
+    (model / "albert_config.json").write_text(json.dumps(values | {"vocab_size": 51}))
+    forge(model, lambda manifest: None)
+    told = rf"not those of its albert_config.json: {WORDS} is \[50, 4\], not \[51, 4\]"
+    with pytest.raises(UserError, match=told):
+        load_model(model)
+    assert load_model(model, check_values=False).config.vocab_size == 51
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: m.pop("tensors"), "missing required field `tensors`"),
+        (lambda m: m.pop("sha256"), "missing required field `sha256`"),
+        (lambda m: m["sha256"].clear(), "no digest of albert_config.json"),
+        (lambda m: m["sha256"].update({"../../etc/passwd": "0"}), "Invalid enum value"),
+        (lambda m: m.update(format_version="1"), r"Expected `int`, got `str`"),
+        (lambda m: m.update(format_version=0), r">= 1"),
+        (lambda m: m.update(format_version=1e308), r"Expected `int`"),
+        (lambda m: m.update(tokenizer=None), r"\$.tokenizer"),
+        (lambda m: m["tokenizer"].update(mode=5), r"got `int` - at `\$.tokenizer.mode"),
+        (lambda m: m["tokenizer"].update(do_lower_case="no"), r"\$.tokenizer.do_lower_case"),
+        (lambda m: m.update(provenance=[]), r"\$.provenance"),
+        (lambda m: m.update(head=3), r"\$.head"),
+        (lambda m: m.update(head={"kind": "x", "labels": None}), r"\$.head.kind"),
+        (lambda m: m.update(head={"kind": "span_v1"}), "required field `labels`"),
+        (lambda m: m.update(head={"kind": "span_v1", "labels": [1]}), r"\$.head.labels\[0\]"),
+        (lambda m: m["tensors"][BIAS].update(shape=[-8]), r"\.shape\[0\]"),
+        (lambda m: m["tensors"][BIAS].update(shape=8), r"\.shape"),
+        (lambda m: m["tensors"][BIAS].update(shape=[10**400]), f"{BIAS} is .10000000000"),
+        (lambda m: m["tensors"][BIAS].update(dtype="<U9"), r"\.dtype"),
+        (lambda m: m["tensors"].update({"../x": m["tensors"][BIAS]}), "can be named '../x'"),
+        (lambda m: m["tensors"].update({"a\udc80": m["tensors"][BIAS]}), "can be named"),
+        (lambda m: m["tensors"].update({"x": None}), r"\$.tensors"),
+        (lambda m: m["tensors"].update(pooler=m["tensors"][BIAS]), "pooler is unused"),
+        (lambda m: m["tensors"].clear(), f"{WORDS} is missing"),
+        (lambda m: m.update(inventory="all"), r"\$.inventory"),
+        (lambda m: m.update(optimizer=1), r"\$.optimizer"),
+    ],
+)
+def test_a_manifest_that_was_changed_and_sealed_anew_is_one_sentence(
+    model: Path, change: Any, told: str
+) -> None:
+    forge(model, change)
+    with pytest.raises(UserError, match=told) as caught:
+        load_model(model)
+    assert str(model) in str(caught.value)
+    assert len(str(caught.value)) < 2000
+
+
+def test_absurd_sizes_of_a_sealed_configuration_are_one_sentence(model: Path) -> None:
+    kept = json.loads((model / "albert_config.json").read_text())
+    for values, told in (
+        ({"num_hidden_layers": 50_000_000}, "num_hidden_layers 50000000 must be at most 1,000"),
+        ({"vocab_size": 2**31 - 1}, "vocab_size 2147483647 must be at most"),
+        ({"layer_norm_eps": 1e30}, "layer_norm_eps 1e.30 must be at most 1"),
+        ({"hidden_size": "8"}, "Expected `int`, got `str`"),
+        ({"hidden_act": None}, "Expected `str`, got `null`"),
+    ):
+        (model / "albert_config.json").write_text(json.dumps(kept | values))
+        forge(model, lambda manifest: None)
+        for check_values in (True, False):
+            with pytest.raises(UserError, match=told) as caught:
+                load_model(model, check_values=check_values)
+            assert "albert_config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["5", "[5]", '"crc32c"', "{}", '{"crc32c": {}}', "[" * 10**5])
+def test_a_manifest_that_is_another_document_is_damaged(model: Path, content: str) -> None:
+    (model / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"damaged or was edited \(manifest.json: "):
+        load_model(model)
+
+
+def test_labels_that_are_not_as_many_as_outputs_are_said(tmp_path: Path) -> None:
+    arrays = made_up(parts=("pooler",), head="classification")
+    for labels in (["a", "b", "c"], None):
+        head = {"kind": "classification", "labels": labels}
+        load_model(export(tmp_path / "model", params=nest(arrays), head=head))
+    head = {"kind": "classification", "labels": ["a", "b"]}
+    with pytest.raises(UserError, match="2 labels for a head of 3 outputs"):
+        load_model(export(tmp_path / "model", params=nest(arrays), head=head))
+    with pytest.raises(UserError, match="head/output_bias is missing"):
+        load_model(export(tmp_path / "model", head=head))
+
+
+def zarray(model: Path, name: str, **changes: Any) -> None:
+    """Changes an array's metadata inside orbax's files."""
+    base = {"driver": "file", "path": f"{model}/params/"}
+    store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    key = f"{name.replace('/', '.')}/.zarray"
+    values = json.loads(store.read(key).result().value)
+    store.write(key, json.dumps(values | changes).encode()).result()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"shape": [1 << 40], "chunks": [1 << 40]}, r"float32\[1099511627776\] where float32\[4\]"),
+        ({"shape": [1 << 40]}, r"float32\[1099511627776\] where float32\[4\]"),
+        ({"chunks": [1 << 40]}, r"float32\[4\] in chunks of \[1099511627776\] where"),
+        ({"dtype": "<f8"}, r"float64\[4\] where float32\[4\]"),
+        ({"compressor": {"id": "zlib", "level": 1}}, "the codec .*zlib.* where zstd"),
+        ({"shape": [2, 2], "chunks": [2, 2]}, r"float32\[2, 2\] where"),
+    ],
+)
+def test_what_an_array_claims_to_be_is_compared_before_it_is_made(
+    model: Path, changes: dict[str, Any], told: str
+) -> None:
+    zarray(model, "embeddings/LayerNorm/bias", **changes)
+    with pytest.raises(UserError, match=rf"\(embeddings/LayerNorm/bias: {told}"):
+        load_model(model)
+
+
+def test_arrays_out_of_proportion_to_their_files_are_refused(model: Path) -> None:
+    """All claims agree with each other, and most of the numbers are not there."""
+    rows = 1 << 24
+    values = json.loads((model / "albert_config.json").read_text())
+    (model / "albert_config.json").write_text(json.dumps(values | {"vocab_size": rows}))
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["tensors"][WORDS]["shape"][0] = rows
+        manifest["tensors"]["predictions/output_bias"]["shape"][0] = rows
+
+    forge(model, change)
+    zarray(model, WORDS, shape=[rows, 4])
+    zarray(model, "predictions/output_bias", shape=[rows])
+    with pytest.raises(UserError, match=r"[\d,]+ bytes of arrays in [\d,]+ bytes of files"):
+        load_model(model)
+
+
+def test_arrays_in_many_more_chunks_than_the_files_have_room_for_are_refused(
+    model: Path,
+) -> None:
+    zarray(model, WORDS, chunks=[1, 1])
+    with (
+        mock.patch("albert_jax.digests._BYTES_A_CHUNK", 1000),
+        pytest.raises(UserError, match="chunks of arrays in"),
+    ):
+        load_model(model)
+
+
 # ------------------------------------------------------------------------------------------- damage
 
 
@@ -268,7 +480,7 @@ def test_no_damage_passes_in_silence(exported: Path, tmp_path: Path, flips: int,
             r"spiece.model: SHA-256 \w+ where",
         ),
         (lambda m: (m / "spiece.model").unlink(), "spiece.model: missing"),
-        (lambda m: shutil.rmtree(m / "params"), "embeddings/word_embeddings/embedding: NOT_FOUND"),
+        (lambda m: shutil.rmtree(m / "params"), "embeddings/LayerNorm/bias: NOT_FOUND"),
         (
             lambda m: (m / "albert_config.json").write_text(
                 (m / "albert_config.json").read_text().replace("12", "13", 1)
@@ -287,7 +499,9 @@ def test_weights_of_another_export_are_named_by_tensor(model: Path, tmp_path: Pa
     other = export(tmp_path / "other", seed=1)
     shutil.rmtree(model / "params")
     shutil.copytree(other / "params", model / "params")
-    with pytest.raises(UserError, match=r"embedding: crc32c \w{8} where crc32c \w{8} was written"):
+    with pytest.raises(
+        UserError, match=rf"{WORDS}: crc32c \w{{8}} where crc32c \w{{8}} was written"
+    ):
         load_model(model)
 
 

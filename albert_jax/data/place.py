@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from albert_jax.addresses import connect, is_address, refusal, within
-from albert_jax.appearing import appearing_file
+from albert_jax.appearing import appearing_file, scratch_folder
 from albert_jax.data.manifest import SPLITS, StoreFile
 from albert_jax.data.store import sync_folder
 from albert_jax.data.verifying import verify_files
@@ -217,8 +217,8 @@ class Bucket:
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="albert-jax-") as folder:
-            yield Path(folder)
+        with scratch_folder() as folder:
+            yield folder
 
     def keep(self, workspace: Path, names: Iterable[str]) -> None:
         for name in names:

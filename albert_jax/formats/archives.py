@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import http.client
 import shutil
 import tarfile
+import tempfile
 import urllib.request
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from albert_jax.errors import UserError
+from albert_jax.wording import shortened
 
 # Weights hardly compress; zeros, as a new optimizer has them, do 1000 times.
 _MOST_UNPACKED = 32  # bytes an archive may have for each of its own
 _FREE = 1 << 26  # bytes that any archive may have
 _MOST_HEADER = 1 << 16  # bytes of a long name or of extended attributes
+_MOST_MEMBERS = 10_000  # files and folders; a model has some ten, or some hundred
 _BESIDE = ("albert_config.json", "config.json", ".model")  # what a checkpoint in a bucket may need
 
 
@@ -33,8 +37,11 @@ def download(address: str, folder: Path) -> Path:
                 urllib.request.urlopen(address, timeout=60) as response,  # noqa: S310
                 target.open("wb") as file,
             ):
+                _require_room(address, folder, _length_of(response))
                 shutil.copyfileobj(response, file, 1 << 20)
         except (http.client.HTTPException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise _no_room(address, folder) from None
             raise UserError(
                 f"{address} cannot be downloaded ({error}); is there a network here? "
                 "Otherwise download it elsewhere and give the file"
@@ -46,7 +53,20 @@ def download(address: str, folder: Path) -> Path:
     try:
         return _copy_from_bucket(files, address.removeprefix("gs://").rstrip("/"), folder)
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _no_room(address, folder) from None
         raise UserError(f"{address} cannot be downloaded ({error}); check the address") from None
+
+
+def _length_of(response: Any) -> int:
+    """The bytes that are to come; 0 where the server does not say, or says nonsense."""
+    said = getattr(response, "headers", {}).get("Content-Length") or "0"
+    return int(said) if said.isdecimal() and len(said) < 19 else 0
+
+
+def _require_room(source: str, folder: Path, size: int) -> None:
+    if size > shutil.disk_usage(folder).free:
+        raise _no_room(source, folder, size)
 
 
 def _bucket(address: str) -> Any:
@@ -70,8 +90,15 @@ def _copy_from_bucket(files: Any, name: str, folder: Path) -> Path:
         found = [f for f in files.find(root) if f.startswith(prefix + ".") or f.endswith(_BESIDE)]
         if not any(file == f"{prefix}.index" for file in found):
             raise UserError(f"gs://{name} is neither a file, a folder nor a checkpoint's prefix")
+    _require_room(f"gs://{name}", folder, sum(files.size(file) or 0 for file in found))
     for file in found:
-        target = folder / PurePosixPath(file).relative_to(root)
+        inside = PurePosixPath(file).relative_to(root)
+        if ".." in inside.parts:
+            raise UserError(
+                f"gs://{name} has the object {shortened(str(inside))}, a path that leads outside; "
+                "refused, as no model needs it"
+            )
+        target = folder / inside
         target.parent.mkdir(parents=True, exist_ok=True)
         files.get_file(file, str(target))
     return folder / PurePosixPath(name).relative_to(root)
@@ -109,34 +136,57 @@ def unpack(path: Path, folder: Path) -> Path:
     Raises UserError for one that is damaged, unpacks to far more than it is, or has members that
     reach outside it: links, devices, absolute paths, paths with `..`.
     """
-    limit = _MOST_UNPACKED * path.stat().st_size + _FREE
+    folder.mkdir(exist_ok=True)
+    free = shutil.disk_usage(folder).free
     with path.open("rb") as file:
         mode = "r:gz" if file.read(2) == b"\x1f\x8b" else "r:"
-    total = 0
     try:
         with tarfile.open(path, mode, tarinfo=_Member) as archive:  # type: ignore[call-overload]
-            for member in archive:
-                name = PurePosixPath(member.name)
-                refused = _what_is_wrong(member, name)
-                if refused:
-                    raise UserError(
-                        f"{path} has the member {member.name[:200]!r}, {refused}; refused, "
-                        "as no archive of weights needs it"
-                    )
-                total += member.size
-                if total > limit:
-                    raise UserError(
-                        f"{path} ({path.stat().st_size} bytes) unpacks to more than {limit} bytes; "
-                        "refused: unpack it yourself if you trust it, and give the folder"
-                    )
-                if member.isfile():
-                    _write(archive.extractfile(member), folder / name)
-            _read_on(archive.fileobj, limit)
+            total = _unpack_members(archive, path, folder, free)
     except _UNSOUND as error:
-        raise UserError(f"{path} is no sound tar archive ({error}); download it again") from None
+        told = shortened(str(error))
+        raise UserError(f"{path} is no sound tar archive ({told}); download it again") from None
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _no_room(path, folder) from None
         raise UserError(f"{path} cannot be unpacked: {error}") from None
+    if total > free:
+        raise _no_room(path, folder, total)
     return folder
+
+
+def _unpack_members(archive: tarfile.TarFile, path: Path, folder: Path, free: int) -> int:
+    """Writes the members as long as they fit into `free` bytes; returns the bytes of all."""
+    limit = _MOST_UNPACKED * path.stat().st_size + _FREE
+    total = 0
+    for count, member in enumerate(archive):
+        name = PurePosixPath(member.name)
+        if refused := _what_is_wrong(member, name):
+            raise UserError(
+                f"{path} has the member {shortened(member.name)}, {refused}; refused, as no "
+                "archive of weights needs it"
+            )
+        total += member.size
+        if total > limit or count >= _MOST_MEMBERS:
+            raise UserError(
+                f"{path} ({path.stat().st_size} bytes) unpacks to more than {limit} bytes or "
+                f"{_MOST_MEMBERS} files; refused: unpack it yourself if you trust it, and give the "
+                "folder"
+            )
+        if member.isfile() and total <= free:
+            _write(archive.extractfile(member), folder / name)
+    _read_on(archive.fileobj, limit)
+    return total
+
+
+def _no_room(source: Path | str, folder: Path, needed: int | None = None) -> UserError:
+    """The error for a source that takes more of the temporary folder than is free."""
+    free = shutil.disk_usage(folder).free
+    return UserError(
+        f"{source} {f'needs {needed:,} bytes' if needed else 'does not fit'} in the temporary "
+        f"folder {tempfile.gettempdir()}, which has {free:,} free; set TMPDIR to a folder with "
+        "more room, or bring the model here yourself and give its folder"
+    )
 
 
 def _read_on(file: Any, limit: int) -> None:
@@ -152,7 +202,7 @@ def _what_is_wrong(member: tarfile.TarInfo, name: PurePosixPath) -> str:
     if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
         return "a path that leads outside"
     if member.issym() or member.islnk():
-        return f"a link to {member.linkname[:200]!r}"
+        return f"a link to {shortened(member.linkname)}"
     if member.issparse() or not (member.isfile() or member.isdir()):
         return "neither a plain file nor a folder"
     return ""

@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from albert_jax.addresses import is_address
 from albert_jax.config import AlbertConfig
 from albert_jax.errors import UserError
 from albert_jax.formats.hf_names import ARCHITECTURES, WITHOUT_POOLER, hf_names
@@ -24,7 +25,9 @@ from albert_jax.formats.weights import (
     CLASSIFIER_DROPOUT,
     Weights,
     identity_mapping,
+    leftovers,
 )
+from albert_jax.wording import first_ten
 
 # Every file that an export of the format may have: a folder with another is not one of them.
 FILES = {
@@ -43,18 +46,22 @@ FILES = {
     },
 }
 _ACTS = {"gelu": "gelu_new", "gelu_erf": "gelu"}  # ours -> transformers', where they differ
+_NOT_THE_ORIGINALS = ("gelu_erf", "silu")
 _SPECIAL = {"<pad>": "pad", "<unk>": "unk", "[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask"}
 
 
-def check_destination(dest: Path, kind: str) -> None:
-    """UserError if something else than an earlier export of that kind is at `dest`."""
+def check_destination(dest: str | Path, kind: str) -> None:
+    """UserError if `dest` is no path, or something else than an earlier export of that kind."""
+    if is_address(str(dest)):
+        raise UserError(f"{dest} is an address; give a folder here, and copy it there then")
+    dest = Path(dest)
     if dest.is_dir():
         others = sorted({path.name for path in dest.iterdir()} - FILES[kind])
         if others:
             raise UserError(
-                f"{dest} exists and has other files ({', '.join(others[:5])}); give a new path"
+                f"{dest} exists and has other files ({first_ten(others)}); give a new path"
             )
-    elif dest.exists() or dest.is_symlink():
+    elif dest.exists():
         raise UserError(f"{dest} is a file, not a directory; give a new path")
 
 
@@ -82,8 +89,9 @@ def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
     if vocab:
         shutil.copyfile(vocab, folder / "30k-clean.model")
     notes = []
-    if config.hidden_act == "gelu_erf":
-        notes.append("the original's code knows no 'gelu_erf'; albert_jax reads it back")
+    if config.hidden_act in _NOT_THE_ORIGINALS:
+        known = f"the original's code knows no {config.hidden_act!r}"
+        notes.append(f"{known}; albert_jax reads it back")
     if config.layer_norm_eps != 1e-12:
         notes.append(f"the original computes with epsilon 1e-12, not {config.layer_norm_eps}")
     if weights.head and weights.head["labels"]:
@@ -115,17 +123,29 @@ def write_hf(
     names = hf_names(config, kind)
     # As AlbertModel itself saves: its names have no prefix.
     prefix = "albert." if {"predictions", "seq_relationship", "head"}.isdisjoint(parts) else ""
-    dtype = np.dtype(ml_dtypes.bfloat16 if weights.dtype == "bfloat16" else weights.dtype)
+    dtype = _exact_dtype(weights.dtype, params)
+    if str(dtype) != weights.dtype:
+        notes.append(f"float32, as {weights.dtype} does not hold these weights exactly")
     tensors = {}
     for path in sorted(params, key=names.__getitem__):
         array = params[path].T if path.endswith("/kernel") else params[path]
         tensors[names[path].removeprefix(prefix)] = array.astype(dtype, copy=False)
     write_safetensors(folder / "model.safetensors", tensors)
-    _write_json(folder / "config.json", _config_json(weights, architecture))
+    _write_json(folder / "config.json", _config_json(weights, architecture, str(dtype)))
     if vocab:
         shutil.copyfile(vocab, folder / "spiece.model")
         _write_tokenizer(folder, config, tokenizer)
     return notes
+
+
+def _exact_dtype(wanted: str, params: Mapping[str, np.ndarray]) -> np.dtype:
+    """The dtype that the weights came in where it still holds them bit for bit, else float32."""
+    if wanted == "float32":
+        return np.dtype(np.float32)
+    dtype = np.dtype({"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}[wanted])
+    with np.errstate(over="ignore"):  # an overflow is an infinity, and so not the same
+        exact = all(np.array_equal(x, x.astype(dtype).astype(x.dtype)) for x in params.values())
+    return dtype if exact else np.dtype(np.float32)
 
 
 def _architecture(weights: Weights) -> str:
@@ -138,7 +158,7 @@ def _architecture(weights: Weights) -> str:
     return "AlbertForPreTraining" if "pooler" in weights.parts else "AlbertForMaskedLM"
 
 
-def _config_json(weights: Weights, architecture: str) -> dict[str, Any]:
+def _config_json(weights: Weights, architecture: str, dtype: str) -> dict[str, Any]:
     values: dict[str, Any] = {
         "architectures": [architecture],
         "model_type": "albert",
@@ -148,10 +168,10 @@ def _config_json(weights: Weights, architecture: str) -> dict[str, Any]:
         "position_embedding_type": "absolute",
         "classifier_dropout_prob": CLASSIFIER_DROPOUT,
     }
-    values |= dataclasses.asdict(weights.config) | weights.transformers
+    values |= leftovers(weights.transformers) | dataclasses.asdict(weights.config)
     values["hidden_act"] = _ACTS.get(weights.config.hidden_act, weights.config.hidden_act)
-    if weights.dtype != "float32":
-        values["dtype"] = weights.dtype
+    if dtype != "float32":
+        values["dtype"] = dtype
     kind = weights.head["kind"] if weights.head else None
     if weights.head and kind not in ("multiple_choice", "span_v1", "span_v2"):
         count = LABELS.get(str(kind)) or len(weights.params["head/output_bias"])

@@ -18,6 +18,7 @@ import numpy as np
 
 from albert_jax.errors import UserError
 from albert_jax.formats.tensors import Tensor, map_file
+from albert_jax.wording import shortened
 
 _NDARRAY = 1
 _DTYPES = {
@@ -25,6 +26,7 @@ _DTYPES = {
     for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8")
 } | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _DEEPEST = 32  # dicts in dicts; ALBERT has 8
+_MOST_KEYS = 1 << 16  # in all dicts together; each takes many times its bytes in the file
 _TO_TORCH = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
 
 
@@ -38,7 +40,11 @@ def read_flax(path: Path) -> dict[str, Tensor]:
     try:
         # The lengths in a file are its own claims; lists are made as long as they claim.
         tree = msgpack.unpackb(
-            map_file(path), ext_hook=_array, max_array_len=32, max_map_len=1 << 20
+            map_file(path),
+            ext_hook=_array,
+            object_pairs_hook=_Dicts(),
+            max_array_len=32,
+            max_map_len=_MOST_KEYS,
         )
         if isinstance(tree, dict) and isinstance(tree.get("params"), dict):
             tree = tree["params"]
@@ -46,9 +52,21 @@ def read_flax(path: Path) -> dict[str, Tensor]:
             raise _Damaged("it holds no dict")
         return dict(_leaves(tree, ()))
     except (_Damaged, msgpack.UnpackException, ValueError, OSError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read as a Flax file ({error or type(error).__name__}); copy it again"
-        ) from None
+        told = shortened(str(error)) or type(error).__name__
+        raise UserError(f"{path} cannot be read as a Flax file ({told}); copy it again") from None
+
+
+class _Dicts:
+    """Makes dicts of their pairs, up to so many keys in all."""
+
+    def __init__(self) -> None:
+        self._keys = 0
+
+    def __call__(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        self._keys += len(pairs)
+        if self._keys > _MOST_KEYS:
+            raise _Damaged(f"it has more than {_MOST_KEYS:,} names")
+        return dict(pairs)
 
 
 def _array(code: int, data: bytes) -> np.ndarray:

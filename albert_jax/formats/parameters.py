@@ -4,7 +4,10 @@ checks a source against."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
 from albert_jax.config import AlbertConfig
+from albert_jax.errors import UserError
 
 MAPPING = "encoder/embedding_hidden_mapping_in"
 
@@ -51,6 +54,36 @@ HEADS: dict[str, dict[str, str]] = {
 }
 # Rows of output_weights, where the kind fixes them.
 LABELS = {"regression": 1, "multiple_choice": 1, "span_v1": 2}
+NAMED_LABELS = ("classification", "token_classification")  # kinds with a label for each row
+
+# Far beyond every ALBERT there is. A configuration may come from anyone, and what it claims must
+# not cost more than to say so.
+_MOST: dict[str, float] = {
+    "vocab_size": 1 << 24,
+    "embedding_size": 1 << 16,
+    "hidden_size": 1 << 16,
+    "num_hidden_layers": 1000,
+    "intermediate_size": 1 << 20,
+    "inner_group_num": 100,
+    "max_position_embeddings": 1 << 20,
+    "type_vocab_size": 1 << 16,
+    "initializer_range": 1000,
+    "layer_norm_eps": 1,
+}
+_MOST_BLOCKS = 1000  # sets of parameters: num_hidden_groups x inner_group_num
+
+
+def check_sizes(config: AlbertConfig, where: object) -> None:
+    """UserError, which begins with `where`, for a configuration far beyond every ALBERT."""
+    for name, most in _MOST.items():
+        if getattr(config, name) > most:
+            raise UserError(f"{where}: {name} {getattr(config, name)} must be at most {most:,}")
+    groups, inner = config.num_hidden_groups, config.inner_group_num
+    if groups * inner > _MOST_BLOCKS:
+        raise UserError(
+            f"{where}: num_hidden_groups {groups} x inner_group_num {inner} are {groups * inner:,} "
+            f"sets of parameters; at most {_MOST_BLOCKS:,} are supported"
+        )
 
 
 def modules(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
@@ -107,3 +140,33 @@ def parameter_shapes(
 def part_of(path: str) -> str:
     """The part of the tree that a path is in: `embeddings`, `encoder`, `pooler`, `predictions` …"""
     return path.partition("/")[0]
+
+
+def misfits(
+    shapes: Mapping[str, tuple[int, ...]],
+    config: AlbertConfig,
+    head: str | None,
+    labels: Sequence[str] | None = None,
+    needed: Collection[str] = ("embeddings", "encoder"),
+) -> list[str]:
+    """A phrase for every parameter that is missing, unused or of another shape than `config` and
+    the head's kind say, and for `labels` that are not as many as the head's outputs.
+
+    A part that is none of `needed` may be missing as a whole.
+    """
+    outputs = LABELS.get(head or "", (*shapes.get("head/output_bias", ()), 0)[0])
+    expected = parameter_shapes(config, head, outputs)
+    if config.embedding_size == config.hidden_size and f"{MAPPING}/kernel" not in shapes:
+        expected = {n: s for n, s in expected.items() if not n.startswith(MAPPING)}
+    parts = {*needed, *map(part_of, shapes)} | ({"head"} if head else set())
+    expected = {name: shape for name, shape in expected.items() if part_of(name) in parts}
+    wrong = [f"{name} is missing" for name in sorted(expected.keys() - shapes.keys())]
+    wrong += [f"{name} is unused" for name in sorted(shapes.keys() - expected.keys())]
+    wrong += [
+        f"{name} is {list(shapes[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if shapes.get(name, shape) != shape
+    ]
+    if labels and head in NAMED_LABELS and len(labels) != outputs:
+        wrong.append(f"{len(labels)} labels for a head of {outputs} outputs")
+    return wrong

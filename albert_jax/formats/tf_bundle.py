@@ -32,6 +32,7 @@ from albert_jax.formats.sstable import (
     parse_varint,
 )
 from albert_jax.formats.tensors import map_file
+from albert_jax.wording import first_ten
 
 # DataType of tensorflow/core/framework/types.proto; strings are object arrays of bytes.
 DTYPES = {
@@ -195,14 +196,18 @@ def _find_index(path: Path) -> Path:
             # Only the last part: the folder may have been moved since.
             found = [path / (Path(latest[1].decode()).name + ".index")]
         if len(found) != 1:
-            names = ", ".join(p.name for p in found) or "none"
+            names = first_ten([p.name for p in found]) or "none"
             raise UserError(
                 f"{path} should hold one *.index file of a TensorFlow checkpoint, but has {names}; "
                 "give the checkpoint's prefix, such as FOLDER/model.ckpt-best"
             )
         return found[0]
-    name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name)
-    return path.with_name(name + ".index")
+    return path.with_name(prefix_of(path.name) + ".index")
+
+
+def prefix_of(name: str) -> str:
+    """Returns a checkpoint's prefix, of itself or of the name of one of its files."""
+    return re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", name)
 
 
 class CheckpointReader:

@@ -15,6 +15,7 @@ from typing import Any
 from albert_jax.config import AlbertConfig
 from albert_jax.errors import UserError
 from albert_jax.formats.parameters import MAPPING, leaves, modules
+from albert_jax.wording import first_ten
 
 # Our path -> TF1 variable, outside the shared layers.
 _TOP = {
@@ -50,7 +51,7 @@ _TRAINING = re.compile(
     r"/(Adam|Adam_1|Momentum|LAMB\w*|ExponentialMovingAverage)$|^beta[12]_power$"
 )
 _BLOCK_SCOPE = re.compile(r"encoder/(group_\d+/inner_group_\d+)/(.*)")
-_KERAS_NORM = re.compile(r"(.*)/layer_normalization(?:_(\d+))?/(\w+)$")
+_KERAS_NORM = re.compile(r"(.*)/layer_normalization(?:_(\d{1,9}))?/(\w+)$")
 
 
 def _variable(module: str, head: str | None) -> str:
@@ -93,13 +94,17 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     if unshared:
         raise UserError(
             f"the checkpoint has LayerNorms of their own for {len(unshared)} layers "
-            f"({unshared[0]}, …), where ALBERT shares one; such a model is not supported"
+            f"({first_ten(unshared)}), where ALBERT shares one; such a model is not supported"
         )
+    orders = {
+        scope: {number: order for order, number in enumerate(sorted(numbers))}
+        for scope, numbers in scopes.items()
+    }
     canonical = {}
     for name, short in plain.items():
         bare = _without_slot(short)
         if norm := _KERAS_NORM.fullmatch(bare):
-            order = sorted(scopes[norm[1]]).index(int(norm[2] or 0))
+            order = orders[norm[1]][int(norm[2] or 0)]
             number = f"_{order}" if order else ""
             short = f"{norm[1]}/LayerNorm{number}/{norm[3]}" + short.removeprefix(bare)
         canonical[name] = short

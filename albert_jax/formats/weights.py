@@ -13,13 +13,22 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from albert_jax.arguments import shown
 from albert_jax.config import MODELS, AlbertConfig
-from albert_jax.digests import crc32c
+from albert_jax.digests import crc32c, not_finite
 from albert_jax.errors import UserError
 from albert_jax.formats import hf_names, tf_names
-from albert_jax.formats.parameters import HEADS, LABELS, MAPPING, parameter_shapes, part_of
+from albert_jax.formats.parameters import (
+    HEADS,
+    LABELS,
+    MAPPING,
+    check_sizes,
+    parameter_shapes,
+    part_of,
+)
 from albert_jax.formats.sources import Source, read_json
 from albert_jax.formats.tensors import Tensor, forget
+from albert_jax.wording import first_ten, shortened
 
 CLASSIFIER_DROPOUT = 0.1  # the original's constant: classifier_utils.py:793, race_utils.py:317
 
@@ -33,6 +42,9 @@ _OF_ARCHITECTURE = {
     "AlbertForTokenClassification": "head",
     "AlbertForQuestionAnswering": "head",
 }
+# Kind of head -> the problem_type of transformers that it is; token_classification and
+# multiple_choice know none.
+_PROBLEMS = {"classification": "single_label_classification", "regression": "regression"}
 # Keys of a transformers config.json that we write ourselves.
 _OWN_KEYS = {"architectures", "id2label", "label2id", "model_type", "num_labels"}
 _OWN_KEYS |= {"transformers_version", "torch_dtype", "dtype", "_name_or_path"}
@@ -68,7 +80,12 @@ def read_config(source: Source, path: Path | None) -> tuple[AlbertConfig, dict[s
     `path` is the user's choice; without it and without a file beside the weights, their shapes tell
     a released size. Raises UserError where nothing tells.
     """
-    path = path or source.config
+    if path is None and len(source.configs) > 1:
+        names = first_ten([file.name for file in source.configs])
+        raise UserError(
+            f"{source.file.parent} has several configurations ({names}); say which with --config"
+        )
+    path = path or next(iter(source.configs), None)
     if path is None:
         config, name = _of_released_size(source)
         return config, {}, f"no configuration; the shapes are those of {name}, taken for it"
@@ -76,6 +93,7 @@ def read_config(source: Source, path: Path | None) -> tuple[AlbertConfig, dict[s
     if source.kind == "hf" and path.name != "albert_config.json":
         values.setdefault("model_type", "albert")  # the first releases wrote no mark of their own
     config, kind = AlbertConfig.from_dict(values, path)
+    check_sizes(config, path)
     if "transformers" in kind:
         _check_transformers(config, values, path)
     act = values.get("hidden_act", "gelu_new" if "transformers" in kind else "gelu")
@@ -84,9 +102,9 @@ def read_config(source: Source, path: Path | None) -> tuple[AlbertConfig, dict[s
     return (
         config,
         values if "transformers" in kind else {},
-        f"{path.name}, read as a {kind}: activation {act!r}{form}; LayerNorm epsilon "
+        f"{path.name}, read as a {kind}: activation {shown(act)}{form}; LayerNorm epsilon "
         f"{config.layer_norm_eps}; dropout {config.hidden_dropout_prob} hidden, "
-        f"{config.attention_probs_dropout_prob} attention, {dropout} classifier",
+        f"{config.attention_probs_dropout_prob} attention, {shown(dropout)} classifier",
     )
 
 
@@ -118,8 +136,12 @@ def _check_transformers(config: AlbertConfig, values: Mapping[str, Any], path: P
     positions = values.get("position_embedding_type", "absolute")
     if positions != "absolute":
         raise UserError(
-            f"{path}: position_embedding_type {positions!r} is not supported; only 'absolute' is"
+            f"{path}: position_embedding_type {shown(positions)} is not supported; "
+            "only 'absolute' is"
         )
+    dropout = values.get("classifier_dropout_prob")
+    if dropout is not None and not (_is_number(dropout) and 0 <= dropout < 1):
+        raise UserError(f"{path}: classifier_dropout_prob {shown(dropout)} must lie in [0, 1)")
     layers, groups = config.num_hidden_layers, config.num_hidden_groups
     for i in range(layers):
         if int(i / layers * groups) != int(i / (layers / groups)):
@@ -127,6 +149,10 @@ def _check_transformers(config: AlbertConfig, values: Mapping[str, Any], path: P
                 f"{path}: of {layers} layers in {groups} groups transformers rounds layer {i} into "
                 "another group than the original, so the model cannot be the same in both"
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 # ----------------------------------------------------------------------------------------- the head
@@ -140,7 +166,7 @@ def _head(
 ) -> dict[str, Any] | None:
     """The fine-tuned head's kind and labels; `kind` is the user's choice."""
     found = _names_of(source.kind).head_kind(shapes)
-    rows = next((shapes[n] for n in ("output_weights", "classifier.weight") if n in shapes), (0,))
+    rows = next((shapes[n][0] for n in ("output_weights", "classifier.weight") if shapes.get(n)), 0)
     architecture = str((_list(values.get("architectures")) or [""])[0])
     if found is None and kind is None and _OF_ARCHITECTURE.get(architecture) != "head":
         return None
@@ -151,13 +177,14 @@ def _head(
         if kind not in (None, found):
             raise UserError(f"--head {kind} does not fit; {source.file} has the head {found}")
         return {"kind": found, "labels": None}
-    kind = kind or _kind_of(architecture, values, rows[0] if rows else 0, source)
+    kind = kind or _kind_of(architecture, values, rows, source)
     if kind not in HEADS or kind.startswith("span"):
         known = ", ".join(k for k in HEADS if not k.startswith("span"))
-        raise UserError(f"--head {kind} does not fit this head of {rows[0]} outputs; try {known}")
+        raise UserError(f"--head {kind} does not fit this head of {rows} outputs; try {known}")
+    _check_problem(values, kind, source)
     labels = None if kind in LABELS else _labels(values)
-    if labels is not None and len(labels) != rows[0]:
-        raise UserError(f"{source.file} has a head of {rows[0]} outputs and {len(labels)} labels")
+    if labels is not None and len(labels) != rows:
+        raise UserError(f"{source.file} has a head of {rows} outputs and {len(labels)} labels")
     return {"kind": kind, "labels": labels}
 
 
@@ -178,17 +205,37 @@ def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: So
     return "classification"
 
 
+def _check_problem(values: Mapping[str, Any], kind: str, source: Source) -> None:
+    """UserError for outputs that mean something else to transformers than to that kind of head."""
+    problem = values.get("problem_type")
+    if problem is None or kind not in _PROBLEMS or problem == _PROBLEMS[kind]:
+        return
+    raise UserError(
+        f"{source.file} has the problem_type {shown(problem)}, which is not supported for its head "
+        f"({kind}): a classification here chooses one label of several, with probabilities that "
+        "sum to 1, and a regression has one value"
+    )
+
+
 def _labels(values: Mapping[str, Any]) -> list[str] | None:
+    """The labels in the order of the outputs, or None where the file names none."""
     labels = values.get("id2label")
-    if not isinstance(labels, dict):
+    if labels is None:
         return None
-    try:
-        numbered = {int(number): str(label) for number, label in labels.items()}
-    except ValueError:
-        numbered = {}
-    if sorted(numbered) != list(range(len(labels))):
-        raise UserError(f"id2label {labels} must number the labels from 0; mend config.json")
-    return [numbered[i] for i in range(len(numbered))]
+    if not isinstance(labels, dict):
+        raise UserError(f"id2label {shown(labels)} must be an object; mend config.json")
+    if sorted(labels, key=lambda n: (len(n), n)) != [str(i) for i in range(len(labels))]:
+        raise UserError(f"id2label {shown(labels)} must number the labels from 0; mend config.json")
+    named = [labels[str(i)] for i in range(len(labels))]
+    if odd := [label for label in named if not (isinstance(label, str) or _is_number(label))]:
+        raise UserError(f"id2label has {shown(odd[0])} for a label; mend config.json")
+    names = [str(label) for label in named]
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(
+            f"id2label names labels more than once ({first_ten(doubled)}), so that an answer would "
+            "not tell which output it is; mend config.json"
+        )
+    return names
 
 
 def _list(value: Any) -> list[Any]:
@@ -249,7 +296,7 @@ def read_weights(
             doubled.append(f"{raw} and {kept[name][0]} are both {name}")
         kept[name] = (raw, source.tensors[raw])
     if doubled:
-        raise UserError(f"{source.file}: {'; '.join(doubled)}; keep one of each")
+        raise UserError(f"{source.file}: {first_ten(doubled, '; ')}; keep one of each")
     shapes = {name: tensor.shape for name, (_, tensor) in there.items()}
     chosen = _head(source, shapes, values, head)
     kind = chosen["kind"] if chosen else None
@@ -269,7 +316,8 @@ def read_weights(
             forget(array)
         arrays[path] = wide
     _check_tied(source, tied, arrays, table)
-    step = ignored.get(tf_names.GLOBAL_STEP)
+    _check_finite(source, {there[name][0]: arrays[path] for path, name in table.items()})
+    step = _global_step(source, ignored)
     slots = _slots(source, ignored, table, expected) if with_optimizer else None
     counts = Counter({names.ignored_as: len(ignored) - (step is not None) - len(slots or ())})
     counts["tied copies"] = len(tied)
@@ -278,16 +326,36 @@ def read_weights(
         config=albert,
         head=chosen,
         inventory=inventory,
-        transformers=_leftovers(values),
+        transformers=leftovers(values),
         optimizer=slots,
-        global_step=int(step[1].read()) if step else None,
+        global_step=step,
         dtype=dtypes.pop() if len(dtypes) == 1 else "float32",
         ignored={name: count for name, count in counts.items() if count},
         notes=(note,),
     )
 
 
-def _leftovers(values: Mapping[str, Any]) -> dict[str, Any]:
+def _global_step(source: Source, ignored: Mapping[str, tuple[str, Tensor]]) -> int | None:
+    if tf_names.GLOBAL_STEP not in ignored:
+        return None
+    tensor = ignored[tf_names.GLOBAL_STEP][1]
+    if tensor.shape != () or tensor.dtype.kind not in "iu":
+        described = f"{tensor.dtype}{list(tensor.shape)}"
+        raise UserError(f"{source.file} has a {tf_names.GLOBAL_STEP} {described}, not a number")
+    return int(tensor.read())
+
+
+def _check_finite(source: Source, arrays: Mapping[str, np.ndarray]) -> None:
+    if wrong := not_finite(arrays):
+        raise UserError(
+            f"{source.file} has NaN or infinities in {len(wrong)} of {len(arrays)} tensors "
+            f"({first_ten(wrong)}), nothing was written; no answer of such a model means anything: "
+            "take a checkpoint from before they appeared"
+        )
+
+
+def leftovers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config.json neither the architecture nor the weights say again."""
     own = {f.name for f in dataclasses.fields(AlbertConfig)} | _OWN_KEYS
     return {key: value for key, value in values.items() if key not in own}
 
@@ -333,7 +401,7 @@ def _check(
         if tensor.dtype not in (np.dtype(np.float32), *_WIDENED):
             typed.append(f"{raw} is {tensor.dtype}")
     phrases = [
-        f"{len(found)} {what}: {', '.join(sorted(found))}"
+        f"{len(found)} {what}: {first_ten(sorted(found))}"
         for what, found in (
             ("missing", missing),
             ("not known", unused),
@@ -379,8 +447,8 @@ def _check_tied(
     for path, (raw, tensor) in tied.items():
         if not np.array_equal(tensor.read(), arrays[path]):
             raise UserError(
-                f"{source.file}: {raw} differs from {table[path]}, with which ALBERT ties it; "
-                "a model with a decoder of its own is not supported"
+                f"{source.file}: {shortened(raw)} differs from {table[path]}, with which ALBERT "
+                "ties it; a model with a decoder of its own is not supported"
             )
 
 
@@ -406,8 +474,18 @@ def _slots(
             f"{source.file} has no {' or '.join(tf_names.SLOTS)}; go without --with-optimizer"
         )
     if wrong:
-        raise UserError(f"{source.file} lacks slots of the optimizer: {', '.join(sorted(wrong))}")
-    return {path: ignored[name][1].read() for path, (name, _) in wanted.items()}
+        told = first_ten(sorted(wrong))
+        raise UserError(f"{source.file} lacks slots of the optimizer: {told}")
+    slots = {path: ignored[name][1].read() for path, (name, _) in wanted.items()}
+    typed = [
+        f"{wanted[path][0]} is {array.dtype}"
+        for path, array in slots.items()
+        if array.dtype != np.float32
+    ]
+    if typed:
+        raise UserError(f"{source.file} has slots that are not float32: {first_ten(typed)}")
+    _check_finite(source, {wanted[path][0]: array for path, array in slots.items()})
+    return slots
 
 
 # --------------------------------------------------------------------------------------- E equals H

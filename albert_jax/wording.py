@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names as an error says them: short, on one line, whatever a file holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection
+
+MOST_NAMES = 10
+MOST_CHARACTERS = 200
+
+
+def first_ten(names: Collection[str], separator: str = ", ") -> str:
+    """Return the first ten names and how many more there are: `a, b, … and 7 more`."""
+    more = len(names) - MOST_NAMES
+    said = separator.join(map(shortened, itertools.islice(names, MOST_NAMES)))
+    return f"{said}{separator}and {more:,} more" if more > 0 else said
+
+
+def shortened(text: str) -> str:
+    """Return a text of at most 200 characters, with escapes for what a terminal would obey."""
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[: MOST_CHARACTERS - 1]}…"
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an error quotes of a file is short, whatever the file holds."""
+
+from albert_jax.wording import first_ten, shortened
+
+
+def test_of_many_names_ten_are_said_and_the_number_of_the_others():
+    names = [f"n{i}" for i in range(200_000)]
+    assert first_ten(names) == ", ".join(names[:10]) + ", and 199,990 more"
+    assert first_ten(names[:10], "; ") == "; ".join(names[:10])
+    assert first_ten(dict.fromkeys(names[:11])) == ", ".join(names[:10]) + ", and 1 more"
+    assert first_ten([]) == ""
+
+
+def test_a_name_is_cut_and_moves_no_cursor():
+    assert shortened("n" * 200) == "n" * 200
+    assert shortened("n" * 1_000_000) == "n" * 199 + "…"
+    assert shortened("a\x1b[2J\nb\u202e") == "a\\x1b[2J\\nb\\u202e"
+    assert shortened("encoder/größe ▁x") == "encoder/größe ▁x"
+    assert len(first_ten(["\x1b" * 10_000] * 99)) < 10_000
