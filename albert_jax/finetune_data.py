@@ -78,7 +78,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
         max_query_length=config.max_query_length,
     )
     check_pack(task, config.pack)
-    require_finetuning_inputs(config)
+    require_finetuning_inputs(config, workdir_too=False)
     source = load_model(Path(config.model or ""))
     longest = source.config.max_position_embeddings
     if config.max_seq_length > longest:

@@ -19,6 +19,8 @@ def require_pretraining_inputs(config: PretrainConfig, *, workdir_too: bool = Tr
     """Raises UserError where a run has no data or no work directory, or names what is not there."""
     if workdir_too:
         _require_workdir(config.workdir)
+    if config.init_from is not None:
+        require_model_directory(config.init_from, "init_from")
     if config.store is None and not config.text:
         raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
     for store, _ in split_stores(config.store) if config.store else ():
@@ -26,16 +28,15 @@ def require_pretraining_inputs(config: PretrainConfig, *, workdir_too: bool = Tr
             raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
     if config.vocab is not None and not Path(config.vocab).exists():
         raise UserError(f"vocab {config.vocab} does not exist; give a spiece.model")
-    if config.init_from is not None:
-        require_model_directory(config.init_from, "init_from")
 
 
-def require_finetuning_inputs(config: FinetuneConfig) -> None:
+def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = True) -> None:
     """Raises UserError where a run has no model, no data or no work directory, or names what is not
     there."""
-    _require_workdir(config.workdir)
+    if workdir_too:
+        _require_workdir(config.workdir)
     if config.model is None:
-        raise UserError("no model to start from; give --model DIR")
+        raise UserError("no model directory to start from; give --model DIR")
     require_model_directory(config.model)
     if config.data is None:
         raise UserError("no data; give --data DIR, or tfds")

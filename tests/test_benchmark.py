@@ -90,9 +90,9 @@ def test_the_step_measured_is_the_one_that_pretrain_runs(tmp_path):
         for e in read_metrics(tmp_path / "run" / "metrics.jsonl")
         if e["kind"] == "train"
     }
-    # The same batches in the same order, dropout and all; a run logs no first step.
-    assert sorted(logged) == [2, 3, 4, 5, 6]
-    np.testing.assert_allclose(found["losses"][1:6], list(logged.values()), rtol=1e-6)
+    # The same batches in the same order, dropout and all.
+    assert sorted(logged) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(found["losses"][:6], list(logged.values()), rtol=1e-6)
     assert 0 <= found["input_wait"] <= 1
     assert "waiting for data" in card(found)
 

@@ -32,7 +32,7 @@ BODY = """
 """
 
 
-def start(body: str, command: str = "pretrain", **settings: object) -> subprocess.Popen[str]:
+def start(body: str, command: str = "pretrain") -> subprocess.Popen[str]:
     """Runs `body` as that command; returns once it has printed its first line."""
     code = BODY.format(body=textwrap.indent(textwrap.dedent(body), 8 * " "))
     process = subprocess.Popen(
@@ -41,7 +41,6 @@ def start(body: str, command: str = "pretrain", **settings: object) -> subproces
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        **settings,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n", process.communicate()[1]
@@ -182,9 +181,11 @@ IGNORING = """
 
 
 def test_what_the_process_was_started_to_ignore_stays_ignored():
-    process = start(
-        IGNORING, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    )  # as nohup does
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a child inherits, as of nohup
+    try:
+        process = start(IGNORING)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     status, stderr, _ = end(process, signal.SIGHUP)
     assert (status, stderr) == (0, "")
 

@@ -259,7 +259,7 @@ def test_a_mistake_in_a_mixture_is_one_line_and_status_2(run_cli, stores, tmp_pa
     done = run_cli("pretrain", "--store", f"{a}:0.5,{b}:0", "--workdir", tmp_path / "w")
     assert (done.rc, done.stderr.count("\n")) == (2, 1)
     assert "weight '0' of store" in done.stderr
-    with pytest.raises(UserError, match="absent is no token store"):
+    with pytest.raises(UserError, match="absent does not exist"):
         open_data(tiny_config(f"{a},{tmp_path}/absent", tmp_path), None)
     model = dataclasses.replace(TINY, vocab_size=120)
     config = dataclasses.replace(tiny_config(f"{a},{b}", tmp_path), model=model)
