@@ -12,7 +12,6 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from albert_jax.arguments import checked as _checked
 from albert_jax.config import (
     MODELS,
     AlbertConfig,
@@ -25,19 +24,20 @@ from albert_jax.config import (
     TrainConfig,
     load_recipe,
 )
-from albert_jax.errors import TryAgain, UserError
+from albert_jax.utils.arguments import checked as _checked
+from albert_jax.utils.errors import TryAgain, UserError
 
 if TYPE_CHECKING:
     from albert_jax import optimizer
-    from albert_jax.converting import convert
-    from albert_jax.data.prepare import prepare
+    from albert_jax.checkpoint.convert.convert import convert
+    from albert_jax.data.prepare.build import prepare
+    from albert_jax.data.tokenizer import Tokenizer
     from albert_jax.data.vocabulary import train_tokenizer
-    from albert_jax.evaluation import evaluate
-    from albert_jax.inference import Albert, load
-    from albert_jax.prediction import predict
+    from albert_jax.inference.api import Albert, load
+    from albert_jax.inference.evaluate import evaluate
+    from albert_jax.inference.predict import predict
+    from albert_jax.inference.verify import verify
     from albert_jax.tasks import TASKS
-    from albert_jax.tokenizer import Tokenizer
-    from albert_jax.verification import verify
 
 __all__ = [
     "MODELS",
@@ -68,16 +68,16 @@ __all__ = [
 # Where each name that is imported late comes from; None: it is a module of ours.
 _LATE = {
     "TASKS": "tasks",
-    "Albert": "inference",
-    "Tokenizer": "tokenizer",
-    "convert": "converting",
-    "evaluate": "evaluation",
-    "load": "inference",
+    "Albert": "inference.api",
+    "Tokenizer": "data.tokenizer",
+    "convert": "checkpoint.convert.convert",
+    "evaluate": "inference.evaluate",
+    "load": "inference.api",
     "optimizer": None,
-    "predict": "prediction",
-    "prepare": "data.prepare",
+    "predict": "inference.predict",
+    "prepare": "data.prepare.build",
     "train_tokenizer": "data.vocabulary",
-    "verify": "verification",
+    "verify": "inference.verify",
 }
 
 

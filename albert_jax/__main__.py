@@ -5,8 +5,8 @@ from the first moment on, before anything slow is imported."""
 import signal
 import sys
 
-from albert_jax.errors import TryAgain
-from albert_jax.interrupts import SIGNALS, watched
+from albert_jax.utils.errors import TryAgain
+from albert_jax.utils.interrupts import SIGNALS, watched
 
 # Commands that go on where they were interrupted, when they are started again.
 RESUMABLE = ("pretrain", "finetune", "prepare")
@@ -24,7 +24,7 @@ def main() -> int:
         return TryAgain.exit_status if resumable else 128 + number
 
     with watched(status):
-        from albert_jax import cli
+        from albert_jax.cli import main as cli
 
         done = cli.main()
     for number in SIGNALS:  # what is done is done: a late signal must not change the status

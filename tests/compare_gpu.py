@@ -25,8 +25,7 @@ from typing import Any, Literal
 import jax
 import tyro
 
-from albert_jax.benchmark_work import made_up_batch
-from albert_jax.config import (
+from albert_jax.config.run import (
     MODELS,
     ComputeConfig,
     ExamplesConfig,
@@ -34,7 +33,8 @@ from albert_jax.config import (
     PretrainConfig,
     TrainConfig,
 )
-from albert_jax.flops import peak_flops, train_flops_per_sequence
+from albert_jax.models.flops import peak_flops, train_flops_per_sequence
+from albert_jax.perf.workload import made_up_batch
 from tests.compare_training import ours
 from tests.peers import RATE, peer_config, pytorch_step
 

@@ -22,19 +22,19 @@ import jax
 import numpy as np
 import tyro
 
-from albert_jax.config import MODELS, AlbertConfig, OptimizerConfig
-from albert_jax.finetune_data import features_of
-from albert_jax.heads import AlbertForTask
-from albert_jax.inference import batch_tokens
-from albert_jax.losses import task_objective
-from albert_jax.model import init_params
-from albert_jax.optimizer import make_optimizer
-from albert_jax.step import init_state, make_train_step
-from albert_jax.task_batches import TrainingBatches
-from albert_jax.task_model import Outputs, head_outputs
-from albert_jax.task_rows import Row, collate
+from albert_jax.config.run import MODELS, AlbertConfig, OptimizerConfig
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.inference.api import batch_tokens
+from albert_jax.inference.finetuned import Outputs, head_outputs
+from albert_jax.models.albert import init_params
+from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import RawExample, find_task
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.tasks.batches import TrainingBatches
+from albert_jax.tasks.collate import Row, collate
+from albert_jax.training.finetune_setup import features_of
+from albert_jax.training.losses import task_objective
+from albert_jax.training.optimizer import make_optimizer
+from albert_jax.training.step import init_state, make_train_step
 
 SMALL = (
     AlbertConfig(  # the model of docs/benchmarks.md's half hour of Wikipedia, with 512 positions

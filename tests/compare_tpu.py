@@ -22,13 +22,13 @@ import transformers
 import tyro
 from jax.sharding import NamedSharding, PartitionSpec
 
-from albert_jax import hlo
-from albert_jax.config import MODELS
-from albert_jax.flops import train_flops_per_sequence
-from albert_jax.memory import GIB, program_bytes
-from albert_jax.parallel import AXIS, make_mesh
-from albert_jax.step_cost import step_cost
-from albert_jax.tpu_slice import compile_only_devices, parse_slice
+from albert_jax.config.run import MODELS
+from albert_jax.distributed.placement import AXIS, make_mesh
+from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.perf.tpu import hlo
+from albert_jax.perf.tpu.cost_model import step_cost
+from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice
+from albert_jax.training.memory import GIB, program_bytes
 from tests.peers import flax_step, peer_config
 
 

@@ -27,8 +27,7 @@ import torch
 import transformers
 import tyro
 
-from albert_jax.benchmark_work import made_up_batch
-from albert_jax.config import (
+from albert_jax.config.run import (
     MODELS,
     AlbertConfig,
     ComputeConfig,
@@ -37,11 +36,12 @@ from albert_jax.config import (
     PretrainConfig,
     TrainConfig,
 )
-from albert_jax.flops import train_flops_per_sequence
-from albert_jax.host_memory import keep_freed_memory
-from albert_jax.parallel import local_devices, make_placement
-from albert_jax.pretrain_step import make_pretrain_step
-from albert_jax.step import make_eval_step
+from albert_jax.distributed.placement import local_devices, make_placement
+from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.perf.workload import made_up_batch
+from albert_jax.training.pretrain_step import make_pretrain_step
+from albert_jax.training.step import make_eval_step
+from albert_jax.utils.malloc import keep_freed_memory
 from tests.peers import RATE, flax_step, peer_batch, peer_config, pytorch_step
 
 Calls = dict[str, Callable[[], Any]]

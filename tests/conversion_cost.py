@@ -28,7 +28,7 @@ def _resident() -> tuple[int, int]:
 
 
 def _make(folder: str) -> None:
-    from albert_jax.config import MODELS
+    from albert_jax.config.run import MODELS
     from tests.conversions import made_up, write_original, write_transformers
 
     config = MODELS["base-v2"]
@@ -57,7 +57,7 @@ def _job(what: str, source: str, scratch: str) -> Callable[[], object]:
             return model
 
         return load
-    from albert_jax.converting import convert
+    from albert_jax.checkpoint.convert.convert import convert
     from tests.conversions import made_up, write_original
 
     write_original(Path(scratch, "small"), made_up())

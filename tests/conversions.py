@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.config import AlbertConfig
-from albert_jax.digests import seal
-from albert_jax.formats.exporting import write_hf
-from albert_jax.formats.parameters import MAPPING, parameter_shapes, part_of
-from albert_jax.formats.tf_bundle import write_checkpoint
-from albert_jax.formats.tf_names import tf_names
-from albert_jax.formats.weights import Weights
+from albert_jax.checkpoint.convert.parameters import MAPPING, parameter_shapes, part_of
+from albert_jax.checkpoint.convert.readers import Weights
+from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
+from albert_jax.checkpoint.convert.tf_names import tf_names
+from albert_jax.checkpoint.convert.writers import write_hf
+from albert_jax.checkpoint.integrity import seal
+from albert_jax.config.run import AlbertConfig
 
 SMALL = AlbertConfig(
     vocab_size=50,

@@ -36,23 +36,23 @@ import google_crc32c
 import numpy as np
 import tensorstore as ts
 
-from albert_jax.config import AlbertConfig
-from albert_jax.converting import _read_model_directory, convert
-from albert_jax.digests import seal
-from albert_jax.errors import UserError
-from albert_jax.formats import torch_zip
-from albert_jax.formats.archives import unpack
-from albert_jax.formats.flax_msgpack import read_flax
-from albert_jax.formats.hf_tokenizer import read_tokenizer
-from albert_jax.formats.safetensors_file import read_safetensors, write_safetensors
-from albert_jax.formats.sources import open_source
-from albert_jax.formats.sstable import encode_table, parse_table
-from albert_jax.formats.tensors import Tensor
-from albert_jax.formats.tf_bundle import CheckpointReader, write_checkpoint
-from albert_jax.formats.torch_zip import read_torch
-from albert_jax.formats.weights import read_weights
-from albert_jax.model_dir import load_model, load_optimizer
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.checkpoint.convert import torch_zip
+from albert_jax.checkpoint.convert.archives import unpack
+from albert_jax.checkpoint.convert.convert import _read_model_directory, convert
+from albert_jax.checkpoint.convert.flax_msgpack import read_flax
+from albert_jax.checkpoint.convert.hf_tokenizer import read_tokenizer
+from albert_jax.checkpoint.convert.readers import read_weights
+from albert_jax.checkpoint.convert.safetensors_file import read_safetensors, write_safetensors
+from albert_jax.checkpoint.convert.sources import open_source
+from albert_jax.checkpoint.convert.sstable import encode_table, parse_table
+from albert_jax.checkpoint.convert.tensors import Tensor
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
+from albert_jax.checkpoint.convert.torch_zip import read_torch
+from albert_jax.checkpoint.integrity import seal
+from albert_jax.checkpoint.model_dir import load_model, load_optimizer
+from albert_jax.config.run import AlbertConfig
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.utils.errors import UserError
 from tests.conversions import SMALL, forge, made_up, write_original, write_transformers
 
 VOCABULARY = Path(__file__).parent / "data" / "tokenizer" / "en8k.model"

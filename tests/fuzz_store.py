@@ -17,9 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.config import ExamplesConfig
-from albert_jax.data.batches import batch_at
-from albert_jax.data.manifest import (
+from albert_jax.config.run import ExamplesConfig
+from albert_jax.data.examples import PretrainingSource
+from albert_jax.data.loader import batch_at
+from albert_jax.data.masking import word_starts
+from albert_jax.data.prepare.build import prepare
+from albert_jax.data.store import ShardWriter, TokenStore
+from albert_jax.data.store_manifest import (
     FORMAT_REVISION,
     FORMAT_VERSION,
     SPLITS,
@@ -32,12 +36,8 @@ from albert_jax.data.manifest import (
     json_bytes,
     sealed,
 )
-from albert_jax.data.masking import word_starts
-from albert_jax.data.prepare import prepare
-from albert_jax.data.pretraining import PretrainingSource
-from albert_jax.data.store import ShardWriter, TokenStore
-from albert_jax.errors import UserError
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.utils.errors import UserError
 
 OLD_STORE = Path(__file__).parent / "data" / "store_0.1"
 

@@ -26,12 +26,12 @@ os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_ge
 import tyro
 from jax.experimental import topologies
 
-from albert_jax import hlo
-from albert_jax.benchmark_work import lower, make_work, pretrain_config
-from albert_jax.config import BenchmarkConfig
-from albert_jax.flops import PEAK_FLOPS
-from albert_jax.memory import GIB
-from albert_jax.parallel import make_placement
+from albert_jax.config.run import BenchmarkConfig
+from albert_jax.distributed.placement import make_placement
+from albert_jax.models.flops import PEAK_FLOPS
+from albert_jax.perf.tpu import hlo
+from albert_jax.perf.workload import lower, make_work, pretrain_config
+from albert_jax.training.memory import GIB
 
 # As XLA's own gpu_specs/h100_sxm.txtpb, with CUDA 12.9 and cuDNN 9.8.
 H100 = """

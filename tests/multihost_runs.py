@@ -16,8 +16,8 @@ from pathlib import Path
 
 import jax
 
-from albert_jax.config import PretrainConfig
-from albert_jax.data import batches
+from albert_jax.config.run import PretrainConfig
+from albert_jax.data import loader
 from tests.network_hosts import Hosts
 from tests.pretraining_runs import tiny_config
 
@@ -54,7 +54,7 @@ def write_recipe(path: Path, store: Path, workdir: Path, **train: object) -> Pat
 def slow_while(there: Path) -> None:
     """While the file is there, a batch from the number on that it has takes so many seconds: a run
     to be stopped midway must not have ended by then, though it be short."""
-    draw = batches._Draw.__call__
+    draw = loader._Draw.__call__
 
     def slowly(self: object, number: int) -> object:
         if there.exists():
@@ -62,7 +62,7 @@ def slow_while(there: Path) -> None:
             time.sleep(seconds * (number >= first))
         return draw(self, number)
 
-    batches._Draw.__call__ = slowly
+    loader._Draw.__call__ = slowly
 
 
 def compile_late(seconds: float) -> None:

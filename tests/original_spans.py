@@ -2,7 +2,7 @@
 """Where squad_utils.py finds the pieces of a passage in its text: a longest common subsequence of
 the two within a band, cell by cell. Slow and literal, and without the tokenizer's offsets."""
 
-from albert_jax.tokenizer import MARKER, clean_text
+from albert_jax.data.tokenizer import MARKER, clean_text
 
 UP, LEFT, MATCH = range(3)
 

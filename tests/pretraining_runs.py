@@ -18,17 +18,17 @@ from pathlib import Path
 
 import jax
 
-from albert_jax.config import (
+from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.config.run import (
     AlbertConfig,
     ExamplesConfig,
     OptimizerConfig,
     PretrainConfig,
     TrainConfig,
 )
-from albert_jax.data.prepare import prepare
-from albert_jax.model import AlbertForPretraining, init_params
-from albert_jax.model_dir import export_model
-from albert_jax.pretrain import pretrain
+from albert_jax.data.prepare.build import prepare
+from albert_jax.models.albert import AlbertForPretraining, init_params
+from albert_jax.training.pretrain import pretrain
 
 VOCABULARY = Path(__file__).parent / "data" / "tokenizer" / "en8k.model"
 

@@ -5,7 +5,7 @@
     python -m tests.profile_kernels --instructions --dropout 0.1
 
 Prints each kernel's cycles and the share of the chip's peak that its matmuls reach, or how many
-instructions one of its blocks of heads takes; `albert_jax/estimate.py` keeps the shares. Needs
+instructions one of its blocks of heads takes; `albert_jax/perf/tpu/estimate.py` keeps the shares. Needs
 libtpu, whose profile aborts on v4 and, by 0.0.52, on v5p and with dropout.
 """
 
@@ -27,8 +27,8 @@ os.environ["LIBTPU_INIT_ARGS"] = (
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from albert_jax import attention_tpu  # noqa: E402
-from albert_jax.tpu_slice import compile_only_devices, parse_slice  # noqa: E402
+from albert_jax.models import attention_pallas  # noqa: E402
+from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice  # noqa: E402
 
 ROWS = 4
 
@@ -47,7 +47,7 @@ def main() -> None:
 
     def loss(query_BSND, key_BSND, value_BSND, mask_BS):
         key = jax.random.key(0) if given.dropout else None
-        out = attention_tpu.rows(
+        out = attention_pallas.rows(
             query_BSND, key_BSND, value_BSND, mask_BS, dropout_rate=given.dropout, dropout_key=key
         )
         return out.astype(jnp.float32).sum()

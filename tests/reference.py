@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from albert_jax.config import AlbertConfig
+from albert_jax.config.run import AlbertConfig
 
 
 def gelu_tanh(x):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from albert_jax import appearing
-from albert_jax.appearing import (
+from albert_jax.utils import atomic
+from albert_jax.utils.atomic import (
     appearing_file,
     appearing_whole,
     remove_leftovers,
@@ -19,8 +19,8 @@ from albert_jax.appearing import (
     result_lines,
     writing,
 )
-from albert_jax.errors import UserError
-from albert_jax.locks import Lock
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.locks import Lock
 
 
 def fill(folder: Path, text: str) -> None:
@@ -212,6 +212,6 @@ def test_a_lock_removed_between_opening_and_locking_is_taken_anew(tmp_path, monk
         if not gone:  # its owner releases it now
             gone.append(path.unlink())
 
-    monkeypatch.setattr(appearing.Lock.__module__ + ".fcntl.flock", flock)
+    monkeypatch.setattr(atomic.Lock.__module__ + ".fcntl.flock", flock)
     with Lock(path, "busy"):
         assert path.exists()

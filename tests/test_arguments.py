@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import albert_jax
-from albert_jax.arguments import checked, path_of, shown, texts_of, whole_number
-from albert_jax.errors import UserError
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.utils.arguments import checked, path_of, shown, texts_of, whole_number
+from albert_jax.utils.errors import UserError
 from tests.test_model import noisy_params
 
 VOCABULARY = Path(__file__).parent / "data" / "tokenizer" / "en8k.model"

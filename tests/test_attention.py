@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax.attention import attend, attention_probs
-from albert_jax.attention_tpu import is_kept, rows, splash
-from albert_jax.benchmark import cached_programs
-from albert_jax.dropout import drop, row_seeds
-from albert_jax.errors import UserError
-from albert_jax.target import Target, traced_for
-from albert_jax.tpu_slice import compile_only_devices, parse_slice
+from albert_jax.models.attention import attend, attention_probs
+from albert_jax.models.attention_pallas import is_kept, rows, splash
+from albert_jax.models.dropout import drop, row_seeds
+from albert_jax.models.lowering import Target, traced_for
+from albert_jax.perf.benchmark import cached_programs
+from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice
+from albert_jax.utils.errors import UserError
 from tests.test_dropout import RATE, assert_as_if_drawn, neighbours
 
 # Float32, sums in another order: outputs are of order 1, gradients up to about 10.

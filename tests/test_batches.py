@@ -14,10 +14,10 @@ import numpy as np
 import psutil
 import pytest
 
-from albert_jax.config import ExamplesConfig
-from albert_jax.data.batches import KEYS, batch_at, describe, make_dataset
-from albert_jax.data.pretraining import PretrainingSource
-from albert_jax.errors import UserError
+from albert_jax.config.run import ExamplesConfig
+from albert_jax.data.examples import PretrainingSource
+from albert_jax.data.loader import KEYS, batch_at, describe, make_dataset
+from albert_jax.utils.errors import UserError
 from tests import original_examples as original
 
 
@@ -151,7 +151,7 @@ def test_worker_processes_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import multiprocessing, time\n"
-        "from albert_jax.data.batches import make_dataset\n"
+        "from albert_jax.data.loader import make_dataset\n"
         "from tests.test_batches import source\n"
         "if __name__ == '__main__':\n"
         "    dataset = make_dataset(source(), batch_size=4, workers=1)\n"
@@ -177,7 +177,7 @@ def test_worker_processes_end_when_their_parent_is_killed(tmp_path):
 
 def test_drawing_needs_no_jax():
     command = (
-        "import sys; import albert_jax.data.pretraining, albert_jax.data.records; "
+        "import sys; import albert_jax.data.examples, albert_jax.data.tfrecord; "
         "assert 'jax' not in sys.modules and 'tensorflow' not in sys.modules"
     )
     root = str(original.DATA.parents[2])

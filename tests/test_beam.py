@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from albert_jax.data import prepare as module
-from albert_jax.data import units
-from albert_jax.data.beam import run_units_on_beam
-from albert_jax.data.prepare import prepare
-from albert_jax.errors import UserError
+from albert_jax.data.prepare import build as module
+from albert_jax.data.prepare import units
+from albert_jax.data.prepare.beam_runner import run_units_on_beam
+from albert_jax.data.prepare.build import prepare
+from albert_jax.utils.errors import UserError
 from tests.test_prepare import UNIT_BYTES, VOCAB, contents, make_text
 
 # Beam is left out of the locks: it holds protobuf back and brings pyarrow and grpc along.
@@ -62,7 +62,7 @@ class Step(SimpleNamespace):
 @pytest.fixture
 def fake_beam(monkeypatch):
     fake = FakeBeam()
-    monkeypatch.setattr("albert_jax.data.beam.import_beam", lambda: fake)
+    monkeypatch.setattr("albert_jax.data.prepare.beam_runner.import_beam", lambda: fake)
     monkeypatch.setattr(module, "make_pipeline", lambda options: fake)
     monkeypatch.setattr(units, "MIN_UNIT_BYTES", UNIT_BYTES)
     return fake
@@ -84,7 +84,9 @@ def test_units_in_any_order_make_the_same_store(fake_beam, corpus, tmp_path):
 def test_bad_input_found_by_a_worker_is_said_here_and_the_rest_is_kept(
     fake_beam, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("albert_jax.data.forecast.SAMPLE_CHARS", 1000)  # or it is found before
+    monkeypatch.setattr(
+        "albert_jax.data.prepare.forecast.SAMPLE_CHARS", 1000
+    )  # or it is found before
     inputs = [make_text(tmp_path / f"{i}.txt", 2 * UNIT_BYTES) for i in range(2)]
     packed = gzip.compress(make_text(tmp_path / "text", 8 * UNIT_BYTES).read_bytes(), 1)
     (tmp_path / "bad.gz").write_bytes(packed[:-9])
@@ -103,14 +105,14 @@ def test_a_full_disk_at_a_worker_is_one_here(fake_beam, corpus, tmp_path, monkey
     def full(*_):
         raise OSError(28, "No space left on device", "shard")
 
-    monkeypatch.setattr("albert_jax.data.beam.prepare_unit", full)
+    monkeypatch.setattr("albert_jax.data.prepare.beam_runner.prepare_unit", full)
     with pytest.raises(UserError, match="is full"):
         prepare(corpus[0], vocab=VOCAB, output=tmp_path / "s", beam=(), progress=False)
     assert not (tmp_path / "s").exists()
 
 
 def test_workers_that_write_elsewhere_are_found_out(fake_beam, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("albert_jax.data.beam.prepare_unit", lambda *_: None)
+    monkeypatch.setattr("albert_jax.data.prepare.beam_runner.prepare_unit", lambda *_: None)
     with pytest.raises(UserError, match="the workers must reach it under that path"):
         prepare(corpus[0], vocab=VOCAB, output=tmp_path / "s", beam=(), progress=False)
 

@@ -12,30 +12,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax import benchmark as module
-from albert_jax import estimate, memory, roofline
-from albert_jax.benchmark import benchmark, sweep
-from albert_jax.benchmark_report import card, draw, sweep_figure, table
-from albert_jax.benchmark_work import made_up_batch, pretrain_config, source_of
-from albert_jax.cli import main
-from albert_jax.config import BenchmarkConfig, PretrainConfig, TrainConfig
-from albert_jax.data.batches import batch_at
-from albert_jax.errors import UserError
-from albert_jax.figures import rounded
-from albert_jax.flops import (
+from albert_jax.cli.main import main
+from albert_jax.config.run import BenchmarkConfig, PretrainConfig, TrainConfig
+from albert_jax.data.loader import batch_at
+from albert_jax.models.albert import AlbertForPretraining, init_params
+from albert_jax.models.flops import (
     PEAK_FLOPS,
     forward_flops_per_sequence,
     parameter_count,
     peak_flops,
     train_flops_per_sequence,
 )
-from albert_jax.losses import pretraining_objective
-from albert_jax.memory import OutOfMemory, out_of_memory_told
-from albert_jax.metrics_log import read_metrics
-from albert_jax.model import AlbertForPretraining, init_params
-from albert_jax.plots import styled
-from albert_jax.pretrain import pretrain
-from albert_jax.roofline import best_rates, bound, device_rates, roofline_figure, step_traffic
+from albert_jax.perf import benchmark as module
+from albert_jax.perf import roofline
+from albert_jax.perf.benchmark import benchmark, sweep
+from albert_jax.perf.benchmark_report import card, draw, sweep_figure, table
+from albert_jax.perf.roofline import best_rates, bound, device_rates, roofline_figure, step_traffic
+from albert_jax.perf.tpu import estimate
+from albert_jax.perf.workload import made_up_batch, pretrain_config, source_of
+from albert_jax.training import memory
+from albert_jax.training.losses import pretraining_objective
+from albert_jax.training.memory import OutOfMemory, out_of_memory_told
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.pretrain import pretrain
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.numbers import rounded
+from albert_jax.utils.plots import styled
 from tests.pictures import faults, legend_entries, styles
 from tests.pretraining_runs import make_store, tiny_config
 from tests.test_model import small_config
@@ -419,7 +421,7 @@ def test_a_picture_that_cannot_be_is_told_before_anything_runs(
     command, model, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("albert_jax.host_memory.keep_freed_memory", lambda: False)
+    monkeypatch.setattr("albert_jax.utils.malloc.keep_freed_memory", lambda: False)
     monkeypatch.setattr(module, "sweep", lambda *args: pytest.fail("it measured"))
     monkeypatch.setattr(estimate, "estimate", lambda *args: pytest.fail("it compiled"))
     assert main([*command.split(), "--model", model, "--plot", "none/x.png"]) == 2
@@ -432,7 +434,7 @@ def test_figures_are_printed_though_the_picture_cannot_be_written(
     def full(figure, path, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("albert_jax.host_memory.keep_freed_memory", lambda: False)
+    monkeypatch.setattr("albert_jax.utils.malloc.keep_freed_memory", lambda: False)
     monkeypatch.setattr(module, "sweep", lambda *args: [trained])
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
     command = ["benchmark", "--model", model, "--sweep", "batch_size=8", "--json"]
@@ -451,7 +453,7 @@ def test_sweeps_given_one_by_one_are_one(model, monkeypatch):
 
     monkeypatch.setattr(module, "sweep", noted)
     # It would hold for the tests after this one.
-    monkeypatch.setattr("albert_jax.host_memory.keep_freed_memory", lambda: False)
+    monkeypatch.setattr("albert_jax.utils.malloc.keep_freed_memory", lambda: False)
     command = ["benchmark", "--model", model, "--sweep", "batch_size=8", "unroll=1"]
     assert main([*command, "--sweep", "remat=none"]) == 2
     assert asked == ["batch_size=8", "unroll=1", "remat=none"]
@@ -478,7 +480,7 @@ def test_pretrain_says_so_too(tmp_path, monkeypatch):
     def fit(*args, **kwargs):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9000 bytes")
 
-    monkeypatch.setattr("albert_jax.pretrain.fit", fit)
+    monkeypatch.setattr("albert_jax.training.pretrain.fit", fit)
     with pytest.raises(OutOfMemory, match=r"out of memory: .*; lower batch_size \(8\)"):
         pretrain(tiny_config(make_store(tmp_path), tmp_path / "run"))
 
@@ -514,7 +516,7 @@ def test_who_runs_a_program_on_a_tight_cpu_gives_large_buffers_back(small, tmp_p
     def give_back():
         raise GivenBackError
 
-    for name in ("benchmark", "pretrain"):
+    for name in ("perf.benchmark", "training.pretrain"):
         monkeypatch.setattr(f"albert_jax.{name}.give_back_large_buffers", give_back)
     monkeypatch.setattr(memory, "capacity_bytes", lambda device: 10 << 30)
     monkeypatch.setattr(memory, "program_bytes", lambda compiled: 5 << 30)

@@ -27,10 +27,10 @@ import pytest
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from albert_jax.checkpoint import Checkpointer, SaveError, lock_workdir
-from albert_jax.digests import Damaged, table_of, verify
-from albert_jax.errors import UserError
-from albert_jax.step import TrainState
+from albert_jax.checkpoint.integrity import Damaged, table_of, verify
+from albert_jax.checkpoint.manager import Checkpointer, SaveError, lock_workdir
+from albert_jax.training.step import TrainState
+from albert_jax.utils.errors import UserError
 
 EXPECT = {"config": {"hidden_size": 8, "dtype": "float32"}, "vocab_sha256": "ab"}
 
@@ -521,7 +521,7 @@ def test_a_checkpoint_under_another_step_s_name_is_damage(work: Path, capfd: Any
 
 
 def test_a_newer_format_is_not_taken_for_damage(work: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("albert_jax.checkpoint.FORMAT_VERSION", 99)
+    monkeypatch.setattr("albert_jax.checkpoint.manager.FORMAT_VERSION", 99)
     save_all(work, range(3, 4))
     monkeypatch.undo()
     with (
@@ -559,7 +559,7 @@ def test_a_full_disk_costs_one_step_and_says_so(
 ) -> None:
     directory = small_disk / "checkpoints"
     if noticed == "while":
-        monkeypatch.setattr("albert_jax.checkpoint.require_space", lambda *_: None)
+        monkeypatch.setattr("albert_jax.checkpoint.manager.require_space", lambda *_: None)
     (filler := small_disk / "filler").write_bytes(bytes(800_000))
     with Checkpointer(directory) as checkpointer:
         for step in (1, 2):
@@ -582,7 +582,7 @@ def test_a_full_disk_costs_one_step_and_says_so(
 def test_a_full_disk_does_not_cost_the_step_being_replaced(
     small_disk: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("albert_jax.checkpoint.require_space", lambda *_: None)
+    monkeypatch.setattr("albert_jax.checkpoint.manager.require_space", lambda *_: None)
     with Checkpointer(small_disk / "checkpoints") as checkpointer:
         checkpointer.save(1, megabyte(1), {}, wait=True)
         (small_disk / "filler").write_bytes(bytes(1_500_000))

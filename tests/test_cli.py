@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import albert_jax
-from albert_jax import cli
-from albert_jax.config import MODELS, PretrainConfig
-from albert_jax.errors import TryAgain, UserError
+from albert_jax.cli import main as cli
+from albert_jax.config.run import MODELS, PretrainConfig
+from albert_jax.utils.errors import TryAgain, UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPE = REPOSITORY / "configs" / "python_docs.py"

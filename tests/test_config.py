@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax import config as config_module
-from albert_jax.config import (
+from albert_jax.config import run as config_module
+from albert_jax.config.run import (
     MODELS,
     AlbertConfig,
     ComputeConfig,
@@ -27,7 +27,7 @@ from albert_jax.config import (
     model_config,
     to_dict,
 )
-from albert_jax.errors import UserError
+from albert_jax.utils.errors import UserError
 
 SECTIONS = {
     "": AlbertConfig,

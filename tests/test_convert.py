@@ -34,13 +34,13 @@ import pytest
 import safetensors.numpy
 
 import albert_jax
-from albert_jax.config import MODELS, AlbertConfig
-from albert_jax.errors import UserError
-from albert_jax.formats.parameters import MAPPING
-from albert_jax.formats.safetensors_file import read_safetensors
-from albert_jax.formats.tf_bundle import CheckpointReader, write_checkpoint
-from albert_jax.formats.torch_zip import read_torch
-from albert_jax.model_dir import load_model
+from albert_jax.checkpoint.convert.parameters import MAPPING
+from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
+from albert_jax.checkpoint.convert.torch_zip import read_torch
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.config.run import MODELS, AlbertConfig
+from albert_jax.utils.errors import UserError
 from tests.conversions import (
     OUTPUTS,
     SMALL,
@@ -892,7 +892,7 @@ def test_an_export_that_fails_leaves_what_was_there(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"albert_jax.formats.exporting.{name}", full)
+    monkeypatch.setattr(f"albert_jax.checkpoint.convert.writers.{name}", full)
     told = refused(original, dest, to)
     assert re.search(r"NOT written: disk full, [\d,]+ B free at .* for 4,144 B", told)
     assert {p.name: p.read_bytes() for p in dest.iterdir()} == before

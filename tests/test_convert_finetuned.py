@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albert_jax.config import AlbertConfig, FinetuneConfig, OptimizerConfig, TrainConfig
-from albert_jax.converting import convert
-from albert_jax.digests import named_leaves
-from albert_jax.finetune import finetune
-from albert_jax.formats.tf_bundle import CheckpointReader
-from albert_jax.model_dir import load_model
-from albert_jax.prediction import predict
-from albert_jax.task_model import load_fine_tuned
-from albert_jax.task_rows import as_rows
+from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
+from albert_jax.checkpoint.integrity import named_leaves
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.config.run import AlbertConfig, FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.inference.finetuned import load_fine_tuned
+from albert_jax.inference.predict import predict
+from albert_jax.tasks.collate import as_rows
+from albert_jax.training.finetune import finetune
 from tests.golden import FOLDER
 from tests.pretraining_runs import random_model
 

@@ -26,12 +26,12 @@ import pytest
 import safetensors.numpy
 
 import albert_jax
-from albert_jax import cli
-from albert_jax.errors import UserError
-from albert_jax.formats import archives, weights
-from albert_jax.formats.hf_tokenizer import read_tokenizer
-from albert_jax.formats.tf_bundle import CheckpointReader, write_checkpoint
-from albert_jax.model_dir import load_model
+from albert_jax.checkpoint.convert import archives, readers
+from albert_jax.checkpoint.convert.hf_tokenizer import read_tokenizer
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.cli import main as cli
+from albert_jax.utils.errors import UserError
 from tests.conversions import SMALL, forge, made_up, write_original, write_transformers
 from tests.fuzz_formats import write_torch
 
@@ -129,8 +129,8 @@ def test_a_model_that_is_not_finite_has_no_answers(
     tensors = safetensors.numpy.load_file(texts / "model.safetensors")
     tensors["albert.pooler.bias"][0] = np.nan
     safetensors.numpy.save_file(tensors, texts / "model.safetensors")
-    monkeypatch.setattr(weights, "_check_finite", lambda *_: None)
-    monkeypatch.setattr("albert_jax.model_dir.require_finite", lambda *_: None)
+    monkeypatch.setattr(readers, "_check_finite", lambda *_: None)
+    monkeypatch.setattr("albert_jax.checkpoint.model_dir.require_finite", lambda *_: None)
     model = texts.parent / "model"
     convert(texts, model)
     monkeypatch.undo()
@@ -200,8 +200,8 @@ def test_activations_of_other_names_give_transformers_numbers(tmp_path: Path) ->
     import jax.numpy as jnp
     import torch
 
-    from albert_jax.config import _HF_ACTS
-    from albert_jax.model import ACTIVATIONS
+    from albert_jax.config.run import _HF_ACTS
+    from albert_jax.models.albert import ACTIVATIONS
 
     x = np.linspace(-8, 8, 4001, dtype=np.float32)
     for theirs, ours in _HF_ACTS.items():
@@ -235,7 +235,7 @@ def test_a_model_of_such_an_activation_answers_as_transformers_does(
 
 def test_silu_is_what_its_paper_says(tmp_path: Path) -> None:
     """Hendrycks and Gimpel, arXiv 1606.08415: x sigmoid(x); here in NumPy's float64."""
-    from albert_jax.model import ACTIVATIONS
+    from albert_jax.models.albert import ACTIVATIONS
 
     x = np.linspace(-8, 8, 401)
     found = np.asarray(ACTIVATIONS["silu"](x.astype(np.float32)))
@@ -629,7 +629,7 @@ def test_a_file_that_may_not_be_read_is_said(
     def forbidden(path: Path) -> bool:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("albert_jax.formats.sources.is_archive", forbidden)
+    monkeypatch.setattr("albert_jax.checkpoint.convert.sources.is_archive", forbidden)
     index = original / "model.ckpt-best.index"
     assert f"{index} cannot be read: Permission denied" in refused(index, original.parent / "no")
 
@@ -795,7 +795,7 @@ import sys, time
 from pathlib import Path
 from albert_jax import cli
 go, *arguments = sys.argv[1:]
-import albert_jax.converting
+import albert_jax.checkpoint.convert.convert
 print("ready", flush=True)
 while not Path(go).exists():
     time.sleep(0.001)

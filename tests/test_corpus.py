@@ -16,11 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albert_jax.data import corpus, lines, python_docs
-from albert_jax.data.corpus import clean_wiki, cut_piece, find_layout, find_pieces, read_documents
-from albert_jax.data.lines import Reading, read_lines, text_lines
-from albert_jax.data.sentences import detect_layout, split_sentences
-from albert_jax.errors import UserError
+from albert_jax.data.text import documents as corpus
+from albert_jax.data.text import lines, python_docs
+from albert_jax.data.text.documents import (
+    clean_wiki,
+    cut_piece,
+    find_layout,
+    find_pieces,
+    read_documents,
+)
+from albert_jax.data.text.lines import Reading, read_lines, text_lines
+from albert_jax.data.text.sentences import detect_layout, split_sentences
+from albert_jax.utils.errors import UserError
 
 PROSE = (
     "Dr. Smith went to Washington, D.C. in January. He came back on the 3rd. Why? Nobody knows.\n"

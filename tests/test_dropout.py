@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from albert_jax.dropout import Dropout, drop, row_seeds
-from albert_jax.target import Target, traced_for
+from albert_jax.models.dropout import Dropout, drop, row_seeds
+from albert_jax.models.lowering import Target, traced_for
 
 RATE = 0.1
 

@@ -8,14 +8,14 @@ import sys
 import jax
 import pytest
 
-from albert_jax import estimate as module
-from albert_jax.config import AlbertConfig, EstimateConfig
-from albert_jax.errors import UserError
-from albert_jax.estimate import estimate, estimated_config, find_batch, next_batch
-from albert_jax.estimate_report import batches, card
-from albert_jax.flops import train_flops_per_sequence
-from albert_jax.memory import OutOfMemory
-from albert_jax.tpu_slice import CHIPS, parse_slice
+from albert_jax.config.run import AlbertConfig, EstimateConfig
+from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.perf.tpu import estimate as module
+from albert_jax.perf.tpu.estimate import estimate, estimated_config, find_batch, next_batch
+from albert_jax.perf.tpu.estimate_report import batches, card
+from albert_jax.perf.tpu.topology import CHIPS, parse_slice
+from albert_jax.training.memory import OutOfMemory
+from albert_jax.utils.errors import UserError
 
 PROMISED = {"fits", "ms_per_sequence_per_chip", "step_ms", "mfu", "hbm_bytes"}
 PROMISED |= {"hbm_capacity_bytes", "collective_bytes", "chips"}
@@ -298,7 +298,7 @@ def test_a_recipe_keeps_its_batch_and_dtype(tmp_path):
 
 
 def test_the_command_prints_json_alone(monkeypatch, capsys, without_compiling):
-    from albert_jax.cli import main
+    from albert_jax.cli.main import main
 
     without_compiling(fixed=0, a_sequence=1, capacity=100)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from albert_jax import estimate, estimate_report, estimate_table
-from albert_jax.cli import main
-from albert_jax.config import ComputeConfig, ExamplesConfig, PretrainConfig, model_config
-from albert_jax.errors import UserError
-from albert_jax.estimate_table import (
+from albert_jax.cli.info import as_table, describe
+from albert_jax.cli.main import main
+from albert_jax.cli.recipe_plan import with_plan
+from albert_jax.config.run import ComputeConfig, ExamplesConfig, PretrainConfig, model_config
+from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.perf.tpu import estimate, estimate_report, estimate_table
+from albert_jax.perf.tpu.estimate_table import (
     chip_hours,
     command,
     draw,
@@ -21,11 +23,9 @@ from albert_jax.estimate_table import (
     scaling,
     scaling_figure,
 )
-from albert_jax.flops import train_flops_per_sequence
-from albert_jax.info import as_table, describe
-from albert_jax.plots import styled
-from albert_jax.recipe_plan import with_plan
-from albert_jax.tpu_slice import parse_slice
+from albert_jax.perf.tpu.topology import parse_slice
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.plots import styled
 from tests.pictures import faults, legend_entries
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "pretrain.py"

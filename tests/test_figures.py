@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from albert_jax.figures import rounded
+from albert_jax.utils.numbers import rounded
 
 
 @pytest.mark.parametrize(

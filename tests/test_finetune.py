@@ -18,27 +18,36 @@ import jax
 import numpy as np
 import pytest
 
-from albert_jax import cli, finetune, task_model
-from albert_jax.config import AlbertConfig, FinetuneConfig, OptimizerConfig, TrainConfig
-from albert_jax.converting import convert
-from albert_jax.digests import named_leaves
-from albert_jax.errors import UserError
-from albert_jax.evaluation import CARD, PUBLISHED, average, card_table, evaluate, evaluate_card
-from albert_jax.finetune_data import first_params, prepare
-from albert_jax.finetune_report import is_degenerate, summary, table
-from albert_jax.heads import HEADS, AlbertForTask
-from albert_jax.losses import task_objective
-from albert_jax.memory import OutOfMemory
-from albert_jax.metrics_log import read_metrics
-from albert_jax.model import init_params
-from albert_jax.model_dir import export_model, load_model
-from albert_jax.optimizer import make_optimizer
-from albert_jax.prediction import predict
-from albert_jax.step import init_state, make_train_step
-from albert_jax.task_batches import TrainingBatches, bucket, evaluation_batches
-from albert_jax.task_model import Outputs
-from albert_jax.task_rows import as_rows, collate
+from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.integrity import named_leaves
+from albert_jax.checkpoint.model_dir import export_model, load_model
+from albert_jax.cli import main as cli
+from albert_jax.config.run import AlbertConfig, FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.inference import finetuned
+from albert_jax.inference.evaluate import (
+    CARD,
+    PUBLISHED,
+    average,
+    card_table,
+    evaluate,
+    evaluate_card,
+)
+from albert_jax.inference.finetuned import Outputs
+from albert_jax.inference.predict import predict
+from albert_jax.models.albert import init_params
+from albert_jax.models.heads import HEADS, AlbertForTask
 from albert_jax.tasks import Features, RawExample, find_task
+from albert_jax.tasks.batches import TrainingBatches, bucket, evaluation_batches
+from albert_jax.tasks.collate import as_rows, collate
+from albert_jax.training import finetune
+from albert_jax.training.finetune_report import is_degenerate, summary, table
+from albert_jax.training.finetune_setup import first_params, prepare
+from albert_jax.training.losses import task_objective
+from albert_jax.training.memory import OutOfMemory
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.optimizer import make_optimizer
+from albert_jax.training.step import init_state, make_train_step
+from albert_jax.utils.errors import UserError
 from tests.golden import tiny
 from tests.pretraining_runs import VOCABULARY, random_model
 from tests.reference import optimizer_step
@@ -167,7 +176,7 @@ def unpadded(model, params, row):
     ]
     if row.has_choices:
         batches = [{name: x[:, None] for name, x in batch.items()} for batch in batches]
-    apply = jax.jit(lambda batch: task_model.head_outputs(model, params, batch))
+    apply = jax.jit(lambda batch: finetuned.head_outputs(model, params, batch))
     outputs = [apply(batch) for batch in batches]
     if row.has_choices:
         return {"logits": np.concatenate([x["logits"][0] for x in outputs])}
@@ -442,7 +451,7 @@ def test_an_answer_to_a_question_says_where_it_stands(base, tmp_path, task):
 
 
 def test_a_step_that_cannot_fit_is_refused_before_it_runs(base, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("albert_jax.memory.capacity_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr("albert_jax.training.memory.capacity_bytes", lambda device: 1 << 20)
     with pytest.raises(OutOfMemory, match=r"^out of memory: .* too many; lower batch_size \("):
         finetune.finetune(toy_config(base, data, tmp_path))
     assert not (tmp_path / "seed-3" / "best").exists()
@@ -545,14 +554,14 @@ def test_the_spread_is_told_of_the_runs_that_count():
 
 def test_labels_in_another_order_are_put_in_the_tasks():
     head = {"kind": "classification", "labels": ["entailment", "neutral", "contradiction"]}
-    assert task_model._label_order("m", head, find_task("mnli")) == (2, 0, 1)
-    assert task_model._label_order("m", head | {"task": "mnli"}, find_task("ax")) == (2, 0, 1)
+    assert finetuned._label_order("m", head, find_task("mnli")) == (2, 0, 1)
+    assert finetuned._label_order("m", head | {"task": "mnli"}, find_task("ax")) == (2, 0, 1)
     with pytest.raises(UserError, match="fine-tuned for sst2"):
-        task_model._label_order("m", head | {"task": "sst2"}, find_task("mnli"))
+        finetuned._label_order("m", head | {"task": "sst2"}, find_task("mnli"))
     with pytest.raises(
         UserError, match="has the labels entailment, neutral, contradiction, and rte"
     ):
-        task_model._label_order("m", head, find_task("rte"))
+        finetuned._label_order("m", head, find_task("rte"))
 
 
 # --------------------------------------------------------------------------------------- the card
@@ -572,9 +581,9 @@ def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, base)
     manifest = {"provenance": {"source": "albert_large_v1.tar.gz"}, "head": {"task": "mnli"}}
     model = load_model(base)._replace(manifest=manifest)
     model.params["head"] = {}
-    monkeypatch.setattr("albert_jax.evaluation.load_model", lambda path: model)
+    monkeypatch.setattr("albert_jax.inference.evaluate.load_model", lambda path: model)
     monkeypatch.setattr(
-        "albert_jax.evaluation.evaluate", lambda *_, **__: {"metrics": {"accuracy": 0.835}}
+        "albert_jax.inference.evaluate.evaluate", lambda *_, **__: {"metrics": {"accuracy": 0.835}}
     )
     card = evaluate_card(["m"], "data")
     assert (card["released"], card["average"]) == ("large-v1", None)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax import hlo
-from albert_jax.step_cost import step_cost
-from albert_jax.tpu_slice import parse_slice
+from albert_jax.perf.tpu import hlo
+from albert_jax.perf.tpu.cost_model import step_cost
+from albert_jax.perf.tpu.topology import parse_slice
 
 V5E = parse_slice("v5e:2x2")
 

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from albert_jax.host_memory import give_back_large_buffers
+from albert_jax.utils.malloc import give_back_large_buffers
 
 # A thread fills and frees a buffer, as a step's come and go. (NumPy would ask for huge pages, which
 # hides the difference.)
 _PROGRAM = """
 import resource, threading, sys
-from albert_jax.host_memory import give_back_large_buffers, keep_freed_memory
+from albert_jax.utils.malloc import give_back_large_buffers, keep_freed_memory
 
 size, times = int(sys.argv[2]) << 20, int(sys.argv[3])
 if sys.argv[1] != "default":

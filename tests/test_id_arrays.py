@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax.config import AlbertConfig
-from albert_jax.errors import UserError
-from albert_jax.id_arrays import model_inputs
+from albert_jax.config.run import AlbertConfig
+from albert_jax.inference.id_arrays import model_inputs
+from albert_jax.utils.errors import UserError
 
 CONFIG = AlbertConfig(vocab_size=100, max_position_embeddings=8, type_vocab_size=2)
 IDS = [[2, 13, 3]]

@@ -16,16 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import albert_jax
-from albert_jax import cli, functions, inference
-from albert_jax.batching import make_row, padded_length, plan
-from albert_jax.config import AlbertConfig, ComputeConfig
-from albert_jax.errors import UserError
-from albert_jax.formats.tf_bundle import CheckpointReader
-from albert_jax.formats.tf_names import from_tf
-from albert_jax.inference import Albert, load
-from albert_jax.model import AlbertForPretraining
-from albert_jax.model_dir import export_model
-from albert_jax.tokenizer import CLS_ID, MASK_ID, SEP_ID, Tokenizer
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
+from albert_jax.checkpoint.convert.tf_names import from_tf
+from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.cli import main as cli
+from albert_jax.config.run import AlbertConfig, ComputeConfig
+from albert_jax.data.bucketing import make_row, padded_length, plan
+from albert_jax.data.tokenizer import CLS_ID, MASK_ID, SEP_ID, Tokenizer
+from albert_jax.inference import api as inference
+from albert_jax.inference import functions
+from albert_jax.inference.api import Albert, load
+from albert_jax.models.albert import AlbertForPretraining
+from albert_jax.utils.errors import UserError
 from tests import reference
 from tests.golden import as_tf, tiny
 from tests.test_model import noisy_params

@@ -11,12 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from albert_jax import cli, flops
-from albert_jax.config import AlbertConfig
-from albert_jax.errors import UserError
-from albert_jax.info import as_table, describe
-from albert_jax.model_dir import export_model
-from albert_jax.verification import verify
+from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.cli import main as cli
+from albert_jax.cli.info import as_table, describe
+from albert_jax.config.run import AlbertConfig
+from albert_jax.inference.verify import verify
+from albert_jax.models import flops
+from albert_jax.utils.errors import UserError
 from tests.test_inference import small
 from tests.test_model import noisy_params
 

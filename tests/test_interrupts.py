@@ -18,8 +18,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 BODY = """
     import contextlib, hashlib, os, sys, time, tempfile, threading
     from albert_jax import __main__, cli, interrupts
-    from albert_jax.errors import TryAgain
-    from albert_jax.guards import StopSignals
+    from albert_jax.utils.errors import TryAgain
+    from albert_jax.training.guards import StopSignals
 
     def stuck(seconds=30):  # in C, and so that Python's own handlers have to wait
         hashlib.pbkdf2_hmac("sha256", b"", b"", 1_200_000 * seconds)
@@ -58,7 +58,8 @@ def end(process: subprocess.Popen[str], number: int, pause: float = 0.0) -> tupl
 
 SLEEPING = """
     from pathlib import Path
-    from albert_jax.appearing import appearing_file, appearing_whole, result_lines, scratch_folder
+    from albert_jax.utils.atomic import appearing_file, appearing_whole
+    from albert_jax.utils.atomic import result_lines, scratch_folder
     kept = Path(os.environ["KEPT"])
     tempfile.tempdir = str(kept)
     with (

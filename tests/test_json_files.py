@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from albert_jax.errors import UserError
-from albert_jax.json_files import decode_json, finite, read_json
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_files import decode_json, finite, read_json
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence_and_one_that_is_not_there_th
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "x", Outer, hint="")
     (tmp_path / "x").write_text(" " * 20)
-    monkeypatch.setattr("albert_jax.json_files.MOST_BYTES", 19)
+    monkeypatch.setattr("albert_jax.utils.json_files.MOST_BYTES", 19)
     with pytest.raises(UserError, match="x has 20 bytes, over 19; copy it again"):
         read_json(tmp_path / "x", Outer, hint="copy it again")
 

@@ -1,114 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The architecture as it can be seen from imports, and what no module may do."""
+"""The architecture as it can be seen from imports (pyproject.toml has its contracts), and what no
+module may do."""
 
 import ast
-import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "albert_jax"
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "albert_jax"
 
-# A module may import those of lower levels, and of its own where that makes no circle. The longest
-# matching prefix counts: data.store is of level 2 because data is.
-LEVELS = {
-    0: ("arguments", "errors", "streams", "wording"),
-    1: (
-        "addresses",
-        "appearing",
-        "caches",
-        "config",
-        "curves",
-        "digests",
-        "figures",
-        "guards",
-        "host_memory",
-        "interrupts",
-        "json_files",
-        "locks",
-        "manifests",
-        "metrics_log",
-        "model_paths",
-        "plots",
-        "progress",
-        "provenance",
-        "released",
-        "rendezvous",
-        "target",
-        "text_files",
-        "tokenizer",
-        "tpu_library",
-    ),
-    2: (
-        "attention",
-        "attention_tpu",
-        "batching",
-        "data",
-        "dropout",
-        "flops",
-        "hlo",
-        "heads",
-        "id_arrays",
-        "layers",
-        "losses",
-        "memory",
-        "model",
-        "optimizer",
-        "parallel",
-        "processes",
-        "tasks",
-        "tpu_slice",
-    ),
-    3: (
-        "checkpoint",
-        "formats",
-        "functions",
-        "model_dir",
-        "run_inputs",
-        "step",
-        "step_cost",
-        "task_batches",
-        "task_rows",
-    ),
-    4: (
-        "benchmark",
-        "benchmark_report",
-        "benchmark_work",
-        "converting",
-        "estimate",
-        "estimate_report",
-        "estimate_table",
-        "finetune_data",
-        "finetune_report",
-        "inference",
-        "pretrain_data",
-        "pretrain_report",
-        "pretrain_step",
-        "roofline",
-        "task_model",
-        "train",
-    ),
-    5: (
-        "answers",
-        "evaluation",
-        "finetune",
-        "info",
-        "prediction",
-        "pretrain",
-        "recipe_plan",
-        "serving",
-        "verification",
-    ),
-    6: ("", "__main__", "cli"),
-}
-LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
-
-FORBIDDEN_MODULES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
-FORBIDDEN_MODULES |= {"tensorflow", "tensorflow_text", "torch", "transformers", "yaml"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
 FORBIDDEN_KEYWORDS = {"shell", "allow_pickle"}
+FORBIDDEN_MODULES = {"cPickle", "marshal", "pickle", "tensorflow", "torch"}
 
 
 def _modules() -> dict[str, Path]:
@@ -123,23 +29,6 @@ def _modules() -> dict[str, Path]:
 
 
 MODULES = _modules()
-
-
-def _level(module: str) -> float:
-    parts = module.split(".")
-    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-    return next((LEVEL_OF[prefix] for prefix in prefixes if prefix in LEVEL_OF), math.nan)
-
-
-LEVEL = {module: _level(module) for module in MODULES}
-
-
-def _own(name: str) -> str:
-    """The module of ours that `albert_jax.a.b.c` is, or is a name in."""
-    parts = name.split(".")[1:]
-    while parts and ".".join(parts) not in MODULES:
-        parts.pop()
-    return ".".join(parts)
 
 
 def _imports(tree: ast.AST) -> list[tuple[ast.stmt, str]]:
@@ -158,43 +47,34 @@ def _parse(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
-def _own_imports(module: str) -> set[str]:
-    # __version__ stands before the package's imports, so that asking for it makes no circle.
-    names = {name for _, name in _imports(_parse(module))} - {"albert_jax.__version__"}
-    return {_own(name) for name in names if name.split(".")[0] == "albert_jax"} - {module}
+def test_the_contracts_of_imports_are_kept() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
 
 
-def test_every_module_has_a_level() -> None:
-    assert [module for module in MODULES if math.isnan(LEVEL[module])] == []
+def test_own_modules_are_imported_at_the_top() -> None:
+    late = {
+        module: name
+        for module in MODULES
+        if module not in ("", "__main__", "cli.main")
+        for statement, name in _imports(tree := _parse(module))
+        if statement not in tree.body and name.split(".")[0] == "albert_jax"
+    }
+    assert late == {}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_down(module: str) -> None:
-    assert {name for name in _own_imports(module) if LEVEL[name] > LEVEL[module]} == set()
-
-
-def test_modules_of_one_level_import_in_no_circle() -> None:
-    waiting = {module: _own_imports(module) for module in MODULES if LEVEL[module] != 6}
-    while waiting:
-        ready = {module for module, needs in waiting.items() if not needs & waiting.keys()}
-        assert ready, f"a circle among {sorted(waiting)}"
-        for module in ready:
-            del waiting[module]
-
-
-@pytest.mark.parametrize("module", [m for m in MODULES if m not in ("", "__main__", "cli")])
-def test_own_modules_are_imported_at_the_top(module: str) -> None:
-    tree = _parse(module)
-    late = [n for s, n in _imports(tree) if s not in tree.body and n.split(".")[0] == "albert_jax"]
-    assert late == []
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_first_line_is_the_licence_and_a_docstring_follows(module: str) -> None:
-    text = MODULES[module].read_text(encoding="utf-8")
-    if text:  # an empty __init__.py says nothing
-        assert text.splitlines()[0] == "# SPDX-License-Identifier: Apache-2.0"
-        assert ast.get_docstring(ast.parse(text))
+def test_first_line_is_the_licence_and_a_docstring_follows() -> None:
+    for module, file in MODULES.items():
+        text = file.read_text(encoding="utf-8")
+        if text:  # an empty __init__.py says nothing
+            assert text.splitlines()[0] == "# SPDX-License-Identifier: Apache-2.0", module
+            assert ast.get_docstring(ast.parse(text)), module
 
 
 def _forbidden(tree: ast.AST) -> list[str]:
@@ -212,9 +92,8 @@ def _forbidden(tree: ast.AST) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_pickle_no_shell_no_eval_no_tensorflow_no_torch(module: str) -> None:
-    assert _forbidden(_parse(module)) == []
+def test_no_pickle_no_shell_no_eval() -> None:
+    assert {module: _forbidden(_parse(module)) for module in MODULES} == {m: [] for m in MODULES}
 
 
 @pytest.mark.parametrize(
@@ -234,18 +113,23 @@ def test_what_is_forbidden_is_found(line: str) -> None:
     assert _forbidden(ast.parse("import tensorflow_datasets, re; re.compile('a')")) == []
 
 
-# What must not be imported, even by what is imported, so that reading text needs no accelerator.
-WITHOUT_JAX = [m for m in MODULES if m.split(".")[0] in ("tokenizer", "data", "config", "errors")]
+# What must not be imported, even by what is imported, so that reading text needs no accelerator and
+# a mistyped path is told at once.
+WITHOUT_JAX = [m for m in MODULES if m.split(".")[0] in ("data", "config", "errors", "utils")]
+WITHOUT_JAX += ["cli.main", "cli.info", "models.flops", "inference.text_files"]
+WITHOUT_JAX += ["checkpoint.model_paths", "training.run_inputs"]
 
 
-@pytest.mark.parametrize("module", [*WITHOUT_JAX, "cli", "flops", "info", "text_files"])
-def test_importing_these_does_not_import_jax(module: str) -> None:
-    name = f"albert_jax.{module}".rstrip(".")
-    code = f"import sys, {name}; sys.exit(bool({{'jax', 'tensorflow'}} & sys.modules.keys()))"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent, timeout=60)
+def test_importing_these_does_not_import_jax() -> None:
+    names = ", ".join(f"albert_jax.{module}" for module in WITHOUT_JAX)
+    code = f"import sys, {names}; print({{'jax', 'tensorflow'}} & sys.modules.keys())"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
 
 
-def test_config_and_the_package_itself_need_the_standard_library_only() -> None:
-    for module in ("config", "errors", ""):
-        names = {name.split(".")[0] for _, name in _imports(_parse(module))}
-        assert names <= sys.stdlib_module_names | {"albert_jax"}
+def test_the_package_itself_and_config_need_the_standard_library_only() -> None:
+    code = "import sys, albert_jax, albert_jax.config, albert_jax.errors; print(*sys.modules)"
+    command = [sys.executable, "-S", "-c", code]  # without site-packages
+    done = subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True)
+    assert "albert_jax.config.run" in done.stdout

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax.layers import Dense, LayerNorm, add_bias, gelu
-from albert_jax.target import Target, traced_for
+from albert_jax.models.layers import Dense, LayerNorm, add_bias, gelu
+from albert_jax.models.lowering import Target, traced_for
 
 
 def out_and_grads(layer, params, x, weights):

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from albert_jax.losses import cross_entropy, is_best
-from albert_jax.target import Target, traced_for
+from albert_jax.models.lowering import Target, traced_for
+from albert_jax.training.losses import cross_entropy, is_best
 
 
 def logits_and_labels():

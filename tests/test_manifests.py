@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import albert_jax
-from albert_jax import digests
-from albert_jax.data.prepare import prepare
-from albert_jax.errors import UserError
-from albert_jax.manifests import read_model_manifest
-from albert_jax.model_dir import export_model
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.checkpoint import integrity
+from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.config.manifests import read_model_manifest
+from albert_jax.data.prepare.build import prepare
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.utils.errors import UserError
 from tests.test_inference import small
 from tests.test_model import noisy_params
 
@@ -154,7 +154,7 @@ def test_a_sealed_manifest_of_another_shape_names_the_key(
     copy = shutil.copytree(model, tmp_path / "model")
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest["crc32c"]
-    sealed = digests.seal(manifest | {key: value})
+    sealed = integrity.seal(manifest | {key: value})
     (copy / "manifest.json").write_text(json.dumps(sealed))
     with pytest.raises(UserError, match=told):
         read_model_manifest(copy)
@@ -170,7 +170,7 @@ def test_an_edited_configuration_and_a_newer_format_are_refused(
         read_model_manifest(copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest["crc32c"]
-    sealed = digests.seal(manifest | {"format_version": 9})
+    sealed = integrity.seal(manifest | {"format_version": 9})
     (copy / "manifest.json").write_text(json.dumps(sealed))
     with pytest.raises(UserError, match="has format 9, newer than 1; update albert_jax"):
         read_model_manifest(copy)

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax.config import MODELS, AlbertConfig, ComputeConfig
-from albert_jax.flops import parameter_count, parameter_counts
-from albert_jax.formats.tf_bundle import CheckpointReader
-from albert_jax.formats.tf_names import from_tf, tf_names
-from albert_jax.losses import pretraining_objective
-from albert_jax.model import AlbertForPretraining, Block, init_params
-from albert_jax.target import Target, traced_for
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
+from albert_jax.checkpoint.convert.tf_names import from_tf, tf_names
+from albert_jax.config.run import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.models.albert import AlbertForPretraining, Block, init_params
+from albert_jax.models.flops import parameter_count, parameter_counts
+from albert_jax.models.lowering import Target, traced_for
+from albert_jax.training.losses import pretraining_objective
 from tests import reference
 from tests.golden import as_tf, batch_of, tiny
 

@@ -17,10 +17,15 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from albert_jax.config import MODELS
-from albert_jax.digests import named_leaves, nest, not_finite
-from albert_jax.errors import UserError
-from albert_jax.model_dir import check_destination, export_model, load_model, load_optimizer
+from albert_jax.checkpoint.integrity import named_leaves, nest, not_finite
+from albert_jax.checkpoint.model_dir import (
+    check_destination,
+    export_model,
+    load_model,
+    load_optimizer,
+)
+from albert_jax.config.run import MODELS
+from albert_jax.utils.errors import UserError
 from tests.conversions import SMALL, forge, made_up
 
 TOKENIZER = {"mode": "google", "do_lower_case": True}
@@ -151,7 +156,9 @@ def test_an_empty_folder_and_a_path_with_missing_parents_will_do(tmp_path: Path)
     "where", ["_write_arrays", "shutil.copyfile", "table_of", "Path.write_text"]
 )
 def test_an_export_that_fails_leaves_the_model_that_was_there(model: Path, where: str) -> None:
-    failing = mock.patch(f"albert_jax.model_dir.{where}", side_effect=OSError(28, "No space left"))
+    failing = mock.patch(
+        f"albert_jax.checkpoint.model_dir.{where}", side_effect=OSError(28, "No space left")
+    )
     with failing, pytest.raises(UserError, match=r"NOT written: disk full, .* B free at"):
         export(model, seed=1, config=MODELS["large-v2"])
     assert_is(model)
@@ -251,7 +258,7 @@ def test_numbers_that_are_not_finite_are_neither_written_nor_loaded(
         export(tmp_path / "model", params=bad)
     assert "NOT written" in str(caught.value)
     assert not (tmp_path / "model").exists()
-    with mock.patch("albert_jax.model_dir.require_finite"):
+    with mock.patch("albert_jax.checkpoint.model_dir.require_finite"):
         export(tmp_path / "model", params=bad)
     with pytest.raises(UserError, match=re.escape(f"hold NaN or infinities {named}")):
         load_model(tmp_path / "model")
@@ -264,7 +271,7 @@ def test_an_optimizer_that_is_not_finite_is_neither_written_nor_loaded(tmp_path:
     told = r"in 1 of \d+ arrays \(adam_m/embeddings/LayerNorm/bias\)"
     with pytest.raises(UserError, match=rf"NOT written: .* {told}"):
         export(tmp_path / "model", optimizer=slots)
-    with mock.patch("albert_jax.model_dir.require_finite"):
+    with mock.patch("albert_jax.checkpoint.model_dir.require_finite"):
         export(tmp_path / "model", optimizer=slots)
     assert_is(tmp_path / "model")
     with pytest.raises(UserError, match=rf"the optimizer's slots of .* {told}"):
@@ -272,7 +279,7 @@ def test_an_optimizer_that_is_not_finite_is_neither_written_nor_loaded(tmp_path:
 
 
 def test_every_number_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("albert_jax.digests._BLOCK", 4)
+    monkeypatch.setattr("albert_jax.checkpoint.integrity._BLOCK", 4)
     arrays = {}
     for size in (0, 1, 4, 5, 9):
         for place in range(size):
@@ -422,7 +429,7 @@ def test_arrays_in_many_more_chunks_than_the_files_have_room_for_are_refused(
 ) -> None:
     zarray(model, WORDS, chunks=[1, 1])
     with (
-        mock.patch("albert_jax.digests._BYTES_A_CHUNK", 1000),
+        mock.patch("albert_jax.checkpoint.integrity._BYTES_A_CHUNK", 1000),
         pytest.raises(UserError, match="chunks of arrays in"),
     ):
         load_model(model)
@@ -506,7 +513,7 @@ def test_weights_of_another_export_are_named_by_tensor(model: Path, tmp_path: Pa
 
 
 def test_a_newer_format_is_not_taken_for_damage(tmp_path: Path) -> None:
-    with mock.patch("albert_jax.model_dir.FORMAT_VERSION", 99):
+    with mock.patch("albert_jax.checkpoint.model_dir.FORMAT_VERSION", 99):
         path = export(tmp_path / "model")
     with pytest.raises(UserError, match="has format 99, newer than 1; update albert_jax"):
         load_model(path)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import albert_jax
-from albert_jax import cli
-from albert_jax.config import MODELS
-from albert_jax.errors import UserError
-from albert_jax.info import describe
-from albert_jax.model_dir import export_model
-from albert_jax.model_paths import require_model_directory, what_is
+from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_paths import require_model_directory, what_is
+from albert_jax.cli import main as cli
+from albert_jax.cli.info import describe
+from albert_jax.config.run import MODELS
+from albert_jax.utils.errors import UserError
 from tests.test_inference import small
 from tests.test_model import noisy_params
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import albert_jax
-from albert_jax.checkpoint import lock_workdir
-from albert_jax.cli import main
-from albert_jax.metrics_log import read_metrics
-from albert_jax.pretrain import export, pretrain
+from albert_jax.checkpoint.manager import lock_workdir
+from albert_jax.cli.main import main
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.pretrain import export, pretrain
 from tests.multihost_runs import Fleet, config_of, count_lines, write_recipe
 from tests.network_hosts import Hosts, why_no_hosts
 from tests.pretraining_runs import make_store

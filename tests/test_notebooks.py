@@ -15,9 +15,9 @@ import pytest
 from nbclient import NotebookClient
 
 from albert_jax import AlbertConfig
-from albert_jax.converting import convert
-from albert_jax.model import AlbertForPretraining, init_params
-from albert_jax.model_dir import export_model
+from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.models.albert import AlbertForPretraining, init_params
 
 pytestmark = pytest.mark.timeout(1200)  # a minute each, where nothing else runs
 

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from albert_jax.config import AlbertConfig, OptimizerConfig
-from albert_jax.formats.tf_bundle import CheckpointReader
-from albert_jax.formats.tf_names import from_tf
-from albert_jax.losses import pretraining_objective
-from albert_jax.model import AlbertForPretraining
-from albert_jax.optimizer import (
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
+from albert_jax.checkpoint.convert.tf_names import from_tf
+from albert_jax.config.run import AlbertConfig, OptimizerConfig
+from albert_jax.models.albert import AlbertForPretraining
+from albert_jax.training.losses import pretraining_objective
+from albert_jax.training.optimizer import (
     MomentsState,
     adamw,
     divergence_warnings,
@@ -27,7 +27,7 @@ from albert_jax.optimizer import (
     polynomial_schedule,
     trust_ratios,
 )
-from albert_jax.step import init_state, make_train_step
+from albert_jax.training.step import init_state, make_train_step
 from tests import reference
 from tests.golden import FOLDER, as_tf, batch_of, hparams, tiny
 

@@ -14,24 +14,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax import cli
-from albert_jax.config import AlbertConfig, FinetuneConfig, OptimizerConfig, TrainConfig
-from albert_jax.digests import named_leaves
-from albert_jax.errors import UserError
-from albert_jax.evaluation import evaluate
-from albert_jax.finetune import finetune
-from albert_jax.heads import PACKABLE, AlbertForTask
-from albert_jax.losses import task_objective
-from albert_jax.metrics_log import read_metrics
-from albert_jax.model import init_params
-from albert_jax.optimizer import adamw
-from albert_jax.parallel import make_placement
-from albert_jax.prediction import predict
-from albert_jax.step import init_state, make_train_step
-from albert_jax.task_batches import TrainingBatches, evaluation_batches
-from albert_jax.task_model import Outputs, head_outputs
-from albert_jax.task_rows import as_rows, collate, pack, share_rows
+from albert_jax.checkpoint.integrity import named_leaves
+from albert_jax.cli import main as cli
+from albert_jax.config.run import AlbertConfig, FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.distributed.placement import make_placement
+from albert_jax.inference.evaluate import evaluate
+from albert_jax.inference.finetuned import Outputs, head_outputs
+from albert_jax.inference.predict import predict
+from albert_jax.models.albert import init_params
+from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Features
+from albert_jax.tasks.batches import TrainingBatches, evaluation_batches
+from albert_jax.tasks.collate import as_rows, collate, pack, share_rows
+from albert_jax.training.finetune import finetune
+from albert_jax.training.losses import task_objective
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.optimizer import adamw
+from albert_jax.training.step import init_state, make_train_step
+from albert_jax.utils.errors import UserError
 from tests.pretraining_runs import random_model
 
 # Large weights: what leaks from a neighbour, or a wrong position, changes logits by tenths.

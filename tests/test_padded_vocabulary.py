@@ -15,11 +15,11 @@ import pytest
 from jax import export as jax_export
 
 import albert_jax
-from albert_jax import cli
-from albert_jax.errors import UserError
-from albert_jax.model_dir import load_model
-from albert_jax.pretrain_data import open_data
-from albert_jax.serving import export_serving
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.cli import main as cli
+from albert_jax.data.pretraining import open_data
+from albert_jax.inference.export import export_serving
+from albert_jax.utils.errors import UserError
 from tests.conversions import SMALL, made_up, write_original, write_transformers
 from tests.pretraining_runs import make_store, tiny_config
 

@@ -12,15 +12,15 @@ import time
 
 import pytest
 
-from albert_jax import addresses
-from albert_jax.data import units
-from albert_jax.data.inputs import find_files
-from albert_jax.data.manifest import is_sealed
-from albert_jax.data.place import Bucket
-from albert_jax.data.prepare import prepare
-from albert_jax.data.remote import local_store
-from albert_jax.errors import TryAgain, UserError
-from albert_jax.info import describe
+from albert_jax.cli.info import describe
+from albert_jax.data.prepare import units
+from albert_jax.data.prepare.build import prepare
+from albert_jax.data.prepare.storage import Bucket
+from albert_jax.data.store_manifest import is_sealed
+from albert_jax.data.store_remote import local_store
+from albert_jax.data.text.files import find_files
+from albert_jax.utils import remote_fs
+from albert_jax.utils.errors import TryAgain, UserError
 from tests.test_prepare import (
     UNIT_BYTES,
     VOCAB,
@@ -187,7 +187,7 @@ def test_a_failure_keeps_what_is_finished_and_the_same_call_goes_on(address, who
         made.append(unit.index)
         real(unit, *rest)
 
-    monkeypatch.setattr("albert_jax.data.pool.prepare_unit", fail_late)
+    monkeypatch.setattr("albert_jax.data.prepare.local_runner.prepare_unit", fail_late)
     with pytest.raises(UserError, match="Input/output error; mend that"):
         prepare(f"{address}/text", output=f"{address}/store", **settings)
     left = written(f"{address}/store")
@@ -196,7 +196,7 @@ def test_a_failure_keeps_what_is_finished_and_the_same_call_goes_on(address, who
         "progress/00001.json",
     ]
     monkeypatch.setattr(
-        "albert_jax.data.pool.prepare_unit",
+        "albert_jax.data.prepare.local_runner.prepare_unit",
         lambda unit, *rest: (made.append(unit.index), real(unit, *rest)),
     )
     with pytest.raises(UserError, match=r"was made with other settings \(holdout 0.1 there, 0.2"):
@@ -238,7 +238,7 @@ def test_a_changed_file_is_read_again(address, whole, monkeypatch):
             raise OSError(5, "Input/output error")
         real(unit, *rest)
 
-    monkeypatch.setattr("albert_jax.data.pool.prepare_unit", fail_last)
+    monkeypatch.setattr("albert_jax.data.prepare.local_runner.prepare_unit", fail_last)
     for _ in range(2):
         with pytest.raises(UserError):
             prepare(f"{address}/text", output=f"{address}/store", **settings)
@@ -256,7 +256,7 @@ def test_nothing_is_left_where_no_unit_was_finished(address, monkeypatch):
     def fail(*_):
         raise UserError("bad input")
 
-    monkeypatch.setattr("albert_jax.data.pool.prepare_unit", fail)
+    monkeypatch.setattr("albert_jax.data.prepare.local_runner.prepare_unit", fail)
     with pytest.raises(UserError, match="bad input"):
         prepare(
             f"{address}/text", vocab=VOCAB, output=f"{address}/store", workers=1, progress=False
@@ -272,7 +272,7 @@ def test_two_at_once_are_told_at_the_end(address, monkeypatch):
         if unit.index == 3:
             Bucket(job.store).remove(["train/00001.tokens"])
 
-    monkeypatch.setattr("albert_jax.data.pool.prepare_unit", while_another_tidies)
+    monkeypatch.setattr("albert_jax.data.prepare.local_runner.prepare_unit", while_another_tidies)
     settings = {"vocab": VOCAB, "holdout": 0.1, "workers": 1, "progress": False}
     with pytest.raises(TryAgain, match=r"unit 00001 is gone from .*one prepare of a store"):
         prepare(f"{address}/text", output=f"{address}/store", **settings)
@@ -326,7 +326,7 @@ def test_an_address_that_refuses_or_hangs_is_one_line(corpus, monkeypatch):
         with pytest.raises(UserError, match=r"store cannot be reached \(Anonymous caller does not"):
             prepare(corpus, **settings)  # what cannot be read is not what is not there
     files.rm("/bucket", recursive=True)
-    monkeypatch.setattr(addresses, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(remote_fs, "WAIT_SECONDS", 0.2)
     monkeypatch.setattr(type(files), "ls", lambda *_, **__: time.sleep(5))
     with pytest.raises(UserError, match=r"no answer in 0 s"):
         prepare(corpus, **settings)

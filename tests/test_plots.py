@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from albert_jax.curves import curves_figure
-from albert_jax.errors import UserError
-from albert_jax.metrics_log import draw_curves, read_metrics
-from albert_jax.plots import (
+from albert_jax.training.curves import curves_figure
+from albert_jax.training.metrics import draw_curves, read_metrics
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.plots import (
     MOST_POINTS,
     bytes_unit,
     category_axis,

@@ -16,21 +16,22 @@ import jax
 import numpy as np
 import pytest
 
-from albert_jax import cli, task_model
-from albert_jax.config import AlbertConfig, FinetuneConfig
-from albert_jax.errors import UserError
-from albert_jax.evaluation import as_table, evaluate
-from albert_jax.finetune_data import prepare
-from albert_jax.heads import AlbertForTask
-from albert_jax.model import init_params
-from albert_jax.model_dir import export_model
-from albert_jax.prediction import predict, predict_file, predict_split
-from albert_jax.task_model import Outputs, load_fine_tuned
-from albert_jax.task_rows import as_rows
+from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.cli import main as cli
+from albert_jax.config.run import AlbertConfig, FinetuneConfig
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.inference import finetuned
+from albert_jax.inference.evaluate import as_table, evaluate
+from albert_jax.inference.finetuned import Outputs, load_fine_tuned
+from albert_jax.inference.predict import predict, predict_file, predict_split
+from albert_jax.models.albert import init_params
+from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import TASKS, Features, find_task
+from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
 from albert_jax.tasks.scores import line_of, table_of
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.training.finetune_setup import prepare
+from albert_jax.utils.errors import UserError
 from tests.pretraining_runs import VOCABULARY
 
 TINY = AlbertConfig(
@@ -367,9 +368,7 @@ def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     jax_array = jax.device_get
-    monkeypatch.setattr(
-        task_model.jax, "device_get", lambda x: jax.tree.map(np.array, jax_array(x))
-    )
+    monkeypatch.setattr(finetuned.jax, "device_get", lambda x: jax.tree.map(np.array, jax_array(x)))
     monkeypatch.setattr(Outputs, "__call__", outputs)
 
 

@@ -22,14 +22,14 @@ import psutil
 import pytest
 import sentencepiece
 
-from albert_jax.data import prepare as module
-from albert_jax.data import units
-from albert_jax.data.corpus import read_documents
-from albert_jax.data.lines import Reading
-from albert_jax.data.prepare import prepare, unigram_statistics
+from albert_jax.data.prepare import build as module
+from albert_jax.data.prepare import units
+from albert_jax.data.prepare.build import prepare, unigram_statistics
 from albert_jax.data.store import SPLITS, TokenStore
-from albert_jax.errors import TryAgain, UserError
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.data.text.documents import read_documents
+from albert_jax.data.text.lines import Reading
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.utils.errors import TryAgain, UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VOCAB = REPOSITORY / "tests" / "data" / "tokenizer" / "en8k.model"
@@ -217,7 +217,7 @@ TinyText(data_dir={str(tmp_path / "data")!r}, file_format="array_record").downlo
     (tmp_path / "read.py").write_text(f"""
 import sys
 from albert_jax.data.prepare import prepare
-from albert_jax.errors import UserError
+from albert_jax.utils.errors import UserError
 def call(name, *splits):
     prepare(splits, vocab={str(VOCAB)!r}, output="store", format="tfds:" + name,
             data_dir={str(tmp_path / "data")!r}, workers=1)
@@ -425,7 +425,7 @@ def begun(corpus, whole, tmp_path, monkeypatch) -> Path:
         real(unit, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr("albert_jax.data.pool.prepare_unit", fail_late)
+        patch.setattr("albert_jax.data.prepare.local_runner.prepare_unit", fail_late)
         with pytest.raises(UserError, match="Input/output error; mend that"):
             prepare(corpus, vocab=VOCAB, output=store, holdout=0.1, workers=1, progress=False)
     return store
@@ -435,7 +435,7 @@ def test_restart_takes_only_what_is_not_finished(corpus, whole, begun, monkeypat
     made = []
     real = units.prepare_unit
     monkeypatch.setattr(
-        "albert_jax.data.pool.prepare_unit",
+        "albert_jax.data.prepare.local_runner.prepare_unit",
         lambda unit, *rest: (made.append(unit.index), real(unit, *rest)),
     )
     prepare(corpus, vocab=VOCAB, output=begun, holdout=0.1, workers=1)
@@ -602,7 +602,7 @@ def test_a_second_prepare_of_the_same_store_is_refused(
             assert second.returncode == 1
         return real(*arguments)
 
-    monkeypatch.setattr("albert_jax.data.pool.prepare_unit", while_another_starts)
+    monkeypatch.setattr("albert_jax.data.prepare.local_runner.prepare_unit", while_another_starts)
     prepare(corpus, vocab=VOCAB, output=store, holdout=0.1, workers=1, progress=False)
     assert "UserError: another prepare is writing" in told[0].splitlines()[-1]
     assert contents(store) == contents(whole)
@@ -777,7 +777,7 @@ def test_too_small_a_disk_is_refused_before_the_start(corpus, little_disk):
 def test_a_disk_that_fills_up_leaves_finished_units_and_goes_on_later(
     corpus, whole, little_disk, monkeypatch, workers
 ):
-    monkeypatch.setattr("albert_jax.data.forecast.Forecast.check_disk", lambda *_: None)
+    monkeypatch.setattr("albert_jax.data.prepare.forecast.Forecast.check_disk", lambda *_: None)
     other, store = little_disk / "other", little_disk / "store"
     other.write_bytes(bytes(900_000))
     settings = {"vocab": VOCAB, "output": store, "holdout": 0.1, "workers": workers}
@@ -792,7 +792,7 @@ def test_a_disk_that_fills_up_leaves_finished_units_and_goes_on_later(
 
 
 def test_a_disk_full_from_the_start_leaves_nothing(corpus, little_disk, monkeypatch):
-    monkeypatch.setattr("albert_jax.data.forecast.Forecast.check_disk", lambda *_: None)
+    monkeypatch.setattr("albert_jax.data.prepare.forecast.Forecast.check_disk", lambda *_: None)
     (little_disk / "other").write_bytes(bytes(1_530_000))
     with pytest.raises(UserError, match="is full"):
         prepare(corpus, vocab=VOCAB, output=little_disk / "store", workers=1, progress=False)
@@ -872,7 +872,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from albert_jax.data.prepare import prepare
-from albert_jax.errors import UserError
+from albert_jax.utils.errors import UserError
 for number, text in enumerate(sys.argv[1:]):
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what it takes now
     sentences = text.rpartition("-")[2].removesuffix(".gz")

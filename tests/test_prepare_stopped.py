@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from albert_jax.data import beam, pool, units
-from albert_jax.data import prepare as module
-from albert_jax.data.place import Folder
-from albert_jax.data.prepare import prepare
-from albert_jax.errors import TryAgain
+from albert_jax.data.prepare import beam_runner, local_runner, units
+from albert_jax.data.prepare import build as module
+from albert_jax.data.prepare.build import prepare
+from albert_jax.data.prepare.storage import Folder
+from albert_jax.utils.errors import TryAgain
 from tests.test_beam import FakeBeam
 from tests.test_prepare import COMMAND, REPOSITORY, UNIT_BYTES, VOCAB, contents, make_text
 
@@ -131,7 +131,7 @@ def test_stopped_with_workers_none_of_them_is_left(corpus, whole, tmp_path, monk
     store = tmp_path / "store"
     before = set(psutil.Process().children(recursive=True))
     with monkeypatch.context() as patch:
-        Stop(patch, pool, name, at=at)
+        Stop(patch, local_runner, name, at=at)
         with pytest.raises(TryAgain, match="SIGTERM"):
             again(corpus, store, workers=2)
     left = set(psutil.Process().children(recursive=True)) - before
@@ -144,10 +144,10 @@ def test_stopped_with_workers_none_of_them_is_left(corpus, whole, tmp_path, monk
 @pytest.mark.parametrize("after", [False, True])
 def test_stopped_while_beam_runs_it_goes_on_later(corpus, whole, tmp_path, monkeypatch, after):
     fake = FakeBeam()
-    monkeypatch.setattr(beam, "import_beam", lambda: fake)
+    monkeypatch.setattr(beam_runner, "import_beam", lambda: fake)
     monkeypatch.setattr(module, "make_pipeline", lambda options: fake)
     with monkeypatch.context() as patch:
-        Stop(patch, beam, "prepare_unit", at=1, after=after)
+        Stop(patch, beam_runner, "prepare_unit", at=1, after=after)
         with pytest.raises(TryAgain, match="SIGTERM"):
             again(corpus, tmp_path / "store", workers=None, beam=())
     assert only_finished_units(tmp_path / "store") == 1 + after
@@ -159,7 +159,7 @@ STOPPABLE = """
 import signal
 def stop(number, frame):
     signal.signal(number, signal.SIG_DFL)
-    from albert_jax.errors import TryAgain
+    from albert_jax.utils.errors import TryAgain
     raise TryAgain(signal.Signals(number).name)
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, stop)

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 import albert_jax
-from albert_jax.checkpoint import Checkpointer
-from albert_jax.config import PretrainConfig, TrainConfig, load_recipe
-from albert_jax.data.batches import batch_at
-from albert_jax.errors import UserError
-from albert_jax.metrics_log import read_metrics
-from albert_jax.pretrain import export, pretrain
-from albert_jax.pretrain_data import open_data
-from albert_jax.pretrain_report import describe_plan
+from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.config.run import PretrainConfig, TrainConfig, load_recipe
+from albert_jax.data.loader import batch_at
+from albert_jax.data.pretraining import open_data
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.pretrain import export, pretrain
+from albert_jax.training.pretrain_report import describe_plan
+from albert_jax.utils.errors import UserError
 from tests.pretraining_runs import TINY, VOCABULARY, make_store, run_with_kills, tiny_config
 
 REPOSITORY = Path(__file__).parent.parent
@@ -343,7 +343,7 @@ def test_a_run_resumes_on_another_number_of_devices(store, tmp_path, mode, devic
     with pytest.MonkeyPatch.context() as patch:
         # The first half on four devices: a run that stops, as by a signal, after three of six
         # steps.
-        patch.setattr("albert_jax.guards.StopSignals.__enter__", _stop_at_once)
+        patch.setattr("albert_jax.training.guards.StopSignals.__enter__", _stop_at_once)
         with pytest.raises(albert_jax.TryAgain):
             pretrain(config(devices=4))
     assert last_checkpoint(tmp_path)["step"] == 1
@@ -455,7 +455,7 @@ def test_another_vocabulary_than_the_stores_is_refused(store, tmp_path):
 
 
 def test_two_runs_in_one_work_directory_are_refused(store, tmp_path):
-    from albert_jax.checkpoint import lock_workdir
+    from albert_jax.checkpoint.manager import lock_workdir
 
     with lock_workdir(tmp_path), pytest.raises(UserError, match=f"in use by pid {os.getpid()}"):
         pretrain(tiny_config(store, tmp_path))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from albert_jax import pretrain_data as module
-from albert_jax.config import ExamplesConfig, PretrainConfig
-from albert_jax.data.prepare import prepare
-from albert_jax.data.records import write_records
-from albert_jax.errors import UserError
-from albert_jax.pretrain_data import objective_warnings, open_data
+from albert_jax.config.run import ExamplesConfig, PretrainConfig
+from albert_jax.data import pretraining as module
+from albert_jax.data.prepare.build import prepare
+from albert_jax.data.pretraining import objective_warnings, open_data
+from albert_jax.data.tfrecord import write_records
+from albert_jax.utils.errors import UserError
 from tests.pretraining_runs import TINY, VOCABULARY, make_store, tiny_config, write_corpus
 
 

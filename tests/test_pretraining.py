@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2, chi2_contingency
 
-from albert_jax.config import ExamplesConfig
-from albert_jax.data.batches import KEYS
-from albert_jax.data.pretraining import PretrainingSource, plan_shard
-from albert_jax.errors import UserError
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.config.run import ExamplesConfig
+from albert_jax.data.examples import PretrainingSource, plan_shard
+from albert_jax.data.loader import KEYS
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.utils.errors import UserError
 from tests import original_examples as original
 
 V = 8000

@@ -21,9 +21,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from albert_jax import processes
-from albert_jax.errors import TryAgain, UserError
-from albert_jax.processes import Launch
+from albert_jax.distributed import multihost
+from albert_jax.distributed.multihost import Launch
+from albert_jax.utils.errors import TryAgain, UserError
 from tests.multihost_runs import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 MEMBER = """
     import hashlib, sys, threading, time
     from albert_jax import __main__, cli, processes
-    from albert_jax.errors import TryAgain, UserError
+    from albert_jax.utils.errors import TryAgain, UserError
 
     rank, port = map(int, sys.argv[2:])
 
@@ -199,7 +199,7 @@ def test_who_cannot_stop_in_order_stops_by_itself_or_by_a_second_signal() -> Non
         assert noted is not None
         lines = [noted.readline(), noted.readline()]  # its own, and JAX's of a thread
         assert any(s.startswith("albert-jax: SIGTERM to process 1: all save") for s in lines)
-        time.sleep(processes.SAME_SIGNAL + 0.1)
+        time.sleep(multihost.SAME_SIGNAL + 0.1)
         assert both.processes[1].poll() is None  # it has work that is not saved
         both.processes[1].send_signal(signal.SIGINT)
         status, _, stderr = both.end(1)
@@ -243,15 +243,15 @@ class Store:
 def waiting(monkeypatch: pytest.MonkeyPatch):
     """`waiting(process)` plays one of four processes, of which 2 and 3 do not come."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(processes.time, "monotonic", lambda: clock.now)
-    monkeypatch.setattr(processes, "_hosts", ["a", "b", "c", "d"])
-    monkeypatch.setattr(processes, "_numbers", itertools.count())
+    monkeypatch.setattr(multihost.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(multihost, "_hosts", ["a", "b", "c", "d"])
+    monkeypatch.setattr(multihost, "_numbers", itertools.count())
 
     def play(process: int) -> SimpleNamespace:
         state = SimpleNamespace(
             client=Store({0: "1", 1: "2"}, clock), num_processes=4, process_id=process
         )
-        monkeypatch.setattr(processes.distributed, "global_state", state)
+        monkeypatch.setattr(multihost.distributed, "global_state", state)
         return clock
 
     return play
@@ -260,7 +260,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch):
 def test_a_long_wait_names_who_is_waited_for_and_has_an_end(waiting, capsys) -> None:
     clock = waiting(0)
     with pytest.raises(TryAgain) as error:
-        processes.gather(None)
+        multihost.gather(None)
     assert 3600 <= clock.now < 3610
     assert "waited 60 minutes for process 2 on c, 3 on d, which is alive but stuck" in str(
         error.value
@@ -274,21 +274,21 @@ def test_a_long_wait_names_who_is_waited_for_and_has_an_end(waiting, capsys) -> 
 def test_one_of_those_that_wait_speaks_for_all(waiting, capsys) -> None:
     waiting(1)
     with pytest.raises(TryAgain):
-        processes.gather(None)
+        multihost.gather(None)
     assert capsys.readouterr().err == ""
 
 
 def test_one_that_has_ended_is_waited_for_no_longer(waiting) -> None:
     clock = waiting(0)
-    processes.distributed.global_state.client.ended[3] = '["ended: it had a bug", false]'
+    multihost.distributed.global_state.client.ended[3] = '["ended: it had a bug", false]'
     with pytest.raises(TryAgain, match="process 3 on d ended: it had a bug; run the same command"):
-        processes.gather(None)
+        multihost.gather(None)
     assert clock.now < 10
 
 
 def test_what_may_take_hours_is_waited_for(waiting, capsys) -> None:
     clock = waiting(0)
-    store = processes.distributed.global_state.client
+    store = multihost.distributed.global_state.client
 
     class Done(Exception):
         pass
@@ -299,7 +299,7 @@ def test_what_may_take_hours_is_waited_for(waiting, capsys) -> None:
         return Store.blocking_key_value_get(store, "albert_jax/0/2", 60_000)
 
     store.blocking_key_value_get = give_up
-    with pytest.raises(Done), processes.together(limit=math.inf):
+    with pytest.raises(Done), multihost.together(limit=math.inf):
         pass
     assert "process 2 on c, 3 on d" in capsys.readouterr().err
 
@@ -324,7 +324,7 @@ def test_slurm_says_where_a_process_stands(monkeypatch: pytest.MonkeyPatch) -> N
     }
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    place = processes._place(Launch())
+    place = multihost._place(Launch())
     assert place.coordinator.startswith("node001:")
     assert (place.processes, place.process, place.devices) == (16, 9, [1])
 
@@ -348,10 +348,10 @@ def test_a_cluster_that_does_not_say_is_a_mistake_or_not_yet_there(
         return given[:4]
 
     monkeypatch.setattr(
-        processes.clusters.ClusterEnv, "auto_detect_unset_distributed_params", detect
+        multihost.clusters.ClusterEnv, "auto_detect_unset_distributed_params", detect
     )
     with pytest.raises(kind, match=words):
-        processes._place(Launch())
+        multihost._place(Launch())
 
 
 @pytest.mark.parametrize(
@@ -362,14 +362,14 @@ def test_who_is_late_in_a_cluster_is_waited_for_by_starting_again(
     monkeypatch: pytest.MonkeyPatch, who: dict[str, object], late: type[Exception]
 ) -> None:
     """What a user gives may be wrong; what a cluster gives is not, so the others will come."""
-    place = processes._Place("a:1", 2, 1, None)
-    monkeypatch.setattr(processes, "_place", lambda launch: place)
+    place = multihost._Place("a:1", 2, 1, None)
+    monkeypatch.setattr(multihost, "_place", lambda launch: place)
 
     def meet(*_: object, late: type[Exception], **__: object) -> list[str]:
         raise late("not all came")
 
-    monkeypatch.setattr(processes, "meet", meet)
-    with pytest.raises(late), processes.joined(Launch(**who)):
+    monkeypatch.setattr(multihost, "meet", meet)
+    with pytest.raises(late), multihost.joined(Launch(**who)):
         pass
 
 

@@ -5,8 +5,8 @@ import io
 
 import pytest
 
-from albert_jax import progress
-from albert_jax.progress import Meter
+from albert_jax.utils import progress
+from albert_jax.utils.progress import Meter
 
 
 class Terminal(io.StringIO):

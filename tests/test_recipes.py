@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from albert_jax import optimizer
-from albert_jax.config import MODELS, FinetuneConfig, PretrainConfig, load_recipe, to_dict
-from albert_jax.data.prepare import prepare
+from albert_jax.cli.info import describe
+from albert_jax.cli.recipe_plan import with_plan
+from albert_jax.config.run import MODELS, FinetuneConfig, PretrainConfig, load_recipe, to_dict
+from albert_jax.data.prepare.build import prepare
 from albert_jax.data.vocabulary import train_tokenizer
-from albert_jax.errors import UserError
-from albert_jax.info import describe
-from albert_jax.recipe_plan import with_plan
+from albert_jax.training import optimizer
+from albert_jax.utils.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RECIPES = sorted(CONFIGS.glob("*.py"))

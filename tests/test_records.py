@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax.config import ExamplesConfig
-from albert_jax.data.batches import KEYS, batch_at, describe, make_dataset
-from albert_jax.data.pretraining import PretrainingSource
-from albert_jax.data.records import (
+from albert_jax.config.run import ExamplesConfig
+from albert_jax.data.examples import PretrainingSource
+from albert_jax.data.loader import KEYS, batch_at, describe, make_dataset
+from albert_jax.data.tfrecord import (
     RecordSource,
     decode_example,
     encode_example,
     read_records,
     write_records,
 )
-from albert_jax.errors import UserError
+from albert_jax.utils.errors import UserError
 from tests import original_examples as original
 
 GOLDEN = original.DATA / "first50.tfrecord"

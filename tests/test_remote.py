@@ -11,12 +11,12 @@ import threading
 import numpy as np
 import pytest
 
-from albert_jax import addresses
-from albert_jax.data import verifying
-from albert_jax.data.manifest import json_bytes, sealed
-from albert_jax.data.remote import local_store
-from albert_jax.errors import UserError
-from albert_jax.pretrain_data import identity_of, open_data
+from albert_jax.data import store_verify
+from albert_jax.data.pretraining import identity_of, open_data
+from albert_jax.data.store_manifest import json_bytes, sealed
+from albert_jax.data.store_remote import local_store
+from albert_jax.utils import remote_fs
+from albert_jax.utils.errors import UserError
 from tests.pretraining_runs import make_store, tiny_config
 from tests.test_prepare import contents
 
@@ -107,10 +107,10 @@ def test_a_small_store_leaves_nothing_in_the_users_cache(bucket, tmp_path, monke
 
 def test_what_was_verified_when_it_was_fetched_is_not_read_again(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(verifying, "MIN_REMEMBERED", 0)
-    monkeypatch.setattr(verifying, "SETTLED_NANOSECONDS", -(10**9))
+    monkeypatch.setattr(store_verify, "MIN_REMEMBERED", 0)
+    monkeypatch.setattr(store_verify, "SETTLED_NANOSECONDS", -(10**9))
     folder = local_store(ADDRESS)
-    monkeypatch.setattr(verifying, "check_file", None)
+    monkeypatch.setattr(store_verify, "check_file", None)
     open_data(tiny_config(ADDRESS, tmp_path), None)
     monkeypatch.undo()
     assert folder.is_dir()
@@ -148,7 +148,7 @@ def test_a_store_whose_shards_name_other_places_is_refused(bucket, tmp_path):
 
 def test_a_bucket_that_does_not_answer_is_given_up(bucket, monkeypatch):
     asked = threading.Event()
-    monkeypatch.setattr(addresses, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(remote_fs, "WAIT_SECONDS", 0.2)
     monkeypatch.setattr(type(bucket), "cat_file", lambda *_: asked.wait(60))
     with pytest.raises(UserError, match=r"no answer in 0 s\); check the address and the cred"):
         local_store(ADDRESS)

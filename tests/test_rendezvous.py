@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from albert_jax import rendezvous
-from albert_jax.errors import TryAgain, UserError
-from albert_jax.rendezvous import Peer, meet
+from albert_jax.distributed import rendezvous
+from albert_jax.distributed.rendezvous import Peer, meet
+from albert_jax.utils.errors import TryAgain, UserError
 from tests.multihost_runs import free_port
 
 VERSIONS = {"jax": "0.10.2", "albert_jax": "0.1.0"}

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from albert_jax import serving
-from albert_jax.errors import UserError
-from albert_jax.inference import load
-from albert_jax.model_dir import export_model
-from albert_jax.serving import export_serving
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.inference import export
+from albert_jax.inference.api import load
+from albert_jax.inference.export import export_serving
+from albert_jax.utils.errors import UserError
 from tests.test_inference import small
 from tests.test_model import noisy_params
 
@@ -185,8 +185,8 @@ def test_a_program_that_answers_otherwise_is_not_written(model, tmp_path, monkey
         sequence, pooled = encode(*arguments, **settings)
         return sequence + 1e-4, pooled
 
-    encode = serving.functions.encode
-    monkeypatch.setattr(serving.functions, "encode", wrong)
+    encode = export.functions.encode
+    monkeypatch.setattr(export.functions, "encode", wrong)
     with pytest.raises(AssertionError, match="off"):
         export_serving(model, tmp_path / "served")
     assert [*tmp_path.iterdir()] == []
@@ -197,6 +197,6 @@ def test_mistakes_are_said(model, served, tmp_path, monkeypatch):
         export_serving(model, served)
     with pytest.raises(UserError, match="top_k 0"):
         export_serving(model, tmp_path / "served", top_k=0)
-    monkeypatch.setattr(serving.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install flatbuffers"):
         export_serving(model, tmp_path / "served")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax.errors import UserError
+from albert_jax.data.tokenizer import MARKER, Tokenizer
 from albert_jax.tasks import TASKS, RawExample, squad_reader
 from albert_jax.tasks.squad import SpanPredictions, SquadTask
 from albert_jax.tasks.squad_metrics import (
@@ -28,7 +28,7 @@ from albert_jax.tasks.squad_metrics import (
 )
 from albert_jax.tasks.squad_reader import read_squad
 from albert_jax.tasks.squad_spans import encode_passage, windows
-from albert_jax.tokenizer import MARKER, Tokenizer
+from albert_jax.utils.errors import UserError
 from tests import original_spans
 
 MODEL = Path(__file__).parent / "data" / "tokenizer" / "en8k.model"

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax import hlo
-from albert_jax.errors import UserError
-from albert_jax.losses import pretraining_objective
-from albert_jax.model import AlbertForPretraining
-from albert_jax.optimizer import lamb
-from albert_jax.parallel import check_batch_size, local_devices, make_placement
-from albert_jax.step import init_state, make_eval_step, make_train_step
+from albert_jax.distributed.placement import check_batch_size, local_devices, make_placement
+from albert_jax.models.albert import AlbertForPretraining
+from albert_jax.perf.tpu import hlo
+from albert_jax.training.losses import pretraining_objective
+from albert_jax.training.optimizer import lamb
+from albert_jax.training.step import init_state, make_eval_step, make_train_step
+from albert_jax.utils.errors import UserError
 from tests.test_model import assert_trees_close, noisy_params, random_batch, small_config
 
 WAYS = {  # name: mode, devices, micro-batches

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from albert_jax.data import store as module
-from albert_jax.data.manifest import json_bytes, sealed
 from albert_jax.data.store import ShardWriter, TokenStore
-from albert_jax.errors import UserError
+from albert_jax.data.store_manifest import json_bytes, sealed
+from albert_jax.utils.errors import UserError
 from tests.fuzz_store import batches_digest, harm_and_open, sha256_of, write_store
 
 DATA = Path(__file__).parent / "data"

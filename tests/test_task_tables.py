@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax import prediction
-from albert_jax.config import TASK_NAMES, FinetuneConfig, label_pairs
-from albert_jax.errors import UserError
-from albert_jax.finetune_data import _labelled
-from albert_jax.task_model import configured_task
+from albert_jax.config.run import TASK_NAMES, FinetuneConfig, label_pairs
+from albert_jax.inference import predict
+from albert_jax.inference.finetuned import configured_task
 from albert_jax.tasks import TASKS, RawExample, find_task
 from albert_jax.tasks.tables import conll_rows, csv_rows, json_rows, tsv_rows
-from albert_jax.tasks.text_files import file_lines, kind_of, lines_together
+from albert_jax.training.finetune_setup import _labelled
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.text_files import file_lines, kind_of, lines_together
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -45,7 +45,7 @@ def asked(folder: Path, name: str, content: str | bytes, task: str = "single") -
     path = write(folder, name, content)
     return [
         (int(re.search(r" row (\d+)$", place)[1]), TASKS[task].from_record(x, 0, place).texts)
-        for chunk in prediction._chunks(str(path), TASKS[task], skip_bad=False)
+        for chunk in predict._chunks(str(path), TASKS[task], skip_bad=False)
         for place, x in chunk
     ]
 
@@ -208,7 +208,7 @@ def test_an_unbalanced_quote_is_an_error_where_it_opens(tmp_path, read):
 
 def test_answers_before_a_bad_row_are_given(tmp_path):
     path = write(tmp_path, "in.csv", "text\n" + "a\n" * 20 + '"b\n')
-    chunks = prediction._chunks(str(path), TASKS["single"], skip_bad=False)
+    chunks = predict._chunks(str(path), TASKS["single"], skip_bad=False)
     assert [len(next(chunks)) for _ in range(3)] == [1, 8, 11]
     with pytest.raises(UserError, match="row 22 is not CSV"):
         next(chunks)
@@ -597,7 +597,7 @@ def test_columns_that_a_task_would_pass_over_are_refused(task, settings, message
 def test_rows_of_standard_input_come_together_as_they_came(monkeypatch):
     stream = Blocks(b'\xef\xbb\xbf{"text": "a"}\n{"text": "b"}\n\n{"te' + b'xt": "c"}', [35, 100])
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=stream))
-    chunks = prediction._chunks("-", TASKS["single"], skip_bad=False)
+    chunks = predict._chunks("-", TASKS["single"], skip_bad=False)
     found = [[(place, row["text"]) for place, row in chunk] for chunk in chunks]
     name = "standard input row"
     assert found == [[(f"{name} 1", "a"), (f"{name} 2", "b")], [(f"{name} 4", "c")]]
@@ -606,7 +606,7 @@ def test_rows_of_standard_input_come_together_as_they_came(monkeypatch):
 def test_what_stands_before_a_bad_line_of_standard_input_is_given_first(monkeypatch):
     stream = io.BytesIO(b'{"text": "a"}\n{"text": "\xff"}\n')
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=stream))
-    chunks = prediction._chunks("-", TASKS["single"], skip_bad=False)
+    chunks = predict._chunks("-", TASKS["single"], skip_bad=False)
     assert [row for _, row in next(chunks)] == [{"text": "a"}]
     with pytest.raises(UserError, match=r"standard input row 2: invalid UTF-8 at byte 24 \(0xff\)"):
         list(chunks)
@@ -615,14 +615,14 @@ def test_what_stands_before_a_bad_line_of_standard_input_is_given_first(monkeypa
 @pytest.mark.parametrize("inputs", ["text", b"text", {"text": "a"}])
 def test_one_input_in_place_of_a_list_is_refused(inputs):
     with pytest.raises(UserError, match=r"the inputs are .*; give a list of records"):
-        prediction.predict("model", inputs)
+        predict.predict("model", inputs)
 
 
 @pytest.mark.parametrize("name", ["id", "index", "idx"])
 def test_an_id_that_an_answer_cannot_repeat_is_refused(name):
     for value in (float("nan"), True, 1.5, [1], {}):
         with pytest.raises(UserError, match=f"row 1: '{name}' is .*; expected a string or a whole"):
-            prediction._id_of(5, "row 1", {"text": "a", name: value})
+            predict._id_of(5, "row 1", {"text": "a", name: value})
     records = [{"text": "a", name: value} for value in ("", "x", 7, None)]
-    found = [prediction._id_of(5, "row", record) for record in records]
+    found = [predict._id_of(5, "row", record) for record in records]
     assert found == ["", "x", 7, 5]  # null: the row's number

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from albert_jax import prediction
-from albert_jax.errors import UserError
+from albert_jax.inference import predict
 from albert_jax.tasks import TASKS, RawExample, glue
 from albert_jax.tasks.squad_reader import read_squad
+from albert_jax.utils.errors import UserError
 
 VALUES = [
     *(None, True, False, 0, 2, -1, 1.0, 1.5, 10**40, math.nan, math.inf, -math.inf),
@@ -124,7 +124,7 @@ def from_tfds(task: str, records: list[dict[str, Any]], folder: Path) -> Iterabl
 def from_predict(task: str, records: list[dict[str, Any]], folder: Path) -> Iterable[RawExample]:
     path = folder / "in.jsonl"
     path.write_text("\n".join(map(json.dumps, records)))
-    chunks = prediction._chunks(str(path), TASKS[task], skip_bad=False)
+    chunks = predict._chunks(str(path), TASKS[task], skip_bad=False)
     return _asked(task, itertools.chain.from_iterable(chunks))
 
 
@@ -136,8 +136,8 @@ def from_python(task: str, records: list[Any], folder: Path) -> Iterable[RawExam
 def _asked(task: str, rows: Iterable[tuple[str, Any]]) -> list[RawExample]:
     examples = []
     for number, (place, record) in enumerate(rows):
-        prediction._id_of(number, place, record)
-        examples.append(prediction._example(TASKS[task], number, place, record))
+        predict._id_of(number, place, record)
+        examples.append(predict._example(TASKS[task], number, place, record))
     return examples
 
 

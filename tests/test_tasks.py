@@ -18,13 +18,13 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax.errors import UserError
-from albert_jax.heads import HEADS
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.models.heads import HEADS
 from albert_jax.tasks import TASKS, RawExample, find_task, metrics
 from albert_jax.tasks import race as race_reader
 from albert_jax.tasks.custom import CustomTask
 from albert_jax.tasks.glue import GLUE
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.utils.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VOCAB = REPOSITORY / "tests" / "data" / "tokenizer" / "en8k.model"
@@ -184,7 +184,7 @@ for name in ("rte", "mnli"):
 """
 TFDS_READ = """
 import json, sys
-from albert_jax.errors import UserError
+from albert_jax.utils.errors import UserError
 from albert_jax.tasks import TASKS
 found = [
     [name, split, sorted([e.texts, e.label] for e in TASKS[name].examples(split, "tfds"))]

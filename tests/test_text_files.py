@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from albert_jax import text_files
-from albert_jax.errors import UserError
-from albert_jax.text_files import check_arrays_file, given_text, read_texts, write_arrays
+from albert_jax.inference import text_files
+from albert_jax.inference.text_files import check_arrays_file, given_text, read_texts, write_arrays
+from albert_jax.utils.errors import UserError
 
 
 class Stdin:

@@ -23,9 +23,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from albert_jax.errors import UserError
-from albert_jax.formats.sstable import encode_table, encode_varint, mask_crc, parse_table
-from albert_jax.formats.tf_bundle import CheckpointReader, write_checkpoint
+from albert_jax.checkpoint.convert.sstable import encode_table, encode_varint, mask_crc, parse_table
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
+from albert_jax.utils.errors import UserError
 from tests import tf_bundle_peer
 from tests.tf_bundle_peer import every_dtype, many
 

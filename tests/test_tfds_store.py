@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from albert_jax.data import units
-from albert_jax.data.prepare import prepare
+from albert_jax.data.prepare import units
+from albert_jax.data.prepare.build import prepare
 from albert_jax.data.store import SPLITS
 from tests.test_prepare import REPOSITORY, UNIT_BYTES, VOCAB, make_text, sentences_of
 
 MAKE = """
 import contextlib, sys
-import albert_jax.data.tfds_store
-from albert_jax.data.tfds_store import AlbertTokenStore
-from albert_jax.errors import UserError
-albert_jax.data.tfds_store.SHARD_EXAMPLES = 50
-albert_jax.data.tfds_store.BATCH_EXAMPLES = 20
+import albert_jax.data.store_tfds
+from albert_jax.data.store_tfds import AlbertTokenStore
+from albert_jax.utils.errors import UserError
+albert_jax.data.store_tfds.SHARD_EXAMPLES = 50
+albert_jax.data.store_tfds.BATCH_EXAMPLES = 20
 for store in sys.argv[2:]:
     builder = AlbertTokenStore(store=store, data_dir=sys.argv[1])
     with contextlib.redirect_stdout(None):

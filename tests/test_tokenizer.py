@@ -17,8 +17,8 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax.errors import TryAgain, UserError
-from albert_jax.tokenizer import MARKER, MASK_ID, UNK_ID, Tokenizer, clean_text, train_on_lines
+from albert_jax.data.tokenizer import MARKER, MASK_ID, UNK_ID, Tokenizer, clean_text, train_on_lines
+from albert_jax.utils.errors import TryAgain, UserError
 
 DATA = Path(__file__).resolve().parent / "data" / "tokenizer"
 MODEL = DATA / "en8k.model"

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from albert_jax import tpu_library
-from albert_jax.errors import UserError
-from albert_jax.tpu_library import check_profiler, quiet_without_chips
+from albert_jax.perf.tpu import libtpu
+from albert_jax.perf.tpu.libtpu import check_profiler, quiet_without_chips
+from albert_jax.utils.errors import UserError
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def environment(monkeypatch):
 def test_answers_only_where_libtpu_is_and_no_chip(
     file, is_chip, installed, tmp_path, environment, monkeypatch
 ):
-    monkeypatch.setattr(tpu_library, "is_installed", lambda: installed)
+    monkeypatch.setattr(libtpu, "is_installed", lambda: installed)
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).touch()
     environment["TPU_WORKER_HOSTNAMES"] = "mine"
@@ -66,9 +66,9 @@ def test_a_profile_is_refused_where_libtpu_is_not_the_one_of_this_jax(
 ):
     versions = {"libtpu": found, "jax": "0.10.2"}
     asked = ["numpy>=2.0", 'libtpu==0.0.42.*; extra == "tpu"']
-    monkeypatch.setattr(tpu_library, "version", lambda: versions["libtpu"])
-    monkeypatch.setattr(tpu_library.importlib.metadata, "version", versions.get)
-    monkeypatch.setattr(tpu_library.importlib.metadata, "requires", lambda _: asked)
+    monkeypatch.setattr(libtpu, "version", lambda: versions["libtpu"])
+    monkeypatch.setattr(libtpu.importlib.metadata, "version", versions.get)
+    monkeypatch.setattr(libtpu.importlib.metadata, "requires", lambda _: asked)
     environment["JAX_PLATFORMS"] = platforms
     if not crashes:
         check_profiler()

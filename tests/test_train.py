@@ -15,17 +15,17 @@ import jax
 import numpy as np
 import pytest
 
-from albert_jax.checkpoint import Checkpointer
-from albert_jax.config import GuardConfig, TrainConfig
-from albert_jax.errors import TryAgain, UserError
-from albert_jax.guards import LossGuard, StopSignals, Watchdog
-from albert_jax.losses import pretraining_objective
-from albert_jax.metrics_log import MetricsLog, draw_curves, read_metrics
-from albert_jax.model import AlbertForPretraining
-from albert_jax.optimizer import adamw
-from albert_jax.parallel import local_devices, make_placement
-from albert_jax.step import init_state, make_train_step
-from albert_jax.train import Position, Run, _stream, fit, resume
+from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.config.run import GuardConfig, TrainConfig
+from albert_jax.distributed.placement import local_devices, make_placement
+from albert_jax.models.albert import AlbertForPretraining
+from albert_jax.training.guards import LossGuard, StopSignals, Watchdog
+from albert_jax.training.loop import Position, Run, _stream, fit, resume
+from albert_jax.training.losses import pretraining_objective
+from albert_jax.training.metrics import MetricsLog, draw_curves, read_metrics
+from albert_jax.training.optimizer import adamw
+from albert_jax.training.step import init_state, make_train_step
+from albert_jax.utils.errors import TryAgain, UserError
 from tests.test_model import assert_trees_close, noisy_params, random_batch, small_config
 
 DEFAULT_GUARD = GuardConfig()
@@ -268,7 +268,7 @@ def test_what_is_due_is_saved_before_an_evaluation_begins(tmp_path):
 def test_what_is_long_unsaved_is_saved_before_an_evaluation(tmp_path, monkeypatch):
     settings = {"steps": 6, "save_every": 0, "eval_every": 2, "evaluate": evaluated}
     run(tmp_path / "a", numbered, **settings)
-    monkeypatch.setattr("albert_jax.train.UNSAVED_SECONDS", 0.0)
+    monkeypatch.setattr("albert_jax.training.loop.UNSAVED_SECONDS", 0.0)
     run(tmp_path / "b", numbered, **settings)
     for name, steps in (("a", [0, 6]), ("b", [2, 4, 6])):
         with Checkpointer(tmp_path / name / "checkpoints", read_only=True) as checkpointer:
@@ -363,7 +363,7 @@ def test_a_signal_is_noted_and_handlers_are_put_back():
 def test_the_watchdog_ends_a_stuck_process_with_75_and_its_stacks():
     code = """
         import time
-        from albert_jax.guards import Watchdog
+        from albert_jax.training.guards import Watchdog
         def stuck_here():
             time.sleep(60)
         with Watchdog(0.3) as watchdog:

@@ -17,16 +17,18 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from albert_jax import answers, cli, verification
-from albert_jax.config import MODELS, AlbertConfig
-from albert_jax.converting import convert
-from albert_jax.errors import UserError
-from albert_jax.formats.parameters import parameter_shapes
-from albert_jax.inference import Albert
-from albert_jax.model_dir import ModelDirectory, export_model
-from albert_jax.released import RELEASED, Fill, Numbers, Released
-from albert_jax.tokenizer import Tokenizer
-from albert_jax.verification import verify
+from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.convert.parameters import parameter_shapes
+from albert_jax.checkpoint.model_dir import ModelDirectory, export_model
+from albert_jax.cli import main as cli
+from albert_jax.config.run import MODELS, AlbertConfig
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.inference import verify as verification
+from albert_jax.inference import verify_released
+from albert_jax.inference.api import Albert
+from albert_jax.inference.published import RELEASED, Fill, Numbers, Released
+from albert_jax.inference.verify import verify
+from albert_jax.utils.errors import UserError
 from tests import reference
 from tests.golden import as_tf, tiny
 from tests.test_model import noisy_params
@@ -48,7 +50,7 @@ KERNEL = "encoder/group_0/inner_group_0/attention/query/kernel"
 
 def export(path: Path, params, *, config=SMALL, vocab=VOCABULARY, head=None) -> Path:
     """A model directory, also of numbers that are not finite, which no command writes."""
-    with mock.patch("albert_jax.model_dir.require_finite"):
+    with mock.patch("albert_jax.checkpoint.model_dir.require_finite"):
         return export_model(
             path,
             params=params,
@@ -280,7 +282,7 @@ class Fake:
         tokenizer = changes.get("tokenizer", self.tokenizer)
         same = not {"config", "params", "tokenizer"} & changes.keys()
         albert = self.albert if same else Albert(config, model.params, tokenizer)
-        name, checks = answers.check_answers(
+        name, checks = verify_released.check_answers(
             model, albert, tokenizer, expect, released or self.published
         )
         return name, by_name(checks)
@@ -424,7 +426,7 @@ def test_the_wrong_activation_is_found_and_said(fake: Fake) -> None:
     ],
 )
 def test_a_released_model_is_known_by_its_archives_or_folders_name(source, name) -> None:
-    assert answers.named_by_source({"provenance": {"source": source}}, RELEASED) == name
+    assert verify_released.named_by_source({"provenance": {"source": source}}, RELEASED) == name
 
 
 def test_what_is_published_is_consistent() -> None:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from albert_jax import progress
-from albert_jax.caches import user_cache
-from albert_jax.data import verifying as module
-from albert_jax.data.manifest import SPLITS, files_of, read_manifest
+from albert_jax.cli.info import describe
+from albert_jax.data import store_verify as module
+from albert_jax.data.pretraining import open_data
 from albert_jax.data.store import TokenStore
-from albert_jax.data.verifying import verify_files
-from albert_jax.errors import UserError
-from albert_jax.info import describe
-from albert_jax.pretrain_data import open_data
+from albert_jax.data.store_manifest import SPLITS, files_of, read_manifest
+from albert_jax.data.store_verify import verify_files
+from albert_jax.utils import progress
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.user_cache import user_cache
 from tests.pretraining_runs import make_store, tiny_config
 
 

@@ -12,11 +12,11 @@ import pytest
 
 import albert_jax
 from albert_jax.data import vocabulary as module
-from albert_jax.data.corpus import read_documents
-from albert_jax.data.lines import Reading
+from albert_jax.data.text.documents import read_documents
+from albert_jax.data.text.lines import Reading
+from albert_jax.data.tokenizer import Tokenizer, train_on_lines
 from albert_jax.data.vocabulary import train_tokenizer
-from albert_jax.errors import UserError
-from albert_jax.tokenizer import Tokenizer, train_on_lines
+from albert_jax.utils.errors import UserError
 from tests.test_prepare import make_text
 
 LINES = [line for text in topics.values() for line in text.splitlines() if line.strip()]
@@ -137,7 +137,7 @@ def test_text_in_a_bucket_and_a_tfds_data_set_are_read(tmp_path: Path, trained_o
         examples = [{"text": b"Three. Four."}]
         return module_of_tfds.TextSource(examples, "text", 12)
 
-    from albert_jax.data import tfds_text as module_of_tfds
+    from albert_jax.data.text import tfds_text as module_of_tfds
 
     monkeypatch.setattr(module_of_tfds, "open_source", open_source)
     train_tokenizer("test", output=tmp_path, format="tfds:tiny", data_dir="here")
@@ -201,7 +201,7 @@ def test_the_command_shows_how_far_it_is_and_takes_prepares_flags(tmp_path: Path
 BAR = """
 import sys
 from albert_jax.data import vocabulary
-from albert_jax.progress import Meter
+from albert_jax.utils.progress import Meter
 vocabulary.SAID_AFTER_SECONDS = 0.0
 sys.stderr.isatty = lambda: True
 vocabulary.train_tokenizer(sys.argv[1], output=sys.argv[2], vocab_size=60)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an error quotes of a file is short, whatever the file holds."""
 
-from albert_jax.wording import first_ten, shortened
+from albert_jax.utils.wording import first_ten, shortened
 
 
 def test_of_many_names_ten_are_said_and_the_number_of_the_others():

@@ -1,300 +1,300 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretraining examples drawn on the fly from a token store.
-
-Example i is a pure function of (store, configuration, seed, i): nothing is written beforehand, and
-a run resumes at any step. The rules are create_pretraining_data.py's: whole sentences are gathered
-up to a target length, cut into A and B, perhaps swapped, and masked (masking.py).
-"""
+"""What a pretraining run trains and evaluates on: token stores, TFRecord shards, or text made into
+a store first."""
 
 from __future__ import annotations
 
-import threading
-from bisect import bisect_right
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+import contextlib
+import dataclasses
+import glob
+import json
+import math
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from albert_jax.config import ExamplesConfig
-from albert_jax.data.batches import KEYS, Example
-from albert_jax.data.masking import Masker
-from albert_jax.errors import UserError
-from albert_jax.tokenizer import CLS_ID, SEP_ID
+from albert_jax.checkpoint.integrity import json_sha256
+from albert_jax.config.run import PretrainConfig, to_dict
+from albert_jax.data.examples import PretrainingSource
+from albert_jax.data.loader import Source
+from albert_jax.data.masking import word_starts
+from albert_jax.data.mixture import BLOCK, Mixture, seed_of, share_out, split_stores
+from albert_jax.data.prepare.build import prepare, unigram_statistics
+from albert_jax.data.store import TokenStore
+from albert_jax.data.store_manifest import SPLITS
+from albert_jax.data.store_remote import local_store, remedy_for
+from albert_jax.data.text.files import require_output_apart
+from albert_jax.data.tfrecord import RecordSource
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.data.vocabulary import train_tokenizer
+from albert_jax.training.run_inputs import require_pretraining_inputs
+from albert_jax.utils.atomic import appearing_file, writing
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_files import read_json
+from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.streams import say
 
-# A row of the plan: sentences first..split are A and split..end are B, unless B comes from another
-# document. Numbers are indices into the shard.
-_ROW = np.dtype(
-    [
-        ("first", "u4"),
-        ("split", "u4"),
-        ("end", "u4"),
-        ("document", "u4"),
-        ("target", "u4"),
-        ("random_b", "?"),
-    ]
-)
+MADE_OF = "made_of.json"
+LABELS_SEEN, ONE_SIDED = 200, 0.85  # of so many labels, so many alike are too many; 0.6 is usual
 
-# Streams of random numbers: default_rng((seed, epoch, stream, …)).
-_PLAN, _SHUFFLE, _EXAMPLE = range(3)
-
-
-class ShardArrays(Protocol):
-    """What a shard has to offer (store.Shard): tokens and where sentences and documents start."""
-
-    @property
-    def tokens(self) -> np.ndarray: ...
-    @property
-    def sentence_starts(self) -> np.ndarray: ...
-    @property
-    def document_starts(self) -> np.ndarray: ...
+_PADDING = 128  # rows, to a multiple of which embeddings may be padded for the device's sake
 
 
-class Store(Protocol):
-    """What a store has to offer (store.TokenStore)."""
+@dataclass(frozen=True)
+class Data:
+    """Training and held-out examples, and what is known of them."""
 
-    @property
-    def shards(self) -> Sequence[ShardArrays]: ...
-
-
-# ----------------------------------------------------------------------------------------- the plan
-
-
-def plan_shard(shard: ShardArrays, config: ExamplesConfig, rng: np.random.Generator) -> np.ndarray:
-    """One epoch's rows of a shard in the order of its text; create_pretraining_data.py:276-341.
-
-    All documents advance together, so that Python's work grows with the rows of the longest
-    document and not with the number of sentences.
-    """
-    starts = shard.sentence_starts
-    document = np.arange(len(shard.document_starts) - 1)
-    position = shard.document_starts[:-1].astype(np.int64)
-    stop = shard.document_starts[1:].astype(np.int64)
-    target = _targets(len(document), config, rng)
-    rounds = [np.empty(0, _ROW)]
-    while len(document):
-        if config.short_seq_per == "row":
-            target = _targets(len(document), config, rng)
-        # The first sentence end at or past the target. The keys have the dtype of `starts`, or
-        # numpy would convert all of `starts` in every round.
-        wanted = starts[position] + target.astype(starts.dtype)
-        end = np.minimum(np.searchsorted(starts, wanted), stop)
-        alone = end - position == 1
-        split = position + rng.integers(1, np.maximum(end - position, 2))
-        random_b = alone & (config.single_segment == "random_document")
-        if config.objective == "nsp":
-            random_b |= rng.random(len(document)) < 0.5
-        rows = np.empty(len(document), _ROW)
-        columns = (position, split, end, document, target, random_b)
-        for name, column in zip(_ROW.names or (), columns, strict=True):
-            rows[name] = column
-        # One sentence of one token makes no A and B.
-        rounds.append(rows[random_b | (starts[end] - starts[position] > 1)])
-        position = np.where(random_b, split, end)  # what B would have been is put back
-        more = position < stop
-        document, position, stop, target = (x[more] for x in (document, position, stop, target))
-    rows = np.concatenate(rounds)
-    return rows[np.argsort(rows["first"], kind="stable")]
+    train: Source
+    heldout: Source | None
+    vocab: Path | None
+    tokenizer: dict[str, Any]  # mode, do_lower_case
+    identity: dict[str, Any]  # what a run that resumes must have in common
+    baselines: dict[
+        str, float
+    ]  # of the held-out tokens: unigram_entropy_nats, most_frequent_token_rate
 
 
-def _targets(count: int, config: ExamplesConfig, rng: np.random.Generator) -> np.ndarray:
-    longest = config.max_seq_length - 3
-    short = rng.integers(2, longest, count, endpoint=True)
-    return np.where(rng.random(count) < config.short_seq_prob, short, longest)
-
-
-# --------------------------------------------------------------------------------------- the source
-
-
-class PretrainingSource:
-    """Examples of a token store: `source[i]` for any i from 0 on."""
-
-    def __init__(
-        self,
-        store: Store,
-        config: ExamplesConfig,
-        *,
-        seed: int,
-        starts_word: np.ndarray,
-        vocab_size: int,
-        shuffle: bool = True,
-    ):
-        """`starts_word` bool[V] is `masking.word_starts`; raises UserError for an empty store.
-
-        With `shuffle=False` the rows of an epoch come in the order of the text.
-        """
-        self.store, self.config, self.seed, self.shuffle = store, config, seed, shuffle
-        self._masker = Masker(config, starts_word, vocab_size)
-        counts = [len(shard.document_starts) - 1 for shard in store.shards]
-        self._first_document = np.cumsum([0, *counts]).tolist()
-        self._epoch_ends = [0]
-        self._plans: dict[int, tuple[np.ndarray, list[int], np.ndarray | None]] = {}
-        self._lock = threading.RLock()
-        if not self.epoch_size(0):
+def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
+    """The configured data; without a store, one is first made of `config.text` inside `workdir`."""
+    require_pretraining_inputs(config, workdir_too=False)
+    store = config.store
+    if config.text and store is None:
+        if workdir is None:
             raise UserError(
-                "the token store holds no pair of segments to train on; prepare more text"
+                "--text needs --workdir DIR, where the vocabulary and the store are kept"
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A worker process makes the plan again: sending it would cost as much.
-        return self.__dict__ | {"_plans": {}, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock())
-
-    def __len__(self) -> int:
-        """Examples in epoch 0; later epochs differ by their short rows (`epoch_size`)."""
-        return self.epoch_size(0)
-
-    def epoch_size(self, epoch: int) -> int:
-        """Examples in an epoch; the sizes of those before it are found on the way, once."""
-        with self._lock:
-            while len(self._epoch_ends) < epoch + 2:
-                size = len(self._plan(len(self._epoch_ends) - 1)[0])
-                self._epoch_ends.append(self._epoch_ends[-1] + size)
-            return self._epoch_ends[epoch + 1] - self._epoch_ends[epoch]
-
-    def epoch_of(self, index: int) -> tuple[int, int]:
-        """(epoch, index in it) of an example."""
-        if index < 0:
-            raise IndexError(index)
-        with self._lock:
-            while index >= self._epoch_ends[-1]:
-                self.epoch_size(len(self._epoch_ends) - 1)
-            epoch = bisect_right(self._epoch_ends, index) - 1
-            return epoch, index - self._epoch_ends[epoch]
-
-    def _plan(self, epoch: int) -> tuple[np.ndarray, list[int], np.ndarray | None]:
-        """An epoch's rows, where each shard's begin, and their order; the last two are kept."""
-        with self._lock:
-            if epoch not in self._plans:
-                while len(self._plans) > 1:
-                    del self._plans[next(iter(self._plans))]
-                parts = self._shard_plans(epoch)
-                rows = np.concatenate([np.empty(0, _ROW), *parts])
-                order = None
-                if self.shuffle:
-                    rng = np.random.default_rng((self.seed, epoch, _SHUFFLE))
-                    order = rng.permutation(len(rows)).astype(np.uint32)
-                self._plans[epoch] = rows, np.cumsum([0, *map(len, parts)]).tolist(), order
-            return self._plans[epoch]
-
-    def _shard_plans(self, epoch: int) -> list[np.ndarray]:
-        def plan(number: int) -> np.ndarray:
-            rng = np.random.default_rng((self.seed, epoch, _PLAN, number))
-            return plan_shard(self.store.shards[number], self.config, rng)
-
-        # To resume in epoch 60 plans 60 epochs. NumPy's searches let other threads run meanwhile.
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(plan, range(len(self.store.shards))))
-
-    def __getitem__(self, index: int) -> Example:
-        """The arrays of `KEYS` for one example: [S], [P] and a scalar label."""
-        example = self.draw(index)
-        return {key: example[key] for key in KEYS}
-
-    def draw(self, index: int) -> Example:
-        """`self[index]` with token_boundary int32[S] and ngram_words (words of each n-gram) too."""
-        epoch, position = self.epoch_of(index)
-        rows, first_row, order = self._plan(epoch)
-        number = position if order is None else int(order[position])
-        shard_number = bisect_right(first_row, number) - 1
-        rng = np.random.default_rng((self.seed, epoch, _EXAMPLE, number))
-        a, b, label = self._segments(shard_number, rows[number], rng)
-        a, b = _truncate(a, b, self.config, rng)
-        return self._assemble(a, b, label, rng)
-
-    def _segments(
-        self, shard_number: int, row: np.void, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Segments A and B before truncation, ids, and the label of the second objective."""
-        shard, objective = self.store.shards[shard_number], self.config.objective
-        first, split, end, document, target, random_b = row.item()
-        start, middle, stop = shard.sentence_starts[[first, split, end]].tolist()
-        if random_b:
-            a = shard.tokens[start:middle]
-            own = self._first_document[shard_number] + document
-            b = self._random_segment(own, target - len(a), rng)
-            return a, b, int(objective != "none")
-        if split == end:
-            middle = start + int(rng.integers(1, stop - start))
-        a, b = shard.tokens[start:middle], shard.tokens[middle:stop]
-        if objective == "sop" and rng.random() < 0.5:
-            return b, a, 1
-        return a, b, 0
-
-    def _random_segment(self, own: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
-        """Sentences of another document from a random one on, until there are `wanted` tokens."""
-        for _ in range(10):  # a store of one document has no other
-            other = int(rng.integers(self._first_document[-1]))
-            if other != own:
-                break
-        shard_number = bisect_right(self._first_document, other) - 1
-        shard = self.store.shards[shard_number]
-        document = other - self._first_document[shard_number]
-        first, stop = shard.document_starts[document : document + 2].tolist()
-        first = int(rng.integers(first, stop))
-        start = int(shard.sentence_starts[first])
-        ends = shard.sentence_starts[first + 1 : stop]
-        end = first + 1 + int(np.searchsorted(ends, start + max(wanted, 1)))
-        return shard.tokens[start : int(shard.sentence_starts[end])]
-
-    def _assemble(
-        self, a: np.ndarray, b: np.ndarray, label: int, rng: np.random.Generator
-    ) -> Example:
-        """[CLS] A [SEP] B [SEP], masked and padded."""
-        config = self.config
-        text = np.concatenate([a, b])
-        masked = self._masker(text, len(a), rng)
-        # Positions in the row: behind [CLS], and B's behind [SEP] too.
-        row = np.arange(1, len(text) + 1)
-        row[len(a) :] += 1
-        length, separator, count = len(text) + 3, len(a) + 1, len(masked.positions)
-        ids, mask, segments, boundary = np.zeros((4, config.max_seq_length), np.int32)
-        ids[row] = text
-        ids[row[masked.positions]] = masked.inputs
-        ids[[0, separator, length - 1]] = CLS_ID, SEP_ID, SEP_ID
-        mask[:length] = 1
-        segments[separator + 1 : length] = 1
-        boundary[row] = self._masker.starts_word[text]
-        boundary[[0, separator, length - 1]] = 1
-        positions, labels = np.zeros((2, config.max_predictions_per_seq), np.int32)
-        positions[:count] = row[masked.positions]
-        labels[:count] = text[masked.positions]
-        weights = np.zeros(config.max_predictions_per_seq, np.float32)
-        weights[:count] = 1
-        return {
-            "input_ids": ids,
-            "input_mask": mask,
-            "segment_ids": segments,
-            "token_boundary": boundary,
-            "masked_lm_positions": positions,
-            "masked_lm_ids": labels,
-            "masked_lm_weights": weights,
-            "sentence_order_labels": np.array(label, np.int32),
-            "ngram_words": np.array(masked.ngram_words, np.int32),
-        }
+        store = str(_store_from_text(config, workdir))
+    assert store is not None
+    stores = split_stores(store)
+    if len(stores) > 1:
+        return _open_mixture(config, dict(stores))
+    if is_address(store):
+        return _open_store(config, store, local_store(store))
+    is_store = (Path(store) / "manifest.json").is_file() or (Path(store) / "progress").is_dir()
+    if not is_store and (records := _record_files(store)):
+        return _open_records(config, records)
+    return _open_store(config, store, Path(store))
 
 
-def _truncate(
-    a: np.ndarray, b: np.ndarray, config: ExamplesConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the longer segment, then both alike, down to S - 3 tokens together.
+def _open_store(config: PretrainConfig, path: str, folder: Path) -> Data:
+    is_made_here = config.store is None  # of config.text
+    remedy = f"delete {folder} to have it made again" if is_made_here else remedy_for(path, folder)
+    store, heldout = (TokenStore.open(folder, split=split, remedy=remedy) for split in SPLITS)
+    vocabulary = store.manifest["vocabulary"]
+    settings = {key: vocabulary[key] for key in ("mode", "do_lower_case")}
+    tokenizer = Tokenizer.load(config.vocab or store.vocab_path, **settings)
+    store.check_vocabulary(tokenizer.sha256)
+    _check_vocab_size(config, tokenizer, path)
+    make = partial(
+        PretrainingSource,
+        config=config.examples,
+        seed=config.train.seed,
+        starts_word=word_starts(tokenizer, config.examples.word_start),
+        vocab_size=tokenizer.vocab_size,
+    )
+    if not store.num_tokens:
+        raise UserError(f"the store {path} has no documents to train on; prepare it with more text")
+    totals = store.manifest["splits"]["heldout"]
+    return Data(
+        train=make(store),
+        # Shuffled, so that a limited evaluation is not of the first documents only.
+        heldout=make(heldout) if heldout.num_documents else None,
+        vocab=store.vocab_path,
+        tokenizer=settings,
+        identity={
+            "vocabulary": tokenizer.sha256,
+            "data": json_sha256(store.manifest["splits"]["train"]["shards"]),
+        },
+        baselines=baselines_of(totals),
+    )
 
-    The original drops one token at a time from the longer (B where they are equal), from its front
-    or its back with even odds: how many leave the front has a binomial distribution.
+
+def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> Data:
+    folders = {path: local_store(path) for path in weights}
+    stores = {
+        path: TokenStore.open(folder, split="heldout", remedy=remedy_for(path, folder))
+        for path, folder in folders.items()
+    }
+    first, *others = stores
+    for path in others:
+        ours, theirs = (stores[p].manifest["vocabulary"] for p in (first, path))
+        if differing := [key for key in ours if ours[key] != theirs.get(key)]:
+            raise UserError(
+                f"the stores {first} and {path} were made with two vocabularies (they differ in "
+                f"{', '.join(differing)}); prepare the text of one again with the other's"
+            )
+    seed = config.train.seed
+    parts = []
+    for number, path in enumerate(stores):
+        train = dataclasses.replace(config.train, seed=seed_of(seed, number))
+        parts.append(_open_store(dataclasses.replace(config, train=train), path, folders[path]))
+    given = zip(weights.values(), parts, strict=True)
+    counts = share_out([weight or len(part.train) for weight, part in given], list(stores))
+    held = [i for i, part in enumerate(parts) if part.heldout is not None]
+    heldout, baselines = None, {}
+    if held:
+        names = [list(stores)[i] for i in held]
+        held_counts = share_out([counts[i] for i in held], names)
+        sources = [parts[i].heldout for i in held]
+        heldout = Mixture(sources, held_counts, names=names, seed=seed)
+        baselines = _mixed_baselines([stores[name] for name in names], held_counts)
+    data = [[part.identity["data"], count] for part, count in zip(parts, counts, strict=True)]
+    return dataclasses.replace(
+        parts[0],
+        train=Mixture([part.train for part in parts], counts, names=list(stores), seed=seed),
+        heldout=heldout,
+        identity=parts[0].identity | {"data": json_sha256(data)},
+        baselines=baselines,
+    )
+
+
+def _mixed_baselines(stores: list[TokenStore], counts: tuple[int, ...]) -> dict[str, float]:
+    """`baselines_of` for a mixture, whose frequencies are the stores' by their shares."""
+    rates = np.zeros(stores[0].manifest["vocabulary"]["size"])
+    for store, count in zip(stores, counts, strict=True):
+        for shard in store.shards:
+            # In parts: bincount makes eight bytes of each token first.
+            for start in range(0, len(shard.tokens), 1 << 22):
+                tokens = shard.tokens[start : start + (1 << 22)]
+                occurring = np.bincount(tokens, minlength=len(rates))
+                rates += occurring / store.num_tokens * (count / BLOCK)
+    return baselines_of(unigram_statistics(rates))
+
+
+def baselines_of(totals: dict[str, Any]) -> dict[str, float]:
+    """What knowing only token frequencies reaches on a split, by the store's manifest."""
+    return {
+        name: float(totals[name])
+        for name in ("unigram_entropy_nats", "most_frequent_token_rate")
+        if totals.get(name) is not None
+    }
+
+
+@dataclass(frozen=True)
+class _MadeOf:
+    """What a run's own vocabulary was made of; WORKDIR/vocabulary/made_of.json."""
+
+    text: list[str]
+    vocab_size: int
+
+
+def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
+    vocabulary, store = workdir / "vocabulary", workdir / "store"
+    if not (store / "manifest.json").is_file():
+        require_output_apart(workdir, config.text, flag="--workdir")
+    wanted = _MadeOf(list(config.text), config.model.vocab_size)
+    made_of = _made_of(vocabulary)
+    if made_of not in (None, wanted):
+        raise UserError(
+            f"{vocabulary} was made of other text or for another size; give another --workdir"
+        )
+    if made_of is None:
+        train_tokenizer(config.text, output=vocabulary, vocab_size=config.model.vocab_size)
+        with writing(vocabulary), appearing_file(vocabulary / MADE_OF) as temporary:
+            temporary.write_text(json.dumps(asdict(wanted)), encoding="utf-8")
+    if made_of is None or not (store / "manifest.json").is_file():
+        # A small corpus needs more than 1 % held out for figures that mean something.
+        prepare(config.text, vocab=vocabulary, output=store, holdout=0.05)
+    return store
+
+
+def _made_of(vocabulary: Path) -> _MadeOf | None:
+    """What the vocabulary in a folder was made of; None where there is none, or it is not known."""
+    if not (vocabulary / "spiece.model").is_file():
+        return None
+    with contextlib.suppress(FileNotFoundError, UserError):
+        return read_json(vocabulary / MADE_OF, _MadeOf, hint="")
+    return None
+
+
+def _record_files(pattern: str) -> list[str]:
+    if Path(pattern).is_dir():
+        pattern = str(Path(pattern) / "*.tfrecord*")
+    return sorted(f for f in glob.glob(pattern) if Path(f).is_file())
+
+
+def _open_records(config: PretrainConfig, files: list[str]) -> Data:
+    if config.vocab is None:
+        raise UserError(
+            "TFRecord shards carry no vocabulary; give --vocab SPM, the model they were made with"
+        )
+    tokenizer = Tokenizer.load(config.vocab)
+    _check_vocab_size(config, tokenizer, files[0])
+    heldout = None
+    if config.heldout is not None:
+        heldout = RecordSource(
+            config.heldout,
+            seed=config.train.seed,
+            shuffle=True,
+            vocab_size=tokenizer.vocab_size,
+        )
+    return Data(
+        train=RecordSource(
+            files, seed=config.train.seed, shuffle=True, vocab_size=tokenizer.vocab_size
+        ),
+        heldout=heldout,
+        vocab=tokenizer.path,
+        tokenizer={"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
+        identity={
+            "vocabulary": tokenizer.sha256,
+            "data": json_sha256([(f, Path(f).stat().st_size) for f in files]),
+        },
+        baselines={},
+    )
+
+
+def objective_warnings(data: Data, config: PretrainConfig) -> list[str]:
+    """Return a line where nearly all labels of the second objective would be of one kind.
+
+    Documents of one sentence do that: its partner then always is of another document, label 1, and
+    a model that answers 1 is right. Some first examples are drawn to see.
     """
-    longest = config.max_seq_length - 3
-    if len(a) + len(b) <= longest:
-        return a, b
-    shorter = min(len(a), len(b))
-    if 2 * shorter <= longest:
-        keep_a = len(a) if len(a) == shorter else longest - shorter
-    else:
-        keep_a = (longest + 1) // 2
-    segments = []
-    for segment, keep in ((a, keep_a), (b, longest - keep_a)):
-        cut = len(segment) - keep
-        front = int(rng.binomial(cut, 0.5)) if config.truncate == "both_ends" else 0
-        segments.append(segment[front : front + keep])
-    return segments[0], segments[1]
+    objective = {"sop": "sentence-order", "nsp": "next-sentence"}.get(config.examples.objective)
+    if objective is None:
+        return []
+    labels = [int(data.train[i]["sentence_order_labels"]) for i in range(LABELS_SEEN)]
+    ones = sum(labels) / len(labels)
+    if max(ones, 1 - ones) < ONE_SIDED:
+        return []
+    return [
+        f"{max(ones, 1 - ones):.0%} of the {objective} labels are {round(ones)}, so that they "
+        "teach nothing: where documents have one sentence each, give --examples.objective none; "
+        "where an empty line follows each sentence, prepare the text again with --sentences "
+        "wrapped, by which two empty lines end a document"
+    ]
+
+
+def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -> None:
+    """UserError unless every piece has a row of the embeddings and few rows have none.
+
+    Of a model to go on with, which may have grown by added tokens, any number may have none.
+    """
+    pieces, rows = tokenizer.vocab_size, config.model.vocab_size
+    most = pieces + _PADDING if config.init_from is None else math.inf
+    if not pieces <= rows < most:
+        raise UserError(
+            f"the vocabulary of {path} has {pieces} pieces and the model "
+            f"{rows}; give --model.vocab-size {pieces}"
+        )
+    if rows > pieces:
+        say(f"note: rows {pieces:,} to {rows - 1:,} of the embeddings have no piece")
+
+
+def identity_of(config: PretrainConfig, data: Data) -> dict[str, Any]:
+    """What a run must share with the checkpoint it resumes: weights, examples, updates."""
+    return {**data.identity, **identity_of_settings(config)}
+
+
+def identity_of_settings(config: PretrainConfig) -> dict[str, Any]:
+    """The part of `identity_of` that needs no data."""
+    settings = to_dict(config)
+    keys = ("steps", "batch_size", "accumulate", "seed")
+    return {
+        "model": settings["model"],
+        "examples": settings["examples"],
+        "optimizer": settings["optimizer"],
+        "train": {key: settings["train"][key] for key in keys},
+    }

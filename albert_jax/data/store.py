@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from albert_jax.data.manifest import (
+from albert_jax.data.store_manifest import (
     DTYPES,
     SPLITS,
     Manifest,
@@ -34,9 +34,9 @@ from albert_jax.data.manifest import (
     files_of,
     read_manifest,
 )
-from albert_jax.data.verifying import verify_files
-from albert_jax.errors import UserError
-from albert_jax.streams import say
+from albert_jax.data.store_verify import verify_files
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.streams import say
 
 MAX_SHARD_TOKENS = 1 << 28  # 512 MiB of tokens; keeps the offsets well inside uint32
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from albert_jax.appearing import require_apart
-from albert_jax.data.corpus import find_pieces, read_piece, summarize_counts
-from albert_jax.data.inputs import require_output_apart
-from albert_jax.data.lines import Piece, Reading
-from albert_jax.progress import Meter
-from albert_jax.streams import say
-from albert_jax.tokenizer import train_on_lines
+from albert_jax.data.text.documents import find_pieces, read_piece, summarize_counts
+from albert_jax.data.text.files import require_output_apart
+from albert_jax.data.text.lines import Piece, Reading
+from albert_jax.data.tokenizer import train_on_lines
+from albert_jax.utils.atomic import require_apart
+from albert_jax.utils.progress import Meter
+from albert_jax.utils.streams import say
 
 SAID_AFTER_SECONDS = 1.0
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from albert_jax.errors import UserError
-from albert_jax.tokenizer import CLS_ID, SEP_ID, Tokenizer
+from albert_jax.data.tokenizer import CLS_ID, SEP_ID, Tokenizer
+from albert_jax.utils.errors import UserError
 
 TFDS = "tfds"  # in place of a folder: the data set is TFDS's
 

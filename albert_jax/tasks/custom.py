@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.errors import UserError
-from albert_jax.streams import say
+from albert_jax.data.tokenizer import CLS_ID, SEP_ID, UNK_ID, Tokenizer
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
     Features,
@@ -31,16 +30,10 @@ from albert_jax.tasks.base import (
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.race import choice_features
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, write_text
-from albert_jax.tasks.text_files import file_lines, kind_of
-from albert_jax.tasks.values import (
-    id_of,
-    quoted,
-    require_keys,
-    text_of,
-    texts_of,
-    wrong_value,
-)
-from albert_jax.tokenizer import CLS_ID, SEP_ID, UNK_ID, Tokenizer
+from albert_jax.tasks.values import id_of, quoted, require_keys, text_of, texts_of, wrong_value
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.streams import say
+from albert_jax.utils.text_files import file_lines, kind_of
 
 IGNORED = -100  # the label of a token that is not the first of its word
 OUTSIDE = "O"

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import Features, RawExample, Task
 from albert_jax.tasks.race import MAX_QA_LENGTH, choice_features
-from albert_jax.tokenizer import Tokenizer
 
 _ENDLESS = 1 << 40  # tokens
 

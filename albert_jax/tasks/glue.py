@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.errors import UserError
-from albert_jax.streams import say
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
     TFDS,
@@ -39,9 +38,10 @@ from albert_jax.tasks.tables import (
     tsv_rows,
     write_text,
 )
-from albert_jax.tasks.text_files import file_lines, kind_of
 from albert_jax.tasks.values import id_of, require_keys, text_of
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.streams import say
+from albert_jax.utils.text_files import file_lines, kind_of
 
 NLI = ("contradiction", "entailment", "neutral")
 PAIR = ("sentence1", "sentence2")

@@ -7,9 +7,9 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from albert_jax.errors import UserError
-from albert_jax.streams import say
 from albert_jax.tasks.values import class_of, quoted, score_of, shown
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.streams import say
 
 Pairs = Sequence[tuple[str, str]]
 P = ParamSpec("P")

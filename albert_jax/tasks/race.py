@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_jax.errors import UserError
+from albert_jax.data.tokenizer import CLS_ID, SEP_ID, Tokenizer, clean_text
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
     TFDS,
@@ -26,9 +26,9 @@ from albert_jax.tasks.base import (
 )
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.tables import Row, json_object, json_rows, tfds_rows, write_text
-from albert_jax.tasks.text_files import file_lines, read_text
 from albert_jax.tasks.values import id_of, list_of, require_keys, text_of, texts_of
-from albert_jax.tokenizer import CLS_ID, SEP_ID, Tokenizer, clean_text
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.text_files import file_lines, read_text
 
 LEVELS = ("middle", "high")
 OPTIONS = ("A", "B", "C", "D")

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from albert_jax.figures import rounded
 from albert_jax.tasks.base import Task
 from albert_jax.tasks.squad_metrics import TUNED
+from albert_jax.utils.numbers import rounded
 
 _NOTES = {
     "matthews": "-1 to 1",

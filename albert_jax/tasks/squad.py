@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_jax.errors import UserError
+from albert_jax.data.tokenizer import CLS_ID, SEP_ID, Tokenizer
 from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
 from albert_jax.tasks.squad_reader import find_file, read_squad, read_tfds, some
@@ -25,7 +25,7 @@ from albert_jax.tasks.squad_spans import (
 )
 from albert_jax.tasks.tables import write_text
 from albert_jax.tasks.values import id_of, require_keys, text_of
-from albert_jax.tokenizer import CLS_ID, SEP_ID, Tokenizer
+from albert_jax.utils.errors import UserError
 
 
 class SpanPredictions(dict[str, str]):

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from albert_jax.errors import UserError
-from albert_jax.streams import say
 from albert_jax.tasks.base import RawExample
 from albert_jax.tasks.tables import parse_json, tfds_rows
-from albert_jax.tasks.text_files import read_text
 from albert_jax.tasks.values import shown
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.streams import say
+from albert_jax.utils.text_files import read_text
 
 SPLITS = ("train", "dev", "test")
 _NAMED = 5  # of many questions, how many a message names

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import Features
-from albert_jax.tokenizer import Tokenizer
 
 BEAM = 5  # starts, and ends for each, in the outputs of the v2 head
 

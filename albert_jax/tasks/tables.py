@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from albert_jax.data.tfds_sets import open_split
-from albert_jax.errors import UserError
-from albert_jax.streams import say
-from albert_jax.tasks.text_files import Line, LineOrError, file_lines, kind_of
+from albert_jax.data.tfds import open_split
 from albert_jax.tasks.values import quoted, require_keys, shown
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.streams import say
+from albert_jax.utils.text_files import Line, LineOrError, file_lines, kind_of
 
 Row = tuple[str, Mapping[str, Any]]  # place, for errors; cells by column
 # The same where a reader keeps errors: a row that is none is the error that says so.

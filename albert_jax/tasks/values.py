@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from albert_jax.errors import UserError
+from albert_jax.utils.errors import UserError
 
 # The loss squares the distance of two scores in float32, whose largest is 3.4e38.
 MOST_SCORE = 1e18

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albert_jax.provenance import commit
+from albert_jax.utils.provenance import commit
 
 
 @dataclass

@@ -21,14 +21,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from albert_jax.checkpoint import Checkpointer
-from albert_jax.data.manifest import SPLITS
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
+from albert_jax.checkpoint.integrity import named_leaves
+from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.data.store import TokenStore
-from albert_jax.digests import named_leaves
-from albert_jax.errors import UserError
-from albert_jax.formats.tf_bundle import CheckpointReader
-from albert_jax.model_dir import load_model
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.data.store_manifest import SPLITS
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.utils.errors import UserError
 from tests.conversions import PRETRAINING, SMALL, made_up, write_original
 from tests.endurance.campaign import Result, run_from_command_line, say
 from tests.pretraining_runs import TINY, make_store, random_model

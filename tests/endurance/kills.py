@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_jax.checkpoint import Checkpointer
-from albert_jax.config import FinetuneConfig, OptimizerConfig, TrainConfig
-from albert_jax.converting import convert
-from albert_jax.data.prepare import prepare
-from albert_jax.finetune import finetune
-from albert_jax.metrics_log import read_metrics
-from albert_jax.model_dir import MANIFEST
-from albert_jax.pretrain import export, pretrain
+from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.checkpoint.model_dir import MANIFEST
+from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.data.prepare.build import prepare
+from albert_jax.training.finetune import finetune
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.pretrain import export, pretrain
 from tests.conversions import PRETRAINING, SMALL, made_up, write_original
 from tests.endurance.campaign import Result, fork, kill, run_from_command_line, say, wait
 from tests.pretraining_runs import (

@@ -11,21 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import albert_jax
-from albert_jax.config import to_dict
-from albert_jax.data.corpus import find_pieces, read_piece
-from albert_jax.data.lines import Reading
-from albert_jax.data.manifest import SPLITS, parse_manifest
-from albert_jax.data.prepare import prepare
-from albert_jax.data.records import read_records, write_records
+from albert_jax.config.run import to_dict
+from albert_jax.data.prepare.build import prepare
+from albert_jax.data.pretraining import open_data
 from albert_jax.data.store import TokenStore
-from albert_jax.estimate_table import read as read_estimates
-from albert_jax.metrics_log import read_metrics
-from albert_jax.pretrain import _read_config
-from albert_jax.pretrain_data import open_data
+from albert_jax.data.store_manifest import SPLITS, parse_manifest
+from albert_jax.data.text.documents import find_pieces, read_piece
+from albert_jax.data.text.lines import Reading
+from albert_jax.data.tfrecord import read_records, write_records
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.inference.text_files import read_texts
+from albert_jax.perf.tpu.estimate_table import ESTIMATES
+from albert_jax.perf.tpu.estimate_table import read as read_estimates
 from albert_jax.tasks import TASKS
-from albert_jax.text_files import read_texts
-from albert_jax.tokenizer import Tokenizer
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.pretrain import _read_config
 from tests import fuzz_formats
 from tests.fuzz_formats import Harm, Kind, harm, harm_gzip, harm_json
 from tests.pretraining_runs import VOCABULARY, tiny_config, write_corpus
@@ -139,7 +139,7 @@ def _others(folder: Path) -> dict[str, Kind]:
     settings = json.dumps(to_dict(tiny_config(store, folder / "run")))
     file = _write(folder / "run" / "config.json", settings.encode())
     add("run's settings", file, lambda f=file: _read_config(f.parent), harm_json, harm)
-    rows = (Path(albert_jax.__file__).parent / "estimates.jsonl").read_bytes().splitlines(True)[:3]
+    rows = ESTIMATES.read_bytes().splitlines(True)[:3]
     file = _write(folder / "estimates.jsonl", b"".join(rows))
     add("estimates", file, lambda f=file: read_estimates(f), harm)
     return found

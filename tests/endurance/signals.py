@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.interrupts import SIGNALS
+from albert_jax.utils.interrupts import SIGNALS
 from tests.endurance.campaign import Result, run_from_command_line, say
 from tests.endurance.kills import checkpoint_of, log_of
 from tests.pretraining_runs import TINY, make_store

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from albert_jax import metrics_log
-from albert_jax.pretrain import pretrain
+from albert_jax.training import metrics
+from albert_jax.training.pretrain import pretrain
 from tests.endurance.campaign import Result, run_from_command_line
 from tests.pretraining_runs import make_store, tiny_config
 
@@ -45,7 +45,7 @@ def soak(folder: Path, tries: int, seed: int) -> Result:
     readings: list[tuple[int, int, int, int, int]] = []
     compiled = [0]
     jax.monitoring.register_event_duration_secs_listener(_counting(compiled))
-    scalars = metrics_log.MetricsLog.scalars
+    scalars = metrics.MetricsLog.scalars
 
     def reading(self: Any, kind: str, step: int, *rest: Any, **named: Any) -> None:
         scalars(self, kind, step, *rest, **named)
@@ -53,11 +53,11 @@ def soak(folder: Path, tries: int, seed: int) -> Result:
             files = len(os.listdir("/proc/self/fd"))
             readings.append((step, _resident(), files, threading.active_count(), compiled[0]))
 
-    metrics_log.MetricsLog.scalars = reading  # type: ignore[method-assign]
+    metrics.MetricsLog.scalars = reading  # type: ignore[method-assign]
     try:
         pretrain(dataclasses.replace(config))
     finally:
-        metrics_log.MetricsLog.scalars = scalars  # type: ignore[method-assign]
+        metrics.MetricsLog.scalars = scalars  # type: ignore[method-assign]
     warm = readings[int(WARM * len(readings)) :]
     steps, resident, files, threads, programs = (np.array(x) for x in zip(*warm, strict=True))
     slope = float(np.polyfit(steps, resident, 1)[0])

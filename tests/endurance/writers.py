@@ -12,9 +12,9 @@ import random
 import time
 from pathlib import Path
 
-from albert_jax.converting import convert
-from albert_jax.errors import UserError
-from albert_jax.model_dir import load_model
+from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.utils.errors import UserError
 from tests.conversions import PRETRAINING, SMALL, made_up, write_original
 from tests.endurance.campaign import Result, fork, run_from_command_line, say, wait
 from tests.endurance.kills import leftovers

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings a source to this disk: downloads an address, unpacks a tar archive, and trusts neither."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import http.client
+import shutil
+import tarfile
+import tempfile
+import urllib.request
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import shortened
+
+# Weights hardly compress; zeros, as a new optimizer has them, do 1000 times.
+_MOST_UNPACKED = 32  # bytes an archive may have for each of its own
+_FREE = 1 << 26  # bytes that any archive may have
+_MOST_HEADER = 1 << 16  # bytes of a long name or of extended attributes
+_MOST_MEMBERS = 10_000  # files and folders; a model has some ten, or some hundred
+_BESIDE = ("albert_config.json", "config.json", ".model")  # what a checkpoint in a bucket may need
+
+
+def download(address: str, folder: Path) -> Path:
+    """Copies what https:// or gs:// names into `folder` and returns where it is now.
+
+    Raises UserError for another scheme, for one whose library is missing, and where it fails.
+    """
+    if address.startswith("https://"):
+        target = folder / (PurePosixPath(address.partition("?")[0]).name or "download")
+        try:
+            with (
+                urllib.request.urlopen(address, timeout=60) as response,  # noqa: S310
+                target.open("wb") as file,
+            ):
+                _require_room(address, folder, _length_of(response))
+                shutil.copyfileobj(response, file, 1 << 20)
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise _no_room(address, folder) from None
+            raise UserError(
+                f"{address} cannot be downloaded ({error}); is there a network here? "
+                "Otherwise download it elsewhere and give the file"
+            ) from None
+        return target
+    if not address.startswith("gs://"):
+        raise UserError(f"{address} is no path and neither gs:// nor https://; give one of these")
+    files = _bucket(address)
+    try:
+        return _copy_from_bucket(files, address.removeprefix("gs://").rstrip("/"), folder)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _no_room(address, folder) from None
+        raise UserError(f"{address} cannot be downloaded ({error}); check the address") from None
+
+
+def _length_of(response: Any) -> int:
+    """The bytes that are to come; 0 where the server does not say, or says nonsense."""
+    said = getattr(response, "headers", {}).get("Content-Length") or "0"
+    return int(said) if said.isdecimal() and len(said) < 19 else 0
+
+
+def _require_room(source: str, folder: Path, size: int) -> None:
+    if size > shutil.disk_usage(folder).free:
+        raise _no_room(source, folder, size)
+
+
+def _bucket(address: str) -> Any:
+    try:
+        import gcsfs
+    except ImportError:
+        raise UserError(
+            f"{address} needs gcsfs; pip install 'albert-jax[gcs]', or copy the files here first"
+        ) from None
+    return gcsfs.GCSFileSystem()
+
+
+def _copy_from_bucket(files: Any, name: str, folder: Path) -> Path:
+    """Copies a file, a folder with its subfolders, or a checkpoint's files and those it needs."""
+    if files.isdir(name):
+        found, root = files.find(name), name
+    elif files.isfile(name) and not name.endswith(".index"):
+        found, root = [name], name.rpartition("/")[0]
+    else:
+        root, prefix = name.rpartition("/")[0], name.removesuffix(".index")
+        found = [f for f in files.find(root) if f.startswith(prefix + ".") or f.endswith(_BESIDE)]
+        if not any(file == f"{prefix}.index" for file in found):
+            raise UserError(f"gs://{name} is neither a file, a folder nor a checkpoint's prefix")
+    _require_room(f"gs://{name}", folder, sum(files.size(file) or 0 for file in found))
+    for file in found:
+        inside = PurePosixPath(file).relative_to(root)
+        if ".." in inside.parts:
+            raise UserError(
+                f"gs://{name} has the object {shortened(str(inside))}, a path that leads outside; "
+                "refused, as no model needs it"
+            )
+        target = folder / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.get_file(file, str(target))
+    return folder / PurePosixPath(name).relative_to(root)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a tar archive, gzipped or not."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    return head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar"
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is not trusted with memory."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(str(error)) from None  # tarfile takes it for the archive's end
+        is_file = member.isreg() or member.isdir() or member.issym() or member.islnk()
+        if not is_file and not member.isdev() and member.size > _MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {member.size} bytes")
+        return member
+
+
+# What tarfile and gzip raise for damaged files; Overflow: a record's length of 2**63 and more.
+_UNSOUND = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError)
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    """Unpacks a tar archive's files into `folder` and returns it.
+
+    Raises UserError for one that is damaged, unpacks to far more than it is, or has members that
+    reach outside it: links, devices, absolute paths, paths with `..`.
+    """
+    folder.mkdir(exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    with path.open("rb") as file:
+        mode = "r:gz" if file.read(2) == b"\x1f\x8b" else "r:"
+    try:
+        with tarfile.open(path, mode, tarinfo=_Member) as archive:  # type: ignore[call-overload]
+            total = _unpack_members(archive, path, folder, free)
+    except _UNSOUND as error:
+        told = shortened(str(error))
+        raise UserError(f"{path} is no sound tar archive ({told}); download it again") from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _no_room(path, folder) from None
+        raise UserError(f"{path} cannot be unpacked: {error}") from None
+    if total > free:
+        raise _no_room(path, folder, total)
+    return folder
+
+
+def _unpack_members(archive: tarfile.TarFile, path: Path, folder: Path, free: int) -> int:
+    """Writes the members as long as they fit into `free` bytes; returns the bytes of all."""
+    limit = _MOST_UNPACKED * path.stat().st_size + _FREE
+    total = 0
+    for count, member in enumerate(archive):
+        name = PurePosixPath(member.name)
+        if refused := _what_is_wrong(member, name):
+            raise UserError(
+                f"{path} has the member {shortened(member.name)}, {refused}; refused, as no "
+                "archive of weights needs it"
+            )
+        total += member.size
+        if total > limit or count >= _MOST_MEMBERS:
+            raise UserError(
+                f"{path} ({path.stat().st_size} bytes) unpacks to more than {limit} bytes or "
+                f"{_MOST_MEMBERS} files; refused: unpack it yourself if you trust it, and give the "
+                "folder"
+            )
+        if member.isfile() and total <= free:
+            _write(archive.extractfile(member), folder / name)
+    _read_on(archive.fileobj, limit)
+    return total
+
+
+def _no_room(source: Path | str, folder: Path, needed: int | None = None) -> UserError:
+    """The error for a source that takes more of the temporary folder than is free."""
+    free = shutil.disk_usage(folder).free
+    return UserError(
+        f"{source} {f'needs {needed:,} bytes' if needed else 'does not fit'} in the temporary "
+        f"folder {tempfile.gettempdir()}, which has {free:,} free; set TMPDIR to a folder with "
+        "more room, or bring the model here yourself and give its folder"
+    )
+
+
+def _read_on(file: Any, limit: int) -> None:
+    """Reads to the end, where gzip's checksum is."""
+    total = 0
+    while content := file.read(1 << 20):
+        total += len(content)
+        if total > limit:
+            raise tarfile.ReadError(f"more than {limit} bytes after its last member")
+
+
+def _what_is_wrong(member: tarfile.TarInfo, name: PurePosixPath) -> str:
+    if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
+        return "a path that leads outside"
+    if member.issym() or member.islnk():
+        return f"a link to {shortened(member.linkname)}"
+    if member.issparse() or not (member.isfile() or member.isdir()):
+        return "neither a plain file nor a folder"
+    return ""
+
+
+def _write(source: IO[bytes] | None, target: Path) -> None:
+    assert source is not None, "it is a file"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source, target.open("xb") as file:  # x: a second member of the name would replace it
+        shutil.copyfileobj(source, file, 1 << 20)

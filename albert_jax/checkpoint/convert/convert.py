@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Converts any ALBERT there is: the original's checkpoints, transformers' folders, our own model
+directories, each into each, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+import msgspec
+
+from albert_jax.checkpoint import model_dir
+from albert_jax.checkpoint.convert import writers
+from albert_jax.checkpoint.convert.hf_tokenizer import read_tokenizer
+from albert_jax.checkpoint.convert.readers import Weights, read_weights
+from albert_jax.checkpoint.convert.sources import (
+    fetched,
+    find_vocabulary,
+    is_model_directory,
+    open_source,
+)
+from albert_jax.checkpoint.integrity import named_leaves, nest
+from albert_jax.checkpoint.manager import cause_of, require_space
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.utils.atomic import appearing_whole, require_apart
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.streams import say
+from albert_jax.utils.wording import first_ten, shortened
+
+Format = Literal["albert-jax", "hf", "tf"]
+
+_OURS = "albert_jax model directory"
+_PADDING = 127  # rows without a piece, of embeddings that are padded to a multiple of 128
+
+
+def convert(
+    source: str | Path,
+    dest: str | Path,
+    to: Format = "albert-jax",
+    *,
+    head: str | None = None,
+    config: str | Path | None = None,
+    vocab: str | Path | None = None,
+    no_vocab: bool = False,
+    do_lower_case: bool | None = None,
+    with_optimizer: bool = False,
+) -> dict[str, Any]:
+    """Converts a model and returns its inventory, JSON values; docs/checkpoints.md has the formats.
+
+    `head` says what a head of one output is; `config` and `vocab` name files that are not beside
+    the weights; `no_vocab` goes without one; `do_lower_case` is as the vocabulary was trained
+    (None: as the source says, else True). `dest` appears whole. What is found is printed to stderr.
+    Raises UserError for what cannot be read or does not fit, and then writes nothing.
+    """
+    if to not in ("albert-jax", *writers.FILES):
+        raise UserError(f"to {to!r} is unknown; known: albert-jax, {', '.join(writers.FILES)}")
+    if with_optimizer and to == "hf":
+        raise UserError("transformers' format has no place for the optimizer; drop one of the two")
+    if no_vocab and vocab is not None:
+        raise UserError("--no-vocab and --vocab exclude each other; drop one of the two")
+    _check_destination(dest, to, [source, f"{source}.index", config, vocab])
+    dest = Path(dest)
+    with fetched(source) as path:
+        if is_model_directory(path):
+            for flag, given in (("--config", config), ("--head", head)):
+                if given is not None:
+                    raise UserError(f"{path} has its own configuration; leave {flag} out")
+            found = _read_model_directory(path, with_optimizer)
+        else:
+            found = _read_source(path, config, head, with_optimizer)
+        if do_lower_case is not None:
+            found.settings["do_lower_case"] = do_lower_case
+        vocabulary = None if no_vocab else _choose_vocabulary(found, vocab)
+        report = _report(str(source), found, vocabulary)
+        _print(report)
+        notes = _write(dest, to, found, vocabulary, report)
+    for note in notes:
+        say(f"note: {note}")
+    say(f"{dest}: {to}, written whole")
+    return report | {"dest": str(dest), "to": to, "notes": [*report["notes"], *notes]}
+
+
+def _check_destination(
+    dest: str | Path, to: Format, inputs: Sequence[str | Path | None] = ()
+) -> None:
+    """UserError where writing `dest` would destroy one of the inputs or anything else."""
+    require_apart(dest, [x for x in inputs if x is not None and not is_address(str(x))], "DEST")
+    if to == "albert-jax":
+        model_dir.check_destination(dest)
+    else:
+        writers.check_destination(dest, to)
+
+
+# ------------------------------------------------------------------------------------- the reading
+
+
+@dataclass
+class _Found:
+    """What a source has."""
+
+    kind: str
+    weights: Weights
+    find_vocabulary: Callable[[], Path | None]
+    settings: dict[str, Any]  # of the tokenizer
+    differences: Callable[[Path], list[str]]  # of its tokenizer from ours, for a vocabulary
+    added: int  # tokens that its tokenizer has beside the vocabulary, at most
+    notes: list[str]
+
+
+class _Provenance(TypedDict, total=False):
+    """What `_write` keeps in a manifest for the way back."""
+
+    transformers: dict[str, Any]
+    dtype: Literal["float32", "float16", "bfloat16"]
+    global_step: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
+
+
+def _read_source(
+    path: Path, config: str | Path | None, head: str | None, with_optimizer: bool
+) -> _Found:
+    source = open_source(path)
+    weights = read_weights(
+        source,
+        config=Path(config) if config is not None else None,
+        head=head,
+        with_optimizer=with_optimizer,
+    )
+    settings: dict[str, Any] = {"mode": "google", "do_lower_case": True}  # its flag's default
+    differences: Callable[[Path], list[str]] = _no_differences
+    added, notes = 0, list(weights.notes)
+    if source.kind == "hf":
+        tokenizer = read_tokenizer(source.file.parent)
+        settings = {"mode": "hf", "do_lower_case": tokenizer.do_lower_case}
+        differences, added = tokenizer.differences, len(tokenizer.added)
+        notes += tokenizer.notes
+    find = partial(find_vocabulary, source)
+    return _Found(source.description, weights, find, settings, differences, added, notes)
+
+
+def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
+    model = model_dir.load_model(path)
+    try:
+        provenance = msgspec.convert(model.manifest["provenance"], _Provenance)
+    except (msgspec.ValidationError, UnicodeError) as error:
+        raise UserError(
+            f"the manifest of {path} tells of no conversion that albert_jax makes "
+            f"({shortened(str(error))}); convert the model's source again"
+        ) from None
+    kept = model.manifest.get("optimizer")
+    slots = model_dir.load_optimizer(path) if with_optimizer else None
+    if with_optimizer and slots is None:
+        raise UserError(f"{path} has no optimizer; go without --with-optimizer")
+    weights = Weights(
+        params=named_leaves(model.params),
+        config=model.config,
+        head=model.manifest.get("head"),
+        inventory=[
+            {"source": name, "path": name} | entry
+            for name, entry in model.manifest["tensors"].items()
+        ],
+        transformers=provenance.get("transformers", {}),
+        optimizer=named_leaves(slots) if slots else None,
+        global_step=provenance.get("global_step"),
+        dtype=provenance.get("dtype", "float32"),
+        ignored={"optimizer's tensors": len(kept)} if kept and not slots else {},
+        notes=("albert_config.json, Google's meaning of each name",),
+    )
+    settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
+    return _Found(
+        _OURS,
+        weights,
+        lambda: model.tokenizer["path"],
+        settings,
+        _no_differences,
+        0,
+        list(weights.notes),
+    )
+
+
+def _no_differences(_: Path) -> list[str]:
+    return []
+
+
+def _choose_vocabulary(found: _Found, given: str | Path | None) -> Path | None:
+    """The vocabulary's file, the user's or the source's; notes what the user should know.
+
+    Raises UserError for one that is not the model's, and for a tokenizer that makes other ids of a
+    text than ours, unless the user chose the vocabulary.
+    """
+    path = Path(given) if given is not None else found.find_vocabulary()
+    if path is None:
+        return None
+    tokenizer = Tokenizer.load(path, **found.settings)
+    if differences := found.differences(tokenizer.path):
+        told = f"its tokenizer has {first_ten(differences)}"
+        if given is None:
+            raise UserError(
+                f"{path.parent}: {told}, which albert_jax's does not know, so that texts would get "
+                f"other ids; give {path.name} itself with --vocab to go without these, or "
+                "--no-vocab to go without text"
+            )
+        found.notes.append(f"{told}; albert_jax goes without, as --vocab was given")
+    pieces, rows = tokenizer.vocab_size, found.weights.config.vocab_size
+    most = pieces + found.added + max(_PADDING, rows // 10)
+    if given is None and found.kind == _OURS:
+        most = rows  # it was looked at when the model directory was made
+    if not pieces <= rows <= most:
+        raise UserError(
+            f"the vocabulary {path} has {pieces} pieces and the model {rows}; "
+            "give the model's own with --vocab FILE, or go without text by --no-vocab"
+        )
+    if pieces < rows:
+        found.notes.append(
+            f"rows {pieces:,} to {rows - 1:,} of the embeddings have no piece in the vocabulary; "
+            "they are kept, and never answered"
+        )
+    return tokenizer.path
+
+
+# ------------------------------------------------------------------------------------- the writing
+
+
+def _write(
+    dest: Path, to: Format, found: _Found, vocab: Path | None, report: Mapping[str, Any]
+) -> list[str]:
+    """Writes `dest` and returns what the user should know."""
+    weights = found.weights
+    if to != "albert-jax":
+        return _write_export(dest, to, found, vocab)
+    provenance = {key: report[key] for key in ("source", "kind", "notes", "ignored")}
+    provenance |= {"transformers": weights.transformers, "dtype": weights.dtype}
+    provenance |= {"global_step": weights.global_step}
+    model_dir.export_model(
+        dest,
+        params=nest(weights.params),
+        config=weights.config,
+        vocab=vocab,
+        tokenizer=found.settings,
+        provenance=provenance,
+        head=weights.head,
+        inventory=weights.inventory,
+        optimizer=nest(weights.optimizer) if weights.optimizer else None,
+    )
+    return []
+
+
+def _write_export(dest: Path, to: Format, found: _Found, vocab: Path | None) -> list[str]:
+    weights = found.weights
+    size = sum(x.nbytes for x in (*weights.params.values(), *(weights.optimizer or {}).values()))
+    with appearing_whole(dest) as folder:
+        _check_destination(dest, to)  # it may have appeared since
+        try:
+            require_space(folder, size)
+            if to == "hf":
+                return writers.write_hf(folder, weights, vocab, found.settings)
+            return writers.write_tf(folder, weights, vocab)
+        except OSError as error:
+            cause = cause_of(error, dest.resolve().parent, size)
+            raise UserError(f"{dest} NOT written: {cause}") from error
+
+
+# ---------------------------------------------------------------------------------- what is printed
+
+
+def _report(source: str, found: _Found, vocab: Path | None) -> dict[str, Any]:
+    """The inventory with what surrounds it, as JSON values."""
+    weights = found.weights
+    return {
+        "source": source,
+        "kind": found.kind,
+        "config": dataclasses.asdict(weights.config),
+        "parts": weights.parts,
+        "head": weights.head,
+        "parameters": sum(array.size for array in weights.params.values()),
+        "vocabulary": vocab.name if vocab else None,
+        "tokenizer": dict(found.settings),
+        "tensors": weights.inventory,
+        "optimizer_tensors": len(weights.optimizer or {}),
+        "ignored": weights.ignored,
+        "notes": list(found.notes),
+    }
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    rows = report["tensors"]
+    shapes = [f"{row['dtype']}[{','.join(map(str, row['shape']))}]" for row in rows]
+    wide = max(len(row["source"]) for row in rows)
+    middle, narrow = max(len(row["path"]) for row in rows), max(map(len, shapes))
+    say(f"{report['source']}: {report['kind']}")
+    for note in report["notes"]:
+        say(note)
+    for row, shape in zip(rows, shapes, strict=True):
+        name, path = f"{row['source']:<{wide}}", f"{row['path']:<{middle}}"
+        say(f"  {name}  {path}  {shape:<{narrow}}  {row['crc32c']}")
+    say(
+        f"{len(rows)} tensors, {report['parameters']:,} parameters in {', '.join(report['parts'])}"
+        + "".join(f"; {count} {name} ignored" for name, count in report["ignored"].items())
+        + (f"; {report['optimizer_tensors']} of the optimizer" * bool(report["optimizer_tensors"]))
+    )
+    head = report["head"]
+    if head:
+        labels = f", labels {first_ten(head['labels'])}" if head["labels"] else ""
+        say(f"head: {head['kind']}{labels}")
+    vocabulary, settings = report["vocabulary"], report["tokenizer"]
+    case = "lower-cased" if settings["do_lower_case"] else "cased"
+    say(
+        f"vocabulary: {vocabulary}, text cleaned as {settings['mode']}'s, {case}"
+        if vocabulary
+        else "vocabulary: none; the model takes ids and no text"
+    )

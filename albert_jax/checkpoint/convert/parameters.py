@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every parameter a model can have, by its path in our tree, with its shape: what a conversion
+checks a source against."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from albert_jax.config.run import AlbertConfig
+from albert_jax.utils.errors import UserError
+
+MAPPING = "encoder/embedding_hidden_mapping_in"
+
+# Module or parameter -> its kernel's dimensions, the last of which is its bias's. Letters as in
+# model.py; T segments, S positions, D twice H, n labels.
+_TOP = {
+    "embeddings/word_embeddings": "VE",
+    "embeddings/token_type_embeddings": "TE",
+    "embeddings/position_embeddings": "SE",
+    "embeddings/LayerNorm": "E",
+    MAPPING: "EH",
+    "pooler": "HH",
+    "predictions/transform": "HE",
+    "predictions/LayerNorm": "E",
+    "predictions/output_bias": "V",
+    "seq_relationship/output_weights": "2H",
+    "seq_relationship/output_bias": "2",
+}
+_BLOCK = {
+    "attention/query": "HH",
+    "attention/key": "HH",
+    "attention/value": "HH",
+    "attention/output": "HH",
+    "LayerNorm": "H",
+    "ffn": "HI",
+    "ffn_output": "IH",
+    "LayerNorm_1": "H",
+}
+_ONE_LAYER = {"head/output_weights": "nH", "head/output_bias": "n"}
+HEADS: dict[str, dict[str, str]] = {
+    "classification": _ONE_LAYER,
+    "regression": _ONE_LAYER,
+    "multiple_choice": _ONE_LAYER,
+    "token_classification": _ONE_LAYER,
+    "span_v1": _ONE_LAYER,
+    "span_v2": {
+        "head/start_logits/dense": "H1",
+        "head/end_logits/dense_0": "DH",
+        "head/end_logits/LayerNorm": "H",
+        "head/end_logits/dense_1": "H1",
+        "head/answer_class/dense_0": "DH",
+        "head/answer_class/dense_1/kernel": "H1",  # without a bias: squad_utils.py:1553
+    },
+}
+# Rows of output_weights, where the kind fixes them.
+LABELS = {"regression": 1, "multiple_choice": 1, "span_v1": 2}
+NAMED_LABELS = ("classification", "token_classification")  # kinds with a label for each row
+
+# Far beyond every ALBERT there is. A configuration may come from anyone, and what it claims must
+# not cost more than to say so.
+_MOST: dict[str, float] = {
+    "vocab_size": 1 << 24,
+    "embedding_size": 1 << 16,
+    "hidden_size": 1 << 16,
+    "num_hidden_layers": 1000,
+    "intermediate_size": 1 << 20,
+    "inner_group_num": 100,
+    "max_position_embeddings": 1 << 20,
+    "type_vocab_size": 1 << 16,
+    "initializer_range": 1000,
+    "layer_norm_eps": 1,
+}
+_MOST_BLOCKS = 1000  # sets of parameters: num_hidden_groups x inner_group_num
+
+
+def check_sizes(config: AlbertConfig, where: object) -> None:
+    """UserError, which begins with `where`, for a configuration far beyond every ALBERT."""
+    for name, most in _MOST.items():
+        if getattr(config, name) > most:
+            raise UserError(f"{where}: {name} {getattr(config, name)} must be at most {most:,}")
+    groups, inner = config.num_hidden_groups, config.inner_group_num
+    if groups * inner > _MOST_BLOCKS:
+        raise UserError(
+            f"{where}: num_hidden_groups {groups} x inner_group_num {inner} are {groups * inner:,} "
+            f"sets of parameters; at most {_MOST_BLOCKS:,} are supported"
+        )
+
+
+def modules(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
+    """Every module, or parameter that is in none, -> the letters of its dimensions.
+
+    The mapping is among them also where E equals H: transformers always has one, the original then
+    has none.
+    """
+    found = dict(_TOP)
+    for group, length in enumerate(config.group_lengths):
+        for inner in range(config.inner_group_num if length else 0):
+            block = f"encoder/group_{group}/inner_group_{inner}"
+            found |= {f"{block}/{name}": dims for name, dims in _BLOCK.items()}
+    return found | HEADS.get(head or "", {})
+
+
+def leaves(module: str) -> tuple[str, ...]:
+    """The names of a module's parameters; none for what is a parameter itself."""
+    last = module.rsplit("/", 1)[-1]
+    if "LayerNorm" in last:
+        return ("scale", "bias")
+    if last == "kernel" or last.endswith(("embeddings", "output_weights", "output_bias")):
+        return ()
+    return ("kernel", "bias")
+
+
+def parameter_shapes(
+    config: AlbertConfig, head: str | None = None, labels: int = 0
+) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every parameter, both pretraining heads and the fine-tuned one included."""
+    c = config
+    sizes = {
+        "V": c.vocab_size,
+        "E": c.embedding_size,
+        "H": c.hidden_size,
+        "I": c.intermediate_size,
+        "T": c.type_vocab_size,
+        "S": c.max_position_embeddings,
+        "D": 2 * c.hidden_size,
+        "n": labels,
+        "1": 1,
+        "2": 2,
+    }
+    shapes = {}
+    for module, letters in modules(config, head).items():
+        shape = tuple(sizes[letter] for letter in letters)
+        names = leaves(module)
+        shapes |= {f"{module}/{leaf}": shape if leaf == "kernel" else shape[-1:] for leaf in names}
+        if not names:
+            shapes[module] = shape
+    return shapes
+
+
+def part_of(path: str) -> str:
+    """The part of the tree that a path is in: `embeddings`, `encoder`, `pooler`, `predictions` …"""
+    return path.partition("/")[0]
+
+
+def misfits(
+    shapes: Mapping[str, tuple[int, ...]],
+    config: AlbertConfig,
+    head: str | None,
+    labels: Sequence[str] | None = None,
+    needed: Collection[str] = ("embeddings", "encoder"),
+) -> list[str]:
+    """A phrase for every parameter that is missing, unused or of another shape than `config` and
+    the head's kind say, and for `labels` that are not as many as the head's outputs.
+
+    A part that is none of `needed` may be missing as a whole.
+    """
+    outputs = LABELS.get(head or "", (*shapes.get("head/output_bias", ()), 0)[0])
+    expected = parameter_shapes(config, head, outputs)
+    if config.embedding_size == config.hidden_size and f"{MAPPING}/kernel" not in shapes:
+        expected = {n: s for n, s in expected.items() if not n.startswith(MAPPING)}
+    parts = {*needed, *map(part_of, shapes)} | ({"head"} if head else set())
+    expected = {name: shape for name, shape in expected.items() if part_of(name) in parts}
+    wrong = [f"{name} is missing" for name in sorted(expected.keys() - shapes.keys())]
+    wrong += [f"{name} is unused" for name in sorted(shapes.keys() - expected.keys())]
+    wrong += [
+        f"{name} is {list(shapes[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if shapes.get(name, shape) != shape
+    ]
+    if labels and head in NAMED_LABELS and len(labels) != outputs:
+        wrong.append(f"{len(labels)} labels for a head of {outputs} outputs")
+    return wrong

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds out what a source of weights is, and opens it: tensors by name, and the files beside them.
+
+A source is a TensorFlow 1 checkpoint (folder, prefix, one of its files, TF-Hub module) or a
+transformers model (folder or file), on disk, in a tar archive, or at an address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from albert_jax.checkpoint.convert.archives import download, is_archive, unpack
+from albert_jax.checkpoint.convert.flax_msgpack import read_flax
+from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
+from albert_jax.checkpoint.convert.tensors import Tensor
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
+from albert_jax.checkpoint.convert.torch_zip import read_torch
+from albert_jax.utils.atomic import scratch_folder
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.wording import first_ten, shortened
+
+MODEL_FILES = ("manifest.json", "albert_config.json", "params")
+
+# Files of a transformers folder, the first that is there counts, and their readers.
+_HF_FILES: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    "model.safetensors": read_safetensors,
+    "model.safetensors.index.json": lambda path: _read_parts(path, read_safetensors),
+    "pytorch_model.bin": read_torch,
+    "pytorch_model.bin.index.json": lambda path: _read_parts(path, read_torch),
+    "flax_model.msgpack": read_flax,
+}
+_BY_SUFFIX = {".safetensors": read_safetensors, ".bin": read_torch, ".pt": read_torch}
+_BY_SUFFIX |= {".msgpack": read_flax}
+_VOCABULARIES = ("30k-clean.model", "spiece.model")
+_MOST_JSON = 1 << 22  # bytes; parsed they take some 30 times as many
+
+
+@dataclass(frozen=True)
+class Source:
+    """`kind` says whose names the tensors have and whose words the configuration has."""
+
+    kind: Literal["tf", "hf"]
+    file: Path  # of the weights
+    tensors: dict[str, Tensor]
+    configs: tuple[Path, ...]  # of which one must be chosen where there are several
+    folders: tuple[Path, ...]  # where files that belong to the weights may be, nearest first
+
+    @property
+    def description(self) -> str:
+        """What it is, in words."""
+        names = {"tf": "TensorFlow checkpoint", "hf": "transformers weights"}
+        return f"{names[self.kind]} {self.file.name}"
+
+
+@contextlib.contextmanager
+def fetched(source: str | Path) -> Iterator[Path]:
+    """Yields the path of a source on this disk; what had to be downloaded or unpacked for it goes
+    at the end, however that comes.
+
+    Raises UserError where there is nothing, or nothing that can be used.
+    """
+    if not str(source):
+        raise UserError("the source has no name; give a tar.gz, a folder or a checkpoint's prefix")
+    path = Path(source)
+    if not is_address(str(source)) and not _is_archive(path):
+        if not path.exists() and not _is_prefix(path):
+            raise UserError(
+                f"{path} does not exist; give a tar.gz, a folder, a checkpoint's prefix or its "
+                ".index"
+            )
+        yield path
+        return
+    with _scratch() as scratch:
+        if is_address(str(source)):
+            path = download(str(source), scratch)
+        yield _unpacked(path, scratch) if _is_archive(path) else path
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return path.is_file() and is_archive(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for temporary files, which is gone at the end, even at one by a signal."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(scratch_folder())
+        except OSError as error:
+            raise UserError(
+                f"no temporary folder can be made ({error.strerror or error}); set TMPDIR to a "
+                "folder with room for the model"
+            ) from None
+        yield folder
+
+
+def _unpacked(path: Path, scratch: Path) -> Path:
+    """The folder of the one model in an archive."""
+    inside = scratch / "unpacked"
+    inside.mkdir()
+    folders = _models_in(unpack(path, inside))
+    if len(folders) != 1:
+        names = first_ten([str(f.relative_to(inside)) for f in folders])
+        raise UserError(
+            f"{path} should hold one model, but holds {len(folders)}"
+            f"{f' ({names})' if folders else ''}; unpack it and give the folder of one"
+        )
+    return folders[0]
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """The folders below one that hold a model each, of whatever format."""
+    ours = {path.parent for path in folder.rglob("manifest.json")}
+    found = {path for path in ours if is_model_directory(path)}
+    for path in folder.rglob("*"):
+        if path.is_file() and (path.name in _HF_FILES or path.suffix == ".index"):
+            found.add(path.parent.parent if path.parent.name == "variables" else path.parent)
+    return sorted(found)
+
+
+def _is_prefix(path: Path) -> bool:
+    """Whether a path is the prefix of a TensorFlow checkpoint, or one of its files."""
+    name = prefix_of(path.name)
+    return bool(name) and path.with_name(f"{name}.index").is_file()
+
+
+def is_model_directory(path: Path) -> bool:
+    """Whether a path is one of our own model directories."""
+    return all((path / name).exists() for name in MODEL_FILES)
+
+
+def open_source(path: Path) -> Source:
+    """Opens what `fetched` yields, unless it is a model directory of ours; raises UserError."""
+    if path.is_dir():
+        return _open_folder(path)
+    if path.suffix in _BY_SUFFIX:
+        return _hf(path, _BY_SUFFIX[path.suffix](path))
+    if path.name.endswith((".safetensors.index.json", ".bin.index.json")):
+        return _hf(path, _read_parts(path, _BY_SUFFIX["." + path.name.split(".")[-3]]))
+    if not _is_prefix(path):
+        raise UserError(
+            f"{path} is no checkpoint of a kind that is read; give a tar.gz, a folder, a "
+            "TensorFlow checkpoint's prefix or .index, or a file that ends in "
+            f"{', '.join(_BY_SUFFIX)}"
+        )
+    return _tf(CheckpointReader.open(path))
+
+
+def _open_folder(folder: Path) -> Source:
+    files = [folder / name for name in _HF_FILES if (folder / name).is_file()]
+    indexes = [*folder.glob("*.index"), *folder.glob("variables/*.index")]
+    if files and indexes:
+        names = f"{files[0].name} and {indexes[0].relative_to(folder)}"
+        raise UserError(f"{folder} holds two models, {names}; give one of these files")
+    if files:
+        return _hf(files[0], _HF_FILES[files[0].name](files[0]))
+    if indexes:
+        return _tf(CheckpointReader.open(folder))
+    raise UserError(_why_no_model(folder))
+
+
+def _holds_model(folder: Path) -> bool:
+    names = set(_names_in(folder))
+    has_index = any(name.endswith(".index") for name in names)
+    return has_index or not names.isdisjoint(_HF_FILES) or names.issuperset(MODEL_FILES)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What is in a folder; nothing of one that may not be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _why_no_model(folder: Path) -> str:
+    """What a folder is, or has, instead of a model that can be read, and what to give."""
+    there = [name for name in MODEL_FILES if (folder / name).exists()]
+    if "albert_config.json" in there and len(there) > 1:
+        lacking = ", ".join(name for name in MODEL_FILES if name not in there)
+        return f"{folder} is a model directory that lacks {lacking}; copy it again"
+    if is_model_directory(folder / "model"):
+        return f"{folder} is a work directory; give the model in it, {folder / 'model'}"
+    if (folder / "checkpoints").is_dir():
+        return (
+            f"{folder} is a work directory of a run that has not ended; make a model directory of "
+            f"its newest checkpoint with albert-jax export {folder} DEST, and give that"
+        )
+    inside = [folder / name for name in sorted(_names_in(folder))]
+    if any({"state", "meta"}.issubset(_names_in(path)) for path in (folder, *inside)):
+        return (
+            f"{folder} holds checkpoints of a training run; make a model directory of the newest "
+            "with albert-jax export WORKDIR DEST, and give that"
+        )
+    if "manifest.json" in there and "splits" in read_json(folder / "manifest.json"):
+        return f"{folder} is a token store, which holds text and no model; give a model"
+    for name in ("tf_model.h5", "model.onnx"):
+        if (folder / name).is_file():
+            return (
+                f"{folder / name} is not read; save the model as model.safetensors in "
+                "transformers with save_pretrained"
+            )
+    if models := [path.name for path in inside if _holds_model(path)]:
+        return f"{folder} holds no model itself; give one of its folders: {first_ten(models)}"
+    if others := [path.name for path in inside if path.suffix in _BY_SUFFIX]:
+        return (
+            f"{folder} has none of {', '.join(_HF_FILES)} and no *.index of a TensorFlow "
+            f"checkpoint; if one of its other files is the model, give it: {first_ten(others)}"
+        )
+    return (
+        f"{folder} holds no model that can be read: none of {', '.join(_HF_FILES)}, and no *.index "
+        "of a TensorFlow checkpoint; give the folder, archive or checkpoint's prefix that does"
+    )
+
+
+def _hf(file: Path, tensors: dict[str, Tensor]) -> Source:
+    config = file.parent / "config.json"
+    configs = (config,) if config.is_file() else ()
+    return Source("hf", file, tensors, configs, (file.parent,))
+
+
+def _tf(reader: CheckpointReader) -> Source:
+    if any(name.endswith(".ATTRIBUTES/VARIABLE_VALUE") for name in reader.names()):
+        raise UserError(
+            f"{reader.path} is a TensorFlow 2 checkpoint of objects, which are not named as "
+            "ALBERT's variables; give the original TensorFlow 1 checkpoint or TF-Hub module"
+        )
+    tensors = {}
+    for name in reader.names():
+        read = (lambda n: lambda: reader.read(n))(name)
+        tensors[name] = Tensor(reader.shape(name), reader.dtype(name), read)
+    folder = reader.path.parent
+    folders: tuple[Path, ...] = (folder,)
+    if folder.name == "variables":  # of a TF-Hub module
+        folders += (folder.parent / "assets", folder.parent)
+    configs = [f / name for f in folders for name in ("albert_config.json", "config.json")]
+    configs = [file for file in configs if file.is_file()][:1]
+    configs = configs or sorted(folder.glob("albert_config*.json"))
+    return Source("tf", reader.path, tensors, tuple(configs), folders)
+
+
+def _read_parts(path: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all the files that an index lists, each from the file it is said to be in."""
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
+        raise UserError(f"{path} has no weight_map of names and files; copy it again")
+    outside = sorted({p for p in places.values() if Path(p).name != p or p in ("", "..")})
+    if outside:
+        raise UserError(f"{path} names files outside its folder, refused: {first_ten(outside)}")
+    files = {name: read(path.with_name(name)) for name in sorted(set(places.values()))}
+    said = set(places.items())
+    there = {(name, file) for file, tensors in files.items() for name in tensors}
+    wrong = [f"{name} in {file} (not there)" for name, file in sorted(said - there)]
+    wrong += [f"{name} in {file} (not in the index)" for name, file in sorted(there - said)]
+    if wrong:
+        raise UserError(f"{path} and its files do not agree on {first_ten(wrong)}")
+    return {name: files[file][name] for name, file in places.items()}
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The JSON object in a file, or UserError."""
+    try:
+        if (size := path.stat().st_size) > _MOST_JSON:
+            raise ValueError(f"{size:,} bytes, over {_MOST_JSON:,}")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        told = shortened(str(error))
+        raise UserError(f"{path} is not readable JSON ({told}); copy it again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no JSON object; copy it again")
+    return values
+
+
+def find_vocabulary(source: Source) -> Path | None:
+    """The SentencePiece model beside the weights, or None if no tokenizer is there.
+
+    Raises UserError where there is one of another kind only.
+    """
+    for folder in source.folders:
+        found = [folder / n for n in _VOCABULARIES if (folder / n).is_file()]
+        found = found or sorted(folder.glob("*.model"))
+        if len(found) > 1 and found[0].name not in _VOCABULARIES:
+            names = first_ten([p.name for p in found])
+            raise UserError(f"{folder} has several vocabularies ({names}); say which with --vocab")
+        if found:
+            return found[0]
+    for folder in source.folders:
+        for name in ("tokenizer.json", "vocab.txt"):
+            if (folder / name).is_file():
+                raise UserError(
+                    f"{folder} has {name} but no spiece.model, the SentencePiece vocabulary that "
+                    "albert_jax reads; give that file with --vocab FILE, or go without text by "
+                    "--no-vocab"
+                )
+    return None

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a model as the original's checkpoint folder or as a transformers folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from albert_jax.checkpoint.convert.hf_names import ARCHITECTURES, WITHOUT_POOLER, hf_names
+from albert_jax.checkpoint.convert.parameters import LABELS, MAPPING, part_of
+from albert_jax.checkpoint.convert.readers import (
+    CLASSIFIER_DROPOUT,
+    Weights,
+    identity_mapping,
+    leftovers,
+)
+from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
+from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
+from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
+from albert_jax.config.run import AlbertConfig
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.wording import first_ten
+
+# Every file that an export of the format may have: a folder with another is not one of them.
+FILES = {
+    "hf": {
+        "config.json",
+        "model.safetensors",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer_config.json",
+    },
+    "tf": {
+        "30k-clean.model",
+        "albert_config.json",
+        "model.ckpt-best.data-00000-of-00001",
+        "model.ckpt-best.index",
+    },
+}
+_ACTS = {"gelu": "gelu_new", "gelu_erf": "gelu"}  # ours -> transformers', where they differ
+_NOT_THE_ORIGINALS = ("gelu_erf", "silu")
+_SPECIAL = {"<pad>": "pad", "<unk>": "unk", "[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask"}
+
+
+def check_destination(dest: str | Path, kind: str) -> None:
+    """UserError if `dest` is no path, or something else than an earlier export of that kind."""
+    if is_address(str(dest)):
+        raise UserError(f"{dest} is an address; give a folder here, and copy it there then")
+    dest = Path(dest)
+    if dest.is_dir():
+        others = sorted({path.name for path in dest.iterdir()} - FILES[kind])
+        if others:
+            raise UserError(
+                f"{dest} exists and has other files ({first_ten(others)}); give a new path"
+            )
+    elif dest.exists():
+        raise UserError(f"{dest} is a file, not a directory; give a new path")
+
+
+# ------------------------------------------------------------------------------- the original's
+
+
+def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
+    """Writes a checkpoint, its configuration and vocabulary; returns what the user should know."""
+    config, params = weights.config, weights.params
+    names = tf_names(config, weights.head["kind"] if weights.head else None)
+    if f"{MAPPING}/kernel" in params and f"{MAPPING}/kernel" not in names:
+        raise UserError(
+            f"the model maps embeddings of {config.embedding_size} to a hidden size that is the "
+            "same, by weights of its own; the original has no mapping there, so its format cannot "
+            "hold this model"
+        )
+    tensors = {names[path]: array for path, array in params.items()}
+    for place, array in (weights.optimizer or {}).items():
+        slot, _, path = place.partition("/")
+        tensors[f"{names[path]}/{slot}"] = array
+    if weights.global_step is not None:
+        tensors[GLOBAL_STEP] = np.array(weights.global_step, np.int64)
+    write_checkpoint(folder / "model.ckpt-best", tensors)
+    config.to_json(folder / "albert_config.json")
+    if vocab:
+        shutil.copyfile(vocab, folder / "30k-clean.model")
+    notes = []
+    if config.hidden_act in _NOT_THE_ORIGINALS:
+        known = f"the original's code knows no {config.hidden_act!r}"
+        notes.append(f"{known}; albert_jax reads it back")
+    if config.layer_norm_eps != 1e-12:
+        notes.append(f"the original computes with epsilon 1e-12, not {config.layer_norm_eps}")
+    if weights.head and weights.head["labels"]:
+        notes.append("the labels' names are lost; the format has no place for them")
+    return notes
+
+
+# -------------------------------------------------------------------------------- transformers'
+
+
+def write_hf(
+    folder: Path, weights: Weights, vocab: Path | None, tokenizer: Mapping[str, Any]
+) -> list[str]:
+    """Writes what transformers' from_pretrained loads; returns what the user should know."""
+    config, params, parts, notes = weights.config, dict(weights.params), weights.parts, []
+    kind = weights.head["kind"] if weights.head else None
+    architecture = _architecture(weights)
+    if architecture in WITHOUT_POOLER and "pooler" in parts:
+        params = {path: array for path, array in params.items() if part_of(path) != "pooler"}
+        notes.append(f"pooler left out: {architecture} has none and would call it unused")
+    if kind == "span_v2":
+        notes.append("transformers has no class for this head; albert_jax reads it back")
+    elif kind and {"predictions", "seq_relationship"} & set(parts):
+        notes.append(f"{architecture} will call the pretraining heads in the file unused")
+    if architecture == "AlbertModel" and "pooler" not in parts:
+        notes.append("no pooler: transformers will make a random one, and say so")
+    if config.embedding_size == config.hidden_size and f"{MAPPING}/kernel" not in params:
+        params |= identity_mapping(config.hidden_size)
+    names = hf_names(config, kind)
+    # As AlbertModel itself saves: its names have no prefix.
+    prefix = "albert." if {"predictions", "seq_relationship", "head"}.isdisjoint(parts) else ""
+    dtype = _exact_dtype(weights.dtype, params)
+    if str(dtype) != weights.dtype:
+        notes.append(f"float32, as {weights.dtype} does not hold these weights exactly")
+    tensors = {}
+    for path in sorted(params, key=names.__getitem__):
+        array = params[path].T if path.endswith("/kernel") else params[path]
+        tensors[names[path].removeprefix(prefix)] = array.astype(dtype, copy=False)
+    write_safetensors(folder / "model.safetensors", tensors)
+    _write_json(folder / "config.json", _config_json(weights, architecture, str(dtype)))
+    if vocab:
+        shutil.copyfile(vocab, folder / "spiece.model")
+        _write_tokenizer(folder, config, tokenizer)
+    return notes
+
+
+def _exact_dtype(wanted: str, params: Mapping[str, np.ndarray]) -> np.dtype:
+    """The dtype that the weights came in where it still holds them bit for bit, else float32."""
+    if wanted == "float32":
+        return np.dtype(np.float32)
+    dtype = np.dtype({"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}[wanted])
+    with np.errstate(over="ignore"):  # an overflow is an infinity, and so not the same
+        exact = all(np.array_equal(x, x.astype(dtype).astype(x.dtype)) for x in params.values())
+    return dtype if exact else np.dtype(np.float32)
+
+
+def _architecture(weights: Weights) -> str:
+    """The class that has a place for every part; see docs/checkpoints.md for what none has."""
+    if weights.head:
+        return ARCHITECTURES.get(weights.head["kind"], "AlbertModel")
+    if "predictions" not in weights.parts:
+        return "AlbertModel"
+    # One without sentence order is of TF-Hub: AlbertForMaskedLM would call its pooler unused.
+    return "AlbertForPreTraining" if "pooler" in weights.parts else "AlbertForMaskedLM"
+
+
+def _config_json(weights: Weights, architecture: str, dtype: str) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "architectures": [architecture],
+        "model_type": "albert",
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+        "classifier_dropout_prob": CLASSIFIER_DROPOUT,
+    }
+    values |= leftovers(weights.transformers) | dataclasses.asdict(weights.config)
+    values["hidden_act"] = _ACTS.get(weights.config.hidden_act, weights.config.hidden_act)
+    if dtype != "float32":
+        values["dtype"] = dtype
+    kind = weights.head["kind"] if weights.head else None
+    if weights.head and kind not in ("multiple_choice", "span_v1", "span_v2"):
+        count = LABELS.get(str(kind)) or len(weights.params["head/output_bias"])
+        labels = weights.head["labels"] or [f"LABEL_{i}" for i in range(count)]
+        values["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        values["label2id"] = {label: i for i, label in enumerate(labels)}
+        if kind == "regression":
+            values["problem_type"] = "regression"
+    return values
+
+
+def _write_tokenizer(folder: Path, config: AlbertConfig, settings: Mapping[str, Any]) -> None:
+    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    tokens = {piece: {"content": piece} | plain for piece in _SPECIAL}
+    tokens["[MASK]"]["lstrip"] = True
+    names = {f"{role}_token": piece for piece, role in _SPECIAL.items()}
+    names |= {"bos_token": "[CLS]", "eos_token": "[SEP]"}
+    special = {str(i): token | {"special": True} for i, token in enumerate(tokens.values())}
+    values = {
+        "added_tokens_decoder": special,
+        "clean_up_tokenization_spaces": False,
+        "do_lower_case": settings["do_lower_case"],
+        "keep_accents": False,
+        "model_max_length": config.max_position_embeddings,
+        "remove_space": True,
+        "tokenizer_class": "AlbertTokenizer",
+    }
+    _write_json(folder / "tokenizer_config.json", values | names)
+    mask = {"mask_token": tokens["[MASK]"]}
+    _write_json(folder / "special_tokens_map.json", names | mask)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training checkpoints: orbax, asynchronous, atomic, each array verified by a digest on restore.
+
+A step is a directory `STEP/{state,meta}`: orbax's arrays as nested dicts by leaf name, and one JSON
+document with the caller's meta and each leaf's shape, dtype and CRC-32C. Steps appear by rename, so
+that a killed run leaves a whole checkpoint or none; a damaged one is passed over aloud and moved to
+`STEP.damaged`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from albert_jax.checkpoint.integrity import (
+    Damaged,
+    data_of,
+    differences,
+    named_leaves,
+    nest,
+    not_finite,
+    on_host,
+    read_arrays,
+    read_document,
+    seal,
+    table_of,
+    unlike_values,
+)
+from albert_jax.distributed import multihost
+from albert_jax.utils.atomic import remove_leftovers
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.locks import Lock
+from albert_jax.utils.streams import say
+from albert_jax.utils.wording import first_ten
+
+FORMAT_VERSION = 1
+LOCK = "run.lock"  # in a work directory
+State = TypeVar("State")
+
+# One failed write makes orbax log it several times with its stack, and close its event loop, of
+# which each other write then complains from its own thread. The errors raised here say it once.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+
+def _unless_loop_is_closed(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    closed = "Event loop is closed"
+    return lambda x: None if str(x.exc_value) == closed else hook(x)
+
+
+sys.unraisablehook = _unless_loop_is_closed(sys.unraisablehook)
+
+
+class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # untyped
+    def reached_preemption(self, step: int) -> bool:
+        # Asking JAX counts as a step of the loop, which does the asking: `processes.StopTogether`.
+        return False
+
+
+class SaveError(UserError):
+    """A checkpoint was not written; the message has the step, the cause and the last good step."""
+
+
+class Checkpointer:
+    """The checkpoints of one run, at most `keep` (2 or more) of them; a context manager.
+
+    Opening removes what a killed save left behind, so one run at a time may open a directory: see
+    `lock_workdir`. With `read_only` nothing is changed, so that a run at work can be looked at.
+    Where a run has several processes, all must make the same calls, on a file system they share.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int = 5, read_only: bool = False) -> None:
+        if keep < 2:
+            raise UserError(f"keep {keep} must be at least 2: a checkpoint may turn out damaged")
+        if "://" in str(directory):
+            raise UserError(
+                f"{directory} is no path of a file system; mount the bucket and give its path"
+            )
+        self.directory = Path(directory).resolve()
+        self._keep, self._read_only = keep, read_only
+        self._saving: int | None = None  # the step whose save is in flight
+        self._size = 0  # of its arrays, bytes
+        self._good: dict[int, str] = {}  # steps known to be on disk -> their document's checksum
+        if not read_only:
+            self._open()
+
+    def _open(self) -> None:
+        try:
+            if multihost.is_primary():
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._tidy()
+            multihost.barrier()
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, lightweight_initialize=True
+            )
+            self._manager = _Manager(self.directory, options=options)
+        except OSError as error:
+            raise UserError(
+                f"{self.directory} cannot hold checkpoints: {error.strerror or error}"
+            ) from None
+
+    def _tidy(self) -> None:
+        """Removes what a killed save left and brings back the step it was about to replace."""
+        for debris in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            for _ in range(20):
+                shutil.rmtree(debris, ignore_errors=True)
+                if not debris.exists():
+                    break
+                time.sleep(0.05)  # for where one write failed, the others go on for a moment
+        for replaced in self.directory.glob("[0-9]*.replaced"):
+            if replaced.with_suffix("").exists():
+                shutil.rmtree(replaced)
+            else:
+                replaced.rename(replaced.with_suffix(""))
+
+    # ----------------------------------------------------------------------------------------- save
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any], *, wait: bool = False) -> None:
+        """Begins to write `state` and `meta` (JSON) as checkpoint `step`.
+
+        Returns once the host has a copy, so that the state may be donated at once. A step that
+        exists is replaced, unless it is known to be the same. Raises SaveError where this save
+        cannot begin or, with `wait`, complete; without `wait` also where the one before turned out
+        to have failed: this one is then under way all the same.
+        """
+        assert not self._read_only
+        earlier = self._finish()
+        leaves = named_leaves(state)
+        data = data_of(leaves)
+        arrays = on_host(data)
+        table = table_of(leaves, arrays)
+        document = seal(
+            {"format_version": FORMAT_VERSION, "step": step, "meta": meta, "leaves": table}
+        )
+        if self._good.get(step) != document["crc32c"] or not self._path(step).is_dir():
+            # Of several processes each writes its share; orbax divides only what is on devices.
+            self._begin(step, data if multihost.several() else arrays, document)
+        later = self._finish() if wait else None
+        if later:
+            raise later
+        if earlier and wait:
+            _say(f"{earlier}; step {step} is saved")
+        elif earlier:
+            raise earlier
+
+    def _begin(self, step: int, arrays: dict[str, Any], document: dict[str, Any]) -> None:
+        self._size = sum(x.nbytes for x in arrays.values())
+        state, meta = ocp.args.StandardSave(nest(arrays)), ocp.args.JsonSave(document)
+        try:
+            with multihost.together(OSError):
+                if multihost.is_primary():
+                    self._make_way(step)
+            self._manager.reload()
+            # Without force, orbax skips any step before its latest.
+            self._manager.save(step, args=ocp.args.Composite(state=state, meta=meta), force=True)
+        except Exception as error:  # orbax has ValueError, OSError and others for one full disk
+            raise self._failure(step, error) from error
+        self._saving = step
+        self._good[step] = document["crc32c"]
+
+    def _make_way(self, step: int) -> None:
+        self._tidy()
+        require_space(self.directory, self._size)
+        if self._path(step).exists():
+            self._path(step).rename(self._path(f"{step}.replaced"))
+
+    def _finish(self) -> SaveError | None:
+        """Waits for the save in flight and returns what became of it."""
+        step, self._saving = self._saving, None
+        if step is None:
+            return None
+        failed: Exception | None = None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # as above
+            failed = error
+        if not self._path(step).is_dir():
+            return self._failure(step, failed or RuntimeError("it was not committed"))
+        if failed:  # after the commit: an old checkpoint could not be removed
+            _say(f"{self.directory}: {cause_of(failed, self.directory, 0)}")
+        if multihost.is_primary():
+            shutil.rmtree(self._path(f"{step}.replaced"), ignore_errors=True)
+        return None
+
+    def _failure(self, step: int, error: Exception) -> SaveError:
+        """The error to raise for a save that failed; gives back its space and opens afresh."""
+        cause = cause_of(error, self.directory, self._size)
+        self._good.pop(step, None)
+        with contextlib.suppress(Exception):  # it would raise the same error again
+            self._manager.close()
+        with contextlib.suppress(UserError, OSError):
+            self._open()
+        last = max(self.steps(), default="none")
+        return SaveError(f"checkpoint {step} NOT saved: {cause}; last good step {last}")
+
+    # -------------------------------------------------------------------------------------- restore
+
+    def restore(
+        self, target_state: State, *, expect: Mapping[str, Any]
+    ) -> tuple[State, dict[str, Any]] | None:
+        """The newest good checkpoint as (state, meta), None where there is none.
+
+        The arrays get the shardings of `target_state` (arrays or jax.ShapeDtypeStruct), whatever
+        devices they were saved from. A damaged checkpoint is said aloud, passed over and, once an
+        older one is found good, moved to STEP.damaged. Raises UserError where meta differs from
+        `expect` in a key of that (the work directory of another run), where the state differs in
+        tree, shape or dtype, and where every checkpoint is damaged.
+        """
+        if error := self._finish():
+            _say(str(error))
+        steps = self.steps()
+        targets = named_leaves(target_state)
+        damaged: dict[int, str] = {}
+        for step in reversed(steps):
+            try:
+                document, arrays = self._read(step, targets, expect)
+            except Damaged as error:
+                older = [s for s in steps if s < step]
+                onward = f"falling back to {older[-1]}" if older else "there is none before it"
+                damaged[step] = str(error)
+                self._good.pop(step, None)
+                _say(f"checkpoint {step} is damaged ({error}); {onward}")
+                continue
+            if damaged and not self._read_only:
+                self._move_aside(damaged)
+            self._good[step] = document["crc32c"]
+            leaves = [
+                _place(arrays[name], leaf, document["leaves"][name].get("impl"))
+                for name, leaf in targets.items()
+            ]
+            return jax.tree.unflatten(jax.tree.structure(target_state), leaves), document["meta"]
+        if damaged:
+            raise UserError(
+                f"all {len(damaged)} checkpoints in {self.directory} are damaged "
+                f"({'; '.join(f'{step}: {reason}' for step, reason in damaged.items())}); "
+                "restore one from a copy, or begin in another work directory"
+            )
+        return None
+
+    def _read(
+        self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """One step, verified; Damaged if it is not as written, UserError if it is another run's."""
+        with multihost.together(Damaged):
+            document = read_document(self._path(step) / "meta" / "metadata")
+            if document["step"] != step:
+                raise Damaged(f"it holds step {document['step']}")
+        if document["format_version"] > FORMAT_VERSION:
+            raise UserError(
+                f"{self._path(step)} has format {document['format_version']}, newer than "
+                f"{FORMAT_VERSION}; update albert_jax"
+            )
+        there = {key: document["meta"][key] for key in expect if key in document["meta"]}
+        if other := unlike_values(there, expect):
+            raise UserError(
+                f"{self.directory} is the work directory of another run: {'; '.join(other)}; "
+                "give that run's settings or another work directory"
+            )
+        if unlike := differences(document["leaves"], table_of(targets)):
+            raise UserError(
+                f"checkpoint {step} in {self.directory} holds another state: {'; '.join(unlike)}; "
+                "give that run's settings or another work directory"
+            )
+        with multihost.together(Damaged):
+            arrays = read_arrays(self._path(step) / "state", document["leaves"])
+            if wrong := not_finite(arrays):
+                raise Damaged(f"not finite: {first_ten(wrong)}")
+        return document, arrays
+
+    def _move_aside(self, damaged: Mapping[int, str]) -> None:
+        for step in damaged:
+            aside = self._path(f"{step}.damaged")
+            if multihost.is_primary():
+                shutil.rmtree(aside, ignore_errors=True)  # of an earlier failure of the same step
+                self._path(step).rename(aside)
+            _say(f"checkpoint {step} is now {aside}")
+        multihost.barrier()
+        self._manager.reload()
+
+    # ---------------------------------------------------------------------------------------- other
+
+    def steps(self) -> list[int]:
+        """The steps that are on disk, oldest first; damage shows only on restore."""
+        return sorted(
+            int(path.name)
+            for path in self.directory.glob("*")
+            if path.name.isdecimal() and path.is_dir()
+        )
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; SaveError if it failed."""
+        if error := self._finish():
+            raise error
+
+    def close(self) -> None:
+        """Waits and releases the threads; SaveError if the last save failed."""
+        error = self._finish()
+        if not self._read_only:
+            self._manager.close()
+        if error:
+            raise error
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except SaveError as error:
+            if kind is None:
+                raise
+            _say(str(error))  # what ended the run is worse, and must not be hidden by this
+
+    def _path(self, name: int | str) -> Path:
+        return self.directory / str(name)
+
+
+def require_space(directory: Path, size: int) -> None:
+    """OSError where `size` bytes do not fit on the disk: better than half of them on it."""
+    if size > shutil.disk_usage(directory).free:
+        raise OSError(errno.ENOSPC, "disk full")
+
+
+def cause_of(error: Exception, directory: Path, size: int) -> str:
+    """Why `size` bytes were not written, briefly; orbax has several errors for a full disk."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error).partition("\n")[0][:300]
+    if number in (errno.ENOSPC, errno.EDQUOT) or "RESOURCE_EXHAUSTED" in text:
+        free = shutil.disk_usage(directory).free
+        return f"disk full, {free:,} B free at {directory} for {size:,} B"
+    return f"{type(error).__name__}: {text or 'no message'}"
+
+
+def lock_workdir(path: str | Path) -> Lock:
+    """Takes the work directory until the lock is released or this process ends, however.
+
+    Creates the directory, and removes from it what killed runs had begun to write. Raises UserError
+    that names the process which has it. Where several processes make one run, the first alone takes
+    it.
+    """
+    path = Path(path)
+    busy = f"work directory {path} is in use by {{owner}}; wait for it or use another directory"
+    try:
+        lock = Lock(path / LOCK, busy)
+    except OSError as error:
+        raise UserError(f"work directory {path} cannot be used: {error.strerror}") from None
+    remove_leftovers(path)
+    return lock
+
+
+def lock_owner(path: str | Path) -> str:
+    """What a work directory's lock says of its owner: the same to all who see one file system."""
+    try:
+        return (Path(path) / LOCK).read_text(encoding="utf-8").strip()
+    except OSError:
+        return "not there"
+
+
+def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:
+    """The array as the target is: NumPy, with its sharding, or else on the default device."""
+    if isinstance(target, np.ndarray):
+        return array
+    with jax.transfer_guard("allow"):
+        sharding = getattr(target, "sharding", None)
+        if sharding is None:
+            placed = jax.device_put(array)
+        else:
+            placed = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+        return placed if impl is None else jax.random.wrap_key_data(placed, impl=impl)
+
+
+def _say(message: str) -> None:
+    if multihost.is_primary():
+        say(message)

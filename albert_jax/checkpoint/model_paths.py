@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies at a path that should be a model directory, and which command makes one of it.
+
+Standard library and small files only, so that a mistyped path is told before JAX is imported.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from albert_jax.config.manifests import (
+    CONFIG,
+    MANIFEST,
+    SERVING,
+    VOCABULARY,
+    is_model_directory,
+    is_transformers_folder,
+)
+from albert_jax.config.run import MODELS
+from albert_jax.utils.arguments import path_of
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import is_address
+
+_ARCHIVES = "https://storage.googleapis.com/albert_models/albert_{size}_{version}.tar.gz"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".msgpack", ".index", ".data-00000-of-00001")
+
+
+def require_model_directory(path: Any, name: str = "model") -> Path:
+    """Returns the path of a model directory; raises UserError for anything else, which says what it
+    is and what to run or give instead."""
+    folder = path_of(path, name)
+    if is_model_directory(folder):
+        return folder
+    if told := what_is(path):
+        raise UserError(told)
+    if not folder.exists():
+        raise UserError(
+            f"{path} does not exist; give a model directory: WORKDIR/model of a finished run, or "
+            "what albert-jax convert makes of released weights"
+        )
+    raise UserError(
+        f"{path} is no model directory (no {MANIFEST} or {CONFIG}); make one from "
+        "released weights with albert-jax convert, or take WORKDIR/model of a finished run"
+    )
+
+
+def what_is(path: Any) -> str | None:
+    """Returns a sentence on what lies at a path, or has that name, and what to do with it; None for
+    a model directory and for what is not recognised."""
+    place = path_of(path, "path")
+    if place.is_dir():
+        return _folder(place)
+    if place.exists():
+        return _file(place)
+    if is_address(str(path)):
+        return f"{path} is an address; {_convert(str(path))}"
+    if place.with_name(f"{place.name}.index").is_file():
+        return f"{path} is a TensorFlow checkpoint; {_convert(str(path))}"
+    return _name(str(path))
+
+
+def _convert(source: str, dest: str = "DEST") -> str:
+    return f"run albert-jax convert {shlex.quote(source)} {dest}, and give {dest}"
+
+
+def _folder(folder: Path) -> str | None:
+    if is_model_directory(folder):
+        return None
+    if is_model_directory(folder / "model"):
+        return f"{folder} is a work directory; give its model, {folder / 'model'}"
+    if folder.name in ("params", "optimizer") and is_model_directory(parent := folder.parent):
+        return f"{folder} is a part of the model directory {parent}; give that"
+    if (folder / "checkpoints").is_dir():
+        return (
+            f"{folder} is the work directory of a pretraining run that has not finished; run "
+            f"albert-jax export {shlex.quote(str(folder))} DEST, and give DEST"
+        )
+    if any(folder.glob("seed-*/")):
+        return (
+            f"{folder} is the work directory of a fine-tuning run that has not finished; run its "
+            "command again, and give the model that it makes"
+        )
+    whole = {name: (folder / name).is_file() for name in (CONFIG, MANIFEST)}
+    if (folder / "params").is_dir() and any(whole.values()):
+        [lost] = [name for name, is_there in whole.items() if not is_there]
+        return f"{folder} is a model directory without its {lost}; copy or convert it again"
+    if (folder / SERVING).is_file():
+        return (
+            f"{folder} is a serving folder, whose programs run without albert_jax; give the model "
+            "directory that it was exported from"
+        )
+    if (folder / "progress").is_dir() and not (folder / MANIFEST).exists():
+        return (
+            f"{folder} is a token store that albert-jax prepare has not finished; run its command "
+            "again"
+        )
+    if _is_store(folder):
+        return (
+            f"{folder} is a token store, which holds text and no model; train one with "
+            f"albert-jax pretrain --store {shlex.quote(str(folder))} --workdir WORKDIR"
+        )
+    if is_transformers_folder(folder):
+        return f"{folder} is a transformers folder; {_convert(str(folder))}"
+    if any(folder.glob("*.index")):
+        return f"{folder} is a TensorFlow checkpoint; {_convert(str(folder))}"
+    if (folder / "saved_model.pb").is_file():
+        return f"{folder} is a TF-Hub module; {_convert(str(folder))}"
+    if (folder / VOCABULARY).is_file():
+        return f"{folder} holds a vocabulary and no model; give a model directory"
+    return None
+
+
+def _is_store(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() and (folder / "train").is_dir()
+
+
+def _file(file: Path) -> str | None:
+    if is_model_directory(file.parent):
+        return f"{file} is a file of the model directory {file.parent}; give that"
+    if file.name == MANIFEST and _is_store(file.parent):
+        return f"{file} is a file of the token store {file.parent}, which holds text and no model"
+    if file.suffix == ".py":
+        return f"{file} is a recipe; train a model with it, or give a model directory"
+    if file.name == VOCABULARY or file.suffix == ".model":
+        return f"{file} is a vocabulary; give a model directory"
+    if file.suffix in _WEIGHTS or file.name.endswith(_WEIGHTS):
+        return f"{file} is a file of weights; {_convert(str(file))}"
+    if _is_archive(file):
+        return f"{file} is an archive; {_convert(str(file))}"
+    return None
+
+
+def _is_archive(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(512)
+    except OSError:
+        return False
+    return head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar"
+
+
+def _name(text: str) -> str | None:
+    """A sentence on a released model's name, or a hub's, that is no path here."""
+    owner, _, last = text.rpartition("/")
+    found = re.fullmatch(r"(?:albert[-_])?([a-z]+)[-_](v\d)", last)
+    released = f"{found[1]}-{found[2]}" if found else None
+    if released in MODELS and owner in ("", "albert") and found is not None:
+        what = f"{text} is a released model, which is not fetched by its name"
+        archive = _ARCHIVES.format(size=found[1], version=found[2])
+        return f"{what}; {_convert(archive, released)}"
+    is_hub_name = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(owner).exists()
+    if is_hub_name and "albert" in text.lower():
+        return (
+            f"{text} is no path here, and a model of the Hugging Face hub is not fetched by its "
+            f"name; run hf download {text} --local-dir {last}, then "
+            f"albert-jax convert {last} DEST, and give DEST"
+        )
+    return None

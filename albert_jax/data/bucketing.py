@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of tokens of all lengths into batches of few shapes, so that few programs are compiled.
+
+A batch is 16, 32, 64, … tokens long and has either one row, eight, or a full batch's number of
+tokens. No row is padding: what full batches leave over goes in eights, then one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from albert_jax.data.tokenizer import CLS_ID, PAD_ID, SEP_ID
+
+SHORTEST = 16  # tokens
+FEW = 8  # rows
+
+
+class Row(NamedTuple):
+    """A text or a pair, [CLS] and [SEP] included; `first` tokens are of segment 0."""
+
+    ids: list[int]
+    first: int
+    masked: Sequence[int] = ()  # positions to fill in
+
+
+def make_row(ids: list[int], second: list[int] | None = None, *, longest: int) -> Row:
+    """[CLS] ids [SEP], or [CLS] ids [SEP] second [SEP], cut to `longest` tokens.
+
+    A pair loses tokens from the end of its longer half, as the original's _truncate_seq_pair.
+    """
+    if second is None:
+        ids = ids[: longest - 2]
+        return Row([CLS_ID, *ids, SEP_ID], len(ids) + 2)
+    keep = min(longest - 3, len(ids) + len(second))
+    kept = max(min(len(ids), (keep + 1) // 2), keep - len(second))
+    ids, second = ids[:kept], second[: keep - kept]
+    return Row([CLS_ID, *ids, SEP_ID, *second, SEP_ID], len(ids) + 2)
+
+
+class Batch(NamedTuple):
+    """Which rows are in it, and how they are padded."""
+
+    rows: list[int]
+    length: int
+
+
+def padded_length(length: int, longest: int) -> int:
+    """The least of 16, 24, 32, 48, 64, 96, 128, 256, … and `longest` that holds `length` tokens.
+
+    Sentences have steps of a half and a third, as padding is all that one at a time loses; longer
+    texts, which are fewer, have powers of two: each step is another program.
+    """
+    power = max(SHORTEST, 1 << (length - 1).bit_length())
+    between = power * 3 // 4
+    if SHORTEST < between <= 96 and length <= between:
+        power = between
+    return min(power, longest)
+
+
+def plan(lengths: Sequence[int], *, longest: int, tokens: int) -> list[Batch]:
+    """Batches that hold every row once, longest first: too little memory shows at the start."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    batches = []
+    done = 0
+    while left := len(order) - done:
+        length = padded_length(lengths[order[done]], longest)
+        full = max(tokens // length, 1)
+        count = next(n for n in (full, min(full, FEW), 1) if n <= left)
+        batches.append(Batch(order[done : done + count], length))
+        done += count
+    return batches
+
+
+def arrays(rows: Sequence[Row], length: int) -> tuple[np.ndarray, ...]:
+    """Ids, mask and segments i32[B, S]; then, where any row has some, masked positions i32[B, P].
+
+    P is 1, 8, 64, …; a row with fewer has position 0 in the rest.
+    """
+    ids_BS = _padded([row.ids for row in rows], length, PAD_ID)
+    counts_B = np.array([[len(row.ids)] for row in rows])
+    firsts_B = np.array([[row.first] for row in rows])
+    mask_BS = np.arange(length) < counts_B
+    segments_BS = mask_BS & (np.arange(length) >= firsts_B)
+    inputs = (ids_BS, mask_BS.astype(np.int32), segments_BS.astype(np.int32))
+    slots = max(len(row.masked) for row in rows)
+    if not slots:
+        return inputs
+    width = 1
+    while width < slots:
+        width *= 8
+    return (*inputs, _padded([row.masked for row in rows], width, 0))
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> np.ndarray:
+    array = np.full((len(rows), width), fill, np.int32)
+    for at, row in enumerate(rows):
+        array[at, : len(row)] = row
+    return array

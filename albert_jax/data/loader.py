@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of examples from any source, drawn ahead by threads or processes; a report on a source.
+
+Batch b is examples b * B … b * B + B - 1 of the source, whoever draws it: the order depends on no
+number of threads, processes or hosts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.connection import wait
+from typing import Any, Protocol
+
+import numpy as np
+
+from albert_jax.data.tokenizer import MASK_ID
+from albert_jax.utils.errors import UserError
+
+Example = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray]
+
+# The arrays of a batch; an example that `draw` returns has some more.
+KEYS = (
+    "input_ids",
+    "input_mask",
+    "segment_ids",
+    "masked_lm_positions",
+    "masked_lm_ids",
+    "masked_lm_weights",
+    "sentence_order_labels",
+)
+
+
+class Source(Protocol):
+    """Examples by index without end: epoch after epoch, each shuffled whole before the next."""
+
+    def __len__(self) -> int:
+        """Examples in epoch 0."""
+
+    def __getitem__(self, index: int) -> Example:
+        """The arrays of KEYS for one example."""
+
+    def draw(self, index: int) -> Example:
+        """`self[index]` and what only reports and files need of it."""
+
+    def epoch_of(self, index: int) -> tuple[int, int]:
+        """(epoch, index in it) of an example."""
+
+    def epoch_size(self, epoch: int) -> int:
+        """Examples in an epoch."""
+
+
+def batch_at(
+    source: Source,
+    batch_index: int,
+    batch_size: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batch:
+    """This process's rows of a global batch: [B/P, S], [B/P, P] and labels [B/P].
+
+    int32, masked_lm_weights float32. Raises UserError where the batch does not divide over the
+    processes.
+    """
+    if batch_size % process_count:
+        raise UserError(
+            f"batch size {batch_size} does not divide over {process_count} processes; "
+            "use a multiple of their number"
+        )
+    rows = batch_size // process_count
+    first = batch_index * batch_size + process_index * rows
+    examples = [source[index] for index in range(first, first + rows)]
+    return {key: np.stack([example[key] for example in examples]) for key in KEYS}
+
+
+def make_dataset(
+    source: Source,
+    *,
+    batch_size: int,
+    start: int = 0,
+    stop: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+    workers: int = 0,
+) -> Batches:
+    """Iterates over batches start, start + 1, … (to stop), each equal to `batch_at`.
+
+    `threads` threads draw one batch each ahead of time or, if `workers` is not 0, as many processes
+    (which plan epochs for themselves); with neither, a batch is drawn when it is asked for.
+    """
+    draw = _Draw(source, batch_size, process_index, process_count)
+    indices = itertools.count(start) if stop is None else range(start, stop)
+    return Batches(draw, indices, threads, workers)
+
+
+class Batches(Iterator[Batch]):
+    """Batches in order, drawn ahead. An error while drawing is raised where its batch is due.
+
+    `close` when done, or use contextlib.closing: it ends the threads or processes.
+    """
+
+    def __init__(
+        self, draw: Callable[[int], Batch], indices: Iterable[int], threads: int, workers: int
+    ):
+        self._indices = iter(indices)
+        self._pending: deque[Future[Batch]] = deque()
+        self._ahead = workers or threads
+        self._draw = draw
+        self._pool: Executor | None = None
+        if workers:
+            # Not fork: a child of a process that runs JAX's threads may deadlock.
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(workers, spawn, _start_worker, (draw,))
+            self._draw = _draw_in_worker
+        elif threads:
+            self._pool = ThreadPoolExecutor(threads, "draw-batches")
+
+    def __next__(self) -> Batch:
+        if self._pool is None:
+            return self._draw(next(self._indices))
+        self._submit(self._ahead)
+        if not self._pending:
+            raise StopIteration
+        due = self._pending.popleft()
+        self._submit(self._ahead)  # while the caller works on this one
+        return due.result()
+
+    def _submit(self, ahead: int) -> None:
+        assert self._pool is not None
+        for index in itertools.islice(self._indices, ahead - len(self._pending)):
+            self._pending.append(self._pool.submit(self._draw, index))
+
+    def close(self, *, wait: bool = True) -> None:
+        """Drops what was drawn ahead; waits for the batches that are being drawn just now."""
+        self._indices = iter(())
+        self._pending.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=wait, cancel_futures=True)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_pool"):
+            self.close(wait=False)
+
+
+class _Draw:
+    """batch_at with all but the index bound, in a form that can be sent to a worker process."""
+
+    def __init__(self, source: Source, batch_size: int, process_index: int, process_count: int):
+        self.source, self.batch_size = source, batch_size
+        self.process = {"process_index": process_index, "process_count": process_count}
+
+    def __call__(self, batch_index: int) -> Batch:
+        return batch_at(self.source, batch_index, self.batch_size, **self.process)
+
+
+_worker_draw: Callable[[int], Batch]  # set in a worker process only
+
+
+def _start_worker(draw: Callable[[int], Batch]) -> None:
+    global _worker_draw
+    _worker_draw = draw
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # to all of a group; it is the parent's to handle
+    # A worker would wait for work for ever after its parent was killed.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _draw_in_worker(batch_index: int) -> Batch:
+    return _worker_draw(batch_index)
+
+
+# --------------------------------------------------------------------------------------- the report
+
+
+def describe(source: Source, examples: int = 1000) -> dict[str, Any]:
+    """What the first examples of a source are like: lengths and shares as they came out.
+
+    `ngrams` is the share of masked n-grams by words, None where the source does not know them
+    (records). A random piece that happens to be the masked token itself counts as kept.
+    """
+    examples = min(examples, len(source))
+    words: Counter[int] = Counter()
+    tokens = slots = masked = labels = as_mask = kept = 0
+    for index in range(examples):
+        example = source.draw(index)
+        tokens += int(example["input_mask"].sum())
+        slots += len(example["input_mask"])
+        labels += int(example["sentence_order_labels"])
+        real = example["masked_lm_weights"] > 0
+        inputs = example["input_ids"][example["masked_lm_positions"][real]]
+        masked += int(real.sum())
+        as_mask += int((inputs == MASK_ID).sum())
+        kept += int((inputs == example["masked_lm_ids"][real]).sum())
+        words.update(example.get("ngram_words", np.empty(0, int)).tolist())
+    return {
+        "examples": examples,
+        "tokens_per_example": tokens / examples,
+        "padding_share": 1 - tokens / slots,
+        "masked_share": masked / tokens,
+        "predictions_per_example": masked / examples,
+        "ngrams": {str(n): words[n] / words.total() for n in sorted(words)} or None,
+        "replaced_by": {
+            "mask": as_mask / masked,
+            "itself": kept / masked,
+            "random": 1 - (as_mask + kept) / masked,
+        },
+        "label_1_share": labels / examples,
+    }

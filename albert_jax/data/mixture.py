@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several stores as one source of examples, each with its share of them.
+
+Which store example i is of depends on the seed, the shares and i alone: every block of 65,536
+examples holds each store's share of them exactly, in an order of its own. A store's examples come
+in that store's order.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from albert_jax.data.loader import Example, Source
+from albert_jax.utils.errors import UserError
+
+BLOCK = 1 << 16  # shares are multiples of 1/65,536
+
+# Streams of random numbers: default_rng((seed, block, stream)); pretraining.py has 0 to 2.
+_ORDER, _SEED = 3, 4
+
+
+def split_stores(given: str) -> list[tuple[str, float | None]]:
+    """`A:0.7,B:0.3` or `A,B` as paths and weights (None: by size); a name that exists is one path.
+
+    Raises UserError for a weight that is no positive number, for weights of some stores only, and
+    for a store named twice.
+    """
+    if "," not in given or os.path.exists(given) or glob.glob(given):
+        return [(given, None)]
+    stores = [_with_weight(part.strip()) for part in given.split(",")]
+    paths = [path for path, _ in stores]
+    if not all(paths):
+        raise UserError(f"a store of {given!r} has no name; give STORE,STORE or STORE:WEIGHT,…")
+    if twice := {path for path in paths if paths.count(path) > 1}:
+        raise UserError(f"store {min(twice)} is named twice; give it one weight")
+    without = [path for path, weight in stores if weight is None]
+    if without and len(without) < len(stores):
+        raise UserError(f"store {without[0]} has no weight and others have; give all or none")
+    return stores
+
+
+def _with_weight(part: str) -> tuple[str, float | None]:
+    path, colon, text = part.rpartition(":")
+    if not colon or "/" in text or os.path.exists(part):  # gs://bucket/store has a colon too
+        return part, None
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise UserError(f"weight {text!r} of store {path} must be a number greater than 0")
+    return path, weight
+
+
+def share_out(weights: Sequence[float], names: Sequence[str]) -> tuple[int, ...]:
+    """Examples of each store in a block, by largest remainder; UserError where one has none."""
+    exact = [weight / sum(weights) * BLOCK for weight in weights]
+    counts = [int(count) for count in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
+    for i in by_remainder[: BLOCK - sum(counts)]:
+        counts[i] += 1
+    if 0 in counts:
+        i = counts.index(0)
+        raise UserError(
+            f"store {names[i]} has a share of {exact[i] / BLOCK:.2g} of the examples; the least is "
+            f"1/{BLOCK}: give it a greater weight or leave it out"
+        )
+    return tuple(counts)
+
+
+def seed_of(seed: int, number: int) -> int:
+    """A seed for the examples of store `number`, so that no two stores draw the same masks."""
+    return int(np.random.SeedSequence((seed, number, _SEED)).generate_state(1)[0])
+
+
+@functools.lru_cache(maxsize=4)
+def _block(seed: int, number: int, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """For each example of a block its store, and its place among that store's in the block."""
+    order = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
+    order = np.random.default_rng((seed, number, _ORDER)).permutation(order)
+    places = np.empty(BLOCK, np.uint32)
+    places[np.argsort(order, kind="stable")] = np.concatenate([np.arange(n) for n in counts])
+    return order, places
+
+
+class Mixture:
+    """Examples of several sources by one index; a pass is as many as they have together."""
+
+    def __init__(
+        self, sources: Sequence[Source], counts: Sequence[int], *, names: Sequence[str], seed: int
+    ):
+        """`counts` are `share_out`'s: examples of each source in a block."""
+        assert sum(counts) == BLOCK, "shares do not make up a block"
+        self.sources, self.counts, self.names = list(sources), tuple(counts), list(names)
+        self.seed = seed
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(source, index in it) of an example."""
+        if index < 0:
+            raise IndexError(index)
+        block, place = divmod(index, BLOCK)
+        order, places = _block(self.seed, block, self.counts)
+        number = int(order[place])
+        return number, block * self.counts[number] + int(places[place])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __getitem__(self, index: int) -> Example:
+        number, own = self.locate(index)
+        return self.sources[number][own]
+
+    def draw(self, index: int) -> Example:
+        number, own = self.locate(index)
+        return self.sources[number].draw(own)
+
+    def epoch_size(self, epoch: int) -> int:
+        return len(self)
+
+    def epoch_of(self, index: int) -> tuple[int, int]:
+        return divmod(index, len(self))
+
+    def passes(self, examples: int) -> dict[str, dict[str, Any]]:
+        """By store: its share, its examples a pass and the passes that so many examples are."""
+        return {
+            name: {
+                "share": count / BLOCK,
+                "sequences_a_pass": len(source),
+                "passes": examples * count / BLOCK / len(source),
+            }
+            for name, count, source in zip(self.names, self.counts, self.sources, strict=True)
+        }

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents out of files: plain text and wiki extracts (gz too), TFDS, Python's own documentation.
+
+Everything streams: a block of 256 KiB, a line of 1 MiB and a document of 4 Mi characters or 128 Ki
+sentences are the most that is held at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import html
+import itertools
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from albert_jax.data.text import python_docs, tfds_text
+from albert_jax.data.text.files import Stream, file_state, find_files, open_file
+from albert_jax.data.text.lines import (
+    BLOCK_BYTES,
+    MAX_LINE_BYTES,
+    Kind,
+    Piece,
+    Reading,
+    read_lines,
+    text_lines,
+)
+from albert_jax.data.text.sentences import LAYOUTS, Layout, detect_layout, split_sentences
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import is_address
+
+# A longer document is cut between sentences. Their number counts too: the shortest take a hundred
+# times their characters in memory.
+MAX_DOCUMENT_CHARS, MAX_DOCUMENT_SENTENCES = 1 << 22, 1 << 17
+MAX_PARAGRAPH_LINES = 1 << 14  # wrapped lines that are joined to be split, beside MAX_LINE_BYTES
+LONG_LINE_CHARS = 1 << 14  # a line longer than any sentence is split like prose in every layout
+MIN_PARAGRAPH_WORDS, MIN_PARAGRAPH_BYTES = 8, 64  # below both, a wiki line is a heading or leftover
+
+_NOT_TEXT = {
+    b"BZh": "bzip2-compressed",
+    b"\xfd7zXZ": "xz-compressed",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "a Parquet file",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+}
+
+
+# What was mended, left out or cut in a corpus, and how its files lay out sentences.
+COUNTS = (
+    "invalid_utf8_bytes",
+    "nul_characters",
+    "byte_order_marks",
+    "line_separators",
+    "lines_cut",
+    "documents_cut",
+    "short_lines_dropped",
+    "lines_outside_documents",
+    *(f"files_{layout}" for layout in (*LAYOUTS, "wiki")),
+)
+
+
+def summarize_counts(counts: Mapping[str, int]) -> list[str]:
+    """Return a line on the kinds of files, and one on what was mended, of what there was any."""
+    mended = {name: counts.get(name, 0) for name in COUNTS if not name.startswith("files_")}
+    kinds = LAYOUTS | {"wiki": "wiki extracts"}
+    files = {name: counts.get(f"files_{kind}", 0) for kind, name in kinds.items()}
+    lines = []
+    for title, found in (("files", files), ("mended or left out", mended)):
+        if any(found.values()):
+            listed = (f"{name.replace('_', ' ')} {n:,}" for name, n in found.items() if n)
+            lines.append(f"{title}: {', '.join(listed)}")
+    return lines
+
+
+# ------------------------------------------------------------------------------------- the inputs
+
+
+def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
+    """Every input whole, in the order given and sorted within a folder or pattern.
+
+    Raises UserError for an input that does not exist or is not text.
+    """
+    if reading.format.startswith("tfds:"):
+        return _tfds_pieces(inputs, reading)
+    pieces: dict[str, Piece] = {}
+    for given in map(str, inputs):
+        if given == "python-docs" and not os.path.exists(given):
+            size = python_docs.PROSE_BYTES
+            pieces[given] = Piece("python-docs", given, 0, size, size, size=size)
+            continue
+        for path in find_files(given):
+            real = path if is_address(path) else os.path.realpath(path)
+            pieces.setdefault(real, _file_piece(path, reading))
+    if not pieces:
+        raise UserError("no input was given; name text files, folders or patterns")
+    return list(pieces.values())
+
+
+def _file_piece(path: str, reading: Reading) -> Piece:
+    with open_file(path) as stream:
+        head = stream.read(8)
+        for magic, other in _NOT_TEXT.items():
+            if head.startswith(magic):
+                raise UserError(f"{path} is {other}; make it UTF-8 text, plain or gz")
+        kind: Kind = "gzip" if head.startswith(b"\x1f\x8b") else "text"
+        if kind == "gzip":
+            stream.seek(0)
+            with contextlib.suppress(OSError, EOFError, zlib.error):
+                # A damaged file is named when it is read whole.
+                head = gzip.GzipFile(fileobj=stream).read(8)
+    is_wiki = reading.format == "wiki" or head.startswith(b"<doc ")
+    state = file_state(path)
+    return Piece(kind, path, 0, state.size, state.size, is_wiki, state.size, state.stamp)
+
+
+def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
+    """The inputs name splits of the data set; none is `train`."""
+    name = reading.format.removeprefix("tfds:")
+    pieces = []
+    for split in dict.fromkeys(map(str, inputs or ["train"])):
+        source = tfds_text.open_source(name, split, reading.data_dir)
+        size = source.num_bytes
+        pieces.append(Piece("tfds", split, 0, len(source.examples), size, size=size))
+    return pieces
+
+
+def cut_piece(piece: Piece, target: int, reading: Reading) -> list[Piece]:
+    """Cuts a piece of far more than `target` bytes into several, between documents.
+
+    A gz file stays whole. Plain text without any blank line for `target` bytes is cut at a line.
+    """
+    if piece.bytes <= 1.5 * target or piece.kind not in ("text", "tfds"):
+        return [piece]
+    parts = round(piece.bytes / target)
+    length = piece.end - piece.start
+    cuts = [piece.start + length * i // parts for i in range(parts + 1)]
+    if piece.kind == "text":
+        with open_file(piece.path) as stream:
+            cuts[1:-1] = [_boundary(stream, cut, target, piece, reading) for cut in cuts[1:-1]]
+    return [
+        replace(piece, start=start, end=end, bytes=piece.bytes * (end - start) // length)
+        for start, end in itertools.pairwise(cuts)
+        if end > start
+    ]
+
+
+def _boundary(stream: Stream, start: int, target: int, piece: Piece, reading: Reading) -> int:
+    """The first start of a document at or after byte `start`, or of a line if that is far off."""
+    if piece.is_wiki:
+        pattern = rb"\n(?=<doc )"
+    elif find_layout(piece.path, reading) == "wrapped":
+        pattern = rb"\n[ \t\r]*\n[ \t\r]*\n"
+    else:
+        pattern = rb"\n[ \t\r]*\n"
+    line_start, tail, position = None, b"", start
+    while position < piece.end:
+        stream.seek(position)
+        block = tail + stream.read(min(BLOCK_BYTES, piece.end - position))
+        base = position - len(tail)
+        if match := re.search(pattern, block):
+            return base + match.end()
+        if line_start is None and (newline := block.find(b"\n")) >= 0:
+            line_start = base + newline + 1
+        if line_start is not None and base - start > target and not piece.is_wiki:
+            return line_start
+        position, tail = base + len(block), block[-64:]
+    return piece.end
+
+
+# -------------------------------------------------------------------------- lines to documents
+
+
+def read_documents(
+    inputs: Sequence[str | Path] | str | Path,
+    reading: Reading | None = None,
+    *,
+    counts: Counter[str] | None = None,
+) -> Iterator[list[str]]:
+    """Documents of the inputs as lists of sentences; `python-docs` names Python's documentation."""
+    inputs = [inputs] if isinstance(inputs, str | Path) else inputs
+    reading = reading or Reading()
+    for piece in find_pieces(inputs, reading):
+        yield from read_piece(piece, reading, counts=counts)
+
+
+def read_piece(
+    piece: Piece,
+    reading: Reading,
+    *,
+    counts: Counter[str] | None = None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Iterator[list[str]]:
+    """Documents of one piece, no document and no sentence empty; `tick` hears of bytes read."""
+    counts = Counter() if counts is None else counts
+    if piece.kind == "python-docs":
+        for document in python_docs.read_documents(reading.language):
+            tick(sum(map(len, document)))
+            yield document
+        return
+    if piece.kind == "tfds":
+        events = _tfds_events(piece, reading, counts, tick)
+    elif piece.is_wiki:
+        counts["files_wiki"] += piece.start == 0
+        events = _wiki_events(read_lines(piece, reading, counts, tick), reading, counts)
+    else:
+        layout = find_layout(piece.path, reading)
+        counts[f"files_{layout}"] += piece.start == 0
+        lines = read_lines(piece, reading, counts, tick)
+        events = _text_events(lines, layout, reading.language)
+    yield from _group(events, counts)
+
+
+@functools.lru_cache(maxsize=1024)
+def find_layout(path: str, reading: Reading) -> Layout:
+    """How a text file lays out its sentences: as `reading` says, or judged by its first 64 KiB."""
+    if reading.sentences != "auto":
+        return reading.sentences
+    lines: list[str] = []
+    size = 0
+    lenient = replace(reading, strict=False)
+    for line in read_lines(_file_piece(path, reading), lenient, Counter(), lambda _: None):
+        lines.append(line)
+        size += len(line) + 1  # an empty line has its end
+        if size > 1 << 16:
+            break
+    return detect_layout(lines, reading.language)
+
+
+# What a reader of lines yields: sentences of the document at hand, or None where it ends.
+Events = Iterator[list[str] | None]
+
+
+def _group(events: Events, counts: Counter[str]) -> Iterator[list[str]]:
+    document: list[str] = []
+    size = 0
+    for sentences in events:
+        if sentences is not None:
+            document += sentences
+            size += sum(map(len, sentences))
+            if size <= MAX_DOCUMENT_CHARS and len(document) <= MAX_DOCUMENT_SENTENCES:
+                continue
+            counts["documents_cut"] += 1
+        if document:
+            yield document
+        document, size = [], 0
+    if document:
+        yield document
+
+
+def _text_events(lines: Iterable[str], layout: Layout, language: str) -> Events:
+    """A blank line ends a document; in wrapped text one ends a paragraph and two a document."""
+    paragraph: list[str] = []
+    size = 0
+    for line in map(str.strip, lines):
+        if layout == "wrapped":
+            if line:
+                paragraph.append(line)
+                size += len(line)
+            is_long = size > MAX_LINE_BYTES or len(paragraph) >= MAX_PARAGRAPH_LINES
+            if paragraph and (not line or is_long):
+                yield split_sentences(" ".join(paragraph), language)
+                paragraph, size = [], 0
+            elif not line:
+                yield None
+        elif not line:
+            yield None
+        elif layout == "lines" and len(line) <= LONG_LINE_CHARS:
+            yield [line]
+        else:
+            yield split_sentences(line, language)
+    if paragraph:
+        yield split_sentences(" ".join(paragraph), language)
+
+
+def _wiki_events(lines: Iterable[str], reading: Reading, counts: Counter[str]) -> Events:
+    """Paragraphs of WikiExtractor's output, without titles, headings and left-over fragments."""
+    title: str | None = None  # until the line that repeats it has passed
+    inside = False
+    for line in map(str.strip, lines):
+        if line.startswith("<doc "):
+            match = re.search(r'title="(.*?)">', line)
+            title = html.unescape(match[1]) if match else None
+            inside = True
+            yield None
+        elif line.startswith("</doc>"):
+            inside = False
+            yield None
+        elif line and not inside:
+            counts["lines_outside_documents"] += 1
+        elif line:
+            is_title, title = html.unescape(line) == title, None
+            line = clean_wiki(line)
+            few = len(line.split(maxsplit=MIN_PARAGRAPH_WORDS)) < MIN_PARAGRAPH_WORDS
+            if is_title or (few and len(line.encode()) < MIN_PARAGRAPH_BYTES):
+                counts["short_lines_dropped"] += 1
+            elif reading.sentences == "lines" and len(line) <= LONG_LINE_CHARS:
+                yield [line]
+            else:
+                yield split_sentences(line, reading.language)
+
+
+def clean_wiki(line: str) -> str:
+    """A paragraph without the markup that WikiExtractor leaves: tags, [[ ]], entities, ( )."""
+    if "&" in line:
+        line = html.unescape(line)
+    if "<" in line:
+        line = re.sub(r"</?[a-zA-Z][^<>]{0,200}>", " ", line)
+    if "[[" in line:
+        line = re.sub(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", line)
+        line = line.replace("[[", "").replace("]]", "")
+    if "(" in line:
+        line = re.sub(r" ?\([\s,;:]*\)", "", line)
+    return line.strip()
+
+
+def _tfds_events(
+    piece: Piece, reading: Reading, counts: Counter[str], tick: Callable[[int], None]
+) -> Events:
+    """Every example is a document, whatever blank lines it has."""
+    name = reading.format.removeprefix("tfds:")
+    source = tfds_text.open_source(name, piece.path, reading.data_dir)
+    layout: Layout = "split" if reading.sentences == "auto" else reading.sentences
+    share = piece.bytes / max(piece.end - piece.start, 1)
+    for index in range(piece.start, piece.end):
+        place = f"{reading.format}, split {piece.path}, example {index}"
+        lines = text_lines(source.text(index), place, reading.strict, counts)
+        for sentences in _text_events(lines, layout, reading.language):
+            if sentences is not None:
+                yield sentences
+        tick(round(share * (index + 1 - piece.start)) - round(share * (index - piece.start)))
+        yield None

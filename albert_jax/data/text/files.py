@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that `prepare` reads, here or at gs:// and fsspec's other addresses: found and opened."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, Protocol
+
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import connect, is_address, refusal, within
+
+READ_AHEAD = 1 << 22  # bytes that are asked of an address at once
+# What clients tell of a file that changes with its content.
+_CHANGES = ("etag", "ETag", "generation", "updated", "LastModified", "mtime", "created")
+
+
+class Stream(Protocol):
+    """What is used of an open file."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+    def seek(self, offset: int, /) -> int: ...
+    def tell(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells whether a file has changed."""
+
+    size: int  # bytes
+    stamp: int  # its time in nanoseconds, or a digest of what an address tells of it
+
+
+def find_files(given: str) -> list[str]:
+    """The files of a folder, a pattern or a path, sorted; those at an address as addresses.
+
+    Hidden ones of a folder are left out. Raises UserError where there is none.
+    """
+    found = _find_remote(given) if is_address(given) else _find_here(given)
+    if not found:
+        is_folder = not is_address(given) and os.path.isdir(given)
+        kind = "no file in the folder" if is_folder else "no such file:"
+        kind = "no file matches" if glob.has_magic(given) and not is_folder else kind
+        raise UserError(f"{kind} {given}; name text files, folders or patterns")
+    return sorted(found)
+
+
+def _find_here(given: str) -> list[str]:
+    if os.path.isdir(given):
+        walked = ((folder, name) for folder, _, names in os.walk(given) for name in names)
+        paths = [os.path.join(folder, name) for folder, name in walked]
+        above = given.rstrip("/")
+        return [path for path in paths if "/." not in path.removeprefix(above)]
+    if os.path.exists(given):
+        return [given]
+    return [path for path in glob.glob(given, recursive=True) if os.path.isfile(path)]
+
+
+def _find_remote(given: str) -> list[str]:
+    files, root = connect(given)
+
+    def listed() -> list[str]:
+        if glob.has_magic(root):
+            matching = files.glob(root, detail=True).items()
+            found = [path for path, info in matching if info["type"] == "file"]
+            found = [path for path in found if "/." in root or "/." not in path]  # as Python's
+        else:
+            found = [path for path in files.find(root) if "/." not in path.removeprefix(root)]
+        return [path for path in found if not path.endswith("/")]  # which a console made: a folder
+
+    with contextlib.suppress(FileNotFoundError):
+        return [files.unstrip_protocol(path) for path in within(given, listed)]
+    return []
+
+
+def require_output_apart(
+    output: str | Path,
+    given: Iterable[str | Path],
+    files: Iterable[str] = (),
+    *,
+    flag: str = "--output",
+) -> None:
+    """Raise UserError where the next call would read what this one writes, or where this one writes
+    among its inputs: `output` is or lies in a folder that is given, or holds a file that is read.
+
+    `given` are files, folders and patterns as `find_files` takes them, `files` what they name;
+    `flag` is what names the output.
+    """
+    place = _absolute(output)
+    for folder in filter(None, map(_whole_folder, map(str, given))):
+        inner = PurePath(place).parts[len(PurePath(_absolute(folder)).parts) :]
+        is_hidden = any(part.startswith(".") for part in inner)
+        if _lies_in(place, _absolute(folder)) and not is_hidden:
+            raise UserError(
+                f"{output} lies in the input {folder}, of which it would become a part; name "
+                f"another place for {flag}"
+            )
+    for file in files:
+        if _absolute(file) == place:
+            raise UserError(f"{output} is the input itself; name another place for {flag}")
+        if _lies_in(_absolute(file), place):
+            raise UserError(f"{output} holds the input {file}; name another place for {flag}")
+
+
+def _whole_folder(given: str) -> str | None:
+    """The folder all of whose files are given, by its name or as `folder/**`, or None."""
+    if glob.has_magic(given):
+        prefix, stars, rest = given.partition("**")
+        return (prefix or ".") if stars and not rest.strip("/*") else None
+    return given if is_address(given) or os.path.isdir(given) else None
+
+
+def _absolute(path: str | Path) -> str:
+    return str(path).rstrip("/") if is_address(str(path)) else os.path.realpath(path)
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def file_state(path: str) -> FileState:
+    """Raises UserError for a file that cannot be read."""
+    if not is_address(path):
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        return FileState(status.st_size, status.st_mtime_ns)
+    files, root = connect(path)
+    info = within(path, lambda: files.info(root))
+    told = str([info.get(name) for name in _CHANGES])
+    return FileState(info["size"], int(hashlib.sha256(told.encode()).hexdigest()[:15], 16))
+
+
+@contextlib.contextmanager
+def open_file(path: str) -> Iterator[Stream]:
+    """Its bytes; UserError where it cannot be opened, or at an address be read."""
+    if not is_address(path):
+        try:
+            stream = open(path, "rb")  # noqa: SIM115 - closed below; what fails there is not ours
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        with stream:
+            yield stream
+        return
+    files, root = connect(path)
+    try:
+        remote = within(path, lambda: files.open(root, "rb", block_size=READ_AHEAD))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the same command again") from None
+    with contextlib.closing(remote):
+        yield _RemoteStream(path, remote)
+
+
+class _RemoteStream:
+    """A file at an address, whose client's errors are told as the user's."""
+
+    def __init__(self, address: str, stream: Any):
+        self._address, self._stream = address, stream
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._stream.read(size)
+        except Exception as error:  # a client's own kinds
+            raise refusal(self._address, error) from None
+
+    def seek(self, offset: int) -> int:
+        return self._stream.seek(offset)
+
+    def tell(self) -> int:
+        return self._stream.tell()

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text of a TFDS data set, read without TensorFlow."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from albert_jax.data.tfds import open_split
+from albert_jax.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """One split of a prepared data set, by random access."""
+
+    examples: Sequence[dict[str, Any]]
+    feature: str  # the one that holds the text
+    num_bytes: int  # of the split, as TFDS counts it
+
+    def text(self, index: int) -> bytes:
+        """The text of one example, UTF-8 unless the data set broke it."""
+        text = self.examples[index][self.feature]
+        return text if isinstance(text, bytes) else str(text).encode("utf-8", errors="replace")
+
+
+@functools.lru_cache(maxsize=4)
+def open_source(name: str, split: str, data_dir: str | None = None) -> TextSource:
+    """Opens a split of `NAME[/CONFIG][:VERSION]`; see `open_split`.
+
+    Raises UserError also for a data set that has no text feature.
+    """
+    import tensorflow_datasets as tfds  # 2 s and 200 MB, so only where it is asked for
+
+    builder, examples = open_split(name, split, data_dir)
+    texts = [
+        key
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Text)
+    ]
+    if "text" not in texts and len(texts) != 1:
+        raise UserError(
+            f"TFDS data set {name} has no feature `text`, nor a single text feature (it has "
+            f"{', '.join(builder.info.features)}); write its text to files instead"
+        )
+    feature = "text" if "text" in texts else texts[0]
+    return TextSource(examples, feature, int(builder.info.splits[split].num_bytes))

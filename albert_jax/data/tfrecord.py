@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The original's TFRecord shards of pretraining examples, read and written without TensorFlow.
+
+A file is a row of frames: length uint64, its checksum, the record, its checksum. A record is a
+tf.train.Example: a protocol buffer that maps each feature's name to a list of numbers
+(create_pretraining_data.py:131-190).
+"""
+
+from __future__ import annotations
+
+import glob
+import mmap
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import lru_cache
+from itertools import cycle
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from albert_jax.data.loader import KEYS, Example
+from albert_jax.utils.errors import UserError
+
+# Name in the file -> name of the array. The label is the sentence order's in spite of its name.
+_FEATURES = {
+    "input_ids": "input_ids",
+    "input_mask": "input_mask",
+    "segment_ids": "segment_ids",
+    "token_boundary": "token_boundary",
+    "masked_lm_positions": "masked_lm_positions",
+    "masked_lm_ids": "masked_lm_ids",
+    "masked_lm_weights": "masked_lm_weights",
+    "next_sentence_labels": "sentence_order_labels",
+}
+_NAMES = {key: name for name, key in _FEATURES.items()}
+_SAME_LENGTH = (
+    ("input_ids", "input_mask", "segment_ids", "token_boundary"),
+    ("masked_lm_positions", "masked_lm_ids", "masked_lm_weights"),
+)
+
+_NO_NUMBERS = np.empty(0, np.int64)
+_LIMITS = {  # the largest number of each feature; ids are compared with the vocabulary too
+    "input_ids": 2**31 - 1,
+    "input_mask": 1,
+    "segment_ids": 1,
+    "token_boundary": 1,
+    "masked_lm_ids": 2**31 - 1,
+    "next_sentence_labels": 1,
+}
+MAX_RECORD_BYTES = (
+    1 << 22
+)  # decoding takes some forty times a record's bytes; one of 512 tokens: 5 kB
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+_FLOAT_LIST, _INT64_LIST = 2, 3  # fields of tf.train.Feature; 1 is bytes_list
+
+_HEAD = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+
+
+# ----------------------------------------------------------------------------------------- protobuf
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 70:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number of more than ten bytes")
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The fields of a message: (number, wire type, payload); raises ValueError or IndexError."""
+    at = 0
+    while at < len(data):
+        key, at = _read_varint(data, at)
+        wire = key & 7
+        if wire == _VARINT:
+            end = _read_varint(data, at)[1]
+        elif wire == _BYTES:
+            length, at = _read_varint(data, at)
+            end = at + length
+        elif wire in (_FIXED32, _FIXED64):
+            end = at + (4 if wire == _FIXED32 else 8)
+        else:
+            raise ValueError(f"wire type {wire}")
+        if end > len(data):
+            raise ValueError("a field runs past the end")
+        yield key >> 3, wire, data[at:end]
+        at = end
+
+
+def _unpack_varints(data: bytes) -> np.ndarray:
+    """Packed int64 values, all at once."""
+    parts = np.frombuffer(data, np.uint8)
+    last = np.flatnonzero(parts < 0x80)
+    if len(parts) and (not len(last) or last[-1] != len(parts) - 1):
+        raise ValueError("a number is cut off")
+    if len(last) == len(parts):
+        return parts.astype(np.int64)
+    first = np.concatenate([[0], last[:-1] + 1])
+    if (last - first).max() > 9:
+        raise ValueError("a number of more than ten bytes")
+    shift = 7 * (np.arange(len(parts)) - np.repeat(first, last - first + 1))
+    values = (parts & 0x7F).astype(np.uint64) << shift.astype(np.uint64)
+    return np.add.reduceat(values, first).astype(np.int64)
+
+
+def _message(number: int, payload: bytes) -> bytes:
+    return _varint(number << 3 | _BYTES) + _varint(len(payload)) + payload
+
+
+def encode_example(features: Mapping[str, np.ndarray]) -> bytes:
+    """A tf.train.Example of int64 and float features, one after another in the order given."""
+    entries = []
+    for name, values in features.items():
+        if values.dtype.kind == "f":
+            kind, packed = _FLOAT_LIST, values.astype("<f4").tobytes()
+        else:
+            # Negative numbers are their two's complement, ten bytes long.
+            numbers = values.astype(np.int64).ravel().astype(np.uint64).tolist()
+            kind, packed = _INT64_LIST, b"".join(map(_varint, numbers))
+        feature = _message(kind, _message(1, packed))
+        entries.append(_message(1, _message(1, name.encode()) + _message(2, feature)))
+    return _message(1, b"".join(entries))
+
+
+def decode_example(record: bytes) -> dict[str, np.ndarray]:
+    """The int64 and float32 features of a tf.train.Example in the file's order.
+
+    Raises ValueError or IndexError for what is no such message; features of bytes are left out.
+    """
+    features = {}
+    for number, _, entries in _fields(record):
+        if number != 1:
+            continue
+        for _, _, entry in _fields(entries):
+            pair = {key: payload for key, _, payload in _fields(entry)}
+            for kind, _, values in _fields(pair.get(2, b"")):
+                # Packed or, as the format allows too, one field a number: joined they are alike.
+                packed = b"".join(payload for _, _, payload in _fields(values))
+                if kind == _INT64_LIST:
+                    features[pair[1].decode()] = _unpack_varints(packed)
+                elif kind == _FLOAT_LIST:
+                    features[pair[1].decode()] = np.frombuffer(packed, "<f4")
+    return features
+
+
+# ------------------------------------------------------------------------------------------- frames
+
+
+def _checksum(data: bytes) -> int:
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _damaged(path: Path, number: int, offset: int, what: str) -> UserError:
+    return UserError(
+        f"{path} is damaged at record {number}, byte {offset}: {what}; fetch or make the file again"
+    )
+
+
+class _RecordFile:
+    """A TFRecord file as a sequence of examples."""
+
+    def __init__(self, path: Path):
+        """Walks the frames; raises UserError where they are broken or there are none."""
+        self.path = path
+        try:
+            size = path.stat().st_size
+            if not size:
+                raise UserError(f"{path} is empty; leave it out or make it again")
+            data = _mapped(self)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        offsets: list[int] = []
+        at = 0
+        while at < size:
+            if at + _HEAD.size > size:
+                raise _damaged(path, len(offsets), at, "the file ends within it")
+            length, crc = _HEAD.unpack_from(data, at)
+            if crc != _checksum(data[at : at + 8]):
+                if not at and data[:2] == b"\x1f\x8b":
+                    raise UserError(
+                        f"{path} is compressed, which bars random access; run gunzip on it"
+                    )
+                raise _damaged(path, len(offsets), at, "the checksum of its length is wrong")
+            if length > MAX_RECORD_BYTES:
+                what = f"it claims {length:,} bytes, and an example has some thousand"
+                raise _damaged(path, len(offsets), at, what)
+            offsets.append(at)
+            at += _HEAD.size + length + _CRC.size
+        if at != size:
+            raise _damaged(path, len(offsets) - 1, offsets[-1], "the file ends within it")
+        self.offsets = np.array(offsets, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, number: int) -> Example:
+        """One example in the file's order of features; raises UserError for a damaged one."""
+        at = int(self.offsets[number])
+        data = _mapped(self)
+        start = at + _HEAD.size
+        stop = start + _HEAD.unpack_from(data, at)[0]
+        record = data[start:stop]
+        if _CRC.unpack_from(data, stop)[0] != _checksum(record):
+            raise _damaged(self.path, number, at, "its checksum is wrong")
+        try:
+            features = decode_example(record)
+        except (ValueError, IndexError, KeyError) as error:
+            what = f"it is no tf.train.Example ({error})"
+            raise _damaged(self.path, number, at, what) from None
+        return _as_example(features, f"{self.path}, record {number},")
+
+
+@lru_cache(256)  # a map holds a file descriptor, and a corpus may have thousands of files
+def _mapped(file: _RecordFile) -> mmap.mmap:
+    with open(file.path, "rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _as_example(features: dict[str, np.ndarray], where: str) -> Example:
+    """A record's features under a batch's names; raises UserError for another kind of record."""
+    if problem := _problem(features):
+        raise UserError(
+            f"{where} is no pretraining example: {problem}; give files that "
+            "create_pretraining_data.py wrote"
+        )
+    example = {
+        _FEATURES[name]: values if values.dtype.kind == "f" else values.astype(np.int32)
+        for name, values in features.items()
+        if name in _FEATURES
+    }
+    example["sentence_order_labels"] = example["sentence_order_labels"].reshape(())
+    return example
+
+
+def _problem(features: dict[str, np.ndarray]) -> str:
+    """What keeps a record's features from being an example, "" where nothing does."""
+    if lacking := [_NAMES[key] for key in KEYS if _NAMES[key] not in features]:
+        return f"it lacks {', '.join(lacking)}"
+    for name in features.keys() & _FEATURES.keys():
+        kind = "f" if name == "masked_lm_weights" else "i"
+        if features[name].dtype.kind != kind:
+            return f"its {name} are {'floats' if kind == 'i' else 'whole numbers'}"
+    for names in _SAME_LENGTH:
+        lengths = {name: len(features[name]) for name in names if name in features}
+        if len(set(lengths.values())) > 1:
+            return f"it has features of unlike lengths ({lengths})"
+        if 0 in lengths.values():
+            return f"its {names[0]} are empty"
+    if len(features["next_sentence_labels"]) != 1:
+        return "it has no single label"
+    limits = _LIMITS | {"masked_lm_positions": len(features["input_ids"]) - 1}
+    for name, most in limits.items():
+        values = features.get(name, _NO_NUMBERS)
+        if len(values) and not 0 <= values.min() <= values.max() <= most:
+            wrong = values[(values < 0) | (values > most)][0]
+            return f"it has {wrong} among its {name}, which lie from 0 to {most}"
+    if not np.all(np.isfinite(features["masked_lm_weights"])):
+        return "it has masked_lm_weights that are no numbers"
+    return ""
+
+
+def record_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The files that paths, folders and patterns such as `shards/*.tfrecord` name, sorted in each.
+
+    Raises UserError for one that names nothing.
+    """
+    files: list[Path] = []
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+        if path.is_file():
+            files.append(path)
+            continue
+        found = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path))))
+        found = [file for file in found if file.is_file() and not file.name.startswith((".", "_"))]
+        if not found:
+            raise UserError(f"{path} names no TFRecord file")
+        files += found
+    return files
+
+
+def read_records(paths: str | Path | Iterable[str | Path]) -> Iterator[Example]:
+    """Examples in the files' order, their arrays int32[S], int32[P], float32[P] and a scalar label.
+
+    token_boundary is there where the file has it; UserError as RecordSource raises.
+    """
+    for path in record_files(paths):
+        file = _RecordFile(path)
+        for number in range(len(file)):
+            yield file[number]
+
+
+def write_records(paths: str | Path | Sequence[str | Path], examples: Iterable[Example]) -> int:
+    """Writes examples to the files in turn, as the original does; returns how many there were.
+
+    Of an example (`PretrainingSource.draw`) the arrays that the original writes are written, in the
+    example's order: what `read_records` read comes out byte for byte.
+    """
+    count = 0
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(open(path, "wb"))
+            for path in ([paths] if isinstance(paths, str | Path) else paths)
+        ]
+        for file, example in zip(cycle(files), examples, strict=False):
+            names = ((_NAMES[key], values) for key, values in example.items() if key in _NAMES)
+            record = encode_example(dict(names))
+            length = struct.pack("<Q", len(record))
+            file.write(length + _CRC.pack(_checksum(length)))
+            file.write(record + _CRC.pack(_checksum(record)))
+            count += 1
+    return count
+
+
+# ------------------------------------------------------------------------------------------- source
+
+
+class RecordSource:
+    """Examples of TFRecord files, each as it was masked when written: `source[i]` for any i."""
+
+    def __init__(
+        self,
+        paths: str | Path | Iterable[str | Path],
+        *,
+        seed: int,
+        shuffle: bool = True,
+        vocab_size: int | None = None,
+    ):
+        """Finds where every record starts, in every file.
+
+        Raises UserError for a damaged file, for files of unlike lengths and, when it is read, for a
+        record with ids that are not below `vocab_size`.
+        """
+        self.files = [_RecordFile(path) for path in record_files(paths)]
+        self.seed, self.shuffle, self.vocab_size = seed, shuffle, vocab_size
+        self._first_record = np.cumsum([0, *map(len, self.files)])
+        self._order: tuple[int, np.ndarray] | None = None
+        first = self.files[0][0]
+        self.max_seq_length = len(first["input_ids"])
+        self.max_predictions_per_seq = len(first["masked_lm_positions"])
+        for file in self.files:
+            self._check(file, 0, file[0])
+
+    def _check(self, file: _RecordFile, number: int, example: Example) -> None:
+        lengths = len(example["input_ids"]), len(example["masked_lm_positions"])
+        expected = self.max_seq_length, self.max_predictions_per_seq
+        if lengths != expected:
+            raise UserError(
+                f"{file.path}, record {number}, has {lengths[0]} tokens and {lengths[1]} "
+                f"predictions, {self.files[0].path} {expected[0]} and {expected[1]} in a row; use "
+                "files of one kind"
+            )
+        if self.vocab_size is not None:
+            largest = max(int(example[key].max()) for key in ("input_ids", "masked_lm_ids"))
+            if largest >= self.vocab_size:
+                raise UserError(
+                    f"{file.path}, record {number}, has the id {largest}, but the vocabulary has "
+                    f"{self.vocab_size} pieces; use the vocabulary that the file was made with"
+                )
+
+    def __len__(self) -> int:
+        """Records in all files, which is every epoch's size."""
+        return int(self._first_record[-1])
+
+    def epoch_size(self, epoch: int) -> int:
+        """Examples in an epoch."""
+        return len(self)
+
+    def epoch_of(self, index: int) -> tuple[int, int]:
+        """(epoch, index in it) of an example."""
+        if index < 0:
+            raise IndexError(index)
+        return divmod(index, len(self))
+
+    def __getitem__(self, index: int) -> Example:
+        """The arrays of one example: [S], [P] and a scalar label."""
+        example = self.draw(index)
+        return {key: example[key] for key in KEYS}
+
+    def draw(self, index: int) -> Example:
+        """`self[index]` with token_boundary int32[S] where the file has it."""
+        epoch, number = self.epoch_of(index)
+        if self.shuffle:
+            number = int(self._permutation(epoch)[number])
+        at = int(np.searchsorted(self._first_record, number, side="right")) - 1
+        file, number = self.files[at], number - int(self._first_record[at])
+        example = file[number]
+        self._check(file, number, example)
+        return example
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        kept = self._order  # one reference, so that threads never see half of another epoch
+        if kept is None or kept[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            kept = self._order = epoch, rng.permutation(len(self))
+        return kept[1]

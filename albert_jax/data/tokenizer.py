@@ -1,0 +1,482 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text to ids and back: ALBERT's text cleaning over SentencePiece, offsets, a new vocabulary.
+
+Mode `google` is google-research/albert's tokenization.py as it runs on Python 3, which that code's
+checkpoints and data files belong to; mode `hf` is transformers' slow AlbertTokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import operator
+import os
+import re
+import string
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex, cast
+
+import numpy as np
+import sentencepiece
+
+from albert_jax.config.manifests import is_model_directory, text_settings
+from albert_jax.utils.arguments import checked, path_of, shown, texts_of
+from albert_jax.utils.atomic import appearing_file, remove_leftovers, writing
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.locks import Lock
+from albert_jax.utils.streams import say
+
+Mode = Literal["google", "hf"]
+
+SPECIAL_PIECES = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID = range(5)
+MARKER = "\u2581"  # SentencePiece's "a word starts here"
+
+_FILE_NAMES = ("spiece.model", "30k-clean.model")  # transformers' and the original archives'
+_SPECIALS = re.compile("(" + "|".join(map(re.escape, SPECIAL_PIECES)) + ")")
+_WORD = re.compile(r"\S+")
+_UNITS = {"google": re.compile(r"\S"), "hf": re.compile(r"``|''|\S")}
+# No combining character lies below U+0300: Western text pays for few function calls.
+_MAYBE_COMBINING = re.compile(r"[^\x00-\u02ff]")
+_PUNCTUATION = frozenset('!"#$%&()*+,-./:;?@[\\]^_`{|}~')  # the original's, without ' < = >
+_WORD_CHARACTERS = _PUNCTUATION | frozenset(string.ascii_lowercase)
+
+
+# --------------------------------------------------------------------------------------- cleaning
+
+
+def clean_text(text: str, *, mode: Mode = "google", lower: bool = True) -> str:
+    """Collapses white space, decomposes, drops accents, lower-cases. tokenization.py:77.
+
+    `hf` lower-cases character by character before that (so no final ς) and turns `` and '' into ".
+    Lone surrogates, which no UTF-8 can hold, become U+FFFD.
+    """
+    if mode == "hf" and lower:
+        text = text.replace("\u03a3", "\u03c3").lower()  # lower() looks around only for sigma
+    text = " ".join(text.split())
+    if mode == "hf":
+        text = text.replace("``", '"').replace("''", '"')
+    if not text.isascii():
+        text = _MAYBE_COMBINING.sub(_uncombined, unicodedata.normalize("NFKD", text))
+    return text.lower() if lower else text
+
+
+def _uncombined(match: re.Match[str]) -> str:
+    if "\ud800" <= match[0] <= "\udfff":
+        return "\ufffd"
+    return "" if unicodedata.combining(match[0]) else match[0]
+
+
+def _origins(text: str, cleaned: str, mode: Mode, lower: bool) -> tuple[Sequence[int], ...]:
+    """Start and end, in `text`, of what each character of `cleaned` was made from.
+
+    Characters can be cleaned one by one: NFKD moves combining characters only, which are dropped.
+    """
+    if text.isascii() and len(text.strip()) == len(cleaned):
+        first = len(text) - len(text.lstrip())
+        return range(first, first + len(cleaned)), range(first + 1, first + len(cleaned) + 1)
+    starts: list[int] = []
+    ends: list[int] = []
+    for index, word in enumerate(_WORD.finditer(text)):
+        if index:  # the one space that the white space before this word became
+            starts.append(ends[-1] if ends else 0)
+            ends.append(word.start())
+        if word[0].isascii() and "``" not in word[0] and "''" not in word[0]:
+            starts += range(word.start(), word.end())
+            ends += range(word.start() + 1, word.end() + 1)
+            continue
+        for unit in _UNITS[mode].finditer(text, *word.span()):
+            width = len(clean_text(unit[0], mode=mode, lower=lower))
+            starts += [unit.start()] * width
+            ends += [unit.end()] * width
+            if not width and ends and ends[-1] == unit.start():
+                ends[-1] = unit.end()  # an accent belongs to its letter
+    assert len(starts) == len(cleaned), (text, cleaned)
+    return starts, ends
+
+
+# ----------------------------------------------------------------------------------- the tokenizer
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Ids, their pieces (the text itself where unknown), and [start, end) in the original text.
+
+    Offsets count characters and leave out the white space before a piece; a piece that is the
+    marker alone has an empty span; specials that the tokenizer added have (0, 0).
+    """
+
+    ids: list[int]
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+
+
+class Tokenizer:
+    """A SentencePiece vocabulary in ALBERT's layout; made by `Tokenizer.load`; can be pickled."""
+
+    path: Path
+    mode: Mode
+    do_lower_case: bool
+    vocab_size: int
+    sha256: str
+    """Hex digest of the model file."""
+    pieces: list[str]
+    """By id."""
+    starts_word: np.ndarray
+    """bool[vocab_size]: whether a word starts at the piece. create_pretraining_data.py:393."""
+
+    @classmethod
+    @checked
+    def load(
+        cls, path: str | Path, *, mode: Mode | None = None, do_lower_case: bool | None = None
+    ) -> Tokenizer:
+        """Reads a SentencePiece model, or a folder's spiece.model or 30k-clean.model.
+
+        `mode` and `do_lower_case` say how text is cleaned. Where they are None they are as the
+        files beside the vocabulary say: those of a model directory, a token store or a serving
+        folder, and of a transformers folder what conversion would take, mode hf and the case in
+        its tokenizer_config.json. Elsewhere they are the original's, google and True.
+
+        Raises UserError for a missing file, one that is no SentencePiece model, and one whose ids
+        0 to 4 are not <pad> <unk> [CLS] [SEP] [MASK].
+        """
+        path = _model_file(path_of(path, "path"))
+        if (mode is None or do_lower_case is None) and path.name in _FILE_NAMES:
+            beside = text_settings(path.parent)
+            mode = cast("Mode", beside["mode"]) if mode is None else mode
+            do_lower_case = beside["do_lower_case"] if do_lower_case is None else do_lower_case
+        mode, do_lower_case = mode or "google", do_lower_case is not False
+        if mode not in _UNITS:  # in the file of a later version, say
+            raise UserError(f"tokenizer mode {mode!r} is unknown; known: {', '.join(_UNITS)}")
+        processor = sentencepiece.SentencePieceProcessor()
+        try:
+            model = path.read_bytes()
+            processor.LoadFromSerializedProto(model)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        except RuntimeError:
+            raise UserError(
+                f"{path} is no SentencePiece model; give ALBERT's spiece.model or 30k-clean.model"
+            ) from None
+        return cls(processor, path, hashlib.sha256(model).hexdigest(), mode, do_lower_case)
+
+    def __init__(
+        self,
+        processor: sentencepiece.SentencePieceProcessor,
+        path: Path,
+        sha256: str,
+        mode: Mode,
+        do_lower_case: bool,
+    ) -> None:
+        self.path, self.sha256, self.mode, self.do_lower_case = path, sha256, mode, do_lower_case
+        self._processor = processor
+        try:
+            self.pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is damaged: a piece is no UTF-8 ({error.reason}); copy it again"
+            ) from None
+        self.vocab_size = len(self.pieces)
+        if tuple(self.pieces[:5]) != SPECIAL_PIECES:
+            raise UserError(
+                f"{path} has {' '.join(self.pieces[:5])} at ids 0 to 4 where an ALBERT vocabulary "
+                f"has {' '.join(SPECIAL_PIECES)}; make one with albert-jax train-tokenizer"
+            )
+        self.starts_word = np.array([_starts_word(piece) for piece in self.pieces])
+        # Without the specials: text becomes one of those ids only where it is parsed for them.
+        self._ids = {piece: i for i, piece in enumerate(self.pieces) if i > MASK_ID}
+        self._split = {
+            piece: self._split_comma(piece)
+            for piece in self._ids
+            if piece[-1] == "," and piece[-2:-1].isdigit()
+        }
+        self._split_ids = {
+            self._ids[piece]: [self._id(part) for part in parts]
+            for piece, parts in self._split.items()
+        } | {i: [UNK_ID] for i in (PAD_ID, CLS_ID, SEP_ID, MASK_ID)}
+
+    def _id(self, piece: str) -> int:
+        return self._ids.get(piece, UNK_ID)
+
+    def _split_comma(self, piece: str) -> list[str]:
+        """What replaces a piece that ends in digit and comma. tokenization.py:112."""
+        parts = self._processor.encode(piece[:-1].replace(MARKER, ""), out_type=str)
+        # Encoding puts a marker in front. The original means to strip it within a word but compares
+        # str with bytes, so that its data files have it; transformers does strip it.
+        if self.mode == "hf" and piece[0] != MARKER and parts[0][0] == MARKER:
+            parts = parts[1:] if parts[0] == MARKER else [parts[0][1:], *parts[1:]]
+        return [*parts, ","]
+
+    def _clean(self, text: str) -> str:
+        return clean_text(text, mode=self.mode, lower=self.do_lower_case)
+
+    def __repr__(self) -> str:
+        case = "lower-cased" if self.do_lower_case else "cased"
+        return f"<Tokenizer {self.vocab_size:,} pieces, {self.mode}, {case}, from {self.path}>"
+
+    @checked
+    def encode(
+        self, text: str, add_special_tokens: bool = False, parse_special: bool | None = None
+    ) -> Encoding:
+        """Cleans and encodes a text; `add_special_tokens` puts [CLS] before and [SEP] after.
+
+        `parse_special`: a literal [MASK], [SEP], [CLS], <pad> or <unk> becomes that id, and the
+        text on either side is encoded by itself; None: as in the mode's original, which is never
+        in google and always in hf.
+        """
+        return self.encode_batch([text], add_special_tokens, parse_special, threads=1)[0]
+
+    @checked
+    def encode_batch(
+        self,
+        texts: Iterable[str],
+        add_special_tokens: bool = False,
+        parse_special: bool | None = None,
+        *,
+        threads: int | None = None,
+    ) -> list[Encoding]:
+        """`encode` of each text; SentencePiece runs in `threads` threads, None: one a core."""
+        parse = self.mode == "hf" if parse_special is None else parse_special
+        # plain, special, plain, …, plain
+        split = [_SPECIALS.split(text) if parse else [text] for text in _several(texts)]
+        cleaned = [self._clean(part) for parts in split for part in parts[::2]]
+        pieces = self._processor.encode(cleaned, out_type=str, num_threads=threads or -1)
+        encoded = zip(cleaned, pieces, strict=True)
+        return [self._assemble(parts, encoded, add_special_tokens) for parts in split]
+
+    def _assemble(
+        self, parts: list[str], encoded: Iterator[tuple[str, list[str]]], add_special_tokens: bool
+    ) -> Encoding:
+        found: list[tuple[int, str, tuple[int, int]]] = []
+        offset = 0
+        for index, part in enumerate(parts):
+            if index % 2:
+                found.append((SPECIAL_PIECES.index(part), part, (offset, offset + len(part))))
+            else:
+                for token, start, end in self._locate(part, *next(encoded)):
+                    found.append((self._id(token), token, (offset + start, offset + end)))
+            offset += len(part)
+        if add_special_tokens:
+            found = [(CLS_ID, "[CLS]", (0, 0)), *found, (SEP_ID, "[SEP]", (0, 0))]
+        ids, tokens, offsets = zip(*found, strict=True) if found else ((), (), ())
+        return Encoding(list(ids), list(tokens), list(offsets))
+
+    def _locate(self, text: str, cleaned: str, pieces: list[str]) -> Iterator[tuple[str, int, int]]:
+        """Applies the digit-comma rule and yields (token, start, end), offsets in `text`."""
+        starts, ends = _origins(text, cleaned, self.mode, self.do_lower_case)
+        # The pieces spell `normalized`; its character k was made from cleaned[at[k] : at[k + 1]].
+        normalized, at = self._processor.Normalize(cleaned, with_offsets=True)
+        position = 0
+        for piece in pieces:
+            here, position = position, min(position + len(piece), len(normalized))
+            for token in self._split.get(piece, (piece,)):
+                if normalized[here : here + 1] == MARKER:
+                    here += 1
+                width = len(token) - token.startswith(MARKER)
+                if width and here < position:
+                    last = at[min(here + width, position)] - 1
+                    yield token, starts[at[here]], ends[max(last, at[here])]
+                else:  # the marker alone: the place where the next character starts
+                    point = starts[at[here]] if at[here] < len(starts) else ends[-1]
+                    yield token, point, point
+                here += width
+
+    @checked
+    def encode_ids(self, texts: Iterable[str], *, threads: int = 1) -> list[list[int]]:
+        """The ids of `encode` with no special ones, ten times as fast: for corpora."""
+        cleaned = [self._clean(text) for text in _several(texts)]
+        encoded = self._processor.encode(cleaned, out_type=int, num_threads=threads)
+        split, changed = self._split_ids, frozenset(self._split_ids)
+        return [
+            ids
+            if changed.isdisjoint(ids)
+            else [new for old in ids for new in split.get(old, (old,))]
+            for ids in encoded
+        ]
+
+    @checked
+    def decode(self, ids: Iterable[SupportsIndex], *, skip_special_tokens: bool = False) -> str:
+        """The cleaned text of ids, as near as they tell; `hf` spaces ids 0 to 4 as transformers.
+
+        Raises UserError for what is no whole number and for an id outside the vocabulary.
+        """
+        numbers = _whole(ids)
+        if wrong := [i for i in numbers if not 0 <= i < self.vocab_size]:
+            raise UserError(f"id {wrong[0]} is not in the vocabulary, 0 to {self.vocab_size - 1}")
+        if skip_special_tokens:
+            numbers = [i for i in numbers if i > MASK_ID]
+        if self.mode == "google":
+            return "".join(self.pieces[i] for i in numbers).replace(MARKER, " ").strip()
+        text, run, after_special = "", [], False
+        for i in numbers:
+            if i > MASK_ID:
+                run.append(i)
+            else:
+                text += "" if after_special else " "
+                text += self._processor.decode(run) + self.pieces[i]
+                run = []
+            after_special = i <= MASK_ID
+        return (text + self._processor.decode(run)).strip()
+
+
+def _several(texts: Iterable[str]) -> list[str]:
+    """The texts of an argument that takes no single one."""
+    if isinstance(texts, str):
+        raise UserError(f"texts {shown(texts)} is one string; give a list of them")
+    return texts_of(texts, "texts")
+
+
+def _whole(ids: Iterable[SupportsIndex]) -> list[int]:
+    """The ids as Python's own integers."""
+    try:
+        return [operator.index(i) for i in ids]
+    except TypeError:
+        raise UserError(f"ids {shown(ids)} must be whole numbers in a list") from None
+
+
+def _model_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist; give a spiece.model or the folder that holds it")
+    for name in _FILE_NAMES:
+        if (path / name).is_file():
+            return path / name
+    if (path / "tokenizer.json").is_file():
+        raise UserError(
+            f"{path} has a tokenizer.json but no spiece.model, which is needed: put the original "
+            "model's in, or one saved by transformers' slow AlbertTokenizer"
+        )
+    if is_model_directory(path / "model"):
+        raise UserError(f"{path} is a work directory; give its model, {path / 'model'}")
+    raise UserError(f"{path} holds no spiece.model; give the file or the folder that holds it")
+
+
+def _starts_word(piece: str) -> bool:
+    """The original's _is_start_piece_sp: punctuation, or a character no English word has."""
+    return piece in _PUNCTUATION or any(c.lower() not in _WORD_CHARACTERS for c in piece)
+
+
+# -------------------------------------------------------------------------------- a new vocabulary
+
+# The original README's spm_train command, its symbols as lists: in the README's one string the
+# quote opens a quoted CSV field, which silently gives another layout.
+_TRAINER: dict[str, Any] = {
+    "model_type": "unigram",
+    "pad_id": PAD_ID,
+    "unk_id": UNK_ID,
+    "bos_id": -1,
+    "eos_id": -1,
+    "control_symbols": list(SPECIAL_PIECES[2:]),
+    "user_defined_symbols": ["(", ")", '"', "-", ".", "–", "£", "€"],
+    "shuffle_input_sentence": True,
+    "num_threads": 16,  # spm_train's default; fixed, as another number gives another model
+    "minloglevel": 2,
+}
+
+
+class _Lines:
+    """Cleans lines on their way to the trainer, and counts them."""
+
+    def __init__(self, source: Iterable[str], lower: bool, max_bytes: int) -> None:
+        self.source, self.lower, self.max_bytes = source, lower, max_bytes
+        self.used = self.too_long = 0
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for line in self.source:
+                line = clean_text(line, lower=self.lower).replace("\0", "")
+                if len(line.encode()) > self.max_bytes:
+                    self.too_long += 1
+                elif line:
+                    self.used += 1
+                    yield line
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            # SentencePiece 0.2.1 drops it and trains on what came before; 0.2.3 raises another.
+            self.error = error
+            raise
+        if self.used:
+            say(f"SentencePiece trains on {self.used:,} sentences; of millions for minutes")
+
+
+def train_on_lines(
+    lines: Iterable[str],
+    *,
+    output: str | Path,
+    vocab_size: int = 30_000,
+    do_lower_case: bool = True,
+    character_coverage: float = 0.99995,
+    input_sentence_size: int = 10_000_000,
+    max_sentence_length: int = 4192,
+) -> Path:
+    """Train a vocabulary as the original's README does; return `output`/spiece.model.
+
+    Lines are cleaned as the tokenizer cleans them, lower-casing included; those over
+    `max_sentence_length` bytes are skipped and counted, and of the others `input_sentence_size` are
+    sampled. The same lines give the same bytes. Also writes spiece.vocab. Raises UserError for no
+    text, for a `vocab_size` that the text is too small for, naming the largest, and for a place
+    that cannot be written, before the lines are read where that shows.
+    """
+    output = Path(output)
+    _require_writable(output)
+    cleaned = _Lines(lines, do_lower_case, max_sentence_length)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(cleaned),
+            model_writer=model,
+            vocab_size=vocab_size,
+            character_coverage=character_coverage,
+            input_sentence_size=input_sentence_size,
+            max_sentence_length=max_sentence_length,
+            **_TRAINER,
+        )
+    except RuntimeError as error:
+        if cleaned.error is None:
+            raise UserError(_reason(str(error), cleaned, vocab_size)) from None
+    if cleaned.error is not None:
+        raise cleaned.error
+    message = f"vocabulary of {vocab_size:,} pieces from {cleaned.used:,} sentences"
+    if cleaned.too_long:
+        message += f"; {cleaned.too_long:,} over {max_sentence_length} bytes skipped"
+    say(message)
+    return _write_vocabulary(output, model.getvalue())
+
+
+def _require_writable(folder: Path) -> None:
+    """Raises UserError where a folder cannot be written, as far as that can be seen."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{nearest} is a file; name a folder for the vocabulary")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written; name another folder for the vocabulary")
+
+
+def _reason(error: str, lines: _Lines, vocab_size: int) -> str:
+    if not lines.used:
+        long = f": {lines.too_long} lines have over {lines.max_bytes} bytes" * bool(lines.too_long)
+        return f"no text to train a vocabulary on{long}; give a sentence or paragraph a line"
+    if found := re.search(r"too high .* value <= (\d+)", error):
+        return f"vocab_size {vocab_size} is too large for this text; the largest is {found[1]}"
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
+        return f"vocab_size {vocab_size} is too small: {found[1]} characters and symbols alone"
+    return f"SentencePiece could not train a vocabulary of {vocab_size}: {error.splitlines()[0]}"
+
+
+def _write_vocabulary(folder: Path, model: bytes) -> Path:
+    sp = sentencepiece.SentencePieceProcessor()
+    sp.LoadFromSerializedProto(model)
+    rows = [f"{sp.id_to_piece(i)}\t{sp.get_score(i):g}\n" for i in range(sp.get_piece_size())]
+    busy = f"{folder} is being written by {{owner}}; run the same command again, or name another"
+    with writing(folder), Lock(folder / ".spiece.lock", busy):
+        for name, data in (("spiece.vocab", "".join(rows).encode()), ("spiece.model", model)):
+            remove_leftovers(folder, name)
+            with appearing_file(folder / name) as temporary:
+                temporary.write_bytes(data)
+    return folder / "spiece.model"

@@ -1,0 +1,606 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run by several processes, a host each: how they join, agree, and end together.
+
+The processes are JAX's own (`jax.distributed`), and so are the signs of life between them and the
+word of a preemption. Here is what a person is told of it, and small values exchanged through the
+coordinator's key-value store, which needs no devices. `rendezvous` is how they find each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import json
+import math
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jaxlib
+
+# These have no public names: the key-value store (orbax uses it so too), what a cluster says of its
+# processes, and the address of CPU devices.
+from jax._src import clusters, distributed, xla_bridge
+from jax.experimental import multihost_utils
+from jaxlib import _jax
+
+from albert_jax import __version__
+from albert_jax.checkpoint.integrity import unlike_values
+from albert_jax.distributed.rendezvous import Peer, host_and_port, meet
+from albert_jax.utils import interrupts
+from albert_jax.utils.errors import TryAgain, UserError
+from albert_jax.utils.streams import say
+
+JOIN_SECONDS = 60  # for JAX to join processes that have all come
+POLL = 1.0  # seconds between two looks at whether one that is waited for has ended
+SILENCE = 60.0  # seconds of waiting for another process after which it is said which
+LIMIT = 3600.0  # seconds of waiting after which a process counts as stuck
+ORDERLY = 10.0  # seconds for a signal to end all after the same step
+SAME_SIGNAL = 1.0  # seconds in which a second signal is the first once more
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a process finds the others; what is not given is the cluster's to know.
+
+    Cloud TPU, GKE, SLURM, Open MPI and Kubernetes tell JAX all three; elsewhere all are needed.
+    """
+
+    coordinator: str | None = None  # host:port of process 0
+    processes: int | None = None
+    process: int | None = None  # 0 to processes - 1
+    start_timeout: int = 120  # seconds for all to come
+    peer_timeout: int = 30  # seconds without a sign of life after which a process counts as dead
+
+    def __post_init__(self) -> None:
+        if self.coordinator is not None:
+            _check_address(self.coordinator)
+        if self.processes == 1:
+            raise _alone()
+        if self.processes is not None and self.processes < 1:
+            raise UserError(f"num-processes {self.processes} must be at least 2")
+        if self.process is not None and not 0 <= self.process < (self.processes or sys.maxsize):
+            raise UserError(
+                f"process-id {self.process} must be 0 to num-processes - 1"
+                + (f", which is {self.processes - 1}" if self.processes else "")
+            )
+        for name in ("start_timeout", "peer_timeout"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name.replace('_', '-')} must be at least 1 second")
+
+
+def _check_address(coordinator: str) -> None:
+    host, _, port = coordinator.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+        wrong = "has no port from 1 to 65535"
+    elif not host or "/" in host or any(c.isspace() for c in host):
+        wrong = "has no host"
+    elif ":" in host and not (host.startswith("[") and host.endswith("]")):
+        wrong = "has an IPv6 address without brackets"
+    else:
+        return
+    raise UserError(
+        f"coordinator {coordinator!r} {wrong}; give HOST:PORT of process 0, as 10.0.0.1:1234 or "
+        "[fd00::1]:1234"
+    )
+
+
+def is_primary() -> bool:
+    """Whether this is the process that speaks, logs and exports for all."""
+    return jax.process_index() == 0
+
+
+def several() -> bool:
+    """Whether the run has more than one process; starts no devices."""
+    state = distributed.global_state
+    return state.client is not None and state.num_processes > 1
+
+
+# ------------------------------------------------------------------------------- coming and leaving
+
+_hosts: list[str] = []  # by process
+# How to end should JAX's C++ abort, as it does when another process is gone: (words, status).
+_on_abort: Callable[[], tuple[str, int]]
+_jax_sigterm: Any = None  # JAX's own handler of SIGTERM, a function of C
+
+
+@contextlib.contextmanager
+def joined(launch: Launch | None) -> Iterator[None]:
+    """While entered, this process is one of the run's; None: it is the only one.
+
+    Whatever ends one ends all: an error that all meet leaves in order; else this process exits at
+    once, with its line and status, and the others learn of it within `peer_timeout`. A process that
+    dies without a word ends the others with one line and status 75. Raises UserError where the
+    processes do not fit each other, or only one is found. Where not all come in time it raises
+    TryAgain if a cluster said who they are, and UserError if the user did, who may be wrong.
+    """
+    if launch is None:
+        yield
+        return
+    _initialize(launch)
+    try:
+        with interrupts.undone_on_exit(_stopped):
+            yield
+    except BaseException as error:
+        _leave(error, launch)
+        _on_sigabrt(None)
+        raise
+    jax.distributed.shutdown()
+    _on_sigabrt(None)
+
+
+class _Place(NamedTuple):
+    """Where a process stands among the others."""
+
+    coordinator: str
+    processes: int
+    process: int
+    devices: list[int] | None  # of this host, those that are its own; None: all
+
+
+def _initialize(launch: Launch) -> None:
+    global _on_abort, _hosts
+    place = _place(launch)
+    if place.processes == 1:
+        raise _alone()
+    by_user = None not in (launch.coordinator, launch.processes, launch.process)
+    versions = {m.__name__: m.__version__ for m in (jax, jaxlib)} | {"albert_jax": __version__}
+    me = Peer(place.process, place.processes, socket.gethostname(), os.getpid(), versions)
+    any_address = f"[::]:{host_and_port(place.coordinator)[1]}"
+    _hosts = meet(
+        me,
+        place.coordinator,
+        bind=os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", any_address),
+        seconds=launch.start_timeout,
+        late=UserError if by_user else TryAgain,
+    )
+    _on_abort = lambda: (_line(_not_joined(place)), TryAgain.exit_status)  # noqa: E731
+    _on_sigabrt(_aborted)
+    _join(place, launch)
+    _reach_cpus_by_address()
+    _on_abort = lambda: (_line(_lost()), TryAgain.exit_status)  # noqa: E731
+
+
+def _place(launch: Launch) -> _Place:
+    """What the user gives, and what the cluster knows of the rest."""
+    own = os.environ.get("JAX_LOCAL_DEVICE_IDS")
+    try:
+        coordinator, processes, process, devices = (
+            clusters.ClusterEnv.auto_detect_unset_distributed_params(
+                launch.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
+                launch.processes,
+                launch.process,
+                [int(n) for n in own.split(",")] if own else None,
+                None,
+                launch.start_timeout,
+            )
+        )
+    except (RuntimeError, OSError) as error:  # no answer from its metadata; no address yet
+        raise TryAgain(
+            f"the cluster does not tell yet where the processes are ({_first_line(error)}); run "
+            "the same command again"
+        ) from None
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"the cluster does not tell where the processes are ({_first_line(error)}); give "
+            "--coordinator HOST:PORT, --num-processes and --process-id"
+        ) from None
+    if None in (coordinator, processes, process):
+        raise UserError(
+            "no cluster that JAX knows (Cloud TPU, GKE, SLURM, Open MPI) is here; give "
+            "--coordinator HOST:PORT, --num-processes and --process-id"
+        )
+    if not 0 <= process < processes:
+        raise UserError(
+            f"process-id {process} must be 0 to num-processes - 1, which is {processes - 1}"
+        )
+    _check_address(coordinator)
+    return _Place(coordinator, processes, process, devices and list(devices))
+
+
+def _join(place: _Place, launch: Launch) -> None:
+    """Has JAX join the processes, which have all come."""
+    with _held_back() as said:
+        try:
+            jax.distributed.initialize(
+                place.coordinator,
+                place.processes,
+                place.process,
+                local_device_ids=place.devices,
+                cluster_detection_method="deactivate",
+                initialization_timeout=JOIN_SECONDS,
+                heartbeat_timeout_seconds=launch.peer_timeout,
+            )
+        except (ValueError, RuntimeError, OSError) as error:
+            raise TryAgain(f"{_not_joined(place)} ({_first_line(error)})") from None
+        finally:
+            _take_sigterm()
+    if said:
+        say(said[0].removesuffix("\n"))
+
+
+def _take_sigterm() -> None:
+    """Gives SIGTERM back to its handler from before JAX, and keeps JAX's for `StopTogether`.
+
+    JAX's would only note the signal, for a loop that does not run yet.
+    """
+    global _jax_sigterm
+    if threading.current_thread() is not threading.main_thread():
+        return  # where Python has no signals: JAX keeps it
+    old = ctypes.create_string_buffer(1024)  # struct sigaction, which begins with the handler
+    ctypes.CDLL(None).sigaction(int(signal.SIGTERM), None, old)
+    _jax_sigterm = ctypes.CFUNCTYPE(None, ctypes.c_int)(ctypes.c_void_p.from_buffer(old).value or 0)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _reach_cpus_by_address() -> None:
+    """Has this host's CPU devices found at the address that it has towards the coordinator.
+
+    JAX takes what the host's name means to itself, which is 127.0.0.1 or 127.0.1.1 by many an
+    /etc/hosts: then other hosts would look for these devices on themselves. TPUs and GPUs find each
+    other by themselves.
+    """
+    if jax.config.jax_cpu_collectives_implementation != "gloo":
+        return
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(
+            *host_and_port(distributed.global_state.coordinator_address or ""),
+            type=socket.SOCK_DGRAM,
+        )[0]
+        with socket.socket(family, kind) as towards:
+            towards.connect(target)  # sends nothing
+            own = towards.getsockname()[0]
+    except (OSError, ValueError):
+        return
+    if own.startswith("127.") or own == "::1":
+        return
+
+    def make() -> Any:
+        collectives = _jax.make_gloo_tcp_collectives(
+            distributed_client=distributed.global_state.client, hostname=own
+        )
+        return xla_bridge.make_cpu_client(collectives)
+
+    xla_bridge.register_backend_factory("cpu", make, priority=0, fail_quietly=False)
+
+
+def _alone() -> UserError:
+    return UserError(
+        "--multihost found one process only; start the same command on every host, or leave "
+        "--multihost out"
+    )
+
+
+def _not_joined(place: _Place) -> str:
+    return (
+        f"process {place.process} came to {place.coordinator} with all others, and JAX did not "
+        f"join them within {JOIN_SECONDS} s; run the same command again"
+    )
+
+
+def _lost() -> str:
+    state = distributed.global_state
+    shown = ", ".join(f"{i} {host}" for i, host in enumerate(_hosts[:16]))
+    more = ", …" if len(_hosts) > 16 else ""
+    return (
+        f"process {state.process_id} stops: another process of the run died or cannot be reached "
+        f"(the lines above may have its number; they are {shown}{more}); "
+        "run the same command again on all to go on from the last checkpoint"
+    )
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(number: int) -> None:
+    _exit(*_on_abort())
+
+
+def _on_sigabrt(handler: Any) -> None:
+    """Sets C's handler of SIGABRT; None: the default.
+
+    JAX's C++ aborts the process, with a stack of its own, when it hears that another process is
+    gone. A handler of Python's would never run: abort() does not return to the interpreter.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal(int(signal.SIGABRT), handler)  # None is NULL, which is SIG_DFL
+
+
+_covered: int | None = None  # stderr, while what is written to it is held back
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[list[str]]:
+    """Keeps what is written to stderr, C++'s too; the list gets it at the end. The last words of a
+    process that ends meanwhile are not kept."""
+    global _covered
+    said: list[str] = []
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file, interrupts.undone_on_exit(_uncover):
+        _covered = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            sys.stderr.flush()
+            _uncover()
+            os.close(_covered)
+            _covered = None
+            file.seek(0)
+            said += [text] if (text := file.read().decode(errors="replace")) else []
+
+
+def _uncover() -> None:
+    if _covered is not None:
+        os.dup2(_covered, 2)
+
+
+def _leave(error: BaseException, launch: Launch) -> None:
+    """Returns where all processes leave; else says why and exits."""
+    global _on_abort
+    status, seconds = getattr(error, "exit_status", 1), 10
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        # Most likely a collective that another process left in the middle: JAX will say so, and
+        # abort.
+        seconds = launch.peer_timeout + 5
+        cause = f"{type(error).__name__}: {_first_line(error)[:200]}"
+        say(f"a step failed ({cause}); waiting for word of the others")
+    else:
+        _on_abort = lambda: (_words(error), status)  # noqa: E731
+        if isinstance(error, _PeerEnded):
+            seconds = 3
+            if error.gone:  # there is nobody to leave with
+                _exit(_words(error), status)
+        else:
+            _tell_end(f"ended: {_first_line(error)[:300] or type(error).__name__}")
+    leaving = threading.Thread(target=_part, daemon=True)
+    leaving.start()
+    leaving.join(seconds)
+    if leaving.is_alive():
+        _exit(_words(error), status)
+
+
+def _words(error: BaseException) -> str:
+    """What a process says of the error that ends it."""
+    if isinstance(error, UserError | TryAgain):
+        return _line(str(error))
+    return "".join(traceback.format_exception(error))
+
+
+def _line(text: str) -> str:
+    return f"albert-jax: {' '.join(text.splitlines())}\n"
+
+
+def _exit(words: str, status: int) -> None:
+    """Ends the process here and now, wherever its other threads are."""
+    _uncover()
+    with contextlib.suppress(OSError):
+        os.write(2, words.encode())
+    os._exit(status)
+
+
+def _part() -> None:
+    try:
+        jax.distributed.shutdown()
+    except RuntimeError:  # the others are not there to part from; JAX's abort is on its way
+        time.sleep(60)
+
+
+def _tell_end(how: str, *, gone: bool = False) -> None:
+    """Says to those that wait for this process that it ends, and how; `gone`: it leaves without
+    them. They would learn it from JAX later, and with a stack."""
+    state = distributed.global_state
+    note = (f"{_ENDED}{state.process_id}", json.dumps([how, gone]))
+    telling = threading.Thread(target=state.client.key_value_set, args=note, daemon=True)
+    telling.start()
+    telling.join(2 * POLL)  # no longer: the coordinator may be gone
+
+
+def _stopped() -> None:
+    """What a signal that ends this process does first."""
+    _tell_end("was stopped by a signal", gone=True)
+    if distributed.global_state.service is not None:  # what was told ends with the coordinator
+        time.sleep(1.5 * POLL)
+
+
+# ----------------------------------------------------------------------------------------- agreeing
+
+_ENDED = "albert_jax/ended/"
+
+
+class _PeerEnded(TryAgain):
+    """A process that is waited for has ended; it is `gone`, or about to leave with the others."""
+
+    def __init__(self, process: int, how: str, gone: bool) -> None:
+        super().__init__(
+            f"process {process}{_on(process)} {how}; run the same command again on all"
+        )
+        self.gone = gone
+
+
+_numbers = itertools.count()  # of exchanges; every process makes the same ones in the same order
+
+
+def gather(value: Any, *, limit: float = LIMIT) -> list[Any]:
+    """The JSON values of all processes, by process.
+
+    Waiting for others is said aloud. Raises TryAgain after `limit` seconds of it: those others are
+    alive, or JAX had ended this process, but get nowhere.
+    """
+    if not several():
+        return [value]
+    state, number = distributed.global_state, next(_numbers)
+    state.client.key_value_set(_key(number, state.process_id), json.dumps(value))
+    waiting = _Waiting(number, limit)
+    values = [
+        json.loads(_wait_for(_key(number, other), waiting)) for other in range(state.num_processes)
+    ]
+    if number:  # all have begun this exchange, so none still reads the one before
+        state.client.key_value_delete(_key(number - 1, state.process_id))
+    return values
+
+
+def _key(number: int, process: int | str) -> str:
+    return f"albert_jax/{number}/{process}"
+
+
+def _wait_for(key: str, waiting: _Waiting) -> str:
+    while True:
+        try:
+            return distributed.global_state.client.blocking_key_value_get(key, int(1000 * POLL))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+        waiting.goes_on()
+
+
+class _Waiting:
+    """How long an exchange has waited for the others."""
+
+    def __init__(self, number: int, limit: float) -> None:
+        self._number, self._limit = number, limit
+        self._began = time.monotonic()
+        self._next = SILENCE
+
+    def goes_on(self) -> None:
+        """Says so when it is time to; raises TryAgain when it is too long, or in vain."""
+        for key, note in distributed.global_state.client.key_value_dir_get(_ENDED):
+            raise _PeerEnded(int(key.rpartition("/")[2]), *json.loads(note))
+        waited = time.monotonic() - self._began
+        if waited < min(self._next, self._limit):
+            return
+        here = self._here()
+        absent = [n for n in range(distributed.global_state.num_processes) if n not in here]
+        whom = ", ".join(f"{n}{_on(n)}" for n in absent[:10])
+        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+        if waited >= self._limit:
+            raise TryAgain(
+                f"waited {waited / 60:.0f} minutes for process {whom}{more}, which is alive but "
+                "stuck; see its log and its file systems, and run the same command again on all"
+            )
+        self._next = 2 * waited
+        if distributed.global_state.process_id == min(here):  # one speaks for all that wait
+            say(f"waiting for process {whom}{more} ({waited:.0f} s so far)")
+
+    def _here(self) -> list[int]:
+        prefix = _key(self._number, "")
+        entries = distributed.global_state.client.key_value_dir_get(prefix)
+        own = distributed.global_state.process_id
+        return [own, *(int(key.rpartition("/")[2]) for key, _ in entries)]
+
+
+@contextlib.contextmanager
+def together(*kinds: type[Exception], limit: float = LIMIT) -> Iterator[None]:
+    """Makes an error of these kinds (UserError) that one process meets the error of all. `limit`
+    is `gather`'s; math.inf for what may take one of them hours."""
+    kinds = kinds or (UserError,)
+    found: Exception | None = None
+    try:
+        yield
+    except kinds as error:
+        found = error
+    told = gather(found and str(found), limit=limit)
+    if found:
+        raise found
+    for process, message in enumerate(told):
+        if message is not None:
+            raise kinds[0](f"process {process}{_on(process)}: {message}")
+
+
+def require_same(what: Mapping[str, Any]) -> None:
+    """Raises UserError, in all processes, that names the first process whose values are not those
+    of process 0, and which they are."""
+    everywhere = gather(dict(what))
+    for process, values in enumerate(everywhere):
+        unlike = unlike_values(values, everywhere[0], "there", "in process 0")
+        if unlike:
+            more = f"; and {len(unlike) - 5} more" if len(unlike) > 5 else ""
+            raise UserError(
+                f"process {process}{_on(process)} is not as process 0{_on(0)}: "
+                f"{'; '.join(unlike[:5])}{more}; give all the same"
+            )
+
+
+def barrier() -> None:
+    """Returns when all processes have come here."""
+    gather(None)
+
+
+def _on(process: int) -> str:
+    return f" on {_hosts[process]}" if process < len(_hosts) else ""
+
+
+# ----------------------------------------------------------------------------------------- stopping
+
+
+class StopTogether:
+    """As `guards.StopSignals`, with a `due` that says the same in all processes: a signal to any
+    one stops all after the same step.
+
+    A process in which that does not happen in time, as in the midst of a compilation, ends by
+    itself where it has `nothing_to_lose`; the others then learn of it as of a death. A second
+    signal ends a process at once. Either way the status is 75: the run can be started again.
+    """
+
+    def __init__(self, nothing_to_lose: Callable[[], bool] = lambda: False) -> None:
+        self.requested: str | None = None
+        self._nothing_to_lose = nothing_to_lose
+        self._calls = 0
+        self._told_at = math.inf
+        self._entered = contextlib.ExitStack()
+
+    def due(self) -> bool:
+        """Whether to stop after this step; every process must ask once a step."""
+        # Not the step's number: where a signal comes before the first call, the answer is at 1.
+        self._calls += 1
+        if multihost_utils.reached_preemption_sync_point(self._calls):
+            self.requested = "SIGTERM to one of the processes"
+        return self.requested is not None
+
+    def __enter__(self) -> StopTogether:
+        self._entered.enter_context(interrupts.holding(self._may_leave))
+        self._entered.enter_context(interrupts.handled(self._noted, again=self._noted_again))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.close()
+
+    def _noted(self, number: int) -> None:
+        self._tell_all()
+        name, process = signal.Signals(number).name, distributed.global_state.process_id
+        interrupts.last_words(
+            f"{name} to process {process}: all save a checkpoint after this step; "
+            "once more to stop at once"
+        )
+
+    def _noted_again(self, number: int) -> None:
+        # A scheduler may signal the process and its group, and srun passes on what it gets.
+        if time.monotonic() > self._told_at + SAME_SIGNAL:
+            interrupts.last_words(
+                f"stopped by a second {signal.Signals(number).name}; run the same command again to "
+                "go on from the last checkpoint"
+            )
+            os._exit(TryAgain.exit_status)
+
+    def _may_leave(self) -> bool:
+        """Whether the process may end; a second thread asks, after a signal."""
+        self._tell_all()  # the first thread does not come to it: it is in a library
+        return time.monotonic() > self._told_at + ORDERLY and self._nothing_to_lose()
+
+    def _tell_all(self) -> None:
+        if self._told_at == math.inf:
+            self._told_at = time.monotonic()
+            _jax_sigterm(int(signal.SIGTERM))

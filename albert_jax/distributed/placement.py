@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a pure step is spread over devices: by shard_map under jit, or by pmap. Parameters are
+replicated, batches split.
+
+ALBERT's parameters are few (11.8 M to 223 M) and its activations large, so one `data` axis is all
+it takes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from albert_jax.distributed import multihost
+from albert_jax.models.lowering import Target, traced_for
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.user_cache import user_cache
+
+AXIS = "data"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where state and batches live in one mode, and how a step is compiled for it.
+
+    `put_state` copies a host or device tree onto the devices; `get_state` gives it back as plain
+    arrays that any placement takes; `put_batch` takes {name: ndarray [B, …]}, of several processes
+    each one's own rows; `compile` wraps step(state, batch), donating the state, or with
+    donate=False step(params_of_state, batch). `axis_name` is what the step must reduce over; None:
+    the batch it sees is the whole.
+    """
+
+    mode: str
+    devices: tuple[jax.Device, ...]
+    axis_name: str | None
+    put_state: Callable[[Any], Any]
+    get_state: Callable[[Any], Any]
+    put_batch: Callable[[dict[str, np.ndarray]], dict[str, Array]]
+    compile: Callable[..., Callable[..., Any]]
+    fetch: Callable[[Any], Any]
+    state_sharding: NamedSharding
+
+    @property
+    def max_in_flight(self) -> int:
+        """Steps to start ahead of the one whose metrics are fetched."""
+        # Several fake CPU devices abort now and then when steps pile up; elsewhere two keep the
+        # device busy.
+        on_cpu = self.devices[0].platform == "cpu"
+        return 0 if on_cpu and len(self.devices) > 1 else 2
+
+    def restore_target(self, shapes: Any) -> Any:
+        """A tree of shapes with where a checkpoint's arrays are to go."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.state_sharding), shapes
+        )
+
+
+def local_devices(count: int | None = None) -> tuple[jax.Device, ...]:
+    """The first `count` local devices, or all; raises UserError where there are fewer."""
+    devices = jax.local_devices()
+    if count is not None and not 1 <= count <= len(devices):
+        raise UserError(
+            f"train.devices {count} is not possible; this machine has {len(devices)} "
+            f"({devices[0].platform})"
+        )
+    return tuple(devices[:count])
+
+
+def run_devices(count: int | None = None) -> tuple[jax.Device, ...]:
+    """`local_devices` of every process of the run, process by process, so that each one's rows of a
+    batch are in one piece."""
+    mine = local_devices(count)
+    if jax.process_count() == 1:
+        return mine
+    everywhere = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    of_each = itertools.groupby(everywhere, key=lambda device: device.process_index)
+    return tuple(d for _, devices in of_each for d in itertools.islice(devices, len(mine)))
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """A tree of host or local arrays, equal in all processes, placed; typed keys too."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf: Any) -> Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(
+                one(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+            )
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, tree)
+
+
+def check_batch_size(batch_size: int, accumulate: int, devices: int) -> None:
+    """Raises UserError unless every device gets the same number of rows of every micro-batch."""
+    unit = accumulate * devices
+    if batch_size % unit:
+        over = f"{devices} devices" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
+        raise UserError(
+            f"batch_size {batch_size} does not divide over {over}; use a multiple of {unit}"
+        )
+
+
+def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh of one `data` axis. Auto, said aloud: make_mesh's newer default is Explicit."""
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def make_placement(
+    mode: str, devices: Sequence[jax.Device], check: Callable[[Any], None] | None = None
+) -> Placement:
+    """The placement of that mode, `jit` or `pmap`, over `devices`; of several, each takes its rows
+    of the batch through the step, which sums over them by its `axis_name`.
+
+    `check` gets each compiled program before it first runs, and may refuse it by raising.
+    """
+    if mode == "pmap":
+        if jax.process_count() > 1:
+            raise UserError(
+                "train.mode pmap is of one process; give --train.mode jit with --multihost"
+            )
+        return _pmap_placement(tuple(devices), check)
+    return _jit_placement(tuple(devices), check)
+
+
+def _jit_placement(
+    devices: tuple[jax.Device, ...], check: Callable[[Any], None] | None
+) -> Placement:
+    mesh = make_mesh(devices)
+    everywhere, rows = PartitionSpec(), PartitionSpec(AXIS)
+    replicated, split = NamedSharding(mesh, everywhere), NamedSharding(mesh, rows)
+    axis_name = AXIS if len(devices) > 1 else None
+
+    def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
+        step = traced_for(Target(devices[0].platform, axis_name), step)
+        if axis_name:
+            # Not left to XLA, which would sum each unrolled layer's share of a gradient over the
+            # devices, and each micro-batch's.
+            step = jax.shard_map(
+                step, mesh=mesh, in_specs=(everywhere, rows), out_specs=everywhere, check_vma=False
+            )
+        jitted = jax.jit(
+            step,
+            in_shardings=(replicated, split),
+            out_shardings=replicated,
+            donate_argnums=(0,) if donate else (),
+        )
+        return _compiled_first(jitted, check)
+
+    def put_batch(batch: dict[str, np.ndarray]) -> dict[str, Array]:
+        # Not whether `split` is all here: a step may be compiled for many hosts elsewhere.
+        if not multihost.several():
+            return jax.device_put(batch, split)
+        return {name: jax.make_array_from_process_local_data(split, x) for name, x in batch.items()}
+
+    return Placement(
+        mode="jit",
+        devices=devices,
+        axis_name=axis_name,
+        # A copy: device_put may alias its argument, which the first donated step would then delete.
+        put_state=lambda state: jax.device_put(_copied(state), replicated),
+        get_state=lambda state: state,
+        put_batch=put_batch,
+        compile=compile,
+        fetch=jax.device_get,
+        state_sharding=replicated,
+    )
+
+
+def _compiled_first(jitted: Any, check: Callable[[Any], None] | None) -> Callable[..., Any]:
+    """`jitted`, whose programs are checked, and compiled by all processes, before one runs them: a
+    collective waits half a minute (gloo) for a process that still compiles, and compiling may take
+    minutes."""
+    if check is None and not multihost.several():
+        return jitted
+    programs: dict[Any, Callable[..., Any]] = {}
+
+    def call(*arguments: Any) -> Any:
+        leaves, tree = jax.tree.flatten(arguments)
+        key = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if key not in programs:
+            compiled = jitted.lower(*arguments).compile()
+            with multihost.together():
+                if check is not None:
+                    check(compiled)
+            programs[key] = compiled
+        return programs[key](*arguments)
+
+    return call
+
+
+def _pmap_placement(
+    devices: tuple[jax.Device, ...], check: Callable[[Any], None] | None
+) -> Placement:
+    count = len(devices)
+    split = NamedSharding(make_mesh(devices), PartitionSpec(AXIS))
+
+    def put_state(state: Any) -> Any:
+        def stack(leaf: Array) -> Array:
+            leaf = jnp.asarray(leaf)
+            return jax.device_put(jnp.broadcast_to(leaf, (count, *leaf.shape)), split)
+
+        return jax.tree.map(stack, jax.device_put(_copied(state), devices[0]))
+
+    def first(leaf: Array) -> Array:
+        # Not leaf[0], which would gather over the devices.
+        return leaf.addressable_shards[0].data.reshape(leaf.shape[1:])
+
+    def put_batch(batch: dict[str, np.ndarray]) -> dict[str, Array]:
+        rows = {
+            name: x.reshape(count, x.shape[0] // count, *x.shape[1:]) for name, x in batch.items()
+        }
+        return jax.device_put(rows, split)
+
+    def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
+        mapped = jax.pmap(
+            traced_for(Target(devices[0].platform, AXIS), step),
+            axis_name=AXIS,
+            devices=devices,
+            donate_argnums=(0,) if donate else (),
+        )
+        return _compiled_first(mapped, check)
+
+    return Placement(
+        mode="pmap",
+        devices=devices,
+        axis_name=AXIS,
+        put_state=put_state,
+        get_state=lambda state: jax.tree.map(first, state),
+        put_batch=put_batch,
+        compile=compile,
+        fetch=lambda tree: jax.device_get(jax.tree.map(first, tree)),
+        state_sharding=NamedSharding(make_mesh(devices[:1]), PartitionSpec()),
+    )
+
+
+def _copied(state: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
+
+
+def set_compilation_cache(folder: str | None) -> None:
+    """Keeps compiled programs in `folder` between runs; None: the user's cache folder, "": not at
+    all."""
+    if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
+        return  # the second: set from outside, by JAX_COMPILATION_CACHE_DIR
+    if folder is None:
+        folder = str(user_cache("xla"))
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.warning("no compilation cache: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
+    # JAX leaves out what compiles in a second, and answering needs a dozen such programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -1,0 +1,500 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained ALBERT that answers: `load` a model directory, then `fill_mask`, `encode`,
+`score_order` and `forward`.
+
+Texts run in batches by length (`batching`), so that few programs are compiled and answers come in
+the order of the texts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.run import LARGEST, AlbertConfig, ComputeConfig
+from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan
+from albert_jax.data.tokenizer import MASK_ID, Tokenizer
+from albert_jax.distributed.placement import set_compilation_cache
+from albert_jax.inference import functions
+from albert_jax.inference.id_arrays import model_inputs
+from albert_jax.models.albert import AlbertForPretraining
+from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
+from albert_jax.utils.errors import UserError
+
+# Tokens in a full batch. A CPU slows down once the activations outgrow its caches.
+BATCH_TOKENS = {"cpu": 1024, "gpu": 16384, "tpu": 16384}
+_MOST_UNROLLED = 24  # layers: each lengthens compiling
+MANY = 100  # texts from which on a terminal sees a progress bar
+
+
+def batch_tokens() -> int:
+    """Tokens in a full batch, padding included, on the device that JAX computes on."""
+    return BATCH_TOKENS.get(jax.default_backend(), BATCH_TOKENS["gpu"])
+
+
+def one_ahead(started: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Yields each (batch, arrays) with the arrays in NumPy, while those of the next compute."""
+    current = next(started, None)
+    while current is not None:
+        following = next(started, None)
+        batch, output = current
+        yield batch, jax.device_get(output)
+        current = following
+
+
+@dataclass(frozen=True)
+class ForwardOutput:
+    """float32 NumPy arrays; [L, …] has one entry for each attention + feed-forward block.
+
+    None for what hangs on a pooler or head that the model came without.
+    """
+
+    embeddings: np.ndarray  # [B, S, E]
+    layers: np.ndarray  # [L, B, S, H]
+    sequence: np.ndarray  # [B, S, H]
+    pooled: np.ndarray | None  # [B, H]
+    masked_lm_logits: np.ndarray | None  # [B, P, V]
+    sentence_order_logits: np.ndarray | None  # [B, 2]; 0 is the right order
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """float32 NumPy arrays, a row for each text, as `Albert.encode` says."""
+
+    sequence: np.ndarray | None  # [B, S, H]
+    pooled: np.ndarray | None  # [B, H]
+    mask: np.ndarray  # i32[B, S], 1 for tokens, [CLS] and [SEP] included
+
+
+@checked
+def load(
+    directory: str | Path, *, compute: ComputeConfig | None = None, depth: int | None = None
+) -> Albert:
+    """Returns the Albert in a model directory.
+
+    `depth` runs the shared layer that number of times in place of the configuration's. Compiled
+    programs are kept in the user's cache folder, as by pretraining. Raises UserError for a
+    directory that is damaged and for anything else than a model directory, with what to do.
+    """
+    model = load_model(require_model_directory(directory, "directory"))
+    set_compilation_cache(None)
+    tokenizer = None
+    if model.tokenizer["path"] is not None:
+        settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
+        tokenizer = Tokenizer.load(model.tokenizer["path"], **settings)
+    config = model.config if depth is None else _with_depth(model.config, depth)
+    head = model.manifest.get("head")
+    return Albert(
+        config, model.params, tokenizer, compute=compute, head=head, source=str(directory)
+    )
+
+
+def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
+    depth = whole_number(depth, "depth", 1, LARGEST)
+    if config.num_hidden_groups != 1:
+        raise UserError(
+            f"depth {depth} needs a model whose layers are all one; this one has "
+            f"{config.num_hidden_groups} groups of layers"
+        )
+    return dataclasses.replace(config, num_hidden_layers=depth)
+
+
+class Albert:
+    """Parameters, configuration and tokenizer together; `head` is {"kind", "labels"} of a
+    fine-tuned model, `source` says where they come from."""
+
+    @checked
+    def __init__(
+        self,
+        config: AlbertConfig,
+        params: Mapping[str, Any],
+        tokenizer: Tokenizer | None,
+        *,
+        compute: ComputeConfig | None = None,
+        head: Mapping[str, Any] | None = None,
+        source: str | None = None,
+    ) -> None:
+        if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+            raise UserError(
+                f"the vocabulary {tokenizer.path} has {tokenizer.vocab_size} pieces and the "
+                f"model {config.vocab_size}; "
+                "give the vocabulary the model was trained with"
+            )
+        if lacking := {"embeddings", "encoder"} - params.keys():
+            raise UserError(f"params has no {' and no '.join(sorted(lacking))}; give a whole model")
+        self.config, self.params, self._tokenizer, self.head = config, params, tokenizer, head
+        self.source = source
+        self._on_cpu = jax.default_backend() == "cpu"
+        # Unrolled, so that a kernel's transposition is part of each layer's matmul.
+        unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
+        self.compute = compute or ComputeConfig(scan_unroll=unroll)
+        self._forward = self._jit(functions.forward, collect_layers=True)
+        # Rows of the embeddings that have a piece, and so can be answered: the first ones.
+        self.pieces = config.vocab_size if tokenizer is None else tokenizer.vocab_size
+        self._fill_mask = self._jit(functions.fill_mask, "top_k", pieces=self.pieces)
+        self._encode = self._jit(functions.encode, "layer", "pool")
+        self._sentence_order = self._jit(functions.sentence_order)
+        self._attention = self._jit(functions.attention)
+
+    def __repr__(self) -> str:
+        c = self.config
+        count = sum(x.size for x in jax.tree.leaves(self.params))
+        parts = [
+            f"{count:,} parameters",
+            f"{c.num_hidden_layers} layers of {c.hidden_size}",
+            f"{self.pieces:,} pieces",
+            self._heads_in_words(),
+            self.compute.dtype,
+        ]
+        if self._tokenizer is None:
+            parts.append("no vocabulary")
+        where = f" from {self.source}" if self.source else ""
+        return f"<Albert{where}: {', '.join(parts)}>"
+
+    def _heads_in_words(self) -> str:
+        if self.head is not None:
+            task = f" ({self.head['task']})" if self.head.get("task") else ""
+            return f"head {self.head['kind']}{task}"
+        heads = [name for name in ("predictions", "seq_relationship") if name in self.params]
+        return f"heads {' and '.join(heads)}" if heads else "no head"
+
+    def _jit(self, function: Callable[..., Any], *static: str, **settings: Any) -> Any:
+        model = AlbertForPretraining(self.config, self.compute)
+
+        def call(params: Any, *inputs: Any, **others: Any) -> Any:
+            params = functions.turned(params) if self._on_cpu else params
+            return function(model, params, *inputs, **others, **settings)
+
+        return jax.jit(call, static_argnames=static)
+
+    @property
+    def vocabulary(self) -> Tokenizer | None:
+        """The tokenizer, None for a model that came without a vocabulary."""
+        return self._tokenizer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises UserError for a model that came without a vocabulary."""
+        if self._tokenizer is None:
+            raise UserError("this model has no vocabulary, so it takes ids and no text")
+        return self._tokenizer
+
+    @cached_property
+    def _on_device(self) -> Any:
+        params = {name: x for name, x in self.params.items() if name != "head"}
+        return jax.device_put(functions.turned(params) if self._on_cpu else params)
+
+    # ----------------------------------------------------------------------------------------- ids
+
+    def forward(
+        self,
+        input_ids: Any,
+        input_mask: Any = None,
+        segment_ids: Any = None,
+        masked_lm_positions: Any = None,
+    ) -> ForwardOutput:
+        """Everything the model computes for ids [B, S], in float32.
+
+        The mask defaults to ones and the segments to zeros, both [B, S]; the masked-LM logits are
+        those of `masked_lm_positions` [B, P], or of every position. All are whole numbers, of any
+        kind; mask and segments may be True and False. Compiles for each new shape. Raises
+        UserError for values out of range and for outputs that are not finite.
+        """
+        output = self.outputs(input_ids, input_mask, segment_ids, masked_lm_positions)
+        for name, array in vars(output).items():
+            # The layers' axis comes first.
+            rows = None if array is None else array.swapaxes(0, 1) if name == "layers" else array
+            if rows is not None and (row := _first_not_finite([rows])) is not None:
+                raise UserError(self._not_finite(f"{name} of row {row} of input_ids"))
+        return output
+
+    def outputs(
+        self,
+        input_ids: Any,
+        input_mask: Any = None,
+        segment_ids: Any = None,
+        masked_lm_positions: Any = None,
+    ) -> ForwardOutput:
+        """What `forward` returns, also where it is not finite."""
+        inputs = (input_ids, input_mask, segment_ids, masked_lm_positions)
+        output = self._forward(self._on_device, *model_inputs(self.config, *inputs))
+        encoder = output.encoder
+        found = (
+            encoder.embeddings_BSE,
+            encoder.layers_LBSH,
+            encoder.sequence_BSH,
+            encoder.pooled_BH,
+            output.masked_lm_logits_BPV,
+            output.sentence_order_logits_BC,
+        )
+        return ForwardOutput(*(None if x is None else np.asarray(x, np.float32) for x in found))
+
+    # ---------------------------------------------------------------------------------------- text
+
+    @checked
+    def fill_mask(
+        self,
+        text: str | Iterable[str],
+        *,
+        top_k: int = 5,
+        targets: str | Iterable[str] | None = None,
+        truncate: bool = False,
+    ) -> list[Any]:
+        """The likeliest pieces for the [MASK] in a text: [{"score", "token", "token_str",
+        "sequence"}, …], best first.
+
+        As transformers' pipeline: a text with several [MASK]s gives a list for each, a list of
+        texts a list for each; of `targets`, words of one piece each, only these are answered, with
+        their probabilities among all. `truncate` cuts a text too long for the model at its end.
+        Raises UserError for a text without [MASK], one too long, and one whose probabilities are
+        not finite.
+        """
+        self._need("predictions", "masked words")
+        top_k = whole_number(top_k, "top_k", 1, self.pieces)
+        texts = texts_of(text, "text")
+        name_of = _namer(text, "text", texts)
+        encodings = self.tokenizer.encode_batch(texts, parse_special=True)
+        rows = self._rows([encoding.ids for encoding in encodings], None, truncate, name_of)
+        rows = [row._replace(masked=_masked(row)) for row in rows]
+        for index, (row, encoding) in enumerate(zip(rows, encodings, strict=True)):
+            if not row.masked:
+                cut = " left in what was not cut off" if MASK_ID in encoding.ids else ""
+                raise UserError(
+                    f"{name_of(index)} has no [MASK]{cut}; "
+                    "write [MASK] where a word is to be filled in"
+                )
+        targets_T = None if targets is None else self._target_ids(targets)
+        choices = self.pieces if targets_T is None else len(targets_T)
+        # Rounded up, so that not every top_k is another program.
+        asked = min(max(8, 1 << (top_k - 1).bit_length()), choices)
+        answers: list[Any] = [None] * len(rows)
+        call = partial(self._fill_mask, targets_T=targets_T, top_k=asked)
+        for batch, (scores_BPK, tokens_BPK) in self._run(call, rows, name_of):
+            for at, index in enumerate(batch.rows):
+                answers[index] = self._answers(
+                    rows[index], scores_BPK[at, :, :top_k], tokens_BPK[at, :, :top_k]
+                )
+        return answers[0] if isinstance(text, str) else answers
+
+    @checked
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        layer: int = -1,
+        pool: functions.Pool | None = None,
+        parse_special: bool = False,
+        truncate: bool = False,
+    ) -> Encoded:
+        """Vectors of texts, in their order.
+
+        `layer` counts as transformers' hidden_states: 0 is what the first block takes, n what
+        block n gives, -1 the last. Without `pool`: `.sequence` [B, S, H] with zeros after each
+        text's end, S the longest text's tokens, and `.pooled` [B, H] the model's pooler on its last
+        layer (None for a model without one). With it `.sequence` is None, so that many texts fit,
+        and `.pooled` is that layer's [CLS] vector ("cls") or the mean over its tokens, [CLS] and
+        [SEP] included ("mean"). With `parse_special`, [MASK], [CLS] and [SEP] in a text are the
+        special tokens. Raises UserError for a text too long, unless `truncate` cuts it, and for one
+        whose vectors are not finite.
+        """
+        blocks = self.config.num_hidden_layers * self.config.inner_group_num
+        layer = whole_number(layer, "layer", -blocks - 1, blocks)
+        given, texts = texts, texts_of(texts, "texts")
+        name_of = _namer(given, "texts", texts)
+        rows = self._rows(self._ids(texts, parse_special), None, truncate, name_of)
+        longest = max((len(row.ids) for row in rows), default=0)
+        mask_BS = np.zeros((len(rows), longest), np.int32)
+        for at, row in enumerate(rows):
+            mask_BS[at, : len(row.ids)] = 1
+        hidden = self.config.hidden_size
+        sequence = None if pool else np.zeros((len(rows), longest, hidden), np.float32)
+        has_pooled = pool is not None or "pooler" in self.params
+        pooled = np.zeros((len(rows), hidden), np.float32) if has_pooled else None
+        call = partial(self._encode, layer=layer % (blocks + 1), pool=pool)
+        for batch, (sequence_BSH, pooled_BH) in self._run(call, rows, name_of):
+            if sequence is not None:
+                width = min(batch.length, longest)
+                sequence[batch.rows, :width] = sequence_BSH[:, :width]
+            if pooled is not None:
+                pooled[batch.rows] = pooled_BH
+        return Encoded(sequence, pooled, mask_BS)
+
+    @checked
+    def score_order(
+        self, a: str | Iterable[str], b: str | Iterable[str], *, truncate: bool = False
+    ) -> float | np.ndarray:
+        """The probability that `a` stands before `b` and not the other way round.
+
+        A float for two texts; f32[B] for two lists of texts, pair by pair. Raises UserError for a
+        pair too long for the model, unless `truncate` cuts the longer text of it, token by token,
+        and for one whose probability is not finite.
+        """
+        self._need("pooler", "a pooler")
+        self._need("seq_relationship", "sentence order")
+        if isinstance(a, str) != isinstance(b, str):
+            raise UserError("score_order takes two texts, or two lists of texts")
+        firsts, seconds = texts_of(a, "a"), texts_of(b, "b")
+        if len(firsts) != len(seconds):
+            raise UserError(
+                f"score_order has {len(firsts)} first texts and {len(seconds)} second ones; "
+                "give as many of each"
+            )
+        name_of = _namer(a, "a", firsts)
+        rows = self._rows(self._ids(firsts), self._ids(seconds), truncate, name_of)
+        scores = np.zeros(len(rows), np.float32)
+        for batch, (scores_B,) in self._run(self._sentence_order, rows, name_of):
+            scores[batch.rows] = scores_B
+        return float(scores[0]) if isinstance(a, str) else scores
+
+    @checked
+    def attention(self, text: str) -> tuple[list[str], np.ndarray]:
+        """A text's pieces with [CLS] and [SEP], and where each looks in every block and head.
+
+        f32[L, N, S, S]: of [l, n, i] the entries sum to 1 and entry j is the share of piece j in
+        what piece i takes. [MASK] in the text is the special token. Raises UserError for a text too
+        long and for shares that are not finite.
+        """
+        ids = self.tokenizer.encode(text, parse_special=True).ids
+        [row] = self._rows([ids], None, False, lambda index: shown(text))
+        padded = arrays([row], padded_length(len(row.ids), self.config.max_position_embeddings))
+        probs_LBNSS = np.asarray(self._attention(self._on_device, *padded[:3]))
+        size = len(row.ids)
+        probs_LNSS = probs_LBNSS[:, 0, :, :size, :size]
+        if not np.isfinite(probs_LNSS).all():
+            raise UserError(self._not_finite(shown(text)))
+        return [self.tokenizer.pieces[i] for i in row.ids], probs_LNSS
+
+    # -------------------------------------------------------------------------------------- details
+
+    def _need(self, part: str, what: str) -> None:
+        if part not in self.params:
+            raise UserError(
+                f"this model came without {what} (no {part} among its weights); "
+                "convert it from a source that has them"
+            )
+
+    def _ids(self, texts: list[str], parse_special: bool = False) -> list[list[int]]:
+        if self.tokenizer.mode == "google" and not parse_special:
+            return self.tokenizer.encode_ids(texts, threads=-1)  # faster, without offsets
+        special = parse_special or None  # None: as the mode's original does
+        encodings = self.tokenizer.encode_batch(texts, parse_special=special)
+        return [encoding.ids for encoding in encodings]
+
+    def _rows(
+        self,
+        firsts: list[list[int]],
+        seconds: list[list[int]] | None,
+        truncate: bool,
+        name_of: Callable[[int], str],
+    ) -> list[Row]:
+        """The rows of texts, or of pairs of texts; UserError for one too long."""
+        longest = self.config.max_position_embeddings
+        special = 2 if seconds is None else 3  # [CLS] and a [SEP] after each text
+        rows = []
+        for index, first in enumerate(firsts):
+            second = None if seconds is None else seconds[index]
+            length = len(first) + len(second or ()) + special
+            if length > longest and (not truncate or longest < special):
+                advice = "" if longest < special else ", or truncate it"
+                raise UserError(
+                    f"{name_of(index)}: {length} tokens are more than the model's {longest}; "
+                    f"shorten or split the text{advice}"
+                )
+            rows.append(make_row(first, second, longest=longest))
+        return rows
+
+    def _not_finite(self, what: str) -> str:
+        wider = "" if self.compute.dtype == "float32" else ", or compute in float32"
+        return (
+            f"{what}: the model's output is not finite (NaN or infinite); prove its weights with "
+            f"albert-jax verify{wider}"
+        )
+
+    def _target_ids(self, targets: str | Iterable[str]) -> np.ndarray:
+        words = texts_of(targets, "targets")
+        found = [(word, self.tokenizer.encode(word).ids) for word in words]
+        if wrong := [f"{word!r} is {len(ids)}" for word, ids in found if len(ids) != 1]:
+            raise UserError(f"each target must be one piece; {', '.join(wrong)}")
+        if not found:
+            raise UserError("targets is empty; give words, or None for the whole vocabulary")
+        return np.array(list(dict.fromkeys(ids[0] for _, ids in found)), np.int32)
+
+    def _run(
+        self, call: Callable[..., Any], rows: list[Row], name_of: Callable[[int], str]
+    ) -> Iterator[tuple[Batch, Any]]:
+        """Yields each batch with the arrays that `call` gave for it, in NumPy; UserError for what
+        is not finite."""
+        batches = plan(
+            [len(row.ids) for row in rows],
+            longest=self.config.max_position_embeddings,
+            tokens=batch_tokens(),
+        )
+
+        def start(batch: Batch) -> Any:
+            return call(self._on_device, *arrays([rows[i] for i in batch.rows], batch.length))
+
+        quiet = True if len(rows) < MANY else None  # None: not a terminal
+        with tqdm(total=len(rows), unit="text", disable=quiet) as bar:
+            for batch, output in one_ahead((batch, start(batch)) for batch in batches):
+                outputs = output if isinstance(output, (tuple, list)) else (output,)
+                if (wrong := _first_not_finite(outputs)) is not None:
+                    raise UserError(self._not_finite(name_of(batch.rows[wrong])))
+                yield batch, outputs
+                bar.update(len(batch.rows))
+
+    def _answers(self, row: Row, scores_PK: np.ndarray, tokens_PK: np.ndarray) -> list[Any]:
+        """transformers' form of the answers for one text."""
+        several = len(row.masked) > 1
+        answers = []
+        for position, scores_K, tokens_K in zip(row.masked, scores_PK, tokens_PK, strict=False):
+            answers.append(
+                [
+                    {
+                        "score": score,
+                        "token": token,
+                        "token_str": self.tokenizer.decode([token]),
+                        # Without specials, except where the other [MASK]s are among them.
+                        "sequence": self.tokenizer.decode(
+                            [*row.ids[:position], token, *row.ids[position + 1 :]],
+                            skip_special_tokens=not several,
+                        ),
+                    }
+                    for score, token in zip(scores_K.tolist(), tokens_K.tolist(), strict=True)
+                ]
+            )
+        return answers if several else answers[0]
+
+
+def _masked(row: Row) -> list[int]:
+    return [position for position, id in enumerate(row.ids) if id == MASK_ID]
+
+
+def _namer(given: Any, argument: str, texts: Sequence[str]) -> Callable[[int], str]:
+    """What an error calls a text: the text itself, and its place where a list was given."""
+
+    def name_of(index: int) -> str:
+        place = "" if isinstance(given, str) else f"{argument}[{index}] "
+        return place + shown(texts[index])
+
+    return name_of
+
+
+def _first_not_finite(outputs: Iterable[np.ndarray | None]) -> int | None:
+    """The first row, [B, …], in which one of the arrays has NaN or an infinity."""
+    for array in outputs:
+        if array is not None and jnp.issubdtype(array.dtype, jnp.floating):
+            wrong = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
+            if wrong.size:
+                return int(wrong[0])
+    return None

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model with a fine-tuned head at work: from a task's features to the head's outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.run import ComputeConfig, label_pairs
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.distributed.placement import set_compilation_cache
+from albert_jax.inference.api import batch_tokens, one_ahead
+from albert_jax.models.heads import PACKABLE, AlbertForTask
+from albert_jax.tasks import Task, find_task
+from albert_jax.tasks.batches import SHORTEST, evaluation_batches
+from albert_jax.tasks.collate import Row
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.progress import Tick
+from albert_jax.utils.streams import say
+
+# What a setting of a task is called on the command line, where not by its name.
+_FLAGS = {"renamed": "--labels"}
+# What is read by a task of the first name may be answered by a model fine-tuned on the second: the
+# diagnostic set has no training data of its own.
+ANSWERED_BY = {"ax": "mnli"}
+
+# What to ask for by a model that does not say its task, as one converted from elsewhere.
+_FITTING = {
+    "classification": "--task single for a text, --task pair for two, or GLUE's name for it",
+    "regression": "--task regression for a text, --task pair-regression for two, or --task stsb",
+    "multiple_choice": "--task multiple-choice, or --task race",
+    "token_classification": "--task token-classification",
+    "span_v1": "--task squad1",
+    "span_v2": "--task squad2",
+}
+
+
+def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    """The head's outputs by name, [B, …], as `tasks.base.Task.predictions` lists them.
+
+    Of packed rows they are [B x P, …], slot by slot. Float32 is multiplied in full, as everywhere
+    in inference.
+    """
+    inputs = {"p_mask_BS": batch["p_mask"]} if "p_mask" in batch else {}
+    with jax.default_matmul_precision("highest"):
+        output = model.apply(
+            {"params": params},
+            batch["input_ids"],
+            batch["input_mask"],
+            batch["segment_ids"],
+            batch.get("starts"),
+            **(inputs if model.kind == "span_v2" else {}),
+        )
+    if model.kind == "span_v1":
+        return {"start_logits": output.start_BS, "end_logits": output.end_BS}
+    if model.kind == "span_v2":
+        rows = output.start_index_BK.shape[0]
+        return {
+            "start_log_probs": output.start_log_probs_BK,
+            "start_index": output.start_index_BK,
+            "end_log_probs": output.end_log_probs_BKK.reshape(rows, -1),
+            "end_index": output.end_index_BKK.reshape(rows, -1),
+            "cls_logits": output.unanswerable_B,
+        }
+    if model.kind == "regression":
+        output = output[..., None]
+    return {"logits": output.reshape(-1, output.shape[-1]) if "starts" in batch else output}
+
+
+class Outputs:
+    """Computes a head's outputs for rows of any lengths, on one device, packed or each alone."""
+
+    def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
+        self._model, self._pack = model, pack
+        self.dtype = model.compute.dtype
+        self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
+
+    def __call__(
+        self, params: Any, rows: Sequence[Row], tick: Tick | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """What `Task.predictions` takes: one a row, cut to the row's own tokens. `tick` is called
+        after each batch; what it raises ends the computation."""
+        found: list[dict[str, np.ndarray]] = [{} for _ in rows]
+        per_token = self._model.kind in ("token_classification", "span_v1")
+        batches = evaluation_batches(
+            rows,
+            longest=self._model.config.max_position_embeddings,
+            tokens=batch_tokens(),
+            pack=self._pack,
+        )
+        started = ((chosen, self._apply(params, batch)) for chosen, batch in batches)
+        done = 0
+        for chosen, outputs in one_ahead(started):
+            for name, array in outputs.items():
+                for at, index in enumerate(chosen):
+                    if index < 0:  # an empty slot of packed rows
+                        continue
+                    value = array[at]
+                    found[index][name] = value[: rows[index].length] if per_token else value
+            done += sum(index >= 0 for index in chosen)
+            if tick is not None:
+                tick(done, len(rows))
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuned model directory, ready to answer."""
+
+    path: str
+    directory: ModelDirectory
+    task: Task
+    tokenizer: Tokenizer
+    max_seq_length: int
+    outputs: Outputs
+    order: tuple[int, ...] | None  # of the model's outputs, where the task lists its labels anew
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a row can have."""
+        return self.directory.config.max_position_embeddings
+
+    def broken(self, what: str) -> UserError:
+        """Returns the error for outputs that are not finite, for the input called `what`."""
+        dtype = self.outputs.dtype
+        precision = "" if dtype == "float32" else f", or too large for {dtype}"
+        return UserError(
+            f"{what}: the model's outputs are not finite; the weights in {self.path} are damaged"
+            f"{precision}: albert-jax verify {self.path} checks them"
+        )
+
+    @cached_property
+    def params(self) -> Any:
+        return jax.device_put(for_task(self.directory.params))
+
+    def __call__(
+        self, rows: Sequence[Row], tick: Tick | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """`Outputs` of the rows, labels in the task's order."""
+        found = self.outputs(self.params, rows, tick)
+        if self.order is not None:
+            found = [{"logits": x["logits"][..., self.order]} for x in found]
+        return found
+
+
+def is_finite(output: Mapping[str, np.ndarray]) -> bool:
+    """Whether a row's outputs hold neither NaN nor infinity."""
+    return all(bool(np.isfinite(array).all()) for array in output.values())
+
+
+def for_task(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters without the pretraining heads."""
+    return {n: x for n, x in params.items() if n not in ("predictions", "seq_relationship")}
+
+
+def load_fine_tuned(
+    directory: str | Path,
+    task: str | None = None,
+    *,
+    max_seq_length: int | None = None,
+    compute: ComputeConfig | None = None,
+    pack: int = 0,
+    labels: str | Sequence[str] = (),
+    **settings: Any,
+) -> FineTuned:
+    """A model directory with a head that answers `task`; unset: the one it was fine-tuned for.
+
+    `settings` are of the task, None as in fine-tuning; with `pack` short examples share rows of so
+    many tokens; `labels` are pairs of a data file's label and the task's, a=0,b=1. The head's
+    labels in another order than the task's are put in the task's. Raises UserError for a model that
+    was not fine-tuned, or for another task or other labels.
+    """
+    model = load_model(require_model_directory(directory))
+    head = head_of(directory, model)
+    if (name := task or head.get("task")) is None:
+        raise UserError(
+            f"{directory} does not say which task it is of; it has a {head['kind']} head: give "
+            f"{_FITTING.get(head['kind'], '--task')}"
+        )
+    given = {key: value for key, value in settings.items() if value is not None}
+    given["renamed"] = label_pairs(labels) or None
+    own = head.get("settings") or {} if head.get("task") == find_task(name).name else {}
+    chosen: Any = configured_task(name, **(own | given))
+    check_pack(chosen, pack)
+    if hasattr(chosen, "with_labels"):  # a user's own task, whose labels the model keeps
+        chosen = chosen.with_labels(head["labels"] or ())
+    order = _label_order(directory, head, chosen)
+    set_compilation_cache(None)
+    longest = model.config.max_position_embeddings
+    length = min(head.get("max_seq_length") or longest, longest)
+    if max_seq_length is not None:
+        length = _row_length(max_seq_length, longest)
+    for_head = AlbertForTask(
+        model.config, compute or ComputeConfig(), kind=head["kind"], labels=_outputs_of(model)
+    )
+    tokenizer = tokenizer_of(directory, model)
+    outputs = Outputs(for_head, pack=pack)
+    return FineTuned(str(directory), model, chosen, tokenizer, length, outputs, order)
+
+
+def _row_length(max_seq_length: int, longest: int) -> int:
+    if SHORTEST <= max_seq_length <= longest:
+        return max_seq_length
+    raise UserError(
+        f"max_seq_length {max_seq_length} must be {SHORTEST} to {longest}, the model's positions; "
+        f"give --max-seq-length {min(max(max_seq_length, SHORTEST), longest)}"
+    )
+
+
+def configured_task(name: str, **settings: Any) -> Task:
+    """The task with those of the settings that are not None; UserError for one it does not have."""
+    task: Any = find_task(name)
+    given = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in settings.items()
+        if value is not None
+    }
+    usable = {field.name for field in dataclasses.fields(task)}
+    if task.head == "regression":
+        usable.discard("renamed")
+    if unknown := sorted(given.keys() - usable):
+        flags = ", ".join(_FLAGS.get(key, f"--{key.replace('_', '-')}") for key in unknown)
+        raise UserError(f"task {name} has no use for {flags}; leave it out")
+    return dataclasses.replace(task, **given)
+
+
+def check_pack(task: Task, pack: int) -> None:
+    """Raises UserError for a task whose examples cannot share rows, and for rows of no length."""
+    if pack < 0:
+        raise UserError(f"pack {pack} must be a row's tokens, as 512, or 0 for an example a row")
+    if pack and task.head not in PACKABLE:
+        raise UserError(
+            f"{task.name}'s examples cannot share rows, as its head is {task.head}; "
+            f"leave out --pack, which is for {' and '.join(PACKABLE)}"
+        )
+
+
+def head_of(directory: str | Path, model: ModelDirectory) -> dict[str, Any]:
+    """The manifest's head; UserError for a model without one."""
+    head = model.manifest.get("head")
+    if not head or "head" not in model.params:
+        raise UserError(
+            f"{directory} is not fine-tuned (it has no head); "
+            "fine-tune it first with albert-jax finetune"
+        )
+    return head
+
+
+def tokenizer_of(directory: str | Path, model: ModelDirectory) -> Tokenizer:
+    """The vocabulary of a model directory; UserError for one without."""
+    if model.tokenizer["path"] is None:
+        raise UserError(
+            f"{directory} has no vocabulary; convert the model with --vocab spiece.model"
+        )
+    settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
+    return Tokenizer.load(model.tokenizer["path"], **settings)
+
+
+def _outputs_of(model: ModelDirectory) -> int:
+    bias = model.params["head"].get("output_bias")
+    return 2 if bias is None else len(bias)
+
+
+def _label_order(
+    directory: str | Path, head: Mapping[str, Any], task: Task
+) -> tuple[int, ...] | None:
+    name, labels = head.get("task"), list(head["labels"] or [])
+    if head["kind"] != task.head or name not in (None, task.name, ANSWERED_BY.get(task.name)):
+        told = f"for {name} ({head['kind']})" if name else f"for {head['kind']}"
+        raise UserError(
+            f"{directory} was fine-tuned {told}, not for {task.name} ({task.head}); "
+            "give a model that albert-jax finetune made for it"
+        )
+    wanted = list(task.labels)
+    if task.head in ("regression", "multiple_choice") or not wanted or labels == wanted:
+        return None
+    if sorted(labels) == sorted(wanted):
+        return tuple(labels.index(label) for label in wanted)
+    if len(labels or wanted) == len(wanted) and all(x.startswith("LABEL_") for x in labels):
+        say(f"{directory} names no labels; taken as {', '.join(wanted)}")
+        return None
+    raise UserError(
+        f"{directory} has the labels {', '.join(labels)}, and {task.name} has {', '.join(wanted)}; "
+        "give a model that albert-jax finetune made for it"
+    )

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fine-tuned model answers to new inputs: `albert-jax predict`, JSONL in and out as it
+comes, or a split's official predictions file."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from albert_jax.config.run import ComputeConfig
+from albert_jax.inference.evaluate import predictions_folder, predictions_of, write_files
+from albert_jax.inference.finetuned import FineTuned, is_finite, load_fine_tuned
+from albert_jax.tasks import Features, RawExample, Task
+from albert_jax.tasks.base import TFDS
+from albert_jax.tasks.collate import as_rows
+from albert_jax.tasks.custom import CONLL
+from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
+from albert_jax.tasks.squad import SpanPredictions, SquadTask
+from albert_jax.tasks.tables import Row, conll_rows, file_rows, json_rows
+from albert_jax.tasks.values import id_of, shown
+from albert_jax.utils.atomic import require_apart, result_lines, writing
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.progress import Meter, Tick
+from albert_jax.utils.streams import json_line, say
+from albert_jax.utils.text_files import file_lines, kind_of, lines_together
+
+# Inputs answered together: the first at once, then more, for speed.
+_CHUNKS = (1, 8, 64)
+_FULL_CHUNK = 512
+_IDS = ("id", "index", "idx")  # what a record may call its number
+_RECORD = 'a mapping of the task\'s texts by their names, as {"sentence": "…"}'
+
+# Where an input stands, for errors, and what stands there: a record, or why there is none.
+Input = tuple[str, Mapping[str, Any] | UserError]
+
+
+def predict(
+    model: str | Path,
+    inputs: Iterable[Mapping[str, Any]],
+    *,
+    task: str | None = None,
+    max_seq_length: int | None = None,
+    doc_stride: int | None = None,
+    compute: ComputeConfig | None = None,
+    pack: int = 0,
+    skip_bad: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Answers to `inputs`, one by one as they come, in their order.
+
+    An input has the task's texts by their names (README), and may have an "id". An answer is
+    {"id", "prediction"}, and of classes and choices "probabilities" by label; of questions on a
+    context "start", the character of it where the answer begins (None where there is none),
+    "probability", the likeliest text's among the likely ones (None where there is none, as in a
+    context without a word), and for squad2 "null_odds". An answer to an input that is too long for
+    a row has "truncated", True, and "tokens_left_out", how many. With `pack` short inputs share
+    rows of that many tokens.
+
+    Raises UserError for a model that was not fine-tuned, and for an input that lacks a text or that
+    the model has no finite answer to; with `skip_bad` the answer to such an input is {"id",
+    "error"} and the others follow.
+    """
+    if isinstance(inputs, str | bytes | Mapping):
+        raise UserError(f"the inputs are {shown(inputs)}; give a list of records, each {_RECORD}")
+    fine_tuned = load_fine_tuned(
+        model,
+        task,
+        max_seq_length=max_seq_length,
+        compute=compute,
+        pack=pack,
+        doc_stride=doc_stride,
+    )
+    rows = ((f"input {i}", record) for i, record in enumerate(inputs))
+    return _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=skip_bad)
+
+
+def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterator[list[Input]]:
+    """The rows, a few together. Before an error of theirs goes through, what came before it."""
+    sizes = itertools.chain(first, itertools.repeat(_FULL_CHUNK))
+    chunk: list[Input] = []
+    size = next(sizes)
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == size:
+                yield chunk
+                chunk, size = [], next(sizes)
+    except UserError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
+
+
+# -------------------------------------------------------------------------------------- answering
+
+
+@dataclass
+class _Count:
+    """What a person is told at the end."""
+
+    inputs: int = 0
+    bad: int = 0
+    cuts: dict[int, Sequence[Cut]] = field(default_factory=dict)  # by the input's number
+
+
+@dataclass
+class _Asked:
+    """An input on its way to its answer, or to the error that says why it has none."""
+
+    id: Any
+    place: str
+    example: RawExample | None = None
+    features: Sequence[Features] = ()
+    cuts: Sequence[Cut] = ()
+    outputs: Sequence[Mapping[str, np.ndarray]] = ()
+    error: UserError | None = None
+
+
+def _answers(
+    fine_tuned: FineTuned,
+    chunks: Iterable[list[Input]],
+    count: _Count,
+    *,
+    skip_bad: bool,
+    tick: Callable[[int], None] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Answers to the inputs of each chunk, which are computed together. `tick` is called after each
+    batch with the number of inputs that are done."""
+
+    def tick_rows(done: int, total: int) -> None:
+        if tick is not None:
+            tick(count.inputs + len(asked) * done // total)
+
+    for chunk in chunks:
+        asked: list[_Asked] = []
+        for number, (place, record) in enumerate(chunk, start=count.inputs):
+            asked.append(_asked(fine_tuned, number, place, record))
+            if asked[-1].error and not skip_bad:
+                break  # what comes before it is answered all the same
+        for each, found in zip(asked, _answered(fine_tuned, asked, tick_rows), strict=True):
+            if isinstance(found, UserError):
+                if not skip_bad:
+                    raise found
+                count.bad += 1
+                found = {"error": str(found)}
+            elif each.cuts:
+                count.cuts[count.inputs] = each.cuts
+                left_out = sum(cut.left_out for cut in each.cuts)
+                found = found | {"truncated": True, "tokens_left_out": left_out}
+            count.inputs += 1
+            yield {"id": each.id, **found}
+
+
+def _asked(fine_tuned: FineTuned, number: int, place: str, record: Any) -> _Asked:
+    """A record as the model's input; its id is its own or else its number."""
+    task, tokenizer = fine_tuned.task, fine_tuned.tokenizer
+    length = fine_tuned.max_seq_length
+    asked = _Asked(number, place)
+    try:
+        if isinstance(record, UserError):
+            raise record
+        asked.id = _id_of(number, place, record)
+        asked.example = _example(task, number, place, record)
+        asked.features = _features(fine_tuned, asked.example, place)
+        asked.cuts = cuts_of(task, asked.example, asked.features, tokenizer, length)
+    except UserError as error:
+        asked.error = error
+    return asked
+
+
+def _id_of(number: int, place: str, record: Any) -> Any:
+    """What an answer calls its record: the record's own id, or else its number."""
+    if not isinstance(record, Mapping):
+        raise UserError(f"{place} is {shown(record)}; give {_RECORD}")
+    id_of(record, _IDS, number, place)  # refuses what an answer cannot repeat
+    return next((record[name] for name in _IDS if record.get(name) is not None), number)
+
+
+def _example(task: Task, number: int, place: str, record: Mapping[str, Any]) -> RawExample:
+    """The example, which is numbered: two records of one id would be one answer."""
+    own = getattr(task, "texts", ())
+    texts = {name: x for name, x in record.items() if name not in _IDS or name in own}
+    return dataclasses.replace(task.from_record(texts, number, place), id=str(number))
+
+
+def _features(fine_tuned: FineTuned, example: RawExample, place: str) -> list[Features]:
+    try:
+        return fine_tuned.task.features(example, 0, fine_tuned.tokenizer, fine_tuned.max_seq_length)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def _answered(
+    fine_tuned: FineTuned, asked: Sequence[_Asked], tick: Tick
+) -> list[dict[str, Any] | UserError]:
+    """The answer to each, without its id, or the error."""
+    good = [each for each in asked if each.error is None]
+    rows = as_rows(feature for each in good for feature in each.features)
+    outputs = iter(fine_tuned(rows, tick))
+    for each in good:
+        each.outputs = list(itertools.islice(outputs, len(each.features)))
+        if not all(map(is_finite, each.outputs)):
+            each.error = fine_tuned.broken(each.place)
+    answers = iter(_answers_of(fine_tuned.task, [each for each in good if each.error is None]))
+    return [each.error or next(answers) for each in asked]
+
+
+def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[dict[str, Any]]:
+    """Predictions, and what else `predict` says of them."""
+    examples = [each.example for each in asked if each.example is not None]
+    features = [
+        dataclasses.replace(feature, example=i)
+        for i, each in enumerate(asked)
+        for feature in each.features
+    ]
+    if isinstance(task, SquadTask):
+        task = dataclasses.replace(task, searches_on=True)
+    predictions = task.predictions(examples, features, [x for each in asked for x in each.outputs])
+    answers = []
+    for example, each in zip(examples, asked, strict=True):
+        found = {"prediction": predictions[example.id]}
+        if task.head in ("classification", "multiple_choice"):
+            found["probabilities"] = _probabilities(task.labels, each.outputs[0]["logits"])
+        if isinstance(predictions, SpanPredictions):
+            found |= _place(predictions, example.id)
+        answers.append(found)
+    return answers
+
+
+def _probabilities(labels: Sequence[str], logits: np.ndarray) -> dict[str, float]:
+    logits = logits.astype(np.float64)
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    names = labels or tuple(map(str, range(len(shares))))
+    return {name: round(float(x), 6) for name, x in zip(names, shares, strict=False)}
+
+
+def _place(predictions: SpanPredictions, name: str) -> dict[str, Any]:
+    """Where the answer stands in the context and how likely it is; and the odds of there being
+    none, where the head knows them."""
+    probability = predictions.probabilities[name]
+    found: dict[str, Any] = {
+        "start": predictions.starts[name] if predictions[name] else None,
+        "probability": None if probability is None else round(probability, 6),
+    }
+    if predictions.null_odds is not None:
+        found["null_odds"] = predictions.null_odds[name]
+    return found
+
+
+# ------------------------------------------------------------------------------- files and splits
+
+
+def predict_file(
+    model: str | Path,
+    source: str,
+    dest: str,
+    *,
+    task: str | None = None,
+    skip_bad: bool = False,
+    **settings: Any,
+) -> int:
+    """Answers each row of `source` in a line of JSON of `dest`, as they come; returns how many.
+
+    `source` is JSONL, CSV, TSV or CoNLL by its name; - is standard input, JSONL. `dest` - is
+    standard output.
+
+    The columns of CSV and TSV are named by their first row. `dest` appears at the end. Inputs that
+    were cut are counted on stderr, and with `skip_bad` those that were not answered. Raises
+    UserError, with the row, for what is not such a file; the answers before it stand in
+    DEST.partial. Raises UserError where `dest` is the source.
+    """
+    _require_another(source, dest)
+    fine_tuned = load_fine_tuned(model, task, **settings)
+    count = _Count()
+    chunks = _chunks(source, fine_tuned.task, skip_bad=skip_bad)
+    # Who asks and waits, or reads the answers on the screen, sees how far it is.
+    is_seen = dest == "-" and (source == "-" or sys.stdout.isatty())
+    with writing(dest), result_lines(dest) as out:
+        with Meter("predict", None, unit="input", show=not is_seen) as meter:
+            for found in _answers(fine_tuned, chunks, count, skip_bad=skip_bad, tick=meter.reach):
+                out.write(json_line(found, out))
+                out.flush()
+        if not count.inputs:
+            raise UserError(f"{_name(source)} is empty; give an example a line")
+    _say(fine_tuned, count)
+    return count.inputs
+
+
+def _require_another(source: str, dest: str) -> None:
+    """Raises UserError where the answers would replace the inputs, by whatever name."""
+    # What the shell opened counts too: cat >> FILE would have no end.
+    path = Path("/dev/stdin" if source == "-" else source)
+    if not path.is_file() or Path(dest).is_dir():  # a terminal may be both; a folder is no place
+        return
+    require_apart("/dev/stdout" if dest == "-" else dest, [path])
+    require_apart(f"{dest}.partial", [path])
+
+
+def _say(fine_tuned: FineTuned, count: _Count) -> None:
+    if count.bad:
+        say(
+            f"predict: {count.bad:,} of {count.inputs:,} inputs have an error in place of an answer"
+        )
+    for line in lines_about(
+        count.cuts,
+        count.inputs,
+        "inputs",
+        max_seq_length=fine_tuned.max_seq_length,
+        longest=fine_tuned.longest,
+    ):
+        say(f"predict: {line}")
+
+
+def predict_split(
+    model: str | Path,
+    data: str | Path,
+    *,
+    split: str = "test",
+    output: str | Path | None = None,
+    task: str | None = None,
+    **settings: Any,
+) -> list[Path]:
+    """Writes the official predictions file or files of a split, labels or none, and returns them.
+
+    They go to `output`; unset: `predictions/TASK-SPLIT` beside the model. Raises UserError where
+    `output` is the folder of the data, and where the model's outputs are not finite.
+    """
+    fine_tuned = load_fine_tuned(model, task, **settings)
+    chosen = fine_tuned.task
+    folder = predictions_folder(chosen, model, split, output)
+    # GLUE's files may be in a folder of the task's name.
+    for own in () if data == TFDS else (Path(data), Path(data) / getattr(chosen, "folder", "")):
+        if folder.exists() and own.exists() and folder.samefile(own):
+            raise UserError(f"{folder} is the folder of the data; name another one for --output")
+    examples = chosen.examples(split, data, needs_labels=False)
+    predictions, _ = predictions_of(fine_tuned, examples, split)
+    return write_files(chosen, folder, data, examples, predictions)
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def _name(source: str) -> str:
+    return "standard input" if source == "-" else source
+
+
+def _chunks(source: str, task: Task, *, skip_bad: bool) -> Iterator[list[Input]]:
+    """The inputs, together those that are answered together. With `skip_bad` a row that is none is
+    its error, and the next follow."""
+    if source != "-":
+        yield from _in_chunks(_rows(source, task, skip_bad=skip_bad))
+        return
+    # Together those that came together: none waits for the next, which may come from one who waits
+    # for the answer.
+    for lines in lines_together(sys.stdin.buffer, _name(source), keep_errors=skip_bad):
+        yield from _in_chunks(json_rows(lines, _name(source), keep_errors=skip_bad), first=())
+
+
+def _rows(source: str, task: Any, *, skip_bad: bool) -> Iterator[Row]:
+    """The rows of a file with their places, read as they are asked for."""
+    kind, has_words = kind_of(source), task.head == "token_classification"
+    if kind in CONLL and has_words:
+        return conll_rows(file_lines(source), source, task.texts[0], task.label)
+    if kind == "conll":
+        raise UserError(
+            f"{source} has a word a line, by its name, which {task.name} does not read; give "
+            "JSONL, CSV or TSV"
+        )
+    return file_rows(Path(source), (), keep_errors=skip_bad)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proves a model directory right, a verdict a line: whole, consistent, finite; and, where it holds
+released weights, that it gives their published answers (`answers`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from albert_jax.checkpoint.convert.parameters import misfits, part_of
+from albert_jax.checkpoint.integrity import named_leaves
+from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.data.tokenizer import CLS_ID, PAD_ID, SEP_ID, SPECIAL_PIECES, Tokenizer
+from albert_jax.inference.api import Albert
+from albert_jax.inference.published import RELEASED, Released
+from albert_jax.inference.verify_released import Check, check_answers
+from albert_jax.models.heads import HEADS, AlbertForTask
+from albert_jax.utils.arguments import checked
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import first_ten
+
+
+@checked
+def verify(
+    directory: str | Path, *, expect: str | None = None, released: Released | None = None
+) -> dict[str, Any]:
+    """Checks a model directory; returns {"model", "verdict", "released", "parameters", "checks"},
+    JSON values.
+
+    "verdict" is FAIL if any check fails, "released" the name of the released model that it is or
+    None, "checks" a list of {"check", "verdict": PASS | FAIL | SKIP, "detail"}. `expect` names the
+    released model that it must be; `released` has other released models than the published ones.
+    Raises UserError for a path that is no model directory and for an unknown name.
+    """
+    directory = require_model_directory(directory, "directory")
+    released = RELEASED if released is None else released
+    if expect is not None and expect not in released.models:
+        near = difflib.get_close_matches(expect, list(released.models), n=1)
+        raise UserError(
+            f"expect {expect!r} is unknown{f' (did you mean {near[0]}?)' if near else ''}; "
+            f"known: {', '.join(released.models)}"
+        )
+    model, checks, name = None, [], None
+    try:
+        model = load_model(directory, check_values=False)  # the checks below report on them
+    except UserError as error:
+        checks.append(Check("files", "FAIL", str(error)))
+    if model is not None:
+        checks, name = _checks(model, expect, released)
+    return {
+        "model": str(directory),
+        "verdict": "FAIL" if any(check.verdict == "FAIL" for check in checks) else "PASS",
+        "released": name,
+        "parameters": model and sum(x.size for x in jax.tree.leaves(model.params)),
+        "checks": [dataclasses.asdict(check) for check in checks],
+    }
+
+
+def as_table(report: dict[str, Any]) -> str:
+    """The checks as aligned lines."""
+    rows = report["checks"]
+    width = max(len(row["check"]) for row in rows)
+    return "\n".join(
+        f"{row['verdict']}  {row['check']:<{width}}  {row['detail']}".rstrip() for row in rows
+    )
+
+
+def failure(report: dict[str, Any]) -> str | None:
+    """What failed, in one line, or None."""
+    failed = [row["check"] for row in report["checks"] if row["verdict"] == "FAIL"]
+    if not failed:
+        return None
+    return f"{report['model']}: {len(failed)} of {len(report['checks'])} checks failed: " + (
+        ", ".join(failed)
+    )
+
+
+def _checks(
+    model: ModelDirectory, expect: str | None, released: Released
+) -> tuple[list[Check], str | None]:
+    tensors, files = len(model.manifest["tensors"]), len(model.manifest["sha256"])
+    whole = f"{tensors} tensors and {files} files are bit for bit as they were written"
+    inventory = _inventory(model)
+    vocabulary, tokenizer = _vocabulary(model)
+    checks = [Check("files", "PASS", whole), inventory, _finite(model), vocabulary]
+    if inventory.verdict == "FAIL":
+        why = "not computed, as the parameters are not those of the configuration"
+        return [*checks, Check("forward", "FAIL", why)], None
+    albert = Albert(model.config, model.params, tokenizer, head=model.manifest.get("head"))
+    checks.append(_forward(albert))
+    if checks[-1].verdict == "FAIL":
+        return checks, None
+    name, answers = check_answers(model, albert, tokenizer, expect, released)
+    return checks + answers, name
+
+
+# ----------------------------------------------------------------------------------- of any model
+
+
+def _inventory(model: ModelDirectory) -> Check:
+    """Every parameter that configuration and parts call for, each of its shape, and no other."""
+    found = {name: x.shape for name, x in named_leaves(model.params).items()}
+    head = model.manifest.get("head")
+    kind, labels = (head["kind"], head["labels"]) if head else (None, None)
+    parts = {part_of(name) for name in found} | {"embeddings", "encoder"}
+    if kind is not None:
+        parts |= {"head", "pooler"} if HEADS[kind].pooled else {"head"}
+    if "seq_relationship" in parts:
+        parts.add("pooler")
+    if wrong := misfits(found, model.config, kind, labels, needed=parts):
+        return Check("inventory", "FAIL", first_ten(wrong, "; "))
+    count = sum(math.prod(shape) for shape in found.values())
+    described = ", ".join(sorted(parts - {"head"})) + (f", head ({kind})" if kind else "")
+    detail = f"{len(found)} tensors, {count:,} parameters: {described}"
+    return Check("inventory", "PASS", detail)
+
+
+def _finite(model: ModelDirectory) -> Check:
+    counts = {
+        name: int((~np.isfinite(x.astype(np.float32))).sum())
+        for name, x in named_leaves(model.params).items()
+    }
+    wrong = [f"{name} has {count:,}" for name, count in counts.items() if count]
+    if wrong:
+        return Check("finite values", "FAIL", f"NaN or infinite: {first_ten(wrong, '; ')}")
+    return Check("finite values", "PASS", "no NaN, no infinity")
+
+
+def _vocabulary(model: ModelDirectory) -> tuple[Check, Tokenizer | None]:
+    settings = dict(model.tokenizer)
+    path = settings.pop("path")
+    if path is None:
+        return Check("vocabulary", "SKIP", "none: the model takes ids and no text"), None
+    try:
+        tokenizer = Tokenizer.load(
+            path, mode=settings["mode"], do_lower_case=settings["do_lower_case"]
+        )
+    except UserError as error:
+        return Check("vocabulary", "FAIL", str(error)), None
+    pieces, rows = f"{tokenizer.vocab_size:,} pieces", model.config.vocab_size
+    if tokenizer.vocab_size > rows:
+        return Check("vocabulary", "FAIL", f"{pieces}, but the model has {rows:,}"), None
+    if tokenizer.vocab_size < rows:
+        pieces += f" for {rows:,} rows of embeddings"
+    case = "lower-cased" if tokenizer.do_lower_case else "cased"
+    detail = (
+        f"{pieces}, {' '.join(SPECIAL_PIECES)} at 0 to 4; cleaned as {tokenizer.mode}'s, {case}"
+    )
+    return Check("vocabulary", "PASS", detail), tokenizer
+
+
+def _forward(albert: Albert) -> Check:
+    """All outputs are finite, on ids from the whole vocabulary, one row half padding."""
+    length = min(16, albert.config.max_position_embeddings)
+    ids_S = np.linspace(PAD_ID, albert.config.vocab_size - 1, length).astype(np.int32)
+    ids_S[0], ids_S[-1] = CLS_ID, SEP_ID
+    ids_BS = np.stack([ids_S, ids_S])
+    mask_BS = np.ones_like(ids_BS)
+    mask_BS[1, length // 2 :] = 0
+    ids_BS[1, length // 2 :] = PAD_ID
+    outputs = {n: x for n, x in vars(albert.outputs(ids_BS, mask_BS)).items() if x is not None}
+    if albert.head is not None:
+        outputs |= _head_outputs(albert, ids_BS, mask_BS)
+    wrong = [name for name, x in outputs.items() if not np.isfinite(x).all()]
+    if wrong:
+        return Check("forward", "FAIL", f"NaN or infinite: {', '.join(wrong)}")
+    names = ", ".join(name.replace("_", " ") for name in outputs)
+    return Check("forward", "PASS", f"{names} are finite for {len(ids_BS)} rows of {length} ids")
+
+
+def _head_outputs(albert: Albert, ids_BS: np.ndarray, mask_BS: np.ndarray) -> dict[str, Any]:
+    kind, params = albert.head["kind"], albert.params
+    labels = params["head"]["output_bias"].shape[0] if kind != "span_v2" else 2
+    model = AlbertForTask(albert.config, albert.compute, kind=kind, labels=labels)
+    inputs = (ids_BS, mask_BS, np.zeros_like(ids_BS))
+    leaves = jax.tree.leaves(jax.jit(model.apply)({"params": params}, *inputs))
+    return {"head": np.concatenate([np.asarray(x, np.float32).reshape(-1) for x in leaves])}

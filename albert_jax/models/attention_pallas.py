@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention by Pallas kernels on TPU: `rows`, made for rows that are short enough to be attended at
+once, and JAX's splash attention for longer ones.
+
+`rows` reads queries, keys and values as the projections write them, [B, S, N * D], and writes
+[B, S, N * D]: no transpose, no head padded to 128 lanes in memory. The backward pass computes the
+probabilities anew from the logarithms of the softmax's sums, one number a query, as
+FlashAttention does (arXiv:2205.14135), and what dropout takes of them by a hash of the place and
+the row's seed: the same however many devices share the rows. Letters as in `attention`; L is the
+lanes of a block, which hold L / D heads.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from albert_jax.models.dropout import SPREAD, mixed, row_seeds
+
+# Added to the logits of padded keys; the original's constant (modeling.py:828). transformers uses
+# the type's minimum, which differs only for rows whose keys are all padding.
+PADDING_LOGIT = -10000.0
+LANES = 128
+LOG2_E = math.log2(math.e)
+LONGEST_ROWS = 512  # a head's float32 probabilities and their gradients, in the chip's own memory
+_BY_HEAD = np.int32(0x21F0AAAD)  # odd; sets the heads of a row apart
+
+
+def rows(
+    query_BFND: Array,
+    key_BTND: Array,
+    value_BTND: Array,
+    mask_BT: Array,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+    interpret: bool = False,
+) -> Array:
+    """Attention with all of a row's keys at once, forward and backward in one kernel each.
+
+    Multiples of 128 tokens, up to `LONGEST_ROWS`; heads that fill 128 lanes in pairs or so. Dropout
+    falls on the probabilities where `dropout_key` is given.
+    """
+    flat = (*query_BFND.shape[:2], -1)
+    given = [x.reshape(flat) for x in (query_BFND, key_BTND, value_BTND)]
+    given.append(mask_BT.astype(jnp.float32))
+    if dropout_key is not None:
+        given.append(row_seeds(dropout_key, len(mask_BT)))
+    rate = 0.0 if dropout_key is None else dropout_rate
+    out_BFH = _rows(query_BFND.shape[-1], rate, interpret, *given)
+    return out_BFH.reshape(query_BFND.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _rows(head_size, dropout_rate, interpret, *inputs):
+    return _rows_fwd(head_size, dropout_rate, interpret, *inputs)[0]
+
+
+def _rows_fwd(head_size, dropout_rate, interpret, *inputs):
+    out_BFH, sums = _call(_forward, head_size, dropout_rate, interpret, inputs)
+    return out_BFH, (inputs, out_BFH, sums)
+
+
+def _rows_bwd(head_size, dropout_rate, interpret, kept, cotangent_BFH):
+    inputs, *outs = kept
+    grads = _call(_backward, head_size, dropout_rate, interpret, inputs, cotangent_BFH, *outs)
+    return (*grads, *[None] * (len(inputs) - len(grads)))
+
+
+_rows.defvjp(_rows_fwd, _rows_bwd)
+
+
+def _call(kernel, head_size, dropout_rate, interpret, inputs, *of_backward):
+    """Runs `kernel` on each row and each block of heads.
+
+    `inputs` are q, k, v [B, S, N * D], the mask [B, S] and, for dropout, the rows' seeds [B, 2].
+    Forward gives the output and the logarithms of the softmax's sums [B, N * D / L, L / D, S];
+    backward, which takes its cotangent and both, the gradients of q, k and v.
+    """
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+
+    query_BFH, key_BTH, value_BTH, mask_BT, *seeds_B2 = inputs
+    rows, length, hidden = query_BFH.shape
+    lanes = max(LANES, head_size) if hidden % LANES == 0 else hidden
+    blocks, heads = hidden // lanes, lanes // head_size
+    by_head = pl.BlockSpec((None, length, lanes), lambda row, block: (row, 0, block))
+    by_query = pl.BlockSpec((None, None, heads, length), lambda row, block: (row, block, 0, 0))
+    # Keys run down, queries across: sums over keys are then cheap, and so is this column.
+    padding_BT1 = ((1.0 - mask_BT) * (PADDING_LOGIT * LOG2_E))[:, :, None]
+    like_query = jax.ShapeDtypeStruct(query_BFH.shape, query_BFH.dtype)
+    sums = jax.ShapeDtypeStruct((rows, blocks, heads, length), jnp.float32)
+    matmuls = 5 if of_backward else 2
+    return pl.pallas_call(
+        partial(kernel, head_size=head_size, dropout_rate=dropout_rate),
+        grid=(rows, blocks),
+        in_specs=[
+            *[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(seeds_B2),
+            by_head,
+            by_head,
+            by_head,
+            pl.BlockSpec((None, length, 1), lambda row, block: (row, 0, 0)),
+            *([by_head, by_head, by_query] if of_backward else []),
+        ],
+        out_specs=[by_head] * 3 if of_backward else [by_head, by_query],
+        out_shape=[like_query] * 3 if of_backward else [like_query, sums],
+        cost_estimate=pl.CostEstimate(
+            flops=2 * matmuls * rows * length * length * hidden,
+            transcendentals=rows * length * length * hidden // head_size,
+            bytes_accessed=(8 if of_backward else 4) * query_BFH.nbytes,
+        ),
+        interpret=interpret,
+        name=f"attention_rows_{kernel.__name__.strip('_')}",
+    )(
+        *[seeds.reshape(-1) for seeds in seeds_B2],
+        query_BFH,
+        key_BTH,
+        value_BTH,
+        padding_BT1,
+        *of_backward,
+    )
+
+
+def _forward(*refs, head_size, dropout_rate):
+    *seeds_ref, query_ref, key_ref, value_ref, padding_ref, out_ref, sums_ref = refs
+    query_FL, key_TL, value_LT = query_ref[...], key_ref[...], value_ref[...].T
+    heads, outs = _heads(query_FL.shape[1], head_size), []
+    for number, head in enumerate(heads):
+        logits_TF = _logits(query_FL, key_TL, padding_ref[...], head, head_size)
+        largest_1F = logits_TF.max(axis=0, keepdims=True)
+        exps_TF = jnp.exp2(logits_TF - largest_1F)
+        sum_1F = exps_TF.sum(axis=0, keepdims=True)
+        drop = _dropout(seeds_ref, number, len(heads), dropout_rate)
+        head_DF = _dot(value_LT[head], drop(exps_TF).astype(value_LT.dtype), (1, 0))
+        outs.append(head_DF * (1.0 / ((1.0 - dropout_rate) * sum_1F)))
+        sums_ref[number : number + 1] = largest_1F + jnp.log2(sum_1F)
+    out_ref[...] = jnp.concatenate(outs).T.astype(out_ref.dtype)
+
+
+def _backward(*refs, head_size, dropout_rate):
+    *seeds_ref, query_ref, key_ref, value_ref, padding_ref = refs[:-6]
+    cotangent_ref, out_ref, sums_ref, *grad_refs = refs[-6:]
+    query_FL, key_TL, value_TL = query_ref[...], key_ref[...], value_ref[...]
+    cotangent_FL, dtype = cotangent_ref[...], query_ref.dtype
+    query_LF, key_LT, cotangent_LF = query_FL.T, key_TL.T, cotangent_FL.T
+    # Summed over a head's lanes: the mean over the keys of the probabilities' gradient.
+    weighed_LF = cotangent_LF.astype(jnp.float32) * out_ref[...].T.astype(jnp.float32)
+    # What is left of the probabilities makes up for what is dropped: multiplied in at the end.
+    rescale = 1.0 / (1.0 - dropout_rate)
+    scale = rescale / math.sqrt(head_size)
+    heads = _heads(query_FL.shape[1], head_size)
+    of_query, of_key, of_value = [], [], []
+    for number, head in enumerate(heads):
+        logits_TF = _logits(query_FL, key_TL, padding_ref[...], head, head_size)
+        probs_TF = jnp.exp2(logits_TF - sums_ref[number : number + 1])
+        drop = _dropout(seeds_ref, number, len(heads), dropout_rate)
+        kept_TF = drop(probs_TF).astype(dtype)
+        of_value.append(_dot(cotangent_LF[head], kept_TF, (1, 1)) * rescale)
+        of_kept_TF = drop(_dot(value_TL, _only(head, cotangent_FL), (1, 1)))
+        mean_1F = weighed_LF[head].sum(axis=0, keepdims=True) / rescale
+        of_logits_TF = (probs_TF * (of_kept_TF - mean_1F)).astype(dtype)
+        of_query.append(_dot(key_LT[head], of_logits_TF, (1, 0)) * scale)
+        of_key.append(_dot(query_LF[head], of_logits_TF, (1, 1)) * scale)
+    for ref, grad_DS in zip(grad_refs, (of_query, of_key, of_value), strict=True):
+        ref[...] = jnp.concatenate(grad_DS).T.astype(ref.dtype)
+
+
+def _dropout(seeds_ref, number, heads, rate):
+    """Sets what dropout takes of a head's [T, F] to zero; without seeds, nothing.
+
+    `number` is the head's in this block of so many `heads`.
+    """
+    if not seeds_ref:
+        return lambda x_TF: x_TF
+    from jax.experimental import pallas as pl
+
+    row, head = pl.program_id(0), pl.program_id(1) * heads + number
+    first, second = (seeds_ref[0][2 * row + i] for i in range(2))
+    return lambda x_TF: jnp.where(is_kept(first, second, head, x_TF.shape, rate), x_TF, 0.0)
+
+
+def is_kept(first, second, head, shape, rate):
+    """Which probabilities of a head dropout leaves, bool[T, F], by a row's two seeds, int32.
+
+    By the same hash as all dropout, 16 bits for each place: the second half of the keys has the
+    words' upper ones. They are compared as signed words, at once and without a mask.
+    """
+    half, queries = shape[0] // 2, shape[1]
+    key_T1 = jax.lax.broadcasted_iota(jnp.int32, (half, 1), 0) * queries
+    query_1F = jax.lax.broadcasted_iota(jnp.int32, (1, queries), 1)
+    place_TF = (key_T1 * SPREAD + (first + head * _BY_HEAD)) + query_1F * SPREAD
+    words_TF = mixed(place_TF, second)
+    least = np.int32((round(rate * 0x10000) - 0x8000) << 16)
+    return jnp.concatenate([words_TF << 16, words_TF]) >= least
+
+
+def _heads(lanes, head_size):
+    """The lanes of each head of a block."""
+    return [slice(start, start + head_size) for start in range(0, lanes, head_size)]
+
+
+def _only(head, x_SL):
+    """`x` with zeros in the other heads' lanes: a matmul over a few lanes costs what one over all
+    128 does, and needs them shifted besides. Of a transpose, a head's rows are taken."""
+    lane_1L = jax.lax.broadcasted_iota(jnp.int32, (1, x_SL.shape[1]), 1)
+    return jnp.where((lane_1L >= head.start) & (lane_1L < head.stop), x_SL, jnp.zeros_like(x_SL))
+
+
+def _logits(query_FL, key_TL, padding_T1, head, head_size):
+    """Logits of a head to the base 2, f32[T, F]: their softmax is by `exp2`."""
+    logits_TF = _dot(key_TL, _only(head, query_FL), (1, 1))
+    return logits_TF * (LOG2_E / math.sqrt(head_size)) + padding_T1
+
+
+def _dot(a, b, axes):
+    """Sums over an axis of each, in float32."""
+    contracted = ((axes[0],), (axes[1],))
+    return jax.lax.dot_general(a, b, (contracted, ((), ())), preferred_element_type=jnp.float32)
+
+
+# ------------------------------------------------------------------------------------------ splash
+
+
+def splash(
+    query_BFND: Array,
+    key_BTND: Array,
+    value_BTND: Array,
+    mask_BT: Array,
+    *,
+    interpret: bool = False,
+) -> Array:
+    """JAX's splash attention; a multiple of 128 tokens. `interpret` runs it on any device."""
+    scale = 1.0 / math.sqrt(query_BFND.shape[-1])
+    # In float32, as 1/sqrt(128) is not a bfloat16.
+    scaled_BFND = (query_BFND.astype(jnp.float32) * scale).astype(query_BFND.dtype)
+    return _splash(scaled_BFND, key_BTND, value_BTND, mask_BT, interpret)
+
+
+def _splash(
+    query_BFND: Array, key_BTND: Array, value_BTND: Array, mask_BT: Array, interpret: bool
+) -> Array:
+    # Imported where it is used: no other device needs Pallas, which takes a second.
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernel,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    _, length, heads, _ = query_BFND.shape
+    block = next(size for size in (512, 384, 256, 128) if length % size == 0)
+    made = kernel.make_splash_mha(
+        masks.MultiHeadMask([masks.FullMask((length, length))] * heads),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+        block_sizes=kernel.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            use_fused_bwd_kernel=True,
+        ),
+    )
+
+    def row(query_FND: Array, key_TND: Array, value_TND: Array, mask_T: Array) -> Array:
+        # All attend, padding too, and to tokens alone, as with the other kernels.
+        segments = kernel.SegmentIds(jnp.ones_like(mask_T), (mask_T != 0).astype(mask_T.dtype))
+        by_head = (x.swapaxes(0, 1) for x in (query_FND, key_TND, value_TND))
+        return made(*by_head, segment_ids=segments).swapaxes(0, 1)
+
+    return jax.vmap(row)(query_BFND, key_BTND, value_BTND, mask_BT)

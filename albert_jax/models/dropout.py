@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dropout whose choices are a hash of the place and of a seed for each row of the batch.
+
+So a row loses the same however many devices share the batch, a kernel can compute its choices anew
+instead of keeping them, and they cost a tenth of what drawing them does. Letters as in `model`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from albert_jax.models import lowering
+
+# As signed words: 2^32 over the golden ratio, which sets neighbours apart, and the two factors of
+# C. Wellons's "lowbias32".
+SPREAD, *_FACTORS = np.array([0x9E3779B1, 0x21F0AAAD, 0xD35A2D97], np.uint32).view(np.int32)
+
+
+class Dropout(nn.Module):
+    """Sets a share of x, [B, ...], to zero and scales the rest up; called as `nn.Dropout` is."""
+
+    rate: float
+    deterministic: bool | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool | None = None) -> Array:
+        if nn.merge_param("deterministic", self.deterministic, deterministic) or not self.rate:
+            return x
+        return drop(x, row_seeds(self.make_rng("dropout"), x.shape[0]), self.rate)
+
+
+def drop(x: Array, seeds_B2: Array, rate: float) -> Array:
+    """x [B, ...] with dropout by its rows' seeds."""
+    place = jnp.arange(math.prod(x.shape[1:]), dtype=jnp.int32).reshape(1, *x.shape[1:])
+    first, second = (seeds_B2[:, i].reshape(-1, *[1] * (x.ndim - 1)) for i in range(2))
+    words = mixed(place * SPREAD + first, second)
+    is_kept = shifted(words, 8) >= round(rate * (1 << 24))
+    return jnp.where(is_kept, x / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+def row_seeds(key: Array, rows: int) -> Array:
+    """Two words for each of this device's rows, int32[rows, 2]; the batch's rows all have their
+    own."""
+    axis = lowering.axis_name()
+    everyones = rows * jax.lax.psum(1, axis) if axis else rows
+    seeds = jax.lax.bitcast_convert_type(
+        jax.random.bits(key, (everyones, 2), jnp.uint32), jnp.int32
+    )
+    if axis:
+        seeds = jax.lax.dynamic_slice_in_dim(seeds, jax.lax.axis_index(axis) * rows, rows)
+    return seeds
+
+
+def mixed(x: Array, second: Array) -> Array:
+    """Words as if drawn, int32, from words that differ; in integer operations that a Pallas kernel
+    has, too."""
+    x = (x ^ shifted(x, 16)) * _FACTORS[0] + second
+    x = (x ^ shifted(x, 15)) * _FACTORS[1]
+    return x ^ shifted(x, 16)
+
+
+def shifted(x: Array, bits: int) -> Array:
+    """Words moved to the right, zeros coming in."""
+    return jax.lax.shift_right_logical(x, np.int32(bits))

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters and matmul FLOPs counted from a configuration, and the peak rate of known devices."""
+
+from __future__ import annotations
+
+import re
+
+from albert_jax.config.run import AlbertConfig
+
+# Dense bfloat16 FLOP/s of one device, by the words that jax.Device.device_kind contains, longer
+# names first; vendors' data sheets. A TPU v2/v3 device is one core of a chip.
+PEAK_FLOPS: dict[str, float] = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "L40S": 362.05e12,
+    "L40": 181.05e12,
+    "L4": 121e12,
+    "T4": 65e12,
+    "V100": 125e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak bfloat16 FLOP/s of a device kind, None where it is not known (a CPU)."""
+    named = (p for name, p in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_kind))
+    return next(named, None)
+
+
+def parameter_counts(config: AlbertConfig) -> dict[str, int]:
+    """Number of parameters by part; each group's layer counts once however often it is applied."""
+    c = config
+    h, e, i = c.hidden_size, c.embedding_size, c.intermediate_size
+    block = 4 * (h * h + h) + (h * i + i) + (i * h + h) + 4 * h
+    groups = sum(length > 0 for length in c.group_lengths)
+    return {
+        "embeddings": (c.vocab_size + c.type_vocab_size + c.max_position_embeddings + 2) * e,
+        "embedding projection": 0 if e == h else e * h + h,
+        "shared layers": groups * c.inner_group_num * block,
+        "pooler": h * h + h,
+        "masked-LM head": h * e + 3 * e + c.vocab_size,
+        "sentence-order head": 2 * h + 2,
+    }
+
+
+def parameter_count(config: AlbertConfig) -> int:
+    """Number of parameters of the pretraining model, both heads included."""
+    return sum(parameter_counts(config).values())
+
+
+def forward_flops_per_sequence(config: AlbertConfig, seq: int, predictions: int) -> float:
+    """Matmul FLOPs of one sequence's forward pass with the masked-LM head on `predictions`
+    positions.
+
+    Multiply and add count as two; lookups, softmax, LayerNorm and activations count nothing.
+    """
+    c = config
+    h, e, i = c.hidden_size, c.embedding_size, c.intermediate_size
+    block = 2 * seq * (4 * h * h + 2 * h * i) + 4 * seq * seq * h
+    layers = c.num_hidden_layers * c.inner_group_num * block
+    projection = 0 if e == h else 2 * seq * e * h
+    heads = predictions * 2 * (h * e + e * c.vocab_size) + 2 * h * (h + 2)
+    return layers + projection + heads
+
+
+def train_flops_per_sequence(config: AlbertConfig, seq: int, predictions: int) -> float:
+    """Matmul FLOPs of one sequence's forward and backward pass, whatever is recomputed besides."""
+    return 3 * forward_flops_per_sequence(config, seq, predictions)

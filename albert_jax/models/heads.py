@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads for fine-tuning on the encoder: the original's five, and token classification.
+
+A head takes the pooled first token [B, H] or every token's state [B, S, H] and returns float32.
+Parameter names are those of the original's variables, so its weights [C, H] stand transposed to a
+kernel. Letters as in `model.py`, and C classes or choices, K starts that a beam follows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from albert_jax.config.run import AlbertConfig, ComputeConfig
+from albert_jax.models.albert import Albert
+from albert_jax.models.dropout import Dropout
+from albert_jax.models.layers import LayerNorm
+
+BEAM = 5  # starts, and ends for each: run_squad_v2.py's start_n_top and end_n_top
+MASKED = -1e30  # what a position that cannot be in an answer has for a logit
+
+
+@flax.struct.dataclass
+class SpanLogits:
+    """Where an answer starts and ends, unnormalised."""
+
+    start_BS: Array
+    end_BS: Array
+
+
+@flax.struct.dataclass
+class SpanLogProbs:
+    """Log-probabilities of start, and of end given the true start; logit of "no answer"."""
+
+    start_BS: Array
+    end_BS: Array
+    unanswerable_B: Array
+
+
+@flax.struct.dataclass
+class SpanBeam:
+    """The likeliest starts, for each its likeliest ends, best first; logit of "no answer"."""
+
+    start_log_probs_BK: Array
+    start_index_BK: Array
+    end_log_probs_BKK: Array  # [B, start, end]
+    end_index_BKK: Array
+    unanswerable_B: Array
+
+
+class Head(nn.Module):
+    """What heads have in common."""
+
+    config: AlbertConfig
+    compute: ComputeConfig = ComputeConfig()
+    labels: int = 2  # classes; heads of one output or of start and end take no notice of it
+    dropout: float = 0.1  # whatever the encoder's; classifier_utils.py:794
+
+    pooled: ClassVar[bool] = True  # whether it takes pooled_BH, or else sequence_BSH
+
+
+def _outputs(head: Head, hidden: Array, outputs: int) -> Array:
+    """[…, H] -> float32 [… , outputs] through the parameters output_weights and output_bias."""
+    shape = (outputs, hidden.shape[-1])
+    weights_CH = head.param("output_weights", nn.initializers.truncated_normal(0.02), shape)
+    bias_C = head.param("output_bias", nn.initializers.zeros, (outputs,))
+    return jnp.einsum("...H,CH->...C", hidden.astype(jnp.float32), weights_CH) + bias_C
+
+
+class Classifier(Head):
+    """Logits of a text's classes, [B, H] -> [B, C]. classifier_utils.py:768-823."""
+
+    @nn.compact
+    def __call__(self, pooled_BH: Array, *, deterministic: bool) -> Array:
+        pooled_BH = Dropout(self.dropout)(pooled_BH, deterministic=deterministic)
+        return _outputs(self, pooled_BH, self.labels)
+
+
+class Regressor(Head):
+    """A text's score, [B, H] -> [B]. classifier_utils.py:813-817."""
+
+    @nn.compact
+    def __call__(self, pooled_BH: Array, *, deterministic: bool) -> Array:
+        pooled_BH = Dropout(self.dropout)(pooled_BH, deterministic=deterministic)
+        return _outputs(self, pooled_BH, 1)[..., 0]
+
+
+class MultipleChoice(Head):
+    """Logits of the choices, each a text of its own, [B, C, H] -> [B, C]. race_utils.py:283-346."""
+
+    @nn.compact
+    def __call__(self, pooled_BCH: Array, *, deterministic: bool) -> Array:
+        pooled_BCH = Dropout(self.dropout)(pooled_BCH, deterministic=deterministic)
+        return _outputs(self, pooled_BCH, 1)[..., 0]
+
+
+class TokenClassifier(Head):
+    """Logits of each token's classes, [B, S, H] -> [B, S, C]; transformers' head, as the original
+    has none."""
+
+    pooled: ClassVar[bool] = False
+
+    @nn.compact
+    def __call__(self, sequence_BSH: Array, *, deterministic: bool) -> Array:
+        sequence_BSH = Dropout(self.dropout)(sequence_BSH, deterministic=deterministic)
+        return _outputs(self, sequence_BSH, self.labels)
+
+
+class SpanV1(Head):
+    """SQuAD 1.1's head, [B, S, H] -> SpanLogits; no dropout. squad_utils.py:708-746."""
+
+    pooled: ClassVar[bool] = False
+
+    @nn.compact
+    def __call__(self, sequence_BSH: Array, *, deterministic: bool) -> SpanLogits:
+        logits_BSC = _outputs(self, sequence_BSH, 2)
+        return SpanLogits(logits_BSC[..., 0], logits_BSC[..., 1])
+
+
+class SpanV2(Head):
+    """SQuAD 2.0's head: the end depends on the start, and a text may hold no answer.
+
+    [B, S, H] -> SpanLogProbs given `start_positions_B`, as in training; without them a SpanBeam, as
+    in prediction, for which S must be at least BEAM. `p_mask_BS` is 1 where no answer can be (None:
+    nowhere). squad_utils.py:1428-1575.
+    """
+
+    pooled: ClassVar[bool] = False
+
+    @nn.compact
+    def __call__(
+        self,
+        sequence_BSH: Array,
+        p_mask_BS: Array | None = None,
+        start_positions_B: Array | None = None,
+        *,
+        deterministic: bool,
+    ) -> SpanLogProbs | SpanBeam:
+        start_logits_BS = _StartLogits(self.config, name="start_logits")(sequence_BSH)
+        if p_mask_BS is None:
+            p_mask_BS = jnp.zeros_like(start_logits_BS)
+        start_BS = _masked_log_softmax(start_logits_BS, p_mask_BS)
+        answer_class = _AnswerClass(self.config, self.compute, self.dropout, name="answer_class")
+        unanswerable_B = answer_class(sequence_BSH, start_BS, deterministic=deterministic)
+        if start_positions_B is None:
+            start_log_probs_BK, start_index_BK = jax.lax.top_k(start_BS, BEAM)
+        else:
+            start_index_BK = start_positions_B[:, None]
+        end_logits = _EndLogits(self.config, self.compute, name="end_logits")
+        end_BKS = _masked_log_softmax(end_logits(sequence_BSH, start_index_BK), p_mask_BS[:, None])
+        if start_positions_B is not None:
+            return SpanLogProbs(start_BS, end_BKS[:, 0], unanswerable_B)
+        ends = jax.lax.top_k(end_BKS, BEAM)
+        return SpanBeam(start_log_probs_BK, start_index_BK, *ends, unanswerable_B)
+
+
+class _StartLogits(nn.Module):
+    config: AlbertConfig
+
+    @nn.compact
+    def __call__(self, sequence_BSH: Array) -> Array:
+        return _to_logit(self.config, "dense")(sequence_BSH)[..., 0]
+
+
+class _EndLogits(nn.Module):
+    """Logits of the end for each of the starts at hand: [B, S, H], [B, K] -> [B, K, S]."""
+
+    config: AlbertConfig
+    compute: ComputeConfig
+
+    @nn.compact
+    def __call__(self, sequence_BSH: Array, start_index_BK: Array) -> Array:
+        starts_BKH = jnp.take_along_axis(sequence_BSH, start_index_BK[..., None], axis=1)
+        dense_0 = _PairDense(self.config, self.compute, name="dense_0")
+        hidden_BKSH = nn.tanh(dense_0(sequence_BSH[:, None], starts_BKH[:, :, None]))
+        norm = LayerNorm(self.config.layer_norm_eps, "float32", name="LayerNorm")
+        return _to_logit(self.config, "dense_1")(norm(hidden_BKSH))[..., 0]
+
+
+class _AnswerClass(nn.Module):
+    """Logit of "no answer" from the mean state of the starts and the first token's own state."""
+
+    config: AlbertConfig
+    compute: ComputeConfig
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self, sequence_BSH: Array, start_log_probs_BS: Array, *, deterministic: bool
+    ) -> Array:
+        start_BH = jnp.einsum("BSH,BS->BH", sequence_BSH, jnp.exp(start_log_probs_BS))
+        dense_0 = _PairDense(self.config, self.compute, name="dense_0")
+        hidden_BH = nn.tanh(dense_0(start_BH, sequence_BSH[:, 0]))
+        hidden_BH = Dropout(self.dropout)(hidden_BH, deterministic=deterministic)
+        return _to_logit(self.config, "dense_1", use_bias=False)(hidden_BH)[..., 0]
+
+
+class _PairDense(nn.Module):
+    """A dense layer of [x; y], […, H] each, which may have lengths of 1 to be broadcast.
+
+    The kernel's halves are applied apart: for a beam that is a tenth of the original's
+    multiplications, and [x; y] takes no memory.
+    """
+
+    config: AlbertConfig
+    compute: ComputeConfig
+
+    @nn.compact
+    def __call__(self, x: Array, y: Array) -> Array:
+        c, dtype = self.config, self.compute.dtype
+        init = nn.initializers.truncated_normal(c.initializer_range)
+        kernel = self.param("kernel", init, (2 * c.hidden_size, c.hidden_size))
+        bias_H = self.param("bias", nn.initializers.zeros, (c.hidden_size,))
+        of_x, of_y = jnp.split(kernel.astype(dtype), 2)
+        return x.astype(dtype) @ of_x + y.astype(dtype) @ of_y + bias_H.astype(dtype)
+
+
+def _to_logit(config: AlbertConfig, name: str, use_bias: bool = True) -> nn.Dense:
+    init = nn.initializers.truncated_normal(config.initializer_range)
+    return nn.Dense(1, use_bias, dtype="float32", kernel_init=init, name=name)
+
+
+def _masked_log_softmax(logits: Array, mask: Array) -> Array:
+    # As the original, which for the masked leaves nothing of the logit: they tie, the first wins.
+    return jax.nn.log_softmax(logits * (1 - mask) + MASKED * mask)
+
+
+HEADS: dict[str, type[Head]] = {
+    "classification": Classifier,
+    "regression": Regressor,
+    "multiple_choice": MultipleChoice,
+    "token_classification": TokenClassifier,
+    "span_v1": SpanV1,
+    "span_v2": SpanV2,
+}
+
+PACKABLE = ("classification", "regression")  # kinds whose examples may share rows
+
+
+class AlbertForTask(Albert):
+    """ALBERT with the head of that kind, `head`; a kind of `HEADS` that needs no pooler has none.
+
+    ids, mask and segments [B, S] (multiple choice: [B, C, S]), and inputs of the head by name ->
+    what the head returns. Of a `PACKABLE` kind rows may hold several examples, one after another:
+    `starts_BP` is where each begins, S in slots without one, and the head returns [B, P, …].
+    """
+
+    kind: str = "classification"
+    labels: int = 2
+    dropout: float = 0.1
+
+    def setup(self) -> None:
+        super().setup()
+        self.head = HEADS[self.kind](self.config, self.compute, self.labels, self.dropout)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        input_mask: Array,
+        segment_ids: Array,
+        starts_BP: Array | None = None,
+        *,
+        deterministic: bool = True,
+        **head_inputs: Any,
+    ) -> Any:
+        *rows, length = input_ids.shape
+        ids_BS, mask_BS, segments_BS = (
+            x.reshape(-1, length) for x in (input_ids, input_mask, segment_ids)
+        )
+        pack_ids_BS = positions_BS = None
+        if starts_BP is not None:
+            pack_ids_BS, positions_BS = packing(starts_BP, mask_BS)
+        embeddings_BSE = self.embeddings(
+            ids_BS, segments_BS, positions_BS, deterministic=deterministic
+        )
+        hidden, _ = self.encoder(
+            embeddings_BSE, mask_BS, pack_ids_BS, deterministic=deterministic, collect=False
+        )
+        if starts_BP is not None:
+            # Clipped: out of bounds, a slot without an example would be NaN, whatever its weight.
+            firsts_BPH = jnp.take_along_axis(hidden, starts_BP[..., None], axis=1, mode="clip")
+            hidden = jnp.tanh(self.pooler(firsts_BPH))
+        elif self.head.pooled:
+            hidden = jnp.tanh(self.pooler(hidden[:, 0])).reshape(*rows, -1)
+        return self.head(hidden, deterministic=deterministic, **head_inputs)
+
+
+def packing(starts_BP: Array, mask_BS: Array) -> tuple[Array, Array]:
+    """Of rows whose examples begin at `starts_BP` (S: no example): each token's example, from 1,
+    and its place in it, [B, S]; both 0 at padding."""
+    places_S = jnp.arange(mask_BS.shape[1])
+    ids_BS = mask_BS * (starts_BP[:, None] <= places_S[:, None]).sum(axis=-1)
+    starts_BS = jnp.take_along_axis(starts_BP, jnp.maximum(ids_BS - 1, 0), axis=1)
+    return ids_BS, mask_BS * (places_S - starts_BS)

@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a step takes on this machine: the one that `pretrain` runs, evaluation's, a
+classifier's, or drawing batches; what `albert-jax benchmark` calls."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import gc
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from albert_jax.config.run import BenchmarkConfig, PretrainConfig
+from albert_jax.data.loader import make_dataset
+from albert_jax.distributed.placement import (
+    Placement,
+    check_batch_size,
+    local_devices,
+    make_placement,
+)
+from albert_jax.models.flops import peak_flops
+from albert_jax.perf.tpu import libtpu
+from albert_jax.perf.workload import (
+    HostBatch,
+    Work,
+    lower,
+    made_up_batch,
+    make_work,
+    pretrain_config,
+    setting_of,
+    source_of,
+)
+from albert_jax.training.loop import versions
+from albert_jax.training.memory import (
+    OutOfMemory,
+    check_fits,
+    device_peak_bytes,
+    out_of_memory_told,
+    peak_bytes,
+    resident_peak_bytes,
+)
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.malloc import give_back_large_buffers
+from albert_jax.utils.provenance import commit
+from albert_jax.utils.streams import say
+
+WARM_UP = 3  # steps before any is timed
+PROFILED = 5
+
+
+def benchmark(config: BenchmarkConfig, *, profile: str | None = None) -> dict[str, Any]:
+    """Measures one configuration; returns JSON values.
+
+    Of the step: `step_ms`, the median of steps each waited for, and their spread
+    (`step_ms_of`); the rates are of steps in a row as `pretrain` runs them. `mfu` is None where the
+    device's peak is not known. `profile` is a folder for a trace of a few steps more. Raises
+    UserError, OutOfMemory where the step does not fit.
+    """
+    settings = _checked(config)
+    if config.phase == "input":
+        if profile is not None:
+            raise UserError("--profile is of a step on the device; --phase input runs none")
+        return _setting(config, settings) | _input_figures(config, settings)
+    if profile is not None:
+        libtpu.check_profiler()  # before JAX loads the library
+    devices = local_devices(settings.train.devices)
+    placement = make_placement(settings.train.mode, devices)
+    with out_of_memory_told(devices, settings):
+        work = make_work(config.phase, settings, placement.axis_name)
+        figures = _step_figures(config, settings, work, placement, profile)
+    return _setting(config, settings) | figures
+
+
+def _checked(config: BenchmarkConfig) -> PretrainConfig:
+    """The settings, held against this machine's devices."""
+    settings = pretrain_config(config)
+    if config.phase != "input":
+        train = settings.train
+        devices = local_devices(train.devices)
+        check_batch_size(train.batch_size, train.accumulate, len(devices))
+    if config.phase == "finetune" and config.store is not None:
+        raise UserError("--store holds no classified texts; leave it out with --phase finetune")
+    return settings
+
+
+def sweep(config: BenchmarkConfig, points: Sequence[str]) -> list[dict[str, Any]]:
+    """Measures every combination of `points`, such as ["batch_size=8,16", "remat=none,full"].
+
+    One that does not fit has `error` instead of figures. Raises UserError for other mistakes,
+    before anything is measured where that can be told.
+    """
+    axes = [_axis(point) for point in points]
+    names = [name for name, _ in axes]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"sweep has {twice[0]} twice; give all its values at once, as in {twice[0]}=8,16"
+        )
+    changes = [
+        dict(zip((name for name, _ in axes), values, strict=True))
+        for values in itertools.product(*(values for _, values in axes))
+    ]
+    configs = [dataclasses.replace(config, **change) for change in changes]
+    for each in configs:
+        _checked(each)
+    results = []
+    for change, each in zip(changes, configs, strict=True):
+        say(" ".join([*(f"{k}={v}" for k, v in change.items()), "…"]))
+        try:
+            results.append(change | benchmark(each))
+        except OutOfMemory as error:
+            results.append(change | {"error": str(error)})
+        jax.clear_caches()  # a program and its buffers would stay in memory
+        gc.collect()
+    return results
+
+
+def _axis(point: str) -> tuple[str, list[Any]]:
+    """("batch_size", [8, 16]) of "batch_size=8,16"."""
+    name, separator, values = point.partition("=")
+    hints = get_type_hints(BenchmarkConfig)
+    if not separator or not values:
+        raise UserError(f"sweep {point!r} must be name=value,value, as in batch_size=8,16,32")
+    if name not in hints:
+        raise UserError(f"sweep {name!r} is no setting of benchmark; there are {', '.join(hints)}")
+    hint = hints[name]
+    kinds = (hint, *get_args(hint))
+    kind = next((kind for kind in (int, float) if kind in kinds), str)
+    given: list[str] = []
+    for value in values.split(","):
+        # A recipe's own comma: configs/pretrain.py:model=base-v2,chips=4.
+        if "=" in value and given and ":" in given[-1]:
+            given[-1] += f",{value}"
+        else:
+            given.append(value)
+    try:
+        return name, [kind(value) for value in given]
+    except ValueError:
+        numbers = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"sweep {point!r} must give {numbers}") from None
+
+
+def _setting(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:
+    """What was measured."""
+    made_with = {"store": settings.store, "commit": commit(), "versions": versions()}
+    return setting_of(config, settings) | made_with
+
+
+# ---------------------------------------------------------------------------------------- the step
+
+
+@dataclass
+class _Runner:
+    """A compiled step and what it carries from call to call."""
+
+    compiled: Callable[..., Any]
+    live: Any
+    carries: bool
+
+    def __call__(self, batch: Any) -> Any:
+        with jax.transfer_guard("disallow"):  # as in pretrain
+            result = self.compiled(self.live, batch)
+        if self.carries:
+            self.live, result = result
+        return result
+
+
+def _step_figures(
+    config: BenchmarkConfig,
+    settings: PretrainConfig,
+    work: Work,
+    placement: Placement,
+    profile: str | None,
+) -> dict[str, Any]:
+    devices, train = placement.devices, settings.train
+    before = device_peak_bytes(devices)
+    with contextlib.ExitStack() as stack:
+        started = time.perf_counter()
+        lowered = lower(config.phase, settings, work, placement)
+        traced = time.perf_counter()
+        with cached_programs(config.compilation_cache):
+            compiled = lowered.compile()
+        done = time.perf_counter()
+        # Before there is a batch, which may be too large.
+        check_fits(compiled, devices, settings, when_tight=give_back_large_buffers)
+        batches = _placed(config, settings, placement, stack)
+        run = _Runner(compiled, placement.put_state(jax.jit(work.state)()), work.carries)
+        losses = [_loss(placement.fetch(run(next(batches)[0]))) for _ in range(WARM_UP)]
+        times = []
+        for _ in _turns(config):
+            batch, _ = next(batches)
+            jax.block_until_ready(batch)
+            since = time.perf_counter()
+            metrics = jax.block_until_ready(run(batch))
+            times.append(1000 * (time.perf_counter() - since))
+            losses.append(_loss(placement.fetch(metrics)))
+        row = _in_a_row(config, placement, run, batches)
+        if profile is not None:
+            _profile(Path(profile), run, batches)
+        peak, source = peak_bytes(devices, compiled, before)
+    rate = train.batch_size / row["seconds"]
+    flops = work.flops_per_sequence * rate
+    top = peak_flops(devices[0].device_kind)
+    return {
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "compile_seconds": done - started,
+        "trace_seconds": traced - started,
+        "step_ms": float(np.median(times)),
+        "step_ms_of": _spread(times),
+        "pipelined_step_ms": 1000 * row["seconds"],
+        "ms_per_sequence": 1000 / rate,
+        "sequences_per_second": rate,
+        "tokens_per_second": row["tokens"] / row["seconds"],
+        "input_wait": row["waited"] / row["seconds"] if config.store else None,
+        "tflop_per_step": work.flops_per_sequence * train.batch_size / 1e12,
+        "tflop_per_second": flops / 1e12,
+        "mfu": flops / (top * len(devices)) if top else None,
+        "peak_flops": top,
+        "peak_bytes": peak,
+        "peak_bytes_of": source,
+        "losses": losses,
+    }
+
+
+def _placed(
+    config: BenchmarkConfig,
+    settings: PretrainConfig,
+    placement: Placement,
+    stack: contextlib.ExitStack,
+) -> Iterator[tuple[Any, int]]:
+    """(batch on the devices, its tokens): the store's in pretrain's order, or a made-up one."""
+    if settings.store is None:
+        batch = made_up_batch(config.phase, settings)
+        return itertools.repeat((placement.put_batch(batch), _tokens(batch)))
+    drawn = stack.enter_context(contextlib.closing(_dataset(settings)))
+    return ((placement.put_batch(batch), _tokens(batch)) for batch in drawn)
+
+
+def _dataset(settings: PretrainConfig) -> Any:
+    train = settings.train
+    return make_dataset(
+        source_of(settings),
+        batch_size=train.batch_size,
+        threads=train.data_threads,
+        workers=train.data_workers,
+    )
+
+
+def _turns(config: BenchmarkConfig) -> Iterator[int]:
+    """Counts the steps to time: `steps`, fewer where they take `seconds`, but three at least."""
+    since = time.perf_counter()
+    for turn in range(config.steps):
+        if turn >= 3 and time.perf_counter() - since > config.seconds:
+            return
+        yield turn
+
+
+def _in_a_row(
+    config: BenchmarkConfig, placement: Placement, run: _Runner, batches: Iterator[tuple[Any, int]]
+) -> dict[str, float]:
+    """Seconds, tokens and seconds waited for data, of a step among others, as `fit` runs them."""
+    # Untimed: memory for the steps in flight is had once.
+    jax.block_until_ready([run(next(batches)[0]) for _ in range(placement.max_in_flight + 1)])
+    in_flight: collections.deque[Any] = collections.deque()
+    tokens = waited = count = 0.0
+    since = time.perf_counter()
+    for _ in _turns(config):
+        asked = time.perf_counter()
+        batch, more = next(batches)
+        waited += time.perf_counter() - asked
+        in_flight.append(run(batch))
+        tokens, count = tokens + more, count + 1
+        if len(in_flight) > placement.max_in_flight:
+            placement.fetch(in_flight.popleft())
+    jax.block_until_ready((list(in_flight), run.live))
+    seconds = time.perf_counter() - since
+    return {"seconds": seconds / count, "tokens": tokens / count, "waited": waited / count}
+
+
+def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> None:
+    """Writes a trace of a few steps, as xprof and TensorBoard read it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--profile {folder} cannot be made: {error.strerror}") from None
+    with jax.profiler.trace(str(folder)):
+        for number in range(PROFILED):
+            with jax.profiler.StepTraceAnnotation("step", step_num=number):
+                metrics = run(next(batches)[0])
+        jax.block_until_ready((metrics, run.live))
+
+
+@contextlib.contextmanager
+def cached_programs(folder: str | None) -> Iterator[None]:
+    """Keeps compiled programs in `folder`, or compiles anew: not what some other cache gives."""
+    wanted = {
+        "jax_enable_compilation_cache": folder is not None,
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # JAX decides once in a process whether it uses one
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+def _loss(metrics: dict[str, Any]) -> float:
+    """The loss that training minimises, in evaluation the masked-LM's."""
+    names = ("loss", "masked_lm_loss", "task_loss")
+    return float(next(metrics[name] for name in names if name in metrics))
+
+
+def _tokens(batch: HostBatch) -> int:
+    return int(batch["input_mask"].sum())
+
+
+def _spread(times: list[float]) -> dict[str, float]:
+    low, first, third, high = np.percentile(times, [0, 25, 75, 100]).tolist()
+    return {
+        "steps": len(times),
+        "least": low,
+        "quarter": first,
+        "three_quarters": third,
+        "most": high,
+    }
+
+
+# --------------------------------------------------------------------------------------- the input
+
+
+def _input_figures(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:
+    """How fast batches are drawn, with pretrain's threads or processes, if nothing uses them."""
+    train = settings.train
+    times, tokens = [], 0
+    with contextlib.closing(_dataset(settings)) as batches:
+        for _ in range(WARM_UP + train.data_threads + train.data_workers):
+            next(batches)  # drawn ahead before the clock starts
+        for _ in _turns(config):
+            since = time.perf_counter()
+            batch = next(batches)
+            times.append(time.perf_counter() - since)
+            tokens += _tokens(batch)
+    peak, source = resident_peak_bytes()
+    # The mean: a batch that was ready is waited for no time, and the next one longer.
+    seconds = float(np.mean(times))
+    return {
+        "device": f"{train.data_workers} processes"
+        if train.data_workers
+        else f"{train.data_threads} threads",
+        "devices": 1,
+        "compile_seconds": None,
+        "step_ms": 1000 * seconds,
+        "step_ms_of": _spread([1000 * t for t in times]),
+        "ms_per_sequence": 1000 * seconds / train.batch_size,
+        "sequences_per_second": train.batch_size / seconds,
+        "tokens_per_second": tokens / sum(times),
+        "mfu": None,
+        "peak_bytes": peak,
+        "peak_bytes_of": source,
+    }

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `benchmark` found, as a person reads it: a card, a table of a sweep, a plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from albert_jax.training.memory import GIB
+from albert_jax.utils.numbers import rounded
+from albert_jax.utils.plots import (
+    bytes_unit,
+    from_zero,
+    legend_below,
+    line_style,
+    new_figure,
+    percent_axis,
+    save_plot,
+    setting_axis,
+    styled,
+)
+
+_PEAK_OF = {
+    "device": "the device's own count",
+    "program": "the program's arguments, results and temporaries, as compiled",
+    "process": "resident memory of this process",
+}
+_PHASES = {
+    "train": "training step",
+    "forward": "evaluation's step",
+    "finetune": "classifier's training step",
+    "input": "drawing batches",
+}
+
+
+def card(r: dict[str, Any]) -> str:
+    """The figures of one `benchmark`, a line each."""
+    spread, rate = r["step_ms_of"], r["sequences_per_second"]
+    lines = [
+        f"measured    {_PHASES[r['phase']]} of {r['model']}, {r['parameters']:,} parameters",
+        f"batch       {r['batch_size']} x {r['sequence']} tokens"
+        + (f", {r['predictions']} predictions" if r["phase"] != "finetune" else "")
+        + (f", of {r['store']}" if r["store"] else ", made up"),
+    ]
+    if r["phase"] != "input":
+        lines += [
+            f"compute     {r['dtype']}, remat {r['remat']}, attention {r['attention']}, "
+            f"unroll {r['unroll']}, accumulate {r['accumulate']}",
+            f"compiled    in {r['compile_seconds']:.1f} s, of which tracing "
+            f"{r['trace_seconds']:.1f} s",
+        ]
+    lines += [
+        f"device      {r['devices']} x {r['device']}"
+        + (f" under {r['mode']}" if r["phase"] != "input" else ""),
+        f"step        {_ms(r['step_ms'])} "
+        + ("on average" if r["phase"] == "input" else "median")
+        + f" of {spread['steps']}; quartiles {_ms(spread['quarter'])} to "
+        f"{_ms(spread['three_quarters'])}, {_ms(spread['least'])} to {_ms(spread['most'])} in all",
+        f"rate        {rounded(rate)} sequences/s, {r['tokens_per_second']:,.0f} tokens/s, "
+        f"{_ms(r['ms_per_sequence'])} a sequence"
+        + (
+            f"; of steps in a row, {_ms(r['pipelined_step_ms'])} each"
+            if "pipelined_step_ms" in r
+            else ""
+        ),
+    ]
+    if "tflop_per_second" in r:
+        of = (
+            f"MFU {r['mfu']:.1%} of {rounded(r['peak_flops'] / 1e12)} (dense bfloat16) a device"
+            if r["mfu"] is not None
+            else "no peak is known of this device, so no MFU"
+        )
+        lines.append(
+            f"arithmetic  {rounded(r['tflop_per_step'])} TFLOP a step, "
+            f"{rounded(r['tflop_per_second'])} TFLOP/s; {of}"
+        )
+    lines.append(
+        f"memory      {rounded(r['peak_bytes'] / GIB, 3)} GiB ({_PEAK_OF[r['peak_bytes_of']]})"
+    )
+    if r.get("input_wait") is not None:
+        lines.append(f"input       {r['input_wait']:.1%} of the time went by waiting for data")
+    return "\n".join(lines)
+
+
+# Title, what one is, and digits behind the point; None: three digits of the least value.
+_COLUMNS: dict[str, tuple[str, float, int | None]] = {
+    "step_ms": ("step ms", 1.0, None),
+    "pipelined_step_ms": ("in-row ms", 1.0, None),
+    "ms_per_sequence": ("ms/seq", 1.0, None),
+    "sequences_per_second": ("seq/s", 1.0, 1),
+    "tokens_per_second": ("tokens/s", 1.0, 0),
+    "mfu": ("MFU %", 0.01, 1),
+    "compile_seconds": ("compile s", 1.0, 1),
+    "peak_bytes": ("peak GiB", GIB, None),
+}
+_FOOTNOTE = (
+    "step ms: median of single steps, each waited for; in-row ms: mean of steps in a row, as in a "
+    "run;\nms/seq (in-row ms / batch), seq/s, tokens/s and MFU: of the steps in a row"
+)
+_INPUT_FOOTNOTE = "step ms: mean time of drawing a batch; ms/seq is step ms / batch"
+
+
+def table(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """Return the results of a `sweep` over the settings `names`, a line each, and below them what
+    the times are."""
+    measured = [result for result in results if "error" not in result]
+    cells = zip(*(_column(measured, name) for name in _COLUMNS), strict=True)
+    rows = [[*names, *(title for title, *_ in _COLUMNS.values())]]
+    for result in results:
+        setting = [str(result[name]) for name in names]
+        why = result.get("error", "").partition(";")[0]
+        rows.append([*setting, *([why] if why else next(cells))])
+    full = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(len(row[i]) for row in full) for i in range(len(rows[0]))]
+    widths[: len(names)] = [max(len(row[i]) for row in rows) for i in range(len(names))]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=False))
+        for row in rows
+    ]
+    if any("pipelined_step_ms" in result for result in measured):
+        lines.append(_FOOTNOTE)
+    if any(result["phase"] == "input" for result in measured):
+        lines.append(_INPUT_FOOTNOTE)
+    return "\n".join(lines)
+
+
+def _column(measured: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """The cells of a column: numbers with the same digits behind the point, - where there is none,
+    as drawing batches has no steps in a row."""
+    _, unit, digits = _COLUMNS[name]
+    found = [result.get(name) for result in measured]
+    values = [None if value is None else value / unit for value in found]
+    if digits is None:
+        least = min((value for value in values if value), default=1.0)
+        digits = max(0, 2 - math.floor(math.log10(least)))
+    return ["-" if value is None else f"{value:,.{digits}f}" for value in values]
+
+
+def draw(results: Sequence[dict[str, Any]], names: Sequence[str], picture: str | Path) -> None:
+    """Draw a sweep into a file, as `sweep_figure`; raise UserError where it cannot be written."""
+    with styled():
+        save_plot(sweep_figure(results, names), picture)
+
+
+def sweep_figure(results: Sequence[dict[str, Any]], names: Sequence[str]) -> Any:
+    """Return a figure of a sweep: rate, time a sequence, peak memory and MFU, where known, over the
+    first of `names`, a line for each setting of the others. Crosses are what does not fit."""
+    measured = [r for r in results if "error" not in r]
+    unit, size = bytes_unit(max(r["peak_bytes"] for r in measured))
+    panels = {
+        "sequences_per_second": ("sequences a second", 1.0),
+        "ms_per_sequence": ("ms a sequence", 1.0),
+        "peak_bytes": (f"peak memory ({unit})", size),
+        "mfu": ("MFU", 1.0),
+    }
+    panels = {k: v for k, v in panels.items() if any(r[k] is not None for r in measured)}
+    rows = (len(panels) + 1) // 2
+    figure, axes = new_figure(_title(results, names), rows, 2, height=0.9 + 2.6 * rows)
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        setting = ", ".join(str(result[name]) for name in names[1:])
+        lines.setdefault(setting or "measured", []).append(result)
+    for axis, (key, (label, size)) in zip(axes.flat, panels.items(), strict=False):
+        _draw_panel(axis, names[0], lines, key, size)
+        axis.set(xlabel=names[0], ylabel=label)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    if len(lines) > 1 or len(measured) < len(results):
+        legend_below(figure, axes.flat[: len(panels)], title=", ".join(names[1:]) or None)
+    return figure
+
+
+def _draw_panel(
+    axis: Any, name: str, lines: Mapping[str, Sequence[dict[str, Any]]], key: str, size: float
+) -> None:
+    """Draw the figure `key`, in units of `size`, over the setting `name`, and what has none."""
+    place, is_number = setting_axis(axis, [r[name] for points in lines.values() for r in points])
+    for number, (setting, points) in enumerate(lines.items()):
+        # Between categories, such as dtypes, there is nothing for a line to show.
+        style = line_style(number) | ({} if is_number else {"linestyle": ""})
+        known = [r for r in points if r.get(key) is not None]  # drawing batches has no MFU
+        if known:
+            drawn = sorted((place[r[name]], r[key] / size) for r in known)
+            axis.plot(*zip(*drawn, strict=True), **style, label=setting)
+        if failed := [place[r[name]] for r in points if "error" in r]:
+            axis.plot(
+                failed,
+                [0.05 * (number + 1)] * len(failed),
+                **style | {"linestyle": "", "marker": "x", "markersize": 7},
+                transform=axis.get_xaxis_transform(),
+                label=f"{setting}: does not fit" if len(lines) > 1 else "does not fit",
+            )
+    from_zero(axis)
+    if key == "mfu":
+        percent_axis(axis)
+
+
+def _title(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """What is varied in a sweep over `names`, and what is alike."""
+    first = next(r for r in results if "error" not in r)
+    count = "" if "devices" in names or first["phase"] == "input" else f"{first['devices']} x "
+    alike = {"phase": _PHASES[first["phase"]], "model": first["model"]}
+    alike = {name: value for name, value in alike.items() if name not in names}
+    return (
+        f"Sweep of {', '.join(names)}: "
+        + " of ".join(alike.values())
+        + (f"{', ' if alike else ''}{count}{first['device']}")
+    )
+
+
+def _ms(value: float) -> str:
+    return f"{rounded(value)} ms"

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a step would take on a TPU slice, and whether it fits, by the TPU's own compiler on any
+machine; what `albert-jax estimate` calls. An estimate: nothing runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from albert_jax.config.run import BenchmarkConfig, EstimateConfig, PretrainConfig
+from albert_jax.distributed.placement import check_batch_size, make_placement
+from albert_jax.perf.benchmark import cached_programs
+from albert_jax.perf.tpu import hlo, libtpu
+from albert_jax.perf.tpu.cost_model import StepCost, step_cost
+from albert_jax.perf.tpu.topology import Slice, compile_only_devices, parse_slice
+from albert_jax.perf.workload import Work, lower, make_work, pretrain_config, setting_of
+from albert_jax.training.loop import versions
+from albert_jax.training.memory import OutOfMemory, out_of_memory_told, program_bytes
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.provenance import commit
+from albert_jax.utils.streams import say
+
+OPERATIONS = 12  # of the most expensive
+DEFAULT_BATCH = 32  # a chip
+FINENESS = 16  # the largest batch is found to within so many parts of it
+
+# Shares of peak by the compiler's own profile of each kernel alone, and what dropout leaves of them
+# by the kernels' instructions; by chip, head size and length of a row (libtpu 0.0.42.1, `python -m
+# tests.profile_kernels`; v5e's heads of 128 by docs/benchmarks.md).
+_PROFILED = {
+    ("v5e", 64, 512): {
+        "attention_rows_forward": (0.326, 0.752),
+        "attention_rows_backward": (0.540, 0.875),
+    },
+    ("v5e", 128, 512): {
+        "attention_rows_forward": (0.513, 0.866),
+        "attention_rows_backward": (0.696, 0.861),
+    },
+    ("v5p", 64, 512): {
+        "attention_rows_forward": (0.171, 0.752),
+        "attention_rows_backward": (0.231, 0.874),
+    },
+    ("v5p", 128, 512): {
+        "attention_rows_forward": (0.248, 0.871),
+        "attention_rows_backward": (0.242, 0.895),
+    },
+    ("v6e", 64, 512): {
+        "attention_rows_forward": (0.108, 0.714),
+        "attention_rows_backward": (0.170, 0.763),
+    },
+    ("v6e", 128, 512): {
+        "attention_rows_forward": (0.167, 0.770),
+        "attention_rows_backward": (0.259, 0.819),
+    },
+}
+
+
+def estimate(config: EstimateConfig) -> dict[str, Any]:
+    """Compiles one configuration for its slice; returns JSON values.
+
+    `fits` says whether a chip holds it; where it does not, times are None and `out_of_memory` says
+    by how much. `ms_of` divides `step_ms` by who tells: the compiler's cycles, and for what it
+    does not estimate kernels' FLOPs, links, and bytes. Raises UserError.
+    """
+    where = parse_slice(config.topology)
+    settings = estimated_config(config, where)
+    _check(config, settings, where)
+    found = _compiled(config, settings, where, compile_only_devices(where))
+    return _setting(config, settings, where) | found
+
+
+def find_batch(config: EstimateConfig) -> list[dict[str, Any]]:
+    """The estimate of the largest batch that a chip holds, to within a sixteenth, for the
+    configured remat, "none" and "full"; one that holds no sequence has `fits` False."""
+    where = parse_slice(config.topology)
+    first = estimated_config(config, where)
+    devices = compile_only_devices(where)
+    found = []
+    for remat in dict.fromkeys((first.compute.remat, "none", "full")):
+        wanted = dataclasses.replace(config, remat=remat)
+        found.append(_largest(wanted, where, devices))
+    return found
+
+
+def estimated_config(config: EstimateConfig, where: Slice) -> PretrainConfig:
+    """The pretraining run that is asked about, with the batch of all chips together."""
+    is_recipe = config.model.partition(":")[0].endswith(".py")
+    default = None if is_recipe else _rounded(DEFAULT_BATCH, config.accumulate or 1)
+    batch = config.batch_size or default
+    settings = pretrain_config(
+        BenchmarkConfig(
+            model=config.model,
+            phase=config.phase,
+            batch_size=batch and batch * where.chips,
+            sequence=config.sequence,
+            predictions=config.predictions,
+            mode=config.mode,
+            dtype=config.dtype or (None if is_recipe else "bfloat16"),
+            remat=config.remat,
+            attention=config.attention,
+            unroll=config.unroll,
+            accumulate=config.accumulate,
+        )
+    )
+    if config.steps is not None:
+        train = dataclasses.replace(settings.train, steps=config.steps)
+        settings = dataclasses.replace(settings, train=train)
+    return settings
+
+
+def _check(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> None:
+    train = settings.train
+    if config.batch_size is not None and config.batch_size % train.accumulate:
+        raise UserError(
+            f"batch_size {config.batch_size} a chip does not divide into {train.accumulate} "
+            f"micro-batches; use a multiple of {train.accumulate}"
+        )
+    check_batch_size(train.batch_size, train.accumulate, where.chips)
+
+
+def _setting(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> dict[str, Any]:
+    """What was asked; the batch is a chip's."""
+    train = settings.train
+    return setting_of(config, settings) | {
+        "topology": where.name,
+        "chips": where.chips,
+        "batch_size": train.batch_size // where.chips,
+        "global_batch_size": train.batch_size,
+        "steps": train.steps,
+        "commit": commit(),
+        "versions": versions() | {"libtpu": libtpu.version() or "unknown"},
+    }
+
+
+# ------------------------------------------------------------------------------------- one compile
+
+
+def _compiled(
+    config: EstimateConfig,
+    settings: PretrainConfig,
+    where: Slice,
+    devices: Sequence[jax.Device],
+) -> dict[str, Any]:
+    """Figures of one compilation; the advice where it fails is about a chip's batch."""
+    placement = make_placement(settings.train.mode, devices)
+    a_chips = settings.train.batch_size // where.chips
+    train = dataclasses.replace(settings.train, batch_size=a_chips)
+    work = make_work(config.phase, settings, placement.axis_name)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as dump:
+        try:
+            with (
+                out_of_memory_told(devices, dataclasses.replace(settings, train=train)),
+                cached_programs(None),
+            ):
+                lowered = lower(config.phase, settings, work, placement)
+                compiled = lowered.compile({"xla_dump_to": dump, "xla_dump_hlo_as_text": True})
+        except OutOfMemory as error:
+            return _unfit(error, where)
+        seconds = time.perf_counter() - started
+        program = hlo.read(_text_of(compiled, Path(dump), where))
+    cost = step_cost(program, where, kernel_efficiency(settings, where))
+    return (
+        {"fits": True, "out_of_memory": None, "compile_seconds": seconds}
+        | _memory(compiled, where)
+        | _times(cost, work, settings, where)
+    )
+
+
+def _text_of(compiled: jax.stages.Compiled, dump: Path, where: Slice) -> str:
+    """The scheduled program, as libtpu itself wrote it."""
+    for written in dump.glob("*.after_codegen.txt"):
+        return written.read_text()
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        # libtpu may be newer than jaxlib's idea of a program: the variadic all-reduce of a large
+        # step for v5p (libtpu 0.0.52, jaxlib 0.10.2).
+        reason = str(error).partition("\n")[0][:200]
+        raise UserError(
+            f"libtpu compiled the step for {where.name}, but jaxlib cannot read the program "
+            f"({reason}); try another slice, or a libtpu of this jaxlib's own age"
+        ) from None
+    assert text is not None, "a compiled program without text"
+    return text
+
+
+def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
+    """The share of peak at which kernels, all of attention, are taken to run, by name; "" is of all
+    that are not named: half of what MXUs can do with heads of that size, which fill a part of
+    them."""
+    head_size, length = config.model.head_size, config.examples.max_seq_length
+    others = 0.5 * min(1.0, head_size / where.chip.mxu)
+    profiled = _PROFILED.get((where.kind, head_size, length), {})
+    dropping = config.model.attention_probs_dropout_prob > 0
+    return {"": others} | {
+        name: share * (left if dropping else 1.0) for name, (share, left) in profiled.items()
+    }
+
+
+def _unfit(error: OutOfMemory, where: Slice) -> dict[str, Any]:
+    times = ("ms_per_sequence_per_chip", "step_ms", "mfu", "collective_bytes", "days")
+    return dict.fromkeys(times) | {
+        "fits": False,
+        "out_of_memory": str(error),
+        "hbm_bytes": None if error.needed is None else int(error.needed),
+        "hbm_capacity_bytes": int(error.capacity or where.chip.hbm_bytes),
+    }
+
+
+def _memory(compiled: Any, where: Slice) -> dict[str, Any]:
+    """Bytes of a chip's HBM by kind; what a step donates is counted once."""
+    told = compiled.memory_analysis()
+    code = told.generated_code_size_in_bytes
+    return {
+        "hbm_bytes": (program_bytes(compiled) or 0) + code,
+        "hbm_capacity_bytes": where.chip.hbm_bytes,
+        "hbm_of": {
+            "arguments": told.argument_size_in_bytes,
+            "outputs": told.output_size_in_bytes,
+            "aliased": told.alias_size_in_bytes,  # outputs in their arguments' place
+            "temporaries": told.temp_size_in_bytes,
+            "code": code,
+        },
+    }
+
+
+def _times(cost: StepCost, work: Work, settings: PretrainConfig, where: Slice) -> dict[str, Any]:
+    sequences = settings.train.batch_size // where.chips
+    flops = work.flops_per_sequence * sequences
+    dearest = sorted(cost.merged(), key=lambda each: -each.seconds)
+    collectives = [each for each in dearest if each.kind == "collective"]
+    kernels = [each for each in dearest if each.kind == "kernel"]
+    return {
+        "step_ms": 1e3 * cost.seconds,
+        "ms_per_sequence_per_chip": 1e3 * cost.seconds / sequences,
+        "mfu": flops / (cost.seconds * where.chip.peak_flops),
+        "days": cost.seconds * settings.train.steps / 86400,
+        "tflop_per_step": flops / 1e12,
+        "matmuls_of_model": cost.flops / flops,
+        "ms_of": {
+            kind: 1e3 * sum(each.seconds for each in cost.of_kind(kind))
+            for kind in ("cycles", "kernel", "collective", "copy", "bytes")
+        },
+        "collective_bytes": int(sum(each.bytes for each in collectives)),
+        "collectives": [_row(each) for each in collectives],
+        "kernels": [
+            _row(each) | {"of_peak": each.flops / (each.seconds * where.chip.peak_flops)}
+            for each in kernels
+        ],
+        "unknown_loops": cost.unknown_loops,
+        "operations": [_row(each) for each in dearest[:OPERATIONS]],
+    }
+
+
+def _row(operation: Any) -> dict[str, Any]:
+    values = dataclasses.asdict(operation)
+    return {"ms": 1e3 * values.pop("seconds")} | values
+
+
+# -------------------------------------------------------------------------------- the largest batch
+
+
+def _largest(config: EstimateConfig, where: Slice, devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """Bisects; the bytes that compilations tell, nearly affine in the batch, say where to look."""
+    unit = estimated_config(config, where).train.accumulate
+    fits: dict[int, dict[str, Any]] = {}
+    fails: dict[int, dict[str, Any]] = {}
+    batch = _rounded(config.batch_size or DEFAULT_BATCH, unit)
+    while batch:
+        asked = dataclasses.replace(config, batch_size=batch)
+        settings = estimated_config(asked, where)
+        say(f"remat {settings.compute.remat}, batch {batch} a chip …")
+        found = _setting(asked, settings, where) | _compiled(asked, settings, where, devices)
+        (fits if found["fits"] else fails)[batch] = found
+        jax.clear_caches()
+        gc.collect()
+        batch = next_batch(
+            {b: f["hbm_bytes"] for b, f in fits.items()},
+            min(fails, default=None),
+            found["hbm_capacity_bytes"],
+            unit,
+        )
+    return fits[max(fits)] if fits else fails[min(fails)]
+
+
+def next_batch(fits: dict[int, int], fails: int | None, capacity: int, unit: int) -> int | None:
+    """The batch, a multiple of `unit`, to try after those that fit (with their bytes) and the least
+    that fails; None once the largest is known to within a sixteenth, or none fits."""
+    low = max(fits, default=0)
+    high = fails if fails is not None else max(4 * low, unit)
+    finest = unit * max(1, low // (FINENESS * unit))
+    if fails is not None and high - low <= finest:
+        return None
+    top = high - finest if fails is not None else high
+    guess = (low + high) // 2
+    if low:
+        least = min(fits)
+        a_sequence = (fits[low] - fits[least]) / (low - least) if low > least else fits[low] / low
+        straight = low + int((capacity - fits[low]) / max(a_sequence, 1.0))
+        # What failed lies below the line: it bends, and says no more.
+        guess = guess if fails is not None and straight > top else straight
+    return max(low + finest, min(_rounded(guess, finest), top))
+
+
+def _rounded(batch: int, unit: int) -> int:
+    return max(unit, batch // unit * unit)

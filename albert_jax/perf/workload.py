@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each phase of `benchmark` runs, and on what: steps, their first state, batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+
+from albert_jax.config.run import (
+    MODELS,
+    AlbertConfig,
+    BenchmarkConfig,
+    EstimateConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrainConfig,
+    load_recipe,
+    model_config,
+)
+from albert_jax.data.examples import PretrainingSource
+from albert_jax.data.loader import Source
+from albert_jax.data.mixture import split_stores
+from albert_jax.data.pretraining import open_data
+from albert_jax.data.store_manifest import read_manifest
+from albert_jax.data.store_remote import local_store
+from albert_jax.distributed.placement import Placement
+from albert_jax.models.albert import init_params
+from albert_jax.models.flops import forward_flops_per_sequence, parameter_count
+from albert_jax.models.heads import AlbertForTask
+from albert_jax.training.losses import task_objective
+from albert_jax.training.optimizer import make_optimizer
+from albert_jax.training.pretrain_step import make_pretrain_step
+from albert_jax.training.step import init_state, make_eval_step, make_train_step
+from albert_jax.utils.errors import UserError
+
+HostBatch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a placement compiles and how it is fed.
+
+    A step that `carries` takes a state and returns (state, metrics), its state donated; one that
+    does not takes parameters and returns metrics. `state` is traceable.
+    """
+
+    step: Callable[..., Any]
+    state: Callable[[], Any]
+    carries: bool
+    flops_per_sequence: float
+
+
+def pretrain_config(config: BenchmarkConfig) -> PretrainConfig:
+    """The pretraining run that is asked about: the recipe's, or the original's settings, with what
+    the flags change. The vocabulary's size is the store's, where there is a store."""
+    base = _base(config.model)
+    model = base.model
+    if config.store is not None:
+        store = split_stores(config.store)[0][0]  # a mixture's have one vocabulary
+        manifest = read_manifest(local_store(store))
+        if manifest is None:
+            raise UserError(f"store {store} is none; make one with albert-jax prepare")
+        model = dataclasses.replace(model, vocab_size=manifest.vocabulary.size)
+    return dataclasses.replace(
+        base,
+        model=model,
+        store=config.store,
+        compute=_changed(
+            base.compute,
+            dtype=config.dtype,
+            remat=config.remat,
+            attention=config.attention,
+            scan_unroll=config.unroll,
+        ),
+        examples=_changed(
+            base.examples,
+            max_seq_length=config.sequence
+            or min(base.examples.max_seq_length, model.max_position_embeddings),
+            max_predictions_per_seq=config.predictions,
+        ),
+        train=_changed(
+            base.train,
+            batch_size=config.batch_size,
+            accumulate=config.accumulate,
+            mode=config.mode,
+            devices=config.devices,
+        ),
+    )
+
+
+@functools.cache  # a sweep asks for it again and again
+def _base(name: str) -> PretrainConfig:
+    path = Path(name)
+    if name.partition(":")[0].endswith(".py"):
+        config = load_recipe(name)
+        if not isinstance(config, PretrainConfig):
+            raise UserError(
+                f"the recipe {name} makes a {type(config).__name__}; benchmark needs a "
+                "PretrainConfig, as configs/pretrain.py makes"
+            )
+        return config
+    if path.suffix == ".json" or path.is_dir():
+        model = AlbertConfig.from_json(path / "albert_config.json" if path.is_dir() else path)
+    elif name in MODELS or not ("/" in name or path.exists()):
+        model = model_config(name)
+    else:
+        raise UserError(
+            f"model {name} is no released model, .json file, model directory or .py recipe"
+        )
+    return PretrainConfig(
+        model=model,
+        examples=_changed(
+            PretrainConfig().examples, max_seq_length=min(512, model.max_position_embeddings)
+        ),
+        train=TrainConfig(batch_size=32),
+    )
+
+
+def setting_of(
+    config: BenchmarkConfig | EstimateConfig, settings: PretrainConfig
+) -> dict[str, Any]:
+    """What was asked, with what was unset filled in, as JSON values."""
+    compute, examples, train = settings.compute, settings.examples, settings.train
+    return {
+        "model": config.model,
+        "phase": config.phase,
+        "parameters": parameter_count(settings.model),
+        "batch_size": train.batch_size,
+        "sequence": examples.max_seq_length,
+        "predictions": examples.max_predictions_per_seq,
+        "dtype": compute.dtype,
+        "remat": compute.remat,
+        "attention": compute.attention,
+        "unroll": compute.scan_unroll,
+        "accumulate": train.accumulate,
+        "mode": train.mode,
+    }
+
+
+def _changed(section: Any, **values: Any) -> Any:
+    return dataclasses.replace(section, **{k: v for k, v in values.items() if v is not None})
+
+
+# ------------------------------------------------------------------------------------------ phases
+
+
+def make_work(phase: str, config: PretrainConfig, axis_name: str | None) -> Work:
+    """What `phase`, train, forward or finetune, runs."""
+    return {"train": _train, "forward": _forward, "finetune": _finetune}[phase](config, axis_name)
+
+
+def lower(phase: str, config: PretrainConfig, work: Work, placement: Placement) -> Any:
+    """The work of `phase` traced for a placement, ready to be compiled."""
+    program = placement.compile(work.step, donate=work.carries)
+    state = jax.eval_shape(placement.put_state, jax.eval_shape(work.state))
+    return program.lower(state, jax.eval_shape(placement.put_batch, batch_shapes_of(phase, config)))
+
+
+def _train(config: PretrainConfig, axis_name: str | None) -> Work:
+    made = make_pretrain_step(config, axis_name)
+    seed = config.train.seed
+    return Work(made.step, lambda: made.random_state(seed), True, 3 * _forward_flops(config))
+
+
+def _forward(config: PretrainConfig, axis_name: str | None) -> Work:
+    made = make_pretrain_step(config, axis_name)
+    step = make_eval_step(made.objective, axis_name=axis_name)
+
+    def means(params: Any, batch: Any) -> Any:
+        result = step(params, batch)
+        of = made.objective.normalizer_of
+        return {name: x / result["weights"][of[name]] for name, x in result["sums"].items()}
+
+    key = jax.random.key(config.train.seed)
+    return Work(means, lambda: init_params(made.model, key), False, _forward_flops(config))
+
+
+def _finetune(config: PretrainConfig, axis_name: str | None) -> Work:
+    model = AlbertForTask(config.model, config.compute, kind="classification", labels=2)
+    train = config.train
+    optimizer = OptimizerConfig(name="adamw", learning_rate=1e-5)
+    tx, _ = make_optimizer(optimizer, steps=train.steps, batch_size=train.batch_size)
+    step = make_train_step(
+        task_objective(model), tx, accumulate=train.accumulate, axis_name=axis_name
+    )
+    key = jax.random.key(train.seed)
+    # Two labels cost what the sentence-order head does, and no token is predicted.
+    flops = 3 * forward_flops_per_sequence(config.model, config.examples.max_seq_length, 0)
+    return Work(step, lambda: init_state(init_params(model, key), tx, seed=train.seed), True, flops)
+
+
+def _forward_flops(config: PretrainConfig) -> float:
+    examples = config.examples
+    return forward_flops_per_sequence(
+        config.model, examples.max_seq_length, examples.max_predictions_per_seq
+    )
+
+
+# -------------------------------------------------------------------------------------------- data
+
+
+def batch_shapes_of(phase: str, config: PretrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a batch for the step of `phase` is like, by name."""
+    rows, length = config.train.batch_size, config.examples.max_seq_length
+    tokens = jax.ShapeDtypeStruct((rows, length), np.int32)
+    labels = jax.ShapeDtypeStruct((rows,), np.int32)
+    shapes = {"input_ids": tokens, "input_mask": tokens, "segment_ids": tokens}
+    if phase == "finetune":
+        return shapes | {"labels": labels}
+    predicted = jax.ShapeDtypeStruct((rows, config.examples.max_predictions_per_seq), np.int32)
+    return shapes | {
+        "masked_lm_positions": predicted,
+        "masked_lm_ids": predicted,
+        "masked_lm_weights": predicted.update(dtype=np.float32),
+        "sentence_order_labels": labels,
+    }
+
+
+def made_up_batch(phase: str, config: PretrainConfig) -> HostBatch:
+    """A batch of random ids without padding, for the step of `phase`."""
+    rng = np.random.default_rng(config.train.seed)
+    length, vocab = config.examples.max_seq_length, config.model.vocab_size
+    least_and_end = {
+        "input_ids": (min(5, vocab - 1), vocab),
+        "segment_ids": (0, 2),
+        "masked_lm_positions": (1, length),
+        "masked_lm_ids": (min(5, vocab - 1), vocab),
+    }
+    batch = {}
+    for name, like in batch_shapes_of(phase, config).items():
+        if name in ("input_mask", "masked_lm_weights"):
+            batch[name] = np.ones(like.shape, like.dtype)
+        else:
+            low, end = least_and_end.get(name, (0, 2))
+            batch[name] = rng.integers(low, end, like.shape, like.dtype)
+    return batch
+
+
+def source_of(config: PretrainConfig) -> Source:
+    """Examples of the configured store, or of a made-up one of two million tokens."""
+    if config.store is not None:
+        return open_data(config, None).train
+    rng = np.random.default_rng(config.train.seed)
+    # English sentences have about 25 pieces, articles some 30 sentences.
+    sentence_starts = np.concatenate([[0], np.cumsum(rng.integers(5, 46, 80_000))])
+    documents = np.cumsum(rng.integers(10, 51, 3_000))
+    document_starts = np.concatenate([[0], documents[documents < 80_000], [80_000]])
+    vocab = config.model.vocab_size
+    shard = SimpleNamespace(
+        tokens=rng.integers(min(5, vocab - 1), vocab, sentence_starts[-1]).astype(np.uint16),
+        sentence_starts=sentence_starts.astype(np.uint32),
+        document_starts=document_starts.astype(np.uint32),
+    )
+    return PretrainingSource(
+        SimpleNamespace(shards=[shard]),
+        config.examples,
+        seed=config.train.seed,
+        starts_word=rng.random(vocab) < 0.7,  # of the pieces of English text
+        vocab_size=vocab,
+    )

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task's rows as batches: for training a pure function of (seed, step), for evaluation one length
+after another. Nearly all pads are left out either way, by sorting by length or by packing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from albert_jax.data.bucketing import plan
+from albert_jax.tasks.collate import Arrays, Row, collate, pack, share_rows, stacked
+
+SHORTEST = 8  # tokens
+
+
+def bucket(length: int, longest: int) -> int:
+    """The least of 8, 16, 24, 32, 48, 64, 96, 128, 192, … and `longest` that holds `length` tokens.
+
+    Half steps pad by a tenth less than powers of two, for a few more programs to compile.
+    """
+    size = SHORTEST
+    while size < length:
+        if size < 32:
+            size += SHORTEST
+        else:
+            size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
+    return min(size, longest)
+
+
+class TrainingBatches:
+    """Batch `step` of an endless stream that holds every row once a pass, passes shuffled anew.
+
+    `window` batches in a row (at most a pass) are sorted by length together and then put in random
+    order: a batch is padded to its own longest row only. Differs from the original, which pads
+    every row to max_seq_length and shuffles within 100 rows of the file.
+
+    With `pack` the batch's examples share rows of that many tokens (more where one is longer), so
+    that mixed lengths cost nothing and a window of 1 does; the rows are a multiple of `unit`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        *,
+        batch_size: int,
+        seed: int,
+        window: int,
+        longest: int,
+        pack: int = 0,
+        unit: int = 1,
+    ) -> None:
+        self.rows, self.size, self._seed, self._longest = rows, batch_size, seed, longest
+        self._pack, self._unit = pack, unit
+        self._window = max(1, min(window, len(rows) // batch_size))
+        self._lengths = np.array([row.length for row in rows])
+        self._epoch = lru_cache(maxsize=4)(self._shuffled)
+        self._plan = lru_cache(maxsize=2)(self._windowed)
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self._seed, 0, epoch)).permutation(len(self.rows))
+
+    def _windowed(self, number: int) -> np.ndarray:
+        """Indices of rows, i64[window, batch]."""
+        size = self._window * self.size
+        at = np.arange(number * size, (number + 1) * size)
+        epochs, places = np.divmod(at, len(self.rows))
+        indices = np.concatenate(
+            [self._epoch(int(e))[places[epochs == e]] for e in np.unique(epochs)]
+        )
+        order = np.argsort(self._lengths[indices], kind="stable")
+        batches = indices[order].reshape(self._window, self.size)
+        return np.random.default_rng((self._seed, 1, number)).permutation(batches)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Which rows batch `step` has."""
+        return self._plan(step // self._window)[step % self._window]
+
+    def at(self, step: int) -> Arrays:
+        """Batch `step`."""
+        rows = [self.rows[i] for i in self.indices(step)]
+        shared, count, length = self._layout(step)
+        return pack(rows, shared, count, length) if shared else collate(rows, length)
+
+    def _layout(self, step: int) -> tuple[list[list[int]], int, int]:
+        """Which of the batch's examples share a row (empty: none do), and its shape."""
+        lengths = self._lengths[self.indices(step)].tolist()
+        length = bucket(max(lengths), self._longest)
+        if not self._pack:
+            return [], self.size, length
+        shared = share_rows(lengths, max(length, self._pack))
+        filled = max(sum(lengths[i] for i in row) for row in shared)
+        return shared, _few_counts(len(shared), self._unit), bucket(filled, max(length, self._pack))
+
+    def batches(self, start: int, stop: int | None) -> Iterator[Arrays]:
+        """Batches `start` to `stop`, or without end."""
+        step = start
+        while stop is None or step < stop:
+            yield self.at(step)
+            step += 1
+
+    def shapes(self, steps: int = 200) -> list[tuple[int, int]]:
+        """Rows and tokens a row of the first batches."""
+        return [self._layout(step)[1:] for step in range(max(1, steps))]
+
+    def fill(self, steps: int = 200) -> tuple[float, float]:
+        """Of the first batches: mean tokens an example takes with its padding, and the share of
+        them that is text."""
+        padded = sum(count * length for count, length in self.shapes(steps))
+        tokens = sum(int(self._lengths[self.indices(step)].sum()) for step in range(max(1, steps)))
+        return padded / (max(1, steps) * self.size), tokens / padded
+
+
+def _few_counts(count: int, unit: int) -> int:
+    """The next number of rows of which there are few, as each is a program: below 16 all, below 32
+    each second, below 64 each fourth, times `unit`."""
+    units = -(-count // unit)
+    step = 1 << max(units.bit_length() - 4, 0)
+    return -(-units // step) * step * unit
+
+
+def evaluation_batches(
+    rows: Sequence[Row], *, longest: int, tokens: int, pack: int = 0
+) -> Iterator[tuple[list[int], Arrays]]:
+    """Every row once, in batches of about `tokens` tokens: (their indices, arrays without targets
+    but p_mask). With `pack` they share rows of so many tokens, and the indices are those of the
+    slots, row by row, -1 where one is empty."""
+    if pack:
+        yield from _packed_batches(rows, longest=longest, tokens=tokens, length=pack)
+        return
+    groups: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(len(row.ids), []).append(index)
+    for choices, indices in groups.items():
+        lengths = [rows[i].length for i in indices]
+        for batch in plan(lengths, longest=longest, tokens=max(tokens // choices, 1)):
+            chosen = [indices[i] for i in batch.rows]
+            arrays = collate([rows[i] for i in chosen], batch.length, targets=False)
+            masks: list[Mapping[str, np.ndarray]] = [rows[i].targets for i in chosen]
+            if all("p_mask" in targets for targets in masks):
+                arrays["p_mask"] = stacked([t["p_mask"] for t in masks], batch.length, 1)
+            yield chosen, arrays
+
+
+def _packed_batches(
+    rows: Sequence[Row], *, longest: int, tokens: int, length: int
+) -> Iterator[tuple[list[int], Arrays]]:
+    lengths = [row.length for row in rows]
+    length = max(length, bucket(max(lengths, default=0), longest))
+    shared = share_rows(lengths, length)
+    filled = [sum(lengths[i] for i in row) for row in shared]
+    for batch in plan(filled, longest=length, tokens=tokens):
+        chosen = [shared[b] for b in batch.rows]
+        arrays = pack(rows, chosen, len(chosen), batch.length, targets=False)
+        slots = np.full(arrays["starts"].shape, -1)
+        for b, indices in enumerate(chosen):
+            slots[b, : len(indices)] = indices
+        yield slots.ravel().tolist(), arrays

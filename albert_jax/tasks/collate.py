@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task's features as arrays, and several of them as one padded array: an example a row, or
+packed, short examples sharing rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from albert_jax.data.tokenizer import PAD_ID
+from albert_jax.tasks import Features
+from albert_jax.utils.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+# What a target of one value a token has at padding: no label, and no place for an answer.
+_FILL = {"labels": -100, "p_mask": 1}
+
+
+class Row(NamedTuple):
+    """A feature's arrays, not padded: one entry of `ids` and `segments` a choice, or one."""
+
+    ids: tuple[np.ndarray, ...]
+    segments: tuple[np.ndarray, ...]
+    targets: dict[str, np.ndarray]
+    has_choices: bool
+
+    @property
+    def length(self) -> int:
+        return max(map(len, self.ids))
+
+
+def as_rows(features: Iterable[Features]) -> list[Row]:
+    """Features as arrays, of a tenth of the lists' memory."""
+    rows = []
+    for feature in features:
+        has_choices = isinstance(feature.input_ids[0], (list, tuple))
+        ids, segments = feature.input_ids, feature.segment_ids
+        if not has_choices:
+            ids, segments = [ids], [segments]
+        targets = dict(feature.targets)
+        if "p_mask" in feature.extra:  # no label: prediction needs it too
+            targets["p_mask"] = feature.extra["p_mask"]
+        rows.append(
+            Row(
+                tuple(np.asarray(x, np.int32) for x in ids),
+                tuple(np.asarray(x, np.uint8) for x in segments),
+                {name: _target(name, value) for name, value in targets.items()},
+                has_choices,
+            )
+        )
+    return rows
+
+
+def _target(name: str, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    is_real = array.dtype.kind == "f" or name == "p_mask"
+    return array.astype(np.float32 if is_real else np.int32)
+
+
+def collate(rows: Sequence[Row], length: int, *, targets: bool = True) -> Arrays:
+    """input_ids, input_mask, segment_ids i32[B, S] (multiple choice: [B, C, S]) and, with
+    `targets`, what the rows have for the loss. Raises UserError for rows of unequal choices."""
+    choices = {len(row.ids) for row in rows}
+    if len(choices) > 1:
+        raise UserError(
+            f"the examples have {min(choices)} to {max(choices)} choices; "
+            "to train they must all have as many"
+        )
+    shape = (len(rows), choices.pop(), length)
+    arrays = {name: np.zeros(shape, np.int32) for name in ("input_mask", "segment_ids")}
+    arrays["input_ids"] = np.full(shape, PAD_ID, np.int32)
+    for b, row in enumerate(rows):
+        for c, (ids, segments) in enumerate(zip(row.ids, row.segments, strict=True)):
+            arrays["input_ids"][b, c, : len(ids)] = ids
+            arrays["input_mask"][b, c, : len(ids)] = 1
+            arrays["segment_ids"][b, c, : len(ids)] = segments
+    if not rows[0].has_choices:
+        arrays = {name: x[:, 0] for name, x in arrays.items()}
+    if targets:
+        for name in rows[0].targets:
+            values = [row.targets[name] for row in rows]
+            arrays[name] = stacked(values, length, _FILL.get(name, 0))
+    return arrays
+
+
+def stacked(values: Sequence[np.ndarray], length: int, fill: int) -> np.ndarray:
+    """Scalars [B], or one value a token [B, S]."""
+    if values[0].ndim == 0:
+        return np.stack(values)
+    array = np.full((len(values), length), fill, values[0].dtype)
+    for b, value in enumerate(values):
+        array[b, : len(value)] = value
+    return array
+
+
+# ------------------------------------------------------------------------------------------ packing
+
+
+def share_rows(lengths: Sequence[int], length: int) -> list[list[int]]:
+    """Which examples share a row of `length` tokens: the longest first, each into the fullest row
+    that it fits in."""
+    with_room: list[list[list[int]]] = [[] for _ in range(length + 1)]  # rows by tokens left
+    shared: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        need = lengths[index]
+        left = next((x for x in range(need, length + 1) if with_room[x]), None)
+        if left is None:
+            left = length
+            with_room[left].append([])
+            shared.append(with_room[left][0])
+        row = with_room[left].pop()
+        row.append(index)
+        with_room[left - need].append(row)
+    return shared
+
+
+def pack(
+    rows: Sequence[Row],
+    shared: Sequence[Sequence[int]],
+    count: int,
+    length: int,
+    *,
+    targets: bool = True,
+) -> Arrays:
+    """Examples as `shared` out, one after another, in `count` rows: input_ids, input_mask,
+    segment_ids i32[B, S]; starts i32[B, P], where each begins, S in slots without one; with
+    `targets` what they have for the loss [B, P], and example_weights f32[B, P], 1 for an example.
+
+    P is half of S: an example has two tokens at least, [CLS] and [SEP].
+    """
+    arrays = {name: np.zeros((count, length), np.int32) for name in ("input_mask", "segment_ids")}
+    arrays["input_ids"] = np.full((count, length), PAD_ID, np.int32)
+    slots = (count, length // 2)
+    arrays["starts"] = np.full(slots, length, np.int32)
+    if targets:
+        arrays["example_weights"] = np.zeros(slots, np.float32)
+        for name, value in rows[0].targets.items():
+            arrays[name] = np.zeros(slots, value.dtype)
+    for b, chosen in enumerate(shared):
+        start = 0
+        for p, row in enumerate(rows[i] for i in chosen):
+            end = start + row.length
+            arrays["input_ids"][b, start:end] = row.ids[0]
+            arrays["input_mask"][b, start:end] = 1
+            arrays["segment_ids"][b, start:end] = row.segments[0]
+            arrays["starts"][b, p] = start
+            if targets:
+                arrays["example_weights"][b, p] = 1
+                for name, value in row.targets.items():
+                    arrays[name][b, p] = value
+            start = end
+    return arrays

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fine-tuning run says of itself: baselines, degenerate runs, several seeds, and what made
+it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from albert_jax.tasks import RawExample, Task, find_task
+from albert_jax.tasks.scores import in_words, line_of
+from albert_jax.training.loop import versions
+from albert_jax.utils.provenance import commit
+
+
+def constant_predictions(
+    task: Task, train: Sequence[RawExample], dev: Sequence[RawExample]
+) -> dict[str, Any]:
+    """The best answer that looks at no dev example: the most frequent training label (of words for
+    token classification), the mean of a regression's, no answer to a question."""
+    if task.head.startswith("span"):
+        return {example.id: "" for example in dev}
+    labels = [example.label for example in train if example.label is not None]
+    if task.head == "regression":
+        mean = float(np.mean(np.asarray(labels, np.float64)))
+        return {example.id: mean for example in dev}
+    if task.head == "token_classification":
+        (word, _), *_ = Counter(x for label in labels for x in label).most_common(1)  # type: ignore[union-attr]
+        return {example.id: [word] * len(example.texts) for example in dev}
+    (label, _), *_ = Counter(labels).most_common(1)
+    return {example.id: label for example in dev}
+
+
+BASELINE = {
+    "regression": "mean of the training scores",
+    "token_classification": "most frequent label of the training words",
+    "span_v1": "no answers at all",
+    "span_v2": "no answers at all",
+}
+
+
+def baseline(task: Task, train: Sequence[RawExample], dev: Sequence[RawExample]) -> dict[str, Any]:
+    """What `constant_predictions` reach: {"what", "metrics"}."""
+    what = BASELINE.get(task.head, "most frequent training label")
+    return {"what": what, "metrics": task.metrics(dev, constant_predictions(task, train, dev))}
+
+
+def is_degenerate(task: Task, dev: Sequence[RawExample], predictions: Mapping[str, Any]) -> bool:
+    """Whether examples with different labels are all answered alike: the run learnt nothing.
+
+    A regression's answers are alike where they span less than a twentieth of the labels.
+    """
+    values = list(predictions.values())
+    labels = [example.label for example in dev]
+    if task.head == "regression":
+        return bool(np.ptp(np.asarray(values, float)) < np.ptp(np.asarray(labels, float)) / 20)
+    if task.head == "token_classification":
+        values, labels = ([x for one in many for x in one] for many in (values, labels))  # type: ignore[union-attr]
+    if task.head.startswith("span"):  # texts differ, so only silence is alike
+        return len(values) > 1 and not any(values)
+    return len(set(values)) == 1 and len(set(labels)) > 1
+
+
+def summary(runs: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """Median, least and greatest over the runs of the metric at the last and the best dev step."""
+    found = {}
+    for which in ("last", "best"):
+        values = [run[which]["metrics"][metric] for run in runs]
+        middle = statistics.median(values)
+        found[which] = {"median": middle, "min": min(values), "max": max(values)}
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """Command, commit, versions and hardware that results were made with."""
+    device = jax.local_devices()[0]
+    return {
+        "command": shlex.join(["albert-jax", *sys.argv[1:]]) if _is_command() else "Python",
+        "commit": commit(),
+        "versions": {**versions(), "python": platform.python_version()},
+        "hardware": {
+            "device": device.device_kind,
+            "devices": len(jax.local_devices()),
+            "platform": device.platform,
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+            "machine": platform.machine(),
+        },
+    }
+
+
+def _is_command() -> bool:
+    return Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The results as lines: each run's last and best dev step, several runs' median and spread,
+    and the baseline."""
+    task, metric, lines = find_task(results["task"]), results["metric"], []
+    for run in results["runs"]:
+        told = ""
+        if run["degenerate"]:
+            told = "   DEGENERATE: answers all dev examples alike"
+        elif run["collapsed_at_the_end"]:
+            told = "   COLLAPSED: the last step answers all dev examples alike"
+        lines.append(f"seed {run['seed']}{told}")
+        for which in ("last", "best"):
+            figures = line_of(task, metric, run[which]["metrics"])
+            lines.append(f"  {which} step {run[which]['step']:>6}  {figures}")
+    seeds = sum(not run["restarted"] for run in results["runs"])
+    if seeds > 1:
+        for which, found in results["summary"].items():
+            middle, least, most = (
+                in_words(task, metric, found[name]) for name in ("median", "min", "max")
+            )
+            lines.append(
+                f"{which} steps' {metric} of {seeds} seeds: median {middle}, {least} to {most}"
+            )
+    base = results["baseline"]
+    lines.append(f"baseline: {base['what']}  {line_of(task, metric, base['metrics'])}")
+    return "\n".join(lines)

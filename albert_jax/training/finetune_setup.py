@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fine-tuning run starts from: the task's examples as features, and the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from albert_jax.checkpoint.integrity import json_sha256
+from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
+from albert_jax.config.run import AlbertConfig, FinetuneConfig, label_pairs, to_dict
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.inference.finetuned import check_pack, configured_task, tokenizer_of
+from albert_jax.models.albert import init_params
+from albert_jax.models.heads import AlbertForTask
+from albert_jax.tasks import Features, RawExample, Task
+from albert_jax.tasks.collate import Row, as_rows
+from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
+from albert_jax.training.run_inputs import require_finetuning_inputs
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.progress import Meter
+from albert_jax.utils.streams import say
+
+MANY = 5000  # examples whose tokenizing is worth a bar
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples, their features, and these as arrays."""
+
+    examples: list[RawExample]
+    features: list[Features]
+    rows: list[Row]
+    cuts: dict[int, list[Cut]] = field(default_factory=dict)  # of the examples that lost tokens
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that runs of several seeds have in common."""
+
+    task: Task
+    source: ModelDirectory
+    tokenizer: Tokenizer
+    model: AlbertForTask
+    train: Split
+    dev: Split
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What the manifest of an exported model says of its head."""
+        task: Any = self.task
+        head = {"kind": task.head, "labels": list(task.labels), "task": task.name}
+        if hasattr(task, "with_labels"):  # a user's own task
+            head["settings"] = {"texts": list(task.texts), "label": task.label}
+        elif hasattr(task, "doc_stride"):
+            names = ("doc_stride", "max_query_length")
+            head["settings"] = {name: getattr(task, name) for name in names}
+        return head
+
+
+def prepare(config: FinetuneConfig) -> Prepared:
+    """Reads the task's train and dev examples and the model to start from.
+
+    Raises UserError for what is not given, not there, without labels or too long for the model.
+    """
+    task: Any = configured_task(
+        config.task,
+        texts=config.texts or None,
+        label=config.label,
+        renamed=label_pairs(config.labels) or None,
+        doc_stride=config.doc_stride,
+        max_query_length=config.max_query_length,
+    )
+    check_pack(task, config.pack)
+    require_finetuning_inputs(config, workdir_too=False)
+    source = load_model(Path(config.model or ""))
+    longest = source.config.max_position_embeddings
+    if config.max_seq_length > longest:
+        raise UserError(
+            f"max_seq_length {config.max_seq_length} exceeds the model's {longest} positions; "
+            f"give --max-seq-length {longest}"
+        )
+    tokenizer = tokenizer_of(config.model or "", source)
+    examples = _labelled(task, "train", config.data or "")
+    if hasattr(task, "learn"):  # a user's own task
+        task = task.learn(examples)
+    train, dev = (
+        features_of(task, each, tokenizer, config.max_seq_length)
+        for each in (examples, _labelled(task, "dev", config.data or ""))
+    )
+    for name, split in (("train", train), ("dev", dev)):
+        for line in lines_about(
+            split.cuts,
+            len(split.examples),
+            f"{name} examples",
+            max_seq_length=config.max_seq_length,
+            longest=longest,
+        ):
+            say(line)
+    train = dataclasses.replace(train, features=[])  # the arrays are enough, and much smaller
+    model = AlbertForTask(
+        _with_dropout(source.config, config.dropout),
+        config.compute,
+        kind=task.head,
+        labels=max(len(task.labels), 1),
+        dropout=config.classifier_dropout,
+    )
+    return Prepared(task, source, tokenizer, model, train, dev)
+
+
+def _labelled(task: Task, split: str, data: str) -> list[RawExample]:
+    examples = task.examples(split, data)
+    if without := [example for example in examples if example.label is None]:
+        first = without[0].place or f"example {without[0].id}"
+        raise UserError(
+            f"{first} has no label, as {len(without)} of {len(examples)} {split} examples of "
+            f"{task.name} in {data}; leave them out, or give --data with labels"
+        )
+    return examples
+
+
+def features_of(
+    task: Task, examples: list[RawExample], tokenizer: Tokenizer, max_seq_length: int
+) -> Split:
+    """The examples with their features, and what these lack of the texts."""
+    features: list[Features] = []
+    cuts: dict[int, list[Cut]] = {}
+    with Meter("tokens", len(examples), unit="example", show=len(examples) >= MANY) as meter:
+        for index, example in enumerate(examples):
+            found = task.features(example, index, tokenizer, max_seq_length)
+            features += found
+            if lost := cuts_of(task, example, found, tokenizer, max_seq_length):
+                cuts[index] = lost
+            meter.add(1)
+    return Split(examples, features, as_rows(features), cuts)
+
+
+def _with_dropout(config: AlbertConfig, dropout: float | None) -> AlbertConfig:
+    if dropout is None:
+        return config
+    return dataclasses.replace(
+        config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+    )
+
+
+def first_params(prepared: Prepared, *, seed: int, random_weights: bool) -> tuple[Any, str]:
+    """Parameters to start from, and a sentence on where they come from.
+
+    The encoder is the source's; the head is new, initialised as the original's, unless the source
+    was fine-tuned on this very task with these labels. Raises UserError for a source that lacks
+    parts of the encoder.
+    """
+    params = init_params(prepared.model, jax.random.key(seed))
+    if random_weights:
+        return params, "random weights, the control that pretraining is held against"
+    theirs, head = prepared.source.params, prepared.source.manifest.get("head")
+    wanted = {name: prepared.head[name] for name in ("kind", "labels", "task")}
+    keep = head is not None and {name: head.get(name) for name in wanted} == wanted
+    taken = [name for name in params if name in theirs and (name != "head" or keep)]
+    if missing := {"embeddings", "encoder"} - set(taken):
+        raise UserError(f"the model directory has no {' and '.join(sorted(missing))}")
+    params |= {name: theirs[name] for name in taken}
+    new = [name for name in params if name not in taken]
+    left = [name for name in theirs if name not in taken]
+    words = [f"{', '.join(taken)} of the model directory"]
+    if new:
+        words.append(f"new {', '.join(new)}")
+    if left:
+        of = f" (the head: {head.get('task') or head['kind']}'s)" if head and "head" in left else ""
+        words.append(f"left behind {', '.join(left)}{of}")
+    return params, "; ".join(words)
+
+
+def identity_of(config: FinetuneConfig, prepared: Prepared, seed: int) -> dict[str, Any]:
+    """What a run must share with the checkpoint it resumes: weights, examples, updates."""
+    settings = to_dict(config)
+    keys = ("steps", "batch_size", "accumulate")
+    kept = ("max_seq_length", "dropout", "classifier_dropout", "length_window", "random_weights")
+    return {
+        "model": dataclasses.asdict(prepared.source.config),
+        "weights": json_sha256(prepared.source.manifest["tensors"]),
+        "vocabulary": prepared.tokenizer.sha256,
+        "data": _digest_of_rows(prepared.train.rows),
+        "head": prepared.head,
+        "optimizer": settings["optimizer"],
+        "train": {key: settings["train"][key] for key in keys} | {"seed": seed},
+        # Packed rows are drawn as those of a window of 1, and have the same updates.
+        "settings": {key: settings[key] for key in kept} | {"length_window": config.window},
+    }
+
+
+def _digest_of_rows(rows: list[Row]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        for array in (*row.ids, *row.segments, *row.targets.values()):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

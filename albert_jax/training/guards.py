@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What watches over a run: its losses, its signals and its pulse. Each only observes; `train.fit`
+decides."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import itertools
+import math
+import os
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+
+from albert_jax.config.run import GuardConfig
+from albert_jax.utils import interrupts
+from albert_jax.utils.errors import TryAgain
+
+
+class LossGuard:
+    """Tells a run that has gone wrong by its losses: not finite, or `patience` spikes in a row."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self._config = config
+        self._losses: deque[float] = deque(maxlen=config.window)
+        self._spikes: list[int] = []
+
+    def observe(self, batch: int, loss: float, *, skipped: bool) -> tuple[str, int] | None:
+        """(what is wrong, the first offending batch) or None, given the loss that batch number
+        `batch` had."""
+        if skipped or not math.isfinite(loss):
+            return f"the loss or gradient is not finite (loss {loss})", batch
+        if self._config.spike > 0 and len(self._losses) >= min(20, self._config.window):
+            median = statistics.median(self._losses)
+            if loss > median + self._config.spike:
+                self._spikes.append(batch)
+                if len(self._spikes) >= self._config.patience:
+                    reason = (
+                        f"the loss is {loss:.3f}, {loss - median:.2f} above its median {median:.3f}"
+                    )
+                    return reason, self._spikes[0]
+                return None  # a spike must not lift the median it is held against
+        self._spikes.clear()
+        self._losses.append(loss)
+        return None
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the last loss was a spike: no moment for a checkpoint."""
+        return bool(self._spikes)
+
+    def reset(self) -> None:
+        """Forgets all, as after a rollback."""
+        self._losses.clear()
+        self._spikes.clear()
+
+
+class StopSignals:
+    """While entered, SIGTERM, SIGINT and SIGHUP set `requested` to the signal's name; a second one
+    kills at once.
+
+    `nothing_to_lose` says, to a second thread, whether all that was finished is saved: then the
+    process need not come to the end of what it is in. JAX notices a preemption only under
+    jax.distributed; a single TPU VM, a GPU box and Colab need this.
+    """
+
+    def __init__(self, nothing_to_lose: Callable[[], bool] = lambda: False) -> None:
+        self.requested: str | None = None
+        self._nothing_to_lose = nothing_to_lose
+        self._entered = contextlib.ExitStack()
+
+    def due(self) -> bool:
+        """Whether to stop after this step."""
+        return self.requested is not None
+
+    def __enter__(self) -> StopSignals:
+        self._entered.enter_context(interrupts.holding(self._nothing_to_lose))
+        self._entered.enter_context(interrupts.handled(self._note))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.close()
+
+    def _note(self, number: int) -> None:
+        self.requested = signal.Signals(number).name
+        interrupts.last_words(
+            f"{self.requested}: saving a checkpoint after this step; once more to stop at once"
+        )
+
+
+class Watchdog:
+    """Ends a process whose steps have stopped coming: dumps every thread's stack and exits with
+    status 75.
+
+    A stuck peer or a deadlocked input pipeline would otherwise hold the machine for ever. The limit
+    is `timeout` seconds, or with 0 max(300, 20 x the median of the beats so far); it runs from the
+    first beat on, so that compiling is not held to it.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._beats: deque[float] = deque(maxlen=101)
+        self._what, self._last = "", 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def beat(self, what: str) -> None:
+        """Something was finished; `what` names it should the next never be."""
+        self._last = time.monotonic()
+        self._beats.append(self._last)
+        self._what = what
+
+    def alive(self, what: str) -> None:
+        """Something between two beats goes on: no step, whose time the limit is made of."""
+        if self._beats:
+            self._last, self._what = time.monotonic(), what
+
+    def limit(self) -> float:
+        """Seconds that may pass between two beats."""
+        if self._timeout > 0:
+            return self._timeout
+        beats = list(self._beats)
+        gaps = [b - a for a, b in itertools.pairwise(beats)]
+        return max(300.0, 20 * statistics.median(gaps)) if gaps else 300.0
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(min(1.0, max(0.05, self._timeout / 10 or 1.0))):
+            if self._beats and time.monotonic() - self._last > self.limit():
+                faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+                interrupts.last_words(
+                    f"nothing finished in the {self.limit():.0f} s after {self._what}; "
+                    "the stacks are above; run the same command again to go on"
+                )
+                os._exit(TryAgain.exit_status)

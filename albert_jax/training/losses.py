@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What training minimises, as pure functions of (parameters, batch).
+
+A loss is a SUM over the rows at hand divided by normalisers taken over the global batch, so that it
+adds up over devices and micro-batches: averaging each shard's own mean is a different gradient
+where the weights vary by shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from albert_jax.models import lowering
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises.
+
+    `normalizers(batch)` returns sums of weights that add up over shards; `loss(params, batch,
+    normalizers, key)` the sum over this shard divided by the global normalisers, with metrics
+    divided likewise. `key` drives dropout, None is evaluation. `normalizer_of` names each metric's
+    normaliser, which turns evaluation's plain sums into means.
+    """
+
+    normalizers: Callable[[Batch], dict[str, Array]]
+    loss: Callable[[Any, Batch, dict[str, Array], Array | None], tuple[Array, Metrics]]
+    normalizer_of: dict[str, str]
+
+
+def cross_entropy(logits_NC: Array, labels_N: Array) -> Array:
+    """Per-row cross-entropy, nats, f32[...], for logits [..., C] and integer labels [...]."""
+    return jax.nn.logsumexp(logits_NC, axis=-1) - _label_logits(logits_NC, labels_N)
+
+
+def is_best(logits_NC: Array, labels_N: Array) -> Array:
+    """Whether no class has a higher logit than the label's, bool[...].
+
+    A maximum and the label's logit: on CPU nine times as fast as an argmax.
+    """
+    return _label_logits(logits_NC, labels_N) >= logits_NC.max(axis=-1)
+
+
+def pretraining_objective(model: Any, *, second: bool = True) -> Objective:
+    """Masked-LM loss plus, with `second`, the sentence-order (or next-sentence) loss, equally
+    weighted.
+
+    `model` is an AlbertForPretraining. A batch has input_ids, input_mask, segment_ids [B, S],
+    masked_lm_positions, masked_lm_ids, masked_lm_weights [B, P], sentence_order_labels [B] and,
+    where some rows are filling, example_weights [B]. run_pretraining.py:177, 292-361.
+    """
+
+    def normalizers(batch: Batch) -> dict[str, Array]:
+        return {
+            "masked_lm": batch["masked_lm_weights"].sum(),
+            "sentence_order": _example_weights(batch).sum(),
+        }
+
+    def loss(
+        params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
+    ) -> tuple[Array, Metrics]:
+        output = model.apply(
+            {"params": params},
+            batch["input_ids"],
+            batch["input_mask"],
+            batch["segment_ids"],
+            batch["masked_lm_positions"],
+            deterministic=key is None,
+            rngs=None if key is None else {"dropout": key},
+        )
+        logits_BPV, ids_BP = output.masked_lm_logits_BPV, batch["masked_lm_ids"]
+        # Differs from TF: the mean is over the global batch, not per core.
+        weights_BP = batch["masked_lm_weights"] / (normalizers["masked_lm"] + 1e-5)
+        metrics = {
+            "masked_lm_loss": (weights_BP * cross_entropy(logits_BPV, ids_BP)).sum(),
+            "masked_lm_accuracy": (weights_BP * is_best(logits_BPV, ids_BP)).sum(),
+        }
+        if second:
+            logits_BC, labels_B = output.sentence_order_logits_BC, batch["sentence_order_labels"]
+            weights_B = _example_weights(batch) / normalizers["sentence_order"]
+            metrics["sentence_order_loss"] = (weights_B * cross_entropy(logits_BC, labels_B)).sum()
+            metrics["sentence_order_accuracy"] = (weights_B * is_best(logits_BC, labels_B)).sum()
+        total = metrics["masked_lm_loss"] + metrics.get("sentence_order_loss", 0.0)
+        return total, metrics
+
+    normalizer_of = {"masked_lm_loss": "masked_lm", "masked_lm_accuracy": "masked_lm"}
+    if second:
+        normalizer_of |= {
+            "sentence_order_loss": "sentence_order",
+            "sentence_order_accuracy": "sentence_order",
+        }
+    return Objective(normalizers, loss, normalizer_of)
+
+
+def task_objective(model: Any) -> Objective:
+    """The mean loss of a fine-tuned head; `model` is an AlbertForTask.
+
+    A batch has input_ids, input_mask, segment_ids [B, S] (multiple choice: [B, C, S]), what the
+    functions of `TASK_LOSSES` read and, where some rows are filling, example_weights [B]. Rows that
+    examples share have their starts [B, P], labels [B, P] and example_weights [B, P].
+    """
+    task = TASK_LOSSES[model.kind]
+
+    def weights(batch: Batch) -> Array:
+        if model.kind != "token_classification":
+            return _example_weights(batch)
+        is_labelled_BS = (batch["labels"] >= 0).astype(jnp.float32)
+        return is_labelled_BS * _example_weights(batch)[:, None]
+
+    def normalizers(batch: Batch) -> dict[str, Array]:
+        return {"labels": weights(batch).sum()}
+
+    def loss(
+        params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
+    ) -> tuple[Array, Metrics]:
+        output = model.apply(
+            {"params": params},
+            batch["input_ids"],
+            batch["input_mask"],
+            batch["segment_ids"],
+            batch.get("starts"),
+            **{name: batch[column] for name, column in task.head_inputs.items()},
+            deterministic=key is None,
+            rngs=None if key is None else {"dropout": key},
+        )
+        # A batch may hold no label at all: then the loss is 0, not NaN.
+        shares = weights(batch) / jnp.maximum(normalizers["labels"], 1.0)
+        metrics = {name: (shares * x).sum() for name, x in task.losses(output, batch).items()}
+        return metrics["task_loss"], metrics
+
+    return Objective(normalizers, loss, dict.fromkeys(task.metrics, "labels"))
+
+
+def classification_losses(logits_BC: Array, batch: Batch) -> Metrics:
+    """Cross-entropy with integer `labels` [B]; of the choices too. classifier_utils.py:807-811."""
+    labels_B = batch["labels"]
+    return {
+        "task_loss": cross_entropy(logits_BC, labels_B),
+        "accuracy": is_best(logits_BC, labels_B),
+    }
+
+
+def regression_losses(scores_B: Array, batch: Batch) -> Metrics:
+    """Squared error from `labels` [B]. classifier_utils.py:817."""
+    return {"task_loss": jnp.square(scores_B - batch["labels"])}
+
+
+def token_losses(logits_BSC: Array, batch: Batch) -> Metrics:
+    """Cross-entropy with `labels` [B, S]; a negative one (transformers' -100) is not counted."""
+    return classification_losses(logits_BSC, {"labels": jnp.maximum(batch["labels"], 0)})
+
+
+def span_v1_losses(output: Any, batch: Batch) -> Metrics:
+    """Mean of the cross-entropies with `start_positions` and `end_positions` [B].
+    squad_utils.py:814-828."""
+    return _span_losses(output.start_BS, output.end_BS, batch)
+
+
+def span_v2_losses(output: Any, batch: Batch) -> Metrics:
+    """The same, plus half the binary cross-entropy with `is_impossible` [B].
+
+    The end is given the true start, in evaluation too. squad_utils.py:1641-1664.
+    """
+    losses = _span_losses(output.start_BS, output.end_BS, batch)
+    logits_B, is_impossible_B = output.unanswerable_B, batch["is_impossible"].astype(jnp.float32)
+    answerability_B = jax.nn.softplus(logits_B) - is_impossible_B * logits_B
+    losses["task_loss"] += 0.5 * answerability_B
+    return losses | {"answerability_loss": answerability_B}
+
+
+def _span_losses(start_BS: Array, end_BS: Array, batch: Batch) -> Metrics:
+    starts_B, ends_B = batch["start_positions"], batch["end_positions"]
+    start_B, end_B = cross_entropy(start_BS, starts_B), cross_entropy(end_BS, ends_B)
+    return {
+        "task_loss": (start_B + end_B) / 2,
+        "start_accuracy": is_best(start_BS, starts_B),
+        "end_accuracy": is_best(end_BS, ends_B),
+    }
+
+
+def _example_weights(batch: Batch) -> Array:
+    rows = batch["input_ids"].shape[0]
+    return batch.get("example_weights", jnp.ones(rows, jnp.float32))
+
+
+def _label_logits(logits_NC: Array, labels_N: Array) -> Array:
+    if lowering.platform() == "cpu":
+        return jnp.take_along_axis(logits_NC, labels_N[..., None], axis=-1)[..., 0]
+    # Goes along in a pass over the logits, where a gather is slow or its gradient a scatter.
+    is_label_NC = jnp.arange(logits_NC.shape[-1]) == labels_N[..., None]
+    return jnp.where(is_label_NC, logits_NC, 0.0).sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """How a kind of head is trained: losses and metrics of each example, the metrics' names, and
+    the columns of a batch that the head takes, by its own names."""
+
+    losses: Callable[[Any, Batch], Metrics]
+    metrics: tuple[str, ...]
+    head_inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+_SPAN_METRICS = ("task_loss", "start_accuracy", "end_accuracy")
+
+TASK_LOSSES: dict[str, TaskLoss] = {
+    "classification": TaskLoss(classification_losses, ("task_loss", "accuracy")),
+    "regression": TaskLoss(regression_losses, ("task_loss",)),
+    "multiple_choice": TaskLoss(classification_losses, ("task_loss", "accuracy")),
+    "token_classification": TaskLoss(token_losses, ("task_loss", "accuracy")),
+    "span_v1": TaskLoss(span_v1_losses, _SPAN_METRICS),
+    "span_v2": TaskLoss(
+        span_v2_losses,
+        (*_SPAN_METRICS, "answerability_loss"),
+        {"p_mask_BS": "p_mask", "start_positions_B": "start_positions"},
+    ),
+}

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run's numbers go: one console line, `metrics.jsonl` and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from albert_jax.training.curves import curves_figure
+from albert_jax.utils.atomic import appearing_file
+from albert_jax.utils.json_files import finite
+from albert_jax.utils.plots import save_picture, styled
+
+LINE_SECONDS = 30.0  # between lines of what goes on where there is no bar
+
+
+class MetricsLog:
+    """Writes a run's scalars as they come.
+
+    A line of `metrics.jsonl` is {"kind": "train" | "eval" | "event", "step": …, name: value …}.
+    Opened at `resume_step`, it first drops the train and eval lines of later steps, which a killed
+    run wrote after its last checkpoint and which will be written again. `console` False writes
+    files only, `workdir` None the console only.
+    """
+
+    def __init__(
+        self,
+        workdir: Path | None,
+        *,
+        total_steps: int,
+        resume_step: int = 0,
+        console: bool = True,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._console = console
+        self._path = workdir and workdir / "metrics.jsonl"
+        self._jsonl: TextIO | None = None
+        self._board: SummaryWriter | None = None
+        self._evaluated: set[int] = set()
+        self.rewind(resume_step)
+        if workdir is not None:
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        self._bar: tqdm | None = None
+        self._clock_runs = False
+        self._worked = time.monotonic()  # when `working` last said something
+        if console and self._stream.isatty():
+            self._bar = tqdm(
+                total=total_steps,
+                initial=resume_step,
+                unit="step",
+                file=self._stream,
+                dynamic_ncols=True,
+            )
+
+    def rewind(self, step: int) -> None:
+        """Drops the train and eval lines of later steps: they are about to be made again."""
+        if self._path is None:
+            return
+        if self._jsonl is not None:
+            self._jsonl.close()
+        entries, damaged = _entries(self._path)
+        if damaged:
+            self.say(f"{self._path}: {damaged} damaged lines left out")
+        kept = [e for e in entries if e["kind"] == "event" or e["step"] <= step]
+        self._evaluated = {e["step"] for e in kept if e["kind"] == "eval"}
+        if self._path.exists():
+            with appearing_file(self._path) as temporary:
+                text = "".join(_as_line(entry) for entry in kept)
+                temporary.write_text(text, encoding="utf-8")
+        self._jsonl = self._path.open("a", encoding="utf-8")
+
+    def scalars(self, kind: str, step: int, values: dict[str, float], *, line: str = "") -> None:
+        """Records `values` (nested names as "a/b") of a step; `line` is what a person reads."""
+        self._record({"kind": kind, "step": step, **values})
+        if kind == "eval":
+            self._evaluated.add(step)
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+        if line:
+            self.say(line)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether an evaluation at that step is in the log."""
+        return step in self._evaluated
+
+    def event(self, step: int, message: str, **details: Any) -> None:
+        """Records something that happened once, and says it."""
+        self._record({"kind": "event", "step": step, "message": message, **details})
+        self.say(message)
+
+    def say(self, message: str) -> None:
+        """A line for a person, on stderr, above the progress bar where there is one."""
+        if self._console:
+            tqdm.write(message, file=self._stream)
+            self._stream.flush()
+
+    def progress(self, step: int, text: str = "") -> None:
+        """Moves the bar, on a terminal."""
+        if self._bar is not None:
+            if not self._clock_runs:  # what passed so far, compiling or evaluating, is no step's
+                self._bar.unpause()
+                self._clock_runs = True
+            self._bar.n = step
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(0)
+
+    def working(self, step: int, text: str) -> None:
+        """Says what goes on between two steps: in the bar, or now and then in a line."""
+        now = time.monotonic()
+        self._clock_runs = False
+        if self._bar is not None and now - self._worked >= 0.1:
+            self._bar.set_postfix_str(text, refresh=True)
+        elif self._bar is None and now - self._worked >= LINE_SECONDS:
+            self.say(f"step {step}  {text}")
+        else:
+            return
+        self._worked = now
+
+    def close(self) -> None:
+        """Flushes and closes all."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._jsonl is not None:
+            self._jsonl.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        if self._jsonl is not None:
+            # One write call a line: a killed run leaves at most one line cut short, which readers
+            # skip.
+            self._jsonl.write(_as_line(entry))
+            self._jsonl.flush()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as a JSON file of a work directory, which appears whole, by rename."""
+    with appearing_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _as_line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(finite(entry)) + "\n"
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the entries of a `metrics.jsonl`; lines that are none are passed over."""
+    return _entries(path)[0]
+
+
+def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The entries, and how many lines are damaged, but for a last one that a kill cut short."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], 0
+    entries = [entry for line in lines if (entry := _entry(line)) is not None]
+    return entries, len(lines) - len(entries) - (_entry(lines[-1]) is None)
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_one = isinstance(entry, dict) and isinstance(entry.get("kind"), str)
+    return entry if is_one and type(entry.get("step")) is int else None
+
+
+def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], title: str) -> None:
+    """Draws losses and accuracies over the steps into a PNG; `baselines` are dashed lines {"loss:
+    unigram": 5.9}, whose names start with the panel they belong to.
+
+    May be called while the run is going on: what is damaged in `metrics` is left out, and `picture`
+    is the last one or the new one. Raises OSError where it cannot be written.
+    """
+    with styled():
+        figure = curves_figure(read_metrics(metrics), baselines=baselines, title=title)
+        save_picture(figure, picture)

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ALBERT's LAMB and AdamW as optax transformations, its learning-rate schedule, and rates known to
+work.
+
+Both differ from optax's: no bias correction, epsilon outside the square root, and neither weight
+decay nor (in LAMB) the trust ratio touches LayerNorm and biases. Norms are per parameter, so q, k
+and v have a ratio each.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from albert_jax.config.run import OptimizerConfig
+
+# optimization.py:73-90; "output_bias" matches "bias".
+EXCLUDED = re.compile(r"LayerNorm|layer_norm|bias")
+
+# Peak learning rate at a batch size, and how it scales with the batch size. LAMB:
+# run_pretraining.py's default, by the square root (You et al. 2019, table 2: 0.00176/sqrt(8) at
+# 512). AdamW: BERT's 1e-4 at 256, by the square root too.
+PRESETS: dict[str, tuple[float, int]] = {
+    "lamb": (0.00176, 4096),
+    "optax_lamb": (0.00176, 4096),
+    "adamw": (1e-4, 256),
+}
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A parameter's key path as `encoder/group_0/…/kernel`."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+
+
+def is_adapted(params: Any) -> Any:
+    """A tree of bools: True where weight decay and LAMB's trust ratio apply, that is not LayerNorm
+    and biases."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: EXCLUDED.search(path_name(path)) is None, params
+    )
+
+
+def global_norm(tree: Any) -> Array:
+    """The L2 norm over all entries of all leaves."""
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+
+
+# ----------------------------------------------------------------------------------------- schedule
+
+
+def polynomial_schedule(
+    peak: float,
+    *,
+    steps: int,
+    warmup_steps: int,
+    power: float = 1.0,
+    start_warmup_step: int = 0,
+) -> optax.Schedule:
+    """The original's rate at a step: linear warm-up from 0, then polynomial decay to 0 at `steps`.
+
+    Warm-up REPLACES the decay, which runs from step 0: the rate drops from `peak` to peak * (1 -
+    warmup/steps) at the end of warm-up, and step 0 of a run with warm-up leaves the parameters as
+    they are. optimization.py:36-63.
+    """
+
+    def schedule(count: Array) -> Array:
+        count = jnp.asarray(count, jnp.int32)
+        done = jnp.minimum(count, steps).astype(jnp.float32) / steps
+        decayed = peak * (1.0 - done) ** power
+        if not warmup_steps:
+            return decayed
+        since = count - start_warmup_step
+        return jnp.where(since < warmup_steps, peak * since / warmup_steps, decayed)
+
+    return schedule
+
+
+def learning_rate_preset(name: str, batch_size: int) -> float:
+    """The peak rate for an optimizer and a global batch size, scaled by the square root."""
+    rate, reference = PRESETS[name]
+    return rate * math.sqrt(batch_size / reference)
+
+
+def peak_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
+    """The configured peak rate, or the preset."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    return learning_rate_preset(config.name, batch_size)
+
+
+def warmup_steps(config: OptimizerConfig, steps: int) -> int:
+    """The configured warm-up, or the original's share of the steps: 3,125 of 125,000."""
+    return round(steps * 3125 / 125_000) if config.warmup_steps is None else config.warmup_steps
+
+
+def divergence_warnings(config: OptimizerConfig, *, batch_size: int, hidden_size: int) -> list[str]:
+    """Sentences on settings that users have seen diverge or stall.
+
+    google-research/albert #29, google-research #74, kamalkraj/ALBERT-TF2.0 #35: all of base size
+    and up. Much smaller models bear much larger rates.
+    """
+    rate, preset = (
+        peak_learning_rate(config, batch_size),
+        learning_rate_preset(config.name, batch_size),
+    )
+    warnings = []
+    if config.name == "adamw" and rate > 5e-4:
+        warnings.append(
+            f"AdamW at learning rate {rate:g} is known to diverge (rates above 5e-4 are LAMB's); "
+            f"use --optimizer.learning-rate {preset:.3g} or --optimizer.name lamb"
+        )
+    elif rate > 2 * preset and hidden_size >= 512:
+        warnings.append(
+            f"learning rate {rate:g} at batch size {batch_size} is {rate / preset:.1f} times the "
+            f"square-root-scaled preset {preset:.3g}, and such runs have stalled near a loss of 7 "
+            "or diverged"
+        )
+    if config.name != "adamw" and config.clip_norm == 0:
+        warnings.append("gradient clipping is off; the original clips to a global norm of 1")
+    return warnings
+
+
+# ---------------------------------------------------------------------------------- transformations
+
+
+class MomentsState(NamedTuple):
+    mu: Any
+    nu: Any
+
+
+class TrustRatioState(NamedTuple):
+    trust_ratio: Any  # a scalar for each parameter, kept for the log
+
+
+def scale_by_uncorrected_adam(
+    beta1: float, beta2: float, epsilon: float
+) -> optax.GradientTransformation:
+    """m / (sqrt(v) + epsilon) without bias correction. lamb_optimizer.py:91-101."""
+
+    def init(params: Any) -> MomentsState:
+        return MomentsState(
+            jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params)
+        )
+
+    def update(updates: Any, state: MomentsState, params: Any = None) -> tuple[Any, MomentsState]:
+        del params
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, updates)
+        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu, nu)
+        return direction, MomentsState(mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_by_trust_ratio() -> optax.GradientTransformation:
+    """Multiplies each adapted update by |w| / |u|, 1 where either norm is 0; nothing is clamped.
+    lamb_optimizer.py:109-119."""
+
+    def init(params: Any) -> TrustRatioState:
+        return TrustRatioState(jax.tree.map(lambda _: jnp.ones((), jnp.float32), params))
+
+    def update(updates: Any, state: TrustRatioState, params: Any) -> tuple[Any, TrustRatioState]:
+        del state
+
+        def ratio(update: Array, param: Array, adapted: bool) -> Array:
+            if not adapted:
+                return jnp.ones((), jnp.float32)
+            w, u = global_norm(param), global_norm(update)
+            return jnp.where((w > 0) & (u > 0), w / jnp.where(u > 0, u, 1.0), 1.0)
+
+        ratios = jax.tree.map(ratio, updates, params, is_adapted(params))
+        return jax.tree.map(jnp.multiply, updates, ratios), TrustRatioState(ratios)
+
+    return optax.GradientTransformation(init, update)
+
+
+def lamb(
+    schedule: optax.ScalarOrSchedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-6,
+    weight_decay: float = 0.01,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """ALBERT's LAMB: clipping, uncorrected Adam, decoupled decay, trust ratio per parameter.
+    lamb_optimizer.py:70-124.
+
+    Differs from the original on many devices: the clip is of the global gradient, not of each
+    replica's.
+    """
+    return optax.chain(
+        *_clip(clip_norm),
+        scale_by_uncorrected_adam(beta1, beta2, epsilon),
+        optax.add_decayed_weights(weight_decay, mask=is_adapted),
+        scale_by_trust_ratio(),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def adamw(
+    schedule: optax.ScalarOrSchedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-6,
+    weight_decay: float = 0.01,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """The original's AdamWeightDecayOptimizer: `lamb` without the trust ratio.
+    optimization.py:120-207."""
+    return optax.chain(
+        *_clip(clip_norm),
+        scale_by_uncorrected_adam(beta1, beta2, epsilon),
+        optax.add_decayed_weights(weight_decay, mask=is_adapted),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _clip(clip_norm: float) -> list[optax.GradientTransformation]:
+    return [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+
+
+def make_optimizer(
+    config: OptimizerConfig, *, steps: int, batch_size: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The configured optimizer and its schedule (step -> rate), with the presets filled in."""
+    peak = peak_learning_rate(config, batch_size)
+    warmup = warmup_steps(config, steps)
+    schedule = polynomial_schedule(peak, steps=steps, warmup_steps=warmup, power=config.poly_power)
+    if config.name == "optax_lamb":
+        chain = optax.chain(
+            *_clip(config.clip_norm),
+            optax.lamb(
+                schedule,
+                b1=config.beta1,
+                b2=config.beta2,
+                eps=config.epsilon,
+                weight_decay=config.weight_decay,
+                mask=is_adapted,
+            ),
+        )
+        return chain, schedule
+    make = {"lamb": lamb, "adamw": adamw}[config.name]
+    optimizer = make(
+        schedule,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=config.epsilon,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+    return optimizer, schedule
+
+
+def trust_ratios(opt_state: Any) -> dict[str, Array]:
+    """Each adapted parameter's last trust ratio by name; empty for an optimizer that has none."""
+    is_ratio = lambda node: isinstance(node, TrustRatioState)  # noqa: E731
+    found = [n for n in jax.tree.leaves(opt_state, is_leaf=is_ratio) if is_ratio(n)]
+    if not found:
+        return {}
+    leaves = jax.tree_util.tree_leaves_with_path(found[0].trust_ratio)
+    names = {path_name(path): ratio for path, ratio in leaves}
+    return {name: ratio for name, ratio in names.items() if EXCLUDED.search(name) is None}

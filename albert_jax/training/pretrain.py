@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pretraining from data to a model directory: what `albert-jax pretrain` and `albert-jax export`
+call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
+from albert_jax.checkpoint.model_dir import VOCABULARY, check_destination, export_model, load_model
+from albert_jax.config.run import PretrainConfig, to_dict
+from albert_jax.data.loader import Source, batch_at, make_dataset
+from albert_jax.data.pretraining import Data, identity_of, identity_of_settings, open_data
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.distributed import multihost
+from albert_jax.distributed.multihost import Launch
+from albert_jax.distributed.placement import (
+    Placement,
+    check_batch_size,
+    local_devices,
+    make_placement,
+    place,
+    run_devices,
+    set_compilation_cache,
+)
+from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.training.loop import Evaluate, Position, Run, fit, log_evaluation, resume, versions
+from albert_jax.training.losses import Objective
+from albert_jax.training.memory import check_fits, out_of_memory_told
+from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
+from albert_jax.training.pretrain_report import baselines_at, closing, draw_losses, plan
+from albert_jax.training.pretrain_step import PretrainStep, make_pretrain_step
+from albert_jax.training.run_inputs import require_pretraining_inputs
+from albert_jax.training.step import TrainState, init_state, make_eval_step
+from albert_jax.utils.atomic import appearing_file, require_apart, writing
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_files import read_json
+from albert_jax.utils.malloc import give_back_large_buffers
+from albert_jax.utils.progress import Tick
+from albert_jax.utils.streams import say
+
+Batch = dict[str, np.ndarray]
+
+
+def pretrain(config: PretrainConfig, *, launch: Launch | None = None) -> Path:
+    """Runs the configured pretraining, or goes on with it, and returns the model directory it
+    exports.
+
+    With `launch` this process is one of several that make the run together, over all their devices;
+    they share the work directory, and process 0 logs and exports.
+
+    The work directory gets config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png and
+    model/. Raises UserError for settings or data that do not fit, TryAgain when stopped by a
+    signal.
+    """
+    with multihost.joined(launch):
+        return _pretrain(config)
+
+
+def _pretrain(config: PretrainConfig) -> Path:
+    with multihost.together():
+        require_pretraining_inputs(config)
+    train, workdir = config.train, Path(config.workdir or "")
+    with multihost.together(), contextlib.ExitStack() as stack:
+        _require_same_settings(config)
+        devices = run_devices(train.devices)
+        check_batch_size(train.batch_size, train.accumulate, len(devices))
+        check = partial(
+            check_fits,
+            devices=local_devices(train.devices),
+            config=config,
+            when_tight=give_back_large_buffers,
+        )
+        placement = make_placement(train.mode, devices, check)
+        check_destination(workdir / "model")
+        set_compilation_cache(train.compilation_cache)
+        if multihost.is_primary():
+            stack.enter_context(lock_workdir(workdir))
+        locked = stack.pop_all()
+    with locked:
+        data = _open_data(config, workdir)
+        _keep_vocabulary(data, workdir)
+        made = make_pretrain_step(config, placement.axis_name)
+        run = _run_of(config, data, made, placement, workdir)
+        with (
+            out_of_memory_told(local_devices(train.devices), config),
+            Checkpointer(workdir / "checkpoints", keep=train.keep) as checkpointer,
+        ):
+            state, position = _first_state(config, data, made, checkpointer, placement, run)
+            log = _open_log(config, workdir, position)
+            try:
+                _announce(config, data, position, log)
+                if position.step == 0 and config.init_from and run.evaluate:
+                    _evaluate_first(run.evaluate, placement, state, log)
+                state = fit(
+                    train,
+                    config.guard,
+                    run,
+                    state=state,
+                    position=position,
+                    placement=placement,
+                    checkpointer=checkpointer,
+                    log=log,
+                )
+            finally:
+                log.close()
+        with multihost.together():
+            if multihost.is_primary():
+                _export(config, data.vocab, data.tokenizer, workdir, state, workdir / "model")
+                words = closing(config, data, workdir, workdir / "model", _last_eval(workdir))
+                say(words)
+        return workdir / "model"
+
+
+def _evaluate_first(
+    evaluate: Evaluate, placement: Placement, state: TrainState, log: MetricsLog
+) -> None:
+    """Evaluates the weights that the run starts from: a wrong vocabulary or activation shows here
+    at once, as accuracy near chance."""
+    if multihost.gather(log.has_evaluation(0))[0]:
+        return
+
+    def tick(done: int, total: int) -> None:
+        log.working(0, f"evaluating {done:,} of {total:,}")
+
+    values = evaluate(placement.put_state(state).params, 0, tick)
+    log_evaluation(log, 0, values, "the weights started from, held out")
+
+
+def export(workdir: str | Path, dest: str | Path) -> Path:
+    """Writes a run's newest good checkpoint as a model directory, also while the run goes on."""
+    workdir = Path(workdir)
+    check_destination(dest)
+    require_apart(dest, [workdir], "DEST")
+    config = _read_config(workdir)
+    made = make_pretrain_step(config, None)
+    state = jax.eval_shape(lambda: made.random_state(config.train.seed))
+    with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
+        restored = checkpointer.restore(state, expect=identity_of_settings(config))
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint yet; wait for the run's first")
+    state, meta = restored
+    vocab, tokenizer = _kept_vocabulary(config, workdir, meta)
+    return _export(config, vocab, tokenizer, workdir, state, Path(dest))
+
+
+def _read_config(workdir: Path) -> PretrainConfig:
+    hint = "start the run again, which writes it anew"
+    try:
+        return read_json(workdir / "config.json", PretrainConfig, hint=hint)
+    except FileNotFoundError:
+        raise UserError(
+            f"{workdir} is no work directory of albert-jax pretrain (no config.json); give the one "
+            "that --workdir named"
+        ) from None
+
+
+# ----------------------------------------------------------------------------------- the vocabulary
+
+
+def _keep_vocabulary(data: Data, workdir: Path) -> None:
+    """Copies the vocabulary into the work directory, so that `export` needs nothing else."""
+    if data.vocab is None or not multihost.is_primary():
+        return
+    with writing(workdir / VOCABULARY), appearing_file(workdir / VOCABULARY) as temporary:
+        shutil.copyfile(data.vocab, temporary)
+
+
+def _kept_vocabulary(
+    config: PretrainConfig, workdir: Path, meta: Mapping[str, Any]
+) -> tuple[Path | None, dict[str, Any]]:
+    """The run's vocabulary and how text is cleaned for it."""
+    kept = workdir / VOCABULARY
+    if not kept.is_file() or "tokenizer" not in meta:  # 0.1.0 kept none
+        data = open_data(config, workdir)
+        return data.vocab, data.tokenizer
+    tokenizer = Tokenizer.load(kept, **meta["tokenizer"])
+    if tokenizer.sha256 != meta["vocabulary"]:
+        raise UserError(
+            f"{kept} is damaged: its SHA-256 is not the checkpoint's; copy the vocabulary of the "
+            "run's store there"
+        )
+    return kept, meta["tokenizer"]
+
+
+# ---------------------------------------------------------------------------------- the processes
+
+
+def _require_same_settings(config: PretrainConfig) -> None:
+    """UserError unless all processes were given the same, and are of the same kind."""
+    settings = to_dict(config)
+    for path in ("store", "workdir", "vocab", "heldout"):  # a host may have its own names for them
+        del settings[path]
+    del settings["train"]["compilation_cache"]
+    multihost.require_same(settings | {"versions": versions()})
+    devices = jax.local_devices()
+    multihost.require_same({"devices": {"number": len(devices), "kind": devices[0].device_kind}})
+
+
+def _open_data(config: PretrainConfig, workdir: Path) -> Data:
+    """The data, which must be the same for all processes; one alone makes a store of text."""
+    with multihost.together(limit=math.inf):  # making a store of text may take hours
+        multihost.require_same({"work directory's lock": lock_owner(workdir)})
+        data = open_data(config, workdir) if config.store or multihost.is_primary() else None
+    with multihost.together():
+        data = data or open_data(config, workdir)
+    heldout = {"held-out examples": len(data.heldout or ()), **data.baselines}
+    multihost.require_same(data.identity | heldout)
+    return data
+
+
+def _open_log(config: PretrainConfig, workdir: Path, position: Position) -> MetricsLog:
+    """Of process 0; the others' says and writes nothing."""
+    if multihost.is_primary():
+        write_json(workdir / "config.json", to_dict(config))
+    return MetricsLog(
+        workdir if multihost.is_primary() else None,
+        total_steps=config.train.steps,
+        resume_step=position.step,
+        console=multihost.is_primary(),
+    )
+
+
+# ---------------------------------------------------------------------------------------- the state
+
+
+def _first_state(
+    config: PretrainConfig,
+    data: Data,
+    made: PretrainStep,
+    checkpointer: Checkpointer,
+    placement: Placement,
+    run: Run,
+) -> tuple[TrainState, Position]:
+    """The newest checkpoint; else `init_from`'s or random weights with a fresh optimizer."""
+    shapes = jax.eval_shape(lambda: made.random_state(config.train.seed))
+    restored = resume(checkpointer, placement.restore_target(shapes), run.identity)
+    if restored is not None:
+        return restored
+    if config.init_from is None:
+        state = jax.jit(lambda: made.random_state(config.train.seed))()
+    else:
+        params = _params_of(config, data, Path(config.init_from))
+        state = init_state(jax.device_put(params), made.tx, seed=config.train.seed)
+    return place(state, placement.state_sharding), Position()
+
+
+# What may differ between `init_from` and the run: how often the shared layer is applied, and
+# dropout.
+_FREE = {
+    "num_hidden_layers",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+}
+
+
+def _params_of(config: PretrainConfig, data: Data, directory: Path) -> Any:
+    source = load_model(directory)
+    theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
+    differing = [
+        f"{k} is {theirs[k]} there and {ours[k]} here"
+        for k in ours
+        if k not in _FREE and theirs[k] != ours[k]
+    ]
+    if differing:
+        raise UserError(
+            f"init_from {directory} does not fit the model: {'; '.join(differing)}; "
+            "give --model.… as there"
+        )
+    recorded = source.manifest["sha256"].get("spiece.model")
+    if recorded is not None and recorded != data.identity["vocabulary"]:
+        raise UserError(
+            f"init_from {directory} was trained with another vocabulary (SHA-256 "
+            f"{recorded[:12]}…, the data's is {data.identity['vocabulary'][:12]}…); "
+            f"prepare the text with {directory / 'spiece.model'}"
+        )
+    return source.params
+
+
+# --------------------------------------------------------------------------------- the loop's parts
+
+
+def _batches(
+    config: PretrainConfig, source: Source, start: int, stop: int | None
+) -> Iterator[Batch]:
+    return make_dataset(
+        source,
+        batch_size=config.train.batch_size,
+        start=start,
+        stop=stop,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.train.data_threads,
+        workers=config.train.data_workers,
+    )
+
+
+def _run_of(
+    config: PretrainConfig, data: Data, made: PretrainStep, placement: Placement, workdir: Path
+) -> Run:
+    examples, source = config.examples, data.train
+
+    def passes(row: int) -> float:
+        epoch, index = source.epoch_of(row)
+        return epoch + index / source.epoch_size(epoch)
+
+    baselines = functools.cache(partial(baselines_at, config, data))
+
+    def draw() -> None:
+        try:
+            draw_losses(config, baselines(), workdir)
+        except OSError as error:  # a picture is no reason to stop
+            say(f"{workdir / 'loss.png'} is not drawn: {error.strerror or error}")
+
+    return Run(
+        step=made.step,
+        schedule=made.schedule,
+        batches=partial(_batches, config, source),
+        evaluate=_evaluator(config, data, made.objective, placement),
+        identity=identity_of(config, data),
+        flops_per_row=train_flops_per_sequence(
+            config.model, examples.max_seq_length, examples.max_predictions_per_seq
+        ),
+        passes=passes,
+        extra={"tokenizer": data.tokenizer},
+        after_evaluation=draw if multihost.is_primary() else lambda: None,
+    )
+
+
+def _evaluator(
+    config: PretrainConfig, data: Data, objective: Objective, placement: Placement
+) -> Evaluate | None:
+    """Returns the means over the held-out examples, None where there are none."""
+    if data.heldout is None or not len(data.heldout):
+        return None
+    heldout, unit = data.heldout, len(placement.devices)
+    total = min(config.train.eval_examples, len(heldout))
+    size = min(config.train.batch_size // config.train.accumulate, -(-total // unit) * unit)
+    index, count = jax.process_index(), jax.process_count()
+    step = placement.compile(make_eval_step(objective, axis_name=placement.axis_name), donate=False)
+
+    def evaluate(params: Any, _: int, tick: Tick) -> dict[str, float]:
+        results = []
+        for number in range(-(-total // size)):
+            # Examples past the end are drawn and weigh nothing.
+            batch = batch_at(heldout, number, size, process_index=index, process_count=count)
+            first = number * size + index * (size // count)
+            weights_B = (np.arange(first, first + size // count) < total).astype(np.float32)
+            batch["masked_lm_weights"] = batch["masked_lm_weights"] * weights_B[:, None]
+            batch["example_weights"] = weights_B
+            results.append(placement.fetch(step(params, placement.put_batch(batch))))
+            tick(min((number + 1) * size, total), total)
+        sums, weights = (
+            jax.tree.map(lambda *x: float(np.sum(x, dtype=np.float64)), *(r[key] for r in results))
+            for key in ("sums", "weights")
+        )
+        means = {name: sums[name] / weights[of] for name, of in objective.normalizer_of.items()}
+        return {"loss": sum(v for n, v in means.items() if n.endswith("_loss")), **means}
+
+    return evaluate
+
+
+def _announce(config: PretrainConfig, data: Data, position: Position, log: MetricsLog) -> None:
+    log.say(plan(config, data))
+    if position.step == 0:
+        origin = f"weights of {config.init_from}" if config.init_from else "random weights"
+        log.say(f"starting from {origin}")
+    else:
+        log.event(position.step, f"resumed at step {position.step}, next batch {position.batch}")
+
+
+# ------------------------------------------------------------------------------------------ the end
+
+
+def _export(
+    config: PretrainConfig,
+    vocab: Path | None,
+    tokenizer: Mapping[str, Any],
+    workdir: Path,
+    state: TrainState,
+    dest: Path,
+) -> Path:
+    return export_model(
+        dest,
+        params=jax.device_get(state.params),
+        config=config.model,
+        vocab=vocab,
+        tokenizer=tokenizer,
+        provenance={
+            "made_by": "albert-jax pretrain",
+            "step": int(state.step),
+            "config": to_dict(config),
+            "held_out": _last_eval(workdir),
+        },
+    )
+
+
+def _last_eval(workdir: Path) -> dict[str, float]:
+    entries = [e for e in read_metrics(workdir / "metrics.jsonl") if e["kind"] == "eval"]
+    return {k: v for k, v in entries[-1].items() if k != "kind"} if entries else {}

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is to read, looked for before anything slow is imported or made: a mistyped path is
+told at once."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.data.mixture import split_stores
+from albert_jax.tasks.base import TFDS
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import is_address
+
+
+def require_pretraining_inputs(config: PretrainConfig, *, workdir_too: bool = True) -> None:
+    """Raises UserError where a run has no data or no work directory, or names what is not there."""
+    if workdir_too:
+        _require_workdir(config.workdir)
+    if config.init_from is not None:
+        require_model_directory(config.init_from, "init_from")
+    if config.store is None and not config.text:
+        raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
+    for store, _ in split_stores(config.store) if config.store else ():
+        if not is_address(store) and not Path(store).exists() and not glob.glob(store):
+            raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
+    if config.vocab is not None and not Path(config.vocab).exists():
+        raise UserError(f"vocab {config.vocab} does not exist; give a spiece.model")
+
+
+def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = True) -> None:
+    """Raises UserError where a run has no model, no data or no work directory, or names what is not
+    there."""
+    if workdir_too:
+        _require_workdir(config.workdir)
+    if config.model is None:
+        raise UserError("no model directory to start from; give --model DIR")
+    require_model_directory(config.model)
+    if config.data is None:
+        raise UserError("no data; give --data DIR, or tfds")
+    if config.data != TFDS and not is_address(config.data) and not Path(config.data).exists():
+        raise UserError(
+            f"data {config.data} does not exist; give the folder of the task's files, or tfds"
+        )
+
+
+def _require_workdir(workdir: str | None) -> None:
+    if workdir is None:
+        raise UserError("no work directory; give --workdir DIR")
+    if Path(workdir).exists() and not Path(workdir).is_dir():
+        raise UserError(f"work directory {workdir} is a file; give another --workdir")

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training and evaluation steps as pure functions of (state, batch); `parallel.py` wraps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from albert_jax.training.losses import Batch, Metrics, Objective
+from albert_jax.training.optimizer import global_norm, trust_ratios
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training carries from step to step; arrays only."""
+
+    step: Array  # i32[], updates made
+    params: Any
+    opt_state: Any
+    key: Array  # typed PRNG key; each step's randomness is derived from it, never consumed
+
+
+def init_state(params: Any, tx: optax.GradientTransformation, *, seed: int) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(seed))
+
+
+def make_train_step(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """One optimizer update on a batch; metrics are means over the global batch.
+
+    The batch is divided into `accumulate` micro-batches and the gradient summed in float32.
+    `axis_name` is the axis of devices to reduce over, None where one has the whole batch. A step
+    whose loss or gradient is not finite leaves parameters and optimizer as they were and says
+    `skipped` = 1.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        normalizers = objective.normalizers(batch)
+        if axis_name:
+            normalizers = jax.lax.psum(normalizers, axis_name)
+        gradient = jax.value_and_grad(objective.loss, has_aux=True)
+
+        def one(micro: Batch, key: Array) -> tuple[Any, Metrics]:
+            (loss, metrics), grads = gradient(state.params, micro, normalizers, key)
+            return grads, {"loss": loss, **metrics}
+
+        summed = _accumulated(one, batch, key, accumulate)
+        grads, metrics = jax.lax.psum(summed, axis_name) if axis_name else summed
+
+        grad_norm = global_norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        good = jnp.isfinite(grad_norm) & jnp.isfinite(metrics["loss"])
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        metrics |= {"grad_norm": grad_norm, "skipped": 1.0 - good.astype(jnp.float32)}
+        ratios = trust_ratios(opt_state)
+        if ratios:
+            metrics["trust_ratio"] = jnp.stack(list(ratios.values()))
+        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+
+    return train_step
+
+
+def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: int) -> Any:
+    """Sums `one(micro_batch, key)` over the micro-batches in a loop, so that only one's activations
+    live at a time."""
+
+    if accumulate == 1:
+        return one(batch, key)
+
+    def divide(x: Array) -> Array:
+        # Micro-batch a takes rows a, a + A, …: then each device's own rows divide evenly and none
+        # moves.
+        return x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
+
+    micros = jax.tree.map(divide, batch)
+    keys = jax.random.split(key, accumulate)
+    first = jax.tree.map(lambda x: x[0], micros)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first, keys[0]))
+
+    def body(total: Any, micro_and_key: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(*micro_and_key)), None
+
+    return jax.lax.scan(body, zeros, (micros, keys))[0]
+
+
+def make_eval_step(
+    objective: Objective, *, axis_name: str | None = None
+) -> Callable[[Any, Batch], dict[str, Metrics]]:
+    """Sums without dropout: {"sums": metrics undivided, "weights": their normalisers}."""
+
+    def eval_step(params: Any, batch: Batch) -> dict[str, Metrics]:
+        weights = objective.normalizers(batch)
+        ones = {name: jnp.ones(()) for name in weights}
+        _, sums = objective.loss(params, batch, ones, None)
+        result = {"sums": sums, "weights": weights}
+        return jax.lax.psum(result, axis_name) if axis_name else result
+
+    return eval_step

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of what a caller passes to a public function: for a value of the wrong kind a UserError
+names the argument, shows the value and says what would be right.
+
+Standard library only, so that `import albert_jax` is instant.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import numbers
+import os
+import reprlib
+import types
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from albert_jax.utils.errors import UserError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# One of a kind, and several.
+_WORDS: dict[Any, tuple[str, str]] = {
+    bool: ("True or False", "True or False"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a string", "strings"),
+    Path: ("a path", "paths"),
+    type(None): ("None", "None"),
+    collections.abc.Callable: ("a function", "functions"),
+    collections.abc.Mapping: ("a mapping", "mappings"),
+    collections.abc.Iterator: ("an iterator", "iterators"),
+    dict: ("a dict", "dicts"),
+    SupportsIndex: ("a whole number", "whole numbers"),
+}
+
+
+def checked(function: F) -> F:
+    """Makes a function check the kinds of its arguments against its annotations.
+
+    A number of NumPy's becomes Python's own. Calls with too many, too few or unknown arguments are
+    left to Python. The wrapper raises UserError for an argument of another kind than its annotation
+    says.
+    """
+    signature = inspect.signature(function)
+    hints: dict[str, Any] = {}
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not hints:
+            hints.update(get_type_hints(function))
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # Python's own error says it best
+        for name, value in bound.arguments.items():
+            parameter = signature.parameters[name]
+            variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if name in hints and not variadic:
+                _require_kind(name, value, hints[name])
+                bound.arguments[name] = _pythons_own(value, hints[name])
+        return function(*bound.args, **bound.kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _pythons_own(value: Any, hint: Any) -> Any:
+    """A number that is to be written as JSON, say, which NumPy's cannot be."""
+    is_scalar = hasattr(value, "item") and getattr(value, "ndim", 1) == 0
+    return value.item() if is_scalar and {bool, int, float} & set(_choices(hint)) else value
+
+
+def _require_kind(name: str, value: Any, hint: Any) -> None:
+    """Raises UserError for a value, or an item of a list, of another kind than the annotation."""
+    if _fits(value, hint):
+        return
+    lists = [x for x in _choices(hint) if get_args(x) and _is_list_for(value, x)]
+    for position, item in enumerate(value if lists else ()):
+        if not any(_fits(item, get_args(x)[0]) for x in lists):
+            wanted = " or ".join(_in_words(get_args(x)[0]) for x in lists)
+            raise UserError(f"{name}[{position}] {shown(item)} must be {wanted}")
+    raise UserError(f"{name} {shown(value)} must be {_in_words(hint)}")
+
+
+def shown(value: Any) -> str:
+    """Returns a value as an error message shows it: one line, shortened."""
+    return " ".join(reprlib.repr(value).split())
+
+
+def path_of(value: Any, name: str) -> Path:
+    """Returns an argument that is to be a path; raises UserError for another kind, for an empty one
+    and for one that no file system takes."""
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise UserError(f"{name} {shown(value)} must be a string or a path")
+    if not os.fspath(value) or "\0" in os.fspath(value):
+        raise UserError(f"{name} {shown(os.fspath(value))} is no path; give one")
+    try:
+        os.stat(value)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # ValueError: characters that no file name can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{name} {shown(os.fspath(value))} cannot be read ({reason})") from None
+    return Path(value)
+
+
+def whole_number(value: Any, name: str, least: int, most: int) -> int:
+    """Returns an argument that is to be a whole number, NumPy's included, from `least` to `most`;
+    raises UserError otherwise."""
+    if not _fits(value, int):
+        raise UserError(f"{name} {shown(value)} must be a whole number, {least} to {most}")
+    if not least <= value <= most:
+        raise UserError(f"{name} {value} must be between {least} and {most}")
+    return int(value)
+
+
+def texts_of(value: Any, name: str) -> list[str]:
+    """Returns the texts of an argument: one string, or any ordered iterable of strings, as a list,
+    a generator, or a one-dimensional array or column of strings.
+
+    Raises UserError, with the position, for anything else.
+    """
+    if isinstance(value, str):
+        return [value]
+    refused = isinstance(value, (bytes, bytearray, Mapping, Set))  # of no texts, or in no order
+    if refused or getattr(value, "ndim", 1) != 1 or not _is_iterable(value):
+        raise UserError(f"{name} {shown(value)} must be a string or a list of strings")
+    texts = list(value)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"{name}[{position}] {shown(text)} must be a string")
+    return texts
+
+
+def _is_iterable(value: Any) -> bool:
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the kind that an annotation names; annotations that are not known here
+    fit everything."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return any(isinstance(value, type(choice)) and value == choice for choice in arguments)
+    if origin in (types.UnionType, Union):
+        return any(_fits(value, choice) for choice in arguments)
+    is_flag = isinstance(value, bool) or _is_numpys_flag(value)
+    if hint is bool or is_flag:  # which is an int to Python
+        return hint is bool and is_flag
+    if hint is int:
+        return isinstance(value, numbers.Integral)
+    if hint is float:
+        return isinstance(value, numbers.Real)
+    if hint is Path:
+        return isinstance(value, os.PathLike)
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return True
+    if arguments and _is_list_for(value, hint):
+        return all(_fits(item, arguments[0]) for item in value)
+    return isinstance(value, kind)
+
+
+def _is_numpys_flag(value: Any) -> bool:
+    return getattr(value, "ndim", 1) == 0 and getattr(value, "dtype", None) == "bool"
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The annotations of a union, or the one that it is."""
+    return get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
+
+
+def _is_list_for(value: Any, hint: Any) -> bool:
+    """Whether a value is a list or tuple, whose items can be looked at, where one may be given."""
+    kind = get_origin(hint)
+    return isinstance(value, (list, tuple)) and isinstance(kind, type) and isinstance(value, kind)
+
+
+def _in_words(hint: Any, *, many: bool = False) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (types.UnionType, Union):
+        return " or ".join(_in_words(choice, many=many) for choice in arguments)
+    kind = origin or hint
+    if kind in _WORDS:
+        return _WORDS[kind][many]
+    if arguments:
+        return f"a list of {_in_words(arguments[0], many=True)}"
+    return f"of type {getattr(hint, '__name__', hint)}"

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and folders that are there whole or not at all: written beside their place and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.interrupts import undone_on_exit
+from albert_jax.utils.locks import Lock
+
+# Two processes, and two calls in one process, never write to one temporary file.
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.(tmp|new)")
+
+
+@contextlib.contextmanager
+def appearing_file(dest: Path) -> Iterator[Path]:
+    """Yields a path to write a file to, which becomes `dest` at the end, or nothing where an error
+    is raised; other processes may be writing it too, and the last one stays."""
+    temporary = beside(dest, "tmp")
+
+    def remove() -> None:
+        temporary.unlink(missing_ok=True)
+
+    with undone_on_exit(remove):
+        try:
+            yield temporary
+            os.replace(temporary, dest)
+        finally:
+            remove()
+
+
+@contextlib.contextmanager
+def appearing_whole(dest: Path) -> Iterator[Path]:
+    """Yields a folder to write into, which becomes `dest` at the end, or nothing where an error is
+    raised.
+
+    A folder that is at `dest` is replaced. Raises UserError where another process is writing it,
+    and for a disk that does not take it.
+    """
+    dest = dest.resolve()
+    busy = f"{dest} is being written by {{owner}}; wait for it, or name another place"
+    try:
+        with (
+            Lock(dest.with_name(f".{dest.name}.lock"), busy) as lock,
+            undone_on_exit(lock.release),
+            undone_on_exit(lambda: _tidy(dest)),
+        ):
+            _tidy(dest)
+            new, old = beside(dest, "new"), dest.with_name(f".{dest.name}.old")
+            try:
+                new.mkdir()
+                yield new
+                if dest.exists():
+                    dest.rename(old)
+                new.rename(dest)
+            finally:
+                _tidy(dest)
+    except OSError as error:
+        raise UserError(f"{dest} NOT written: {error}") from None
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yields an empty folder among the system's temporary files, which is gone at the end, even at
+    one by a signal."""
+    folder = Path(tempfile.mkdtemp(prefix="albert-jax-"))
+
+    def remove() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    with undone_on_exit(remove):
+        try:
+            yield folder
+        finally:
+            remove()
+
+
+def _tidy(dest: Path) -> None:
+    """Undoes what a killed process left of `appearing_whole`; only the lock's owner may call it."""
+    old = dest.with_name(f".{dest.name}.old")
+    if old.exists() and not dest.exists():  # killed, or failed, between its renames
+        old.rename(dest)
+    shutil.rmtree(old, ignore_errors=True)
+    remove_leftovers(dest.parent, dest.name)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Removes what killed processes left of `name`, or of everything, that was to appear in a
+    folder; for one who knows that no other writes there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or name not in (None, found["name"]):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def beside(dest: Path, kind: str) -> Path:
+    """Returns a name for a temporary file (tmp) or folder (new) beside `dest`, like no other."""
+    return dest.with_name(f".{dest.name}.{os.getpid()}-{secrets.token_hex(4)}.{kind}")
+
+
+def require_apart(dest: str | Path, sources: Iterable[str | Path], flag: str = "--output") -> None:
+    """Raises UserError where writing `dest` would destroy one of the sources: it is the source,
+    under this or another name, or a folder that holds it."""
+    dest = Path(dest)
+    for source in map(Path, sources):
+        if not dest.exists() or not source.exists():
+            continue
+        if dest.samefile(source):
+            raise UserError(f"{dest} is the input itself; name another place for {flag}")
+        if dest.is_dir() and any(dest.samefile(parent) for parent in source.resolve().parents):
+            raise UserError(f"{dest} holds the input {source}; name another place for {flag}")
+
+
+@contextlib.contextmanager
+def result_lines(dest: str) -> Iterator[TextIO]:
+    """Yields a stream for lines of results: standard output where `dest` is -, else a file that
+    appears whole at the end.
+
+    Where an error ends it, what was written so far stays in DEST.partial, which the error then
+    names, and DEST is as it was. A pipe or a device is written to directly.
+    """
+    path = Path(dest)
+    if dest == "-":
+        yield sys.stdout
+        return
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file for --output")
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8") as stream:
+            yield stream
+        return
+    path = path.resolve()  # a link stays one
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with appearing_file(path) as temporary:
+
+        def keep() -> bool:
+            there = temporary.exists() and temporary.stat().st_size > 0
+            if there:
+                os.replace(temporary, partial)
+            return there
+
+        with undone_on_exit(keep):
+            try:
+                with temporary.open("w", encoding="utf-8") as stream:
+                    yield stream
+            except BaseException as error:
+                if not keep():
+                    raise
+                kept = f"what came before is in {partial}"
+                if isinstance(error, UserError):
+                    raise UserError(f"{error}; {kept}") from None
+                is_pipe = isinstance(error, BrokenPipeError)
+                if isinstance(error, OSError) and error.filename is None and not is_pipe:
+                    why = error.strerror or error  # a full disk
+                    raise UserError(f"{dest} NOT written: {why}; {kept}") from None
+                raise
+    partial.unlink(missing_ok=True)  # an earlier attempt's
+
+
+@contextlib.contextmanager
+def writing(dest: str | Path) -> Iterator[None]:
+    """Turns what the file system refuses, as a full disk does, into UserError that names `dest`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UserError(f"{dest} NOT written: {error.strerror or error}") from None

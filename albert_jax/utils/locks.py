@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locks on the file system: one process at a time writes a destination or uses a work directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.streams import say
+
+
+class Lock:
+    """A lock on `path`, held from the call until `release` or until the process ends, however.
+
+    The file holds a line that names its owner, and is removed on release. Folders above it are made
+    where they are missing; those that are still empty on release go with it. A file system without
+    locks is said aloud and otherwise passed over.
+
+    Raises UserError where another holds it: `busy`, with the owner in place of {owner}. Raises
+    OSError where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, busy: str) -> None:
+        self._path = path
+        self._made = [folder for folder in path.parents if not folder.exists()]  # the deepest first
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = _locked(path, busy)
+
+    def release(self) -> None:
+        """Gives the lock back; a second call does nothing."""
+        if self._file is None:
+            return
+        self._path.unlink(missing_ok=True)  # before it is free: another would hold a lost file
+        os.close(self._file)
+        self._file = None
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # there is something in it, or it is gone
+                folder.rmdir()
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def _locked(path: Path, busy: str) -> int | None:
+    """An open, locked file at `path`, as a descriptor."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(file)
+            raise UserError(busy.format(owner=owner)) from None
+        except OSError as error:
+            say(f"{path.parent} cannot be locked ({error.strerror}); let nothing else write there")
+        if _is_at(file, path):
+            break
+        os.close(file)  # its owner removed it between our two calls
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+    return file
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False

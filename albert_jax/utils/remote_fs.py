@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files at gs:// and at fsspec's other addresses: the client, bounded waits, errors of one line."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from albert_jax.utils.errors import UserError
+
+WAIT_SECONDS = 60.0  # for a first answer, and beside SLOWEST for each file
+SLOWEST = 100_000  # bytes a second
+
+
+def is_address(text: str) -> bool:
+    """Whether it names something on a network: any scheme counts, so that its error can name it."""
+    return "://" in text
+
+
+def connect(address: str) -> tuple[Any, str]:
+    """fsspec's file system for an address and the address's path there, without a slash at its end.
+
+    Raises UserError for a scheme that is none and for one whose library is missing.
+    """
+
+    def make() -> tuple[Any, str]:
+        try:
+            import fsspec
+
+            for client in ("gcsfs", "google.auth"):  # their failures are raised as well as logged
+                logging.getLogger(client).setLevel(logging.CRITICAL)
+            here = {"auto_mkdir": True} if address.startswith(("file:", "local:")) else {}
+            return fsspec.core.url_to_fs(address.rstrip("/"), **here)
+        except ImportError:
+            raise UserError(
+                f"{address} needs gcsfs; pip install 'albert-jax[gcs]', or copy it here first"
+            ) from None
+        except ValueError as error:
+            raise UserError(
+                f"{address} cannot be read ({error}); give a folder or gs://…"
+            ) from None
+
+    return within(address, make)  # the client may look for credentials first
+
+
+def within(address: str, call: Callable[[], Any], size: int = 0) -> Any:
+    """What `call` returns, which moves `size` bytes; UserError where it fails, as without
+    credentials, or has not ended in a minute and 10 s for each MB.
+
+    FileNotFoundError goes through: only the caller knows what it means.
+    """
+    seconds = WAIT_SECONDS + size / SLOWEST
+    outcome: list[Any] = []
+    failure: list[Exception] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except Exception as error:  # a client's own kinds, as google.auth's
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # one that hangs must not keep the process
+    thread.start()
+    thread.join(seconds)
+    if outcome:
+        return outcome[0]
+    if failure and isinstance(failure[0], UserError | FileNotFoundError):
+        raise failure[0]
+    raise refusal(address, failure[0] if failure else f"no answer in {seconds:.0f} s")
+
+
+def refusal(address: str, reason: Exception | str) -> UserError:
+    """The error for an address that cannot be reached, with the client's words."""
+    said = " ".join(str(reason).split())[:200] or type(reason).__name__
+    return UserError(
+        f"{address} cannot be reached ({said}); check the address and the credentials "
+        "(gcloud auth application-default login)"
+    )

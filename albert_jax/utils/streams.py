@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Standard streams that may be closed, full or ASCII."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from albert_jax.utils.errors import UserError
+
+
+def say(text: str) -> None:
+    """Writes a line for a person to stderr; a stderr that is closed or full stops nothing."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
+
+class _Stream:
+    """A text stream whose failures are `_failed`'s to judge."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._failed(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Stderr(_Stream):
+    def _failed(self, error: OSError) -> None:
+        """Nobody reads on: a run of days must not end for that."""
+
+
+class _Stdout(_Stream):
+    def _failed(self, error: OSError) -> None:
+        """Raises UserError, but BrokenPipeError for a reader who has had enough."""
+        # What is buffered would be written, and fail, once more when the interpreter ends.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        if error.errno == errno.EPIPE:
+            raise error
+        raise UserError(
+            f"standard output cannot be written ({error.strerror}); give it a place with room"
+        )
+
+
+@contextlib.contextmanager
+def mended_standard_streams() -> Iterator[None]:
+    """While entered, stdin, stdout and stderr are such that nothing surprises a command.
+
+    A closed one is opened on the null device, or the next file to be opened would get its number
+    and what libraries print. Writing to a closed or full stdout raises UserError; to such a stderr
+    it does nothing. Characters that stdout's encoding lacks are written as escapes.
+    """
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest number that is free, and so this one
+    before = sys.stdin, sys.stdout, sys.stderr
+    stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for stream in (stdout, stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdin = stdin
+    sys.stdout, sys.stderr = _Stdout(stdout), _Stderr(stderr)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = before
+
+
+def json_line(value: Any, stream: TextIO) -> str:
+    """Returns a value as a line of JSON that `stream` can encode: lone surrogates, and what is not
+    ASCII where it is no UTF-8, become JSON's own escapes. Raises ValueError for NaN."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, allow_nan=False)
+    return text + "\n"

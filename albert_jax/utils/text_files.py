@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes of a task's file, plain or gz, to numbered lines of text, in the order they come."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from albert_jax.utils.errors import UserError
+
+Line = tuple[int, str]  # its number in the file, from 1; its text without what ends it
+LineOrError = tuple[int, str | UserError]  # the same where errors are kept
+
+_BLOCK_BYTES = 1 << 16
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_TABLE = "save its table as CSV or JSONL in UTF-8"
+# What a file may begin with that is no text. The longer beginning goes before its own start.
+_NOT_TEXT = {
+    b"\xff\xfe\x00\x00": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
+    b"\x00\x00\xfe\xff": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
+    b"\xff\xfe": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
+    b"\xfe\xff": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8"),
+    b"PK\x03\x04": ("a zip archive or an Excel workbook", _TABLE),
+    b"PAR1\x15": ("a Parquet file", _TABLE),
+    b"\x1f\x8b": ("gz-compressed", "decompress it with zcat"),
+    b"\xfd7zXZ": ("xz-compressed", "decompress it with xzcat"),
+    b"\x28\xb5\x2f\xfd": ("zstd-compressed", "decompress it with zstdcat"),
+}
+_BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
+
+
+class Stream(Protocol):
+    """What is used of an open file."""
+
+    def read1(self, size: int = -1, /) -> bytes: ...
+
+
+def kind_of(path: str | Path) -> str:
+    """Return what a file is by its name: "csv" of `a/train.CSV.gz`, "" of a name without a dot."""
+    name = Path(path).name.lower().removesuffix(".gz")
+    return Path(name).suffix[1:]
+
+
+def file_lines(path: str | Path, *, keep_errors: bool = False) -> Iterator[Any]:
+    """Yield a file's lines, read as they are asked for; a gz file is known by its content.
+
+    Lines end in \\n or \\r\\n; where \\r alone ends the first, it ends all. A byte order mark is
+    left out. With `keep_errors` a line that is no UTF-8 is yielded as its error. Raises UserError,
+    with the row, for a file that cannot be read, is empty, is damaged or is no UTF-8 text.
+    """
+    has_text = False
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below; what fails there is not the file's
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    with file:
+        is_gz = file.peek(2)[:2] == b"\x1f\x8b"
+        stream: Stream = gzip.GzipFile(fileobj=file) if is_gz else file
+        together = lines_together(stream, str(path), keep_errors=keep_errors)
+        for number, line in itertools.chain.from_iterable(together):
+            has_text = has_text or isinstance(line, UserError) or bool(line.strip())
+            yield number, line
+    if not has_text:
+        raise UserError(f"{path} is empty; fetch or write it again")
+
+
+def read_text(path: Path) -> str:
+    """Return the text of `file_lines`, lines ended by \\n."""
+    return "\n".join(text for _, text in file_lines(path))
+
+
+def lines_together(
+    stream: Stream, name: str, *, keep_errors: bool = False
+) -> Iterator[Iterator[LineOrError]]:
+    """Yield the lines of a stream, together those that came together.
+
+    They are decoded one by one, so that those before a damaged one are had before the UserError,
+    which with `keep_errors` is yielded in its place.
+    """
+    lines = _Lines()
+    for data in _blocks(stream, name):
+        yield _lines_of(lines.feed(data), name, keep_errors=keep_errors)
+    yield _lines_of(lines.rest(), name, keep_errors=keep_errors)
+
+
+def _blocks(stream: Stream, name: str) -> Iterator[bytes]:
+    while True:
+        try:
+            data = stream.read1(_BLOCK_BYTES)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UserError(
+                f"{name} is a damaged gz file ({error}); fetch or make it again"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error.strerror}") from None
+        if not data:
+            return
+        yield data
+
+
+class _RawLine(NamedTuple):
+    number: int
+    offset: int  # bytes before it
+    data: bytes
+
+
+class _Lines:
+    """Cuts blocks of bytes into lines; holds what has no end yet."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._ends: re.Pattern[bytes] | None = None
+        self._number, self._offset = 0, 0
+
+    def feed(self, data: bytes) -> list[_RawLine]:
+        """Return the lines that end in the bytes so far."""
+        self._held += data
+        # Looked for in what is new: a line of many blocks is not searched again and again.
+        return self._cut(is_last=False) if re.search(rb"[\r\n]", data) else []
+
+    def rest(self) -> list[_RawLine]:
+        """Return the last lines; the very last need not end."""
+        return self._cut(is_last=True)
+
+    def _cut(self, *, is_last: bool) -> list[_RawLine]:
+        held, start, lines = bytes(self._held), 0, []
+        if self._ends is None:
+            self._ends = _line_ends(held, is_last=is_last)
+        for end in self._ends.finditer(held) if self._ends else ():
+            if end[0] == b"\r" and end.end() == len(held) and not is_last:
+                break  # it may be half of a \r\n
+            lines.append(self._line(held[start : end.start()], start))
+            start = end.end()
+        if is_last and start < len(held):
+            lines.append(self._line(held[start:], start))
+            start = len(held)
+        del self._held[:start]
+        self._offset += start
+        return lines
+
+    def _line(self, data: bytes, start: int) -> _RawLine:
+        self._number += 1
+        return _RawLine(self._number, self._offset + start, data)
+
+
+def _line_ends(held: bytes, *, is_last: bool) -> re.Pattern[bytes] | None:
+    """Return what ends the lines of a file that begins so, None where that does not show yet."""
+    first = re.search(rb"[\r\n]", held)
+    if first is None or (first[0] == b"\r" and first.end() == len(held) and not is_last):
+        return None
+    is_lone = first[0] == b"\r" and held[first.end() : first.end() + 1] != b"\n"
+    return re.compile(rb"\r\n|\r|\n" if is_lone else rb"\r?\n")
+
+
+def _lines_of(lines: Iterable[_RawLine], name: str, *, keep_errors: bool) -> Iterator[LineOrError]:
+    for line in lines:
+        if line.number == 1:
+            _require_text(line.data, name)
+        try:
+            yield line.number, _decoded(line, name)
+        except UserError as error:
+            if not keep_errors:
+                raise
+            yield line.number, error
+
+
+def _decoded(line: _RawLine, name: str) -> str:
+    number, offset, data = line
+    try:
+        text = data.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        # The codec counts from behind the mark that it takes for none.
+        mark = 3 if number == 1 and data.startswith(_BYTE_ORDER_MARK) else 0
+        at = error.start + mark
+        raise UserError(
+            f"{name} row {number}: invalid UTF-8 at byte {offset + at} (0x{data[at]:02x}); "
+            "convert the file to UTF-8"
+        ) from None
+    if "\0" in text:
+        raise UserError(
+            f"{name} row {number} has a NUL byte at byte {offset + data.index(0)}; remove it, "
+            "or convert the file to UTF-8 if it is UTF-16"
+        )
+    return text
+
+
+def _require_text(start: bytes, name: str) -> None:
+    found = next((told for magic, told in _NOT_TEXT.items() if start.startswith(magic)), None)
+    if _BZIP2.match(start):
+        found = "bzip2-compressed", "decompress it with bzcat"
+    if found:
+        raise UserError(f"{name} is {found[0]}, not UTF-8 text; {found[1]}")

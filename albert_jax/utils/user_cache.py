@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where what can be made or fetched again is kept between runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from albert_jax.utils.errors import UserError
+
+
+def user_cache(name: str) -> Path:
+    """Return a folder of the user's cache: $XDG_CACHE_HOME/albert_jax/NAME, else below ~/.cache.
+
+    Raises UserError where the user has no home.
+    """
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = Path(home) if home else Path("~/.cache").expanduser()
+    except RuntimeError:
+        raise UserError(
+            "this user has no home folder to keep a cache in; set XDG_CACHE_HOME to a folder"
+        ) from None
+    return folder / "albert_jax" / name
