@@ -31,7 +31,7 @@ from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import RawExample, find_task
 from albert_jax.tasks.batches import TrainingBatches
 from albert_jax.tasks.collate import Row, collate
-from albert_jax.training.finetune_setup import features_of
+from albert_jax.tasks.split_features import features_of
 from albert_jax.training.losses import task_objective
 from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import init_state, make_train_step

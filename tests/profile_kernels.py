@@ -5,8 +5,8 @@
     python -m tests.profile_kernels --instructions --dropout 0.1
 
 Prints each kernel's cycles and the share of the chip's peak that its matmuls reach, or how many
-instructions one of its blocks of heads takes; `albert_jax/perf/tpu/estimate.py` keeps the shares. Needs
-libtpu, whose profile aborts on v4 and, by 0.0.52, on v5p and with dropout.
+instructions one of its blocks of heads takes; `albert_jax/perf/tpu/estimate.py` keeps the shares.
+Needs libtpu, whose profile aborts on v4 and, by 0.0.52, on v5p and with dropout.
 """
 
 import argparse

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.models.attention import attend, attention_probs
 from albert_jax.models.attention_pallas import is_kept, rows, splash
 from albert_jax.models.dropout import drop, row_seeds
 from albert_jax.models.lowering import Target, traced_for
-from albert_jax.perf.benchmark import cached_programs
 from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice
 from albert_jax.utils.errors import UserError
 from tests.test_dropout import RATE, assert_as_if_drawn, neighbours

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_files import decode_json, finite, read_json
+from albert_jax.utils.json_files import decode_json, read_json
+from albert_jax.utils.json_values import finite
 
 
 @dataclass(frozen=True)

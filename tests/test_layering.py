@@ -59,13 +59,13 @@ def test_the_contracts_of_imports_are_kept() -> None:
 
 
 def test_own_modules_are_imported_at_the_top() -> None:
-    late = {
-        module: name
-        for module in MODULES
-        if module not in ("", "__main__", "cli.main")
-        for statement, name in _imports(tree := _parse(module))
-        if statement not in tree.body and name.split(".")[0] == "albert_jax"
-    }
+    late = {}
+    for module in MODULES:
+        if module not in ("", "__main__", "cli.main"):
+            tree = _parse(module)
+            for statement, name in _imports(tree):
+                if statement not in tree.body and name.split(".")[0] == "albert_jax":
+                    late[module] = name
     assert late == {}
 
 

@@ -9,7 +9,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from albert_jax.checkpoint.integrity import json_sha256
 from albert_jax.cli.recipe_plan import with_plan
 from albert_jax.data.loader import KEYS, batch_at, make_dataset
 from albert_jax.data.mixture import BLOCK, Mixture, share_out, split_stores
@@ -18,9 +17,10 @@ from albert_jax.data.pretraining import identity_of, open_data
 from albert_jax.data.store import TokenStore
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.data.vocabulary import train_tokenizer
+from albert_jax.perf.dry_run import describe_plan
 from albert_jax.training.pretrain import pretrain
-from albert_jax.training.pretrain_report import describe_plan
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import json_sha256
 from tests.pretraining_runs import TINY, VOCABULARY, make_store, tiny_config
 
 

@@ -20,9 +20,9 @@ from albert_jax.checkpoint.manager import Checkpointer
 from albert_jax.config.run import PretrainConfig, TrainConfig, load_recipe
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import open_data
+from albert_jax.perf.dry_run import describe_plan
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import export, pretrain
-from albert_jax.training.pretrain_report import describe_plan
 from albert_jax.utils.errors import UserError
 from tests.pretraining_runs import TINY, VOCABULARY, make_store, run_with_kills, tiny_config
 

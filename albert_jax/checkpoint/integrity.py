@@ -7,7 +7,6 @@ array that is written has its CRC-32C beside it, in a JSON document that carries
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -93,29 +92,6 @@ def differences(there: Table, here: Table) -> list[str]:
     return [f"{name}: {old} there, {new} here" for name, old, new in pairs if old != new]
 
 
-def unlike_values(
-    there: Mapping[str, Any], here: Mapping[str, Any], where: str = "there", whose: str = "here"
-) -> list[str]:
-    """A phrase for every value in which two JSON documents differ, named to the last key."""
-    theirs, ours = _flat(there), _flat(json.loads(json.dumps(dict(here))))
-    return [
-        f"{key} is {theirs.get(key, 'unset')!r} {where} and {ours.get(key, 'unset')!r} {whose}"
-        for key in sorted({*theirs, *ours})
-        if theirs.get(key, "unset") != ours.get(key, "unset")
-    ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
     """The names of the arrays that hold NaN or an infinity."""
     return [name for name, array in arrays.items() if not _is_finite(array)]
@@ -158,11 +134,6 @@ def nest(arrays: Mapping[str, Any]) -> dict[str, Any]:
             raise Damaged(f"{name} is an array and holds others")
         node[last] = array
     return tree
-
-
-def json_sha256(value: Any) -> str:
-    """The SHA-256 of a JSON value, whatever the order of its keys; part of a run's identity."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def seal(document: Mapping[str, Any]) -> dict[str, Any]:

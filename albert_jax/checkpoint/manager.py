@@ -35,11 +35,11 @@ from albert_jax.checkpoint.integrity import (
     read_document,
     seal,
     table_of,
-    unlike_values,
 )
 from albert_jax.distributed import multihost
 from albert_jax.utils.atomic import remove_leftovers
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import unlike_values
 from albert_jax.utils.locks import Lock
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import first_ten

@@ -50,7 +50,8 @@ from albert_jax.config.run import AlbertConfig
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_files import finite, read_json
+from albert_jax.utils.json_files import read_json
+from albert_jax.utils.json_values import finite
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten, shortened
 

@@ -191,8 +191,8 @@ def pretrain(
     require_pretraining_inputs(config, workdir_too=not dry_run)
     keep_freed_memory()  # before JAX is imported
     from albert_jax.distributed.multihost import Launch
+    from albert_jax.perf.dry_run import describe_plan
     from albert_jax.training.pretrain import pretrain
-    from albert_jax.training.pretrain_report import describe_plan
 
     launch = Launch(coordinator, num_processes, process_id, start_timeout, peer_timeout)
     if not multihost and launch != Launch():

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.checkpoint.integrity import json_sha256
 from albert_jax.config.run import PretrainConfig, to_dict
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import Source
 from albert_jax.data.masking import word_starts
 from albert_jax.data.mixture import BLOCK, Mixture, seed_of, share_out, split_stores
 from albert_jax.data.prepare.build import prepare, unigram_statistics
+from albert_jax.data.required import require_pretraining_data
 from albert_jax.data.store import TokenStore
 from albert_jax.data.store_manifest import SPLITS
 from albert_jax.data.store_remote import local_store, remedy_for
@@ -30,10 +30,10 @@ from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.tfrecord import RecordSource
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.data.vocabulary import train_tokenizer
-from albert_jax.training.run_inputs import require_pretraining_inputs
 from albert_jax.utils.atomic import appearing_file, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
+from albert_jax.utils.json_values import json_sha256
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
 
@@ -59,7 +59,7 @@ class Data:
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
     """The configured data; without a store, one is first made of `config.text` inside `workdir`."""
-    require_pretraining_inputs(config, workdir_too=False)
+    require_pretraining_data(config)
     store = config.store
     if config.text and store is None:
         if workdir is None:
@@ -133,13 +133,12 @@ def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> D
         parts.append(_open_store(dataclasses.replace(config, train=train), path, folders[path]))
     given = zip(weights.values(), parts, strict=True)
     counts = share_out([weight or len(part.train) for weight, part in given], list(stores))
-    held = [i for i, part in enumerate(parts) if part.heldout is not None]
+    held = {i: part.heldout for i, part in enumerate(parts) if part.heldout is not None}
     heldout, baselines = None, {}
     if held:
         names = [list(stores)[i] for i in held]
         held_counts = share_out([counts[i] for i in held], names)
-        sources = [parts[i].heldout for i in held]
-        heldout = Mixture(sources, held_counts, names=names, seed=seed)
+        heldout = Mixture(list(held.values()), held_counts, names=names, seed=seed)
         baselines = _mixed_baselines([stores[name] for name in names], held_counts)
     data = [[part.identity["data"], count] for part, count in zip(parts, counts, strict=True)]
     return dataclasses.replace(

@@ -35,10 +35,10 @@ from jax.experimental import multihost_utils
 from jaxlib import _jax
 
 from albert_jax import __version__
-from albert_jax.checkpoint.integrity import unlike_values
 from albert_jax.distributed.rendezvous import Peer, host_and_port, meet
 from albert_jax.utils import interrupts
 from albert_jax.utils.errors import TryAgain, UserError
+from albert_jax.utils.json_values import unlike_values
 from albert_jax.utils.streams import say
 
 JOIN_SECONDS = 60  # for JAX to join processes that have all come

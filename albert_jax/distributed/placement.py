@@ -9,10 +9,8 @@ it takes.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +22,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from albert_jax.distributed import multihost
 from albert_jax.models.lowering import Target, traced_for
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.user_cache import user_cache
 
 AXIS = "data"
 
@@ -248,20 +245,3 @@ def _pmap_placement(
 
 def _copied(state: Any) -> Any:
     return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
-
-
-def set_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs in `folder` between runs; None: the user's cache folder, "": not at
-    all."""
-    if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
-        return  # the second: set from outside, by JAX_COMPILATION_CACHE_DIR
-    if folder is None:
-        folder = str(user_cache("xla"))
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        logging.warning("no compilation cache: %s", error)
-        return
-    jax.config.update("jax_compilation_cache_dir", folder)
-    # JAX leaves out what compiles in a second, and answering needs a dozen such programs.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

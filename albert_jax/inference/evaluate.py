@@ -21,10 +21,10 @@ from albert_jax.tasks import RawExample, Task, find_task
 from albert_jax.tasks.base import TFDS
 from albert_jax.tasks.cuts import lines_about
 from albert_jax.tasks.scores import table_of
-from albert_jax.training.finetune_setup import features_of
+from albert_jax.tasks.split_features import features_of
 from albert_jax.utils.atomic import require_apart, writing
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_files import finite
+from albert_jax.utils.json_values import finite
 from albert_jax.utils.progress import Meter
 from albert_jax.utils.streams import say
 

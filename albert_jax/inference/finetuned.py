@@ -17,7 +17,7 @@ from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.run import ComputeConfig, label_pairs
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.distributed.placement import set_compilation_cache
+from albert_jax.distributed.compilation_cache import set_compilation_cache
 from albert_jax.inference.api import batch_tokens, one_ahead
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Task, find_task

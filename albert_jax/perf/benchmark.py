@@ -17,10 +17,10 @@ from typing import Any, get_args, get_type_hints
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from albert_jax.config.run import BenchmarkConfig, PretrainConfig
 from albert_jax.data.loader import make_dataset
+from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.distributed.placement import (
     Placement,
     check_batch_size,
@@ -39,7 +39,6 @@ from albert_jax.perf.workload import (
     setting_of,
     source_of,
 )
-from albert_jax.training.loop import versions
 from albert_jax.training.memory import (
     OutOfMemory,
     check_fits,
@@ -50,7 +49,7 @@ from albert_jax.training.memory import (
 )
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.malloc import give_back_large_buffers
-from albert_jax.utils.provenance import commit
+from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.streams import say
 
 WARM_UP = 3  # steps before any is timed
@@ -297,26 +296,6 @@ def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> 
             with jax.profiler.StepTraceAnnotation("step", step_num=number):
                 metrics = run(next(batches)[0])
         jax.block_until_ready((metrics, run.live))
-
-
-@contextlib.contextmanager
-def cached_programs(folder: str | None) -> Iterator[None]:
-    """Keeps compiled programs in `folder`, or compiles anew: not what some other cache gives."""
-    wanted = {
-        "jax_enable_compilation_cache": folder is not None,
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in wanted}
-    try:
-        for name, value in wanted.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()  # JAX decides once in a process whether it uses one
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
 
 
 def _loss(metrics: dict[str, Any]) -> float:

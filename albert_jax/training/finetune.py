@@ -17,20 +17,21 @@ from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.manager import Checkpointer, lock_workdir
 from albert_jax.checkpoint.model_dir import MANIFEST, check_destination, export_model, load_model
 from albert_jax.config.run import FinetuneConfig, to_dict
+from albert_jax.distributed.compilation_cache import set_compilation_cache
 from albert_jax.distributed.placement import (
     Placement,
     check_batch_size,
     local_devices,
     make_placement,
-    set_compilation_cache,
 )
 from albert_jax.inference.finetuned import Outputs
 from albert_jax.models.albert import init_params
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.tasks.batches import TrainingBatches
 from albert_jax.tasks.scores import Scores, line_of
+from albert_jax.tasks.split_features import SplitFeatures
 from albert_jax.training.finetune_report import baseline, is_degenerate, provenance, summary, table
-from albert_jax.training.finetune_setup import Prepared, Split, first_params, identity_of, prepare
+from albert_jax.training.finetune_setup import Prepared, first_params, identity_of, prepare
 from albert_jax.training.loop import Position, Run, fit, resume
 from albert_jax.training.losses import task_objective
 from albert_jax.training.memory import check_fits, out_of_memory_told
@@ -39,7 +40,7 @@ from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.training.step import TrainState, init_state, make_train_step
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_files import finite
+from albert_jax.utils.json_values import finite
 from albert_jax.utils.malloc import give_back_large_buffers
 from albert_jax.utils.progress import Meter, Tick
 from albert_jax.utils.streams import say
@@ -276,7 +277,7 @@ class _Best:
         return Scores(numbers, line_of(task, task.metric, numbers))
 
     def judge(
-        self, params: Any, split: Split, tick: Tick | None = None
+        self, params: Any, split: SplitFeatures, tick: Tick | None = None
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and predictions; `tick` hears of rows done."""
         task = self._prepared.task
@@ -285,7 +286,7 @@ class _Best:
         return task.metrics(split.examples, predictions), predictions
 
 
-def _some_of(split: Split, limit: int) -> Split:
+def _some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
     """At most `limit` of the examples, evenly spread over the file."""
     count = len(split.examples)
     if count <= limit:
@@ -296,7 +297,7 @@ def _some_of(split: Split, limit: int) -> Split:
         for feature, row in zip(split.features, split.rows, strict=True)
         if feature.example in kept
     ]
-    return Split(
+    return SplitFeatures(
         [split.examples[i] for i in kept], [f for f, _ in pairs], [row for _, row in pairs]
     )
 

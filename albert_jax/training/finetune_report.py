@@ -19,8 +19,7 @@ import numpy as np
 
 from albert_jax.tasks import RawExample, Task, find_task
 from albert_jax.tasks.scores import in_words, line_of
-from albert_jax.training.loop import versions
-from albert_jax.utils.provenance import commit
+from albert_jax.utils.provenance import commit, versions
 
 
 def constant_predictions(

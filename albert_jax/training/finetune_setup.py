@@ -5,39 +5,27 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from albert_jax.checkpoint.integrity import json_sha256
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.config.run import AlbertConfig, FinetuneConfig, label_pairs, to_dict
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.finetuned import check_pack, configured_task, tokenizer_of
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
-from albert_jax.tasks import Features, RawExample, Task
-from albert_jax.tasks.collate import Row, as_rows
-from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
+from albert_jax.tasks import RawExample, Task
+from albert_jax.tasks.collate import Row
+from albert_jax.tasks.cuts import lines_about
+from albert_jax.tasks.split_features import SplitFeatures, features_of
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.progress import Meter
+from albert_jax.utils.json_values import json_sha256
 from albert_jax.utils.streams import say
-
-MANY = 5000  # examples whose tokenizing is worth a bar
-
-
-@dataclass(frozen=True)
-class Split:
-    """Examples, their features, and these as arrays."""
-
-    examples: list[RawExample]
-    features: list[Features]
-    rows: list[Row]
-    cuts: dict[int, list[Cut]] = field(default_factory=dict)  # of the examples that lost tokens
 
 
 @dataclass(frozen=True)
@@ -48,8 +36,8 @@ class Prepared:
     source: ModelDirectory
     tokenizer: Tokenizer
     model: AlbertForTask
-    train: Split
-    dev: Split
+    train: SplitFeatures
+    dev: SplitFeatures
 
     @property
     def head(self) -> dict[str, Any]:
@@ -123,22 +111,6 @@ def _labelled(task: Task, split: str, data: str) -> list[RawExample]:
             f"{task.name} in {data}; leave them out, or give --data with labels"
         )
     return examples
-
-
-def features_of(
-    task: Task, examples: list[RawExample], tokenizer: Tokenizer, max_seq_length: int
-) -> Split:
-    """The examples with their features, and what these lack of the texts."""
-    features: list[Features] = []
-    cuts: dict[int, list[Cut]] = {}
-    with Meter("tokens", len(examples), unit="example", show=len(examples) >= MANY) as meter:
-        for index, example in enumerate(examples):
-            found = task.features(example, index, tokenizer, max_seq_length)
-            features += found
-            if lost := cuts_of(task, example, found, tokenizer, max_seq_length):
-                cuts[index] = lost
-            meter.add(1)
-    return Split(examples, features, as_rows(features), cuts)
 
 
 def _with_dropout(config: AlbertConfig, dropout: float | None) -> AlbertConfig:

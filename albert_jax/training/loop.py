@@ -12,14 +12,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import flax
 import jax
-import jaxlib
 import numpy as np
-import optax
-import orbax.checkpoint
 
-from albert_jax import __version__
 from albert_jax.checkpoint.manager import Checkpointer
 from albert_jax.config.run import GuardConfig, TrainConfig
 from albert_jax.distributed import multihost
@@ -31,6 +26,7 @@ from albert_jax.training.step import TrainState
 from albert_jax.utils import interrupts
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.progress import Tick
+from albert_jax.utils.provenance import versions
 
 HostBatch = dict[str, np.ndarray]
 Evaluate = Callable[[Any, int, Tick], dict[str, float]]  # (params as placed, step, tick)
@@ -521,10 +517,3 @@ class Meter:
             hours, rest = divmod(left, 3600)
             parts.append(f"left {hours}:{rest // 60:02}:{rest % 60:02}")
         return "  ".join(parts)
-
-
-def versions() -> dict[str, str]:
-    """Of what decides a run's bits."""
-    modules = (jax, jaxlib, flax, optax, orbax.checkpoint, np)
-    found = {module.__name__: module.__version__ for module in modules}
-    return {**found, "albert_jax": __version__}

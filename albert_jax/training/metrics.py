@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from albert_jax.training.curves import curves_figure
 from albert_jax.utils.atomic import appearing_file
-from albert_jax.utils.json_files import finite
+from albert_jax.utils.json_values import finite
 from albert_jax.utils.plots import save_picture, styled
 
 LINE_SECONDS = 30.0  # between lines of what goes on where there is no bar

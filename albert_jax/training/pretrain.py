@@ -24,6 +24,7 @@ from albert_jax.data.loader import Source, batch_at, make_dataset
 from albert_jax.data.pretraining import Data, identity_of, identity_of_settings, open_data
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed import multihost
+from albert_jax.distributed.compilation_cache import set_compilation_cache
 from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import (
     Placement,
@@ -32,10 +33,16 @@ from albert_jax.distributed.placement import (
     make_placement,
     place,
     run_devices,
-    set_compilation_cache,
 )
 from albert_jax.models.flops import train_flops_per_sequence
-from albert_jax.training.loop import Evaluate, Position, Run, fit, log_evaluation, resume, versions
+from albert_jax.training.loop import (
+    Evaluate,
+    Position,
+    Run,
+    fit,
+    log_evaluation,
+    resume,
+)
 from albert_jax.training.losses import Objective
 from albert_jax.training.memory import check_fits, out_of_memory_told
 from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
@@ -48,6 +55,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.malloc import give_back_large_buffers
 from albert_jax.utils.progress import Tick
+from albert_jax.utils.provenance import versions
 from albert_jax.utils.streams import say
 
 Batch = dict[str, np.ndarray]

@@ -4,12 +4,11 @@ told at once."""
 
 from __future__ import annotations
 
-import glob
 from pathlib import Path
 
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
-from albert_jax.data.mixture import split_stores
+from albert_jax.data.required import require_pretraining_data
 from albert_jax.tasks.base import TFDS
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
@@ -21,13 +20,7 @@ def require_pretraining_inputs(config: PretrainConfig, *, workdir_too: bool = Tr
         _require_workdir(config.workdir)
     if config.init_from is not None:
         require_model_directory(config.init_from, "init_from")
-    if config.store is None and not config.text:
-        raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
-    for store, _ in split_stores(config.store) if config.store else ():
-        if not is_address(store) and not Path(store).exists() and not glob.glob(store):
-            raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
-    if config.vocab is not None and not Path(config.vocab).exists():
-        raise UserError(f"vocab {config.vocab} does not exist; give a spiece.model")
+    require_pretraining_data(config)
 
 
 def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = True) -> None:

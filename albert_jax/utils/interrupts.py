@@ -58,7 +58,7 @@ def handled(handler: Callable[[int], None], again: Callable[[int], None] = _kill
 
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in map(int, SIGNALS):
             if signal.getsignal(number) != signal.SIG_IGN:
                 previous[number] = signal.signal(number, handle)
     try:

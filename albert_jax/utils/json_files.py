@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -43,14 +41,3 @@ def decode_json(data: bytes, kind: type[T], *, name: str, hint: str) -> T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{name} is damaged or of another kind ({error}); {hint}") from None
-
-
-def finite(value: Any) -> Any:
-    """Returns a JSON value with None for what is not a number: JSON has no word for it."""
-    if isinstance(value, Mapping):
-        return {key: finite(x) for key, x in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(x) for x in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -13,7 +13,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,7 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LINE_STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 MOST_POINTS = 1000  # of a line: more than a picture has columns of pixels to show
-_REFERENCE = {"color": "0.35", "linestyle": (0, (8, 2, 1, 2)), "linewidth": 1.2}
+_REFERENCE: dict[str, Any] = {"color": "0.35", "linestyle": (0, (8, 2, 1, 2)), "linewidth": 1.2}
 _LETTER = 0.067  # inches of a letter in the smallest size, on average
 _PITCH = 0.125  # inches from one line of it to the next
 _ENTRY = 0.17  # and from one entry of a legend to the next
@@ -35,7 +35,7 @@ _ENTRY = 0.17  # and from one entry of a legend to the next
 # -------------------------------------------------------------------------------------- the style
 
 
-def _style() -> dict[str, Any]:
+def _style() -> dict[Any, Any]:
     from cycler import cycler
 
     count = math.lcm(len(COLOURS) * len(LINE_STYLES), len(MARKERS))
@@ -106,7 +106,7 @@ def new_figure(
     *,
     height: float,
     width: float = WIDTH,
-    layout: str = "constrained",
+    layout: Literal["constrained", "compressed"] = "constrained",
 ) -> tuple[Any, np.ndarray]:
     """Return a Matplotlib figure of so many inches and its panels [rows, columns]."""
     from matplotlib.figure import Figure

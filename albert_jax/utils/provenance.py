@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code a figure was made with."""
+"""Which code, and which versions of the libraries, a figure was made with."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 from pathlib import Path
+
+from albert_jax import __version__
 
 
 def commit() -> str | None:
@@ -21,3 +24,10 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what decides a run's bits."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {name.replace("-", "."): importlib.metadata.version(name) for name in names}
+    return {**found, "albert_jax": __version__}

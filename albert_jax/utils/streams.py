@@ -87,7 +87,7 @@ def mended_standard_streams() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.stdin = stdin
-    sys.stdout, sys.stderr = _Stdout(stdout), _Stderr(stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _Stdout(stdout), _Stderr(stderr)
     try:
         yield
     finally:

@@ -15,16 +15,15 @@ from typing import Any
 import jax
 
 from albert_jax.config.run import BenchmarkConfig, EstimateConfig, PretrainConfig
+from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.distributed.placement import check_batch_size, make_placement
-from albert_jax.perf.benchmark import cached_programs
 from albert_jax.perf.tpu import hlo, libtpu
 from albert_jax.perf.tpu.cost_model import StepCost, step_cost
 from albert_jax.perf.tpu.topology import Slice, compile_only_devices, parse_slice
 from albert_jax.perf.workload import Work, lower, make_work, pretrain_config, setting_of
-from albert_jax.training.loop import versions
 from albert_jax.training.memory import OutOfMemory, out_of_memory_told, program_bytes
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.provenance import commit
+from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.streams import say
 
 OPERATIONS = 12  # of the most expensive

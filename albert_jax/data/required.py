@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pretraining run is to read, looked for before anything slow is imported or made."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from albert_jax.config.run import PretrainConfig
+from albert_jax.data.mixture import split_stores
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import is_address
+
+
+def require_pretraining_data(config: PretrainConfig) -> None:
+    """Raises UserError where a run has no store and no text, or names a store or vocabulary that is
+    not there."""
+    if config.store is None and not config.text:
+        raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
+    for store, _ in split_stores(config.store) if config.store else ():
+        if not is_address(store) and not Path(store).exists() and not glob.glob(store):
+            raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
+    if config.vocab is not None and not Path(config.vocab).exists():
+        raise UserError(f"vocab {config.vocab} does not exist; give a spiece.model")

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where compiled programs are kept between runs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from albert_jax.utils.user_cache import user_cache
+
+
+def set_compilation_cache(folder: str | None) -> None:
+    """Keeps compiled programs in `folder` between runs; None: the user's cache folder, "": not at
+    all."""
+    if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
+        return  # the second: set from outside, by JAX_COMPILATION_CACHE_DIR
+    if folder is None:
+        folder = str(user_cache("xla"))
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.warning("no compilation cache: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
+    # JAX leaves out what compiles in a second, and answering needs a dozen such programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@contextlib.contextmanager
+def cached_programs(folder: str | None) -> Iterator[None]:
+    """Keeps compiled programs in `folder`, or compiles anew: not what some other cache gives."""
+    wanted = {
+        "jax_enable_compilation_cache": folder is not None,
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # JAX decides once in a process whether it uses one
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

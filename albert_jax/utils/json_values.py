@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON values in memory: their digest, what two have different, and what JSON has no word for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def json_sha256(value: Any) -> str:
+    """The SHA-256 of a JSON value, whatever the order of its keys; part of a run's identity."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def unlike_values(
+    there: Mapping[str, Any], here: Mapping[str, Any], where: str = "there", whose: str = "here"
+) -> list[str]:
+    """A phrase for every value in which two JSON documents differ, named to the last key."""
+    theirs, ours = _flat(there), _flat(json.loads(json.dumps(dict(here))))
+    return [
+        f"{key} is {theirs.get(key, 'unset')!r} {where} and {ours.get(key, 'unset')!r} {whose}"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key, "unset") != ours.get(key, "unset")
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def finite(value: Any) -> Any:
+    """Returns a JSON value with None for what is not a number: JSON has no word for it."""
+    if isinstance(value, Mapping):
+        return {key: finite(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(x) for x in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
