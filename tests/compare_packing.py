@@ -25,12 +25,12 @@ import tyro
 from albert_jax.config.run import MODELS, AlbertConfig, OptimizerConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import batch_tokens
-from albert_jax.inference.finetuned import Outputs, head_outputs
+from albert_jax.inference.finetuned import HeadOutputs, head_outputs
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import RawExample, find_task
 from albert_jax.tasks.batches import TrainingBatches
-from albert_jax.tasks.collate import Row, collate
+from albert_jax.tasks.collate import FeatureRow, collate
 from albert_jax.tasks.split_features import features_of
 from albert_jax.training.losses import task_objective
 from albert_jax.training.optimizer import make_optimizer
@@ -59,7 +59,9 @@ def examples_of(task: str, data: Path) -> list[RawExample]:
     return [RawExample(key, (r["text_a"], r["text_b"]), r["label"]) for key, r in records.items()]
 
 
-def forward(model: AlbertForTask, params: Any, rows: list[Row], packs: list[int]) -> Contenders:
+def forward(
+    model: AlbertForTask, params: Any, rows: list[FeatureRow], packs: list[int]
+) -> Contenders:
     """`evaluate` of all rows."""
     apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
     size = max(1, batch_tokens() // LONGEST)
@@ -71,14 +73,14 @@ def forward(model: AlbertForTask, params: Any, rows: list[Row], packs: list[int]
 
     found: Contenders = {"padded to 512": (lambda: padded(size), lambda: padded(len(rows)))}
     for pack in (0, *packs):
-        outputs = Outputs(model, pack=pack)
+        outputs = HeadOutputs(model, pack=pack)
         name = f"packed in {pack}" if pack else "by length"
         found[name] = (lambda outputs=outputs: outputs(params, rows),) * 2
     return found
 
 
 def train(
-    model: AlbertForTask, params: Any, rows: list[Row], packs: list[int], batch_size: int
+    model: AlbertForTask, params: Any, rows: list[FeatureRow], packs: list[int], batch_size: int
 ) -> Contenders:
     """One pass of updates over all rows."""
     steps = len(rows) // batch_size

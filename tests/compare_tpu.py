@@ -81,7 +81,7 @@ def main(
     took = time.perf_counter() - since
     text = compiled.as_text()
     assert text is not None
-    cost = step_cost(hlo.read(text), where)
+    cost = step_cost(hlo.parse_program(text), where)
     flops = batch_size * train_flops_per_sequence(MODELS[model], sequence, predictions)
     print(
         f"transformers {transformers.__version__}, {model}, {topology}, "

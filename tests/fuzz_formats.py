@@ -43,7 +43,7 @@ from albert_jax.checkpoint.convert.flax_msgpack import read_flax
 from albert_jax.checkpoint.convert.hf_tokenizer import read_tokenizer
 from albert_jax.checkpoint.convert.readers import read_weights
 from albert_jax.checkpoint.convert.safetensors_file import read_safetensors, write_safetensors
-from albert_jax.checkpoint.convert.sources import open_source
+from albert_jax.checkpoint.convert.sources import open_weights
 from albert_jax.checkpoint.convert.sstable import encode_table, parse_table
 from albert_jax.checkpoint.convert.tensors import Tensor
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
@@ -293,7 +293,7 @@ def _unpack(path: Path) -> None:
 
 
 def _weights(path: Path) -> None:
-    read_weights(open_source(path), config=None, head=None, with_optimizer=path.name == "tf")
+    read_weights(open_weights(path), config=None, head=None, with_optimizer=path.name == "tf")
 
 
 def _model(folder: Path) -> None:

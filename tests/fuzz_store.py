@@ -28,11 +28,11 @@ from albert_jax.data.store_manifest import (
     FORMAT_VERSION,
     SPLITS,
     Input,
-    Manifest,
     ShardRecord,
     SplitRecord,
     Splits,
-    Vocabulary,
+    StoreManifest,
+    StoreVocabulary,
     json_bytes,
     sealed,
 )
@@ -58,10 +58,10 @@ def write_store(path: Path, documents: list[list[list[int]]]) -> None:
             np.array([len(document) for document in batch]),
         )
     (path / "spiece.model").write_bytes(b"a vocabulary")
-    manifest = Manifest(
+    manifest = StoreManifest(
         format_version=FORMAT_VERSION,
         format_revision=FORMAT_REVISION,
-        vocabulary=Vocabulary(sha256_of(path / "spiece.model"), 65536, "google", True),
+        vocabulary=StoreVocabulary(sha256_of(path / "spiece.model"), 65536, "google", True),
         reading={},
         holdout=0.0,
         made_with={},

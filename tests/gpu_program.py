@@ -98,7 +98,7 @@ def kernels(program: hlo.Program, within: hlo.Computation, times: int = 1) -> It
 
 
 def _flops(kind: str, within: hlo.Computation, call: hlo.Instruction) -> float:
-    shapes = [next(hlo.arrays(within.instructions[name].shape))[0] for name in call.operands]
+    shapes = [next(hlo.arrays_in(within.instructions[name].shape))[0] for name in call.operands]
     if "fmha" in kind:  # queries come first, [B, S, N, D]
         rows, length, heads, head_size = shapes[0]
         matmuls = 5 if "Backward" in kind else 2
@@ -106,7 +106,7 @@ def _flops(kind: str, within: hlo.Computation, call: hlo.Instruction) -> float:
     contracted = _CONTRACTED.search(call.rest)
     if not contracted:
         return 0.0
-    out = next(hlo.arrays(call.shape))[0]
+    out = next(hlo.arrays_in(call.shape))[0]
     return 2.0 * math.prod(out) * shapes[0][int(contracted[1])]
 
 
@@ -186,7 +186,7 @@ def main(
     compiled = lower(phase, config, work, placement).compile()
     text = compiled.as_text()
     assert text is not None
-    program = hlo.read(text)
+    program = hlo.parse_program(text)
     found = list(kernels(program, program.entry))
     seconds = sum(each.seconds for each in found)
     flops = work.flops_per_sequence * batch_size

@@ -16,7 +16,7 @@ import pytest
 
 from albert_jax.config.run import ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
-from albert_jax.data.loader import KEYS, batch_at, describe, make_dataset
+from albert_jax.data.loader import KEYS, batch_at, describe_examples, make_dataset
 from albert_jax.utils.errors import UserError
 from tests import original_examples as original
 
@@ -187,7 +187,7 @@ def test_drawing_needs_no_jax():
 
 
 def test_describe_measures_what_the_batches_hold():
-    found = describe(source(), examples=64)
+    found = describe_examples(source(), examples=64)
     batch = batch_at(source(), 0, 64)
     real = batch["masked_lm_weights"] > 0
     tokens = batch["input_mask"].sum()
@@ -201,6 +201,6 @@ def test_describe_measures_what_the_batches_hold():
     assert found["replaced_by"]["mask"] == pytest.approx((inputs[real] == 4).mean())
     assert sum(found["replaced_by"].values()) == pytest.approx(1)
     assert sum(found["ngrams"].values()) == pytest.approx(1)
-    assert set(describe(source(ngram=1))["ngrams"]) == {"1"}
+    assert set(describe_examples(source(ngram=1))["ngrams"]) == {"1"}
     small = source()
-    assert describe(small, examples=10**6)["examples"] == len(small)
+    assert describe_examples(small, examples=10**6)["examples"] == len(small)

@@ -26,7 +26,7 @@ from albert_jax.models.flops import (
 from albert_jax.perf import benchmark as module
 from albert_jax.perf import roofline
 from albert_jax.perf.benchmark import benchmark, sweep
-from albert_jax.perf.benchmark_report import card, draw, sweep_figure, table
+from albert_jax.perf.benchmark_report import benchmark_lines, draw_sweep, sweep_figure, sweep_table
 from albert_jax.perf.roofline import best_rates, bound, device_rates, roofline_figure, step_traffic
 from albert_jax.perf.tpu import estimate
 from albert_jax.perf.workload import made_up_batch, pretrain_config, source_of
@@ -96,7 +96,7 @@ def test_the_step_measured_is_the_one_that_pretrain_runs(tmp_path):
     assert sorted(logged) == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(found["losses"][:6], list(logged.values()), rtol=1e-6)
     assert 0 <= found["input_wait"] <= 1
-    assert "waiting for data" in card(found)
+    assert "waiting for data" in benchmark_lines(found)
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
@@ -124,7 +124,7 @@ def test_forward_is_the_loss_without_dropout(small):
 def test_a_classifier_learns_the_batch_it_is_timed_on(small):
     found = benchmark(small(phase="finetune"))
     assert found["losses"][0] == pytest.approx(np.log(2), abs=0.1)
-    assert "predictions" not in card(found)
+    assert "predictions" not in benchmark_lines(found)
 
 
 def test_drawing_batches_has_its_own_figure(small, tmp_path):
@@ -159,8 +159,11 @@ def test_figures_agree_with_each_other(small, trained, monkeypatch):
     ordered = [spread["least"], spread["quarter"], trained["step_ms"], spread["three_quarters"]]
     assert [*ordered, spread["most"]] == sorted([*ordered, spread["most"]])
     assert trained["mfu"] is None
-    assert "no peak is known" in card(trained)
-    assert f"; of steps in a row, {rounded(trained['pipelined_step_ms'])} ms each" in card(trained)
+    assert "no peak is known" in benchmark_lines(trained)
+    assert (
+        f"; of steps in a row, {rounded(trained['pipelined_step_ms'])} ms each"
+        in benchmark_lines(trained)
+    )
     monkeypatch.setattr(module, "peak_flops", lambda kind: 1e12)
     known = benchmark(small(devices=2))
     assert known["mfu"] == pytest.approx(known["tflop_per_second"] / 2)
@@ -240,7 +243,7 @@ def test_a_sweep_goes_on_past_what_does_not_fit(small, monkeypatch):
     monkeypatch.setattr(memory, "capacity_bytes", lambda device: 2 << 20)
     results = sweep(small(phase="forward"), ["batch_size=8,4096"])
     assert ["error" in r for r in results] == [False, True]
-    last = table(results, ["batch_size"]).splitlines()[2]
+    last = sweep_table(results, ["batch_size"]).splitlines()[2]
     assert last.split()[:4] == ["4096", "out", "of", "memory:"]
     assert last.endswith("too many")
 
@@ -347,7 +350,7 @@ def test_a_table_says_why_a_steps_time_is_not_the_batch_times_a_sequences(traine
     ]
     for each in results:
         each["ms_per_sequence"] = each["pipelined_step_ms"] / each["batch_size"]
-    head, *rows, first, second = table(results, ["batch_size"]).splitlines()
+    head, *rows, first, second = sweep_table(results, ["batch_size"]).splitlines()
     titles = head.replace("step ms", "step_ms").replace("in-row ms", "in-row_ms").split()[:4]
     assert titles == ["batch_size", "step_ms", "in-row_ms", "ms/seq"]
     for row in rows:
@@ -360,14 +363,14 @@ def test_a_table_says_why_a_steps_time_is_not_the_batch_times_a_sequences(traine
 
 def test_a_tables_small_numbers_keep_their_digits(trained):
     small = trained | {"step_ms": 0.0123456, "peak_bytes": 150_000, "mfu": None}
-    row = table([small], ["phase"]).splitlines()[1].split()
+    row = sweep_table([small], ["phase"]).splitlines()[1].split()
     assert row[1] == "0.0123"
     assert row[-3:] == ["-", f"{trained['compile_seconds']:.1f}", "0.000140"]
 
 
 def test_a_table_of_drawing_batches_says_what_its_time_is(trained):
     drawn = {k: v for k, v in trained.items() if k != "pipelined_step_ms"} | {"phase": "input"}
-    lines = table([drawn | {"compile_seconds": None}], ["phase"]).splitlines()
+    lines = sweep_table([drawn | {"compile_seconds": None}], ["phase"]).splitlines()
     assert lines[1].split()[2] == "-"
     assert lines[2:] == ["step ms: mean time of drawing a batch; ms/seq is step ms / batch"]
 
@@ -380,7 +383,7 @@ def style():
 
 def test_a_picture_leaves_out_what_a_phase_does_not_have(trained, tmp_path, style):
     results = [trained | {"phase": "train", "mfu": 0.5}, trained | {"phase": "input", "mfu": None}]
-    draw(results, ["phase"], tmp_path / "sweep.png")
+    draw_sweep(results, ["phase"], tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
     figure = sweep_figure(results, ["phase"])
     assert faults(figure) == []

@@ -27,7 +27,7 @@ import pytest
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from albert_jax.checkpoint.integrity import Damaged, table_of, verify
+from albert_jax.checkpoint.integrity import Damaged, array_table, verify_arrays
 from albert_jax.checkpoint.manager import Checkpointer, SaveError, lock_workdir
 from albert_jax.training.step import TrainState
 from albert_jax.utils.errors import UserError
@@ -464,10 +464,10 @@ def test_plain_orbax_restores_flipped_bits_in_silence(two_steps: Path, tmp_path:
 def test_another_dtype_shape_or_bit_is_damage(harm: str) -> None:
     right = np.float32([[1, 2]])
     wrong = {"dtype": right.view(np.int32), "shape": right.T.copy(), "bit": np.float32([[1, 3]])}
-    table = table_of({"x": right}, {"x": right})
-    verify({"x": right}, table)
+    table = array_table({"x": right}, {"x": right})
+    verify_arrays({"x": right}, table)
     with pytest.raises(Damaged, match=r"x: .* where .* was written"):
-        verify({"x": wrong[harm]}, table)
+        verify_arrays({"x": wrong[harm]}, table)
 
 
 def test_a_damaged_step_can_be_saved_again(work: Path) -> None:

@@ -12,7 +12,7 @@ from albert_jax.config.run import AlbertConfig, EstimateConfig
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.perf.tpu import estimate as module
 from albert_jax.perf.tpu.estimate import estimate, estimated_config, find_batch, next_batch
-from albert_jax.perf.tpu.estimate_report import batches, card
+from albert_jax.perf.tpu.estimate_report import batches, estimate_lines
 from albert_jax.perf.tpu.topology import CHIPS, parse_slice
 from albert_jax.training.memory import OutOfMemory
 from albert_jax.utils.errors import UserError
@@ -135,7 +135,7 @@ def test_a_small_step_compiles_for_a_slice_and_its_matmuls_are_the_models(model)
     assert 3 * weights < found["hbm_of"]["arguments"] < 3.1 * weights + 100_000
     assert 0.5 * weights < found["collective_bytes"] < weights + 4 * 512 * 128 + 1000
     assert found["hbm_bytes"] == sum(found["hbm_of"].values()) - 2 * found["hbm_of"]["aliased"]
-    told = card(found)
+    told = estimate_lines(found)
     assert "  backward " in told
     assert not any(module in told for module in ("encoder/", "group_0/", "while/body/"))
 
@@ -259,7 +259,7 @@ def test_what_does_not_fit_is_an_answer_with_all_keys(monkeypatch, model):
     assert found["fits"] is False
     assert found["step_ms"] is None
     assert (found["hbm_bytes"], found["hbm_capacity_bytes"]) == (41.25 * 2**30, 15.75 * 2**30)
-    assert card(found).splitlines()[-1] == (
+    assert estimate_lines(found).splitlines()[-1] == (
         "does not fit: out of memory: the step takes 41.2 GiB of 15.8 GiB, 25.5 GiB too many; "
         "lower batch_size (64), raise accumulate (2) or recompute with remat full (now none)"
     )
@@ -274,7 +274,7 @@ def test_an_operation_is_told_by_what_differs_and_backward_is_never_cut(monkeypa
     rows = [operation | {"source": each} for each in (source, second, long)]
     monkeypatch.setattr(module, "_compiled", lambda *args: recorded(operations=rows))
     monkeypatch.setattr(module, "compile_only_devices", lambda where: ())
-    *_, first, second, cut = card(estimate(EstimateConfig(model=model))).splitlines()
+    *_, first, second, cut = estimate_lines(estimate(EstimateConfig(model=model))).splitlines()
     assert first.endswith("  backward ffn/dot_general")
     assert second.endswith("  backward ffn/dot_general")
     told = cut[cut.index("backward") :]

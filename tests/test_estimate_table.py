@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from albert_jax.cli.info import as_table, describe
+from albert_jax.cli.info import describe_path, description_table
 from albert_jax.cli.main import main
 from albert_jax.cli.recipe_plan import with_plan
 from albert_jax.config.run import ComputeConfig, ExamplesConfig, PretrainConfig, model_config
@@ -16,8 +16,8 @@ from albert_jax.perf.tpu import estimate, estimate_report, estimate_table
 from albert_jax.perf.tpu.estimate_table import (
     chip_hours,
     command,
-    draw,
-    read,
+    draw_scaling,
+    read_table,
     record,
     row_of,
     scaling,
@@ -72,10 +72,10 @@ BASE = PretrainConfig(
 
 def test_a_row_replaces_that_of_its_setting_and_no_other(tmp_path: Path) -> None:
     table = tmp_path / "table.jsonl"
-    assert read(table) == []
+    assert read_table(table) == []
     for each in (row(), row("v5e:16x16"), row(remat="full"), row(ms=3.0)):
         rows = record(table, each)
-    assert read(table) == rows
+    assert read_table(table) == rows
     assert sorted((r["topology"], r["remat"], r["ms_per_sequence_per_chip"]) for r in rows) == [
         ("v5e:16x16", "none", 2.0),
         ("v5e:2x2", "full", 2.0),
@@ -127,11 +127,11 @@ def test_info_tells_them_with_what_they_are_of(monkeypatch, tmp_path: Path) -> N
     table = tmp_path / "table.jsonl"
     record(table, row(ms=3.6))
     monkeypatch.setattr(estimate_table, "ESTIMATES", table)
-    described = with_plan(describe(f"{RECIPE}:model=base-v2,steps=1000,batch_size=1000"))
+    described = with_plan(describe_path(f"{RECIPE}:model=base-v2,steps=1000,batch_size=1000"))
     told = described["plan"]["chip_hours_by_the_compilers_estimate"]
     assert told["TPU v5e"]["hours"] == pytest.approx(1.0)
-    assert "chip hours by the compilers estimate" in as_table(described)
-    other = with_plan(describe(f"{RECIPE}:model=base-v1"))["plan"]
+    assert "chip hours by the compilers estimate" in description_table(described)
+    other = with_plan(describe_path(f"{RECIPE}:model=base-v1"))["plan"]
     assert "chip_hours_by_the_compilers_estimate" not in other
     assert other["to_compile_this_step"].startswith("albert-jax estimate --model ")
 
@@ -148,7 +148,7 @@ def test_info_tells_them_with_what_they_are_of(monkeypatch, tmp_path: Path) -> N
 )
 def test_the_command_of_a_plan_is_for_a_slice_that_may_fit(asked, topology) -> None:
     spec = f"{RECIPE}:{asked}"
-    told = with_plan(describe(spec))["plan"]["to_compile_this_step"]
+    told = with_plan(describe_path(spec))["plan"]["to_compile_this_step"]
     assert told == f"albert-jax estimate --model {spec} --topology {topology}"
 
 
@@ -157,7 +157,7 @@ def test_the_command_of_a_plan_is_for_a_slice_that_may_fit(asked, topology) -> N
 
 def test_the_shipped_table_has_a_row_and_its_figures_agree() -> None:
     """Of each row the time, the batch, the FLOPs that flops.py counts and the chip's peak."""
-    rows = read(estimate_table.ESTIMATES)
+    rows = read_table(estimate_table.ESTIMATES)
     assert rows
     for each in rows:
         where = parse_slice(each["topology"])
@@ -194,7 +194,7 @@ def test_scaling_compares_one_step_over_slices(tmp_path: Path) -> None:
         (256, pytest.approx(0.25), pytest.approx(0.8)),
     ]
     assert [p["chips"] for p in curves["v5p"]] == [4]
-    draw(rows, rows[0], tmp_path / "scaling.png")
+    draw_scaling(rows, rows[0], tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
     with styled():
         figure = scaling_figure(rows, rows[0])
@@ -208,9 +208,9 @@ def test_scaling_compares_one_step_over_slices(tmp_path: Path) -> None:
     ]
     assert {axis.get_xlabel() for axis in figure.axes} == {"chips"}
     with pytest.raises(UserError, match="does not fit v5e:4x8"):
-        draw([rows[4]], rows[4], tmp_path / "none.png")
+        draw_scaling([rows[4]], rows[4], tmp_path / "none.png")
     with pytest.raises(UserError, match="cannot be written"):
-        draw(rows, rows[0], tmp_path / "none" / "scaling.png")
+        draw_scaling(rows, rows[0], tmp_path / "none" / "scaling.png")
 
 
 # ------------------------------------------------------------------------------------- the command
@@ -226,7 +226,7 @@ def compiled(monkeypatch):
         return row(config.topology)
 
     monkeypatch.setattr(estimate, "estimate", made)
-    monkeypatch.setattr(estimate_report, "card", lambda figures: "")
+    monkeypatch.setattr(estimate_report, "estimate_lines", lambda figures: "")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     return asked
 
@@ -237,7 +237,7 @@ def test_the_command_adds_to_a_table_and_draws_it(compiled, tmp_path: Path, caps
         flags = ["--json", "--table", str(table), "--plot", str(picture)]
         assert main(["estimate", "--topology", topology, *flags]) == 0
         assert json.loads(capsys.readouterr().out)["topology"] == topology
-    assert [r["topology"] for r in read(table)] == ["v5e:2x2", "v5e:4x4"]
+    assert [r["topology"] for r in read_table(table)] == ["v5e:2x2", "v5e:4x4"]
     assert picture.exists()
 
 

@@ -32,7 +32,7 @@ from albert_jax.inference.evaluate import (
     evaluate,
     evaluate_card,
 )
-from albert_jax.inference.finetuned import Outputs
+from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.inference.predict import predict
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import HEADS, AlbertForTask
@@ -40,8 +40,8 @@ from albert_jax.tasks import Features, RawExample, find_task
 from albert_jax.tasks.batches import TrainingBatches, bucket, evaluation_batches
 from albert_jax.tasks.collate import as_rows, collate
 from albert_jax.training import finetune
-from albert_jax.training.finetune_report import is_degenerate, summary, table
-from albert_jax.training.finetune_setup import first_params, prepare
+from albert_jax.training.finetune_report import is_degenerate, results_table, summary
+from albert_jax.training.finetune_setup import first_params, set_up
 from albert_jax.training.losses import task_objective
 from albert_jax.training.memory import OutOfMemory
 from albert_jax.training.metrics import read_metrics
@@ -198,7 +198,7 @@ def test_outputs_in_batches_equal_those_of_single_unpadded_rows(kind):
             ids, segments = [ids, ids[::-1][:6]], [segments, segments[:6]]
         features.append(Features(i, ids, segments, targets))
     rows = as_rows(features)
-    found = Outputs(model)(params, rows)
+    found = HeadOutputs(model)(params, rows)
     for row, output in list(zip(rows, found, strict=True))[:3]:
         wanted = unpadded(model, params, row)
         assert output.keys() == wanted.keys()
@@ -476,7 +476,7 @@ def test_a_split_without_labels_has_a_predictions_file(finished, data, tmp_path,
 
 def test_another_tasks_head_is_left_behind_and_ones_own_is_kept(finished, base, data):
     workdir, _ = finished
-    own = prepare(toy_config(workdir / "model", data, "unused"))
+    own = set_up(toy_config(workdir / "model", data, "unused"))
     params, told = first_params(own, seed=0, random_weights=False)
     np.testing.assert_array_equal(
         params["head"]["output_weights"], own.source.params["head"]["output_weights"]
@@ -544,7 +544,7 @@ def test_the_spread_is_told_of_the_runs_that_count():
     ]
     spread = summary(runs[1:], "f1")
     base = {"what": "one answer", "metrics": {"f1": 0.0}}
-    told = table(
+    told = results_table(
         {"task": "mrpc", "metric": "f1", "runs": runs, "summary": spread, "baseline": base}
     )
     assert "last steps' f1 of 3 seeds: median 51.23%, 51.23% to 51.23%" in told

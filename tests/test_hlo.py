@@ -94,7 +94,7 @@ NESTED_CYCLES = 3 * (50 + 5 * 300) + 1000
 
 
 def test_loops_in_loops_fusions_and_copies_are_counted_once_for_each_turn():
-    cost = step_cost(hlo.read(NESTED), V5E)
+    cost = step_cost(hlo.parse_program(NESTED), V5E)
     assert cost.unknown_loops == []
     cycles = sum(each.seconds for each in cost.of_kind("cycles"))
     assert cycles == pytest.approx(NESTED_CYCLES / 1.5e9)
@@ -122,13 +122,13 @@ def test_entries_of_tuples_are_operands_or_gotten():
         short = re.sub(rf"  %{name} = .*get-tuple-element.*\n", "", short)
         short = re.sub(rf"%{name}\b", f"%{whole}#{index}", short)
     assert "get-tuple-element" not in short
-    found, expected = (step_cost(hlo.read(text), V5E) for text in (short, NESTED))
+    found, expected = (step_cost(hlo.parse_program(text), V5E) for text in (short, NESTED))
     assert len(gets) == 7
     assert found == expected
 
 
 def test_an_entry_of_a_nested_tuple_has_its_shape():
-    program = hlo.read(
+    program = hlo.parse_program(
         "ENTRY %main (p: (f32[2], (s32[], f32[3,4]))) -> f32[3,4] {\n"
         "  %p = (f32[2]{0}, /*index=1*/(s32[], f32[3,4]{1,0:T(8,128)})) parameter(0)\n"
         "  ROOT %n = f32[3,4]{1,0} negate(%p#1#1)\n"
@@ -138,12 +138,12 @@ def test_an_entry_of_a_nested_tuple_has_its_shape():
 
 
 def test_a_copy_that_the_program_hides_costs_nothing():
-    cost = step_cost(hlo.read(NESTED.replace('"300"', '"30000"')), V5E)
+    cost = step_cost(hlo.parse_program(NESTED.replace('"300"', '"30000"')), V5E)
     assert [each.seconds for each in cost.of_kind("copy")] == [0.0]
 
 
 def test_one_chip_has_nobody_to_reduce_with():
-    cost = step_cost(hlo.read(NESTED), parse_slice("v5e:1x1"))
+    cost = step_cost(hlo.parse_program(NESTED), parse_slice("v5e:1x1"))
     assert [each.seconds for each in cost.of_kind("collective")] == [0.0]
 
 
@@ -159,14 +159,14 @@ def test_one_chip_has_nobody_to_reduce_with():
     ],
 )
 def test_how_often_a_loop_turns_is_read_from_its_counter(change, turns):
-    program = hlo.read(NESTED.replace(*change))
+    program = hlo.parse_program(NESTED.replace(*change))
     loop = program.entry.instructions["outer"]
     assert hlo.trip_count(program, program.entry, loop) == turns
 
 
 def test_a_loop_of_unknown_length_is_named_and_counted_once():
     text = NESTED.replace("%three = s32[]{:T(128)} constant(3)", "%three = s32[] parameter(2)")
-    cost = step_cost(hlo.read(text), V5E)
+    cost = step_cost(hlo.parse_program(text), V5E)
     assert cost.unknown_loops == ["outer"]
     cycles = sum(each.seconds for each in cost.of_kind("cycles"))
     assert cycles == pytest.approx((50 + 5 * 300 + 1000) / 1.5e9)
@@ -200,7 +200,7 @@ ENTRY %main (p: pred[], v: f32[4]) -> f32[4] {
     ],
 )
 def test_a_conditional_costs_its_dearest_branch(branches):
-    cost = step_cost(hlo.read(CONDITIONAL.replace("BRANCHES", branches)), V5E)
+    cost = step_cost(hlo.parse_program(CONDITIONAL.replace("BRANCHES", branches)), V5E)
     assert cost.seconds == pytest.approx(700 / 1.5e9)
 
 
@@ -225,7 +225,7 @@ backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"98
 
 
 def test_kernels_are_counted_as_they_declare_or_as_attention_by_their_shapes():
-    cost = step_cost(hlo.read(KERNELS), V5E, {"": 0.25, "twice": 0.5})
+    cost = step_cost(hlo.parse_program(KERNELS), V5E, {"": 0.25, "twice": 0.5})
     splash, twice = cost.of_kind("kernel")
     assert splash.source == "jit(f)/splash_mha_fwd_residuals/pallas_call"
     # Two matmuls of 8 heads, 512 x 512 x 64.
@@ -246,7 +246,7 @@ def test_kernels_are_counted_as_they_declare_or_as_attention_by_their_shapes():
 def test_matmul_flops_are_those_of_the_equation(equation, left, right, products):
     function = jax.jit(lambda a, b: jnp.einsum(equation, a, b))
     lowered = function.lower(*(np.ones(s, np.float32) for s in (left, right)))
-    program = hlo.read(lowered.compile().as_text())
+    program = hlo.parse_program(lowered.compile().as_text())
     found = sum(
         hlo.matmul_flops(computation, each)
         for computation in program.computations.values()
@@ -271,7 +271,7 @@ def test_matmul_flops_are_those_of_the_equation(equation, left, right, products)
 )  # fmt: skip
 def test_convolutions_count_the_products_that_meet_no_padding(shapes, rest, products):
     left, right, out = (f"f32[{shape}]{{2,1,0}}" for shape in shapes)
-    program = hlo.read(
+    program = hlo.parse_program(
         f"ENTRY %main (a: f32[{shapes[0]}], b: f32[{shapes[1]}]) -> f32[{shapes[2]}] {{\n"
         f"  %a = {left} parameter(0)\n  %b = {right} parameter(1)\n"
         f"  ROOT %c = {out} convolution(%a, %b), {rest}\n}}\n"
@@ -281,4 +281,4 @@ def test_convolutions_count_the_products_that_meet_no_padding(shapes, rest, prod
 
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
-        hlo.read("HloModule empty\n")
+        hlo.parse_program("HloModule empty\n")

@@ -21,7 +21,7 @@ from albert_jax.checkpoint.convert.tf_names import from_tf
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.run import AlbertConfig, ComputeConfig
-from albert_jax.data.bucketing import make_row, padded_length, plan
+from albert_jax.data.bucketing import make_row, padded_length, plan_batches
 from albert_jax.data.tokenizer import CLS_ID, MASK_ID, SEP_ID, Tokenizer
 from albert_jax.inference import api as inference
 from albert_jax.inference import functions
@@ -239,7 +239,7 @@ def test_no_texts_give_no_answers(albert):
     st.sampled_from([32, 1024, 16384]),
 )
 def test_batches_hold_every_row_once_in_few_shapes(lengths, longest, tokens):
-    batches = plan(lengths, longest=longest, tokens=tokens)
+    batches = plan_batches(lengths, longest=longest, tokens=tokens)
     assert sorted(row for batch in batches for row in batch.rows) == list(range(len(lengths)))
     for batch in batches:
         longest_row = max(lengths[row] for row in batch.rows)

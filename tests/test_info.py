@@ -13,7 +13,7 @@ import pytest
 
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.cli import main as cli
-from albert_jax.cli.info import as_table, describe
+from albert_jax.cli.info import describe_path, description_table
 from albert_jax.config.run import AlbertConfig
 from albert_jax.inference.verify import verify
 from albert_jax.models import flops
@@ -47,7 +47,7 @@ def pretrained(tmp_path_factory) -> Path:
 
 
 def test_a_whole_models_parts_are_those_that_its_configuration_counts(pretrained: Path) -> None:
-    described = describe(pretrained)
+    described = describe_path(pretrained)
     assert described["parameters_of"] == flops.parameter_counts(small())
     assert described["parameters"] == flops.parameter_count(small())
     assert described["bytes_float32"] == 4 * flops.parameter_count(small())
@@ -67,7 +67,7 @@ def test_a_fine_tuned_models_head_is_told_and_no_head_that_it_lacks(tmp_path: Pa
         "output_bias": np.zeros(2, np.float32),
     }
     model = export(tmp_path / "model", params, HEAD)
-    described = describe(model)
+    described = describe_path(model)
     counted = sum(x.size for x in jax.tree.leaves(params))
     assert described["parameters"] == counted == verify(model)["parameters"]
     assert described["parameters_of"]["fine-tuned head"] == 2 * small().hidden_size + 2
@@ -84,12 +84,12 @@ def test_what_is_damaged_is_no_fact(pretrained: Path, tmp_path: Path, capsys) ->
     values = json.loads((model / "albert_config.json").read_text())
     (model / "albert_config.json").write_text(json.dumps(values | {"num_hidden_layers": 7}))
     with pytest.raises(UserError, match=r"damaged or was edited .albert_config\.json"):
-        describe(model)
+        describe_path(model)
     shutil.copyfile(pretrained / "albert_config.json", model / "albert_config.json")
     manifest = (pretrained / "manifest.json").read_text()
     (model / "manifest.json").write_text(manifest.replace("hand", "hind"))
     with pytest.raises(UserError, match=r"damaged or was edited .manifest\.json"):
-        describe(model)
+        describe_path(model)
     for content in ("[]", "null", "5", '"model"', "{", '{"a": NaN}'):
         (model / "manifest.json").write_text(content)
         assert cli.main(["info", str(model)]) == 2
@@ -103,7 +103,7 @@ def test_a_stores_manifest_of_another_shape_is_refused(tmp_path: Path) -> None:
     for wrong in (manifest, [], 5, {"splits": []}, manifest | {"splits": {"train": []}}):
         (tmp_path / "manifest.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match="manifest"):
-            describe(tmp_path)
+            describe_path(tmp_path)
 
 
 @pytest.mark.parametrize("layers", [10**6, 2**31 - 1])
@@ -112,7 +112,7 @@ def test_many_layers_cost_neither_time_nor_memory(layers: int, tmp_path: Path) -
     config.to_json(tmp_path / "albert_config.json")
     start = time.process_time()
     tracemalloc.start()
-    described = describe(tmp_path / "albert_config.json")
+    described = describe_path(tmp_path / "albert_config.json")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
@@ -123,9 +123,9 @@ def test_many_layers_cost_neither_time_nor_memory(layers: int, tmp_path: Path) -
     two = flops.forward_flops_per_sequence(AlbertConfig(num_hidden_layers=2), 512, 0)
     found = described["forward_flops_at_length_512"]
     assert found == one + (layers - 1) * (two - one)
-    assert as_table(described)
+    assert description_table(described)
 
 
 def describe_of(config: AlbertConfig, folder: Path):
     config.to_json(folder / "other.json")
-    return describe(folder / "other.json")
+    return describe_path(folder / "other.json")

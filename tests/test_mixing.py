@@ -13,7 +13,7 @@ from albert_jax.cli.recipe_plan import with_plan
 from albert_jax.data.loader import KEYS, batch_at, make_dataset
 from albert_jax.data.mixture import BLOCK, Mixture, share_out, split_stores
 from albert_jax.data.prepare.build import prepare
-from albert_jax.data.pretraining import identity_of, open_data
+from albert_jax.data.pretraining import open_data, pretraining_identity
 from albert_jax.data.store import TokenStore
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.data.vocabulary import train_tokenizer
@@ -161,7 +161,7 @@ def test_one_store_is_what_it_was_and_a_mixture_is_another_run(stores, tmp_path)
 
     def identity(spec, **train):
         config = tiny_config(spec, tmp_path, **train)
-        return identity_of(config, open_data(config, None))
+        return pretraining_identity(config, open_data(config, None))
 
     alone = identity(a)
     shards = TokenStore.open(a).manifest["splits"]["train"]["shards"]

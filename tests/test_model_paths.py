@@ -15,7 +15,7 @@ import albert_jax
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.checkpoint.model_paths import require_model_directory, what_is
 from albert_jax.cli import main as cli
-from albert_jax.cli.info import describe
+from albert_jax.cli.info import describe_path
 from albert_jax.config.run import MODELS
 from albert_jax.utils.errors import UserError
 from tests.test_inference import small
@@ -135,7 +135,7 @@ def test_files_are_recognised(model: Path, tmp_path: Path) -> None:
     manifest = write(tmp_path / "store" / "manifest.json")
     assert f"is a file of the token store {tmp_path / 'store'}, which" in told(manifest)
     with pytest.raises(UserError, match="is a file of the token store"):
-        describe(manifest)
+        describe_path(manifest)
     assert told("gs://b/x") == (
         "gs://b/x is an address; run albert-jax convert gs://b/x DEST, and give DEST"
     )

@@ -19,7 +19,7 @@ from albert_jax.cli import main as cli
 from albert_jax.config.run import AlbertConfig, FinetuneConfig, OptimizerConfig, TrainConfig
 from albert_jax.distributed.placement import make_placement
 from albert_jax.inference.evaluate import evaluate
-from albert_jax.inference.finetuned import Outputs, head_outputs
+from albert_jax.inference.finetuned import HeadOutputs, head_outputs
 from albert_jax.inference.predict import predict
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import PACKABLE, AlbertForTask
@@ -120,7 +120,7 @@ def test_packed_logits_equal_those_of_single_unpadded_examples(kind):
     wanted = np.concatenate([x["logits"] for x in alone])
     assert np.ptp(wanted, axis=0).min() > 0.3, "they differ"
     for length in (16, 64):
-        found = np.stack([x["logits"] for x in Outputs(model, pack=length)(params, rows)])
+        found = np.stack([x["logits"] for x in HeadOutputs(model, pack=length)(params, rows)])
         np.testing.assert_allclose(found, wanted, err_msg=str(length), **FORWARD)
 
 

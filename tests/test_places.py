@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from albert_jax.cli.info import describe
+from albert_jax.cli.info import describe_path
 from albert_jax.data.prepare import units
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.prepare.storage import Bucket
@@ -133,7 +133,7 @@ def test_the_same_bytes_from_and_to_an_address(address, whole, tmp_path, monkeyp
     assert prepare(f"{address}/text", output=f"{store}/", **settings) == manifest
     monkeypatch.setenv("ALBERT_JAX_STORES", str(tmp_path / "fetched"))
     assert bytes_of(contents(local_store(store))) == whole
-    described = describe(store)
+    described = describe_path(store)
     assert described["path"] == store
     assert described["splits"]["train"]["tokens"] == manifest["splits"]["train"]["tokens"]
 

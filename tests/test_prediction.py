@@ -21,16 +21,16 @@ from albert_jax.cli import main as cli
 from albert_jax.config.run import AlbertConfig, FinetuneConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import finetuned
-from albert_jax.inference.evaluate import as_table, evaluate
-from albert_jax.inference.finetuned import Outputs, load_fine_tuned
+from albert_jax.inference.evaluate import evaluate, evaluation_table
+from albert_jax.inference.finetuned import HeadOutputs, load_fine_tuned
 from albert_jax.inference.predict import predict, predict_file, predict_split
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import TASKS, Features, find_task
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
-from albert_jax.tasks.scores import line_of, table_of
-from albert_jax.training.finetune_setup import prepare
+from albert_jax.tasks.scores import line_of, metric_lines
+from albert_jax.training.finetune_setup import set_up
 from albert_jax.utils.errors import UserError
 from tests.pretraining_runs import VOCABULARY
 
@@ -226,7 +226,7 @@ def test_commands_say_at_the_end_how_many_texts_were_cut(model, tmp_path, capsys
     assert cli.main(["predict", *arguments]) == 0
     told = capsys.readouterr().err
     assert told == f"2 of 3 test examples {of} {needed}: the model takes no more\n"
-    prepare(FinetuneConfig(task="sst2", model=str(path), data=str(data), max_seq_length=32))
+    set_up(FinetuneConfig(task="sst2", model=str(path), data=str(data), max_seq_length=32))
     assert capsys.readouterr().err.splitlines() == [
         f"2 of 3 {split} examples {of} {needed}: the model takes no more"
         for split in ("train", "dev")
@@ -356,7 +356,7 @@ def test_words_that_are_cleaned_away_have_an_answer(model) -> None:
 def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose output is NaN for a text with the word "string"."""
     (word,) = TOKENIZER.encode_ids(["string"])[0]
-    compute = Outputs.__call__
+    compute = HeadOutputs.__call__
 
     def outputs(self, params, rows, tick=None):
         found = compute(self, params, rows, tick)
@@ -369,7 +369,7 @@ def overflowing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     jax_array = jax.device_get
     monkeypatch.setattr(finetuned.jax, "device_get", lambda x: jax.tree.map(np.array, jax_array(x)))
-    monkeypatch.setattr(Outputs, "__call__", outputs)
+    monkeypatch.setattr(HeadOutputs, "__call__", outputs)
 
 
 NOT_FINITE = {
@@ -548,14 +548,14 @@ def test_a_data_file_is_not_replaced_by_predictions_of_its_name(model, tmp_path)
 
 def test_metrics_are_shown_in_percent_the_chosen_one_first_and_none_twice() -> None:
     squad1 = {"exact": 83.25, "exact_match": 83.25, "f1": 90.214, "total": 178}
-    assert [row[:2] for row in table_of(TASKS["squad1"], "f1", squad1)] == [
+    assert [row[:2] for row in metric_lines(TASKS["squad1"], "f1", squad1)] == [
         ("f1", "90.21%"),
         ("exact", "83.25%"),
     ]
     assert line_of(TASKS["squad1"], "f1", squad1) == "f1 90.21%  exact 83.25%"
     squad2 = {"exact": 50.0, "f1": 51.0, "total": 6078, "HasAns_f1": 9.0, "HasAns_total": 2910}
     squad2 |= {"best_f1": 60.0, "best_f1_thresh": -1.25}
-    assert [tuple(row) for row in table_of(TASKS["squad2"], "f1", squad2)] == [
+    assert [tuple(row) for row in metric_lines(TASKS["squad2"], "f1", squad2)] == [
         ("f1", "51.00%", ""),
         ("exact", "50.00%", ""),
         ("HasAns_f1", "9.00%", ""),
@@ -567,7 +567,7 @@ def test_metrics_are_shown_in_percent_the_chosen_one_first_and_none_twice() -> N
     mrpc = {"accuracy": 0.875, "f1": 0.91234}
     assert line_of(TASKS["mrpc"], "accuracy", mrpc) == "accuracy 87.50%  f1 91.23%"
     scores = {"spearman": 0.5, "pearson": -0.25, "mean_squared_error": 1.23456}
-    assert [tuple(row) for row in table_of(TASKS["regression"], "pearson", scores)] == [
+    assert [tuple(row) for row in metric_lines(TASKS["regression"], "pearson", scores)] == [
         ("pearson", "-0.2500", "-1 to 1"),
         ("spearman", "0.5000", "-1 to 1"),
         ("mean_squared_error", "1.235", "of the labels' own unit, squared"),
@@ -581,7 +581,7 @@ def test_evaluate_shows_a_table_and_keeps_jsons_scale(model, tmp_path) -> None:
     found = evaluate(None, model("sst2"), tmp_path, output=tmp_path)
     assert found["metrics"]["accuracy"] in (0, 0.25, 0.5, 0.75, 1)
     assert (found["metric"], found["truncated"]) == ("accuracy", 0)
-    assert as_table(found | {"metrics": {"accuracy": 0.25}}).splitlines() == [
+    assert evaluation_table(found | {"metrics": {"accuracy": 0.25}}).splitlines() == [
         "sst2 dev, 4 examples",
         "  accuracy                 25.00%",
         f"  predictions              {tmp_path / 'SST-2.tsv'}",
@@ -594,7 +594,7 @@ def test_computing_calls_back_after_each_batch(pack: int) -> None:
     params = init_params(for_head, jax.random.key(1))
     rows = as_rows(Features(i, [5] * n, [0] * n) for i, n in enumerate([20, 9, 30, 4, 9, 4] * 60))
     calls: list[tuple[int, int]] = []
-    Outputs(for_head, pack=pack)(params, rows, lambda *done: calls.append(done))
+    HeadOutputs(for_head, pack=pack)(params, rows, lambda *done: calls.append(done))
     assert len(calls) > 2
     assert calls[-1] == (360, 360)
     assert calls == sorted(calls)
@@ -603,7 +603,7 @@ def test_computing_calls_back_after_each_batch(pack: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Outputs(for_head, pack=pack)(params, rows, stop)
+        HeadOutputs(for_head, pack=pack)(params, rows, stop)
 
 
 def test_evaluating_and_predicting_have_a_bar_on_a_terminal(model, tmp_path, monkeypatch) -> None:

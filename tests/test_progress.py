@@ -6,7 +6,7 @@ import io
 import pytest
 
 from albert_jax.utils import progress
-from albert_jax.utils.progress import Meter
+from albert_jax.utils.progress import ProgressMeter
 
 
 class Terminal(io.StringIO):
@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_off_a_terminal_a_line_comes_every_ten_seconds_at_most(
     clock: list[float], capsys: pytest.CaptureFixture
 ) -> None:
-    with Meter("dev, 1,000 questions", 2000, unit="row") as meter:
+    with ProgressMeter("dev, 1,000 questions", 2000, unit="row") as meter:
         for second in range(1, 26):
             clock[0] = second
             meter.tick(second * 20, 2000)
@@ -42,7 +42,7 @@ def test_bytes_have_units_of_their_own_and_a_total_may_be_unknown(
 ) -> None:
     for total, unit in ((4_000_000, "B"), (None, "B"), (None, "input"), (0, "row")):
         clock[0] = 0
-        meter = Meter("work", total, unit=unit)
+        meter = ProgressMeter("work", total, unit=unit)
         clock[0] = 10
         meter.add(1_000_000)
         meter.close()
@@ -58,7 +58,7 @@ def test_on_a_terminal_there_is_a_bar_which_goes_away_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stderr", screen := Terminal())
-    with Meter("dev, 1,000 questions", 2000, unit="row") as meter:
+    with ProgressMeter("dev, 1,000 questions", 2000, unit="row") as meter:
         assert "dev, 1,000 questions:   0%" in screen.getvalue()
         assert "0/2000" in screen.getvalue()
         meter.tick(2000, 2000)
@@ -70,7 +70,7 @@ def test_what_is_not_to_be_shown_is_silent(
     monkeypatch: pytest.MonkeyPatch, clock: list[float]
 ) -> None:
     monkeypatch.setattr("sys.stderr", screen := Terminal())
-    with Meter("work", 10, unit="row", show=False) as meter:
+    with ProgressMeter("work", 10, unit="row", show=False) as meter:
         clock[0] = 60
         meter.add(10)
     assert screen.getvalue() == ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from albert_jax.cli.info import describe
+from albert_jax.cli.info import describe_path
 from albert_jax.cli.recipe_plan import with_plan
 from albert_jax.config.run import MODELS, FinetuneConfig, PretrainConfig, load_recipe, to_dict
 from albert_jax.data.prepare.build import prepare
@@ -31,7 +31,7 @@ def test_there_are_recipes() -> None:
 def test_a_recipe_loads_and_its_settings_are_json(recipe: Path) -> None:
     config = load_recipe(str(recipe))
     assert json.loads(json.dumps(to_dict(config))) == to_dict(config)
-    described = describe(recipe)
+    described = describe_path(recipe)
     if isinstance(config, PretrainConfig):
         assert described["flops_per_step"] > 0
 
@@ -121,7 +121,7 @@ def test_a_batch_that_does_not_divide_over_the_chips_is_refused() -> None:
 
 
 def test_the_plan_has_steps_rates_and_the_fewest_chip_hours() -> None:
-    plan = with_plan(describe(f"{CONFIGS / 'pretrain.py'}:model=base-v1,chips=64"))["plan"]
+    plan = with_plan(describe_path(f"{CONFIGS / 'pretrain.py'}:model=base-v1,chips=64"))["plan"]
     assert plan["sequences"] == 125_000 * 4096
     assert plan["tokens_with_padding"] == 125_000 * 4096 * 512
     assert (plan["peak_learning_rate"], plan["warmup_steps"]) == (0.00176, 3125)
@@ -145,12 +145,12 @@ def test_the_plan_counts_the_passes_over_a_store(tmp_path: Path) -> None:
     prepare([str(text)], vocab=vocab, output=tmp_path / "store", workers=1)
     recipe = f"{CONFIGS / 'language.py'}:vocab_size=36,batch_size=2,steps=50"
     store = str(tmp_path / "store")
-    plan = with_plan(describe(recipe), store)["plan"]
+    plan = with_plan(describe_path(recipe), store)["plan"]
     assert plan["sequences_a_pass"] > 1
     assert plan["passes"] * plan["sequences_a_pass"] == pytest.approx(100)
     for other in (store, CONFIGS / "glue.py"):
         with pytest.raises(UserError, match="is no recipe for pretraining"):
-            with_plan(describe(other), store)
+            with_plan(describe_path(other), store)
 
 
 def test_another_languages_words_begin_at_the_marker_and_the_vocabulary_is_its_own() -> None:
@@ -167,5 +167,7 @@ def test_the_day_scales() -> None:
     assert isinstance(day, PretrainConfig)
     assert isinstance(half, PretrainConfig)
     assert half.train.steps == day.train.steps // 2
-    hours = with_plan(describe(CONFIGS / "one_gpu_day.py"))["plan"]["chip_hours_at_peak"]["A100"]
+    hours = with_plan(describe_path(CONFIGS / "one_gpu_day.py"))["plan"]["chip_hours_at_peak"][
+        "A100"
+    ]
     assert 2 < hours < 4  # a day at an eighth of the peak, as it says

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from albert_jax.config.run import ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
-from albert_jax.data.loader import KEYS, batch_at, describe, make_dataset
+from albert_jax.data.loader import KEYS, batch_at, describe_examples, make_dataset
 from albert_jax.data.tfrecord import (
     RecordSource,
     decode_example,
     encode_example,
-    read_records,
+    read_examples,
     write_records,
 )
 from albert_jax.utils.errors import UserError
@@ -49,7 +49,7 @@ def assert_same(left, right, keys=KEYS):
 def test_golden_records_hold_the_originals_instances(shared):
     file = shared / "golden/pretraining_data/raw_instances.json"
     instances = json.loads(file.read_text())["seq128"]
-    examples = list(read_records(GOLDEN))
+    examples = list(read_examples(GOLDEN))
     assert len(examples) == len(instances) == 50
     for example, instance in zip(examples, instances, strict=True):
         for key in ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids"):
@@ -64,7 +64,7 @@ def test_golden_records_hold_the_originals_instances(shared):
 
 def test_arrays_have_the_shapes_and_types_of_drawn_examples():
     [ours] = drawn(1, max_seq_length=128)
-    theirs = next(read_records(GOLDEN))
+    theirs = next(read_examples(GOLDEN))
     keys = [*KEYS, "token_boundary"]
     assert {key: (ours[key].shape, ours[key].dtype) for key in keys} == {
         key: (theirs[key].shape, theirs[key].dtype) for key in keys
@@ -73,7 +73,7 @@ def test_arrays_have_the_shapes_and_types_of_drawn_examples():
 
 def test_what_was_read_is_written_byte_for_byte(tmp_path):
     written = tmp_path / "copy.tfrecord"
-    assert write_records(written, read_records(GOLDEN)) == 50
+    assert write_records(written, read_examples(GOLDEN)) == 50
     assert written.read_bytes() == GOLDEN.read_bytes()
 
 
@@ -82,7 +82,7 @@ def test_drawn_examples_survive_writing_and_go_to_the_files_in_turn(tmp_path):
     files = [tmp_path / f"{number}.tfrecord" for number in range(3)]
     assert write_records(files, examples) == 7
     for number, file in enumerate(files):
-        found = list(read_records(file))
+        found = list(read_examples(file))
         assert len(found) == len(examples[number::3])
         for left, right in zip(found, examples[number::3], strict=True):
             assert_same(left, right, [*KEYS, "token_boundary"])
@@ -91,7 +91,7 @@ def test_drawn_examples_survive_writing_and_go_to_the_files_in_turn(tmp_path):
 
 def test_token_boundary_in_the_golden_records_is_our_rule():
     starts = original.golden_starts_word()
-    for example in read_records(GOLDEN):
+    for example in read_examples(GOLDEN):
         ids = example["input_ids"].copy()
         real = example["masked_lm_weights"] > 0
         ids[example["masked_lm_positions"][real]] = example["masked_lm_ids"][real]
@@ -196,7 +196,7 @@ def test_batches_of_records_are_the_same_from_threads_and_processes(shards):
 
 
 def test_describe_says_of_records_what_they_tell():
-    found = describe(RecordSource(GOLDEN, seed=1))
+    found = describe_examples(RecordSource(GOLDEN, seed=1))
     assert found["examples"] == 50
     assert found["ngrams"] is None
     assert found["masked_share"] == pytest.approx(0.149, abs=0.002)  # of the run: 0.1487
@@ -269,7 +269,7 @@ FIRST = 0x38B + 16  # bytes of the first record and its frame
 )
 def test_damaged_file_is_named_with_the_byte(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as error:
-        list(read_records(broken(tmp_path, change)))
+        list(read_examples(broken(tmp_path, change)))
     assert "broken.tfrecord" in str(error.value)
 
 
@@ -317,7 +317,7 @@ def test_record_of_another_kind_is_refused(tmp_path, change, message):
     good, example = drawn(2)
     write_records(tmp_path / "x", [good, example | change(example)])
     with pytest.raises(UserError, match=f"x, record 1, is no pretraining example: .*{message}"):
-        list(read_records(tmp_path / "x"))
+        list(read_examples(tmp_path / "x"))
 
 
 def test_a_record_that_is_damaged_later_on_ends_a_run_with_its_place(tmp_path):
@@ -339,7 +339,7 @@ def test_any_harm_to_a_file_is_one_line_or_none(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("records") / "x"
     file.write_bytes(harmed)
     with pytest.raises(UserError) as raised:
-        list(read_records(file))
+        list(read_examples(file))
     assert "\n" not in str(raised.value)
 
 

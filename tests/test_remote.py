@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from albert_jax.data import store_verify
-from albert_jax.data.pretraining import identity_of, open_data
+from albert_jax.data.pretraining import open_data, pretraining_identity
 from albert_jax.data.store_manifest import json_bytes, sealed
 from albert_jax.data.store_remote import local_store
 from albert_jax.utils import remote_fs
@@ -43,7 +43,7 @@ def bucket(store, tmp_path, monkeypatch):
 def test_a_store_at_an_address_gives_the_examples_of_the_same_store_here(bucket, store, tmp_path):
     ours, theirs = tiny_config(store, tmp_path), tiny_config(ADDRESS, tmp_path)
     here, there = open_data(ours, None), open_data(theirs, None)
-    assert identity_of(ours, here) == identity_of(theirs, there)
+    assert pretraining_identity(ours, here) == pretraining_identity(theirs, there)
     for index in (0, 77):
         for key, value in here.train[index].items():
             np.testing.assert_array_equal(value, there.train[index][key])

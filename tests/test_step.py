@@ -105,7 +105,7 @@ def test_dropout_takes_the_same_on_any_number_of_devices(mode, accumulate):
 def test_a_step_sums_over_the_devices_after_its_micro_batches():
     config, _, placement, step, state = setup(("jit", 4, 2))
     batch = placement.put_batch(random_batch(config, rows=16))
-    program = hlo.read(step.lower(placement.put_state(state), batch).compile().as_text())
+    program = hlo.parse_program(step.lower(placement.put_state(state), batch).compile().as_text())
     loops = [i for i in program.entry.instructions.values() if i.opcode == "while"]
     bodies = [body for loop in loops if (body := program.body(loop))]
     assert bodies

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from albert_jax.cli.info import describe
+from albert_jax.cli.info import describe_path
 from albert_jax.data import store_verify as module
 from albert_jax.data.pretraining import open_data
 from albert_jax.data.store import TokenStore
@@ -68,14 +68,14 @@ def xor(file: Path, *, keep_times: bool = False) -> None:
 def test_whatever_opens_a_store_names_its_damaged_file(store, tmp_path, name):
     config = tiny_config(store, tmp_path / "run")
     open_data(config, None)
-    assert describe(store)["verified"] is True
+    assert describe_path(store)["verified"] is True
     xor(store / name)
     other = shutil.copytree(store, tmp_path / "other")
     message = f"{name} is damaged: its SHA-256 is not the manifest's; delete .* and prepare"
     for act in (
         lambda: open_data(config, None),
         lambda: open_data(tiny_config(f"{store}:1,{other}:2", tmp_path / "run"), None),
-        lambda: describe(store),
+        lambda: describe_path(store),
     ):
         with pytest.raises(UserError, match=message):
             act()
@@ -205,7 +205,7 @@ def test_ctrl_c_ends_the_reading_of_all_files(store, monkeypatch):
         if len(blocks) > 20:
             time.sleep(0.01)  # the main thread gets its turn
 
-    monkeypatch.setattr(module.Meter, "add", add)
+    monkeypatch.setattr(module.ProgressMeter, "add", add)
     with pytest.raises(KeyboardInterrupt):
         TokenStore.open(store)
     assert len(blocks) < 200  # of tens of thousands

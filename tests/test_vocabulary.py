@@ -201,7 +201,7 @@ def test_the_command_shows_how_far_it_is_and_takes_prepares_flags(tmp_path: Path
 BAR = """
 import sys
 from albert_jax.data import vocabulary
-from albert_jax.utils.progress import Meter
+
 vocabulary.SAID_AFTER_SECONDS = 0.0
 sys.stderr.isatty = lambda: True
 vocabulary.train_tokenizer(sys.argv[1], output=sys.argv[2], vocab_size=60)

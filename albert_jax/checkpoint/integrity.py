@@ -68,7 +68,7 @@ def crc32c(array: np.ndarray) -> str:
     return f"{google_crc32c.value(np.ascontiguousarray(array).reshape(-1).view(np.uint8)):08x}"
 
 
-def table_of(leaves: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Table:
+def array_table(leaves: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Table:
     """Shape and dtype of each leaf, which may be abstract; checksums if `arrays` has the values."""
     table: Table = {}
     for name, leaf in leaves.items():
@@ -103,7 +103,7 @@ def _is_finite(array: np.ndarray) -> bool:
     return all(np.isfinite(block).all() for block in blocks)
 
 
-def verify(arrays: Mapping[str, np.ndarray], table: Table) -> None:
+def verify_arrays(arrays: Mapping[str, np.ndarray], table: Table) -> None:
     """Raises Damaged unless the arrays are, bit for bit, those the table was made of."""
     wrong = []
     for name, entry in table.items():
@@ -192,7 +192,7 @@ def read_arrays(path: Path, table: Table, *, beside: Sequence[Path] = ()) -> dic
             arrays[name] = store.read().result()
         except ValueError as error:
             raise Damaged(f"{name}: {_first_line(error)}") from None
-    verify(arrays, table)
+    verify_arrays(arrays, table)
     return arrays
 
 

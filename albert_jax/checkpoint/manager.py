@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 
 from albert_jax.checkpoint.integrity import (
     Damaged,
+    array_table,
     data_of,
     differences,
     named_leaves,
@@ -34,7 +35,6 @@ from albert_jax.checkpoint.integrity import (
     read_arrays,
     read_document,
     seal,
-    table_of,
 )
 from albert_jax.distributed import multihost
 from albert_jax.utils.atomic import remove_leftovers
@@ -138,7 +138,7 @@ class Checkpointer:
         leaves = named_leaves(state)
         data = data_of(leaves)
         arrays = on_host(data)
-        table = table_of(leaves, arrays)
+        table = array_table(leaves, arrays)
         document = seal(
             {"format_version": FORMAT_VERSION, "step": step, "meta": meta, "leaves": table}
         )
@@ -266,7 +266,7 @@ class Checkpointer:
                 f"{self.directory} is the work directory of another run: {'; '.join(other)}; "
                 "give that run's settings or another work directory"
             )
-        if unlike := differences(document["leaves"], table_of(targets)):
+        if unlike := differences(document["leaves"], array_table(targets)):
             raise UserError(
                 f"checkpoint {step} in {self.directory} holds another state: {'; '.join(unlike)}; "
                 "give that run's settings or another work directory"

@@ -28,6 +28,7 @@ from albert_jax import __version__
 from albert_jax.checkpoint.convert.parameters import check_sizes, misfits
 from albert_jax.checkpoint.integrity import (
     Damaged,
+    array_table,
     named_leaves,
     nest,
     not_finite,
@@ -35,7 +36,6 @@ from albert_jax.checkpoint.integrity import (
     read_arrays,
     read_document,
     seal,
-    table_of,
 )
 from albert_jax.checkpoint.manager import cause_of, require_space
 from albert_jax.config.manifests import (
@@ -43,7 +43,7 @@ from albert_jax.config.manifests import (
     FORMAT_VERSION,
     MANIFEST,
     VOCABULARY,
-    Manifest,
+    ModelManifest,
     is_model_directory,
 )
 from albert_jax.config.run import AlbertConfig
@@ -106,7 +106,7 @@ def export_model(
             if slots:
                 _write_arrays(folder / "optimizer", slots)
             files = [name for name in (CONFIG, VOCABULARY) if (folder / name).exists()]
-            manifest = Manifest(
+            manifest = ModelManifest(
                 format_version=FORMAT_VERSION,
                 albert_jax=__version__,
                 tokenizer=tokenizer,
@@ -114,8 +114,8 @@ def export_model(
                 head=head,
                 inventory=inventory,
                 sha256={name: _sha256(folder / name) for name in files},
-                tensors=table_of(leaves, arrays),
-                optimizer=table_of(slots, slots) if slots else None,
+                tensors=array_table(leaves, arrays),
+                optimizer=array_table(slots, slots) if slots else None,
             )
             text = json.dumps(seal(finite(manifest.to_json())), indent=1)
             (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -210,7 +210,7 @@ def load_model(directory: str | Path, *, check_values: bool = True) -> ModelDire
     return ModelDirectory(params, config, tokenizer, document)
 
 
-def _read_manifest(directory: Path) -> tuple[dict[str, Any], Manifest]:
+def _read_manifest(directory: Path) -> tuple[dict[str, Any], ModelManifest]:
     """The document and what it says, or Damaged; UserError for a newer format."""
     document = read_document(directory / MANIFEST)
     version = document.get("format_version")
@@ -220,12 +220,12 @@ def _read_manifest(directory: Path) -> tuple[dict[str, Any], Manifest]:
             "update albert_jax"
         )
     try:
-        return document, Manifest.from_json(document)
+        return document, ModelManifest.from_json(document)
     except msgspec.ValidationError as error:
         raise Damaged(f"{MANIFEST}: {shortened(str(error))}") from None
 
 
-def _check_fit(directory: Path, config: AlbertConfig, manifest: Manifest) -> None:
+def _check_fit(directory: Path, config: AlbertConfig, manifest: ModelManifest) -> None:
     """UserError unless the arrays, of which nothing was read, are those of the configuration."""
     shapes = {name: tuple(entry["shape"]) for name, entry in manifest.tensors.items()}
     head = manifest.head

@@ -40,7 +40,7 @@ _PARTS = {
 }
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe_path(path: str | Path) -> dict[str, Any]:
     """Describes a model, work directory, token store, configuration file or recipe, as JSON values.
 
     Every file of a store is verified, unless that was done before and it has not changed. A store
@@ -73,7 +73,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     )
 
 
-def as_table(description: dict[str, Any]) -> str:
+def description_table(description: dict[str, Any]) -> str:
     """The description as aligned lines; whole numbers with thousands separators."""
     rows = list(_rows(description, ""))
     width = max(len(name) for name, _ in rows)

@@ -273,7 +273,7 @@ def evaluate(
     """
     for each in model:
         require_model_directory(each)
-    from albert_jax.inference.evaluate import as_table, card_table, evaluate, evaluate_card
+    from albert_jax.inference.evaluate import card_table, evaluate, evaluate_card, evaluation_table
 
     compute = ComputeConfig(dtype=dtype)
     if suite:
@@ -299,7 +299,7 @@ def evaluate(
         pack=pack,
         labels=labels,
     )
-    _print_json(found) if json else print(as_table(found))
+    _print_json(found) if json else print(evaluation_table(found))
 
 
 def predict(
@@ -505,9 +505,9 @@ def info(
         store: of a recipe: the token store whose passes are counted.
         json: print the description as JSON.
     """
-    from albert_jax.cli.info import as_table, describe
+    from albert_jax.cli.info import describe_path, description_table
 
-    description = describe(path)
+    description = describe_path(path)
     if description["kind"] == "recipe" or store is not None:
         from albert_jax.cli.recipe_plan import with_plan  # which waits for JAX
 
@@ -515,7 +515,7 @@ def info(
     if json:
         _print_json(description)
     else:
-        print(as_table(description))
+        print(description_table(description))
 
 
 def export(
@@ -631,13 +631,13 @@ def verify(model: ModelDirectory, *, expect: str | None = None, json: bool = Fal
         json: print {"model", "verdict", "released", "parameters", "checks"} as JSON.
     """
     require_model_directory(model)
-    from albert_jax.inference.verify import as_table, failure, verify
+    from albert_jax.inference.verify import checks_table, failure, verify
 
     report = verify(model, expect=expect)
     if json:
         _print_json(report)
     else:
-        print(as_table(report))
+        print(checks_table(report))
     if told := failure(report):
         raise UserError(told)
 
@@ -676,11 +676,11 @@ def benchmark(
     points = list(itertools.chain(*sweep))
     if not points:
         figures = benchmark.benchmark(config, profile=profile)
-        print(benchmark_report.card(figures))
+        print(benchmark_report.benchmark_lines(figures))
     else:
         names = [point.partition("=")[0] for point in points]
         results = benchmark.sweep(config, points)
-        print(benchmark_report.table(results, names))
+        print(benchmark_report.sweep_table(results, names))
         measured = [r for r in results if "error" not in r]
         if not measured:
             raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
@@ -688,7 +688,7 @@ def benchmark(
     if json:
         print(json_module.dumps(figures))
     if plot:  # last: a disk that is full takes nothing of what was measured
-        benchmark_report.draw(results, names, plot)
+        benchmark_report.draw_sweep(results, names, plot)
 
 
 def estimate(
@@ -725,7 +725,7 @@ def estimate(
     if table and find_batch:
         raise UserError("--table takes one estimate, --find-batch makes several; give one of them")
     if table:
-        estimate_table.read(table)  # before minutes are spent
+        estimate_table.read_table(table)  # before minutes are spent
     if find_batch:
         results = estimate.find_batch(config)
         told = estimate_report.batches(results)
@@ -733,13 +733,13 @@ def estimate(
         figures = figures | {"results": results}
     else:
         figures = estimate.estimate(config)
-        told = estimate_report.card(figures)
+        told = estimate_report.estimate_lines(figures)
     print(json_module.dumps(figures) if json else told)
     if table:
         row = estimate_table.row_of(figures)
         rows = estimate_table.record(table, row)
         if plot:
-            estimate_table.draw(rows, row, plot)
+            estimate_table.draw_scaling(rows, row, plot)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

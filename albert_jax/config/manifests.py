@@ -63,7 +63,7 @@ class TaskSettings(TypedDict, total=False):
     label: str | None
 
 
-class Head(TypedDict):
+class HeadManifest(TypedDict):
     """A fine-tuned head: its kind, its labels, and which task `albert-jax finetune` made it for."""
 
     kind: Literal[
@@ -81,7 +81,7 @@ class Head(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class ModelManifest:
     """What `manifest.json` holds, without its own checksum.
 
     `tensors` and `optimizer` have the arrays' entries by name, `sha256` the digests of the files
@@ -93,14 +93,14 @@ class Manifest:
     albert_jax: str
     tokenizer: TextSettings
     provenance: dict[str, Any]
-    head: Head | None = None
+    head: HeadManifest | None = None
     inventory: list[dict[str, Any]] | None = None
     sha256: dict[Literal["albert_config.json", "spiece.model"], str]
     tensors: dict[str, TensorEntry]
     optimizer: dict[str, TensorEntry] | None = None
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Manifest:
+    def from_json(cls, document: Mapping[str, Any]) -> ModelManifest:
         """Return the manifest in a JSON object; keys that are not known are passed over.
 
         Raises msgspec.ValidationError, which names the key, for values of other types and for names
@@ -150,7 +150,7 @@ def read_model_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} has format {version}, newer than {FORMAT_VERSION}; update albert_jax"
         )
     try:
-        manifest = Manifest.from_json(document)
+        manifest = ModelManifest.from_json(document)
     except msgspec.ValidationError as error:
         raise _damaged(folder, f"{MANIFEST}: {shortened(str(error))}") from None
     found = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()

@@ -60,7 +60,7 @@ def padded_length(length: int, longest: int) -> int:
     return min(power, longest)
 
 
-def plan(lengths: Sequence[int], *, longest: int, tokens: int) -> list[Batch]:
+def plan_batches(lengths: Sequence[int], *, longest: int, tokens: int) -> list[Batch]:
     """Batches that hold every row once, longest first: too little memory shows at the start."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     batches = []

@@ -38,7 +38,7 @@ KEYS = (
 )
 
 
-class Source(Protocol):
+class ExampleSource(Protocol):
     """Examples by index without end: epoch after epoch, each shuffled whole before the next."""
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class Source(Protocol):
 
 
 def batch_at(
-    source: Source,
+    source: ExampleSource,
     batch_index: int,
     batch_size: int,
     *,
@@ -82,7 +82,7 @@ def batch_at(
 
 
 def make_dataset(
-    source: Source,
+    source: ExampleSource,
     *,
     batch_size: int,
     start: int = 0,
@@ -154,7 +154,9 @@ class Batches(Iterator[Batch]):
 class _Draw:
     """batch_at with all but the index bound, in a form that can be sent to a worker process."""
 
-    def __init__(self, source: Source, batch_size: int, process_index: int, process_count: int):
+    def __init__(
+        self, source: ExampleSource, batch_size: int, process_index: int, process_count: int
+    ):
         self.source, self.batch_size = source, batch_size
         self.process = {"process_index": process_index, "process_count": process_count}
 
@@ -188,7 +190,7 @@ def _draw_in_worker(batch_index: int) -> Batch:
 # --------------------------------------------------------------------------------------- the report
 
 
-def describe(source: Source, examples: int = 1000) -> dict[str, Any]:
+def describe_examples(source: ExampleSource, examples: int = 1000) -> dict[str, Any]:
     """What the first examples of a source are like: lengths and shares as they came out.
 
     `ngrams` is the share of masked n-grams by words, None where the source does not know them

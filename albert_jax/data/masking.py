@@ -19,14 +19,16 @@ from albert_jax.data.tokenizer import MASK_ID
 NUM_SPECIAL = MASK_ID + 1
 
 
-class Vocabulary(Protocol):
+class PieceVocabulary(Protocol):
     """What masking needs of a tokenizer."""
 
     pieces: list[str]
     starts_word: np.ndarray
 
 
-def word_starts(tokenizer: Vocabulary, rule: Literal["albert", "marker"] = "albert") -> np.ndarray:
+def word_starts(
+    tokenizer: PieceVocabulary, rule: Literal["albert", "marker"] = "albert"
+) -> np.ndarray:
     """Which pieces begin a word, bool[V]: by the original's rule, or only those with ▁."""
     if rule == "albert":
         return tokenizer.starts_word

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.data.loader import Example, Source
+from albert_jax.data.loader import Example, ExampleSource
 from albert_jax.utils.errors import UserError
 
 BLOCK = 1 << 16  # shares are multiples of 1/65,536
@@ -94,7 +94,12 @@ class Mixture:
     """Examples of several sources by one index; a pass is as many as they have together."""
 
     def __init__(
-        self, sources: Sequence[Source], counts: Sequence[int], *, names: Sequence[str], seed: int
+        self,
+        sources: Sequence[ExampleSource],
+        counts: Sequence[int],
+        *,
+        names: Sequence[str],
+        seed: int,
     ):
         """`counts` are `share_out`'s: examples of each source in a block."""
         assert sum(counts) == BLOCK, "shares do not make up a block"

@@ -18,7 +18,7 @@ import numpy as np
 
 from albert_jax.config.run import PretrainConfig, to_dict
 from albert_jax.data.examples import PretrainingSource
-from albert_jax.data.loader import Source
+from albert_jax.data.loader import ExampleSource
 from albert_jax.data.masking import word_starts
 from albert_jax.data.mixture import BLOCK, Mixture, seed_of, share_out, split_stores
 from albert_jax.data.prepare.build import prepare, unigram_statistics
@@ -44,11 +44,11 @@ _PADDING = 128  # rows, to a multiple of which embeddings may be padded for the 
 
 
 @dataclass(frozen=True)
-class Data:
+class PretrainingData:
     """Training and held-out examples, and what is known of them."""
 
-    train: Source
-    heldout: Source | None
+    train: ExampleSource
+    heldout: ExampleSource | None
     vocab: Path | None
     tokenizer: dict[str, Any]  # mode, do_lower_case
     identity: dict[str, Any]  # what a run that resumes must have in common
@@ -57,7 +57,7 @@ class Data:
     ]  # of the held-out tokens: unigram_entropy_nats, most_frequent_token_rate
 
 
-def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
+def open_data(config: PretrainConfig, workdir: Path | None) -> PretrainingData:
     """The configured data; without a store, one is first made of `config.text` inside `workdir`."""
     require_pretraining_data(config)
     store = config.store
@@ -79,7 +79,7 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> Data:
     return _open_store(config, store, Path(store))
 
 
-def _open_store(config: PretrainConfig, path: str, folder: Path) -> Data:
+def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingData:
     is_made_here = config.store is None  # of config.text
     remedy = f"delete {folder} to have it made again" if is_made_here else remedy_for(path, folder)
     store, heldout = (TokenStore.open(folder, split=split, remedy=remedy) for split in SPLITS)
@@ -98,7 +98,7 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> Data:
     if not store.num_tokens:
         raise UserError(f"the store {path} has no documents to train on; prepare it with more text")
     totals = store.manifest["splits"]["heldout"]
-    return Data(
+    return PretrainingData(
         train=make(store),
         # Shuffled, so that a limited evaluation is not of the first documents only.
         heldout=make(heldout) if heldout.num_documents else None,
@@ -112,7 +112,7 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> Data:
     )
 
 
-def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> Data:
+def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> PretrainingData:
     folders = {path: local_store(path) for path in weights}
     stores = {
         path: TokenStore.open(folder, split="heldout", remedy=remedy_for(path, folder))
@@ -215,7 +215,7 @@ def _record_files(pattern: str) -> list[str]:
     return sorted(f for f in glob.glob(pattern) if Path(f).is_file())
 
 
-def _open_records(config: PretrainConfig, files: list[str]) -> Data:
+def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
     if config.vocab is None:
         raise UserError(
             "TFRecord shards carry no vocabulary; give --vocab SPM, the model they were made with"
@@ -230,7 +230,7 @@ def _open_records(config: PretrainConfig, files: list[str]) -> Data:
             shuffle=True,
             vocab_size=tokenizer.vocab_size,
         )
-    return Data(
+    return PretrainingData(
         train=RecordSource(
             files, seed=config.train.seed, shuffle=True, vocab_size=tokenizer.vocab_size
         ),
@@ -245,7 +245,7 @@ def _open_records(config: PretrainConfig, files: list[str]) -> Data:
     )
 
 
-def objective_warnings(data: Data, config: PretrainConfig) -> list[str]:
+def objective_warnings(data: PretrainingData, config: PretrainConfig) -> list[str]:
     """Return a line where nearly all labels of the second objective would be of one kind.
 
     Documents of one sentence do that: its partner then always is of another document, label 1, and
@@ -282,12 +282,12 @@ def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -
         say(f"note: rows {pieces:,} to {rows - 1:,} of the embeddings have no piece")
 
 
-def identity_of(config: PretrainConfig, data: Data) -> dict[str, Any]:
+def pretraining_identity(config: PretrainConfig, data: PretrainingData) -> dict[str, Any]:
     """What a run must share with the checkpoint it resumes: weights, examples, updates."""
-    return {**data.identity, **identity_of_settings(config)}
+    return {**data.identity, **settings_identity(config)}
 
 
-def identity_of_settings(config: PretrainConfig) -> dict[str, Any]:
+def settings_identity(config: PretrainConfig) -> dict[str, Any]:
     """The part of `identity_of` that needs no data."""
     settings = to_dict(config)
     keys = ("steps", "batch_size", "accumulate", "seed")

@@ -26,11 +26,11 @@ import numpy as np
 from albert_jax.data.store_manifest import (
     DTYPES,
     SPLITS,
-    Manifest,
     ShardDigests,
     ShardRecord,
     Split,
     StoreFile,
+    StoreManifest,
     files_of,
     read_manifest,
 )
@@ -62,7 +62,7 @@ class Shard:
 class TokenStore:
     """A split of a finished store; make one with `TokenStore.open`."""
 
-    def __init__(self, path: Path, split: Split, manifest: Manifest, shards: list[Shard]):
+    def __init__(self, path: Path, split: Split, manifest: StoreManifest, shards: list[Shard]):
         self.path, self.split, self.shards = path, split, shards
         self.record = manifest
         self.vocab_path = path / "spiece.model"
@@ -148,7 +148,7 @@ def _no_store(path: Path) -> str:
 _unsealed: set[Path] = set()  # stores of which it has been said
 
 
-def _say_unsealed(path: Path, manifest: Manifest) -> None:
+def _say_unsealed(path: Path, manifest: StoreManifest) -> None:
     if manifest.checksum or path in _unsealed:
         return
     _unsealed.add(path)

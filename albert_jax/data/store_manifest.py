@@ -92,7 +92,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class StoreVocabulary:
     """The vocabulary that tokens are ids of, and how it cleans text."""
 
     sha256: Sha256
@@ -114,7 +114,7 @@ class Settings:
     """All that a store's bytes depend on beside its inputs; STORE/progress/settings.json."""
 
     format_version: int
-    vocabulary: Vocabulary
+    vocabulary: StoreVocabulary
     reading: dict[str, Any]
     holdout: float
     made_with: dict[str, str]
@@ -125,7 +125,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest(Settings):
+class StoreManifest(Settings):
     """STORE/manifest.json."""
 
     counts: dict[str, Count]
@@ -183,7 +183,7 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
 # ----------------------------------------------------------------------------------------- reading
 
 
-def read_manifest(path: Path, *, remedy: str | None = None) -> Manifest | None:
+def read_manifest(path: Path, *, remedy: str | None = None) -> StoreManifest | None:
     """Return the manifest of a finished store, None where there is none; UserError if it is bad.
 
     `remedy` says what to do then; unset: to make the store again.
@@ -199,7 +199,7 @@ def read_manifest(path: Path, *, remedy: str | None = None) -> Manifest | None:
     return parse_manifest(data, str(file), remedy=remedy)
 
 
-def parse_manifest(data: bytes, name: str, *, remedy: str) -> Manifest:
+def parse_manifest(data: bytes, name: str, *, remedy: str) -> StoreManifest:
     """Return the manifest in a file's bytes.
 
     Raises UserError, with the file's name and the remedy, for what is no manifest, is of another
@@ -211,7 +211,7 @@ def parse_manifest(data: bytes, name: str, *, remedy: str) -> Manifest:
         raise UserError(
             f"{name} is of store format {version}, not {FORMAT_VERSION}; prepare the text again"
         )
-    manifest = decode_json(data, Manifest, name=name, hint=remedy)
+    manifest = decode_json(data, StoreManifest, name=name, hint=remedy)
     if (manifest.format_revision or manifest.checksum) and not is_sealed(document):
         raise UserError(f"{name} is damaged: it does not have the checksum it carries; {remedy}")
     if problem := _contradiction(manifest):
@@ -219,7 +219,7 @@ def parse_manifest(data: bytes, name: str, *, remedy: str) -> Manifest:
     return manifest
 
 
-def _contradiction(manifest: Manifest) -> str:
+def _contradiction(manifest: StoreManifest) -> str:
     for split in SPLITS:
         record = manifest.split(split)
         if len({shard.name for shard in record.shards}) < len(record.shards):
@@ -253,7 +253,7 @@ class StoreFile:
     end: int = 0  # ids are below it; the last offset is it
 
 
-def files_of(manifest: Manifest, splits: Iterable[str] = SPLITS) -> list[StoreFile]:
+def files_of(manifest: StoreManifest, splits: Iterable[str] = SPLITS) -> list[StoreFile]:
     """Return the vocabulary and the files of some splits, as the manifest has them."""
     files = [StoreFile("spiece.model", "vocabulary", None, manifest.vocabulary.sha256)]
     for split in splits:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.data.prepare.storage import existing_folder
-from albert_jax.data.store_manifest import Manifest, StoreFile, files_of, parse_manifest
+from albert_jax.data.store_manifest import StoreFile, StoreManifest, files_of, parse_manifest
 from albert_jax.data.store_verify import check_file, remember_files
 from albert_jax.utils.atomic import appearing_file, writing
 from albert_jax.utils.errors import UserError
@@ -53,7 +53,7 @@ def remedy_for(store: str, folder: Path) -> str:
     return f"delete {folder} {again}"
 
 
-def remote_manifest(store: str) -> Manifest:
+def remote_manifest(store: str) -> StoreManifest:
     """Return the manifest of a finished store at an address; UserError where there is none."""
     address = store.rstrip("/")
     files, root = connect(address)

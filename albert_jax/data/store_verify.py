@@ -24,7 +24,7 @@ from albert_jax.data.store_manifest import DTYPES, StoreFile
 from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
-from albert_jax.utils.progress import Meter
+from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.user_cache import user_cache
 
 BLOCK_BYTES = 1 << 22  # read at once, a multiple of every array's item
@@ -78,7 +78,7 @@ def verify_files(
         return
     total = sum(waiting.values())
     with contextlib.closing(
-        Meter(f"verify {store}", total, unit="B", delay=SAID_AFTER_SECONDS)
+        ProgressMeter(f"verify {store}", total, unit="B", delay=SAID_AFTER_SECONDS)
     ) as meter:
         problems = _check_all(store, list(waiting), meter.add)
     if problems:

@@ -295,7 +295,7 @@ def record_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return files
 
 
-def read_records(paths: str | Path | Iterable[str | Path]) -> Iterator[Example]:
+def read_examples(paths: str | Path | Iterable[str | Path]) -> Iterator[Example]:
     """Examples in the files' order, their arrays int32[S], int32[P], float32[P] and a scalar label.
 
     token_boundary is there where the file has it; UserError as RecordSource raises.

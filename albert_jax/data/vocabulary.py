@@ -17,7 +17,7 @@ from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.tokenizer import train_on_lines
 from albert_jax.utils.atomic import require_apart
-from albert_jax.utils.progress import Meter
+from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.streams import say
 
 SAID_AFTER_SECONDS = 1.0
@@ -82,7 +82,7 @@ def _sentences_of(
     pieces: Sequence[Piece], reading: Reading, counts: Counter[str], progress: bool
 ) -> Iterator[str]:
     total = sum(piece.bytes for piece in pieces)
-    meter = Meter("read text", total, unit="B", show=progress, delay=SAID_AFTER_SECONDS)
+    meter = ProgressMeter("read text", total, unit="B", show=progress, delay=SAID_AFTER_SECONDS)
     with contextlib.closing(meter):
         for piece in pieces:
             for document in read_piece(piece, reading, counts=counts, tick=meter.add):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.run import LARGEST, AlbertConfig, ComputeConfig
-from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan
+from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
 from albert_jax.data.tokenizer import MASK_ID, Tokenizer
 from albert_jax.distributed.compilation_cache import set_compilation_cache
 from albert_jax.inference import functions
@@ -435,7 +435,7 @@ class Albert:
     ) -> Iterator[tuple[Batch, Any]]:
         """Yields each batch with the arrays that `call` gave for it, in NumPy; UserError for what
         is not finite."""
-        batches = plan(
+        batches = plan_batches(
             [len(row.ids) for row in rows],
             longest=self.config.max_position_embeddings,
             tokens=batch_tokens(),

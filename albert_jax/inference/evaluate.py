@@ -20,12 +20,12 @@ from albert_jax.inference.verify_released import named_by_source
 from albert_jax.tasks import RawExample, Task, find_task
 from albert_jax.tasks.base import TFDS
 from albert_jax.tasks.cuts import lines_about
-from albert_jax.tasks.scores import table_of
+from albert_jax.tasks.scores import metric_lines
 from albert_jax.tasks.split_features import features_of
 from albert_jax.utils.atomic import require_apart, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
-from albert_jax.utils.progress import Meter
+from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.streams import say
 
 
@@ -92,7 +92,7 @@ def predictions_of(
     found = features_of(task, examples, fine_tuned.tokenizer, fine_tuned.max_seq_length)
     what = "questions" if task.head.startswith(("span", "multiple")) else "examples"
     title = f"{split}, {len(examples):,} {what}"
-    with Meter(title, len(found.rows), unit="row") as meter:
+    with ProgressMeter(title, len(found.rows), unit="row") as meter:
         outputs = fine_tuned(found.rows, meter.tick)
     for feature, output in zip(found.features, outputs, strict=True):
         if not is_finite(output):
@@ -144,11 +144,11 @@ def write_files(
             return [file.replace(folder / file.name) for file in files]
 
 
-def as_table(found: Mapping[str, Any]) -> str:
+def evaluation_table(found: Mapping[str, Any]) -> str:
     """What `evaluate` returns, as lines."""
     task = find_task(found["task"])
     lines = [f"{task.name} {found['split']}, {found['examples']:,} examples"]
-    for name, value, note in table_of(task, found["metric"], found["metrics"]):
+    for name, value, note in metric_lines(task, found["metric"], found["metrics"]):
         lines.append(f"  {name:<24} {value}{note and f'  ({note})'}")
     return "\n".join([*lines, f"  {'predictions':<24} {found['predictions_file']}"])
 

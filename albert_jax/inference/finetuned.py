@@ -22,7 +22,7 @@ from albert_jax.inference.api import batch_tokens, one_ahead
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Task, find_task
 from albert_jax.tasks.batches import SHORTEST, evaluation_batches
-from albert_jax.tasks.collate import Row
+from albert_jax.tasks.collate import FeatureRow
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.streams import say
@@ -76,7 +76,7 @@ def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) 
     return {"logits": output.reshape(-1, output.shape[-1]) if "starts" in batch else output}
 
 
-class Outputs:
+class HeadOutputs:
     """Computes a head's outputs for rows of any lengths, on one device, packed or each alone."""
 
     def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
@@ -85,7 +85,7 @@ class Outputs:
         self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
 
     def __call__(
-        self, params: Any, rows: Sequence[Row], tick: Tick | None = None
+        self, params: Any, rows: Sequence[FeatureRow], tick: Tick | None = None
     ) -> list[dict[str, np.ndarray]]:
         """What `Task.predictions` takes: one a row, cut to the row's own tokens. `tick` is called
         after each batch; what it raises ends the computation."""
@@ -121,7 +121,7 @@ class FineTuned:
     task: Task
     tokenizer: Tokenizer
     max_seq_length: int
-    outputs: Outputs
+    outputs: HeadOutputs
     order: tuple[int, ...] | None  # of the model's outputs, where the task lists its labels anew
 
     @property
@@ -143,7 +143,7 @@ class FineTuned:
         return jax.device_put(for_task(self.directory.params))
 
     def __call__(
-        self, rows: Sequence[Row], tick: Tick | None = None
+        self, rows: Sequence[FeatureRow], tick: Tick | None = None
     ) -> list[dict[str, np.ndarray]]:
         """`Outputs` of the rows, labels in the task's order."""
         found = self.outputs(self.params, rows, tick)
@@ -203,7 +203,7 @@ def load_fine_tuned(
         model.config, compute or ComputeConfig(), kind=head["kind"], labels=_outputs_of(model)
     )
     tokenizer = tokenizer_of(directory, model)
-    outputs = Outputs(for_head, pack=pack)
+    outputs = HeadOutputs(for_head, pack=pack)
     return FineTuned(str(directory), model, chosen, tokenizer, length, outputs, order)
 
 

@@ -24,10 +24,10 @@ from albert_jax.tasks.custom import CONLL
 from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
 from albert_jax.tasks.squad import SpanPredictions, SquadTask
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, json_rows
-from albert_jax.tasks.values import id_of, shown
+from albert_jax.tasks.values import id_of, json_shown
 from albert_jax.utils.atomic import require_apart, result_lines, writing
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.progress import Meter, Tick
+from albert_jax.utils.progress import ProgressMeter, Tick
 from albert_jax.utils.streams import json_line, say
 from albert_jax.utils.text_files import file_lines, kind_of, lines_together
 
@@ -67,7 +67,9 @@ def predict(
     "error"} and the others follow.
     """
     if isinstance(inputs, str | bytes | Mapping):
-        raise UserError(f"the inputs are {shown(inputs)}; give a list of records, each {_RECORD}")
+        raise UserError(
+            f"the inputs are {json_shown(inputs)}; give a list of records, each {_RECORD}"
+        )
     fine_tuned = load_fine_tuned(
         model,
         task,
@@ -179,7 +181,7 @@ def _asked(fine_tuned: FineTuned, number: int, place: str, record: Any) -> _Aske
 def _id_of(number: int, place: str, record: Any) -> Any:
     """What an answer calls its record: the record's own id, or else its number."""
     if not isinstance(record, Mapping):
-        raise UserError(f"{place} is {shown(record)}; give {_RECORD}")
+        raise UserError(f"{place} is {json_shown(record)}; give {_RECORD}")
     id_of(record, _IDS, number, place)  # refuses what an answer cannot repeat
     return next((record[name] for name in _IDS if record.get(name) is not None), number)
 
@@ -285,7 +287,7 @@ def predict_file(
     # Who asks and waits, or reads the answers on the screen, sees how far it is.
     is_seen = dest == "-" and (source == "-" or sys.stdout.isatty())
     with writing(dest), result_lines(dest) as out:
-        with Meter("predict", None, unit="input", show=not is_seen) as meter:
+        with ProgressMeter("predict", None, unit="input", show=not is_seen) as meter:
             for found in _answers(fine_tuned, chunks, count, skip_bad=skip_bad, tick=meter.reach):
                 out.write(json_line(found, out))
                 out.flush()

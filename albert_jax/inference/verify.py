@@ -63,7 +63,7 @@ def verify(
     }
 
 
-def as_table(report: dict[str, Any]) -> str:
+def checks_table(report: dict[str, Any]) -> str:
     """The checks as aligned lines."""
     rows = report["checks"]
     width = max(len(row["check"]) for row in rows)

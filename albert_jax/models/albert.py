@@ -305,7 +305,7 @@ class SentenceOrderHead(nn.Module):
         return jnp.einsum("BH,CH->BC", pooled_BH.astype(jnp.float32), weights_CH) + bias_C
 
 
-class Albert(nn.Module):
+class AlbertModel(nn.Module):
     """Embeddings, encoder and pooler: ids, mask and segments [B, S] -> EncoderOutput."""
 
     config: AlbertConfig
@@ -334,7 +334,7 @@ class Albert(nn.Module):
         return EncoderOutput(embeddings_BSE, sequence_BSH, pooled_BH, layers_LBSH)
 
 
-class AlbertForPretraining(Albert):
+class AlbertForPretraining(AlbertModel):
     """ALBERT with its two pretraining heads, the masked-LM head on `masked_lm_positions_BP` only
     (None: everywhere)."""
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from albert_jax.config.run import AlbertConfig, ComputeConfig
-from albert_jax.models.albert import Albert
+from albert_jax.models.albert import AlbertModel
 from albert_jax.models.dropout import Dropout
 from albert_jax.models.layers import LayerNorm
 
@@ -242,7 +242,7 @@ HEADS: dict[str, type[Head]] = {
 PACKABLE = ("classification", "regression")  # kinds whose examples may share rows
 
 
-class AlbertForTask(Albert):
+class AlbertForTask(AlbertModel):
     """ALBERT with the head of that kind, `head`; a kind of `HEADS` that needs no pooler has none.
 
     ids, mask and segments [B, S] (multiple choice: [B, C, S]), and inputs of the head by name ->

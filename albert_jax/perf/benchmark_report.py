@@ -35,7 +35,7 @@ _PHASES = {
 }
 
 
-def card(r: dict[str, Any]) -> str:
+def benchmark_lines(r: dict[str, Any]) -> str:
     """The figures of one `benchmark`, a line each."""
     spread, rate = r["step_ms_of"], r["sequences_per_second"]
     lines = [
@@ -102,7 +102,7 @@ _FOOTNOTE = (
 _INPUT_FOOTNOTE = "step ms: mean time of drawing a batch; ms/seq is step ms / batch"
 
 
-def table(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def sweep_table(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     """Return the results of a `sweep` over the settings `names`, a line each, and below them what
     the times are."""
     measured = [result for result in results if "error" not in result]
@@ -138,7 +138,9 @@ def _column(measured: Sequence[dict[str, Any]], name: str) -> list[str]:
     return ["-" if value is None else f"{value:,.{digits}f}" for value in values]
 
 
-def draw(results: Sequence[dict[str, Any]], names: Sequence[str], picture: str | Path) -> None:
+def draw_sweep(
+    results: Sequence[dict[str, Any]], names: Sequence[str], picture: str | Path
+) -> None:
     """Draw a sweep into a file, as `sweep_figure`; raise UserError where it cannot be written."""
     with styled():
         save_plot(sweep_figure(results, names), picture)

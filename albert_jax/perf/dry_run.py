@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from albert_jax.config.run import PretrainConfig
-from albert_jax.data.loader import describe
+from albert_jax.data.loader import describe_examples
 from albert_jax.data.pretraining import open_data
 from albert_jax.distributed.compilation_cache import set_compilation_cache
 from albert_jax.distributed.placement import (
@@ -30,7 +30,7 @@ from albert_jax.training.memory import (
     out_of_memory_told,
     program_bytes,
 )
-from albert_jax.training.pretrain_report import plan
+from albert_jax.training.pretrain_report import run_plan
 from albert_jax.utils.numbers import rounded
 from albert_jax.utils.streams import say
 
@@ -52,9 +52,9 @@ def describe_plan(config: PretrainConfig) -> str:
     workdir = Path(config.workdir) if config.workdir else None
     made = workdir is not None and (workdir / "store" / "manifest.json").is_file()
     data = open_data(config, workdir) if made or config.store or not config.text else None
-    lines = [plan(config, data)]
+    lines = [run_plan(config, data)]
     if data is not None:
-        lines.append(_examples(describe(data.train, examples=200)))
+        lines.append(_examples(describe_examples(data.train, examples=200)))
     return "\n".join([*lines, *_costs(config)])
 
 

@@ -26,7 +26,7 @@ from albert_jax.config.run import (
     model_config,
 )
 from albert_jax.data.examples import PretrainingSource
-from albert_jax.data.loader import Source
+from albert_jax.data.loader import ExampleSource
 from albert_jax.data.mixture import split_stores
 from albert_jax.data.pretraining import open_data
 from albert_jax.data.store_manifest import read_manifest
@@ -244,7 +244,7 @@ def made_up_batch(phase: str, config: PretrainConfig) -> HostBatch:
     return batch
 
 
-def source_of(config: PretrainConfig) -> Source:
+def source_of(config: PretrainConfig) -> ExampleSource:
     """Examples of the configured store, or of a made-up one of two million tokens."""
     if config.store is not None:
         return open_data(config, None).train

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from albert_jax.data.bucketing import plan
-from albert_jax.tasks.collate import Arrays, Row, collate, pack, share_rows, stacked
+from albert_jax.data.bucketing import plan_batches
+from albert_jax.tasks.collate import Arrays, FeatureRow, collate, pack, share_rows, stacked
 
 SHORTEST = 8  # tokens
 
@@ -42,7 +42,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[FeatureRow],
         *,
         batch_size: int,
         seed: int,
@@ -121,7 +121,7 @@ def _few_counts(count: int, unit: int) -> int:
 
 
 def evaluation_batches(
-    rows: Sequence[Row], *, longest: int, tokens: int, pack: int = 0
+    rows: Sequence[FeatureRow], *, longest: int, tokens: int, pack: int = 0
 ) -> Iterator[tuple[list[int], Arrays]]:
     """Every row once, in batches of about `tokens` tokens: (their indices, arrays without targets
     but p_mask). With `pack` they share rows of so many tokens, and the indices are those of the
@@ -134,7 +134,7 @@ def evaluation_batches(
         groups.setdefault(len(row.ids), []).append(index)
     for choices, indices in groups.items():
         lengths = [rows[i].length for i in indices]
-        for batch in plan(lengths, longest=longest, tokens=max(tokens // choices, 1)):
+        for batch in plan_batches(lengths, longest=longest, tokens=max(tokens // choices, 1)):
             chosen = [indices[i] for i in batch.rows]
             arrays = collate([rows[i] for i in chosen], batch.length, targets=False)
             masks: list[Mapping[str, np.ndarray]] = [rows[i].targets for i in chosen]
@@ -144,13 +144,13 @@ def evaluation_batches(
 
 
 def _packed_batches(
-    rows: Sequence[Row], *, longest: int, tokens: int, length: int
+    rows: Sequence[FeatureRow], *, longest: int, tokens: int, length: int
 ) -> Iterator[tuple[list[int], Arrays]]:
     lengths = [row.length for row in rows]
     length = max(length, bucket(max(lengths, default=0), longest))
     shared = share_rows(lengths, length)
     filled = [sum(lengths[i] for i in row) for row in shared]
-    for batch in plan(filled, longest=length, tokens=tokens):
+    for batch in plan_batches(filled, longest=length, tokens=tokens):
         chosen = [shared[b] for b in batch.rows]
         arrays = pack(rows, chosen, len(chosen), batch.length, targets=False)
         slots = np.full(arrays["starts"].shape, -1)

@@ -18,7 +18,7 @@ Arrays = dict[str, np.ndarray]
 _FILL = {"labels": -100, "p_mask": 1}
 
 
-class Row(NamedTuple):
+class FeatureRow(NamedTuple):
     """A feature's arrays, not padded: one entry of `ids` and `segments` a choice, or one."""
 
     ids: tuple[np.ndarray, ...]
@@ -31,7 +31,7 @@ class Row(NamedTuple):
         return max(map(len, self.ids))
 
 
-def as_rows(features: Iterable[Features]) -> list[Row]:
+def as_rows(features: Iterable[Features]) -> list[FeatureRow]:
     """Features as arrays, of a tenth of the lists' memory."""
     rows = []
     for feature in features:
@@ -43,7 +43,7 @@ def as_rows(features: Iterable[Features]) -> list[Row]:
         if "p_mask" in feature.extra:  # no label: prediction needs it too
             targets["p_mask"] = feature.extra["p_mask"]
         rows.append(
-            Row(
+            FeatureRow(
                 tuple(np.asarray(x, np.int32) for x in ids),
                 tuple(np.asarray(x, np.uint8) for x in segments),
                 {name: _target(name, value) for name, value in targets.items()},
@@ -59,7 +59,7 @@ def _target(name: str, value: Any) -> np.ndarray:
     return array.astype(np.float32 if is_real else np.int32)
 
 
-def collate(rows: Sequence[Row], length: int, *, targets: bool = True) -> Arrays:
+def collate(rows: Sequence[FeatureRow], length: int, *, targets: bool = True) -> Arrays:
     """input_ids, input_mask, segment_ids i32[B, S] (multiple choice: [B, C, S]) and, with
     `targets`, what the rows have for the loss. Raises UserError for rows of unequal choices."""
     choices = {len(row.ids) for row in rows}
@@ -117,7 +117,7 @@ def share_rows(lengths: Sequence[int], length: int) -> list[list[int]]:
 
 
 def pack(
-    rows: Sequence[Row],
+    rows: Sequence[FeatureRow],
     shared: Sequence[Sequence[int]],
     count: int,
     length: int,

@@ -30,7 +30,7 @@ from albert_jax.tasks.base import (
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.race import choice_features
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, write_text
-from albert_jax.tasks.values import id_of, quoted, require_keys, text_of, texts_of, wrong_value
+from albert_jax.tasks.values import id_of, quoted, require_keys, row_texts, text_of, wrong_value
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import file_lines, kind_of
@@ -165,7 +165,7 @@ class CustomTask:
         if self.head == "token_classification":
             name = self.texts[0]
             # A word of U+00A0 alone is one: it stands in real CoNLL files, with a tag.
-            words = texts_of(record[name], name, place, of="words", blanks=" \t\r\n")
+            words = row_texts(record[name], name, place, of="words", blanks=" \t\r\n")
             if not words:
                 raise wrong_value(place, name, [], "a list of words")
             return words
@@ -186,7 +186,7 @@ class CustomTask:
         if isinstance(record[name], str):
             expected = "a list of options; in CSV and TSV each has a column (--texts)"
             raise wrong_value(place, name, record[name], expected)
-        found = texts_of(record[name], name, place, of="options", count=len(self.labels) or None)
+        found = row_texts(record[name], name, place, of="options", count=len(self.labels) or None)
         if len(found) < 2:
             raise wrong_value(place, name, list(found), "two options or more")
         return (*asked, *found)

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from albert_jax.tasks.values import class_of, quoted, score_of, shown
+from albert_jax.tasks.values import class_of, json_shown, quoted, score_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 
@@ -76,8 +76,8 @@ class LabelReader:
             return None
         if not isinstance(values, (list, tuple)) or len(values) != count:
             raise UserError(
-                f"{place} has {count} words, but {field!r} is {shown(values)}; expected a list of "
-                "one label a word"
+                f"{place} has {count} words, but {field!r} is {json_shown(values)}; expected a "
+                "list of one label a word"
             )
         names = [f"{field}[{i}]" for i in range(count)]
         found = [self._read(x, n, place, self._own) for x, n in zip(values, names, strict=True)]
@@ -85,7 +85,7 @@ class LabelReader:
             return None
         for value, name, label in zip(values, names, found, strict=True):
             if label is None:
-                raise UserError(f"{place}: {name!r} is {shown(value)}; expected a label")
+                raise UserError(f"{place}: {name!r} is {json_shown(value)}; expected a label")
         return tuple(filter(None, found))
 
     @_or_none

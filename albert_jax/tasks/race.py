@@ -26,7 +26,7 @@ from albert_jax.tasks.base import (
 )
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.tables import Row, json_object, json_rows, tfds_rows, write_text
-from albert_jax.tasks.values import id_of, list_of, require_keys, text_of, texts_of
+from albert_jax.tasks.values import id_of, list_of, require_keys, row_texts, text_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.text_files import file_lines, read_text
 
@@ -100,7 +100,7 @@ class RaceTask:
         """The example of {"article", "question", "options"} and, if need be, "id"."""
         require_keys(record, place, ("article", "question", "options"))
         texts = tuple(text_of(record[name], name, place) for name in ("article", "question"))
-        options = texts_of(record["options"], "options", place, of="options", count=len(OPTIONS))
+        options = row_texts(record["options"], "options", place, of="options", count=len(OPTIONS))
         return RawExample(id_of(record, ("id",), number, place), (*texts, *options), place=place)
 
     def features(
@@ -179,7 +179,7 @@ def _questions(
     """The questions of a passage as published, whose texts may be empty."""
     require_keys(passage, place, (*PASSAGE, "id"))
     article = text_of(passage["article"], "article", place, may_be_blank=True)
-    questions = texts_of(passage["questions"], "questions", place, of="texts", may_be_blank=True)
+    questions = row_texts(passage["questions"], "questions", place, of="texts", may_be_blank=True)
     options = list_of(passage["options"], "options", place, of="lists of options")
     answers = passage.get("answers")
     if answers in (None, []):  # a split without them
@@ -193,7 +193,7 @@ def _questions(
     name = id_of(passage, ("id",), 0, place)
     for i, (question, own, answer) in enumerate(zip(questions, options, answers, strict=True)):
         at = f"{place} question {i + 1}"
-        texts = texts_of(
+        texts = row_texts(
             own, f"options[{i}]", at, of="options", count=len(OPTIONS), may_be_blank=True
         )
         yield RawExample(

@@ -36,7 +36,7 @@ class Scores(dict[str, float]):
         self.line = line
 
 
-def table_of(task: Task, metric: str, metrics: Mapping[str, Any]) -> list[Shown]:
+def metric_lines(task: Task, metric: str, metrics: Mapping[str, Any]) -> list[Shown]:
     """Return the metrics, first `metric`, which chooses the best step; without those that repeat
     another, or the number of examples."""
     repeated = {"total"} | ({"exact_match"} if "exact" in metrics else set())
@@ -49,7 +49,7 @@ def line_of(task: Task, metric: str, metrics: Mapping[str, Any]) -> str:
     """Return the same in one line, without counts and what is tuned on the answers themselves."""
     return "  ".join(
         f"{name} {value}"
-        for name, value, _ in table_of(task, metric, metrics)
+        for name, value, _ in metric_lines(task, metric, metrics)
         if not isinstance(metrics[name], int) and name not in TUNED
     )
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import Features, RawExample, Task
-from albert_jax.tasks.collate import Row, as_rows
+from albert_jax.tasks.collate import FeatureRow, as_rows
 from albert_jax.tasks.cuts import Cut, cuts_of
-from albert_jax.utils.progress import Meter
+from albert_jax.utils.progress import ProgressMeter
 
 MANY = 5000  # examples whose tokenizing is worth a bar
 
@@ -20,7 +20,7 @@ class SplitFeatures:
 
     examples: list[RawExample]
     features: list[Features]
-    rows: list[Row]
+    rows: list[FeatureRow]
     cuts: dict[int, list[Cut]] = field(default_factory=dict)  # of the examples that lost tokens
 
 
@@ -30,7 +30,9 @@ def features_of(
     """The examples with their features, and what these lack of the texts."""
     features: list[Features] = []
     cuts: dict[int, list[Cut]] = {}
-    with Meter("tokens", len(examples), unit="example", show=len(examples) >= MANY) as meter:
+    with ProgressMeter(
+        "tokens", len(examples), unit="example", show=len(examples) >= MANY
+    ) as meter:
         for index, example in enumerate(examples):
             found = task.features(example, index, tokenizer, max_seq_length)
             features += found

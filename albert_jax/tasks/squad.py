@@ -12,7 +12,7 @@ from typing import Any
 from albert_jax.data.tokenizer import CLS_ID, SEP_ID, Tokenizer
 from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
-from albert_jax.tasks.squad_reader import find_file, read_squad, read_tfds, some
+from albert_jax.tasks.squad_reader import find_squad_file, read_squad, read_tfds, some
 from albert_jax.tasks.squad_spans import (
     GIVEN_UP,
     Passage,
@@ -100,7 +100,7 @@ class SquadTask:
         if str(data) == TFDS:
             examples = read_tfds(split, self.version, is_training=is_training)
         else:
-            path = find_file(data, split, self.version)
+            path = find_squad_file(data, split, self.version)
             examples = read_squad(path, is_training=is_training)
         unanswerable = [e.id for e in examples if e.label == ""]
         if self.head == "span_v1" and unanswerable and needs_labels:

@@ -9,7 +9,7 @@ from typing import Any
 
 from albert_jax.tasks.base import RawExample
 from albert_jax.tasks.tables import parse_json, tfds_rows
-from albert_jax.tasks.values import shown
+from albert_jax.tasks.values import json_shown
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import read_text
@@ -18,7 +18,7 @@ SPLITS = ("train", "dev", "test")
 _NAMED = 5  # of many questions, how many a message names
 
 
-def find_file(data: str | Path, split: str, version: str) -> Path:
+def find_squad_file(data: str | Path, split: str, version: str) -> Path:
     """`data` itself, or the folder's train-v1.1.json (by split and version), or the only file there
     whose name begins so, or the same with .gz; UserError for none, for several, and for a file of
     another split."""
@@ -138,7 +138,7 @@ def field(record: Any, name: str, kind: type, place: str) -> Any:
         raise UserError(f"{place} is not an object with {name!r}, as SQuAD's format has it")
     value = record.get(name)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        what = "is missing" if name not in record else f"is {shown(value)}"
+        what = "is missing" if name not in record else f"is {json_shown(value)}"
         raise UserError(f"{place}: {name!r} {what}; SQuAD's format has {names[kind]} there")
     return value
 

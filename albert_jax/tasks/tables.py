@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.data.tfds import open_split
-from albert_jax.tasks.values import quoted, require_keys, shown
+from albert_jax.tasks.values import json_shown, quoted, require_keys
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import Line, LineOrError, file_lines, kind_of
@@ -237,7 +237,7 @@ def json_object(text: str, place: str, needed: Sequence[str] = ()) -> dict[str, 
 def _object(value: Any, place: str, needed: Sequence[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         keys = f" with {quoted(needed)}" if needed else ""
-        raise UserError(f"{place} is not a JSON object{keys}: found {shown(value)}")
+        raise UserError(f"{place} is not a JSON object{keys}: found {json_shown(value)}")
     return value
 
 

@@ -41,7 +41,7 @@ def list_of(value: Any, name: str, place: str, *, of: str) -> list[Any]:
     return list(value)
 
 
-def texts_of(
+def row_texts(
     value: Any,
     name: str,
     place: str,
@@ -79,7 +79,7 @@ def class_of(value: Any, name: str, place: str) -> str:
         return value.strip()
     if isinstance(value, (list, tuple)):
         raise UserError(
-            f"{place}: {name!r} is the list {shown(value)}; multi-label classification is not "
+            f"{place}: {name!r} is the list {json_shown(value)}; multi-label classification is not "
             "supported: give one class"
         )
     if (number := _whole(value)) is None:
@@ -122,10 +122,10 @@ def require_keys(
 
 def wrong_value(place: str, name: str, value: Any, expected: str) -> UserError:
     """Return the error for a field's value of another kind than `expected`."""
-    return UserError(f"{place}: {name!r} is {shown(value)}; expected {expected}")
+    return UserError(f"{place}: {name!r} is {json_shown(value)}; expected {expected}")
 
 
-def shown(value: Any) -> str:
+def json_shown(value: Any) -> str:
     """Return a value as JSON writes it, one line and not long, for an error."""
     try:
         text = json.dumps(value, ensure_ascii=False)

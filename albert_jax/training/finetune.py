@@ -24,14 +24,25 @@ from albert_jax.distributed.placement import (
     local_devices,
     make_placement,
 )
-from albert_jax.inference.finetuned import Outputs
+from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.models.albert import init_params
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.tasks.batches import TrainingBatches
 from albert_jax.tasks.scores import Scores, line_of
 from albert_jax.tasks.split_features import SplitFeatures
-from albert_jax.training.finetune_report import baseline, is_degenerate, provenance, summary, table
-from albert_jax.training.finetune_setup import Prepared, first_params, identity_of, prepare
+from albert_jax.training.finetune_report import (
+    baseline,
+    is_degenerate,
+    provenance,
+    results_table,
+    summary,
+)
+from albert_jax.training.finetune_setup import (
+    FinetuneSetup,
+    finetuning_identity,
+    first_params,
+    set_up,
+)
 from albert_jax.training.loop import Position, Run, fit, resume
 from albert_jax.training.losses import task_objective
 from albert_jax.training.memory import check_fits, out_of_memory_told
@@ -42,7 +53,7 @@ from albert_jax.training.step import TrainState, init_state, make_train_step
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
 from albert_jax.utils.malloc import give_back_large_buffers
-from albert_jax.utils.progress import Meter, Tick
+from albert_jax.utils.progress import ProgressMeter, Tick
 from albert_jax.utils.streams import say
 
 RESULTS = "results.json"
@@ -62,7 +73,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     set_compilation_cache(train.compilation_cache)
     started = time.time()
     with lock_workdir(workdir):
-        prepared = prepare(config)
+        prepared = set_up(config)
         base = baseline(prepared.task, prepared.train.examples, prepared.dev.examples)
         write_json(workdir / "config.json", to_dict(config))
         say(_announcement(config, prepared, base))
@@ -86,12 +97,12 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         chosen = max(kept, key=lambda run: _comparable(run["best"]["metrics"][metric]))
         _link(workdir, Path(chosen["directory"]))
         write_json(workdir / RESULTS, finite(results))
-        say(table(results))
+        say(results_table(results))
         say(f"use it     albert-jax predict --model {workdir / 'model'} --input FILE --output FILE")
         return results
 
 
-def _runs(config: FinetuneConfig, prepared: Prepared, workdir: Path) -> list[dict[str, Any]]:
+def _runs(config: FinetuneConfig, prepared: FinetuneSetup, workdir: Path) -> list[dict[str, Any]]:
     """A run for each seed, and for each degenerate one, as often as allowed, one of a new seed."""
     runs = []
     fresh = config.train.seed + config.seeds  # the first seed that is not asked for
@@ -110,14 +121,16 @@ def _runs(config: FinetuneConfig, prepared: Prepared, workdir: Path) -> list[dic
     return runs
 
 
-def _run(config: FinetuneConfig, prepared: Prepared, workdir: Path, seed: int) -> dict[str, Any]:
+def _run(
+    config: FinetuneConfig, prepared: FinetuneSetup, workdir: Path, seed: int
+) -> dict[str, Any]:
     """One seed's run: trained, or gone on with, then judged at its last and its best step."""
     name = f"seed-{seed}"
     directory = workdir / name
     directory.mkdir(exist_ok=True)
     for which in ("last", "best"):
         check_destination(directory / which)
-    outputs = Outputs(prepared.model, pack=config.pack)
+    outputs = HeadOutputs(prepared.model, pack=config.pack)
     best = _Best(config, prepared, outputs, directory / "best", seed)
     state = _train(config, prepared, directory, seed, best)
     metrics, predictions = _judged(best, state.params, prepared, f"dev at step {state.step}")
@@ -141,15 +154,15 @@ def _run(config: FinetuneConfig, prepared: Prepared, workdir: Path, seed: int) -
 
 
 def _judged(
-    best: _Best, params: Any, prepared: Prepared, what: str
+    best: _Best, params: Any, prepared: FinetuneSetup, what: str
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics and predictions on all of dev, with a bar."""
-    with Meter(what, len(prepared.dev.rows), unit="row") as meter:
+    with ProgressMeter(what, len(prepared.dev.rows), unit="row") as meter:
         return best.judge(params, prepared.dev, meter.tick)
 
 
 def _train(
-    config: FinetuneConfig, prepared: Prepared, directory: Path, seed: int, best: _Best
+    config: FinetuneConfig, prepared: FinetuneSetup, directory: Path, seed: int, best: _Best
 ) -> TrainState:
     train = dataclasses.replace(config.train, seed=seed)
     devices = local_devices(train.devices)
@@ -170,7 +183,7 @@ def _train(
         evaluate=lambda params, step, tick: best.offer(
             _on_one_device(placement, params), step, tick
         ),
-        identity=identity_of(config, prepared, seed),
+        identity=finetuning_identity(config, prepared, seed),
         flops_per_row=_flops_per_row(prepared, batches),
         passes=lambda row: row / len(prepared.train.rows),
     )
@@ -200,7 +213,7 @@ def _train(
             log.close()
 
 
-def _batches(config: FinetuneConfig, prepared: Prepared, seed: int) -> TrainingBatches:
+def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> TrainingBatches:
     train = config.train
     return TrainingBatches(
         prepared.train.rows,
@@ -215,7 +228,7 @@ def _batches(config: FinetuneConfig, prepared: Prepared, seed: int) -> TrainingB
 
 def _first_state(
     config: FinetuneConfig,
-    prepared: Prepared,
+    prepared: FinetuneSetup,
     tx: Any,
     checkpointer: Checkpointer,
     placement: Placement,
@@ -241,8 +254,8 @@ class _Best:
     def __init__(
         self,
         config: FinetuneConfig,
-        prepared: Prepared,
-        outputs: Outputs,
+        prepared: FinetuneSetup,
+        outputs: HeadOutputs,
         directory: Path,
         seed: int,
     ) -> None:
@@ -310,7 +323,7 @@ def _on_one_device(placement: Placement, params: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_data(0), placement.get_state(params))
 
 
-def _flops_per_row(prepared: Prepared, batches: TrainingBatches) -> float:
+def _flops_per_row(prepared: FinetuneSetup, batches: TrainingBatches) -> float:
     choices = len(prepared.train.rows[0].ids)
     config, shapes = prepared.source.config, batches.shapes()
     flops = sum(count * train_flops_per_sequence(config, length, 0) for count, length in shapes)
@@ -319,7 +332,7 @@ def _flops_per_row(prepared: Prepared, batches: TrainingBatches) -> float:
 
 def _export(
     config: FinetuneConfig,
-    prepared: Prepared,
+    prepared: FinetuneSetup,
     params: Any,
     directory: Path,
     seed: int,
@@ -359,7 +372,7 @@ def _link(workdir: Path, run: Path) -> None:
         os.replace(temporary, link)
 
 
-def _announcement(config: FinetuneConfig, prepared: Prepared, base: dict[str, Any]) -> str:
+def _announcement(config: FinetuneConfig, prepared: FinetuneSetup, base: dict[str, Any]) -> str:
     train = config.train
     batches = _batches(config, prepared, train.seed)
     length, share = batches.fill(min(train.steps, 200))

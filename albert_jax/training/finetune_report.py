@@ -101,7 +101,7 @@ def _is_command() -> bool:
     return Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
 
 
-def table(results: Mapping[str, Any]) -> str:
+def results_table(results: Mapping[str, Any]) -> str:
     """The results as lines: each run's last and best dev step, several runs' median and spread,
     and the baseline."""
     task, metric, lines = find_task(results["task"]), results["metric"], []

@@ -19,7 +19,7 @@ from albert_jax.inference.finetuned import check_pack, configured_task, tokenize
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import RawExample, Task
-from albert_jax.tasks.collate import Row
+from albert_jax.tasks.collate import FeatureRow
 from albert_jax.tasks.cuts import lines_about
 from albert_jax.tasks.split_features import SplitFeatures, features_of
 from albert_jax.training.run_inputs import require_finetuning_inputs
@@ -29,7 +29,7 @@ from albert_jax.utils.streams import say
 
 
 @dataclass(frozen=True)
-class Prepared:
+class FinetuneSetup:
     """All that runs of several seeds have in common."""
 
     task: Task
@@ -52,7 +52,7 @@ class Prepared:
         return head
 
 
-def prepare(config: FinetuneConfig) -> Prepared:
+def set_up(config: FinetuneConfig) -> FinetuneSetup:
     """Reads the task's train and dev examples and the model to start from.
 
     Raises UserError for what is not given, not there, without labels or too long for the model.
@@ -99,7 +99,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
         labels=max(len(task.labels), 1),
         dropout=config.classifier_dropout,
     )
-    return Prepared(task, source, tokenizer, model, train, dev)
+    return FinetuneSetup(task, source, tokenizer, model, train, dev)
 
 
 def _labelled(task: Task, split: str, data: str) -> list[RawExample]:
@@ -121,7 +121,7 @@ def _with_dropout(config: AlbertConfig, dropout: float | None) -> AlbertConfig:
     )
 
 
-def first_params(prepared: Prepared, *, seed: int, random_weights: bool) -> tuple[Any, str]:
+def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) -> tuple[Any, str]:
     """Parameters to start from, and a sentence on where they come from.
 
     The encoder is the source's; the head is new, initialised as the original's, unless the source
@@ -149,7 +149,9 @@ def first_params(prepared: Prepared, *, seed: int, random_weights: bool) -> tupl
     return params, "; ".join(words)
 
 
-def identity_of(config: FinetuneConfig, prepared: Prepared, seed: int) -> dict[str, Any]:
+def finetuning_identity(
+    config: FinetuneConfig, prepared: FinetuneSetup, seed: int
+) -> dict[str, Any]:
     """What a run must share with the checkpoint it resumes: weights, examples, updates."""
     settings = to_dict(config)
     keys = ("steps", "batch_size", "accumulate")
@@ -167,7 +169,7 @@ def identity_of(config: FinetuneConfig, prepared: Prepared, seed: int) -> dict[s
     }
 
 
-def _digest_of_rows(rows: list[Row]) -> str:
+def _digest_of_rows(rows: list[FeatureRow]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         for array in (*row.ids, *row.segments, *row.targets.values()):

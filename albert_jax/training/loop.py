@@ -277,7 +277,7 @@ class _Supervisor:
         self._placement, self._checkpointer, self._log = placement, checkpointer, log
         self.position = position  # of the last step that has finished
         self.losses = LossGuard(guard)
-        self._meter = Meter(config, placement, run)
+        self._meter = StepMeter(config, placement, run)
         self._rollbacks = 0
         self._saved_at = time.monotonic()
         self._began_at = position.step
@@ -403,7 +403,7 @@ class _Supervisor:
             batches=[first, upto],
         )
         self.losses.reset()
-        self._meter = Meter(self._config, self._placement, self._run)
+        self._meter = StepMeter(self._config, self._placement, self._run)
         return state
 
 
@@ -433,7 +433,7 @@ _FIGURES = {"grad_norm", "learning_rate", "sequences_per_second", "tokens_per_se
 _FIGURES |= {"input_wait", "passes", "mfu"}
 
 
-class Meter:
+class StepMeter:
     """Turns steps into figures: means since the last line, rates, MFU, time left."""
 
     def __init__(self, config: TrainConfig, placement: Placement, run: Run) -> None:

@@ -20,8 +20,13 @@ import numpy as np
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import VOCABULARY, check_destination, export_model, load_model
 from albert_jax.config.run import PretrainConfig, to_dict
-from albert_jax.data.loader import Source, batch_at, make_dataset
-from albert_jax.data.pretraining import Data, identity_of, identity_of_settings, open_data
+from albert_jax.data.loader import ExampleSource, batch_at, make_dataset
+from albert_jax.data.pretraining import (
+    PretrainingData,
+    open_data,
+    pretraining_identity,
+    settings_identity,
+)
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed import multihost
 from albert_jax.distributed.compilation_cache import set_compilation_cache
@@ -46,7 +51,7 @@ from albert_jax.training.loop import (
 from albert_jax.training.losses import Objective
 from albert_jax.training.memory import check_fits, out_of_memory_told
 from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
-from albert_jax.training.pretrain_report import baselines_at, closing, draw_losses, plan
+from albert_jax.training.pretrain_report import baselines_at, closing, draw_losses, run_plan
 from albert_jax.training.pretrain_step import PretrainStep, make_pretrain_step
 from albert_jax.training.run_inputs import require_pretraining_inputs
 from albert_jax.training.step import TrainState, init_state, make_eval_step
@@ -155,7 +160,7 @@ def export(workdir: str | Path, dest: str | Path) -> Path:
     made = make_pretrain_step(config, None)
     state = jax.eval_shape(lambda: made.random_state(config.train.seed))
     with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
-        restored = checkpointer.restore(state, expect=identity_of_settings(config))
+        restored = checkpointer.restore(state, expect=settings_identity(config))
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet; wait for the run's first")
     state, meta = restored
@@ -177,7 +182,7 @@ def _read_config(workdir: Path) -> PretrainConfig:
 # ----------------------------------------------------------------------------------- the vocabulary
 
 
-def _keep_vocabulary(data: Data, workdir: Path) -> None:
+def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
     """Copies the vocabulary into the work directory, so that `export` needs nothing else."""
     if data.vocab is None or not multihost.is_primary():
         return
@@ -216,7 +221,7 @@ def _require_same_settings(config: PretrainConfig) -> None:
     multihost.require_same({"devices": {"number": len(devices), "kind": devices[0].device_kind}})
 
 
-def _open_data(config: PretrainConfig, workdir: Path) -> Data:
+def _open_data(config: PretrainConfig, workdir: Path) -> PretrainingData:
     """The data, which must be the same for all processes; one alone makes a store of text."""
     with multihost.together(limit=math.inf):  # making a store of text may take hours
         multihost.require_same({"work directory's lock": lock_owner(workdir)})
@@ -245,7 +250,7 @@ def _open_log(config: PretrainConfig, workdir: Path, position: Position) -> Metr
 
 def _first_state(
     config: PretrainConfig,
-    data: Data,
+    data: PretrainingData,
     made: PretrainStep,
     checkpointer: Checkpointer,
     placement: Placement,
@@ -274,7 +279,7 @@ _FREE = {
 }
 
 
-def _params_of(config: PretrainConfig, data: Data, directory: Path) -> Any:
+def _params_of(config: PretrainConfig, data: PretrainingData, directory: Path) -> Any:
     source = load_model(directory)
     theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
     differing = [
@@ -301,7 +306,7 @@ def _params_of(config: PretrainConfig, data: Data, directory: Path) -> Any:
 
 
 def _batches(
-    config: PretrainConfig, source: Source, start: int, stop: int | None
+    config: PretrainConfig, source: ExampleSource, start: int, stop: int | None
 ) -> Iterator[Batch]:
     return make_dataset(
         source,
@@ -316,7 +321,11 @@ def _batches(
 
 
 def _run_of(
-    config: PretrainConfig, data: Data, made: PretrainStep, placement: Placement, workdir: Path
+    config: PretrainConfig,
+    data: PretrainingData,
+    made: PretrainStep,
+    placement: Placement,
+    workdir: Path,
 ) -> Run:
     examples, source = config.examples, data.train
 
@@ -337,7 +346,7 @@ def _run_of(
         schedule=made.schedule,
         batches=partial(_batches, config, source),
         evaluate=_evaluator(config, data, made.objective, placement),
-        identity=identity_of(config, data),
+        identity=pretraining_identity(config, data),
         flops_per_row=train_flops_per_sequence(
             config.model, examples.max_seq_length, examples.max_predictions_per_seq
         ),
@@ -348,7 +357,7 @@ def _run_of(
 
 
 def _evaluator(
-    config: PretrainConfig, data: Data, objective: Objective, placement: Placement
+    config: PretrainConfig, data: PretrainingData, objective: Objective, placement: Placement
 ) -> Evaluate | None:
     """Returns the means over the held-out examples, None where there are none."""
     if data.heldout is None or not len(data.heldout):
@@ -380,8 +389,10 @@ def _evaluator(
     return evaluate
 
 
-def _announce(config: PretrainConfig, data: Data, position: Position, log: MetricsLog) -> None:
-    log.say(plan(config, data))
+def _announce(
+    config: PretrainConfig, data: PretrainingData, position: Position, log: MetricsLog
+) -> None:
+    log.say(run_plan(config, data))
     if position.step == 0:
         origin = f"weights of {config.init_from}" if config.init_from else "random weights"
         log.say(f"starting from {origin}")

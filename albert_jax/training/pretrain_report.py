@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from albert_jax.config.run import PretrainConfig
-from albert_jax.data.loader import describe
+from albert_jax.data.loader import describe_examples
 from albert_jax.data.mixture import Mixture
-from albert_jax.data.pretraining import Data, objective_warnings
+from albert_jax.data.pretraining import PretrainingData, objective_warnings
 from albert_jax.distributed.placement import (
     run_devices,
 )
@@ -27,7 +27,7 @@ from albert_jax.training.optimizer import divergence_warnings, peak_learning_rat
 _MANY_PASSES = 200  # from which on a warning is worth its line: the paper has about 40
 
 
-def plan(config: PretrainConfig, data: Data | None) -> str:
+def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
     """Model, data, updates, optimizer and devices, a line each, then any warnings."""
     model, train, examples = config.model, config.train, config.examples
     length, predictions = examples.max_seq_length, examples.max_predictions_per_seq
@@ -74,7 +74,11 @@ def plan(config: PretrainConfig, data: Data | None) -> str:
 
 
 def closing(
-    config: PretrainConfig, data: Data, workdir: Path, model: Path, heldout: Mapping[str, float]
+    config: PretrainConfig,
+    data: PretrainingData,
+    workdir: Path,
+    model: Path,
+    heldout: Mapping[str, float],
 ) -> str:
     """Says what came of a run and, last, how to use it."""
     baselines = baselines_at(config, data)
@@ -91,13 +95,13 @@ def closing(
     return "\n".join(text)
 
 
-def baselines_at(config: PretrainConfig, data: Data) -> dict[str, float]:
+def baselines_at(config: PretrainConfig, data: PretrainingData) -> dict[str, float]:
     """What knowing only frequencies reaches on what is evaluated: `Data.baselines`, and
     label_majority, the share of the more frequent sentence-order label."""
     if data.heldout is None or config.examples.objective == "none":
         return dict(data.baselines)
     count = min(config.train.eval_examples, len(data.heldout))
-    share = describe(data.heldout, examples=count)["label_1_share"]
+    share = describe_examples(data.heldout, examples=count)["label_1_share"]
     return {**data.baselines, "label_majority": max(share, 1 - share)}
 
 

@@ -23,7 +23,7 @@ def show_bytes(size: float) -> str:
     return tqdm.format_sizeof(size, "B")
 
 
-class Meter:
+class ProgressMeter:
     """Shows how much of `total` is done; a context manager, as the bar goes away at the end.
 
     Args:
@@ -52,7 +52,7 @@ class Meter:
                 delay=delay,
             )
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> ProgressMeter:
         return self
 
     def __exit__(

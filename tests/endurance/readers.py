@@ -18,11 +18,11 @@ from albert_jax.data.store import TokenStore
 from albert_jax.data.store_manifest import SPLITS, parse_manifest
 from albert_jax.data.text.documents import find_pieces, read_piece
 from albert_jax.data.text.lines import Reading
-from albert_jax.data.tfrecord import read_records, write_records
+from albert_jax.data.tfrecord import read_examples, write_records
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.text_files import read_texts
 from albert_jax.perf.tpu.estimate_table import ESTIMATES
-from albert_jax.perf.tpu.estimate_table import read as read_estimates
+from albert_jax.perf.tpu.estimate_table import read_table as read_estimates
 from albert_jax.tasks import TASKS
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import _read_config
@@ -131,7 +131,7 @@ def _others(folder: Path) -> dict[str, Kind]:
     records.parent.mkdir()
     examples = open_data(tiny_config(store, folder / "run"), None).train
     write_records(records, (examples.draw(i) for i in range(8)))
-    add("TFRecord", records, lambda: list(read_records(records)), harm)
+    add("TFRecord", records, lambda: list(read_examples(records)), harm)
 
     log = [{"kind": "train", "step": i, "loss": 1.0} for i in range(1, 20)]
     file = _write(folder / "run" / "metrics.jsonl", "".join(map(_line, log)).encode())

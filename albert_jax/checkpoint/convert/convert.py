@@ -20,8 +20,8 @@ from albert_jax.checkpoint.convert.readers import Weights, read_weights
 from albert_jax.checkpoint.convert.sources import (
     fetched,
     find_vocabulary,
-    is_model_directory,
-    open_source,
+    has_model_files,
+    open_weights,
 )
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.manager import cause_of, require_space
@@ -66,7 +66,7 @@ def convert(
     _check_destination(dest, to, [source, f"{source}.index", config, vocab])
     dest = Path(dest)
     with fetched(source) as path:
-        if is_model_directory(path):
+        if has_model_files(path):
             for flag, given in (("--config", config), ("--head", head)):
                 if given is not None:
                     raise UserError(f"{path} has its own configuration; leave {flag} out")
@@ -93,7 +93,7 @@ def _check_destination(
     if to == "albert-jax":
         model_dir.check_destination(dest)
     else:
-        writers.check_destination(dest, to)
+        writers.check_export_destination(dest, to)
 
 
 # ------------------------------------------------------------------------------------- the reading
@@ -123,7 +123,7 @@ class _Provenance(TypedDict, total=False):
 def _read_source(
     path: Path, config: str | Path | None, head: str | None, with_optimizer: bool
 ) -> _Found:
-    source = open_source(path)
+    source = open_weights(path)
     weights = read_weights(
         source,
         config=Path(config) if config is not None else None,

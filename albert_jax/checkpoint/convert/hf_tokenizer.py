@@ -15,7 +15,7 @@ from typing import Any
 
 import sentencepiece
 
-from albert_jax.checkpoint.convert.sources import read_json
+from albert_jax.checkpoint.convert.sources import read_foreign_json
 from albert_jax.data.tokenizer import MASK_ID, SPECIAL_PIECES
 from albert_jax.utils import json_files
 from albert_jax.utils.arguments import shown
@@ -65,7 +65,7 @@ def read_tokenizer(folder: Path) -> HfTokenizer:
     Raises UserError for a file that is damaged and for a setting of another type.
     """
     config, special, added = (
-        read_json(folder / name) if (folder / name).is_file() else {}
+        read_foreign_json(folder / name) if (folder / name).is_file() else {}
         for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
     )
     fast = _Fast()

@@ -22,7 +22,7 @@ from albert_jax.checkpoint.convert.parameters import (
     parameter_shapes,
     part_of,
 )
-from albert_jax.checkpoint.convert.sources import Source, read_json
+from albert_jax.checkpoint.convert.sources import WeightSource, read_foreign_json
 from albert_jax.checkpoint.convert.tensors import Tensor, forget
 from albert_jax.checkpoint.integrity import crc32c, not_finite
 from albert_jax.config.run import MODELS, AlbertConfig
@@ -74,7 +74,9 @@ class Weights:
 # ------------------------------------------------------------------------------- the configuration
 
 
-def read_config(source: Source, path: Path | None) -> tuple[AlbertConfig, dict[str, Any], str]:
+def read_config(
+    source: WeightSource, path: Path | None
+) -> tuple[AlbertConfig, dict[str, Any], str]:
     """The architecture, the file's own values, and a sentence on how it was read.
 
     `path` is the user's choice; without it and without a file beside the weights, their shapes tell
@@ -89,7 +91,7 @@ def read_config(source: Source, path: Path | None) -> tuple[AlbertConfig, dict[s
     if path is None:
         config, name = _of_released_size(source)
         return config, {}, f"no configuration; the shapes are those of {name}, taken for it"
-    values = read_json(path)
+    values = read_foreign_json(path)
     if source.kind == "hf" and path.name != "albert_config.json":
         values.setdefault("model_type", "albert")  # the first releases wrote no mark of their own
     config, kind = AlbertConfig.from_dict(values, path)
@@ -108,7 +110,7 @@ def read_config(source: Source, path: Path | None) -> tuple[AlbertConfig, dict[s
     )
 
 
-def _of_released_size(source: Source) -> tuple[AlbertConfig, str]:
+def _of_released_size(source: WeightSource) -> tuple[AlbertConfig, str]:
     names = _names_of(source.kind)
     shapes = {c: source.tensors[n].shape for n, c in names.canonical(source.tensors).items()}
     for name in ("base-v2", "large-v2", "xlarge-v2", "xxlarge-v2"):
@@ -159,7 +161,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _head(
-    source: Source,
+    source: WeightSource,
     shapes: Mapping[str, tuple[int, ...]],
     values: Mapping[str, Any],
     kind: str | None,
@@ -188,7 +190,7 @@ def _head(
     return {"kind": kind, "labels": labels}
 
 
-def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: Source) -> str:
+def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: WeightSource) -> str:
     if architecture == "AlbertForTokenClassification":
         return "token_classification"
     if architecture == "AlbertForMultipleChoice":
@@ -205,7 +207,7 @@ def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: So
     return "classification"
 
 
-def _check_problem(values: Mapping[str, Any], kind: str, source: Source) -> None:
+def _check_problem(values: Mapping[str, Any], kind: str, source: WeightSource) -> None:
     """UserError for outputs that mean something else to transformers than to that kind of head."""
     problem = values.get("problem_type")
     if problem is None or kind not in _PROBLEMS or problem == _PROBLEMS[kind]:
@@ -282,7 +284,7 @@ def _names_of(kind: str) -> _Names:
 
 
 def read_weights(
-    source: Source, *, config: Path | None, head: str | None, with_optimizer: bool
+    source: WeightSource, *, config: Path | None, head: str | None, with_optimizer: bool
 ) -> Weights:
     """All that a source has; raises one UserError for everything that does not fit."""
     names = _names_of(source.kind)
@@ -335,7 +337,7 @@ def read_weights(
     )
 
 
-def _global_step(source: Source, ignored: Mapping[str, tuple[str, Tensor]]) -> int | None:
+def _global_step(source: WeightSource, ignored: Mapping[str, tuple[str, Tensor]]) -> int | None:
     if tf_names.GLOBAL_STEP not in ignored:
         return None
     tensor = ignored[tf_names.GLOBAL_STEP][1]
@@ -345,7 +347,7 @@ def _global_step(source: Source, ignored: Mapping[str, tuple[str, Tensor]]) -> i
     return int(tensor.read())
 
 
-def _check_finite(source: Source, arrays: Mapping[str, np.ndarray]) -> None:
+def _check_finite(source: WeightSource, arrays: Mapping[str, np.ndarray]) -> None:
     if wrong := not_finite(arrays):
         raise UserError(
             f"{source.file} has NaN or infinities in {len(wrong)} of {len(arrays)} tensors "
@@ -381,7 +383,7 @@ def _wanted(
 
 
 def _check(
-    source: Source,
+    source: WeightSource,
     there: Mapping[str, tuple[str, Tensor]],
     table: Mapping[str, str],
     expected: Mapping[str, tuple[int, ...]],
@@ -439,7 +441,7 @@ def _take_tied(
 
 
 def _check_tied(
-    source: Source,
+    source: WeightSource,
     tied: Mapping[str, tuple[str, Tensor]],
     arrays: Mapping[str, np.ndarray],
     table: Mapping[str, str],
@@ -453,7 +455,7 @@ def _check_tied(
 
 
 def _slots(
-    source: Source,
+    source: WeightSource,
     ignored: Mapping[str, tuple[str, Tensor]],
     table: Mapping[str, str],
     expected: Mapping[str, tuple[int, ...]],

@@ -43,7 +43,7 @@ _MOST_JSON = 1 << 22  # bytes; parsed they take some 30 times as many
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """`kind` says whose names the tensors have and whose words the configuration has."""
 
     kind: Literal["tf", "hf"]
@@ -121,7 +121,7 @@ def _unpacked(path: Path, scratch: Path) -> Path:
 def _models_in(folder: Path) -> list[Path]:
     """The folders below one that hold a model each, of whatever format."""
     ours = {path.parent for path in folder.rglob("manifest.json")}
-    found = {path for path in ours if is_model_directory(path)}
+    found = {path for path in ours if has_model_files(path)}
     for path in folder.rglob("*"):
         if path.is_file() and (path.name in _HF_FILES or path.suffix == ".index"):
             found.add(path.parent.parent if path.parent.name == "variables" else path.parent)
@@ -134,12 +134,12 @@ def _is_prefix(path: Path) -> bool:
     return bool(name) and path.with_name(f"{name}.index").is_file()
 
 
-def is_model_directory(path: Path) -> bool:
+def has_model_files(path: Path) -> bool:
     """Whether a path is one of our own model directories."""
     return all((path / name).exists() for name in MODEL_FILES)
 
 
-def open_source(path: Path) -> Source:
+def open_weights(path: Path) -> WeightSource:
     """Opens what `fetched` yields, unless it is a model directory of ours; raises UserError."""
     if path.is_dir():
         return _open_folder(path)
@@ -156,7 +156,7 @@ def open_source(path: Path) -> Source:
     return _tf(CheckpointReader.open(path))
 
 
-def _open_folder(folder: Path) -> Source:
+def _open_folder(folder: Path) -> WeightSource:
     files = [folder / name for name in _HF_FILES if (folder / name).is_file()]
     indexes = [*folder.glob("*.index"), *folder.glob("variables/*.index")]
     if files and indexes:
@@ -189,7 +189,7 @@ def _why_no_model(folder: Path) -> str:
     if "albert_config.json" in there and len(there) > 1:
         lacking = ", ".join(name for name in MODEL_FILES if name not in there)
         return f"{folder} is a model directory that lacks {lacking}; copy it again"
-    if is_model_directory(folder / "model"):
+    if has_model_files(folder / "model"):
         return f"{folder} is a work directory; give the model in it, {folder / 'model'}"
     if (folder / "checkpoints").is_dir():
         return (
@@ -202,7 +202,7 @@ def _why_no_model(folder: Path) -> str:
             f"{folder} holds checkpoints of a training run; make a model directory of the newest "
             "with albert-jax export WORKDIR DEST, and give that"
         )
-    if "manifest.json" in there and "splits" in read_json(folder / "manifest.json"):
+    if "manifest.json" in there and "splits" in read_foreign_json(folder / "manifest.json"):
         return f"{folder} is a token store, which holds text and no model; give a model"
     for name in ("tf_model.h5", "model.onnx"):
         if (folder / name).is_file():
@@ -223,13 +223,13 @@ def _why_no_model(folder: Path) -> str:
     )
 
 
-def _hf(file: Path, tensors: dict[str, Tensor]) -> Source:
+def _hf(file: Path, tensors: dict[str, Tensor]) -> WeightSource:
     config = file.parent / "config.json"
     configs = (config,) if config.is_file() else ()
-    return Source("hf", file, tensors, configs, (file.parent,))
+    return WeightSource("hf", file, tensors, configs, (file.parent,))
 
 
-def _tf(reader: CheckpointReader) -> Source:
+def _tf(reader: CheckpointReader) -> WeightSource:
     if any(name.endswith(".ATTRIBUTES/VARIABLE_VALUE") for name in reader.names()):
         raise UserError(
             f"{reader.path} is a TensorFlow 2 checkpoint of objects, which are not named as "
@@ -246,12 +246,12 @@ def _tf(reader: CheckpointReader) -> Source:
     configs = [f / name for f in folders for name in ("albert_config.json", "config.json")]
     configs = [file for file in configs if file.is_file()][:1]
     configs = configs or sorted(folder.glob("albert_config*.json"))
-    return Source("tf", reader.path, tensors, tuple(configs), folders)
+    return WeightSource("tf", reader.path, tensors, tuple(configs), folders)
 
 
 def _read_parts(path: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of all the files that an index lists, each from the file it is said to be in."""
-    places = read_json(path).get("weight_map")
+    places = read_foreign_json(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
         raise UserError(f"{path} has no weight_map of names and files; copy it again")
     outside = sorted({p for p in places.values() if Path(p).name != p or p in ("", "..")})
@@ -267,7 +267,7 @@ def _read_parts(path: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[s
     return {name: files[file][name] for name, file in places.items()}
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_foreign_json(path: Path) -> dict[str, object]:
     """The JSON object in a file, or UserError."""
     try:
         if (size := path.stat().st_size) > _MOST_JSON:
@@ -281,7 +281,7 @@ def read_json(path: Path) -> dict[str, object]:
     return values
 
 
-def find_vocabulary(source: Source) -> Path | None:
+def find_vocabulary(source: WeightSource) -> Path | None:
     """The SentencePiece model beside the weights, or None if no tokenizer is there.
 
     Raises UserError where there is one of another kind only.

@@ -50,7 +50,7 @@ _NOT_THE_ORIGINALS = ("gelu_erf", "silu")
 _SPECIAL = {"<pad>": "pad", "<unk>": "unk", "[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask"}
 
 
-def check_destination(dest: str | Path, kind: str) -> None:
+def check_export_destination(dest: str | Path, kind: str) -> None:
     """UserError if `dest` is no path, or something else than an earlier export of that kind."""
     if is_address(str(dest)):
         raise UserError(f"{dest} is an address; give a folder here, and copy it there then")

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from albert_jax.data.prepare.storage import open_place
-from albert_jax.data.prepare.units import Job, Unit, prepare_unit, read_records
+from albert_jax.data.prepare.units import Job, Unit, prepare_unit, read_unit_records
 from albert_jax.data.store_manifest import json_bytes
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
@@ -90,7 +90,7 @@ def run_units_on_beam(
     for name, said in place.read(map(_error_file, units)).items():
         hint = "run the same command again"
         raise decode_json(said, _Failure, name=f"{place.name}/{name}", hint=hint).error()
-    for unit, record in zip(units, read_records(units, job), strict=True):
+    for unit, record in zip(units, read_unit_records(units, job), strict=True):
         if record is None:
             raise UserError(
                 f"Beam has run, but unit {unit.name} is not in {job.store}; the workers must reach "

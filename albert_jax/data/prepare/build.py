@@ -38,7 +38,7 @@ from albert_jax.data.prepare.units import (
     UnitRecord,
     document_hash,
     plan_units,
-    read_records,
+    read_unit_records,
 )
 from albert_jax.data.store_manifest import (
     FORMAT_REVISION,
@@ -47,11 +47,11 @@ from albert_jax.data.store_manifest import (
     SETTINGS,
     SPLITS,
     Input,
-    Manifest,
     Settings,
     SplitRecord,
     Splits,
-    Vocabulary,
+    StoreManifest,
+    StoreVocabulary,
     files_of,
     json_bytes,
     parse_manifest,
@@ -63,7 +63,7 @@ from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
-from albert_jax.utils.progress import Meter, show_bytes
+from albert_jax.utils.progress import ProgressMeter, show_bytes
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
 
@@ -128,7 +128,7 @@ def prepare(
         place.name, reading, mode, do_lower_case, holdout, fixed, json.dumps(settings.to_json())
     )
     workers = workers or (_cores() if pipeline is None else 1)
-    records = read_records(units, job)
+    records = read_unit_records(units, job)
     waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]
     if len(waiting) < len(units):
         _say(f"{len(units) - len(waiting)} of {len(units)} units are finished already", progress)
@@ -140,7 +140,7 @@ def prepare(
     with _workplace(place, settings, tokenizer, forecast.bytes):
         _remove_stale(place, units, waiting)
         total = sum(unit.bytes for unit in waiting)
-        meter = Meter("prepare", total, unit="B", show=progress)
+        meter = ProgressMeter("prepare", total, unit="B", show=progress)
         try:
             if pipeline is None:
                 run_units(waiting, job, workers, meter.add)
@@ -196,7 +196,7 @@ def _settings(
         made_with["python"] = platform.python_version()
     return Settings(
         format_version=FORMAT_VERSION,
-        vocabulary=Vocabulary(
+        vocabulary=StoreVocabulary(
             tokenizer.sha256, tokenizer.vocab_size, tokenizer.mode, tokenizer.do_lower_case
         ),
         reading={k: v for k, v in asdict(reading).items() if k != "data_dir"},
@@ -205,7 +205,7 @@ def _settings(
     )
 
 
-def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Manifest | None:
+def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> StoreManifest | None:
     """The manifest where the store is complete, whole, and of these settings and inputs.
 
     Raises UserError where something else is in its place.
@@ -376,10 +376,10 @@ def _remove_others(place: Place, finished: set[str]) -> None:
 
 def _manifest(
     units: Sequence[Unit], job: Job, settings: Settings, pieces: Sequence[Piece]
-) -> Manifest:
+) -> StoreManifest:
     """What the units' records come to; it has no times, paths of the store or process counts."""
     records = []
-    for unit, record in zip(units, read_records(units, job), strict=True):
+    for unit, record in zip(units, read_unit_records(units, job), strict=True):
         if record is None:  # at an address two may be at work, and the second began by tidying up
             raise TryAgain(
                 f"unit {unit.name} is gone from {job.store}; run one prepare of a store at a time, "
@@ -389,7 +389,7 @@ def _manifest(
     counts = Counter(dict.fromkeys(COUNTS, 0))  # 0 where there was none
     for record in records:
         counts.update(record.counts)
-    return Manifest(
+    return StoreManifest(
         **{name: getattr(settings, name) for name in SETTINGS},
         counts=dict(counts),
         splits=Splits(**{split: _split_record(records, split) for split in SPLITS}),
@@ -424,7 +424,7 @@ def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _summarize(manifest: Manifest, store: str, progress: bool) -> None:
+def _summarize(manifest: StoreManifest, store: str, progress: bool) -> None:
     for line in summarize_counts(manifest.counts):
         _say(line, progress)
     totals = [manifest.split(split) for split in SPLITS]

@@ -272,7 +272,7 @@ def record_file(unit: Unit) -> str:
     return f"progress/{unit.name}.json"
 
 
-def read_records(units: Sequence[Unit], job: Job) -> list[UnitRecord | None]:
+def read_unit_records(units: Sequence[Unit], job: Job) -> list[UnitRecord | None]:
     """Return the records of units that are finished, of these settings and inputs, with all their
     files; None for the others."""
     place = open_place(job.store)

@@ -201,7 +201,7 @@ def read_piece(
     """Documents of one piece, no document and no sentence empty; `tick` hears of bytes read."""
     counts = Counter() if counts is None else counts
     if piece.kind == "python-docs":
-        for document in python_docs.read_documents(reading.language):
+        for document in python_docs.read_python_docs(reading.language):
             tick(sum(map(len, document)))
             yield document
         return

@@ -27,7 +27,7 @@ Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "lib-dynload"}
 
 
-def read_documents(language: str = "en") -> Iterator[list[str]]:
+def read_python_docs(language: str = "en") -> Iterator[list[str]]:
     """One document for each help topic, then one for each module: its docstrings, top to bottom."""
     for text in _topics().values():
         if len(sentences := _sentences(text, language)) >= MIN_SENTENCES:

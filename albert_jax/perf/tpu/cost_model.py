@@ -14,7 +14,7 @@ from albert_jax.perf.tpu.hlo import (
     Computation,
     Instruction,
     Program,
-    arrays,
+    arrays_in,
     matmul_flops,
     trip_count,
 )
@@ -228,7 +228,7 @@ def _attention_flops(computation: Computation, each: Instruction) -> float:
     matmuls = next((n for part, n in _SPLASH_MATMULS.items() if part in name), 0)
     if _FUSED_BACKWARD.search(each.rest) and "splash_mha_dkv" in name:
         matmuls = 5
-    shapes = [next(arrays(computation.instructions[n].shape))[0] for n in each.operands]
+    shapes = [next(arrays_in(computation.instructions[n].shape))[0] for n in each.operands]
     queries_and_keys = [shape for shape in shapes if len(shape) == 4][:2]
     if not matmuls or len(queries_and_keys) < 2:
         return 0.0
@@ -257,6 +257,6 @@ def _sent(computation: Computation, each: Instruction) -> float:
 
 def _largest_written(each: Instruction) -> float:
     """Bytes a copy moves: of its start's (destination, source, context) the destination."""
-    sizes = [elements * width for _, elements, width in arrays(each.shape)]
+    sizes = [elements * width for _, elements, width in arrays_in(each.shape)]
     # A slice's start names what it slices first.
     return min(sizes[:2]) if len(sizes) > 1 else sum(sizes)

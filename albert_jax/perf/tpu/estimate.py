@@ -164,7 +164,7 @@ def _compiled(
         except OutOfMemory as error:
             return _unfit(error, where)
         seconds = time.perf_counter() - started
-        program = hlo.read(_text_of(compiled, Path(dump), where))
+        program = hlo.parse_program(_text_of(compiled, Path(dump), where))
     cost = step_cost(program, where, kernel_efficiency(settings, where))
     return (
         {"fits": True, "out_of_memory": None, "compile_seconds": seconds}

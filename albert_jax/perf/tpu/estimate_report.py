@@ -30,7 +30,7 @@ _OUR_MODULES = re.compile(
 _SOURCE = 76  # characters of where an operation comes from
 
 
-def card(r: dict[str, Any]) -> str:
+def estimate_lines(r: dict[str, Any]) -> str:
     """The figures of one `estimate`, a line each, and the dearest operations."""
     versions = r["versions"]
     lines = [

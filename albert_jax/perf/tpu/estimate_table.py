@@ -37,7 +37,7 @@ def row_of(figures: dict[str, Any], date: str | None = None) -> dict[str, Any]:
     return kept | {"versions": versions, "date": date or f"{datetime.now(UTC):%Y-%m-%d}"}
 
 
-def read(path: str | Path) -> list[dict[str, Any]]:
+def read_table(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a table, none where there is no file. Raises UserError for anything else."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -60,7 +60,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 def record(path: str | Path, row: dict[str, Any]) -> list[dict[str, Any]]:
     """Writes a row into a table in place of the one of the same setting; returns all rows."""
-    rows = [each for each in read(path) if _setting(each) != _setting(row)] + [row]
+    rows = [each for each in read_table(path) if _setting(each) != _setting(row)] + [row]
     rows.sort(key=lambda each: (each["model"], each["topology"].partition(":")[0], each["chips"]))
     text = "".join(json.dumps(each) + "\n" for each in rows)
     try:
@@ -105,7 +105,9 @@ def chip_hours(
     fastest.
     """
     found: dict[str, dict[str, Any]] = {}
-    alike = [row for row in (read(ESTIMATES) if rows is None else rows) if _is_of(row, config)]
+    alike = [
+        row for row in (read_table(ESTIMATES) if rows is None else rows) if _is_of(row, config)
+    ]
     for row in sorted(alike, key=lambda each: (each["chips"], each["ms_per_sequence_per_chip"])):
         kind, versions = f"TPU {row['topology'].partition(':')[0]}", row["versions"]
         found.setdefault(
@@ -159,7 +161,7 @@ def scaling(rows: Sequence[dict[str, Any]], like: dict[str, Any]) -> dict[str, l
     return curves
 
 
-def draw(rows: Sequence[dict[str, Any]], like: dict[str, Any], picture: str | Path) -> None:
+def draw_scaling(rows: Sequence[dict[str, Any]], like: dict[str, Any], picture: str | Path) -> None:
     """Draw `scaling` into a file, as `scaling_figure`; raise UserError where there is nothing to
     draw or the file cannot be written."""
     with styled():

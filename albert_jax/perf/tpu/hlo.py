@@ -63,7 +63,7 @@ class Instruction:
     @property
     def bytes(self) -> int:
         """Of its result's arrays, without padding."""
-        return sum(size * width for _, size, width in arrays(self.shape))
+        return sum(size * width for _, size, width in arrays_in(self.shape))
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Program:
         return [self.computations[name] for name in re.findall(r"[\w.\-]+", text)]
 
 
-def read(text: str) -> Program:
+def parse_program(text: str) -> Program:
     """The program that `compiled.as_text()` prints."""
     computations: dict[str, Computation] = {}
     entry = None
@@ -194,7 +194,7 @@ def _closing(line: str, start: int) -> int:
     raise ValueError(f"a parenthesis stays open in {line[:80]!r}")
 
 
-def arrays(shape: str) -> Iterator[tuple[tuple[int, ...], int, float]]:
+def arrays_in(shape: str) -> Iterator[tuple[tuple[int, ...], int, float]]:
     """(dimensions, elements, bytes an element) of each array in a printed shape."""
     for kind, dimensions in _ARRAY.findall(shape):
         sizes = tuple(int(d) for d in dimensions.split(",") if d)
@@ -283,9 +283,10 @@ def matmul_flops(computation: Computation, instruction: Instruction) -> float:
     if instruction.opcode not in ("dot", "convolution"):
         return 0.0
     left, right = (
-        next(arrays(computation.instructions[name].shape))[0] for name in instruction.operands[:2]
+        next(arrays_in(computation.instructions[name].shape))[0]
+        for name in instruction.operands[:2]
     )
-    out = next(arrays(instruction.shape))[0]
+    out = next(arrays_in(instruction.shape))[0]
     if instruction.opcode == "dot":
         found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
         contracted = [left[int(d)] for d in (found[1] if found else "").split(",") if d]
