@@ -33,12 +33,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 _SEVERAL_DEVICES = {
     "benchmark",
     "finetune",
-    "mixing",
-    "multihost",
+    "loop",
+    "mixture",
+    "multihost_runs",
     "packing",
     "pretrain",
     "step",
-    "train",
 }
 
 # A busy machine is slow, not wrong; CI tries the same examples each time.

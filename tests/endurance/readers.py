@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound files for the readers of data, tables, logs and settings, beside those for the readers of
-models in tests.fuzz_formats; `kinds` has all."""
+models in tests.helpers.fuzz_formats; `kinds` has all."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from albert_jax.perf.tpu.estimate_table import read_table as read_estimates
 from albert_jax.tasks import TASKS
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import _read_config
-from tests import fuzz_formats
-from tests.fuzz_formats import Harm, Kind, harm, harm_gzip, harm_json
-from tests.pretraining_runs import VOCABULARY, tiny_config, write_corpus
+from tests.helpers import fuzz_formats
+from tests.helpers.fuzz_formats import Harm, Kind, harm, harm_gzip, harm_json
+from tests.helpers.pretraining_runs import VOCABULARY, tiny_config, write_corpus
 
 SQUAD = {
     "version": "2.0",
