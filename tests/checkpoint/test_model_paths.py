@@ -18,17 +18,16 @@ from albert_jax.cli import main as cli
 from albert_jax.cli.info import describe_path
 from albert_jax.config.run import MODELS
 from albert_jax.utils.errors import UserError
+from tests.helpers.models import noisy_params, worded_albert
 from tests.helpers.paths import VOCABULARY
-from tests.inference.test_api import small
-from tests.models.test_albert import noisy_params
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     return export_model(
         tmp_path_factory.mktemp("paths") / "run" / "model",
-        params=noisy_params(small()),
-        config=small(),
+        params=noisy_params(worded_albert()),
+        config=worded_albert(),
         vocab=VOCABULARY,
         tokenizer={"mode": "google", "do_lower_case": True},
         provenance={},

@@ -18,8 +18,7 @@ from albert_jax.config.run import AlbertConfig
 from albert_jax.inference.verify import verify
 from albert_jax.models import flops
 from albert_jax.utils.errors import UserError
-from tests.inference.test_api import small
-from tests.models.test_albert import noisy_params
+from tests.helpers.models import noisy_params, worded_albert
 
 HEAD = {
     "kind": "classification",
@@ -33,7 +32,7 @@ def export(path: Path, params, head=None) -> Path:
     return export_model(
         path,
         params=params,
-        config=small(),
+        config=worded_albert(),
         vocab=None,
         tokenizer={"mode": "hf", "do_lower_case": False},
         provenance={"made_by": "hand"},
@@ -43,14 +42,17 @@ def export(path: Path, params, head=None) -> Path:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory) -> Path:
-    return export(tmp_path_factory.mktemp("info") / "model", noisy_params(small()))
+    return export(
+        tmp_path_factory.mktemp("info") / "model",
+        noisy_params(worded_albert()),
+    )
 
 
 def test_a_whole_models_parts_are_those_that_its_configuration_counts(pretrained: Path) -> None:
     described = describe_path(pretrained)
-    assert described["parameters_of"] == flops.parameter_counts(small())
-    assert described["parameters"] == flops.parameter_count(small())
-    assert described["bytes_float32"] == 4 * flops.parameter_count(small())
+    assert described["parameters_of"] == flops.parameter_counts(worded_albert())
+    assert described["parameters"] == flops.parameter_count(worded_albert())
+    assert described["bytes_float32"] == 4 * flops.parameter_count(worded_albert())
     assert described["head"] is None
     assert described["tokenizer"] == {"mode": "hf", "do_lower_case": False}
     assert "manifest.json and albert_config.json" in described["verified"]
@@ -59,18 +61,24 @@ def test_a_whole_models_parts_are_those_that_its_configuration_counts(pretrained
 def test_a_fine_tuned_models_head_is_told_and_no_head_that_it_lacks(tmp_path: Path, capsys) -> None:
     params = {
         name: x
-        for name, x in noisy_params(small()).items()
+        for name, x in noisy_params(worded_albert()).items()
         if name in ("embeddings", "encoder", "pooler")
     }
     params["head"] = {
-        "output_weights": np.ones((2, small().hidden_size), np.float32),
+        "output_weights": np.ones(
+            (
+                2,
+                worded_albert().hidden_size,
+            ),
+            np.float32,
+        ),
         "output_bias": np.zeros(2, np.float32),
     }
     model = export(tmp_path / "model", params, HEAD)
     described = describe_path(model)
     counted = sum(x.size for x in jax.tree.leaves(params))
     assert described["parameters"] == counted == verify(model)["parameters"]
-    assert described["parameters_of"]["fine-tuned head"] == 2 * small().hidden_size + 2
+    assert described["parameters_of"]["fine-tuned head"] == 2 * worded_albert().hidden_size + 2
     assert not {"masked-LM head", "sentence-order head"} & described["parameters_of"].keys()
     assert described["head"] == HEAD
     assert cli.main(["info", str(model)]) == 0

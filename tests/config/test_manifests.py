@@ -14,9 +14,8 @@ from albert_jax.config.manifests import read_model_manifest
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
+from tests.helpers.models import noisy_params, worded_albert
 from tests.helpers.paths import VOCABULARY
-from tests.inference.test_api import small
-from tests.models.test_albert import noisy_params
 
 CASED_HF = {"mode": "hf", "do_lower_case": False}
 TEXT = "``ΣΑΣ'' É Hello [MASK], 9,"
@@ -26,8 +25,8 @@ TEXT = "``ΣΑΣ'' É Hello [MASK], 9,"
 def model(tmp_path_factory) -> Path:
     return export_model(
         tmp_path_factory.mktemp("manifests") / "model",
-        params=noisy_params(small()),
-        config=small(),
+        params=noisy_params(worded_albert()),
+        config=worded_albert(),
         vocab=VOCABULARY,
         tokenizer=CASED_HF,
         provenance={},

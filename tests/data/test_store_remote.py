@@ -17,8 +17,8 @@ from albert_jax.data.store_manifest import json_bytes, sealed
 from albert_jax.data.store_remote import local_store
 from albert_jax.utils import remote_fs
 from albert_jax.utils.errors import UserError
-from tests.data.prepare.test_build import contents
 from tests.helpers.pretraining_runs import make_store, tiny_config
+from tests.helpers.texts import contents
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (the extra `gcs` has it)")
 ADDRESS = "memory://bucket/store"

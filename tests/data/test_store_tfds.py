@@ -12,12 +12,8 @@ import pytest
 from albert_jax.data.prepare import units
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.store import SPLITS
-from tests.data.prepare.test_build import (
-    UNIT_BYTES,
-    make_text,
-    sentences_of,
-)
 from tests.helpers.paths import REPOSITORY, VOCABULARY
+from tests.helpers.texts import UNIT_BYTES, make_text, sentences_of
 
 MAKE = """
 import contextlib, sys

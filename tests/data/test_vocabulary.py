@@ -17,7 +17,7 @@ from albert_jax.data.text.lines import Reading
 from albert_jax.data.tokenizer import Tokenizer, train_on_lines
 from albert_jax.data.vocabulary import train_tokenizer
 from albert_jax.utils.errors import UserError
-from tests.data.prepare.test_build import make_text
+from tests.helpers.texts import make_text
 
 LINES = [line for text in topics.values() for line in text.splitlines() if line.strip()]
 WIKI = (

@@ -29,15 +29,11 @@ from albert_jax.config.run import (
 from albert_jax.data.prepare.build import prepare
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.training.pretrain import pretrain
+from tests.helpers.models import tiny_albert
 from tests.helpers.paths import REPOSITORY, VOCABULARY
 
-TINY = AlbertConfig(
+TINY = tiny_albert(
     vocab_size=8000,
-    embedding_size=8,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
     max_position_embeddings=32,
     hidden_dropout_prob=0.1,
     attention_probs_dropout_prob=0.1,

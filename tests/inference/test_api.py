@@ -29,8 +29,8 @@ from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.utils.errors import UserError
 from tests.helpers import reference
 from tests.helpers.golden import as_tf, tiny
+from tests.helpers.models import noisy_params, tiny_albert, worded_albert
 from tests.helpers.paths import VOCABULARY
-from tests.models.test_albert import noisy_params
 
 FORWARD = {"atol": 2e-5, "rtol": 0}  # as test_model: two float32 implementations differ by 6e-6
 # Other batch shapes sum in another order; a padding token that counted would show at 1e-2.
@@ -59,19 +59,6 @@ PAIRS = list(zip(TEXTS, reversed(TEXTS), strict=True))
 MASKED = [f"{text} [MASK]." for text in TEXTS]
 
 
-def small(**changes) -> AlbertConfig:
-    values = {
-        "vocab_size": 8000,
-        "embedding_size": 8,
-        "hidden_size": 16,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "max_position_embeddings": 128,
-    }
-    return AlbertConfig(**(values | changes))
-
-
 @pytest.fixture(scope="module")
 def tokenizer():
     return Tokenizer.load(VOCABULARY)
@@ -79,7 +66,11 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def albert(tokenizer):
-    return Albert(small(), noisy_params(small()), tokenizer)
+    return Albert(
+        worded_albert(),
+        noisy_params(worded_albert()),
+        tokenizer,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +78,8 @@ def directory(tmp_path_factory):
     """The same model as a model directory."""
     return export_model(
         tmp_path_factory.mktemp("inference") / "model",
-        params=noisy_params(small()),
-        config=small(),
+        params=noisy_params(worded_albert()),
+        config=worded_albert(),
         vocab=VOCABULARY,
         tokenizer={"mode": "google", "do_lower_case": True},
         provenance={},
@@ -216,7 +207,7 @@ def test_score_order_of_lists_is_that_of_each_pair(albert):
 
 
 def test_a_stream_of_all_lengths_compiles_a_handful_of_programs(tokenizer):
-    config = small(num_hidden_layers=1, max_position_embeddings=512)
+    config = tiny_albert(vocab_size=8000, num_hidden_layers=1, max_position_embeddings=512)
     albert = Albert(config, noisy_params(config), tokenizer)
     texts = [" ".join(["the"] * n) for n in range(1, 510, 9)]
     for text in texts:
@@ -292,7 +283,7 @@ def test_depth_runs_the_shared_layer_another_number_of_times(directory):
 
 
 def test_depth_needs_one_group_of_layers(tmp_path):
-    config = small(num_hidden_groups=2)
+    config = worded_albert(num_hidden_groups=2)
     folder = export_model(
         tmp_path / "model",
         params=noisy_params(config),
@@ -337,10 +328,18 @@ def test_a_pair_loses_tokens_of_its_longer_half():
 
 
 def test_models_without_a_part_answer_what_they_can(tokenizer):
-    params = noisy_params(small())
-    whole = Albert(small(), params, tokenizer)
+    params = noisy_params(worded_albert())
+    whole = Albert(
+        worded_albert(),
+        params,
+        tokenizer,
+    )
     wanted = alone(whole, TEXTS[0])
-    encoder = Albert(small(), {name: params[name] for name in ("embeddings", "encoder")}, tokenizer)
+    encoder = Albert(
+        worded_albert(),
+        {name: params[name] for name in ("embeddings", "encoder")},
+        tokenizer,
+    )
     output = alone(encoder, TEXTS[0])
     np.testing.assert_allclose(output.layers, wanted.layers, **PADDED)
     missing = (output.pooled, output.masked_lm_logits, output.sentence_order_logits)
@@ -353,7 +352,9 @@ def test_models_without_a_part_answer_what_they_can(tokenizer):
     with pytest.raises(UserError, match="without a pooler"):
         encoder.score_order("a", "b")
     only_masked = Albert(
-        small(), {n: x for n, x in params.items() if n != "seq_relationship"}, tokenizer
+        worded_albert(),
+        {n: x for n, x in params.items() if n != "seq_relationship"},
+        tokenizer,
     )
     assert texts_of(only_masked.fill_mask(MASKED[0])) == texts_of(whole.fill_mask(MASKED[0]))
     with pytest.raises(UserError, match="without sentence order"):
@@ -422,7 +423,12 @@ def test_texts_without_words_have_answers(albert, text):
 
 def test_a_model_with_room_for_no_text_says_so(tokenizer):
     one, two = (
-        Albert(small(max_position_embeddings=n), noisy_params(small()), tokenizer) for n in (1, 2)
+        Albert(
+            tiny_albert(vocab_size=8000, num_hidden_layers=3, max_position_embeddings=n),
+            noisy_params(worded_albert()),
+            tokenizer,
+        )
+        for n in (1, 2)
     )
     with pytest.raises(UserError, match="2 tokens are more than the model's 1"):
         one.encode("", truncate=True)
@@ -455,9 +461,16 @@ def test_forward_takes_no_input_that_is_out_of_range(albert):
 @pytest.fixture(scope="module")
 def overflowing(tokenizer):
     """A model all of whose parameters are finite, and whose last block's outputs are not."""
-    params = jax.tree.map(np.array, noisy_params(small()))
+    params = jax.tree.map(
+        np.array,
+        noisy_params(worded_albert()),
+    )
     params["encoder"]["group_0"]["inner_group_0"]["LayerNorm_1"]["scale"][:] = 3e38
-    return Albert(small(), params, tokenizer)
+    return Albert(
+        worded_albert(),
+        params,
+        tokenizer,
+    )
 
 
 def test_answers_that_are_not_finite_are_refused_and_the_text_is_named(overflowing):
@@ -502,7 +515,7 @@ def test_rows_that_are_not_finite_are_found_in_any_dtype(dtype):
 
 
 def test_a_model_says_what_it_is(albert, directory, tokenizer):
-    count = sum(x.size for x in jax.tree.leaves(noisy_params(small())))
+    count = sum(x.size for x in jax.tree.leaves(noisy_params(worded_albert())))
     said = repr(load(directory, depth=5, compute=ComputeConfig(dtype="bfloat16")))
     for part in (
         f"from {directory}",
@@ -514,9 +527,22 @@ def test_a_model_says_what_it_is(albert, directory, tokenizer):
     ):
         assert part in said
     encoder = {name: albert.params[name] for name in ("embeddings", "encoder")}
-    assert "no head, float32, no vocabulary" in repr(Albert(small(), encoder, None))
+    assert "no head, float32, no vocabulary" in repr(
+        Albert(
+            worded_albert(),
+            encoder,
+            None,
+        )
+    )
     head = {"kind": "classification", "task": "sst2", "labels": ["0", "1"]}
-    assert "head classification (sst2)" in repr(Albert(small(), encoder, None, head=head))
+    assert "head classification (sst2)" in repr(
+        Albert(
+            worded_albert(),
+            encoder,
+            None,
+            head=head,
+        )
+    )
     assert repr(tokenizer) == f"<Tokenizer 8,000 pieces, google, lower-cased, from {VOCABULARY}>"
 
 
@@ -528,11 +554,15 @@ def test_a_depth_that_is_none_is_refused(directory, depth):
 
 def test_parameters_that_lack_a_part_are_refused(albert):
     with pytest.raises(UserError, match="params has no embeddings and no encoder"):
-        Albert(small(), {}, None)
+        Albert(worded_albert(), {}, None)
 
 
 def test_a_model_without_a_vocabulary_takes_ids_only():
-    albert = Albert(small(), noisy_params(small()), None)
+    albert = Albert(
+        worded_albert(),
+        noisy_params(worded_albert()),
+        None,
+    )
     assert albert.forward([[2, 13, 3]]).pooled.shape == (1, 16)
     with pytest.raises(UserError, match="no vocabulary"):
         albert.encode("the")

@@ -16,9 +16,8 @@ from albert_jax.inference import export
 from albert_jax.inference.api import load
 from albert_jax.inference.export import export_serving
 from albert_jax.utils.errors import UserError
+from tests.helpers.models import noisy_params, worded_albert
 from tests.helpers.paths import REPOSITORY
-from tests.inference.test_api import small
-from tests.models.test_albert import noisy_params
 
 pytest.importorskip("flatbuffers")
 
@@ -76,7 +75,11 @@ def make_model(folder, config, params, mode="google", do_lower_case=True, vocab=
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serving") / "model"
-    return make_model(folder, small(), noisy_params(small()))
+    return make_model(
+        folder,
+        worded_albert(),
+        noisy_params(worded_albert()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +145,23 @@ def test_text_becomes_the_models_own_ids_without_this_package(
 
 
 def test_the_export_says_how_the_models_text_is_cleaned(tmp_path):
-    params = {name: x for name, x in noisy_params(small()).items() if name.startswith("e")}
-    model = make_model(tmp_path / "model", small(), params, mode="hf", do_lower_case=False)
+    params = {name: x for name, x in noisy_params(worded_albert()).items() if name.startswith("e")}
+    model = make_model(
+        tmp_path / "model",
+        worded_albert(),
+        params,
+        mode="hf",
+        do_lower_case=False,
+    )
     served = export_serving(model, tmp_path / "served")
     description = json.loads((served / "serving.json").read_text())
     assert description["tokenizer"] == {"mode": "hf", "do_lower_case": False}
-    model = make_model(tmp_path / "without", small(), params, vocab=False)
+    model = make_model(
+        tmp_path / "without",
+        worded_albert(),
+        params,
+        vocab=False,
+    )
     served = export_serving(model, tmp_path / "served without")
     assert json.loads((served / "serving.json").read_text())["tokenizer"] is None
     assert not (served / "spiece.model").exists()
@@ -172,8 +186,15 @@ def test_the_folder_is_as_documented(served):
 
 
 def test_a_model_without_heads_has_its_encoder_exported(tmp_path):
-    params = {name: x for name, x in noisy_params(small()).items() if name.startswith("e")}
-    served = export_serving(make_model(tmp_path / "model", small(), params), tmp_path / "served")
+    params = {name: x for name, x in noisy_params(worded_albert()).items() if name.startswith("e")}
+    served = export_serving(
+        make_model(
+            tmp_path / "model",
+            worded_albert(),
+            params,
+        ),
+        tmp_path / "served",
+    )
     description = json.loads((served / "serving.json").read_text())
     assert [*description["programs"]] == ["encode"]
     assert [*description["programs"]["encode"]["outputs"]] == ["sequence"]

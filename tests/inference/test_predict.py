@@ -18,7 +18,7 @@ import pytest
 
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.cli import main as cli
-from albert_jax.config.run import AlbertConfig, FinetuneConfig
+from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import finetuned
 from albert_jax.inference.evaluate import evaluate, evaluation_table
@@ -32,14 +32,13 @@ from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
 from albert_jax.tasks.scores import line_of, metric_lines
 from albert_jax.training.finetune_setup import set_up
 from albert_jax.utils.errors import UserError
+from tests.helpers.models import tiny_albert
 from tests.helpers.pretraining_runs import VOCABULARY
 
-TINY = AlbertConfig(
+TINY = tiny_albert(
     vocab_size=8000,
-    embedding_size=8,
     hidden_size=32,
     num_hidden_layers=1,
-    num_attention_heads=2,
     intermediate_size=64,
     max_position_embeddings=32,
     initializer_range=0.1,

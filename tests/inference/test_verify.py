@@ -21,7 +21,7 @@ from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.convert.parameters import parameter_shapes
 from albert_jax.checkpoint.model_dir import ModelDirectory, export_model
 from albert_jax.cli import main as cli
-from albert_jax.config.run import MODELS, AlbertConfig
+from albert_jax.config.run import MODELS
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import verify as verification
 from albert_jax.inference import verify_released
@@ -31,19 +31,11 @@ from albert_jax.inference.verify import verify
 from albert_jax.utils.errors import UserError
 from tests.helpers import reference
 from tests.helpers.golden import as_tf, tiny
+from tests.helpers.models import noisy_params, tiny_albert
 from tests.helpers.paths import VOCABULARY
-from tests.models.test_albert import noisy_params
 
 SETTINGS = {"mode": "google", "do_lower_case": True}
-SMALL = AlbertConfig(
-    vocab_size=8000,
-    embedding_size=8,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-)
+SMALL = tiny_albert(vocab_size=8000, max_position_embeddings=32)
 GENERIC = ["files", "inventory", "finite values", "vocabulary", "forward"]
 KERNEL = "encoder/group_0/inner_group_0/attention/query/kernel"
 

@@ -19,6 +19,7 @@ from albert_jax.models.lowering import Target, traced_for
 from albert_jax.training.losses import pretraining_objective
 from tests.helpers import reference
 from tests.helpers.golden import as_tf, batch_of, tiny
+from tests.helpers.models import assert_trees_close, noisy_params, random_batch, tiny_albert
 
 # Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5
 # on.
@@ -33,51 +34,6 @@ def apply(config, params, batch, *, compute=DEFAULT, **kwargs):
     )
     return jax.jit(partial(model.apply, collect_layers=True, **kwargs))(
         {"params": params}, *positional
-    )
-
-
-def small_config(**changes) -> AlbertConfig:
-    values = {
-        "vocab_size": 90,
-        "embedding_size": 8,
-        "hidden_size": 16,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "max_position_embeddings": 24,
-    }
-    return AlbertConfig(**(values | changes))
-
-
-def random_batch(config, *, rows=4, length=12, predictions=3, seed=0):
-    rng = np.random.default_rng(seed)
-    mask = (np.arange(length) < rng.integers(length // 2, length + 1, (rows, 1))).astype(np.int32)
-    return {
-        "input_ids": rng.integers(5, config.vocab_size, (rows, length)).astype(np.int32) * mask,
-        "input_mask": mask,
-        "segment_ids": (np.arange(length) > length // 2).astype(np.int32)[None] * mask,
-        "masked_lm_positions": rng.integers(1, length // 2, (rows, predictions)).astype(np.int32),
-        "masked_lm_ids": rng.integers(5, config.vocab_size, (rows, predictions)).astype(np.int32),
-        "masked_lm_weights": (rng.random((rows, predictions)) < 0.8).astype(np.float32),
-        "sentence_order_labels": rng.integers(0, 2, rows).astype(np.int32),
-    }
-
-
-def noisy_params(config, seed=0):
-    """Random parameters with biases and gains that are not 0 and 1, so that a dropped one shows."""
-    shapes = jax.eval_shape(partial(init_params, AlbertForPretraining(config)), jax.random.key(0))
-    rng = np.random.default_rng(seed)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: (0.1 * rng.standard_normal(x.shape) + (path[-1].key == "scale")).astype(
-            np.float32
-        ),
-        shapes,
-    )
-
-
-def assert_trees_close(a, b, **tolerance):
-    jax.tree_util.tree_map_with_path(
-        lambda path, x, y: np.testing.assert_allclose(x, y, err_msg=str(path), **tolerance), a, b
     )
 
 
@@ -185,7 +141,7 @@ def test_the_golden_comparison_can_fail(mutation):
 
 
 def test_scan_equals_a_python_loop_over_one_layer():
-    config = small_config(num_hidden_layers=5, num_hidden_groups=2, inner_group_num=2)
+    config = tiny_albert(num_hidden_layers=5, num_hidden_groups=2, inner_group_num=2)
     params, batch = noisy_params(config), random_batch(config)
     block = Block(config, ComputeConfig())
 
@@ -222,7 +178,9 @@ def test_scan_equals_a_python_loop_over_one_layer():
     ids=["remat-full", "remat-dots", "unroll"],
 )
 def test_remat_and_unroll_change_nothing_but_speed(compute):
-    config = small_config(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
+    config = tiny_albert(
+        num_hidden_layers=4, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2
+    )
     params, batch = noisy_params(config), random_batch(config)
 
     def grads(compute):
@@ -237,7 +195,7 @@ def test_remat_and_unroll_change_nothing_but_speed(compute):
 
 
 def test_dropout_differs_between_the_layers_of_one_scan():
-    config = small_config(hidden_dropout_prob=0.5, num_hidden_layers=2)
+    config = tiny_albert(hidden_dropout_prob=0.5, num_hidden_layers=2)
     params = init_params(AlbertForPretraining(config), jax.random.key(0))
     zeroed = jax.tree.map(jnp.zeros_like, params["encoder"]["group_0"])
     # With zero kernels each block is LayerNorm_1(dropout(ffn bias) + LayerNorm(…)): its zeros are
@@ -257,7 +215,7 @@ def test_dropout_differs_between_the_layers_of_one_scan():
 
 
 def test_padding_does_not_change_other_positions():
-    config = small_config()
+    config = tiny_albert(num_hidden_layers=4)
     params, batch = noisy_params(config), random_batch(config)
     padded = {
         name: np.pad(x, ((0, 0), (0, 7)))
@@ -273,7 +231,7 @@ def test_padding_does_not_change_other_positions():
 
 
 def test_gathered_masked_lm_logits_equal_those_of_all_positions():
-    config = small_config()
+    config = tiny_albert(num_hidden_layers=4)
     params, batch = noisy_params(config), random_batch(config)
     gathered = apply(config, params, batch).masked_lm_logits_BPV
     everywhere = apply(config, params, batch | {"masked_lm_positions": None}).masked_lm_logits_BPV
@@ -284,7 +242,7 @@ def test_gathered_masked_lm_logits_equal_those_of_all_positions():
 
 
 def test_a_position_outside_the_row_is_nan_and_not_another_rows_token():
-    config = small_config()
+    config = tiny_albert(num_hidden_layers=4)
     params, batch = noisy_params(config), random_batch(config)
     length = batch["input_ids"].shape[1]
     positions_BP = batch["masked_lm_positions"].copy()
@@ -295,7 +253,7 @@ def test_a_position_outside_the_row_is_nan_and_not_another_rows_token():
 
 
 def test_bfloat16_keeps_parameters_softmax_layernorm_and_logits_in_float32():
-    config = small_config()
+    config = tiny_albert(num_hidden_layers=4)
     params, batch = noisy_params(config), random_batch(config)
     compute = ComputeConfig(dtype="bfloat16")
     output = apply(config, params, batch, compute=compute)
@@ -314,7 +272,9 @@ def test_bfloat16_keeps_parameters_softmax_layernorm_and_logits_in_float32():
 
 
 def test_init_is_truncated_at_two_sigma_and_not_rescaled():
-    params = init_params(AlbertForPretraining(small_config(vocab_size=3000)), jax.random.key(0))
+    params = init_params(
+        AlbertForPretraining(tiny_albert(num_hidden_layers=4, vocab_size=3000)), jax.random.key(0)
+    )
     words = np.asarray(params["embeddings"]["word_embeddings"])
     assert np.abs(words).max() <= 0.04
     # The stddev of a normal cut at two sigma is 0.8796 of the uncut one's.
@@ -338,7 +298,7 @@ def test_parameter_counts_equal_the_released_checkpoints(name):
 
 def test_compiled_program_does_not_grow_with_depth():
     def size(layers):
-        config = small_config(num_hidden_layers=layers)
+        config = tiny_albert(num_hidden_layers=layers)
         params, batch = noisy_params(config), random_batch(config)
         return len(jax.jit(partial(grads_of, config)).lower(params, batch).as_text())
 
@@ -347,7 +307,7 @@ def test_compiled_program_does_not_grow_with_depth():
 
 @pytest.mark.parametrize("unroll", [1, 2, 4])
 def test_what_remat_leaves_out_is_computed_again(unroll):
-    config = small_config()
+    config = tiny_albert(num_hidden_layers=4)
     params, batch = noisy_params(config), random_batch(config)
 
     def matmuls(remat):
@@ -361,7 +321,7 @@ def test_what_remat_leaves_out_is_computed_again(unroll):
 
 @pytest.mark.parametrize(("platform", "layers_in_a_turn"), [("tpu", 4), ("gpu", 4), (None, 1)])
 def test_layers_are_unrolled_where_the_step_is_placed_on_devices(platform, layers_in_a_turn):
-    config = small_config()
+    config = tiny_albert(num_hidden_layers=4)
     params, batch = noisy_params(config), random_batch(config)
     grads = partial(grads_of, config)
     if platform is not None:
@@ -372,7 +332,7 @@ def test_layers_are_unrolled_where_the_step_is_placed_on_devices(platform, layer
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_remat_saves_memory_on_a_cpu(remat):
-    config = small_config()
+    config = tiny_albert(num_hidden_layers=4)
     params, batch = noisy_params(config), random_batch(config)
 
     def temporaries(remat):

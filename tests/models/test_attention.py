@@ -16,7 +16,7 @@ from albert_jax.models.dropout import drop, row_seeds
 from albert_jax.models.lowering import Target, traced_for
 from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice
 from albert_jax.utils.errors import UserError
-from tests.models.test_dropout import RATE, assert_as_if_drawn, neighbours
+from tests.helpers.draws import RATE, assert_as_if_drawn, neighbours
 
 # Float32, sums in another order: outputs are of order 1, gradients up to about 10.
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}

@@ -19,6 +19,7 @@ from albert_jax.training.losses import TASK_LOSSES, cross_entropy, task_objectiv
 from albert_jax.training.optimizer import adamw
 from albert_jax.training.step import init_state, make_train_step
 from tests.helpers.golden import tiny
+from tests.helpers.models import tiny_albert
 from tests.helpers.reference import dense, layer_norm, softmax
 
 # Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5
@@ -27,15 +28,7 @@ FORWARD = {"atol": 2e-5, "rtol": 0}
 GRADIENT = {"atol": 1e-5, "rtol": 1e-4}
 LOSS = {"atol": 1e-5, "rtol": 2e-6}
 
-SMALL = AlbertConfig(
-    vocab_size=90,
-    embedding_size=8,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=24,
-)
+SMALL = tiny_albert()
 
 # Golden group -> our kind, the number of labels, and our path of each of its variables.
 SPAN_V2_NAMES = {

@@ -38,9 +38,9 @@ from albert_jax.training.pretrain import pretrain
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.numbers import rounded
 from albert_jax.utils.plots import styled
+from tests.helpers.models import tiny_albert
 from tests.helpers.pictures import faults, legend_entries, styles
 from tests.helpers.pretraining_runs import make_store, tiny_config
-from tests.models.test_albert import small_config
 
 PROMISED = {"step_ms", "ms_per_sequence", "sequences_per_second", "mfu", "compile_seconds"}
 PROMISED |= {"peak_bytes", "device"}
@@ -49,7 +49,7 @@ PROMISED |= {"peak_bytes", "device"}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "small.json"
-    small_config().to_json(path)
+    tiny_albert(num_hidden_layers=4).to_json(path)
     return str(path)
 
 
@@ -542,7 +542,9 @@ def test_other_errors_of_the_device_stay_as_they_are():
 
 @pytest.mark.parametrize(("phase", "passes"), [("forward", 1), ("train", 3)])
 def test_xla_counts_the_flops_that_we_do_whatever_the_depth(tmp_path, phase, passes):
-    model = dataclasses.replace(small_config(), hidden_size=48, num_hidden_layers=7)
+    model = dataclasses.replace(
+        tiny_albert(num_hidden_layers=4), hidden_size=48, num_hidden_layers=7
+    )
     model.to_json(tmp_path / "deep.json")
     config = BenchmarkConfig(
         model=str(tmp_path / "deep.json"), batch_size=4, predictions=3, phase=phase

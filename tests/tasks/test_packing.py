@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.cli import main as cli
-from albert_jax.config.run import AlbertConfig, FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
 from albert_jax.distributed.placement import make_placement
 from albert_jax.inference.evaluate import evaluate
 from albert_jax.inference.finetuned import HeadOutputs, head_outputs
@@ -32,19 +32,11 @@ from albert_jax.training.metrics import read_metrics
 from albert_jax.training.optimizer import adamw
 from albert_jax.training.step import init_state, make_train_step
 from albert_jax.utils.errors import UserError
+from tests.helpers.models import tiny_albert
 from tests.helpers.pretraining_runs import random_model
 
 # Large weights: what leaks from a neighbour, or a wrong position, changes logits by tenths.
-SMALL = AlbertConfig(
-    vocab_size=90,
-    embedding_size=8,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=24,
-    initializer_range=0.3,
-)
+SMALL = tiny_albert(initializer_range=0.3)
 # Float32 sums in another order; logits are of the order of 1.
 FORWARD = {"atol": 3e-6, "rtol": 0}
 GRADIENT = {"atol": 3e-6, "rtol": 3e-6}

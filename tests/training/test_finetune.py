@@ -21,7 +21,7 @@ from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import export_model, load_model
 from albert_jax.cli import main as cli
-from albert_jax.config.run import AlbertConfig, FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
 from albert_jax.inference import finetuned
 from albert_jax.inference.evaluate import (
     CARD,
@@ -48,16 +48,15 @@ from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import init_state, make_train_step
 from albert_jax.utils.errors import UserError
 from tests.helpers.golden import tiny
+from tests.helpers.models import tiny_albert
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.pretraining_runs import VOCABULARY, random_model
 from tests.helpers.reference import optimizer_step
 
-TINY = AlbertConfig(
+TINY = tiny_albert(
     vocab_size=8000,
-    embedding_size=8,
     hidden_size=32,
     num_hidden_layers=1,
-    num_attention_heads=2,
     intermediate_size=64,
     max_position_embeddings=32,
     initializer_range=0.1,

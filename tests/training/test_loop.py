@@ -26,10 +26,10 @@ from albert_jax.training.metrics import MetricsLog, draw_curves, read_metrics
 from albert_jax.training.optimizer import adamw
 from albert_jax.training.step import init_state, make_train_step
 from albert_jax.utils.errors import TryAgain, UserError
-from tests.models.test_albert import assert_trees_close, noisy_params, random_batch, small_config
+from tests.helpers.models import assert_trees_close, noisy_params, random_batch, tiny_albert
 
 DEFAULT_GUARD = GuardConfig()
-CONFIG = small_config(num_hidden_layers=2, hidden_dropout_prob=0.1)
+CONFIG = tiny_albert(num_hidden_layers=2, hidden_dropout_prob=0.1)
 
 
 def run(workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, **settings):

@@ -15,7 +15,7 @@ from albert_jax.training.losses import pretraining_objective
 from albert_jax.training.optimizer import lamb
 from albert_jax.training.step import init_state, make_eval_step, make_train_step
 from albert_jax.utils.errors import UserError
-from tests.models.test_albert import assert_trees_close, noisy_params, random_batch, small_config
+from tests.helpers.models import assert_trees_close, noisy_params, random_batch, tiny_albert
 
 WAYS = {  # name: mode, devices, micro-batches
     "jit-4": ("jit", 4, 1),
@@ -29,7 +29,7 @@ WAYS = {  # name: mode, devices, micro-batches
 
 def setup(way, **changes):
     mode, devices, accumulate = way
-    config = small_config(**changes)
+    config = tiny_albert(num_hidden_layers=4, **changes)
     objective = pretraining_objective(AlbertForPretraining(config))
     tx = lamb(0.01)
     placement = make_placement(mode, local_devices(devices))

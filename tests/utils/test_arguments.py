@@ -16,8 +16,8 @@ import albert_jax
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.arguments import checked, path_of, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
+from tests.helpers.models import noisy_params
 from tests.helpers.paths import VOCABULARY
-from tests.models.test_albert import noisy_params
 
 
 @checked

@@ -15,25 +15,17 @@ from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import load_model
-from albert_jax.config.run import AlbertConfig, FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.predict import predict
 from albert_jax.tasks.collate import as_rows
 from albert_jax.training.finetune import finetune
 from tests.helpers.golden import FOLDER
+from tests.helpers.models import tiny_albert
 from tests.helpers.pretraining_runs import random_model
 
 # Large weights, so that a few steps leave answers that differ.
-TINY = AlbertConfig(
-    vocab_size=8000,
-    embedding_size=8,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=64,
-    initializer_range=0.3,
-)
+TINY = tiny_albert(vocab_size=8000, max_position_embeddings=64, initializer_range=0.3)
 WORDS = ("the", "list", "of", "open", "file", "string", "value", "is")
 PEERS = {  # task -> transformers' class
     "single": "AutoModelForSequenceClassification",

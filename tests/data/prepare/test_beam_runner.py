@@ -5,7 +5,6 @@ import gzip
 import importlib.util
 import sys
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,54 +13,15 @@ from albert_jax.data.prepare import units
 from albert_jax.data.prepare.beam_runner import run_units_on_beam
 from albert_jax.data.prepare.build import prepare
 from albert_jax.utils.errors import UserError
-from tests.data.prepare.test_build import (
-    UNIT_BYTES,
-    contents,
-    make_text,
-)
+from tests.helpers.fake_beam import FakeBeam
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.texts import UNIT_BYTES, contents, make_text
 
 # Beam is left out of the locks: it holds protobuf back and brings pyarrow and grpc along.
 needs_beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None,
     reason="Apache Beam is not installed (the extra `beam`, which no lock has)",
 )
-
-
-class FakeBeam:
-    """Beam's three transforms, run here and in another order than they were given."""
-
-    def __init__(self):
-        self.units, self.work = [], None
-
-    def Create(self, elements, reshuffle):
-        return Step(lambda pipeline: setattr(pipeline, "units", elements))
-
-    def Reshuffle(self):
-        return Step(lambda pipeline: None)
-
-    def Map(self, work):
-        return Step(lambda pipeline: setattr(pipeline, "work", work))
-
-    def __or__(self, step):
-        step.apply(self)
-        return self
-
-    def run(self):
-        for unit in reversed(self.units):
-            self.work(unit)
-        return self
-
-    def wait_until_finish(self):
-        pass
-
-
-class Step(SimpleNamespace):
-    def __init__(self, apply):
-        super().__init__(apply=apply)
-
-    def __rrshift__(self, name):
-        return self
 
 
 @pytest.fixture

@@ -20,14 +20,9 @@ from albert_jax.data.prepare import build as module
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.prepare.storage import Folder
 from albert_jax.utils.errors import TryAgain
-from tests.data.prepare.test_beam_runner import FakeBeam
-from tests.data.prepare.test_build import (
-    COMMAND,
-    UNIT_BYTES,
-    contents,
-    make_text,
-)
+from tests.helpers.fake_beam import FakeBeam
 from tests.helpers.paths import REPOSITORY, VOCABULARY
+from tests.helpers.texts import COMMAND, UNIT_BYTES, contents, make_text
 
 
 @pytest.fixture(scope="module", autouse=True)

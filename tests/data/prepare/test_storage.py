@@ -21,12 +21,8 @@ from albert_jax.data.store_remote import local_store
 from albert_jax.data.text.files import find_files
 from albert_jax.utils import remote_fs
 from albert_jax.utils.errors import TryAgain, UserError
-from tests.data.prepare.test_build import (
-    UNIT_BYTES,
-    contents,
-    make_text,
-)
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.texts import UNIT_BYTES, contents, make_text
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (the extra `gcs` has it)")
 TEXT = ("plain.txt", "more/0.gz", "more/1.txt", "more/.hidden")
