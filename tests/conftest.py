@@ -80,8 +80,8 @@ class Completed:
 def run_cli() -> Callable[..., Completed]:
     """`run_cli("info", path, timeout=60, cwd=…, env={…})` runs `albert-jax info PATH`.
 
-    At the timeout the whole process group is killed with SIGKILL, as jax.distributed swallows
-    SIGTERM, and the test fails with what was printed so far.
+    At the timeout the whole process group is killed, and the test fails with what was printed so
+    far.
     """
 
     def run(

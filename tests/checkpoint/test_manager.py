@@ -495,6 +495,20 @@ def test_a_step_damaged_after_it_was_saved_is_written_again(tmp_path: Path) -> N
     assert restore(tmp_path)[0] == 2
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_is_passed_over(work: Path, value: float, capfd: Any) -> None:
+    """As a run without a guard saves them; it is no fault of the learning rate that it resumes."""
+    state = state_of(3)
+    kernel = state.params["layer"]["kernel"].at[1, 2].set(value)
+    params = state.params | {"layer": state.params["layer"] | {"kernel": kernel}}
+    with Checkpointer(work) as checkpointer:
+        checkpointer.save(3, state.replace(params=params), meta_of(3), wait=True)
+    assert restore(work)[0] == 2
+    message = "checkpoint 3 is damaged (not finite: params/layer/kernel); falling back to 2"
+    assert message in capfd.readouterr().err
+    assert (work / "3.damaged").is_dir()
+
+
 def test_where_all_are_damaged_nothing_is_moved(work: Path) -> None:
     for step in ("1", "2"):
         flip(work / step / "meta" / "metadata", 99)
