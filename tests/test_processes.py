@@ -31,7 +31,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # What each process does once it has joined is the body; `rank` is its number.
 MEMBER = """
     import hashlib, sys, threading, time
-    from albert_jax import __main__, cli, processes
+    from albert_jax import __main__
+    from albert_jax.cli import main as cli
+    from albert_jax.distributed import multihost
     from albert_jax.utils.errors import TryAgain, UserError
 
     rank, port = map(int, sys.argv[2:])
@@ -41,7 +43,7 @@ MEMBER = """
 
     def command(arguments):
         address = f"127.0.0.1:{{port}}"
-        with processes.joined(processes.Launch(address, 2, rank, peer_timeout=60)):
+        with multihost.joined(multihost.Launch(address, 2, rank, peer_timeout=60)):
 {body}
 
     cli._run = command
@@ -91,7 +93,7 @@ RESTORING = """
         print("ready", flush=True)
         stuck()
     threading.Timer(0.2, lambda: print("ready", flush=True)).start()
-    processes.barrier()
+    multihost.barrier()
 """
 
 
@@ -117,7 +119,7 @@ FAILING = """
     print("ready", flush=True)
     if rank == 1:
         raise kind("line 7 is no good")
-    processes.barrier()
+    multihost.barrier()
 """
 
 
@@ -144,9 +146,9 @@ def test_an_error_of_one_alone_ends_it_as_ever_and_the_others_with_its_words(
 
 
 LOOP = """
-    with processes.StopTogether() as stop:
+    with multihost.StopTogether() as stop:
         for step in range(10_000):
-            processes.barrier()  # as a step over the devices of all
+            multihost.barrier()  # as a step over the devices of all
             if stop.due():
                 print(step, flush=True)
                 raise TryAgain(f"stopped by {stop.requested}, saved")
@@ -182,8 +184,8 @@ def test_a_signal_to_one_or_all_ends_all_after_the_same_step(sent: list[tuple[in
 
 
 COMPILING = """
-    processes.ORDERLY = 2.0
-    with processes.StopTogether(lambda: rank == 0) as stop:
+    multihost.ORDERLY = 2.0
+    with multihost.StopTogether(lambda: rank == 0) as stop:
         print("ready", flush=True)
         if rank == 0:
             stuck()
@@ -251,7 +253,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch):
         state = SimpleNamespace(
             client=Store({0: "1", 1: "2"}, clock), num_processes=4, process_id=process
         )
-        monkeypatch.setattr(multihost.distributed, "global_state", state)
+        monkeypatch.setattr(multihost, "coordination", lambda: state)
         return clock
 
     return play
@@ -280,7 +282,7 @@ def test_one_of_those_that_wait_speaks_for_all(waiting, capsys) -> None:
 
 def test_one_that_has_ended_is_waited_for_no_longer(waiting) -> None:
     clock = waiting(0)
-    multihost.distributed.global_state.client.ended[3] = '["ended: it had a bug", false]'
+    multihost.coordination().client.ended[3] = '["ended: it had a bug", false]'
     with pytest.raises(TryAgain, match="process 3 on d ended: it had a bug; run the same command"):
         multihost.gather(None)
     assert clock.now < 10
@@ -288,7 +290,7 @@ def test_one_that_has_ended_is_waited_for_no_longer(waiting) -> None:
 
 def test_what_may_take_hours_is_waited_for(waiting, capsys) -> None:
     clock = waiting(0)
-    store = multihost.distributed.global_state.client
+    store = multihost.coordination().client
 
     class Done(Exception):
         pass
@@ -347,9 +349,7 @@ def test_a_cluster_that_does_not_say_is_a_mistake_or_not_yet_there(
             raise raised
         return given[:4]
 
-    monkeypatch.setattr(
-        multihost.clusters.ClusterEnv, "auto_detect_unset_distributed_params", detect
-    )
+    monkeypatch.setattr(multihost, "detect_cluster", detect)
     with pytest.raises(kind, match=words):
         multihost._place(Launch())
 
