@@ -332,7 +332,11 @@ def _run_of(
         evaluate=_evaluator(config, data, made.objective, placement),
         after_evaluation=draw if multihost.is_primary() else lambda: None,
         check_program=memory_check(config),
-        kept=lambda _: {"tokenizer": data.tokenizer},
+        kept=lambda position: {
+            "tokenizer": data.tokenizer,
+            "epochs": source.ended_epochs(position.batch * config.train.batch_size),
+        },
+        recall=lambda meta: source.remember_epochs(meta.get("epochs", [])),  # 0.1.0 wrote none
     )
 
 
