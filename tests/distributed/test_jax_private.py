@@ -5,14 +5,12 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
 from albert_jax.distributed import jax_private, multihost
 from tests.helpers.multihost_runs import free_port
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import REPOSITORY
 
 
 def alone(body: str, *arguments: str) -> str:

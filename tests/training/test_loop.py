@@ -24,7 +24,6 @@ from albert_jax.training.loop import fit
 from albert_jax.training.losses import pretraining_objective
 from albert_jax.training.metrics import MetricsLog, draw_curves, read_metrics
 from albert_jax.training.optimizer import adamw
-from albert_jax.training.pipeline import numbered_batches
 from albert_jax.training.position import Position
 from albert_jax.training.run import Run
 from albert_jax.training.saving import Saves
@@ -147,21 +146,6 @@ def test_loss_guard_tells_spikes_from_noise():
     assert first == 52
     assert "above its median" in reason
     assert LossGuard(GuardConfig(spike=0)).observe(0, 1e9, skipped=False) is None
-
-
-def test_batches_left_out_are_never_drawn():
-    drawn = []
-
-    def batches(start, stop):
-        for i in itertools.count(start) if stop is None else range(start, stop):
-            drawn.append(i)
-            yield {"i": i}
-
-    stream = numbered_batches(batches, Position(3, 2, ((4, 6), (6, 7), (9, 10))))
-    numbers = [next(stream) for _ in range(6)]
-    assert numbers == [(i, {"i": i}) for i in (2, 3, 7, 8, 10, 11)]
-    assert drawn == [2, 3, 7, 8, 10, 11]
-    assert next(numbered_batches(batches, Position(3, 5, ((4, 6),))))[0] == 6
 
 
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(tmp_path):
