@@ -67,6 +67,12 @@ def carry_out(session: Session) -> Any:
 
     Raises OutOfMemory for a step that does not fit, and what `fit` raises.
     """
+    state = _train(session)
+    with multihost.together():
+        return session.finish(state) if multihost.is_primary() else None
+
+
+def _train(session: Session) -> TrainState:
     train, directory, primary = session.run.config, session.directory, multihost.is_primary()
     with (
         out_of_memory_told(local_devices(train.devices), session.config),
@@ -83,9 +89,7 @@ def carry_out(session: Session) -> Any:
         )
         with contextlib.closing(log):
             session.begin(beginning, log)
-            state = fit(session.run, state, position, session.placement, saves, log)
-    with multihost.together():
-        return session.finish(state) if primary else None
+            return fit(session.run, state, position, session.placement, saves, log)
 
 
 def _beginning(session: Session, saves: Saves) -> Beginning:
