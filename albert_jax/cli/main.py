@@ -35,7 +35,12 @@ from albert_jax.config.run import (
 )
 from albert_jax.perf.tpu.libtpu import quiet_without_chips
 from albert_jax.utils.errors import TryAgain, UserError
-from albert_jax.utils.streams import json_line, mended_standard_streams, say
+from albert_jax.utils.streams import (
+    json_line,
+    mended_standard_streams,
+    say,
+    without_orbax_stacks,
+)
 
 PROGRAM = "albert-jax"
 _BENCHMARK = BenchmarkConfig()
@@ -275,6 +280,7 @@ def evaluate(
         require_model_directory(each)
     from albert_jax.inference.evaluate import card_table, evaluate, evaluate_card, evaluation_table
 
+    _keep_programs()
     compute = ComputeConfig(dtype=dtype)
     if suite:
         if task or output or split != "dev" or max_seq_length or doc_stride or labels or pack:
@@ -347,6 +353,7 @@ def predict(
     require_model_directory(model)
     from albert_jax.inference.predict import predict_file, predict_split
 
+    _keep_programs()
     if (input is None) == (data is None):
         raise UserError("give --input FILE, or --data DIR for a split's official file")
     settings: dict[str, Any] = {
@@ -394,6 +401,7 @@ def fill_mask(
     texts = _texts(text, input)
     from albert_jax.inference.api import load
 
+    _keep_programs()
     answers = load(model, depth=depth).fill_mask(texts, top_k=top_k, truncate=truncate)
     if json:
         _print_json(answers[0] if len(text) == 1 else answers)
@@ -443,6 +451,7 @@ def encode(
     texts = _texts(text, input)
     from albert_jax.inference.api import load
 
+    _keep_programs()
     pooling = None if pool == "none" else pool
     encoded = load(model, depth=depth).encode(texts, layer=layer, pool=pooling, truncate=truncate)
     arrays = {name: x for name, x in vars(encoded).items() if x is not None}
@@ -483,6 +492,7 @@ def score_order(
     first, second = given_text(first), given_text(second)
     from albert_jax.inference.api import load
 
+    _keep_programs()
     print(f"{load(model).score_order(first, second, truncate=truncate):.4f}")
 
 
@@ -613,6 +623,7 @@ def export_serving(
     require_model_directory(model)
     from albert_jax.inference.export import export_serving
 
+    _keep_programs()
     compute = ComputeConfig(dtype=dtype)
     print(export_serving(model, dest, top_k=top_k, depth=depth, compute=compute))
 
@@ -769,7 +780,7 @@ RECIPES: dict[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConf
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit status."""
-    with mended_standard_streams():
+    with mended_standard_streams(), without_orbax_stacks():
         return _status_of(list(sys.argv[1:] if argv is None else argv))
 
 
@@ -891,6 +902,13 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def _fail(message: str, exit_status: int) -> int:
     say(f"{PROGRAM}: {' '.join(message.splitlines())}")
     return exit_status
+
+
+def _keep_programs() -> None:
+    """Keeps what is compiled from now on for the next call; imports JAX."""
+    from albert_jax.distributed.compilation_cache import set_compilation_cache
+
+    set_compilation_cache(None)
 
 
 def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
