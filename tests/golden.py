@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from albert_jax.checkpoint.convert.tf_names import from_tf, tf_names
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.data.loader import KEYS
 
 FOLDER = Path(__file__).parent / "data" / "golden"

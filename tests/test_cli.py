@@ -19,7 +19,8 @@ import pytest
 
 import albert_jax
 from albert_jax.cli import main as cli
-from albert_jax.config.run import MODELS, PretrainConfig
+from albert_jax.config.model import MODELS
+from albert_jax.config.run import PretrainConfig
 from albert_jax.utils.errors import TryAgain, UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent

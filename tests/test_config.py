@@ -13,19 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax.config import run as config_module
+import albert_jax.config
+from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig, model_config
+from albert_jax.config.recipes import load_recipe, to_dict
 from albert_jax.config.run import (
-    MODELS,
-    AlbertConfig,
-    ComputeConfig,
     ExamplesConfig,
     GuardConfig,
     OptimizerConfig,
     PretrainConfig,
     TrainConfig,
-    load_recipe,
-    model_config,
-    to_dict,
 )
 from albert_jax.utils.errors import UserError
 
@@ -319,7 +315,7 @@ def test_every_setting_has_a_comment_for_its_help(kind: type) -> None:
                 following.value, ast.Constant
             )
             nested = dataclasses.is_dataclass(
-                getattr(config_module, ast.unparse(statement.annotation), None)
+                getattr(albert_jax.config, ast.unparse(statement.annotation), None)
             )
             if not (documented or nested or "  # " in line):
                 bare.append(ast.unparse(statement.target))

@@ -20,7 +20,7 @@ from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
 from albert_jax.checkpoint.convert.tf_names import from_tf
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.cli import main as cli
-from albert_jax.config.run import AlbertConfig, ComputeConfig
+from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.data.bucketing import make_row, padded_length, plan_batches
 from albert_jax.data.tokenizer import CLS_ID, MASK_ID, SEP_ID, Tokenizer
 from albert_jax.inference import api as inference

@@ -12,7 +12,7 @@ import pytest
 
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
 from albert_jax.checkpoint.convert.tf_names import from_tf, tf_names
-from albert_jax.config.run import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
 from albert_jax.models.albert import AlbertForPretraining, Block, init_params
 from albert_jax.models.flops import parameter_count, parameter_counts
 from albert_jax.models.lowering import Target, traced_for

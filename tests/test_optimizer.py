@@ -13,7 +13,8 @@ import pytest
 
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
 from albert_jax.checkpoint.convert.tf_names import from_tf
-from albert_jax.config.run import AlbertConfig, OptimizerConfig
+from albert_jax.config.model import AlbertConfig
+from albert_jax.config.run import OptimizerConfig
 from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.training.losses import pretraining_objective
 from albert_jax.training.optimizer import (

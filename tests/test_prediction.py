@@ -18,7 +18,8 @@ import pytest
 
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.cli import main as cli
-from albert_jax.config.run import AlbertConfig, FinetuneConfig
+from albert_jax.config.model import AlbertConfig
+from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import finetuned
 from albert_jax.inference.evaluate import evaluate, evaluation_table

@@ -25,14 +25,10 @@ import tyro
 
 from albert_jax import __version__
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.run import (
-    BenchmarkConfig,
-    ComputeConfig,
-    EstimateConfig,
-    FinetuneConfig,
-    PretrainConfig,
-    load_recipe,
-)
+from albert_jax.config.model import ComputeConfig
+from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
+from albert_jax.config.recipes import load_recipe
+from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.perf.tpu.libtpu import quiet_without_chips
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.streams import json_line, mended_standard_streams, say

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from albert_jax.config.run import AlbertConfig, ComputeConfig
+from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.models.albert import AlbertModel
 from albert_jax.models.dropout import Dropout
 from albert_jax.models.layers import LayerNorm

@@ -14,17 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from albert_jax.config.run import (
-    MODELS,
-    AlbertConfig,
-    BenchmarkConfig,
-    EstimateConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    TrainConfig,
-    load_recipe,
-    model_config,
-)
+from albert_jax.config.model import MODELS, AlbertConfig, model_config
+from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
+from albert_jax.config.recipes import load_recipe
+from albert_jax.config.run import OptimizerConfig, PretrainConfig, TrainConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import ExampleSource
 from albert_jax.data.mixture import split_stores

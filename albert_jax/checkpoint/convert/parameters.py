@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.errors import UserError
 
 MAPPING = "encoder/embedding_hidden_mapping_in"

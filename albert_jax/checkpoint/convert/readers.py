@@ -25,7 +25,7 @@ from albert_jax.checkpoint.convert.parameters import (
 from albert_jax.checkpoint.convert.sources import WeightSource, read_foreign_json
 from albert_jax.checkpoint.convert.tensors import Tensor, forget
 from albert_jax.checkpoint.integrity import crc32c, not_finite
-from albert_jax.config.run import MODELS, AlbertConfig
+from albert_jax.config.model import MODELS, AlbertConfig
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import first_ten, shortened

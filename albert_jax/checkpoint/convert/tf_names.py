@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from albert_jax.checkpoint.convert.parameters import MAPPING, leaves, modules
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import first_ten
 

@@ -24,7 +24,7 @@ from albert_jax.checkpoint.convert.readers import (
 from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
 from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten

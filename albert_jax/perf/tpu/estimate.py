@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 
-from albert_jax.config.run import BenchmarkConfig, EstimateConfig, PretrainConfig
+from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
+from albert_jax.config.run import PretrainConfig
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.distributed.placement import check_batch_size, make_placement
 from albert_jax.perf.tpu import hlo, libtpu
