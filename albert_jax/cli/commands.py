@@ -435,7 +435,7 @@ class Encode(Command):
     """Cut a text that is too long for the model instead of refusing it."""
 
     def run(self) -> None:
-        from albert_jax.inference.text_files import check_arrays_file, write_arrays
+        from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
 
         require_model_directory(self.model)
         if self.output is not None:
@@ -482,7 +482,7 @@ class ScoreOrder(Command):
     """Cut texts that are too long for the model instead of refusing them."""
 
     def run(self) -> None:
-        from albert_jax.inference.text_files import given_text
+        from albert_jax.utils.text_files import given_text
 
         require_model_directory(self.model)
         first, second = given_text(self.first), given_text(self.second)
@@ -783,7 +783,7 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
     if bool(given) == (file is not None):
         wanted = "give texts, or a file of them with --input"
         raise UserError(f"{wanted}, not both" if given else wanted)
-    from albert_jax.inference.text_files import given_text, read_texts
+    from albert_jax.utils.text_files import given_text, read_texts
 
     return [given_text(text) for text in given] if file is None else read_texts(file)
 
