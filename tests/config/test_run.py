@@ -277,7 +277,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         PretrainConfig(model=AlbertConfig(max_position_embeddings=128))
     with pytest.raises(UserError, match=r"batch_size 10 does not divide into train\.accumulate 3"):
         TrainConfig(batch_size=10, accumulate=3)
-    with pytest.raises(UserError, match=r"text 'a\.txt' must be strings in a tuple"):
+    with pytest.raises(UserError, match=r"text 'a\.txt' must be a tuple of strings"):
         PretrainConfig(text="a.txt")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"model \{\} must be of type AlbertConfig"):
         PretrainConfig(model={})  # type: ignore[arg-type]
