@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.model import ComputeConfig
+from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.utils.errors import UserError
@@ -39,7 +39,6 @@ First = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIRST")]
 Second = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SECOND")]
 Described = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|STORE|RECIPE")]
 Sweep = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
-Dtype = Literal["float32", "bfloat16"]
 
 
 class Command:

@@ -12,6 +12,7 @@ from albert_jax.config.model import (
     MODELS,
     AlbertConfig,
     ComputeConfig,
+    Dtype,
     model_config,
 )
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
@@ -33,6 +34,7 @@ __all__ = [
     "AlbertConfig",
     "BenchmarkConfig",
     "ComputeConfig",
+    "Dtype",
     "EstimateConfig",
     "ExamplesConfig",
     "FinetuneConfig",

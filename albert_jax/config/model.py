@@ -20,6 +20,8 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import did_you_mean, shortened
 
+Dtype = Literal["float32", "bfloat16"]
+
 LARGEST = (1 << 31) - 1  # of a size: what is indexed has int32 indices
 MOST_GROUPS = 1000  # each is a part of the program of its own
 
@@ -227,7 +229,7 @@ def model_config(name: str) -> AlbertConfig:
 class ComputeConfig:
     """How this machine computes the model; never stored with the weights."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Of matmuls and activations; parameters, softmax, LayerNorm and losses are float32 always."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing; all but matmul outputs; each whole layer."""

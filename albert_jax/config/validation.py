@@ -20,7 +20,7 @@ _WORDS = WORDS | {float: ("a finite number", "finite numbers")}
 
 def check_types(config: Any, section: str) -> None:
     """Raise UserError for the first field whose value is not of its declared type."""
-    for name, hint in _type_hints(type(config)).items():
+    for name, hint in _type_hints(config.__class__).items():
         if not _fits(getattr(config, name), hint):
             raise _error(config, section, name, in_words(hint, words=_WORDS))
 
