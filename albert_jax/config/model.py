@@ -47,6 +47,11 @@ TRANSFORMERS_ACTS = {
 _MOST_BYTES = 1 << 22  # of a configuration file
 
 
+def act_for_transformers(hidden_act: str) -> str:
+    """Return what transformers' config.json calls an activation of ours."""
+    return {"gelu": "gelu_new", "gelu_erf": "gelu"}.get(hidden_act, hidden_act)
+
+
 @dataclass(frozen=True)
 class AlbertConfig:
     """An ALBERT architecture, by the field names of the released `albert_config.json`.
