@@ -50,6 +50,7 @@ from tests.helpers.conversions import (
 )
 from tests.helpers.fuzz_formats import _Call, torch_pickle, write_torch
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.tf_checkpoints import read_checkpoint
 
 convert = albert_jax.convert
 WITH_VOCABULARY = dataclasses.replace(SMALL, vocab_size=8000)
@@ -71,7 +72,7 @@ def plain(tensors: dict[str, np.ndarray]) -> dict[str, tuple]:
 
 
 def tf_tensors(path: Path) -> dict[str, tuple]:
-    return plain(CheckpointReader.open(path).read_all())
+    return plain(read_checkpoint(path))
 
 
 def hf_tensors(folder: Path) -> dict[str, tuple]:
@@ -244,7 +245,7 @@ def test_all_sources_of_the_same_weights_give_the_same_model(original: Path, hf:
     expected = plain(made_up())
     hub = root / "hub"  # a TF-Hub module: its names have a prefix, and no configuration is there
     (hub / "variables").mkdir(parents=True)
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     kept = {f"module/{n}": x for n, x in variables.items() if "adam" not in n}
     write_checkpoint(hub / "variables" / "variables", kept)
     (hub / "assets").mkdir()
@@ -361,7 +362,7 @@ def test_a_hub_module_without_configuration_is_known_by_its_shapes(tmp_path: Pat
 
 def test_names_of_other_codes_are_understood(original: Path, hf: Path) -> None:
     root, expected = original.parent, plain(made_up())
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     keras = {}  # counts on through the graph, as issue 241 of google-research/albert shows
     scopes = {"embeddings": ("", ""), "inner_group_0": ("_1", "_2"), "transform": ("_3", "")}
     for name, array in variables.items():
@@ -400,7 +401,7 @@ def test_names_of_other_codes_are_understood(original: Path, hf: Path) -> None:
 
 
 def test_layer_norms_of_each_layer_its_own_are_refused(original: Path) -> None:
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     scope = "bert/encoder/transformer/group_0_2/layer_2/inner_group_0/layer_normalization_5/beta"
     variables[scope] = np.zeros(8, np.float32)
     write_checkpoint(original / "model.ckpt-best", variables)
@@ -432,7 +433,7 @@ def test_optimizer_is_counted_kept_when_asked_and_never_half(original: Path) -> 
     convert(root / "with", root / "again", with_optimizer=True)
     convert(root / "again", root / "back", "tf", with_optimizer=True)
     assert tf_tensors(root / "back") == tf_tensors(original)
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     del variables["bert/pooler/dense/bias/adam_v"]
     write_checkpoint(original / "model.ckpt-best", variables)
     told = refused(original, root / "no", with_optimizer=True)
@@ -650,7 +651,7 @@ def test_all_that_does_not_fit_is_listed_in_one_error(original: Path, hf: Path) 
     assert told.count(" is [") == 5  # word embeddings, output_bias, ffn kernel and bias, ffn_output
     assert "bert/embeddings/word_embeddings is [50, 4], not [60, 4]" in told
     (original / "albert_config.json").write_text(json.dumps(values))
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     for name in ("bert/pooler/dense/bias", "cls/predictions/output_bias"):
         del variables[name]
     variables |= {"bert/extra": np.zeros(3, np.float32), "another": np.zeros((), np.int32)}
