@@ -59,16 +59,18 @@ def _parse(
                 stack.enter_context(contextlib.redirect_stdout(page))
             return tyro.cli(command, args=arguments, prog=program, default=default)
     except SystemExit as exit:
+        page.seek(0)
+        text = page.read()
         if not exit.code:
-            raise  # --help
+            print(text, end="")  # a shell's completions; help is on stdout already
+            raise
     known = [*_HELP, *flags_of(command)]
     for argument in arguments:
         flag = argument.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in known:
             nearest = did_you_mean(flag, known, quote="")
             raise UserError(f"unknown flag {flag}{nearest}; see {program} --help")
-    page.seek(0)
-    raise UserError(f"{_without_box(page.read())}; see {program} --help")
+    raise UserError(f"{_without_box(text)}; see {program} --help")
 
 
 def flags_of(kind: type, prefix: str = "--") -> Iterator[str]:

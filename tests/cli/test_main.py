@@ -265,6 +265,23 @@ def test_a_misspelt_flag_names_the_nearest(flag: str, capsys: pytest.CaptureFixt
         assert f"(did you mean {flag}?)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_mistake_is_told_alike_whatever_stdout_can_write(
+    encoding: str, run_cli: Callable[..., Any]
+) -> None:
+    result = run_cli("prepare", "a", "--vocab", "x", env={"PYTHONIOENCODING": encoding})
+    assert (result.rc, result.stdout) == (2, "")
+    assert result.stderr == (
+        "albert-jax: Missing from albert-jax prepare: --output STR; see albert-jax prepare --help\n"
+    )
+
+
+def test_completions_of_a_shell_are_printed(run_cli: Callable[..., Any]) -> None:
+    result = run_cli("prepare", "--tyro-print-completion", "bash")
+    assert (result.rc, result.stderr) == (0, "")
+    assert "--holdout" in result.stdout
+
+
 def test_a_mistake_ends_a_process_with_status_2(run_cli: Callable[..., Any]) -> None:
     result = run_cli("info", "no where")
     assert (result.rc, result.stdout) == (2, "")
