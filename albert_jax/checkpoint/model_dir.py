@@ -46,7 +46,7 @@ from albert_jax.config.manifests import (
     ModelManifest,
     is_model_directory,
 )
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError

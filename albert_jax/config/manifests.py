@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 import google_crc32c
 import msgspec
 
+from albert_jax.config.heads import HeadKind
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.wording import shortened
@@ -65,14 +66,7 @@ class TaskSettings(TypedDict, total=False):
 class HeadManifest(TypedDict):
     """A fine-tuned head: its kind, its labels, and which task `albert-jax finetune` made it for."""
 
-    kind: Literal[
-        "classification",
-        "regression",
-        "multiple_choice",
-        "token_classification",
-        "span_v1",
-        "span_v2",
-    ]
+    kind: HeadKind
     labels: list[str] | None
     task: NotRequired[str | None]
     settings: NotRequired[TaskSettings | None]

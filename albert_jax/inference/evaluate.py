@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.checkpoint.model_dir import load_model
-from albert_jax.config.run import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
 from albert_jax.data.prepare.storage import existing_folder
 from albert_jax.inference.finetuned import FineTuned, head_of, is_finite, load_fine_tuned
 from albert_jax.inference.published import RELEASED

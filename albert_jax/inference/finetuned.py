@@ -15,7 +15,8 @@ from jax import Array
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.run import ComputeConfig, label_pairs
+from albert_jax.config.model import ComputeConfig
+from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import batch_tokens, one_ahead
 from albert_jax.models.heads import PACKABLE, AlbertForTask

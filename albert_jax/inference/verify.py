@@ -5,7 +5,6 @@ released weights, that it gives their published answers (`answers`)."""
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from albert_jax.inference.verify_released import Check, check_answers
 from albert_jax.models.heads import HEADS, AlbertForTask
 from albert_jax.utils.arguments import checked
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.wording import first_ten
+from albert_jax.utils.wording import did_you_mean, first_ten
 
 
 @checked
@@ -43,9 +42,8 @@ def verify(
     directory = require_model_directory(directory, "directory")
     released = RELEASED if released is None else released
     if expect is not None and expect not in released.models:
-        near = difflib.get_close_matches(expect, list(released.models), n=1)
         raise UserError(
-            f"expect {expect!r} is unknown{f' (did you mean {near[0]}?)' if near else ''}; "
+            f"expect {expect!r} is unknown{did_you_mean(expect, released.models, quote='')}; "
             f"known: {', '.join(released.models)}"
         )
     model, checks, name = None, [], None

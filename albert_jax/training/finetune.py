@@ -16,7 +16,8 @@ import jax
 from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.manager import lock_workdir
 from albert_jax.checkpoint.model_dir import MANIFEST, check_destination, export_model, load_model
-from albert_jax.config.run import FinetuneConfig, to_dict
+from albert_jax.config.recipes import to_dict
+from albert_jax.config.run import FinetuneConfig
 from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs

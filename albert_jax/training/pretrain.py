@@ -19,7 +19,8 @@ import numpy as np
 
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import VOCABULARY, check_destination, export_model, load_model
-from albert_jax.config.run import PretrainConfig, to_dict
+from albert_jax.config.recipes import to_dict
+from albert_jax.config.run import PretrainConfig
 from albert_jax.data.loader import Batch, ExampleSource, batch_at, make_dataset
 from albert_jax.data.pretraining import (
     PretrainingData,

@@ -17,7 +17,8 @@ import pytest
 
 import albert_jax
 from albert_jax.checkpoint.manager import Checkpointer
-from albert_jax.config.run import PretrainConfig, TrainConfig, load_recipe
+from albert_jax.config.recipes import load_recipe
+from albert_jax.config.run import PretrainConfig, TrainConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import LABELS_SEEN, open_data

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from albert_jax.config.run import MODELS, PretrainConfig
+from albert_jax.config.model import MODELS
+from albert_jax.config.run import PretrainConfig
 from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.plots import (
