@@ -70,6 +70,23 @@ def test_own_modules_are_imported_at_the_top() -> None:
     assert late == {}
 
 
+def test_importing_a_module_changes_nothing_outside_it() -> None:
+    """No statement at the top is a call for its effect, or sets what belongs to another module."""
+    found = {}
+    for module in MODULES:
+        for statement in _parse(module).body:
+            match statement:
+                case ast.Expr(ast.Call(ast.Attribute(attr="defvjp"))):
+                    pass  # completes a function of the module's own
+                case ast.Expr(value) if not isinstance(value, ast.Constant):
+                    found[module] = ast.unparse(statement)
+                case ast.Assign(targets) if any(
+                    isinstance(target, ast.Attribute | ast.Subscript) for target in targets
+                ):
+                    found[module] = ast.unparse(statement)
+    assert found == {}
+
+
 def test_first_line_is_the_licence_and_a_docstring_follows() -> None:
     for module, file in MODULES.items():
         text = file.read_text(encoding="utf-8")

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import shutil
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,18 +45,6 @@ from albert_jax.utils.wording import first_ten
 FORMAT_VERSION = 1
 LOCK = "run.lock"  # in a work directory
 State = TypeVar("State")
-
-# One failed write makes orbax log it several times with its stack, and close its event loop, of
-# which each other write then complains from its own thread. The errors raised here say it once.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-
-
-def _unless_loop_is_closed(hook: Callable[[Any], object]) -> Callable[[Any], object]:
-    closed = "Event loop is closed"
-    return lambda x: None if str(x.exc_value) == closed else hook(x)
-
-
-sys.unraisablehook = _unless_loop_is_closed(sys.unraisablehook)
 
 
 class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # untyped

@@ -55,6 +55,13 @@ def _fields(flags: Any, *without: str) -> dict[str, Any]:
     return {name: getattr(flags, name) for name in names if name not in without}
 
 
+def _keep_programs() -> None:
+    """Keep what is compiled from now on for the next call; this imports JAX."""
+    from albert_jax.distributed.compilation_cache import set_compilation_cache
+
+    set_compilation_cache(None)
+
+
 # -------------------------------------------------------------------------------------- from text
 
 
@@ -280,6 +287,7 @@ class Evaluate(_Answering):
     def run(self) -> None:
         for each in self.model:
             require_model_directory(each)
+        _keep_programs()
         if self.suite:
             self._evaluate_suite()
             return
@@ -346,6 +354,7 @@ class Predict(_Answering):
         settings = {"task": self.task, **self._settings()}
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
+        _keep_programs()
         if self.input is not None:
             dest = self.output or "-"
             predict_file(self.model, self.input, dest, skip_bad=self.skip_bad, **settings)
@@ -409,6 +418,7 @@ class FillMask(_OnTexts):
         texts = _texts(self.text, self.input)
         from albert_jax.inference.api import load
 
+        _keep_programs()
         albert = load(self.model, depth=self.depth)
         answers = albert.fill_mask(texts, top_k=self.top_k, truncate=self.truncate)
         if self.json:
@@ -448,6 +458,7 @@ class Encode(_OnTexts):
         texts = _texts(self.text, self.input)
         from albert_jax.inference.api import load
 
+        _keep_programs()
         pool = None if self.pool == "none" else self.pool
         albert = load(self.model, depth=self.depth)
         encoded = albert.encode(texts, layer=self.layer, pool=pool, truncate=self.truncate)
@@ -491,6 +502,7 @@ class ScoreOrder(_OnModel):
         first, second = given_text(self.first), given_text(self.second)
         from albert_jax.inference.api import load
 
+        _keep_programs()
         print(f"{load(self.model).score_order(first, second, truncate=self.truncate):.4f}")
 
 
@@ -568,6 +580,7 @@ class ExportServing(_OnModel):
         require_model_directory(self.model)
         from albert_jax.inference.export import export_serving
 
+        _keep_programs()
         compute = ComputeConfig(dtype=self.dtype)
         print(
             export_serving(

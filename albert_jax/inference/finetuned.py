@@ -18,7 +18,6 @@ from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.model import ComputeConfig
 from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.distributed.compilation_cache import set_compilation_cache
 from albert_jax.inference.api import batch_tokens, one_ahead
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Task, find_task
@@ -195,7 +194,6 @@ def load_fine_tuned(
     if hasattr(chosen, "with_labels"):  # a user's own task, whose labels the model keeps
         chosen = chosen.with_labels(head["labels"] or ())
     order = _label_order(directory, head, chosen)
-    set_compilation_cache(None)
     longest = model.config.max_position_embeddings
     length = min(head.get("max_seq_length") or longest, longest)
     if max_seq_length is not None:

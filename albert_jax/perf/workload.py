@@ -30,8 +30,12 @@ from albert_jax.models.flops import forward_flops_per_sequence, parameter_count
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.training.losses import task_objective
 from albert_jax.training.optimizer import make_optimizer
-from albert_jax.training.pretrain_step import make_pretrain_step
-from albert_jax.training.step import init_state, make_eval_step, make_train_step
+from albert_jax.training.step import (
+    init_state,
+    make_eval_step,
+    make_pretrain_step,
+    make_train_step,
+)
 from albert_jax.utils.errors import UserError
 
 HostBatch = dict[str, np.ndarray]

@@ -666,6 +666,7 @@ def test_texts_are_needed_once(directory, capsys):
 # ----------------------------------------------------------------------------- against transformers
 
 
+@pytest.mark.peers
 def test_fill_mask_is_transformers_pipeline(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

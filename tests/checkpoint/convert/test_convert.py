@@ -308,6 +308,7 @@ def write_flax_model(path: Path, tensors: dict[str, np.ndarray]) -> None:
     path.write_bytes(flax.serialization.msgpack_serialize(tree))
 
 
+@pytest.mark.peers
 def test_what_pytorch_itself_saves_is_read(hf: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     tensors = safetensors.numpy.load_file(hf / "model.safetensors")
@@ -446,6 +447,7 @@ def test_optimizer_is_counted_kept_when_asked_and_never_half(original: Path) -> 
 # ------------------------------------------------------------------------------------- E equals H
 
 
+@pytest.mark.peers
 def test_mapping_of_equal_sizes_is_kept_or_made_as_the_format_needs(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, embedding_size=8)
     params = made_up(config)
@@ -489,6 +491,7 @@ def transformers_says() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("model", HF_MODELS)
 def test_transformers_loads_what_we_write_and_computes_the_same(
     shared: Path, tmp_path: Path, transformers_says: list[str], model: str
@@ -511,6 +514,7 @@ def test_transformers_loads_what_we_write_and_computes_the_same(
             np.testing.assert_allclose(output[key].numpy(), golden[key], rtol=0, atol=5e-5)
 
 
+@pytest.mark.peers
 def test_transformers_computes_what_the_original_did(
     shared: Path, tmp_path: Path, transformers_says: list[str]
 ) -> None:
@@ -533,6 +537,7 @@ def test_transformers_computes_what_the_original_did(
     assert transformers_says == []
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("head", ["span_v1", "token_classification", None])
 def test_what_the_original_has_and_transformers_has_not_makes_no_warning(
     tmp_path: Path, transformers_says: list[str], head: str | None
@@ -550,6 +555,7 @@ def test_what_the_original_has_and_transformers_has_not_makes_no_warning(
     assert any("pooler left out" in note for note in notes) == bool(head)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("lower", [True, False])
 def test_the_vocabulary_is_carried_and_transformers_reads_it_alike(
     tmp_path: Path, transformers_says: list[str], lower: bool

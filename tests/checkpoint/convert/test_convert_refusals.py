@@ -196,6 +196,7 @@ def test_absurd_values_of_config_json_are_one_sentence(
     assert time.process_time() - start < 1
 
 
+@pytest.mark.peers
 def test_activations_of_other_names_give_transformers_numbers(tmp_path: Path) -> None:
     activations = pytest.importorskip("transformers.activations")
     import jax.numpy as jnp
@@ -212,6 +213,7 @@ def test_activations_of_other_names_give_transformers_numbers(tmp_path: Path) ->
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6, err_msg=theirs)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("act", ["silu", "gelu_python", "gelu_accurate"])
 def test_a_model_of_such_an_activation_answers_as_transformers_does(
     tmp_path: Path, act: str
@@ -426,6 +428,7 @@ def test_a_piece_that_is_no_utf_8_is_damage(texts: Path) -> None:
     assert "spiece.model is damaged: a piece is no UTF-8" in refused(texts, texts.parent / "no")
 
 
+@pytest.mark.peers
 def test_the_tokenizer_files_of_transformers_itself_are_taken(texts: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     for kind in ("AlbertTokenizer", "AlbertTokenizerFast"):
