@@ -169,12 +169,8 @@ def _train(
     check = partial(check_fits, devices=devices, config=config, when_tight=give_back_large_buffers)
     placement = make_placement(train.mode, devices, check)
     tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
-    step = make_train_step(
-        task_objective(prepared.model),
-        tx,
-        accumulate=train.accumulate,
-        axis_name=placement.axis_name,
-    )
+    model = prepared.model.clone(lowering=placement.lowering)
+    step = make_train_step(task_objective(model), tx, accumulate=train.accumulate)
     batches = _batches(config, prepared, seed)
     run = Run(
         step=step,

@@ -40,6 +40,7 @@ from albert_jax.distributed.placement import (
     run_devices,
 )
 from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.models.lowering import Lowering
 from albert_jax.training.loop import (
     Evaluate,
     Position,
@@ -104,7 +105,7 @@ def _pretrain(config: PretrainConfig) -> Path:
     with locked:
         data = _open_data(config, workdir)
         _keep_vocabulary(data, workdir)
-        made = make_pretrain_step(config, placement.axis_name)
+        made = make_pretrain_step(config, placement.lowering)
         run = _run_of(config, data, made, placement, workdir)
         with (
             out_of_memory_told(local_devices(train.devices), config),
@@ -157,7 +158,7 @@ def export(workdir: str | Path, dest: str | Path) -> Path:
     check_destination(dest)
     require_apart(dest, [workdir], "DEST")
     config = _read_config(workdir)
-    made = make_pretrain_step(config, None)
+    made = make_pretrain_step(config, Lowering())
     state = jax.eval_shape(lambda: made.random_state(config.train.seed))
     with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
         restored = checkpointer.restore(state, expect=settings_identity(config))
@@ -366,7 +367,7 @@ def _evaluator(
     total = min(config.train.eval_examples, len(heldout))
     size = min(config.train.batch_size // config.train.accumulate, -(-total // unit) * unit)
     index, count = jax.process_index(), jax.process_count()
-    step = placement.compile(make_eval_step(objective, axis_name=placement.axis_name), donate=False)
+    step = placement.compile(make_eval_step(objective), donate=False)
 
     def evaluate(params: Any, _: int, tick: Tick) -> dict[str, float]:
         results = []

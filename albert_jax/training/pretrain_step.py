@@ -13,6 +13,7 @@ import optax
 
 from albert_jax.config.run import PretrainConfig
 from albert_jax.models.albert import AlbertForPretraining, init_params
+from albert_jax.models.lowering import Lowering
 from albert_jax.training.losses import Objective, pretraining_objective
 from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import TrainState, init_state, make_train_step
@@ -33,11 +34,11 @@ class PretrainStep:
         return init_state(init_params(self.model, jax.random.key(seed)), self.tx, seed=seed)
 
 
-def make_pretrain_step(config: PretrainConfig, axis_name: str | None) -> PretrainStep:
-    """The configured step; `axis_name` is the placement's."""
-    model = AlbertForPretraining(config.model, config.compute)
+def make_pretrain_step(config: PretrainConfig, lowering: Lowering) -> PretrainStep:
+    """Return the configured step; `lowering` is its placement's."""
+    model = AlbertForPretraining(config.model, config.compute, lowering)
     objective = pretraining_objective(model, second=config.examples.objective != "none")
     train = config.train
     tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
-    step = make_train_step(objective, tx, accumulate=train.accumulate, axis_name=axis_name)
+    step = make_train_step(objective, tx, accumulate=train.accumulate)
     return PretrainStep(model, objective, tx, schedule, step)

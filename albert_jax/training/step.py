@@ -32,19 +32,15 @@ def init_state(params: Any, tx: optax.GradientTransformation, *, seed: int) -> T
 
 
 def make_train_step(
-    objective: Objective,
-    tx: optax.GradientTransformation,
-    *,
-    accumulate: int = 1,
-    axis_name: str | None = None,
+    objective: Objective, tx: optax.GradientTransformation, *, accumulate: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One optimizer update on a batch; metrics are means over the global batch.
 
     The batch is divided into `accumulate` micro-batches and the gradient summed in float32.
-    `axis_name` is the axis of devices to reduce over, None where one has the whole batch. A step
-    whose loss or gradient is not finite leaves parameters and optimizer as they were and says
-    `skipped` = 1.
+    Sums are over the devices of the objective's axis, if it has one. A step whose loss or gradient
+    is not finite leaves parameters and optimizer as they were and says `skipped` = 1.
     """
+    axis_name = objective.axis_name
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -101,10 +97,9 @@ def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: 
     return jax.lax.scan(body, zeros, (micros, keys))[0]
 
 
-def make_eval_step(
-    objective: Objective, *, axis_name: str | None = None
-) -> Callable[[Any, Batch], dict[str, Metrics]]:
+def make_eval_step(objective: Objective) -> Callable[[Any, Batch], dict[str, Metrics]]:
     """Sums without dropout: {"sums": metrics undivided, "weights": their normalisers}."""
+    axis_name = objective.axis_name
 
     def eval_step(params: Any, batch: Batch) -> dict[str, Metrics]:
         weights = objective.normalizers(batch)
