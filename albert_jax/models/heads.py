@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from albert_jax.config.run import AlbertConfig
-from albert_jax.models.albert import AlbertModel, Packing
+from albert_jax.models.albert import AlbertModel
 from albert_jax.models.layers import Part, dropout, initializer, layer_norm
+from albert_jax.models.packing import Packing
 
 BEAM = 5  # starts, and ends for each: run_squad_v2.py's start_n_top and end_n_top
 MASKED = -1e30  # what a position that cannot be in an answer has for a logit
