@@ -16,8 +16,9 @@ from xdist.scheduler import LoadScopeScheduling
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A shell ignores SIGINT in what it starts in the background; what tests start would inherit that.
+# What tests start would inherit that a shell ignores SIGINT in the background, and nohup SIGHUP.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Four devices on two cores abort now and then ("Expected 4 threads to join the rendezvous") unless
 # XLA's thread pool is sized by NPROC instead of by the cores there are.
 os.environ["XLA_FLAGS"] = (
@@ -33,12 +34,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 _SEVERAL_DEVICES = {
     "benchmark",
     "finetune",
-    "mixing",
-    "multihost",
+    "loop",
+    "mixture",
+    "multihost_runs",
     "packing",
     "pretrain",
     "step",
-    "train",
 }
 
 # A busy machine is slow, not wrong; CI tries the same examples each time.
@@ -80,8 +81,8 @@ class Completed:
 def run_cli() -> Callable[..., Completed]:
     """`run_cli("info", path, timeout=60, cwd=…, env={…})` runs `albert-jax info PATH`.
 
-    At the timeout the whole process group is killed with SIGKILL, as jax.distributed swallows
-    SIGTERM, and the test fails with what was printed so far.
+    At the timeout the whole process group is killed, and the test fails with what was printed so
+    far.
     """
 
     def run(
