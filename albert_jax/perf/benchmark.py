@@ -75,7 +75,7 @@ def benchmark(config: BenchmarkConfig, *, profile: str | None = None) -> dict[st
     devices = local_devices(settings.train.devices)
     placement = make_placement(settings.train.mode, devices)
     with out_of_memory_told(devices, settings):
-        work = make_work(config.phase, settings, placement.axis_name)
+        work = make_work(config.phase, settings, placement.lowering)
         figures = _step_figures(config, settings, work, placement, profile)
     return _setting(config, settings) | figures
 
