@@ -189,10 +189,9 @@ def load_fine_tuned(
     given = {key: value for key, value in settings.items() if value is not None}
     given["renamed"] = label_pairs(labels) or None
     own = head.get("settings") or {} if head.get("task") == find_task(name).name else {}
-    chosen: Any = configured_task(name, **(own | given))
+    chosen = configured_task(name, **(own | given))
     check_pack(chosen, pack)
-    if hasattr(chosen, "with_labels"):  # a user's own task, whose labels the model keeps
-        chosen = chosen.with_labels(head["labels"] or ())
+    chosen = chosen.with_labels(head["labels"] or ())
     order = _label_order(directory, head, chosen)
     set_compilation_cache(None)
     longest = model.config.max_position_embeddings
@@ -218,7 +217,7 @@ def _row_length(max_seq_length: int, longest: int) -> int:
 
 def configured_task(name: str, **settings: Any) -> Task:
     """The task with those of the settings that are not None; UserError for one it does not have."""
-    task: Any = find_task(name)
+    task = find_task(name)
     given = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in settings.items()

@@ -19,6 +19,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Task,
     best_label,
     gold_labels,
     label_index,
@@ -66,17 +67,18 @@ def choice_features(
     return rows, segments
 
 
-@dataclass(frozen=True)
-class RaceTask:
+@dataclass(frozen=True, kw_only=True)
+class RaceTask(Task):
     """RACE, or the questions of one of its levels."""
 
-    name: str
+    head: str = "multiple_choice"
+    labels: tuple[str, ...] = OPTIONS
     levels: tuple[str, ...] = LEVELS
     renamed: Pairs = ()  # a file's letter, ours
 
-    head = "multiple_choice"
-    labels = OPTIONS
-    metric = "accuracy"
+    @property
+    def metric(self) -> str:
+        return "accuracy"
 
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True

@@ -42,14 +42,10 @@ class FinetuneSetup:
     @property
     def head(self) -> dict[str, Any]:
         """What the manifest of an exported model says of its head."""
-        task: Any = self.task
+        task = self.task
         head = {"kind": task.head, "labels": list(task.labels), "task": task.name}
-        if hasattr(task, "with_labels"):  # a user's own task
-            head["settings"] = {"texts": list(task.texts), "label": task.label}
-        elif hasattr(task, "doc_stride"):
-            names = ("doc_stride", "max_query_length")
-            head["settings"] = {name: getattr(task, name) for name in names}
-        return head
+        settings = task.head_settings()
+        return head | {"settings": settings} if settings else head
 
 
 def set_up(config: FinetuneConfig) -> FinetuneSetup:
@@ -57,7 +53,7 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
 
     Raises UserError for what is not given, not there, without labels or too long for the model.
     """
-    task: Any = configured_task(
+    task = configured_task(
         config.task,
         texts=config.texts or None,
         label=config.label,
@@ -76,8 +72,7 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
         )
     tokenizer = tokenizer_of(config.model or "", source)
     examples = _labelled(task, "train", config.data or "")
-    if hasattr(task, "learn"):  # a user's own task
-        task = task.learn(examples)
+    task = task.learn(examples)
     train, dev = (
         features_of(task, each, tokenizer, config.max_seq_length)
         for each in (examples, _labelled(task, "dev", config.data or ""))
