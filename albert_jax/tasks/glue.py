@@ -61,7 +61,7 @@ class GlueTask(Task):
         texts: columns of the tsv, one or two.
         label: column of the tsv.
         scores: names of `SCORES`; the first chooses the best step.
-        tfds: its name there.
+        tfds: its name in TFDS's glue; "" if it is not there.
         published: the classes in the order in which TFDS and the hub (nyu-mll/glue) number them.
         keys: what TFDS and the hub call the texts, where not as the tsv.
         without_header: the columns of a file whose first row is an example.
@@ -75,7 +75,7 @@ class GlueTask(Task):
     texts: tuple[str, ...]
     label: str
     scores: tuple[str, ...]
-    tfds: str
+    tfds: str = ""
     published: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     without_header: tuple[str, ...] = ()
@@ -129,6 +129,8 @@ class GlueTask(Task):
         self, split: str, data: str | Path, *, has_labels: bool
     ) -> tuple[str | Path, Iterable[Row]]:
         if data == TFDS:
+            if not self.tfds:
+                raise UserError(f"TFDS has no data set for {self.name}; give --data a folder")
             name = f"glue/{self.tfds}"
             return f"TFDS {name}", tfds_rows(name, split.replace("dev", "validation"))
         is_ax = self.name == "ax"
