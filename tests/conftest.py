@@ -33,12 +33,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 _SEVERAL_DEVICES = {
     "benchmark",
     "finetune",
-    "mixing",
-    "multihost",
+    "loop",
+    "mixture",
+    "multihost_runs",
     "packing",
     "pretrain",
     "step",
-    "train",
 }
 
 # A busy machine is slow, not wrong; CI tries the same examples each time.
@@ -80,8 +80,8 @@ class Completed:
 def run_cli() -> Callable[..., Completed]:
     """`run_cli("info", path, timeout=60, cwd=…, env={…})` runs `albert-jax info PATH`.
 
-    At the timeout the whole process group is killed with SIGKILL, as jax.distributed swallows
-    SIGTERM, and the test fails with what was printed so far.
+    At the timeout the whole process group is killed, and the test fails with what was printed so
+    far.
     """
 
     def run(

@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import REPOSITORY
+
 CAMPAIGNS = {"kills": 8, "damage": 200, "mutations": 2000, "soak": 600, "signals": 4, "writers": 8}
 
 pytestmark = pytest.mark.slow

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cloud_flags import DOCKER, GCLOUD, KUBECTL, SBATCH, SCANCEL, SQUEUE, Command
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.helpers.cloud_flags import DOCKER, GCLOUD, KUBECTL, SBATCH, SCANCEL, SQUEUE, Command
+from tests.helpers.paths import REPOSITORY
+
 LAUNCH = REPOSITORY / "launch"
 EXAMPLES = sorted((LAUNCH / "examples").glob("*.toml"))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import REPOSITORY
+
 PACKAGE = REPOSITORY / "albert_jax"
 
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
@@ -116,7 +117,7 @@ def test_what_is_forbidden_is_found(line: str) -> None:
 # What must not be imported, even by what is imported, so that reading text needs no accelerator and
 # a mistyped path is told at once.
 WITHOUT_JAX = [m for m in MODULES if m.split(".")[0] in ("data", "config", "errors", "utils")]
-WITHOUT_JAX += ["cli.main", "cli.info", "models.flops", "inference.text_files"]
+WITHOUT_JAX += ["cli.main", "cli.info", "models.flops", "inference.arrays_file"]
 WITHOUT_JAX += ["checkpoint.model_paths", "training.run_inputs"]
 
 

@@ -18,11 +18,9 @@ from albert_jax import AlbertConfig
 from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.models.albert import AlbertForPretraining, init_params
+from tests.helpers.paths import REPOSITORY, VOCABULARY
 
 pytestmark = pytest.mark.timeout(1200)  # a minute each, where nothing else runs
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-VOCABULARY = REPOSITORY / "tests" / "data" / "tokenizer" / "en8k.model"
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +95,7 @@ def _environment(tmp_path, monkeypatch):
 
 
 # Run after each cell that makes a picture.
-CHECK = "import tests.pictures\nprint('faults', tests.pictures.faults(figure))"
+CHECK = "import tests.helpers.pictures\nprint('faults', tests.helpers.pictures.faults(figure))"
 
 
 def run(name: str, folder: Path) -> nbformat.NotebookNode:

@@ -6,14 +6,14 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import requires, version
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import REPOSITORY
+
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = ["requirements.lock", "requirements-dev.lock"]
 EXTRAS = ["tpu", "gcs", "cuda", "cuda13"]  # whose locks have what they add to requirements.lock

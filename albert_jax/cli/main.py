@@ -435,7 +435,7 @@ def encode(
         depth: run the shared layer that often instead of as often as the configuration says.
         truncate: cut a text that is too long for the model instead of refusing it.
     """
-    from albert_jax.inference.text_files import check_arrays_file, write_arrays
+    from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
 
     require_model_directory(model)
     if output is not None:
@@ -477,7 +477,7 @@ def score_order(
         second: a text.
         truncate: cut texts that are too long for the model instead of refusing them.
     """
-    from albert_jax.inference.text_files import given_text
+    from albert_jax.utils.text_files import given_text
 
     require_model_directory(model)
     first, second = given_text(first), given_text(second)
@@ -898,7 +898,7 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
     if bool(given) == (file is not None):
         told = "give texts, or a file of them with --input"
         raise UserError(f"{told}, not both" if given else told)
-    from albert_jax.inference.text_files import given_text, read_texts
+    from albert_jax.utils.text_files import given_text, read_texts
 
     return [given_text(text) for text in given] if file is None else read_texts(file)
 

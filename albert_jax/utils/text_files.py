@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes of a task's file, plain or gz, to numbered lines of text, in the order they come."""
+"""Bytes of a file, plain or gz, or of standard input to numbered lines of text, as they come."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import itertools
 import re
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -59,9 +62,7 @@ def file_lines(path: str | Path, *, keep_errors: bool = False) -> Iterator[Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     with file:
-        is_gz = file.peek(2)[:2] == b"\x1f\x8b"
-        stream: Stream = gzip.GzipFile(fileobj=file) if is_gz else file
-        together = lines_together(stream, str(path), keep_errors=keep_errors)
+        together = lines_together(_unpacked(file), str(path), keep_errors=keep_errors)
         for number, line in itertools.chain.from_iterable(together):
             has_text = has_text or isinstance(line, UserError) or bool(line.strip())
             yield number, line
@@ -72,6 +73,35 @@ def file_lines(path: str | Path, *, keep_errors: bool = False) -> Iterator[Any]:
 def read_text(path: Path) -> str:
     """Return the text of `file_lines`, lines ended by \\n."""
     return "\n".join(text for _, text in file_lines(path))
+
+
+def read_texts(file: str) -> list[str]:
+    """Return the texts of a file, one a line, plain or gz; - is standard input.
+
+    An empty line is the empty text, so that line n of the file is text n. Lines end as in
+    `file_lines`, and UserError is raised as there.
+    """
+    name = "standard input" if file == "-" else file
+    try:
+        stream: Any = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{name} cannot be read: {reason}") from None
+    with contextlib.nullcontext() if file == "-" else stream:
+        together = lines_together(_unpacked(stream), name)
+        texts: list[Any] = [text for _, text in itertools.chain.from_iterable(together)]
+    if not texts:
+        raise UserError(f"{name} is empty; give a text a line")
+    return texts
+
+
+def given_text(text: str) -> str:
+    """Returns a text of the command line as the UTF-8 that it was typed in, whatever the locale;
+    raises UserError for bytes that are none."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{text!r} is not UTF-8 text ({error.reason}); give UTF-8") from None
 
 
 def lines_together(
@@ -86,6 +116,11 @@ def lines_together(
     for data in _blocks(stream, name):
         yield _lines_of(lines.feed(data), name, keep_errors=keep_errors)
     yield _lines_of(lines.rest(), name, keep_errors=keep_errors)
+
+
+def _unpacked(file: io.BufferedReader) -> Stream:
+    """Return the stream itself, or of what it unpacks to where it begins as gz files do."""
+    return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
 
 
 def _blocks(stream: Stream, name: str) -> Iterator[bytes]:

@@ -29,9 +29,9 @@ from albert_jax.data.store import TokenStore
 from albert_jax.data.store_manifest import SPLITS
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
-from tests.conversions import PRETRAINING, SMALL, made_up, write_original
 from tests.endurance.campaign import Result, run_from_command_line, say
-from tests.pretraining_runs import TINY, make_store, random_model
+from tests.helpers.conversions import PRETRAINING, SMALL, made_up, write_original
+from tests.helpers.pretraining_runs import TINY, make_store, random_model
 
 Prints = dict[str, str]  # what was read, by name, as digests
 

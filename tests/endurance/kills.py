@@ -26,9 +26,9 @@ from albert_jax.data.prepare.build import prepare
 from albert_jax.training.finetune import finetune
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import export, pretrain
-from tests.conversions import PRETRAINING, SMALL, made_up, write_original
 from tests.endurance.campaign import Result, fork, kill, run_from_command_line, say, wait
-from tests.pretraining_runs import (
+from tests.helpers.conversions import PRETRAINING, SMALL, made_up, write_original
+from tests.helpers.pretraining_runs import (
     TINY,
     VOCABULARY,
     make_store,

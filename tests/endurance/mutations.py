@@ -74,7 +74,7 @@ def _alarm(number: int, frame: FrameType | None) -> None:
 
 def _tried(seeds: range) -> Share:
     from tests.endurance.readers import kinds
-    from tests.fuzz_formats import attempt
+    from tests.helpers.fuzz_formats import attempt
 
     share = Share()
     signal.signal(signal.SIGALRM, _alarm)

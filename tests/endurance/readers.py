@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound files for the readers of data, tables, logs and settings, beside those for the readers of
-models in tests.fuzz_formats; `kinds` has all."""
+models in tests.helpers.fuzz_formats; `kinds` has all."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from albert_jax.data.text.documents import find_pieces, read_piece
 from albert_jax.data.text.lines import Reading
 from albert_jax.data.tfrecord import read_examples, write_records
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.inference.text_files import read_texts
 from albert_jax.perf.tpu.estimate_table import ESTIMATES
 from albert_jax.perf.tpu.estimate_table import read_table as read_estimates
 from albert_jax.tasks import TASKS
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import _read_config
-from tests import fuzz_formats
-from tests.fuzz_formats import Harm, Kind, harm, harm_gzip, harm_json
-from tests.pretraining_runs import VOCABULARY, tiny_config, write_corpus
+from albert_jax.utils.text_files import read_texts
+from tests.helpers import fuzz_formats
+from tests.helpers.fuzz_formats import Harm, Kind, harm, harm_gzip, harm_json
+from tests.helpers.pretraining_runs import VOCABULARY, tiny_config, write_corpus
 
 SQUAD = {
     "version": "2.0",

@@ -23,9 +23,9 @@ import numpy as np
 from albert_jax.utils.interrupts import SIGNALS
 from tests.endurance.campaign import Result, run_from_command_line, say
 from tests.endurance.kills import checkpoint_of, log_of
-from tests.pretraining_runs import TINY, make_store
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.pretraining_runs import TINY, make_store
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 300
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from albert_jax.training import metrics
 from albert_jax.training.pretrain import pretrain
 from tests.endurance.campaign import Result, run_from_command_line
-from tests.pretraining_runs import make_store, tiny_config
+from tests.helpers.pretraining_runs import make_store, tiny_config
 
 EVERY = 100  # steps between readings
 WARM = 0.25  # of the readings, which the first steps' caches are filled in

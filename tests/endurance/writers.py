@@ -15,9 +15,9 @@ from pathlib import Path
 from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.utils.errors import UserError
-from tests.conversions import PRETRAINING, SMALL, made_up, write_original
 from tests.endurance.campaign import Result, fork, run_from_command_line, say, wait
 from tests.endurance.kills import leftovers
+from tests.helpers.conversions import PRETRAINING, SMALL, made_up, write_original
 
 DONE, REFUSED = 0, UserError.exit_status
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention kernels' time on a TPU by its compiler's own profile of each alone, without a TPU.
+
+    python -m benchmarks.profile_kernels --topology v5e:1x1 --heads 12 --head-size 64
+    python -m benchmarks.profile_kernels --instructions --dropout 0.1
+
+Prints each kernel's cycles and the share of the chip's peak that its matmuls reach, or how many
+instructions one of its blocks of heads takes; `albert_jax/perf/tpu/estimate.py` keeps the shares.
+Needs libtpu, whose profile aborts on v4 and, by 0.0.52, on v5p and with dropout.
+"""
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+# Before JAX is imported, which reads it once: so what is to be written is asked for up here.
+_FOLDER = tempfile.TemporaryDirectory()
+os.environ["LIBTPU_INIT_ARGS"] = (
+    f"--xla_jf_dump_to={_FOLDER.name} --xla_jf_dump_llo_text=true"
+    if "--instructions" in sys.argv
+    else f"--xla_jf_dump_static_llo_profile_to={_FOLDER.name}"
+)
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from albert_jax.models import attention_pallas  # noqa: E402
+from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice  # noqa: E402
+
+ROWS = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--topology", default="v5e:1x1")
+    parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--head-size", type=int, default=64)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--instructions", action="store_true")
+    given = parser.parse_args()
+    where = parse_slice(given.topology)
+    shape = ROWS, given.length, given.heads * given.head_size
+
+    def loss(query_BSND, key_BSND, value_BSND, mask_BS):
+        key = jax.random.key(0) if given.dropout else None
+        out = attention_pallas.rows(
+            query_BSND, key_BSND, value_BSND, mask_BS, dropout_rate=given.dropout, dropout_key=key
+        )
+        return out.astype(jnp.float32).sum()
+
+    def gradients(x_BSH, mask_BS):
+        x_BSND = x_BSH.reshape(*x_BSH.shape[:2], given.heads, given.head_size)
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(x_BSND, x_BSND, x_BSND, mask_BS)
+
+    one = jax.sharding.SingleDeviceSharding(compile_only_devices(where)[0])
+    x_BSH = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=one)
+    mask_BS = jax.ShapeDtypeStruct(shape[:2], jnp.float32, sharding=one)
+    jax.jit(gradients).lower(x_BSH, mask_BS).compile()
+    for name, matmuls in (("attention_rows_forward", 2), ("attention_rows_backward", 5)):
+        if given.instructions:
+            print(f"{name}: {instructions(name):,} instructions")
+        else:
+            cycles = profiled_cycles(name)
+            flops = 2 * matmuls * ROWS * given.length**2 * given.heads * given.head_size
+            share = flops * where.chip.clock / (cycles * where.chip.peak_flops)
+            print(f"{name}: {cycles:,} cycles, {share:.3f} of peak")
+
+
+def instructions(kernel: str) -> int:
+    """Of one block of heads; a TPU issues one a cycle."""
+    (analysis,) = Path(_FOLDER.name).glob(f"*{kernel}*-schedule-analysis_final_bundles.txt")
+    (count,) = re.findall(r"total scheduled bundles:\s*(\d+)", analysis.read_text())
+    return int(count)
+
+
+def profiled_cycles(kernel: str) -> int:
+    """Of the whole call, with its transfers."""
+    (profile,) = Path(_FOLDER.name).glob(f"*{kernel}*")
+    return int(re.findall(rb"estimated_cycles: (\d+)", profile.read_bytes())[0])
+
+
+if __name__ == "__main__":
+    main()

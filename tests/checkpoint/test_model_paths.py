@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is given where a model directory belongs is named, with the command that makes one."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import albert_jax
+from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_paths import require_model_directory, what_is
+from albert_jax.cli import main as cli
+from albert_jax.cli.info import describe_path
+from albert_jax.config.run import MODELS
+from albert_jax.utils.errors import UserError
+from tests.helpers.models import noisy_params, worded_albert
+from tests.helpers.paths import VOCABULARY
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return export_model(
+        tmp_path_factory.mktemp("paths") / "run" / "model",
+        params=noisy_params(worded_albert()),
+        config=worded_albert(),
+        vocab=VOCABULARY,
+        tokenizer={"mode": "google", "do_lower_case": True},
+        provenance={},
+    )
+
+
+def write(path: Path, content: bytes = b"") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def told(path) -> str:
+    with pytest.raises(UserError) as raised:
+        require_model_directory(path)
+    return str(raised.value)
+
+
+def test_a_model_directory_is_returned(model: Path) -> None:
+    assert require_model_directory(str(model)) == model
+    assert what_is(model) is None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_released_name_tells_the_command_that_fetches_it(name: str) -> None:
+    size, version = name.split("-")
+    url = f"https://storage.googleapis.com/albert_models/albert_{size}_{version}.tar.gz"
+    for given in (name, f"albert-{name}", f"albert/albert-{name}", f"albert_{size}_{version}"):
+        assert told(given) == (
+            f"{given} is a released model, which is not fetched by its name; "
+            f"run albert-jax convert {url} {name}, and give {name}"
+        )
+
+
+def test_a_hubs_name_tells_the_commands() -> None:
+    assert (
+        "run hf download me/my-albert --local-dir my-albert, then "
+        "albert-jax convert my-albert DEST, and give DEST"
+    ) in told("me/my-albert")
+    for path in ("runs/base/model", "runs/base", "base-v3", "nowhere", "/a/albert-base-v2"):
+        assert re.match(f"{path} does not exist; give a model directory: WORKDIR/model", told(path))
+
+
+def test_an_existing_path_wins_over_a_name(model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model, "base-v2")
+    assert require_model_directory("base-v2") == Path("base-v2")
+    write(tmp_path / "me" / "albert" / "model.safetensors")
+    assert told("me/albert").startswith("me/albert is a transformers folder")
+
+
+def test_folders_are_recognised(model: Path, tmp_path: Path) -> None:
+    workdir = model.parent
+    assert told(workdir) == f"{workdir} is a work directory; give its model, {model}"
+    assert f"is a part of the model directory {model}; give that" in told(model / "params")
+    kinds = (
+        (["checkpoints/20/x"], "work directory of a pretraining run .*albert-jax export .* DEST"),
+        (["seed-12/config.json"], "work directory of a fine-tuning run"),
+        (["params/x", "manifest.json"], "is a model directory without its albert_config.json"),
+        (["params/x", "albert_config.json"], "is a model directory without its manifest.json"),
+        (["serving.json"], "is a serving folder"),
+        (["manifest.json", "train/0.tokens"], "is a token store, .* albert-jax pretrain --store"),
+        (["progress/0"], "is a token store that albert-jax prepare has not finished"),
+        (["model.ckpt-best.index", "albert_config.json"], "is a TensorFlow checkpoint"),
+        (["saved_model.pb"], "is a TF-Hub module"),
+        (["model.safetensors", "config.json"], "is a transformers folder"),
+        (["pytorch_model.bin"], "is a transformers folder"),
+        (["tokenizer_config.json", "spiece.model"], "is a transformers folder"),
+        (["spiece.model"], "holds a vocabulary and no model"),
+        (["readme"], r"is no model directory \(no manifest.json or albert_config.json\)"),
+    )
+    for number, (names, expected) in enumerate(kinds):
+        folder = tmp_path / f"folder {number}"
+        for name in names:
+            write(folder / name)
+        sentence = told(folder)
+        assert re.match(f"{re.escape(str(folder))} .*{expected}", sentence), sentence
+        if "checkpoint;" in sentence or "module" in sentence or "transformers" in sentence:
+            assert f"run albert-jax convert '{folder}' DEST, and give DEST" in sentence
+
+
+def test_files_are_recognised(model: Path, tmp_path: Path) -> None:
+    assert f"is a file of the model directory {model}; give that" in told(model / "manifest.json")
+    archive = tmp_path / "albert_base_v2.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(VOCABULARY, "30k-clean.model")
+    convert = f"run albert-jax convert {archive} DEST, and give DEST"
+    assert told(archive) == f"{archive} is an archive; {convert}"
+    for name, expected in (
+        ("model.safetensors", "is a file of weights; run albert-jax convert"),
+        ("model.ckpt-9.index", "is a file of weights"),
+        ("en.model", "is a vocabulary"),
+        ("recipe.py", "is a recipe"),
+        ("notes.txt", "is no model directory"),
+    ):
+        assert expected in told(write(tmp_path / name))
+    prefix = tmp_path / "model.ckpt-9"
+    assert told(prefix) == (
+        f"{prefix} is a TensorFlow checkpoint; run albert-jax convert {prefix} DEST, and give DEST"
+    )
+    write(tmp_path / "store" / "train" / "0.tokens")
+    manifest = write(tmp_path / "store" / "manifest.json")
+    assert f"is a file of the token store {tmp_path / 'store'}, which" in told(manifest)
+    with pytest.raises(UserError, match="is a file of the token store"):
+        describe_path(manifest)
+    assert told("gs://b/x") == (
+        "gs://b/x is an address; run albert-jax convert gs://b/x DEST, and give DEST"
+    )
+
+
+def test_every_reader_of_a_model_says_so(tmp_path: Path) -> None:
+    expected = "is a transformers folder; run albert-jax convert"
+    folder = str(write(tmp_path / "model.safetensors").parent)
+    for call in (
+        lambda: albert_jax.load(folder),
+        lambda: albert_jax.verify(folder),
+        lambda: albert_jax.evaluate("sst2", folder, "data"),
+        lambda: albert_jax.predict(folder, []),
+    ):
+        with pytest.raises(UserError, match=expected):
+            call()
+
+
+COMMANDS = [
+    "fill-mask MODEL x[MASK]",
+    "encode MODEL x",
+    "score-order MODEL x y",
+    "verify MODEL",
+    "export-serving MODEL served",
+    "evaluate --model MODEL --data glue",
+    "predict --model MODEL --input texts.jsonl",
+    "finetune --model MODEL --data glue --workdir w",
+    "pretrain --init-from MODEL --store s --workdir w",
+    "info MODEL",
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_says_so_before_jax_is_imported(line: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from albert_jax.cli import main\n"
+        f"status = main({line.split()!r})\n"
+        "sys.exit(f'status {status}, jax' if 'jax' in sys.modules else status)"
+    )
+    write(tmp_path / "MODEL" / "model.safetensors")
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert ended.stderr == (
+        "albert-jax: MODEL is a transformers folder; "
+        "run albert-jax convert MODEL DEST, and give DEST\n"
+    )
+    assert ended.returncode == 2
+
+
+def test_a_work_directory_is_described_by_its_model(model: Path, capsys) -> None:
+    assert cli.main(["info", str(model.parent), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == str(model)

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as a user meets it: help, flags, errors, exit statuses, the README's lines."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import albert_jax
+from albert_jax.cli import main as cli
+from albert_jax.config.run import MODELS, PretrainConfig
+from albert_jax.utils.errors import TryAgain, UserError
+from tests.helpers.paths import REPOSITORY
+
+RECIPE = REPOSITORY / "configs" / "python_docs.py"
+
+
+def _takes_less_than(seconds: float, code: str) -> bool:
+    """Whether one of three new interpreters needs less processor time; others use the machine."""
+    for _ in range(3):
+        before = os.times()
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL
+        )
+        used = [b - a for a, b in zip(before[2:4], os.times()[2:4], strict=True)]  # of children
+        if sum(used) < seconds:
+            return True
+    return False
+
+
+# -------------------------------------------------------------------------------- help and start-up
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_has_an_example_and_comes_without_jax_within_a_second(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.main([command, "--help"])
+    printed = capsys.readouterr()
+    assert (exit.value.code or 0, printed.err) == (0, "")
+    assert f"Example: albert-jax {command} " in printed.out
+    code = (
+        "import sys; from albert_jax.cli import main\n"
+        f"try: main([{command!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('jax' in sys.modules)"
+    )
+    assert _takes_less_than(1.0, code)
+
+
+def test_the_overview_names_every_command(run_cli: Callable[..., Any]) -> None:
+    result = run_cli("--help")
+    assert (result.rc, result.stderr) == (0, "")
+    assert set(cli.COMMANDS) <= set(result.stdout.split())
+    assert run_cli("--version").stdout == f"albert-jax {albert_jax.__version__}\n"
+
+
+def test_importing_the_package_is_instant_and_its_names_resolve() -> None:
+    assert _takes_less_than(0.3, "import albert_jax")
+    for name in albert_jax.__all__:
+        assert getattr(albert_jax, name) is not None
+        assert name in dir(albert_jax)
+    with pytest.raises(AttributeError, match="'nothing'"):
+        _ = albert_jax.nothing
+
+
+# ------------------------------------------------------------------------------------------ parsing
+
+
+def _bound(line: str) -> Any:
+    """What a command line would call, as a partial; the program's name first."""
+    program, command, *arguments = shlex.split(line)
+    assert program == "albert-jax"
+    if command in cli.RECIPES:
+        return cli._parse_with_recipe(command, arguments)
+    return cli._parse(cli.COMMANDS[command], arguments, f"albert-jax {command}")
+
+
+def _lines_of_readme() -> list[str]:
+    """Lines in code blocks that run the program; what stands in the table is another test's."""
+    blocks = re.findall(r"^```\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line.split("&& .venv/bin/")[-1] for line in lines if "albert-jax" in line]
+
+
+def _examples() -> list[str]:
+    found = [re.search(r"Example: (.*)", c.__doc__ or "") for c in cli.COMMANDS.values()]
+    return [match.group(1) for match in found if match]
+
+
+@pytest.mark.parametrize("line", [*_examples(), *_lines_of_readme()])
+def test_examples_and_the_readmes_commands_parse(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert _bound(line).func in cli.COMMANDS.values()
+
+
+def _help(command: str) -> str:
+    page = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # a StringIO gets no boxes
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        cli.main([command, "--help"])
+    page.seek(0)
+    return page.read()
+
+
+def test_every_command_in_the_readme_is_one_with_flags_that_it_has() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    quoted = re.findall(r"`albert-jax ([a-z-]+)([^`]*)`", readme)
+    assert {name for name, _ in quoted} == set(cli.COMMANDS)
+    for name, rest in quoted:
+        for flag in re.findall(r"--[a-z.-]+", rest):
+            assert f"│ {flag}" in _help(name), name
+
+
+def test_recipe_values_are_the_defaults_and_flags_change_them(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from albert_jax.config import *\n"
+        "def get_config(model='base-v2'):\n"
+        "    return PretrainConfig(model=model_config(model), train=TrainConfig(steps=7))\n"
+    )
+    config = _bound(f"albert-jax pretrain {recipe}:model=large-v2").keywords["config"]
+    assert (config.model, config.train.steps) == (MODELS["large-v2"], 7)
+    bound = _bound(
+        f"albert-jax pretrain {recipe} --train.batch-size 512 --model.num_hidden_layers=6 "
+        "--text a.txt b.txt --optimizer.learning-rate 1e-3 --examples.no-favor-shorter-ngram "
+        "--compute.dtype bfloat16 --store s --dry-run"
+    )
+    base = PretrainConfig()
+    expected = dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, num_hidden_layers=6),
+        compute=dataclasses.replace(base.compute, dtype="bfloat16"),
+        examples=dataclasses.replace(base.examples, favor_shorter_ngram=False),
+        optimizer=dataclasses.replace(base.optimizer, learning_rate=1e-3),
+        train=dataclasses.replace(base.train, batch_size=512, steps=7),
+        text=("a.txt", "b.txt"),
+        store="s",
+    )
+    assert bound.keywords["config"] == expected
+    assert bound.keywords["dry_run"]
+    assert not bound.keywords["multihost"]
+
+
+def _flags(config: Any, prefix: str = "--") -> list[str]:
+    flags = []
+    for field in dataclasses.fields(config):
+        name = f"{prefix}{field.name.replace('_', '-')}"
+        value = getattr(config, field.name)
+        flags += _flags(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+    return flags
+
+
+@pytest.mark.parametrize("command", cli.RECIPES)
+def test_every_setting_is_a_flag_with_help(command: str) -> None:
+    page = re.sub(r",\s+│\n│ (?=--)", ", ", _help(command))  # a pair too long for one line
+    rows = [row.replace("│", " ") for row in re.split(r"^│ (?=-)", page, flags=re.M)]
+    for flag in _flags(cli.RECIPES[command]()):
+        row = next((row for row in rows if re.match(rf"{re.escape(flag)}[ ,]", row)), "")
+        assert re.search(r"(\n\s+|\s{2,})[\w`].*\(default:", row, re.S), flag
+
+
+# ------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("prtrain", "unknown command 'prtrain' (did you mean pretrain?)"),
+        ("--helpp", "unknown command '--helpp'"),
+        ("prepare a --vcab x", "unknown flag --vcab (did you mean --vocab?)"),
+        ("prepare a --vocab x", "Missing from albert-jax prepare: --output STR"),
+        ("prepare a --vocab x --output y --workers n", "--workers: "),
+        ("prepare a --vocab x --output y --mode bert", "invalid choice 'bert'"),
+        ("export a", "DEST"),
+        ("export a b c", "Unrecognized options: c"),
+        ("fill-mask", "MODEL"),
+        ("pretrain --train.bath-size=3", "(did you mean --train.batch-size?)"),
+        ("pretrain --model.num-hiden-layers 3", "(did you mean --model.num-hidden-layers?)"),
+        ("pretrain --train.batch-size many", "--train.batch-size: invalid literal for int()"),
+        ("pretrain --train.batch-size 0", "train.batch_size 0 must be at least 1"),
+        ("pretrain --train.batch-size", "Missing value for argument '--train.batch-size'"),
+        ("pretrain --compute.dtype half", "Expected one of ('float32', 'bfloat16')"),
+        ("pretrain --model.hidden-size 100", "hidden_size 100 is not a multiple"),
+        ("pretrain --train.steps 3 recipe.py", "Unrecognized options: recipe.py"),
+        ("pretrain none.py", "recipe none.py does not exist"),
+        ("pretrain configs/python_docs.py:stps=3", "(did you mean 'steps'?)"),
+        ("info nowhere", "nowhere does not exist"),
+        ("info tests", "is no model directory"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_would_be_right(
+    line: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert cli.main(line.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"albert-jax: [^\n]+\n", printed.err)
+    assert says in printed.err
+
+
+@pytest.mark.parametrize("flag", ["--store", "--guard.patience", "--examples.do-whole-word-mask"])
+def test_a_misspelt_flag_names_the_nearest(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (flag[:-1], flag.replace("-", "_").replace("__", "--") + "x", flag[:4] + flag[5:]):
+        assert cli.main(["pretrain", wrong, "1"]) == 2
+        assert f"(did you mean {flag}?)" in capsys.readouterr().err
+
+
+def test_a_mistake_ends_a_process_with_status_2(run_cli: Callable[..., Any]) -> None:
+    result = run_cli("info", "no where")
+    assert (result.rc, result.stdout) == (2, "")
+    assert result.stderr == (
+        "albert-jax: no where does not exist; give a model directory, a token store or a recipe\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "stderr"),
+    [
+        (UserError("a\nb"), 2, "albert-jax: a b\n"),
+        (TryAgain("preempted"), 75, "albert-jax: preempted\n"),
+        (PermissionError(13, "Permission denied", "f"), 2, "albert-jax: f: Permission denied\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_statuses(
+    raised: BaseException,
+    status: int,
+    stderr: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def command() -> None:
+        raise raised
+
+    monkeypatch.setitem(cli.COMMANDS, "info", command)
+    assert cli.main(["info"]) == status
+    assert capsys.readouterr().err == stderr
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setitem(cli.COMMANDS, "info", command)
+    with pytest.raises(KeyError):
+        cli.main(["info"])
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = [sys.executable, "-m", "albert_jax", "info", str(RECIPE)]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()  # before it has started: what it prints finds no reader
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+# --------------------------------------------------------------------------------------- real runs
+
+
+def _text() -> str:
+    """80 paragraphs of 5 sentences of 8 words out of 11."""
+    words = ["the", "value", "of", "a", "list", "returns", "strings", "with", "its", "key", "index"]
+    sentences = [" ".join(words[(i * k) % 11] for k in range(1, 9)) + "." for i in range(400)]
+    return "\n\n".join(" ".join(sentences[i : i + 5]) for i in range(0, 400, 5))
+
+
+def test_text_becomes_a_vocabulary_and_a_store_that_info_describes(
+    tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    (tmp_path / "my text.txt").write_text(_text(), encoding="utf-8")
+
+    def run(*arguments: str) -> Any:
+        result = run_cli(*arguments, cwd=tmp_path)
+        assert result.rc == 0, result.stderr
+        return result
+
+    text = "my text.txt"
+    made = run("train-tokenizer", text, "--vocab-size", "36", "--output", "vocab")
+    assert made.stdout == f"vocab{os.sep}spiece.model\n"
+    store = ("prepare", text, "--vocab", "vocab", "--output", "store", "--holdout", "0.1")
+    manifest = json.loads(run(*store, "--workers", "1", "--json").stdout)
+    assert manifest == json.loads((tmp_path / "store" / "manifest.json").read_text())
+    described = json.loads(run("info", "store", "--json").stdout)
+    assert described["kind"] == "token store"
+    train = described["splits"]["train"]
+    assert train["documents"] == manifest["splits"]["train"]["documents"] > 0
+    assert f"{train['tokens']:,}" in run("info", "store").stdout
+    assert run(*store).stdout == "store\n"  # complete already
+
+
+def test_a_vocabulary_and_a_store_become_a_model_that_fills_in_a_mask(
+    tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    (tmp_path / "some text.txt").write_text(_text(), encoding="utf-8")
+    settings = ["--model.hidden-size=32", "--model.num-hidden-layers=2"]
+    settings += ["--model.num-attention-heads=2", "--model.intermediate-size=64"]
+    settings += ["--model.vocab-size=36", "--model.embedding-size=16"]
+    settings += ["--examples.max-seq-length=32", "--examples.max-predictions-per-seq=5"]
+    settings += [
+        "--train.steps=2",
+        "--train.batch-size=4",
+        "--train.eval-examples=8",
+        "--train.devices=1",
+    ]
+
+    def run(*arguments: str) -> str:
+        # Relative paths, as a user types them.
+        result = run_cli(*arguments, cwd=tmp_path, timeout=280)
+        assert result.rc == 0, result.stderr
+        return result.stdout
+
+    run("pretrain", *settings, "--text", "some text.txt", "--workdir", "run")
+    answers = json.loads(
+        run("fill-mask", "run/model", "the [MASK] of a list", "--top-k", "3", "--json")
+    )
+    assert [set(answer) for answer in answers] == [{"score", "token", "token_str", "sequence"}] * 3
+    described = json.loads(run("info", "run", "--json"))
+    assert described["config"]["hidden_size"] == 32
+    run("export", "run", "copy of the model")
+    assert json.loads(run("info", "copy of the model", "--json"))["config"] == described["config"]
+
+
+def test_info_counts_a_recipes_parameters(run_cli: Callable[..., Any]) -> None:
+    result = run_cli("info", RECIPE, "--json")
+    assert (result.rc, result.stderr) == (0, "")
+    described = json.loads(result.stdout)
+    assert described["kind"] == "recipe"
+    # By hand: V=4000, E=64, H=128, I=512, 128 positions, 2 segments, one shared layer.
+    embeddings = (4000 + 2 + 128 + 2) * 64 + 64 * 128 + 128
+    layer = 4 * (128 * 128 + 128) + 128 * 512 + 512 + 512 * 128 + 128 + 4 * 128
+    heads = 128 * 128 + 128 + (128 * 64 + 64) + 2 * 64 + 4000 + (2 * 128 + 2)
+    assert described["parameters"] == embeddings + layer + heads

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pretraining run trains on: a store made of its own text, labels that teach nothing."""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from albert_jax.config.run import ExamplesConfig, PretrainConfig
+from albert_jax.data import pretraining as module
+from albert_jax.data.prepare.build import prepare
+from albert_jax.data.pretraining import objective_warnings, open_data
+from albert_jax.data.tfrecord import write_records
+from albert_jax.utils.errors import UserError
+from tests.helpers.pretraining_runs import TINY, VOCABULARY, make_store, tiny_config, write_corpus
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return make_store(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def lone_sentences(tmp_path_factory) -> Path:
+    """A beginner's commonest layout: an empty line after every sentence; two between stories."""
+    rng = random.Random(0)
+    path = tmp_path_factory.mktemp("lone") / "text.txt"
+    words = ["the", "list", "of", "a", "string", "is", "not", "open"]
+    sentences = [" ".join(rng.choices(words, k=9)).capitalize() + "." for _ in range(320)]
+    stories = ["\n\n".join(sentences[i : i + 8]) for i in range(0, 320, 8)]
+    path.write_text("\n\n\n".join(stories) + "\n")
+    return path
+
+
+def prepared(text: Path, store: Path, **settings) -> Path:
+    prepare(text, vocab=VOCABULARY, output=store, holdout=0.1, workers=1, **settings)
+    return store
+
+
+# --------------------------------------------------------------------- labels that teach nothing
+
+
+def warnings(store: Path | str, **examples) -> list[str]:
+    config = tiny_config(store, "unused")
+    examples = {"max_seq_length": 32, "max_predictions_per_seq": 4} | examples
+    config = dataclasses.replace(config, examples=ExamplesConfig(**examples))
+    return objective_warnings(open_data(config, None), config)
+
+
+def test_an_ordinary_store_has_no_warning(store, lone_sentences, tmp_path, capfd):
+    assert warnings(store) == []
+    assert warnings(store, objective="nsp") == []
+    assert "one sentence" not in capfd.readouterr().err.replace("one sentence a line", "")
+
+
+def test_documents_of_one_sentence_are_said_by_prepare_and_by_the_plan(
+    lone_sentences, store, tmp_path, capfd
+):
+    lone = prepared(lone_sentences, tmp_path / "lone")
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("prepare: nearly all documents have one sentence")
+    for objective, name in (("sop", "sentence-order"), ("nsp", "next-sentence")):
+        [warning] = warnings(lone, objective=objective)
+        assert warning.startswith(f"100% of the {name} labels are 1, so that they teach nothing")
+        for text in (said, warning):
+            assert "--examples.objective none" in text
+            assert "--sentences wrapped" in text
+    assert warnings(f"{store}:0.1,{lone}:0.9") != []
+    assert warnings(f"{store}:0.5,{lone}:0.5") == []
+
+
+def test_each_of_the_ways_out_that_are_named_is_one(lone_sentences, tmp_path, capfd):
+    lone = prepared(lone_sentences, tmp_path / "lone", progress=False)
+    assert warnings(lone, objective="none") == []
+    assert warnings(lone, single_segment="split") == []
+    wrapped = prepared(lone_sentences, tmp_path / "wrapped", sentences="wrapped")
+    assert "nearly all documents" not in capfd.readouterr().err
+    assert warnings(wrapped) == []
+
+
+def test_records_whose_labels_are_all_alike_are_said(store, tmp_path):
+    config = tiny_config(store, tmp_path)
+    source = open_data(config, None).train
+    for alike in (True, False):
+        examples = [source.draw(i) for i in range(60)]
+        if alike:
+            examples = [
+                e | {"sentence_order_labels": e["sentence_order_labels"] * 0} for e in examples
+            ]
+        write_records(tmp_path / "a.tfrecord", examples)
+        config = dataclasses.replace(
+            config, store=str(tmp_path / "*.tfrecord"), vocab=str(VOCABULARY)
+        )
+        found = objective_warnings(open_data(config, None), config)
+        assert bool(found) == alike
+        assert not found or found[0].startswith("100% of the sentence-order labels are 0")
+
+
+# ------------------------------------------------------------------------------- a run's own text
+
+
+@pytest.fixture
+def of_text(tmp_path) -> tuple[PretrainConfig, Path]:
+    text = write_corpus(tmp_path / "corpus.txt")
+    workdir = tmp_path / "run"
+    config = dataclasses.replace(
+        tiny_config("", workdir),
+        store=None,
+        text=(str(text),),
+        model=dataclasses.replace(TINY, vocab_size=38),
+    )
+    return config, workdir
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"text": 3}', b"\xff", None])
+def test_a_vocabulary_of_which_it_is_not_known_is_made_again(of_text, content):
+    config, workdir = of_text
+    open_data(config, workdir)
+    made_of, model = (workdir / "vocabulary" / name for name in ("made_of.json", "spiece.model"))
+    first = model.read_bytes()
+    assert json.loads(made_of.read_text()) == {"text": list(config.text), "vocab_size": 38}
+    if content is None:
+        model.unlink()
+    else:
+        made_of.write_bytes(content)
+        model.write_bytes(b"of something else")
+    open_data(config, workdir)
+    assert model.read_bytes() == first
+    assert json.loads(made_of.read_text()) == {"text": list(config.text), "vocab_size": 38}
+    assert sorted(f.name for f in (workdir / "vocabulary").iterdir()) == [
+        "made_of.json",
+        "spiece.model",
+        "spiece.vocab",
+    ]
+
+
+def test_a_vocabulary_of_other_text_is_refused(of_text):
+    config, workdir = of_text
+    open_data(config, workdir)
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=39))
+    with pytest.raises(UserError, match="was made of other text or for another size"):
+        open_data(other, workdir)
+
+
+def test_a_store_of_other_text_is_not_taken_for_that_of_a_new_vocabulary(of_text, tmp_path):
+    config, workdir = of_text
+    open_data(config, workdir)
+    (workdir / "vocabulary" / "made_of.json").write_text("")
+    other = write_corpus(tmp_path / "other.txt", documents=70)
+    with pytest.raises(
+        UserError, match=r"store (is complete and was made of|was made with an)other"
+    ):
+        open_data(dataclasses.replace(config, text=(str(other),)), workdir)
+
+
+def test_a_damaged_store_of_a_runs_own_text_says_what_to_do(of_text):
+    config, workdir = of_text
+    open_data(config, workdir)
+    file = workdir / "store" / "train" / "00000.tokens"
+    file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
+    with pytest.raises(UserError, match=r"tokens is damaged.*; delete .*store to have it made"):
+        open_data(config, workdir)
+
+
+def test_a_work_directory_in_its_text_is_refused(of_text, tmp_path):
+    config, workdir = of_text
+    config = dataclasses.replace(config, text=(str(tmp_path),))
+    with pytest.raises(UserError, match=r"run lies in the input .*another place for --workdir"):
+        open_data(config, workdir)
+    assert not workdir.exists()
+
+
+def test_a_full_disk_while_the_vocabulary_is_written_is_one_line(of_text, monkeypatch):
+    config, workdir = of_text
+    real = Path.write_text
+
+    def write_text(self, *args, **kwargs):
+        real(self, "{", encoding="utf-8")
+        raise OSError(28, "No space left on device", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Path, "write_text", write_text)
+        with pytest.raises(UserError, match="vocabulary NOT written: No space left on device"):
+            open_data(config, workdir)
+    assert not (workdir / "vocabulary" / "made_of.json").exists()
+    open_data(config, workdir)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`train-tokenizer` reads what `prepare` reads: the same sentences from every kind of input."""
+
+import gzip
+import random
+import subprocess
+import sys
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+import albert_jax
+from albert_jax.data import vocabulary as module
+from albert_jax.data.text.documents import read_documents
+from albert_jax.data.text.lines import Reading
+from albert_jax.data.tokenizer import Tokenizer, train_on_lines
+from albert_jax.data.vocabulary import train_tokenizer
+from albert_jax.utils.errors import UserError
+from tests.helpers.texts import make_text
+
+LINES = [line for text in topics.values() for line in text.splitlines() if line.strip()]
+WIKI = (
+    '<doc id="1" url="https://en.wikipedia.org/wiki?curid=1" title="A thing">\n'
+    "A thing\n\nA thing is a part of the world that is of some use to somebody there. It is old.\n"
+    "Section.\nSome say that there is no such thing, and others say that there are very many.\n"
+    "</doc>\n"
+)
+
+
+@pytest.fixture
+def trained_on(monkeypatch) -> list[str]:
+    """The sentences that the trainer gets; nothing is trained."""
+    found: list[str] = []
+
+    def train(lines, **settings):
+        found.extend(lines)
+        return Path(settings["output"]) / "spiece.model"
+
+    monkeypatch.setattr(module, "train_on_lines", train)
+    return found
+
+
+def sentences_of(inputs, **reading) -> list[str]:
+    return [s for document in read_documents(inputs, Reading(**reading)) for s in document]
+
+
+def test_a_file_of_a_sentence_a_line_gives_the_vocabulary_of_its_lines(tmp_path: Path) -> None:
+    text = make_text(tmp_path / "text.txt", 60_000)
+    text.write_text(text.read_text() + "The \x00Café\u2028 is\tover  there.\r\nIt is.\rSo it is.\n")
+    (tmp_path / "text.gz").write_bytes(gzip.compress(text.read_bytes()))
+    with open(text, encoding="utf-8") as lines:
+        expected = train_on_lines(lines, output=tmp_path / "lines", vocab_size=70)
+    for inputs in ([text], str(text), tmp_path / "text.gz"):
+        path = train_tokenizer(inputs, output=tmp_path / "file", vocab_size=70)
+        assert path.read_bytes() == expected.read_bytes()
+    assert path.with_suffix(".vocab").read_bytes() == expected.with_suffix(".vocab").read_bytes()
+
+
+def test_training_repeats_itself_from_files_and_lines(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    half = 600
+    (tmp_path / "a.txt").write_text("\n".join(LINES[:half]) + "\n", encoding="utf-8")
+    with gzip.open(tmp_path / "b.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(LINES[half : 2 * half]))
+    files = [tmp_path / "a.txt", str(tmp_path / "b.txt.gz")]
+    options = {"output": tmp_path / "out", "vocab_size": 400, "input_sentence_size": 900}
+    first = train_tokenizer(files, sentences="lines", **options).read_bytes()
+    assert capfd.readouterr() == (
+        "",
+        "SentencePiece trains on 1,200 sentences; of millions for minutes\n"
+        "vocabulary of 400 pieces from 1,200 sentences\n"
+        "files: one sentence a line 2\n",
+    )
+    again = albert_jax.train_tokenizer(iter(LINES[: 2 * half]), **options)  # the public name
+    assert again.read_bytes() == first
+
+
+def test_a_wiki_extract_gives_its_text_and_no_markup(tmp_path: Path, trained_on) -> None:
+    (tmp_path / "extracted" / "AA").mkdir(parents=True)
+    (tmp_path / "extracted" / "AA" / "wiki_00").write_text(WIKI)
+    (tmp_path / "extracted" / "AA" / "wiki_01.gz").write_bytes(gzip.compress(WIKI.encode()))
+    train_tokenizer(tmp_path / "extracted", output=tmp_path / "vocab")
+    assert trained_on == sentences_of(tmp_path / "extracted")
+    assert len(trained_on) == 6
+    assert not {"<doc", "url=", "wiki?"} & set(" ".join(trained_on).split())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reading"),
+    [
+        (["prose.txt"], {}),
+        (["prose.txt"], {"sentences": "lines"}),
+        (["wrapped.txt"], {}),
+        (["wrapped.txt"], {"sentences": "lines"}),
+        (["*.txt"], {}),
+        (["."], {}),
+        (["python-docs"], {}),
+        (["wiki"], {"format": "wiki"}),
+        (["prose.txt"], {"language": "de"}),
+    ],
+)
+def test_the_trainer_gets_the_sentences_of_prepare(
+    tmp_path: Path, monkeypatch, trained_on, inputs, reading
+) -> None:
+    rng = random.Random(0)
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    sentences = [f"It is {rng.randint(1, 10**9)} so it is not that many." for _ in range(80)]
+    paragraphs = [" ".join(sentences[i : i + 8]) for i in range(0, 80, 8)]
+    Path("prose.txt").write_text("\n\n".join(paragraphs))
+    words, lines = " ".join(sentences).split(), [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > 66:
+            lines.append("")
+        lines[-1] += f" {word}"
+    Path("wrapped.txt").write_text("\n".join(line.strip() for line in lines))
+    Path("wiki").write_text(WIKI)
+    train_tokenizer(inputs, output=tmp_path / "vocab", **reading)
+    assert trained_on == sentences_of(inputs, **reading)
+    assert len(trained_on) >= 3
+
+
+def test_text_in_a_bucket_and_a_tfds_data_set_are_read(tmp_path: Path, trained_on, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/bucket/text/a.txt", b"One.\n\nTwo.\n")
+    train_tokenizer("memory://bucket/text", output=tmp_path)
+    files.rm("/bucket", recursive=True)
+    assert trained_on == ["One.", "Two."]
+    trained_on.clear()
+    asked = []
+
+    def open_source(name, split, data_dir):
+        asked.append((name, split, data_dir))
+        examples = [{"text": b"Three. Four."}]
+        return module_of_tfds.TextSource(examples, "text", 12)
+
+    from albert_jax.data.text import tfds_text as module_of_tfds
+
+    monkeypatch.setattr(module_of_tfds, "open_source", open_source)
+    train_tokenizer("test", output=tmp_path, format="tfds:tiny", data_dir="here")
+    assert trained_on == ["Three.", "Four."]
+    assert set(asked) == {("tiny", "test", "here")}
+
+
+def test_inputs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text(" \n\n")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"some text\n" * 1000)[:-20])
+    (tmp_path / "odd.txt").write_bytes(b"One.\n\xff\n")
+    for inputs, settings, message in (
+        (tmp_path / "empty", {}, "no text to train a vocabulary on; give"),
+        ([], {}, "no input was given"),
+        (tmp_path / "none" / "absent", {}, "no such file: .*absent"),
+        ([tmp_path / "cut.gz"], {}, r"cut\.gz is a damaged gz file"),
+        (tmp_path / "odd.txt", {"strict": True}, r"odd\.txt: invalid UTF-8 at byte 5"),
+        (tmp_path / "empty", {"format": "pdf"}, "format 'pdf' is unknown"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train_tokenizer(inputs, output=tmp_path / "out", vocab_size=50, **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_vocabulary_among_its_inputs_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("texts").mkdir()
+    text = make_text(Path("texts") / "a.txt", 9000)
+    for output in ("texts", "texts/vocab"):
+        with pytest.raises(UserError, match=f"^{output} lies in the input texts"):
+            train_tokenizer("texts", output=output)
+    train_tokenizer(text, output="texts", vocab_size=60)  # only this file is read, now and later
+    kept = Path("texts/spiece.vocab").read_bytes()
+    with pytest.raises(UserError, match=r"texts/spiece\.(model|vocab) is the input itself"):
+        train_tokenizer("texts/*", output="texts", vocab_size=60)
+    assert Path("texts/spiece.vocab").read_bytes() == kept
+
+
+def test_the_command_shows_how_far_it_is_and_takes_prepares_flags(tmp_path: Path, run_cli) -> None:
+    (tmp_path / "wiki").write_text(WIKI * 40)
+    flags = ("--format", "wiki", "--sentences", "split", "--language", "en", "--strict")
+    done = run_cli(
+        "train-tokenizer",
+        tmp_path / "wiki",
+        "--vocab-size",
+        "42",
+        "--output",
+        tmp_path / "v",
+        *flags,
+    )
+    assert (done.rc, done.stdout) == (0, f"{tmp_path}/v/spiece.model\n")
+    assert done.stderr.splitlines() == [
+        "SentencePiece trains on 120 sentences; of millions for minutes",
+        "vocabulary of 42 pieces from 120 sentences",
+        "files: wiki extracts 1",
+        "mended or left out: short lines dropped 80",
+    ]
+    assert Tokenizer.load(tmp_path / "v").vocab_size == 42
+
+
+BAR = """
+import sys
+from albert_jax.data import vocabulary
+
+vocabulary.SAID_AFTER_SECONDS = 0.0
+sys.stderr.isatty = lambda: True
+vocabulary.train_tokenizer(sys.argv[1], output=sys.argv[2], vocab_size=60)
+"""
+
+
+def test_on_a_terminal_there_is_a_bar_while_text_is_read(tmp_path: Path) -> None:
+    text = make_text(tmp_path / "text.txt", 400_000)
+    done = subprocess.run(
+        [sys.executable, "-c", BAR, text, tmp_path / "v"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "read text: " in done.stderr
+    assert done.stderr.index("read text") < done.stderr.index("SentencePiece trains on")

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model against the original's numbers, against NumPy in float64 and against itself computed
+another way."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
+from albert_jax.checkpoint.convert.tf_names import from_tf, tf_names
+from albert_jax.config.run import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.models.albert import AlbertForPretraining, Block, init_params
+from albert_jax.models.flops import parameter_count, parameter_counts
+from albert_jax.models.lowering import Target, traced_for
+from albert_jax.training.losses import pretraining_objective
+from tests.helpers import reference
+from tests.helpers.golden import as_tf, batch_of, tiny
+from tests.helpers.models import assert_trees_close, noisy_params, random_batch, tiny_albert
+
+# Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5
+# on.
+FORWARD = {"atol": 2e-5, "rtol": 0}
+DEFAULT = ComputeConfig()
+
+
+def apply(config, params, batch, *, compute=DEFAULT, **kwargs):
+    model = AlbertForPretraining(config, compute)
+    positional = (
+        batch[n] for n in ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+    )
+    return jax.jit(partial(model.apply, collect_layers=True, **kwargs))(
+        {"params": params}, *positional
+    )
+
+
+# ----------------------------------------------------------------------------- against the original
+
+
+def check_forward(config, params, expected):
+    batch = batch_of(expected)
+    output = apply(config, params, batch)
+    pairs = {
+        "embedding_output": output.encoder.embeddings_BSE,
+        "sequence_output": output.encoder.sequence_BSH,
+        "pooled_output": output.encoder.pooled_BH,
+        "sop_logits": output.sentence_order_logits_BC,
+        "mlm_logits": output.masked_lm_logits_BPV.reshape(-1, config.vocab_size),
+    }
+    pairs |= {f"layer_{i:02}": x for i, x in enumerate(output.encoder.layers_LBSH)}
+    compared = [name for name in pairs if name in expected]
+    for name in compared:
+        np.testing.assert_allclose(pairs[name], expected[name], err_msg=name, **FORWARD)
+    total, metrics = loss_of(config, params, batch)
+    np.testing.assert_allclose(metrics["masked_lm_loss"], expected["mlm_loss"], atol=5e-6)
+    np.testing.assert_allclose(metrics["sentence_order_loss"], expected["sop_loss"], atol=5e-6)
+    np.testing.assert_allclose(total, expected["total_loss"], atol=5e-6)
+    return compared
+
+
+def loss_of(config, params, batch, compute=DEFAULT):
+    objective = pretraining_objective(AlbertForPretraining(config, compute))
+    return jax.jit(objective.loss)(params, batch, objective.normalizers(batch), None)
+
+
+def grads_of(config, params, batch, compute=DEFAULT):
+    objective = pretraining_objective(AlbertForPretraining(config, compute))
+    loss = jax.jit(jax.grad(lambda p, b, n: objective.loss(p, b, n, None)[0]))
+    return loss(params, batch, objective.normalizers(batch))
+
+
+def test_forward_equals_the_original_on_the_carried_golden():
+    config, params, expected = tiny()
+    expected = {
+        k.removeprefix("forward/"): x for k, x in expected.items() if k.startswith("forward/")
+    }
+    assert len(check_forward(config, params, expected)) == 5
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_inner2"])
+def test_forward_and_gradients_equal_the_original(shared, name):
+    folder = shared / "golden" / name
+    config = AlbertConfig.from_json(folder / "tf_ckpt" / "albert_config.json")
+    params = from_tf(CheckpointReader.open(folder / "tf_ckpt").read_all(), config)
+    expected = dict(np.load(folder / "forward.npz"))
+    blocks = config.num_hidden_layers * config.inner_group_num
+    assert len(check_forward(config, params, expected)) == 5 + blocks
+
+    golden = np.load(folder / "grads.npz")
+    grads = as_tf(grads_of(config, params, batch_of(expected)), config)
+    assert set(grads) == {name for name in golden if not name.startswith("__")}
+    for variable, gradient in grads.items():
+        want = golden[variable]
+        scale = np.abs(want).max()
+        np.testing.assert_allclose(
+            gradient, want, rtol=1e-4, atol=1e-5 * max(scale, 0.1), err_msg=variable
+        )
+    norm = np.sqrt(sum(np.square(g.astype(np.float64)).sum() for g in grads.values()))
+    np.testing.assert_allclose(norm, golden["__global_norm_dense__"], rtol=1e-5)
+
+
+def test_forward_equals_float64_numpy():
+    config, params, expected = tiny()
+    batch = batch_of(expected, "forward/")
+    variables = as_tf(params, config)
+    embeddings, layers, pooled = reference.forward(
+        variables, config, batch["input_ids"], batch["input_mask"], batch["segment_ids"]
+    )
+    output = apply(config, params, batch)
+    np.testing.assert_allclose(output.encoder.embeddings_BSE, embeddings, **FORWARD)
+    np.testing.assert_allclose(output.encoder.layers_LBSH, np.stack(layers), **FORWARD)
+    np.testing.assert_allclose(output.encoder.pooled_BH, pooled, **FORWARD)
+    logits = reference.masked_lm_logits(variables, layers[-1], batch["masked_lm_positions"])
+    np.testing.assert_allclose(output.masked_lm_logits_BPV, logits, **FORWARD)
+
+
+@pytest.mark.parametrize("mutation", ["query-key", "epsilon", "gelu", "mask", "segments"])
+def test_the_golden_comparison_can_fail(mutation):
+    config, params, expected = tiny()
+    batch = batch_of(expected, "forward/")
+    if mutation == "query-key":
+        attention = params["encoder"]["group_0"]["inner_group_0"]["attention"]
+        attention["query"], attention["key"] = attention["key"], attention["query"]
+    elif mutation == "epsilon":
+        config = dataclasses.replace(config, layer_norm_eps=1e-5)
+    elif mutation == "gelu":
+        config = dataclasses.replace(config, hidden_act="gelu_erf")
+    elif mutation == "mask":
+        batch["input_mask"] = np.ones_like(batch["input_mask"])
+    else:
+        batch["segment_ids"] = np.zeros_like(batch["segment_ids"])
+    output = apply(config, params, batch)
+    worst = np.abs(output.encoder.sequence_BSH - expected["forward/sequence_output"]).max()
+    assert worst > FORWARD["atol"]
+
+
+# ---------------------------------------------------------------------- against itself, another way
+
+
+def test_scan_equals_a_python_loop_over_one_layer():
+    config = tiny_albert(num_hidden_layers=5, num_hidden_groups=2, inner_group_num=2)
+    params, batch = noisy_params(config), random_batch(config)
+    block = Block(config, ComputeConfig())
+
+    def looped(params):
+        encoder = AlbertForPretraining(config).apply(
+            {"params": params},
+            batch["input_ids"],
+            batch["input_mask"],
+            batch["segment_ids"],
+        ).encoder  # fmt: skip
+        mapping = params["encoder"]["embedding_hidden_mapping_in"]
+        x = encoder.embeddings_BSE @ mapping["kernel"] + mapping["bias"]
+        for i in range(5):
+            group = params["encoder"][f"group_{int(i / 5 * 2)}"]
+            for j in range(2):
+                inner = {"params": group[f"inner_group_{j}"]}
+                x = block.apply(inner, x, batch["input_mask"], deterministic=True)
+        return x
+
+    def scanned(params):
+        return apply(config, params, batch).encoder.sequence_BSH
+
+    np.testing.assert_allclose(scanned(params), looped(params), atol=1e-5)
+    cotangent = np.random.default_rng(1).standard_normal(looped(params).shape).astype(np.float32)
+    by_scan, by_loop = (
+        jax.grad(lambda p, f=f: (f(p) * cotangent).sum())(params) for f in (scanned, looped)
+    )
+    assert_trees_close(by_scan, by_loop, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [ComputeConfig(remat="full"), ComputeConfig(remat="dots"), ComputeConfig(scan_unroll=4)],
+    ids=["remat-full", "remat-dots", "unroll"],
+)
+def test_remat_and_unroll_change_nothing_but_speed(compute):
+    config = tiny_albert(
+        num_hidden_layers=4, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2
+    )
+    params, batch = noisy_params(config), random_batch(config)
+
+    def grads(compute):
+        objective = pretraining_objective(AlbertForPretraining(config, compute))
+        normalizers = objective.normalizers(batch)
+        key = jax.random.key(3)
+        loss = jax.value_and_grad(lambda p: objective.loss(p, batch, normalizers, key)[0])
+        return jax.jit(loss)(params)
+
+    # Dropout is on: the masks must be the same ones too. Only the order of additions may differ.
+    assert_trees_close(grads(compute), grads(ComputeConfig()), atol=2e-6, rtol=2e-5)
+
+
+def test_dropout_differs_between_the_layers_of_one_scan():
+    config = tiny_albert(hidden_dropout_prob=0.5, num_hidden_layers=2)
+    params = init_params(AlbertForPretraining(config), jax.random.key(0))
+    zeroed = jax.tree.map(jnp.zeros_like, params["encoder"]["group_0"])
+    # With zero kernels each block is LayerNorm_1(dropout(ffn bias) + LayerNorm(…)): its zeros are
+    # the mask.
+    zeroed["inner_group_0"]["ffn_output"]["bias"] = jnp.ones(config.hidden_size)
+    zeroed["inner_group_0"]["LayerNorm_1"]["scale"] = jnp.ones(config.hidden_size)
+    params["encoder"]["group_0"] = zeroed
+    output = apply(
+        config,
+        params,
+        random_batch(config),
+        deterministic=False,
+        rngs={"dropout": jax.random.key(1)},
+    )
+    first, second = output.encoder.layers_LBSH > 0
+    assert 0.2 < np.mean(first == second) < 0.8
+
+
+def test_padding_does_not_change_other_positions():
+    config = tiny_albert(num_hidden_layers=4)
+    params, batch = noisy_params(config), random_batch(config)
+    padded = {
+        name: np.pad(x, ((0, 0), (0, 7)))
+        if name in ("input_ids", "input_mask", "segment_ids")
+        else x
+        for name, x in batch.items()
+    }
+    short, long = apply(config, params, batch), apply(config, params, padded)
+    length = batch["input_ids"].shape[1]
+    np.testing.assert_allclose(
+        long.encoder.sequence_BSH[:, :length], short.encoder.sequence_BSH, atol=1e-5
+    )
+
+
+def test_gathered_masked_lm_logits_equal_those_of_all_positions():
+    config = tiny_albert(num_hidden_layers=4)
+    params, batch = noisy_params(config), random_batch(config)
+    gathered = apply(config, params, batch).masked_lm_logits_BPV
+    everywhere = apply(config, params, batch | {"masked_lm_positions": None}).masked_lm_logits_BPV
+    picked = np.take_along_axis(
+        np.asarray(everywhere), batch["masked_lm_positions"][..., None], axis=1
+    )
+    np.testing.assert_allclose(gathered, picked, atol=1e-5)
+
+
+def test_a_position_outside_the_row_is_nan_and_not_another_rows_token():
+    config = tiny_albert(num_hidden_layers=4)
+    params, batch = noisy_params(config), random_batch(config)
+    length = batch["input_ids"].shape[1]
+    positions_BP = batch["masked_lm_positions"].copy()
+    positions_BP[0, 0], positions_BP[1, 0] = length, -1
+    batch["masked_lm_positions"] = positions_BP
+    is_nan_BP = np.isnan(apply(config, params, batch).masked_lm_logits_BPV).all(axis=-1)
+    np.testing.assert_array_equal(is_nan_BP, (positions_BP < 0) | (positions_BP >= length))
+
+
+def test_bfloat16_keeps_parameters_softmax_layernorm_and_logits_in_float32():
+    config = tiny_albert(num_hidden_layers=4)
+    params, batch = noisy_params(config), random_batch(config)
+    compute = ComputeConfig(dtype="bfloat16")
+    output = apply(config, params, batch, compute=compute)
+    assert output.encoder.sequence_BSH.dtype == jnp.bfloat16
+    assert output.masked_lm_logits_BPV.dtype == jnp.float32
+    grads = grads_of(config, params, batch, compute)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+    text = str(jax.make_jaxpr(lambda p: loss_of(config, p, batch, compute)[0])(params))
+    exps = [line for line in text.splitlines() if " exp " in line or " rsqrt " in line]
+    assert exps
+    assert all("f32[" in line and "bf16[" not in line for line in exps)
+    # 8 bits of mantissa: a loss of about 4.5 nats agrees to about 1e-2.
+    full, _ = loss_of(config, params, batch)
+    half, _ = loss_of(config, params, batch, compute)
+    np.testing.assert_allclose(half, full, atol=0.05)
+
+
+def test_init_is_truncated_at_two_sigma_and_not_rescaled():
+    params = init_params(
+        AlbertForPretraining(tiny_albert(num_hidden_layers=4, vocab_size=3000)), jax.random.key(0)
+    )
+    words = np.asarray(params["embeddings"]["word_embeddings"])
+    assert np.abs(words).max() <= 0.04
+    # The stddev of a normal cut at two sigma is 0.8796 of the uncut one's.
+    np.testing.assert_allclose(words.std(), 0.02 * 0.8796, rtol=0.02)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_parameter_counts_equal_the_released_checkpoints(name):
+    published = {
+        "base": (11_813_810, 7_087_872),
+        "large": (17_847_474, 12_596_224),
+        "xlarge": (59_021_490, 50_358_272),
+        "xxlarge": (223_158_450, 201_379_840),
+    }[name.split("-")[0]]
+    config = MODELS[name]
+    assert (parameter_count(config), parameter_counts(config)["shared layers"]) == published
+    shapes = jax.eval_shape(partial(init_params, AlbertForPretraining(config)), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == published[0]
+    assert len(tf_names(config)) == len(jax.tree.leaves(shapes)) == 32
+
+
+def test_compiled_program_does_not_grow_with_depth():
+    def size(layers):
+        config = tiny_albert(num_hidden_layers=layers)
+        params, batch = noisy_params(config), random_batch(config)
+        return len(jax.jit(partial(grads_of, config)).lower(params, batch).as_text())
+
+    assert size(48) < 1.01 * size(12)
+
+
+@pytest.mark.parametrize("unroll", [1, 2, 4])
+def test_what_remat_leaves_out_is_computed_again(unroll):
+    config = tiny_albert(num_hidden_layers=4)
+    params, batch = noisy_params(config), random_batch(config)
+
+    def matmuls(remat):
+        compute = ComputeConfig(remat=remat, scan_unroll=unroll)
+        compiled = jax.jit(partial(grads_of, config, compute=compute)).lower(params, batch)
+        return compiled.compile().as_text().count(" dot(")
+
+    assert matmuls("full") >= matmuls("none") + 4 * unroll
+    assert matmuls("full") >= matmuls("dots") + 2 * unroll
+
+
+@pytest.mark.parametrize(("platform", "layers_in_a_turn"), [("tpu", 4), ("gpu", 4), (None, 1)])
+def test_layers_are_unrolled_where_the_step_is_placed_on_devices(platform, layers_in_a_turn):
+    config = tiny_albert(num_hidden_layers=4)
+    params, batch = noisy_params(config), random_batch(config)
+    grads = partial(grads_of, config)
+    if platform is not None:
+        grads = traced_for(Target(platform), grads)
+    jaxpr = str(jax.make_jaxpr(grads)(params, batch))
+    assert f"unroll={layers_in_a_turn}\n" in jaxpr
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_saves_memory_on_a_cpu(remat):
+    config = tiny_albert(num_hidden_layers=4)
+    params, batch = noisy_params(config), random_batch(config)
+
+    def temporaries(remat):
+        grads = partial(grads_of, config, compute=ComputeConfig(remat=remat))
+        compiled = jax.jit(traced_for(Target("cpu"), grads)).lower(params, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(remat) < 0.8 * temporaries("none")

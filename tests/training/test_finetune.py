@@ -1,0 +1,742 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning whole: batches by length, the original's steps, a toy task learnt, resumed, evaluated
+and predicted, and misused."""
+
+import dataclasses
+import gzip
+import io
+import json
+import random
+import shutil
+import subprocess
+import sys
+import types
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.integrity import named_leaves
+from albert_jax.checkpoint.model_dir import export_model, load_model
+from albert_jax.cli import main as cli
+from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.inference import finetuned
+from albert_jax.inference.evaluate import (
+    CARD,
+    PUBLISHED,
+    average,
+    card_table,
+    evaluate,
+    evaluate_card,
+)
+from albert_jax.inference.finetuned import HeadOutputs
+from albert_jax.inference.predict import predict
+from albert_jax.models.albert import init_params
+from albert_jax.models.heads import HEADS, AlbertForTask
+from albert_jax.tasks import Features, RawExample, find_task
+from albert_jax.tasks.batches import TrainingBatches, bucket, evaluation_batches
+from albert_jax.tasks.collate import as_rows, collate
+from albert_jax.training import finetune
+from albert_jax.training.finetune_report import is_degenerate, results_table, summary
+from albert_jax.training.finetune_setup import first_params, set_up
+from albert_jax.training.losses import task_objective
+from albert_jax.training.memory import OutOfMemory
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.optimizer import make_optimizer
+from albert_jax.training.step import init_state, make_train_step
+from albert_jax.utils.errors import UserError
+from tests.helpers.golden import tiny
+from tests.helpers.models import tiny_albert
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.pretraining_runs import VOCABULARY, random_model
+from tests.helpers.reference import optimizer_step
+
+TINY = tiny_albert(
+    vocab_size=8000,
+    hidden_size=32,
+    num_hidden_layers=1,
+    intermediate_size=64,
+    max_position_embeddings=32,
+    initializer_range=0.1,
+)
+SMALL = dataclasses.replace(TINY, vocab_size=90, num_hidden_layers=2, max_position_embeddings=24)
+GOOD, BAD = ("open", "list"), ("file", "string")
+
+
+def sentences(count, seed):
+    """(text, label): one of four words among fillers says which."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        label = rng.choice(("no", "yes"))
+        words = rng.choices(("the", "value", "is", "of"), k=rng.randint(2, 6))
+        words.insert(rng.randrange(len(words)), rng.choice(GOOD if label == "yes" else BAD))
+        yield " ".join(words), label
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for split, count in (("train", 256), ("dev", 64), ("test", 8)):
+        lines = [
+            json.dumps({"text": text} | ({"label": label} if split != "test" else {}))
+            for text, label in sentences(count, split)
+        ]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A model directory with both pretraining heads, as pretrain leaves it."""
+    return random_model(tmp_path_factory.mktemp("models") / "base", TINY)
+
+
+def toy_config(base, data, workdir, *, steps=60, **changes):
+    config = FinetuneConfig(
+        task="single",
+        model=str(base),
+        data=str(data),
+        workdir=str(workdir),
+        max_seq_length=16,
+        optimizer=OptimizerConfig(name="adamw", learning_rate=0.005, warmup_steps=5),
+        train=TrainConfig(
+            steps=steps,
+            batch_size=32,
+            seed=3,
+            devices=1,
+            log_every=10,
+            eval_every=20,
+            eval_examples=1_000_000,
+            save_every=20,
+            keep=2,
+        ),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(base, data, tmp_path_factory):
+    """The work directory of a finished run, and its results."""
+    workdir = tmp_path_factory.mktemp("runs") / "toy"
+    return workdir, finetune.finetune(toy_config(base, data, workdir))
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+def rows_of_lengths(lengths):
+    return as_rows(Features(i, [5] * n, [0] * n, {"labels": i}) for i, n in enumerate(lengths))
+
+
+def test_every_row_comes_once_a_pass_and_a_batch_is_its_seeds_and_steps_alone():
+    rng = random.Random(0)
+    rows = rows_of_lengths([rng.randint(3, 60) for _ in range(96)])
+    make = {
+        seed: TrainingBatches(rows, batch_size=8, seed=seed, window=4, longest=64)
+        for seed in (0, 1)
+    }
+    for start in (0, 12):  # a pass has 12 batches
+        seen = Counter(
+            int(i) for step in range(start, start + 12) for i in make[0].at(step)["labels"]
+        )
+        assert seen == dict.fromkeys(range(96), 1)
+    late = TrainingBatches(rows, batch_size=8, seed=0, window=4, longest=64)
+    np.testing.assert_array_equal(late.at(17)["labels"], make[0].at(17)["labels"])
+    drawn = [batch["labels"].tolist() for batch in make[0].batches(5, 9)]
+    assert drawn == [make[0].at(step)["labels"].tolist() for step in range(5, 9)]
+    assert make[0].at(3)["labels"].tolist() != make[1].at(3)["labels"].tolist()
+
+
+def test_batches_are_hardly_longer_than_their_rows():
+    rng = random.Random(1)
+    rows = rows_of_lengths([min(3 + int(rng.expovariate(0.05)), 128) for _ in range(512)])
+    sorted_, plain = (
+        TrainingBatches(rows, batch_size=16, seed=0, window=window, longest=128).fill(32)
+        for window in (8, 1)
+    )
+    assert sorted_[1] > 0.6 > 2 * plain[1]
+    sizes = [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+    assert [bucket(n, 512) for n in (1, 9, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385)] == sizes
+    assert bucket(300, 320) == 320
+
+
+def unpadded(model, params, row):
+    """The head's outputs for one row, each of its texts without a pad, in a program of its own."""
+    batches = [
+        {
+            "input_ids": ids[None],
+            "input_mask": np.ones_like(ids)[None],
+            "segment_ids": segments[None].astype(np.int32),
+            **{name: target[None] for name, target in row.targets.items()},
+        }
+        for ids, segments in zip(row.ids, row.segments, strict=True)
+    ]
+    if row.has_choices:
+        batches = [{name: x[:, None] for name, x in batch.items()} for batch in batches]
+    apply = jax.jit(lambda batch: finetuned.head_outputs(model, params, batch))
+    outputs = [apply(batch) for batch in batches]
+    if row.has_choices:
+        return {"logits": np.concatenate([x["logits"][0] for x in outputs])}
+    return {name: np.asarray(x[0]) for name, x in outputs[0].items()}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_outputs_in_batches_equal_those_of_single_unpadded_rows(kind):
+    """Where longer and shorter rows share a batch; float32 sums in another order: 1e-5."""
+    model = AlbertForTask(SMALL, kind=kind, labels=3)
+    params = init_params(model, jax.random.key(1))
+    rng = random.Random(2)
+    features = []
+    for i, length in enumerate((6, 20, 11, 11, 6, 20, 11, 20)):
+        ids = [rng.randrange(5, 90) for _ in range(length)]
+        segments = [int(at >= 4) for at in range(length)]
+        targets = {"p_mask": [0, 1, 1, 1, *[0] * (length - 5), 1]} if kind == "span_v2" else {}
+        if kind == "multiple_choice":
+            ids, segments = [ids, ids[::-1][:6]], [segments, segments[:6]]
+        features.append(Features(i, ids, segments, targets))
+    rows = as_rows(features)
+    found = HeadOutputs(model)(params, rows)
+    for row, output in list(zip(rows, found, strict=True))[:3]:
+        wanted = unpadded(model, params, row)
+        assert output.keys() == wanted.keys()
+        for name in wanted:
+            # Positions where no answer can be tie at -1e30, and only those may be padding.
+            score = {"start_index": "start_log_probs", "end_index": "end_log_probs"}.get(name, name)
+            real = wanted[score] > -1e29
+            np.testing.assert_allclose(output[name][real], wanted[name][real], atol=1e-5, rtol=0)
+
+
+def test_a_batch_by_length_has_the_gradient_of_one_padded_to_the_longest():
+    model = AlbertForTask(SMALL, kind="token_classification", labels=3)
+    params = init_params(model, jax.random.key(1))
+    rows = as_rows(
+        Features(i, list(range(5, 5 + n)), [0] * n, {"labels": [-100, *[i % 3] * (n - 1)]})
+        for i, n in enumerate((4, 9, 6))
+    )
+    objective = task_objective(model)
+
+    def gradient_at(length):
+        batch = collate(rows, length)
+        loss = lambda p: objective.loss(p, batch, objective.normalizers(batch), None)[0]  # noqa: E731
+        return jax.jit(jax.grad(loss))(params)
+
+    short, long = gradient_at(9), gradient_at(24)
+    for name, gradient in named_leaves(short).items():
+        np.testing.assert_allclose(gradient, named_leaves(long)[name], atol=2e-6, err_msg=name)
+
+
+def test_evaluation_has_every_row_once_whatever_its_number_of_choices():
+    rows = as_rows(
+        Features(i, [[5] * (4 + i)] * n, [[0] * (4 + i)] * n) for i, n in enumerate((2, 3, 2, 4))
+    )
+    seen = Counter(
+        i for chosen, _ in evaluation_batches(rows, longest=24, tokens=64) for i in chosen
+    )
+    assert seen == dict.fromkeys(range(4), 1)
+    with pytest.raises(UserError, match="2 to 4 choices"):
+        collate(rows, 16)
+
+
+# ----------------------------------------------------------------------------- the original's steps
+
+
+def test_steps_from_golden_weights_are_those_of_the_originals_adamw():
+    """Ten steps at Table 14's schedule against NumPy's float64 AdamW with the same gradients."""
+    config, params, _ = tiny()
+    config = dataclasses.replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = AlbertForTask(config, kind="classification", labels=3, dropout=0.0)
+    params = init_params(model, jax.random.key(0)) | {
+        name: params[name] for name in ("embeddings", "encoder", "pooler")
+    }
+    optimizer = OptimizerConfig(name="adamw", learning_rate=1e-3, warmup_steps=3)
+    tx, schedule = make_optimizer(optimizer, steps=10, batch_size=4)
+    objective = task_objective(model)
+    step = jax.jit(make_train_step(objective, tx))
+    gradient = jax.jit(
+        jax.value_and_grad(lambda p, b: objective.loss(p, b, objective.normalizers(b), None)[0])
+    )
+    rng = np.random.default_rng(0)
+    state = init_state(params, tx, seed=0)
+    weights = {n: np.asarray(x, np.float64) for n, x in named_leaves(params).items()}
+    moments = {n: (np.zeros_like(x), np.zeros_like(x)) for n, x in weights.items()}
+    tree = jax.tree.structure(params)
+    for number in range(10):
+        batch = {
+            "input_ids": rng.integers(5, config.vocab_size, (4, 32)).astype(np.int32),
+            "input_mask": np.ones((4, 32), np.int32),
+            "segment_ids": np.zeros((4, 32), np.int32),
+            "labels": rng.integers(0, 3, 4).astype(np.int32),
+        }
+        ours = jax.tree.unflatten(tree, [x.astype(np.float32) for x in weights.values()])
+        loss, grads = gradient(ours, batch)
+        grads = {n: np.asarray(g, np.float64) for n, g in named_leaves(grads).items()}
+        norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+        for name, g in grads.items():
+            g = g / max(norm, 1.0)
+            m, v = moments[name]
+            rate = float(schedule(number))
+            weights[name], *moments[name] = optimizer_step(
+                weights[name], m, v, g, name, rate, adapt=False
+            )
+        state, metrics = step(state, batch)
+        np.testing.assert_allclose(metrics["loss"], loss, atol=2e-5)
+    for name, leaf in named_leaves(state.params).items():
+        # A key's bias has no gradient but rounding's, which m / sqrt(v) makes large.
+        tolerance = 5e-4 if "key/bias" in name else 5e-5
+        np.testing.assert_allclose(leaf, weights[name], atol=tolerance, err_msg=name)
+
+
+# -------------------------------------------------------------------------------------------- whole
+
+
+def test_a_tiny_model_learns_a_toy_task_and_tells_what_came_of_it(finished):
+    workdir, results = finished
+    (run,) = results["runs"]
+    assert (
+        run["best"]["metrics"]["accuracy"] > 0.9 > 0.7 > results["baseline"]["metrics"]["accuracy"]
+    )
+    assert run["last"]["step"] == 60
+    assert not run["degenerate"]
+    assert results["summary"]["best"]["median"] == run["best"]["metrics"]["accuracy"]
+    saved = json.loads((workdir / "results.json").read_text())
+    wanted = {"command", "commit", "versions", "hardware", "baseline", "seconds", "config"}
+    assert wanted <= saved.keys()
+    for name in ("last", "best", "model"):
+        head = load_model(workdir / name).manifest["head"]
+        assert (head["kind"], head["labels"], head["task"]) == (
+            "classification",
+            ["no", "yes"],
+            "single",
+        )
+    evals = [e for e in read_metrics(workdir / "seed-3" / "metrics.jsonl") if e["kind"] == "eval"]
+    assert [e["step"] for e in evals] == [20, 40, 60]
+    assert max(e["accuracy"] for e in evals) == run["best"]["metrics"]["accuracy"]
+
+
+def test_a_fine_tuned_model_answers_the_same_after_transformers_format_and_back(
+    finished, data, tmp_path
+):
+    workdir, results = finished
+    convert(workdir / "model", tmp_path / "hf", to="hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["id2label"] == {"0": "no", "1": "yes"}
+    convert(tmp_path / "hf", tmp_path / "back")
+    found = evaluate("single", tmp_path / "back", data, output=tmp_path)
+    assert found["metrics"] == results["runs"][0]["best"]["metrics"]
+
+
+def test_a_run_that_resumes_ends_with_the_same_bits(finished, base, data, tmp_path):
+    workdir, results = finished
+    shutil.copytree(workdir, tmp_path / "run", symlinks=True)
+    newest = max((tmp_path / "run/seed-3/checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
+    assert newest.name == "60"
+    shutil.rmtree(newest)
+    shutil.rmtree(tmp_path / "run" / "seed-3" / "last")
+    again = finetune.finetune(toy_config(base, data, tmp_path / "run"))
+    assert again["runs"] == results["runs"]
+    ours, theirs = (
+        named_leaves(load_model(d / "last").params) for d in (workdir, tmp_path / "run")
+    )
+    for name, leaf in ours.items():
+        np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
+    log = [e for e in read_metrics(tmp_path / "run/seed-3/metrics.jsonl") if e["kind"] == "event"]
+    assert log[-1]["message"].startswith("seed 3: resumed at step 40")
+
+
+def test_evaluate_gives_the_runs_own_figures_and_predict_the_same_answers(finished, data, tmp_path):
+    workdir, results = finished
+    found = evaluate("single", workdir / "model", data, output=tmp_path)
+    assert found["metrics"] == results["runs"][0]["best"]["metrics"]
+    assert (found["task"], found["examples"]) == ("single", 64)
+    with open(found["predictions_file"]) as file:
+        written = [json.loads(line)["prediction"] for line in file]
+    inputs = [json.loads(line) for line in (data / "dev.jsonl").read_text().splitlines()]
+    answers = list(predict(workdir / "model", inputs))
+    assert [a["prediction"] for a in answers] == written
+    for answer in answers:
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=2e-6)
+        assert max(answer["probabilities"], key=answer["probabilities"].get) == answer["prediction"]
+
+
+def test_predict_reads_jsonl_csv_tsv_and_standard_input(
+    finished, data, tmp_path, capsys, monkeypatch
+):
+    workdir, _ = finished
+    texts = [text for text, _ in sentences(9, "more")]
+    files = {
+        "in.jsonl": "".join(
+            json.dumps({"text": t, "id": f"x{i}"}) + "\n" for i, t in enumerate(texts)
+        ),
+        "in.csv": "text\n" + "".join(f'"{t}"\n' for t in texts),
+        "in.tsv": "text\n" + "".join(f"{t}\n" for t in texts),
+        # A blank beside the header's comma, blank lines, another end of lines, compressed.
+        "odd.csv.gz": "label, text\r\r" + "".join(f"unknown,{t}\r\r" for t in texts),
+    }
+    found = {}
+    for name, content in files.items():
+        data = content.encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        out = tmp_path / f"{name}.out"
+        line = ["predict", "--model", str(workdir / "model"), "--input", str(tmp_path / name)]
+        assert cli.main([*line, "--output", str(out)]) == 0
+        found[name] = [json.loads(row) for row in out.read_text().splitlines()]
+    assert [row["id"] for row in found["in.jsonl"]] == [f"x{i}" for i in range(9)]
+    predictions = [[row["prediction"] for row in rows] for rows in found.values()]
+    assert predictions[0] == predictions[1] == predictions[2] == predictions[3]
+    stdin = types.SimpleNamespace(buffer=io.BytesIO(files["in.jsonl"].encode()))
+    monkeypatch.setattr("sys.stdin", stdin)
+    capsys.readouterr()
+    assert cli.main(["predict", "--model", str(workdir / "model"), "--input", "-"]) == 0
+    typed = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    for one, other in zip(typed, found["in.jsonl"], strict=True):  # in other batches
+        assert {**one, "probabilities": 0} == {**other, "probabilities": 0}
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=3e-6)
+
+
+def test_evaluate_takes_other_labels_for_the_tasks_where_that_is_said(finished, data, tmp_path):
+    workdir, results = finished
+    labels = {"no": "Ablehnung", "yes": "YES"}
+    rows = [json.loads(line) for line in (data / "dev.jsonl").read_text().splitlines()]
+    rows = [json.dumps(row | {"label": labels[row["label"]]}) for row in rows]
+    (tmp_path / "dev.jsonl").write_text("\n".join(rows))
+    line = ["evaluate", "--model", str(workdir / "model"), "--data", str(tmp_path), "--json"]
+    assert cli.main(line) == 2
+    assert cli.main([*line, "--labels", "Ablehnung=no"]) == 0
+    found = evaluate("single", workdir / "model", tmp_path, labels="Ablehnung=no")
+    assert found["metrics"] == results["runs"][0]["best"]["metrics"]
+
+
+def test_who_waits_for_an_answer_before_the_next_question_gets_it(finished):
+    workdir, _ = finished
+    line = [sys.executable, "-m", "albert_jax", "predict", "--model", workdir / "model"]
+    pipe, here = subprocess.PIPE, REPOSITORY
+    with subprocess.Popen(
+        [*line, "--input", "-"], stdin=pipe, stdout=pipe, text=True, cwd=here
+    ) as process:
+        for number, (text, _) in enumerate(sentences(4, "asked")):
+            process.stdin.write(json.dumps({"text": text}) + "\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["id"] == number
+        process.stdin.write("no JSON")  # a last line need not end
+        process.stdin.close()
+        process.stdout.close()
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize("task", ["squad1", "squad2"])
+def test_an_answer_to_a_question_says_where_it_stands(base, tmp_path, task):
+    for_head = AlbertForTask(TINY, kind=find_task(task).head)
+    model = export_model(
+        tmp_path / task,
+        params=jax.device_get(init_params(for_head, jax.random.key(1))),
+        config=TINY,
+        vocab=VOCABULARY,
+        tokenizer={"mode": "google", "do_lower_case": True},
+        head={"kind": for_head.kind, "labels": [], "task": task, "settings": {"doc_stride": 9}},
+        provenance={},
+    )
+    context = "The value of the list is open; the value of the file is a string. " * 2
+    asked = [{"question": f"What is it, {n}?", "context": context} for n in range(6)]
+    for found in predict(model, asked):
+        if found["prediction"]:
+            assert context[found["start"] :].startswith(found["prediction"])
+        else:
+            assert found["start"] is None
+        assert 0 < found["probability"] <= 1
+        assert ("null_odds" in found) is (task == "squad2")
+        assert (found["prediction"] == "") is (found.get("null_odds", -1) > 0)
+
+
+def test_a_step_that_cannot_fit_is_refused_before_it_runs(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("albert_jax.training.memory.capacity_bytes", lambda device: 1 << 20)
+    with pytest.raises(OutOfMemory, match=r"^out of memory: .* too many; lower batch_size \("):
+        finetune.finetune(toy_config(base, data, tmp_path))
+    assert not (tmp_path / "seed-3" / "best").exists()
+
+
+def test_a_split_without_labels_has_a_predictions_file(finished, data, tmp_path, capsys):
+    workdir, _ = finished
+    line = [
+        "predict",
+        "--model",
+        str(workdir / "model"),
+        "--data",
+        str(data),
+        "--output",
+        str(tmp_path),
+    ]
+    assert cli.main(line) == 0
+    (file,) = capsys.readouterr().out.splitlines()
+    with open(file) as lines:
+        assert len(list(lines)) == 8
+
+
+def test_another_tasks_head_is_left_behind_and_ones_own_is_kept(finished, base, data):
+    workdir, _ = finished
+    own = set_up(toy_config(workdir / "model", data, "unused"))
+    params, told = first_params(own, seed=0, random_weights=False)
+    np.testing.assert_array_equal(
+        params["head"]["output_weights"], own.source.params["head"]["output_weights"]
+    )
+    assert told == "embeddings, encoder, head, pooler of the model directory"
+    other = dataclasses.replace(own, task=dataclasses.replace(own.task, name="pair"))
+    params, told = first_params(other, seed=0, random_weights=False)
+    assert told.endswith("new head; left behind head (the head: single's)")
+    assert not np.array_equal(
+        params["head"]["output_weights"], own.source.params["head"]["output_weights"]
+    )
+    np.testing.assert_array_equal(params["pooler"]["kernel"], own.source.params["pooler"]["kernel"])
+    # The head's start is the original's: a normal cut at two deviations of 0.02, and no bias.
+    weights = np.asarray(params["head"]["output_weights"])
+    assert np.abs(weights).max() <= 0.04 + 1e-6
+    assert not np.any(params["head"]["output_bias"])
+
+
+def test_a_degenerate_run_begins_anew_with_a_seed_not_asked_for(
+    base, data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(finetune, "is_degenerate", lambda task, dev, found: True)
+    monkeypatch.setattr(
+        finetune,
+        "_run",
+        lambda config, prepared, workdir, seed: {"seed": seed, "degenerate": seed == 3},
+    )
+    config = toy_config(base, data, tmp_path, seeds=2, restarts=2)
+    runs = finetune._runs(config, None, tmp_path)
+    assert [(run["seed"], run["restarted"]) for run in runs] == [(3, True), (5, False), (4, False)]
+    assert (
+        "seed 3 is degenerate: it answers all dev examples alike; beginning anew with seed 5"
+        in (capsys.readouterr().err)
+    )
+
+
+def test_constant_answers_are_degenerate_where_labels_differ():
+    classes, scores, span = find_task("sst2"), find_task("stsb"), find_task("squad1")
+    dev = [RawExample(str(i), ("a",), label) for i, label in enumerate("0110")]
+    assert is_degenerate(classes, dev, dict.fromkeys("0123", "1"))
+    assert not is_degenerate(classes, dev, {"0": "0", "1": "1", "2": "1", "3": "1"})
+    dev = [RawExample(str(i), ("a",), float(i)) for i in range(5)]
+    assert is_degenerate(scores, dev, {str(i): 2 + i / 100 for i in range(5)})
+    assert not is_degenerate(scores, dev, {str(i): 2 + i / 10 for i in range(5)})
+    assert is_degenerate(span, dev, dict.fromkeys("01234", ""))
+
+
+def test_several_seeds_have_a_median_and_a_spread():
+    runs = [
+        {"last": {"metrics": {"f1": last}}, "best": {"metrics": {"f1": best}}}
+        for last, best in ((0.5, 0.9), (0.7, 0.8), (0.1, 0.7))
+    ]
+    assert summary(runs, "f1") == {
+        "last": {"median": 0.5, "min": 0.1, "max": 0.7},
+        "best": {"median": 0.8, "min": 0.7, "max": 0.9},
+    }
+
+
+def test_the_spread_is_told_of_the_runs_that_count():
+    steps = {which: {"step": 9, "metrics": {"f1": 0.51234}} for which in ("last", "best")}
+    rest = {"collapsed_at_the_end": False}
+    runs = [
+        {"seed": seed, "degenerate": seed == 1, "restarted": seed == 1} | rest | steps
+        for seed in (1, 4, 2, 3)
+    ]
+    spread = summary(runs[1:], "f1")
+    base = {"what": "one answer", "metrics": {"f1": 0.0}}
+    told = results_table(
+        {"task": "mrpc", "metric": "f1", "runs": runs, "summary": spread, "baseline": base}
+    )
+    assert "last steps' f1 of 3 seeds: median 51.23%, 51.23% to 51.23%" in told
+    assert "  last step      9  f1 51.23%" in told
+    assert told.endswith("baseline: one answer  f1 0.00%")
+
+
+def test_labels_in_another_order_are_put_in_the_tasks():
+    head = {"kind": "classification", "labels": ["entailment", "neutral", "contradiction"]}
+    assert finetuned._label_order("m", head, find_task("mnli")) == (2, 0, 1)
+    assert finetuned._label_order("m", head | {"task": "mnli"}, find_task("ax")) == (2, 0, 1)
+    with pytest.raises(UserError, match="fine-tuned for sst2"):
+        finetuned._label_order("m", head | {"task": "sst2"}, find_task("mnli"))
+    with pytest.raises(
+        UserError, match="has the labels entailment, neutral, contradiction, and rte"
+    ):
+        finetuned._label_order("m", head, find_task("rte"))
+
+
+# --------------------------------------------------------------------------------------- the card
+
+
+def test_the_published_rows_have_the_published_averages():
+    """Two sources: the cells, and the README's own last column."""
+    averages = {
+        **{"base-v2": 82.3, "large-v2": 85.7, "xlarge-v2": 87.9, "xxlarge-v2": 90.9},
+        **{"base-v1": 80.1, "large-v1": 82.4, "xlarge-v1": 85.5, "xxlarge-v1": 91.0},
+    }
+    for name, row in PUBLISHED.items():
+        assert average(row) == pytest.approx(averages[name], abs=0.051), name
+
+
+def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, base):
+    manifest = {"provenance": {"source": "albert_large_v1.tar.gz"}, "head": {"task": "mnli"}}
+    model = load_model(base)._replace(manifest=manifest)
+    model.params["head"] = {}
+    monkeypatch.setattr("albert_jax.inference.evaluate.load_model", lambda path: model)
+    monkeypatch.setattr(
+        "albert_jax.inference.evaluate.evaluate", lambda *_, **__: {"metrics": {"accuracy": 0.835}}
+    )
+    card = evaluate_card(["m"], "data")
+    assert (card["released"], card["average"]) == ("large-v1", None)
+    here, tuned, published = card_table(card).splitlines()[1:]
+    assert here.split() == ["here", "-", "-", "-", "83.5", "-", "-"]
+    assert tuned.endswith("83.5  -      -")
+    assert published.split()[-5:] == ["90.6/83.9", "82.3/79.4", "83.5", "91.7", "68.5"]
+    with pytest.raises(UserError, match="both of mnli"):
+        evaluate_card(["m", "n"], "data")
+    assert [cell.task for cell in CARD] == [cell.task for cell in CARD if find_task(cell.task)]
+
+
+# ----------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "finetune --task single --workdir {new}",
+            "no model directory to start from; give --model",
+        ),
+        ("finetune --task single --model {base} --workdir {new}", "no data; give --data DIR"),
+        ("finetune --task single --model {base} --data {data}", "no work directory"),
+        (
+            "finetune --task singel --model {base} --data {data} --workdir {new}",
+            "'singel' is unknown",
+        ),
+        ("finetune --task single --model {base} --data {data} --workdir {new}", "32 positions"),
+        (
+            "finetune --task single --model {base} --data {data} --workdir {new} --doc-stride 9",
+            "no use for --doc-stride",
+        ),
+        (
+            "finetune --task sst2 --model {base} --data {data} --workdir {new} --max-seq-length 16",
+            "row 1 lacks 'sentence': expected 'sentence', 'label'; found 'text', 'label'",
+        ),
+        (
+            "evaluate --task single --model {base} --data {data}",
+            "is not fine-tuned (it has no head)",
+        ),
+        ("evaluate --task sst2 --model {tuned} --data {data}", "was fine-tuned for single"),
+        ("evaluate --model {tuned} --data {data} --split test", "use albert-jax predict"),
+        ("evaluate --model {tuned} {tuned} --data {data}", "2 models; give one, or --suite card"),
+        ("evaluate --suite card --model {tuned} --data {data}", "is of single, which is not in"),
+        ("evaluate --suite card --pack 64 --model {tuned} --data {data}", "and --pack"),
+        ("predict --model {tuned}", "give --input FILE, or --data DIR"),
+        ("predict --model {tuned} --input {new}", "No such file"),
+        (
+            "predict --model {tuned} --input {wrong}",
+            "row 2 lacks 'text': expected 'text'; found 'txt'",
+        ),
+        ("predict --model {tuned} --input {bytes}", "row 1: invalid UTF-8 at byte 10"),
+        ("predict --model {tuned} --input {none}", "row 2: 'text' is null; expected a text"),
+        (
+            "predict --model {tuned} --input {none} --labels x",
+            "--labels 'x' must be a label of the",
+        ),
+        (
+            "evaluate --model {tuned} --data {data} --labels no=yess",
+            "label 'no', which --labels takes for 'yess', is unknown; expected no, yes",
+        ),
+        ("evaluate --suite card --labels a=b --model {tuned} --data {data}", "--labels and --pack"),
+        ("predict --model {tuned} --input {empty}", "is empty"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(
+    line, told, finished, base, data, tmp_path, capsys
+):
+    files = {
+        "wrong": b'{"text": "a"}\n{"txt": "b"}\n',
+        "bytes": b'{"text": "\xff"}\n',
+        "none": b'{"text": "a"}\n{"text": null}\n',
+        "empty": b"",
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.jsonl").write_bytes(content)
+    places = {name: tmp_path / f"{name}.jsonl" for name in files}
+    places |= {"base": base, "data": data, "new": tmp_path / "new", "tuned": finished[0] / "model"}
+    arguments = [word.format(**places) for word in line.split()]
+    assert cli.main(arguments) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert told in errors[0]
+
+
+RTE = b"index\tsentence1\tsentence2\tlabel\n"
+SQUAD = {"title": "t", "paragraphs": [{"context": "In the Alps.", "qas": []}]}
+ASKED = {"question": "Where?", "answers": [{"text": "Alps", "answer_start": 3}]}
+SQUAD["paragraphs"][0]["qas"] = [ASKED | {"id": f"q{i}"} for i in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "content", "told"),
+    [
+        (
+            "rte",
+            "train.tsv",
+            RTE + b"0\ta\tb\tentailment\n1\ta\tentailment\n",
+            "row 3 has 3 columns; expected 4 ('index', 'sentence1', 'sentence2', 'label'); found ",
+        ),
+        (
+            "rte",
+            "train.tsv",
+            b"index\tsentence1\tlabel\n0\ta\tentailment\n",
+            "row 1 lacks the column 'sentence2': expected 'sentence1', 'sentence2', 'label'; ",
+        ),
+        (
+            "rte",
+            "train.tsv",
+            RTE + b"0\ta\tb\tneutral\n",
+            "label 'neutral' is unknown; expected ent",
+        ),
+        ("rte", "train.tsv", b"", "train.tsv is empty"),
+        (
+            "rte",
+            "train.tsv",
+            RTE + b"0\ta\tb\xe9\tentailment\n",
+            "row 2: invalid UTF-8 at byte 37 (0xe9)",
+        ),
+        (
+            "squad1",
+            "train-v1.1.json",
+            json.dumps({"data": [SQUAD]}).encode(),
+            "2 of 2 questions have no answer at its offset: q0, q1; ",
+        ),
+    ],
+)
+def test_bad_data_is_one_line_and_exit_status_2(task, file, content, told, base, tmp_path, capsys):
+    (tmp_path / file).write_bytes(content)
+    places = ["--model", str(base), "--data", str(tmp_path), "--workdir", str(tmp_path / "run")]
+    line = ["finetune", "--task", task, *places, "--max-seq-length", "32"]
+    assert cli.main(line) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert told in error
+    assert str(tmp_path / file) in error
+
+
+def test_a_test_split_without_labels_cannot_be_evaluated(finished, tmp_path, capsys):
+    """Of GLUE's own file too; `predict` is named instead."""
+    (tmp_path / "test.tsv").write_text("index\tsentence\n0\topen it\n")
+    params = load_model(finished[0] / "model").params
+    labels = {"kind": "classification", "labels": ["0", "1"], "task": "sst2"}
+    export_model(
+        tmp_path / "sst2",
+        params=params,
+        config=TINY,
+        vocab=VOCABULARY,
+        tokenizer={"mode": "google", "do_lower_case": True},
+        head=labels,
+        provenance={"made_by": "a test"},
+    )
+    line = ["evaluate", "--model", str(tmp_path / "sst2"), "--data", str(tmp_path)]
+    assert cli.main([*line, "--split", "test"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "sst2 test has no labels" in error
+    assert "use albert-jax predict" in error

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LAMB, AdamW and the schedule against 20 steps of the original program and against NumPy in
+float64."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
+from albert_jax.checkpoint.convert.tf_names import from_tf
+from albert_jax.config.run import AlbertConfig, OptimizerConfig
+from albert_jax.models.albert import AlbertForPretraining
+from albert_jax.training.losses import pretraining_objective
+from albert_jax.training.optimizer import (
+    MomentsState,
+    adamw,
+    divergence_warnings,
+    is_adapted,
+    lamb,
+    learning_rate_preset,
+    make_optimizer,
+    polynomial_schedule,
+    trust_ratios,
+)
+from albert_jax.training.step import init_state, make_train_step
+from tests.helpers import reference
+from tests.helpers.golden import FOLDER, as_tf, batch_of, hparams, tiny
+
+SCHEDULES = json.loads((FOLDER / "lr_schedule.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "case", SCHEDULES, ids=lambda c: f"{c['init_lr']:g}-{c['num_train_steps']}"
+)
+def test_schedule_equals_the_original(case):
+    schedule = polynomial_schedule(
+        case["init_lr"],
+        steps=case["num_train_steps"],
+        warmup_steps=case["num_warmup_steps"],
+        power=case["poly_power"],
+        start_warmup_step=case["start_warmup_step"],
+    )
+    expected = case["lr_at_global_step"]
+    got = jax.vmap(schedule)(jnp.arange(len(expected)))
+    np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-6 * case["init_lr"])
+
+
+def run_trajectory(config, params, batches, golden, prefix="", slots=None, start=0):
+    """20 steps by the optimizer that pretrain and finetune build, with the golden's
+    hyper-parameters; returns (metrics a step, norms a step, final state)."""
+    h = hparams(golden, prefix)
+    optimizer = OptimizerConfig(
+        name=h["optimizer"], learning_rate=h["init_lr"], warmup_steps=h["num_warmup_steps"]
+    )
+    tx, _ = make_optimizer(optimizer, steps=h["num_train_steps"], batch_size=4)
+    objective = pretraining_objective(AlbertForPretraining(config))
+    step = jax.jit(make_train_step(objective, tx))
+    state = init_state(jax.tree.map(jnp.asarray, params), tx, seed=0)
+    if slots:
+        is_node = lambda x: isinstance(x, MomentsState | optax.ScaleByScheduleState)  # noqa: E731
+        resumed = {
+            MomentsState: slots,
+            optax.ScaleByScheduleState: optax.ScaleByScheduleState(jnp.int32(start)),
+        }
+        opt_state = jax.tree.map(
+            lambda x: resumed.get(type(x), x), state.opt_state, is_leaf=is_node
+        )
+        state = state.replace(opt_state=opt_state, step=jnp.int32(start))
+    history, norms = [], []
+    names = list(golden[prefix + "variable_names"])
+    for i in range(20):
+        state, metrics = step(state, batch_of(batches, "batch/", i))
+        history.append(metrics)
+        variables = as_tf(state.params, config)
+        norms.append([np.linalg.norm(variables[n].astype(np.float64)) for n in names])
+    return history, np.array(norms), state
+
+
+def check_trajectory(golden, prefix, history, norms):
+    # The norm of so steep a trajectory's gradient magnifies the rounding of the steps before it.
+    for ours, theirs, rtol in (("loss", "loss", 1e-5), ("grad_norm", "global_norm", 5e-5)):
+        got = [h[ours] for h in history]
+        np.testing.assert_allclose(got, golden[prefix + theirs], rtol=rtol, atol=2e-5, err_msg=ours)
+    names = golden[prefix + "variable_names"]
+    key_bias = np.array([n.endswith("key/bias") for n in names])  # true gradient 0: rounding noise
+    expected = golden[prefix + "per_step_variable_l2"]
+    np.testing.assert_allclose(norms[:, ~key_bias], expected[:, ~key_bias], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(norms[:, key_bias], expected[:, key_bias], atol=1e-3)
+
+
+@pytest.mark.parametrize("trajectory", ["lamb_trajectory", "adamw_trajectory"])
+def test_twenty_steps_equal_the_originals_carried_trajectory(trajectory):
+    config, params, golden = tiny()
+    prefix = trajectory + "/"
+    history, norms, _ = run_trajectory(config, params, golden, golden, prefix)
+    check_trajectory(golden, prefix, history, norms)
+
+
+@pytest.mark.parametrize(
+    ("model", "trajectory"),
+    [
+        ("tiny", "lamb_trajectory"),
+        ("tiny", "lamb_trajectory_resume"),
+        ("tiny", "adamw_trajectory"),
+        ("tiny_inner2", "lamb_trajectory"),
+    ],
+)
+def test_twenty_steps_end_at_the_originals_variables_and_slots(shared, model, trajectory):
+    folder = shared / "golden" / model
+    config = AlbertConfig.from_json(folder / "tf_ckpt" / "albert_config.json")
+    variables = CheckpointReader.open(folder / "tf_ckpt").read_all()
+    batches = dict(np.load(folder / "lamb_trajectory.npz"))
+    golden = dict(np.load(folder / f"{trajectory}.npz"))
+    slots, start = None, 0
+    if hparams(golden)["resume"]:
+        moments = (
+            from_tf(
+                {n: variables[f"{n}/{slot}"] for n in variables if f"{n}/{slot}" in variables},
+                config,
+            )
+            for slot in ("adam_m", "adam_v")
+        )
+        slots, start = MomentsState(*moments), int(variables["global_step"])
+    history, norms, state = run_trajectory(
+        config, from_tf(variables, config), batches, golden, slots=slots, start=start
+    )
+    check_trajectory(golden, "", history, norms)
+    final = as_tf(state.params, config)
+    for name, value in final.items():
+        atol = 1e-4 if name.endswith("key/bias") else 5e-5
+        np.testing.assert_allclose(value, golden["final/" + name], atol=atol, rtol=0, err_msg=name)
+    is_moments = lambda x: isinstance(x, MomentsState)  # noqa: E731
+    moments = next(filter(is_moments, jax.tree.leaves(state.opt_state, is_leaf=is_moments)))
+    for slot, tree in (("adam_m", moments.mu), ("adam_v", moments.nu)):
+        for name, value in as_tf(tree, config).items():
+            if f"final_slot/{name}/{slot}" in golden:
+                want = golden[f"final_slot/{name}/{slot}"]
+                np.testing.assert_allclose(
+                    value, want, atol=1e-5, rtol=1e-3, err_msg=f"{name}/{slot}"
+                )
+
+
+@pytest.mark.parametrize("make", [lamb, adamw])
+def test_updates_equal_float64_numpy(make):
+    rng = np.random.default_rng(0)
+    params = {
+        "dense": {"kernel": rng.standard_normal((5, 3)), "bias": rng.standard_normal(3)},
+        "LayerNorm": {"scale": np.ones(3), "bias": np.zeros(3)},
+        "zero": {"kernel": np.zeros((2, 2))},
+    }
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    tx = make(0.01, clip_norm=0.0)
+    state = tx.init(params)
+    peer = {
+        jax.tree_util.keystr(path): [np.asarray(leaf, np.float64), 0.0, 0.0]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    for _ in range(5):
+        grads = jax.tree.map(
+            lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), params
+        )
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        for path, g in jax.tree_util.tree_leaves_with_path(grads):
+            name = jax.tree_util.keystr(path)
+            peer[name] = list(
+                reference.optimizer_step(*peer[name], np.asarray(g), name, 0.01, adapt=make is lamb)
+            )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        np.testing.assert_allclose(leaf, peer[jax.tree_util.keystr(path)][0], rtol=2e-6, atol=1e-7)
+
+
+def test_layernorm_and_every_bias_are_exempt_and_nothing_else():
+    config, params, _ = tiny()
+    adapted = as_tf(is_adapted(params), config)
+    assert {n for n, a in adapted.items() if not a} == {
+        n for n in adapted if n.endswith(("bias", "gamma", "beta"))
+    }
+
+
+def test_trust_ratios_are_reported_by_name_for_adapted_parameters_only():
+    config, params, golden = tiny()
+    _, _, state = run_trajectory(config, params, golden, golden, "lamb_trajectory/")
+    ratios = trust_ratios(state.opt_state)
+    assert len(ratios) == sum(jax.tree.leaves(is_adapted(params)))
+    assert "embeddings/word_embeddings" in ratios
+    assert all(math.isfinite(r) and r > 0 for r in ratios.values())
+    assert trust_ratios(adamw(0.1).init(params)) == {}
+
+
+def test_optax_lamb_is_selectable_and_is_another_algorithm():
+    config, params, golden = tiny()
+    objective = pretraining_objective(AlbertForPretraining(config))
+    batch = batch_of(golden, "batch/", 0)
+
+    def after_two(name):
+        tx, _ = make_optimizer(
+            OptimizerConfig(name=name, learning_rate=0.01, warmup_steps=0), steps=10, batch_size=4
+        )
+        state = init_state(jax.tree.map(jnp.asarray, params), tx, seed=0)
+        step = jax.jit(make_train_step(objective, tx))
+        for _ in range(2):
+            state, metrics = step(state, batch)
+        return state.params["pooler"]["bias"], metrics["loss"]
+
+    (a, loss_a), (b, loss_b) = after_two("lamb"), after_two("optax_lamb")
+    assert np.isfinite([loss_a, loss_b]).all()
+    assert np.abs(a - b).max() > 1e-3
+
+
+def test_presets_scale_by_the_square_root_of_the_batch():
+    assert learning_rate_preset("lamb", 4096) == 0.00176
+    assert math.isclose(learning_rate_preset("lamb", 512), 0.00176 / math.sqrt(8))
+    _, schedule = make_optimizer(OptimizerConfig(), steps=125_000, batch_size=4096)
+    assert math.isclose(schedule(3124), 0.00176 * 3124 / 3125, rel_tol=1e-6)
+    assert math.isclose(schedule(3125), 0.00176 * (1 - 3125 / 125_000), rel_tol=1e-6)
+
+
+def test_settings_known_to_diverge_are_warned_of():
+    def warn(config, hidden_size=768):
+        return divergence_warnings(config, batch_size=512, hidden_size=hidden_size)
+
+    assert "known to diverge" in warn(OptimizerConfig(name="adamw", learning_rate=0.00176))[0]
+    assert "preset 0.000622" in warn(OptimizerConfig(learning_rate=0.00176))[0]
+    assert warn(OptimizerConfig(learning_rate=0.0006)) == warn(OptimizerConfig()) == []
+    assert warn(OptimizerConfig(learning_rate=0.01), hidden_size=128) == []

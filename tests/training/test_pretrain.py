@@ -1,0 +1,495 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pretraining whole: from a store to a model directory, killed, resumed, spread, and misused."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import albert_jax
+from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.config.run import PretrainConfig, TrainConfig, load_recipe
+from albert_jax.data.loader import batch_at
+from albert_jax.data.pretraining import open_data
+from albert_jax.perf.dry_run import describe_plan
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.pretrain import export, pretrain
+from albert_jax.utils.errors import UserError
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.pretraining_runs import TINY, VOCABULARY, make_store, run_with_kills, tiny_config
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished(store, tmp_path_factory):
+    """The work directory of a finished run."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    pretrain(tiny_config(store, workdir))
+    return workdir
+
+
+def last_checkpoint(workdir: Path) -> dict:
+    """The newest checkpoint's document: every leaf's digest, and the position of the run."""
+    newest = max(
+        (p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()),
+        key=lambda p: int(p.name),
+    )
+    (document,) = newest.rglob("meta/metadata")
+    return json.loads(document.read_bytes())
+
+
+def leaves(workdir: Path) -> dict:
+    return last_checkpoint(workdir)["leaves"]
+
+
+# -------------------------------------------------------------------------------------------- whole
+
+
+def test_a_run_leaves_a_model_that_fills_in_a_mask(finished, capfd):
+    albert = albert_jax.load(finished / "model")
+    answers = albert.fill_mask("the [MASK] of a string.", top_k=3)
+    assert [set(a) for a in answers] == [{"score", "token", "token_str", "sequence"}] * 3
+    assert answers[0]["score"] >= answers[1]["score"] >= answers[2]["score"] > 0
+    assert answers[0]["sequence"].startswith("the ")
+    assert albert.config == TINY
+    for name in ("loss.png", "config.json", "metrics.jsonl", "tensorboard"):
+        assert (finished / name).exists()
+    manifest = json.loads((finished / "model" / "manifest.json").read_text())
+    assert manifest["provenance"]["step"] == 6
+    assert manifest["provenance"]["held_out"]["masked_lm_loss"] > 0
+
+
+def test_the_log_has_what_a_person_asks_of_a_run(finished):
+    entries = list(read_metrics(finished / "metrics.jsonl"))
+    train = [e for e in entries if e["kind"] == "train"][-1]
+    wanted = {"grad_norm", "learning_rate", "sequences_per_second", "tokens_per_second", "passes"}
+    wanted |= {f"trust_ratio_{which}" for which in ("min", "median", "max")}
+    wanted |= {
+        f"{of}_{what}" for of in ("masked_lm", "sentence_order") for what in ("loss", "accuracy")
+    }
+    assert wanted <= set(train)
+    assert [e["step"] for e in entries if e["kind"] == "eval"] == [6]
+    # The step's own rate: 0 at the first, a hundredth of the peak at none.
+    rates = [e["learning_rate"] for e in entries if e["kind"] == "train"]
+    np.testing.assert_allclose(rates[-1], 0.01 * (1 - 5 / 6), rtol=1e-5)
+
+
+def test_export_writes_the_model_that_the_run_ended_with(finished, tmp_path):
+    export(finished, tmp_path / "model")
+    ours, theirs = (albert_jax.load(d).params for d in (tmp_path / "model", finished / "model"))
+    np.testing.assert_array_equal(ours["pooler"]["kernel"], theirs["pooler"]["kernel"])
+
+
+def test_export_needs_neither_the_store_nor_the_place_it_was_started_from(tmp_path, monkeypatch):
+    store = make_store(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    pretrain(tiny_config(Path("store"), Path("run"), steps=1))
+    shutil.rmtree(store)
+    monkeypatch.chdir("/")
+    model = albert_jax.load(export(tmp_path / "run", tmp_path / "model"))
+    assert model.fill_mask("the [MASK] of a string.")
+    assert model.tokenizer.sha256 == albert_jax.Tokenizer.load(VOCABULARY).sha256
+    kept = tmp_path / "run" / "spiece.model"
+    data = bytearray(kept.read_bytes())
+    data[data.index(b"\xe2\x96\x81the") + 4] = ord("T")  # a piece: the file can still be read
+    kept.write_bytes(data)
+    with pytest.raises(UserError, match=r"spiece.model is damaged: its SHA-256"):
+        export(tmp_path / "run", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "config.json is damaged"),
+        ('{"train": {"steps": "x"}}', r"Expected `int`, got `str` - at `\$.train.steps`"),
+        ('{"train": {"steps": 0}}', "train.steps 0 must be at least 1"),
+        ("[]", "Expected `object`, got `array`"),
+    ],
+)
+def test_a_damaged_config_is_one_sentence_and_the_run_itself_writes_it_anew(
+    finished, store, tmp_path, text, told
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "config.json").write_text(text)
+    with pytest.raises(UserError, match=told):
+        export(workdir, tmp_path / "model")
+    pretrain(tiny_config(store, workdir))
+    export(workdir, tmp_path / "model")
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        pretrain(tiny_config(tmp_path / "nowhere", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_running_a_finished_run_again_changes_nothing(finished, store):
+    before = leaves(finished)
+    pretrain(tiny_config(store, finished))
+    assert leaves(finished) == before
+
+
+def test_text_alone_is_enough(tmp_path):
+    corpus = tmp_path / "t.txt"
+    words = [f"word{i} stands here and number {i * 7} follows it slowly." for i in range(400)]
+    corpus.write_text("\n".join(w + ("\n" if i % 9 == 8 else "") for i, w in enumerate(words)))
+    config = tiny_config(Path("unused"), tmp_path / "run", steps=2)
+    model = dataclasses.replace(TINY, vocab_size=120)
+    pretrain(dataclasses.replace(config, store=None, text=(str(corpus),), model=model))
+    assert (tmp_path / "run" / "model" / "spiece.model").exists()
+
+
+def test_tfrecord_shards_train_too(shared, tmp_path):
+    records = shared / "golden" / "pretraining_data" / "first50.tfrecord"
+    config = tiny_config(records, tmp_path, steps=2)
+    model = dataclasses.replace(TINY, max_position_embeddings=128)
+    config = dataclasses.replace(
+        config,
+        model=model,
+        examples=dataclasses.replace(
+            config.examples, max_seq_length=128, max_predictions_per_seq=20
+        ),
+        vocab=str(VOCABULARY),
+        heldout=str(records),
+    )
+    pretrain(config)
+    assert [e["step"] for e in read_metrics(tmp_path / "metrics.jsonl") if e["kind"] == "eval"] == [
+        2
+    ]
+    with pytest.raises(UserError, match="carry no vocabulary"):
+        pretrain(dataclasses.replace(config, vocab=None, workdir=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("objective", ["nsp", "none"])
+def test_the_second_objective_can_be_another_or_none(store, tmp_path, objective):
+    config = tiny_config(store, tmp_path, steps=2)
+    pretrain(
+        dataclasses.replace(
+            config, examples=dataclasses.replace(config.examples, objective=objective)
+        )
+    )
+    entry = next(iter(read_metrics(tmp_path / "metrics.jsonl")))
+    assert ("sentence_order_loss" in entry) == (objective == "nsp")
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((REPOSITORY / "configs").glob("*.py")), ids=lambda p: p.stem
+)
+def test_every_recipe_makes_a_step_at_a_tiny_size(recipe, store, tmp_path):
+    config = load_recipe(str(recipe))
+    if not isinstance(config, PretrainConfig):
+        pytest.skip("not a recipe for pretraining")
+    tiny = tiny_config(store, tmp_path, steps=1)
+    kept = ("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_act")
+    small = {n: value for n, value in dataclasses.asdict(TINY).items() if n not in kept}
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, **small),
+        compute=dataclasses.replace(config.compute, scan_unroll=1),
+        examples=dataclasses.replace(config.examples, max_seq_length=32, max_predictions_per_seq=4),
+        train=dataclasses.replace(tiny.train, accumulate=min(2, config.train.accumulate)),
+        store=str(store),
+        text=(),
+        workdir=str(tmp_path),
+    )
+    assert pretrain(config).is_dir()
+
+
+def test_the_plan_says_what_would_be_done_and_trains_nothing(store, tmp_path):
+    config = tiny_config(store, tmp_path / "never")
+    plan = describe_plan(config)
+    assert "parameters" in plan
+    assert "examples a pass" in plan
+    assert "% [MASK]" in plan
+    assert "memory     " in plan
+    assert " at least: " in plan
+    assert not (tmp_path / "never").exists()
+
+
+# ------------------------------------------------------------------------------------- interrupted
+
+
+SIXTY = pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(4500)])
+
+
+@pytest.mark.parametrize("kills", [pytest.param(6, marks=pytest.mark.timeout(900)), SIXTY])
+def test_a_run_killed_anywhere_ends_with_the_bits_of_one_left_alone(store, tmp_path, kills):
+    # Dropout is on and each update is made of two micro-batches. "Anywhere" includes start-up,
+    # the middle of a step and the middle of a save, as every second step saves.
+    steps = 9 * kills // 2
+    run_with_kills(store, tmp_path / "alone", kills=0, steps=steps, timeout=1200)
+    struck = run_with_kills(store, tmp_path / "killed", kills=kills, steps=steps, timeout=3000)
+    assert struck >= 3 * kills // 4  # the others came after its end
+    alone, killed = (last_checkpoint(tmp_path / name) for name in ("alone", "killed"))
+    assert killed["step"] == steps
+    assert killed["leaves"] == alone["leaves"]  # parameters, moments, step, key: by their digests
+    assert killed["meta"]["position"] == alone["meta"]["position"]
+    data = open_data(tiny_config(store, tmp_path / "killed"), tmp_path)
+    for number in range(
+        killed["meta"]["position"]["batch"], killed["meta"]["position"]["batch"] + 3
+    ):
+        first, second = (batch_at(data.train, number, 8) for _ in range(2))
+        assert all((first[name] == second[name]).all() for name in first)
+
+
+def start(store, workdir):
+    """`albert-jax pretrain` of 200 tiny steps, in a process of its own."""
+    settings = {
+        "store": store,
+        "workdir": workdir,
+        "examples.max-seq-length": 32,
+        "examples.max-predictions-per-seq": 4,
+        "train.batch-size": 8,
+        "train.log-every": 1,
+        "train.eval-every": 0,
+        "train.save-every": 1000,
+        "train.steps": 200,
+        "train.devices": 1,
+    }
+    settings |= {
+        f"model.{name.replace('_', '-')}": value for name, value in dataclasses.asdict(TINY).items()
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "albert_jax",
+        "pretrain",
+        REPOSITORY / "configs/python_docs.py",
+    ]
+    return subprocess.Popen(
+        [*map(str, command), *(f"--{name}={value}" for name, value in settings.items())],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+
+
+def finish(process):
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    return stderr
+
+
+@pytest.fixture(scope="module")
+def alone(store, tmp_path_factory):
+    """The work directory of such a run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    finish(start(store, workdir))
+    return workdir
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
+    store, alone, tmp_path, name
+):
+    workdir = tmp_path / "run"
+    process = start(store, workdir)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(read_metrics(workdir / "metrics.jsonl")) > 20:
+            break
+        time.sleep(0.01)
+    process.send_signal(getattr(signal, name))
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 75, stderr
+    assert f"stopped by {name} after step" in stderr.splitlines()[-1]
+    step = last_checkpoint(workdir)["step"]
+    assert 20 < step < 200
+    assert f"resumed at step {step}, next batch {step}" in finish(start(store, workdir))
+    assert leaves(workdir) == leaves(alone)
+
+
+def test_a_signal_while_a_run_starts_exits_75_too(store, alone, tmp_path):
+    # While Python starts and imports, opens the data, restores, compiles: within two seconds.
+    for pause in (0.3, 1.0, 2.0, 3.0, 4.0, 6.0):
+        process = start(store, tmp_path / "run")
+        time.sleep(pause)
+        if process.poll() is not None:  # it was faster than this
+            break
+        since = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 75, (pause, stderr)
+        assert "stopped by SIGTERM" in stderr.splitlines()[-1]
+        assert "Traceback" not in stderr
+        assert time.monotonic() - since < 15
+    finish(start(store, tmp_path / "run"))
+    assert leaves(tmp_path / "run") == leaves(alone)
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_run_resumes_on_another_number_of_devices(store, tmp_path, mode, devices):
+    def config(**settings):
+        made = tiny_config(store, tmp_path, **settings)
+        model = dataclasses.replace(TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        return dataclasses.replace(made, model=model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # The first half on four devices: a run that stops, as by a signal, after three of six
+        # steps.
+        patch.setattr("albert_jax.training.guards.StopSignals.__enter__", _stop_at_once)
+        with pytest.raises(albert_jax.TryAgain):
+            pretrain(config(devices=4))
+    assert last_checkpoint(tmp_path)["step"] == 1
+    pretrain(config(devices=devices, mode=mode))
+    whole = tmp_path / "whole"
+    pretrain(dataclasses.replace(config(devices=4), workdir=str(whole)))
+    ours, theirs = (albert_jax.load(d / "model").params for d in (tmp_path, whole))
+    # Sums in another order, magnified by six LAMB steps.
+    for name in ("pooler", "predictions"):
+        for leaf in ours[name]:
+            if not isinstance(ours[name][leaf], dict):
+                np.testing.assert_allclose(
+                    ours[name][leaf], theirs[name][leaf], rtol=1e-4, atol=1e-6
+                )
+
+
+def _stop_at_once(signals):
+    signals.requested = "SIGTERM"
+    return signals
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud_and_the_bits_come_out_the_same(
+    store, tmp_path, capfd
+):
+    workdir, whole = tmp_path / "run", tmp_path / "whole"
+    pretrain(tiny_config(store, whole))
+    pretrain(tiny_config(store, workdir))
+    newest = max(
+        (p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()),
+        key=lambda p: int(p.name),
+    )
+    largest = max(
+        (p for p in newest.rglob("*") if p.is_file() and "meta" not in p.parts),
+        key=lambda p: p.stat().st_size,
+    )
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 4
+    largest.write_bytes(data)
+    capfd.readouterr()
+    pretrain(tiny_config(store, workdir))
+    stderr = capfd.readouterr().err
+    assert f"checkpoint {newest.name} is damaged" in stderr
+    assert "falling back to" in stderr
+    assert leaves(workdir) == leaves(whole)
+
+
+# ---------------------------------------------------------------------------------------- init_from
+
+
+def test_another_depth_starts_from_the_same_shared_layer(finished, store, tmp_path, capfd):
+    config = tiny_config(store, tmp_path, steps=1)
+    deeper = dataclasses.replace(TINY, num_hidden_layers=5)
+    config = dataclasses.replace(config, model=deeper, init_from=str(finished / "model"))
+    pretrain(config)
+    # Step 0 has learning rate 0, so after one step the parameters are those started from.
+    ours, theirs = (albert_jax.load(d / "model") for d in (tmp_path, finished))
+    np.testing.assert_array_equal(
+        ours.params["pooler"]["kernel"], theirs.params["pooler"]["kernel"]
+    )
+    assert ours.config.num_hidden_layers == 5
+    assert "the weights started from, held out" in capfd.readouterr().err
+
+
+def test_weights_that_do_not_fit_are_refused_by_what_differs(finished, store, tmp_path):
+    config = tiny_config(store, tmp_path)
+    wider = dataclasses.replace(TINY, intermediate_size=64)
+    with pytest.raises(UserError, match="intermediate_size is 32 there and 64 here"):
+        pretrain(dataclasses.replace(config, model=wider, init_from=str(finished / "model")))
+
+
+# ------------------------------------------------------------------------------------------ misuse
+
+
+def refused(run_cli, *arguments, status=2):
+    done = run_cli("pretrain", *arguments)
+    lines = done.stderr.strip().splitlines()
+    assert done.rc == status, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("albert-jax: ")
+    return lines[0]
+
+
+def test_mistakes_are_one_line_and_status_2(run_cli, store, finished, tmp_path):
+    recipe = REPOSITORY / "configs" / "enwiki_cpu.py"
+    new = tmp_path / "new"
+    assert "no data: give --store" in refused(run_cli, recipe, "--workdir", new)
+    assert "does not exist" in refused(
+        run_cli, recipe, "--store", tmp_path / "no", "--workdir", new
+    )
+    assert "no work directory" in refused(run_cli, recipe, "--store", store)
+    assert "give --model.vocab-size 8000" in refused(
+        run_cli, recipe, "--store", store, "--workdir", new, "--model.vocab-size", "9000"
+    )
+    assert "use a multiple of 4" in refused(
+        run_cli, recipe, "--store", store, "--workdir", new, "--train.batch-size", "10"
+    )
+    assert "work directory of another run" in refused(
+        run_cli, recipe, "--store", store, "--workdir", finished
+    )
+
+
+def test_another_vocabulary_than_the_stores_is_refused(store, tmp_path):
+    other = tmp_path / "vocabulary"
+    lines = (f"some other words number {i} to learn from" for i in range(300))
+    albert_jax.train_tokenizer(lines, output=other, vocab_size=60)
+    config = dataclasses.replace(tiny_config(store, tmp_path / "run"), vocab=str(other))
+    with pytest.raises(UserError, match="made with another vocabulary"):
+        pretrain(config)
+
+
+def test_two_runs_in_one_work_directory_are_refused(store, tmp_path):
+    from albert_jax.checkpoint.manager import lock_workdir
+
+    with lock_workdir(tmp_path), pytest.raises(UserError, match=f"in use by pid {os.getpid()}"):
+        pretrain(tiny_config(store, tmp_path))
+
+
+def test_a_full_disk_ends_the_run_with_one_sentence_and_the_last_good_step(
+    store, tmp_path, monkeypatch
+):
+    real, calls = Checkpointer._begin, []
+
+    def begin(self, step, *args):
+        calls.append(step)
+        if step >= 4:
+            raise OSError(28, "No space left on device")
+        return real(self, step, *args)
+
+    monkeypatch.setattr(Checkpointer, "_begin", begin)
+    with pytest.raises((UserError, OSError), match=r"No space left|NOT saved"):
+        pretrain(tiny_config(store, tmp_path))
+    monkeypatch.undo()
+    assert last_checkpoint(tmp_path)["step"] == 2
+    pretrain(tiny_config(store, tmp_path))
+    assert last_checkpoint(tmp_path)["step"] == 6
+
+
+def test_the_held_out_loss_of_an_untrained_model_is_that_of_a_uniform_guess(store, tmp_path):
+    config = tiny_config(store, tmp_path, steps=1)  # one step at learning rate 0
+    pretrain(config)
+    (entry,) = [e for e in read_metrics(tmp_path / "metrics.jsonl") if e["kind"] == "eval"]
+    assert abs(entry["masked_lm_loss"] - math.log(8000)) < 0.05
+    assert abs(entry["sentence_order_loss"] - math.log(2)) < 0.05
+
+
+def test_settings_that_cannot_be_are_refused_when_made():
+    with pytest.raises(UserError, match="does not divide into"):
+        TrainConfig(batch_size=10, accumulate=4)
+    with pytest.raises(UserError, match="exceeds"):
+        PretrainConfig(model=TINY)

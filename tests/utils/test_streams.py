@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Standard streams that are closed, full or ASCII, as a shell makes them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import REPOSITORY
+
+FULL = Path("/dev/full")
+
+
+def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs a shell's line in which `albert-jax` is this tree's."""
+    line = command.replace("albert-jax", f"{sys.executable} -m albert_jax")
+    here = os.environ | {"PYTHONPATH": str(REPOSITORY)} | env
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, env=here, timeout=120
+    )
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
+def test_a_full_stdout_is_one_line_and_status_2():
+    done = shell("albert-jax --help > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "albert-jax: standard output cannot be written (No space left on device); "
+        "give it a place with room\n"
+    )
+
+
+def test_a_closed_stdout_is_one_line_and_status_2():
+    done = shell("albert-jax info configs/pretrain.py >&-")
+    assert done.returncode == 2
+    assert "standard output cannot be written (Bad file descriptor)" in done.stderr
+
+
+def test_a_reader_who_has_had_enough_is_no_error():
+    done = shell("set -o pipefail; albert-jax info configs/pretrain.py --json | head -c 1")
+    assert done.stdout == "{"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2> /dev/full", "0<&- 2>&-"])
+def test_a_stderr_that_takes_nothing_stops_nothing(closed, tmp_path):
+    text, output = tmp_path / "text.txt", tmp_path / "vocabulary"
+    text.write_text("one and two and three\n" * 50)
+    done = shell(f"albert-jax train-tokenizer {text} --vocab-size 25 --output {output} {closed}")
+    assert (done.returncode, done.stdout) == (0, f"{output / 'spiece.model'}\n")
+    # What libraries print to a closed stderr must not land in a file that got its number.
+    assert b"vocabulary of" not in (output / "spiece.model").read_bytes()
+
+
+def test_an_ascii_stdout_gets_escapes(tmp_path):
+    recipe = tmp_path / "récipe.py"
+    recipe.write_text("from albert_jax.config import PretrainConfig as get_config\n")
+    done = shell(f"albert-jax info {recipe}", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"r\xe9cipe.py" in done.stdout
+    done = shell(f"albert-jax info {recipe} --json", PYTHONIOENCODING="ascii")
+    assert json.loads(done.stdout)["path"] == str(recipe)
