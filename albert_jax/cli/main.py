@@ -273,7 +273,8 @@ def evaluate(
     """
     for each in model:
         require_model_directory(each)
-    from albert_jax.inference.evaluate import card_table, evaluate, evaluate_card, evaluation_table
+    from albert_jax.inference.evaluate import evaluate, evaluation_table
+    from albert_jax.inference.model_card import card_table, evaluate_card
 
     compute = ComputeConfig(dtype=dtype)
     if suite:

@@ -18,7 +18,7 @@ from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.run import ComputeConfig, label_pairs
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed.compilation_cache import set_compilation_cache
-from albert_jax.inference.api import batch_tokens, one_ahead
+from albert_jax.inference.batching import batch_tokens, one_ahead
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Task, find_task
 from albert_jax.tasks.batches import SHORTEST, evaluation_batches

@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 
 from albert_jax.config.run import ComputeConfig
-from albert_jax.inference.evaluate import predictions_folder, predictions_of, write_files
 from albert_jax.inference.finetuned import FineTuned, is_finite, load_fine_tuned
+from albert_jax.inference.prediction_files import (
+    predictions_folder,
+    predictions_of,
+    write_files,
+)
 from albert_jax.tasks import Features, RawExample, Task
 from albert_jax.tasks.base import TFDS
 from albert_jax.tasks.collate import as_rows

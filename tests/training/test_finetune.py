@@ -23,14 +23,7 @@ from albert_jax.checkpoint.model_dir import export_model, load_model
 from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
 from albert_jax.inference import finetuned
-from albert_jax.inference.evaluate import (
-    CARD,
-    PUBLISHED,
-    average,
-    card_table,
-    evaluate,
-    evaluate_card,
-)
+from albert_jax.inference.evaluate import evaluate
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.inference.predict import predict
 from albert_jax.models.albert import init_params
@@ -561,38 +554,6 @@ def test_labels_in_another_order_are_put_in_the_tasks():
         UserError, match="has the labels entailment, neutral, contradiction, and rte"
     ):
         finetuned._label_order("m", head, find_task("rte"))
-
-
-# --------------------------------------------------------------------------------------- the card
-
-
-def test_the_published_rows_have_the_published_averages():
-    """Two sources: the cells, and the README's own last column."""
-    averages = {
-        **{"base-v2": 82.3, "large-v2": 85.7, "xlarge-v2": 87.9, "xxlarge-v2": 90.9},
-        **{"base-v1": 80.1, "large-v1": 82.4, "xlarge-v1": 85.5, "xxlarge-v1": 91.0},
-    }
-    for name, row in PUBLISHED.items():
-        assert average(row) == pytest.approx(averages[name], abs=0.051), name
-
-
-def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, base):
-    manifest = {"provenance": {"source": "albert_large_v1.tar.gz"}, "head": {"task": "mnli"}}
-    model = load_model(base)._replace(manifest=manifest)
-    model.params["head"] = {}
-    monkeypatch.setattr("albert_jax.inference.evaluate.load_model", lambda path: model)
-    monkeypatch.setattr(
-        "albert_jax.inference.evaluate.evaluate", lambda *_, **__: {"metrics": {"accuracy": 0.835}}
-    )
-    card = evaluate_card(["m"], "data")
-    assert (card["released"], card["average"]) == ("large-v1", None)
-    here, tuned, published = card_table(card).splitlines()[1:]
-    assert here.split() == ["here", "-", "-", "-", "83.5", "-", "-"]
-    assert tuned.endswith("83.5  -      -")
-    assert published.split()[-5:] == ["90.6/83.9", "82.3/79.4", "83.5", "91.7", "68.5"]
-    with pytest.raises(UserError, match="both of mnli"):
-        evaluate_card(["m", "n"], "data")
-    assert [cell.task for cell in CARD] == [cell.task for cell in CARD if find_task(cell.task)]
 
 
 # ----------------------------------------------------------------------------------------- mistakes
