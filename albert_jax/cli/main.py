@@ -685,9 +685,10 @@ def benchmark(
         measured = [r for r in results if "error" not in r]
         if not measured:
             raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
-        figures = min(measured, key=lambda r: r["ms_per_sequence"]) | {"results": results}
+        fastest = min(measured, key=lambda r: r["ms_per_sequence"])
+        figures = fastest | {"results": [dict(r) for r in results]}
     if json:
-        print(json_module.dumps(figures))
+        print(json_module.dumps(dict(figures)))
     if plot:  # last: a disk that is full takes nothing of what was measured
         benchmark_report.draw_sweep(results, names, plot)
 
