@@ -676,19 +676,20 @@ def benchmark(
         raise UserError("--profile is of one setting; leave out --sweep")
     points = list(itertools.chain(*sweep))
     if not points:
-        figures = benchmark.benchmark(config, profile=profile)
-        print(benchmark_report.benchmark_lines(figures))
+        measured = benchmark.benchmark(config, profile=profile)
+        print(benchmark_report.benchmark_lines(measured))
+        figures = measured.to_json()
     else:
         names = [point.partition("=")[0] for point in points]
         results = benchmark.sweep(config, points)
         print(benchmark_report.sweep_table(results, names))
-        measured = [r for r in results if "error" not in r]
-        if not measured:
+        fitting = [r for r in results if "error" not in r]
+        if not fitting:
             raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
-        fastest = min(measured, key=lambda r: r["ms_per_sequence"])
+        fastest = min(fitting, key=lambda r: r["ms_per_sequence"])
         figures = fastest | {"results": [dict(r) for r in results]}
     if json:
-        print(json_module.dumps(dict(figures)))
+        print(json_module.dumps(figures))
     if plot:  # last: a disk that is full takes nothing of what was measured
         benchmark_report.draw_sweep(results, names, plot)
 
@@ -731,11 +732,12 @@ def estimate(
     if find_batch:
         results = estimate.find_batch(config)
         told = estimate_report.batches(results)
-        figures = min(results, key=lambda r: r["ms_per_sequence_per_chip"] or float("inf"))
-        figures = figures | {"results": results}
+        fastest = min(results, key=lambda r: r.ms_per_sequence_per_chip or float("inf"))
+        figures = fastest | {"results": [dict(each) for each in results]}
     else:
-        figures = estimate.estimate(config)
-        told = estimate_report.estimate_lines(figures)
+        estimated = estimate.estimate(config)
+        told = estimate_report.estimate_lines(estimated)
+        figures = estimated.to_json()
     print(json_module.dumps(figures) if json else told)
     if table:
         row = estimate_table.row_of(figures)
