@@ -17,9 +17,9 @@ from albert_jax.config.manifests import (
     SERVING,
     VOCABULARY,
     is_model_directory,
-    is_transformers_folder,
 )
 from albert_jax.config.run import MODELS
+from albert_jax.data.text_settings import is_transformers_folder
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address

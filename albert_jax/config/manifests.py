@@ -17,7 +17,6 @@ import msgspec
 
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
-from albert_jax.utils.streams import say
 from albert_jax.utils.wording import shortened
 
 MANIFEST: Final = "manifest.json"
@@ -122,14 +121,6 @@ class ModelManifest:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-class _Vocabulary(TypedDict):
-    vocabulary: NotRequired[TextSettings]
-
-
-class _Tokenizer(TypedDict):
-    tokenizer: NotRequired[TextSettings | None]
-
-
 def is_model_directory(folder: Path) -> bool:
     """Whether a folder has a model directory's manifest and configuration."""
     return (folder / MANIFEST).is_file() and (folder / CONFIG).is_file()
@@ -168,38 +159,3 @@ def _checksum(document: Mapping[str, Any]) -> str:
     values = {key: document[key] for key in document if key != "crc32c"}
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     return f"{google_crc32c.value(canonical):08x}"
-
-
-def is_transformers_folder(folder: Path) -> bool:
-    """Whether conversion would take a folder for a transformers model, or for its tokenizer."""
-    if any((folder / name).is_file() for name in TRANSFORMERS_WEIGHTS):
-        return True
-    return (folder / "tokenizer_config.json").is_file() and not any(folder.glob("*.index"))
-
-
-def text_settings(folder: Path) -> TextSettings:
-    """Returns how text is cleaned for the vocabulary in a folder.
-
-    A model directory, a token store and a serving folder say it themselves; a transformers folder
-    has the mode hf and the case of its tokenizer_config.json, as conversion reads it; any other
-    folder the original's defaults. Raises UserError for a file that is damaged.
-    """
-    found: TextSettings | None = None
-    if is_model_directory(folder):
-        found = read_model_manifest(folder)["tokenizer"]
-    elif (folder / MANIFEST).is_file():
-        hint = "prepare the text again"
-        found = read_json(folder / MANIFEST, _Vocabulary, hint=hint).get("vocabulary")
-    elif (folder / SERVING).is_file():
-        hint = "export the model again"
-        found = read_json(folder / SERVING, _Tokenizer, hint=hint).get("tokenizer")
-    elif is_transformers_folder(folder):
-        found = _of_transformers(folder / "tokenizer_config.json")
-    return found or {"mode": "google", "do_lower_case": True}
-
-
-def _of_transformers(file: Path) -> TextSettings:
-    values = read_json(file, dict[str, Any], hint="copy it again") if file.is_file() else {}
-    if values.get("keep_accents"):
-        say(f"note: {file.name} keeps accents, which albert_jax's tokenizer drops")
-    return {"mode": "hf", "do_lower_case": bool(values.get("do_lower_case", True))}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from albert_jax.data.tokenizer import CLS_ID, PAD_ID, SEP_ID
+from albert_jax.data.special_pieces import CLS_ID, PAD_ID, SEP_ID
 
 SHORTEST = 16  # tokens
 FEW = 8  # rows

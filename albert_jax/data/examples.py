@@ -19,7 +19,7 @@ import numpy as np
 from albert_jax.config.run import ExamplesConfig
 from albert_jax.data.loader import KEYS, Example
 from albert_jax.data.masking import Masker
-from albert_jax.data.tokenizer import CLS_ID, SEP_ID
+from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.utils.errors import UserError
 
 # A row of the plan: sentences first..split are A and split..end are B, unless B comes from another

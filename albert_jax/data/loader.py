@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from albert_jax.data.tokenizer import MASK_ID
+from albert_jax.data.special_pieces import MASK_ID
 from albert_jax.utils.errors import UserError
 
 Example = dict[str, np.ndarray]

@@ -22,7 +22,9 @@ from typing import Any, Literal, SupportsIndex, cast
 import numpy as np
 import sentencepiece
 
-from albert_jax.config.manifests import is_model_directory, text_settings
+from albert_jax.config.manifests import is_model_directory
+from albert_jax.data.special_pieces import CLS_ID, MASK_ID, PAD_ID, SEP_ID, SPECIAL_PIECES, UNK_ID
+from albert_jax.data.text_settings import text_settings
 from albert_jax.utils.arguments import checked, path_of, shown, texts_of
 from albert_jax.utils.atomic import appearing_file, remove_leftovers, writing
 from albert_jax.utils.errors import UserError
@@ -31,8 +33,6 @@ from albert_jax.utils.streams import say
 
 Mode = Literal["google", "hf"]
 
-SPECIAL_PIECES = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
-PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID = range(5)
 MARKER = "\u2581"  # SentencePiece's "a word starts here"
 
 _FILE_NAMES = ("spiece.model", "30k-clean.model")  # transformers' and the original archives'
@@ -140,12 +140,13 @@ class Tokenizer:
         folder, and of a transformers folder what conversion would take, mode hf and the case in
         its tokenizer_config.json. Elsewhere they are the original's, google and True.
 
-        Raises UserError for a missing file, one that is no SentencePiece model, and one whose ids
-        0 to 4 are not <pad> <unk> [CLS] [SEP] [MASK].
+        Raises UserError for a missing file, one that is no SentencePiece model, one whose ids 0
+        to 4 are not <pad> <unk> [CLS] [SEP] [MASK], and a transformers folder with further tokens.
         """
-        path = _model_file(path_of(path, "path"))
+        given = path_of(path, "path")
+        path = _model_file(given)
         if (mode is None or do_lower_case is None) and path.name in _FILE_NAMES:
-            beside = text_settings(path.parent)
+            beside = text_settings(path.parent, path, whole=path != given)
             mode = cast("Mode", beside["mode"]) if mode is None else mode
             do_lower_case = beside["do_lower_case"] if do_lower_case is None else do_lower_case
         mode, do_lower_case = mode or "google", do_lower_case is not False

@@ -24,7 +24,8 @@ from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.run import LARGEST, AlbertConfig, ComputeConfig
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
-from albert_jax.data.tokenizer import MASK_ID, Tokenizer
+from albert_jax.data.special_pieces import MASK_ID
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed.compilation_cache import set_compilation_cache
 from albert_jax.inference import functions
 from albert_jax.inference.batching import batch_tokens, one_ahead

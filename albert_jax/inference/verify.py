@@ -17,7 +17,8 @@ from albert_jax.checkpoint.convert.parameters import misfits, part_of
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.data.tokenizer import CLS_ID, PAD_ID, SEP_ID, SPECIAL_PIECES, Tokenizer
+from albert_jax.data.special_pieces import CLS_ID, PAD_ID, SEP_ID, SPECIAL_PIECES
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import Albert
 from albert_jax.inference.published import RELEASED, Released
 from albert_jax.inference.verify_released import Check, check_answers

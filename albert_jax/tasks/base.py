@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.data.tokenizer import CLS_ID, SEP_ID, Tokenizer
+from albert_jax.data.special_pieces import CLS_ID, SEP_ID
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 
 TFDS = "tfds"  # in place of a folder: the data set is TFDS's

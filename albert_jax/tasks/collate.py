@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from albert_jax.data.tokenizer import PAD_ID
+from albert_jax.data.special_pieces import PAD_ID
 from albert_jax.tasks import Features
 from albert_jax.utils.errors import UserError
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.data.tokenizer import CLS_ID, SEP_ID, UNK_ID, Tokenizer
+from albert_jax.data.special_pieces import CLS_ID, SEP_ID, UNK_ID
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
     Features,

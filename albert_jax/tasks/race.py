@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_jax.data.tokenizer import CLS_ID, SEP_ID, Tokenizer, clean_text
+from albert_jax.data.special_pieces import CLS_ID, SEP_ID
+from albert_jax.data.tokenizer import Tokenizer, clean_text
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
     TFDS,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_jax.data.tokenizer import CLS_ID, SEP_ID, Tokenizer
+from albert_jax.data.special_pieces import CLS_ID, SEP_ID
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample, Task
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
 from albert_jax.tasks.squad_reader import find_squad_file, read_squad, read_tfds, some

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one reader of JSON files of this package's own: bytes to typed values, or one sentence."""
+"""The readers of JSON files: of this package's own to typed values, of others' to an object; or one
+sentence."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import shortened
 
 T = TypeVar("T")
 MOST_BYTES = 1 << 26
+_MOST_FOREIGN = 1 << 22  # bytes; parsed into any values they take some 30 times as many
 
 
 def read_json(path: str | Path, kind: type[T], *, hint: str) -> T:
@@ -41,3 +45,17 @@ def decode_json(data: bytes, kind: type[T], *, name: str, hint: str) -> T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{name} is damaged or of another kind ({error}); {hint}") from None
+
+
+def read_foreign_json(path: Path) -> dict[str, object]:
+    """Returns the JSON object in a file that another program wrote, or raises UserError."""
+    try:
+        if (size := path.stat().st_size) > _MOST_FOREIGN:
+            raise ValueError(f"{size:,} bytes, over {_MOST_FOREIGN:,}")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        told = shortened(str(error))
+        raise UserError(f"{path} is not readable JSON ({told}); copy it again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no JSON object; copy it again")
+    return values

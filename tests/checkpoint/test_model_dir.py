@@ -153,7 +153,7 @@ def test_an_empty_folder_and_a_path_with_missing_parents_will_do(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "where", ["_write_arrays", "shutil.copyfile", "table_of", "Path.write_text"]
+    "where", ["_write_arrays", "shutil.copyfile", "array_table", "Path.write_text"]
 )
 def test_an_export_that_fails_leaves_the_model_that_was_there(model: Path, where: str) -> None:
     failing = mock.patch(

@@ -107,6 +107,22 @@ def test_accents_that_are_dropped_are_told(tmp_path: Path, capsys) -> None:
     assert "keeps accents, which albert_jax's tokenizer drops" in capsys.readouterr().err
 
 
+def test_a_transformers_tokenizer_with_further_tokens_is_refused_as_conversion_refuses_it(
+    tmp_path: Path, capsys
+) -> None:
+    shutil.copyfile(VOCABULARY, tmp_path / "spiece.model")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    (tmp_path / "added_tokens.json").write_text('{"<new1>": 8000}')
+    with pytest.raises(UserError, match="its tokenizer has <new1> at id 8000, which albert_jax's"):
+        Tokenizer.load(tmp_path)
+    assert Tokenizer.load(tmp_path / "spiece.model").do_lower_case is False
+    assert "its tokenizer has <new1> at id 8000" in capsys.readouterr().err
+    assert Tokenizer.load(tmp_path, mode="hf", do_lower_case=True).do_lower_case
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "false"}')
+    with pytest.raises(UserError, match="do_lower_case 'false' must be true or false"):
+        Tokenizer.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

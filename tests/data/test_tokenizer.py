@@ -17,7 +17,13 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax.data.tokenizer import MARKER, MASK_ID, UNK_ID, Tokenizer, clean_text, train_on_lines
+from albert_jax.data.special_pieces import MASK_ID, UNK_ID
+from albert_jax.data.tokenizer import (
+    MARKER,
+    Tokenizer,
+    clean_text,
+    train_on_lines,
+)
 from albert_jax.utils.errors import TryAgain, UserError
 from tests.helpers.paths import DATA
 

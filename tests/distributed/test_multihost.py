@@ -29,7 +29,9 @@ from tests.helpers.paths import REPOSITORY
 # What each process does once it has joined is the body; `rank` is its number.
 MEMBER = """
     import hashlib, sys, threading, time
-    from albert_jax import __main__, cli, processes
+    from albert_jax import __main__
+    from albert_jax.cli import main as cli
+    from albert_jax.distributed import multihost
     from albert_jax.utils.errors import TryAgain, UserError
 
     rank, port = map(int, sys.argv[2:])
@@ -39,7 +41,7 @@ MEMBER = """
 
     def command(arguments):
         address = f"127.0.0.1:{{port}}"
-        with processes.joined(processes.Launch(address, 2, rank, peer_timeout=60)):
+        with multihost.joined(multihost.Launch(address, 2, rank, peer_timeout=60)):
 {body}
 
     cli._run = command
@@ -89,7 +91,7 @@ RESTORING = """
         print("ready", flush=True)
         stuck()
     threading.Timer(0.2, lambda: print("ready", flush=True)).start()
-    processes.barrier()
+    multihost.barrier()
 """
 
 
@@ -115,7 +117,7 @@ FAILING = """
     print("ready", flush=True)
     if rank == 1:
         raise kind("line 7 is no good")
-    processes.barrier()
+    multihost.barrier()
 """
 
 
@@ -142,9 +144,9 @@ def test_an_error_of_one_alone_ends_it_as_ever_and_the_others_with_its_words(
 
 
 LOOP = """
-    with processes.StopTogether() as stop:
+    with multihost.StopTogether() as stop:
         for step in range(10_000):
-            processes.barrier()  # as a step over the devices of all
+            multihost.barrier()  # as a step over the devices of all
             if stop.due():
                 print(step, flush=True)
                 raise TryAgain(f"stopped by {stop.requested}, saved")
@@ -180,8 +182,8 @@ def test_a_signal_to_one_or_all_ends_all_after_the_same_step(sent: list[tuple[in
 
 
 COMPILING = """
-    processes.ORDERLY = 2.0
-    with processes.StopTogether(lambda: rank == 0) as stop:
+    multihost.ORDERLY = 2.0
+    with multihost.StopTogether(lambda: rank == 0) as stop:
         print("ready", flush=True)
         if rank == 0:
             stuck()

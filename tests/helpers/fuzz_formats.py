@@ -40,7 +40,6 @@ from albert_jax.checkpoint.convert import torch_zip
 from albert_jax.checkpoint.convert.archives import unpack
 from albert_jax.checkpoint.convert.convert import _read_model_directory, convert
 from albert_jax.checkpoint.convert.flax_msgpack import read_flax
-from albert_jax.checkpoint.convert.hf_tokenizer import read_tokenizer
 from albert_jax.checkpoint.convert.readers import read_weights
 from albert_jax.checkpoint.convert.safetensors_file import read_safetensors, write_safetensors
 from albert_jax.checkpoint.convert.sources import open_weights
@@ -51,6 +50,7 @@ from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.integrity import seal
 from albert_jax.checkpoint.model_dir import load_model, load_optimizer
 from albert_jax.config.run import AlbertConfig
+from albert_jax.data.hf_tokenizer import read_tokenizer
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import SMALL, forge, made_up, write_original, write_transformers

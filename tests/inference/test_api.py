@@ -21,7 +21,8 @@ from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.run import AlbertConfig, ComputeConfig
 from albert_jax.data.bucketing import make_row, padded_length, plan_batches
-from albert_jax.data.tokenizer import CLS_ID, MASK_ID, SEP_ID, Tokenizer
+from albert_jax.data.special_pieces import CLS_ID, MASK_ID, SEP_ID
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import api as inference
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert, load

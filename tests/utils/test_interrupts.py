@@ -16,7 +16,9 @@ from tests.helpers.paths import REPOSITORY
 # What a command does in these tests, in place of the real one: the line is its body.
 BODY = """
     import contextlib, hashlib, os, sys, time, tempfile, threading
-    from albert_jax import __main__, cli, interrupts
+    from albert_jax import __main__
+    from albert_jax.cli import main as cli
+    from albert_jax.utils import interrupts
     from albert_jax.utils.errors import TryAgain
     from albert_jax.training.guards import StopSignals
 

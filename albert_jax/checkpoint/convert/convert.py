@@ -15,7 +15,6 @@ import msgspec
 
 from albert_jax.checkpoint import model_dir
 from albert_jax.checkpoint.convert import writers
-from albert_jax.checkpoint.convert.hf_tokenizer import read_tokenizer
 from albert_jax.checkpoint.convert.readers import Weights, read_weights
 from albert_jax.checkpoint.convert.sources import (
     fetched,
@@ -25,6 +24,7 @@ from albert_jax.checkpoint.convert.sources import (
 )
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.manager import cause_of, require_space
+from albert_jax.data.hf_tokenizer import read_tokenizer
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.atomic import appearing_whole, require_apart
 from albert_jax.utils.errors import UserError

@@ -22,12 +22,13 @@ from albert_jax.checkpoint.convert.parameters import (
     parameter_shapes,
     part_of,
 )
-from albert_jax.checkpoint.convert.sources import WeightSource, read_foreign_json
+from albert_jax.checkpoint.convert.sources import WeightSource
 from albert_jax.checkpoint.convert.tensors import Tensor, forget
 from albert_jax.checkpoint.integrity import crc32c, not_finite
 from albert_jax.config.run import MODELS, AlbertConfig
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.wording import first_ten, shortened
 
 CLASSIFIER_DROPOUT = 0.1  # the original's constant: classifier_utils.py:793, race_utils.py:317

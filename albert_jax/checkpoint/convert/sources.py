@@ -8,7 +8,6 @@ transformers model (folder or file), on disk, in a tar archive, or at an address
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
 from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.remote_fs import is_address
-from albert_jax.utils.wording import first_ten, shortened
+from albert_jax.utils.wording import first_ten
 
 MODEL_FILES = ("manifest.json", "albert_config.json", "params")
 
@@ -39,7 +39,6 @@ _HF_FILES: dict[str, Callable[[Path], dict[str, Tensor]]] = {
 _BY_SUFFIX = {".safetensors": read_safetensors, ".bin": read_torch, ".pt": read_torch}
 _BY_SUFFIX |= {".msgpack": read_flax}
 _VOCABULARIES = ("30k-clean.model", "spiece.model")
-_MOST_JSON = 1 << 22  # bytes; parsed they take some 30 times as many
 
 
 @dataclass(frozen=True)
@@ -265,20 +264,6 @@ def _read_parts(path: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[s
     if wrong:
         raise UserError(f"{path} and its files do not agree on {first_ten(wrong)}")
     return {name: files[file][name] for name, file in places.items()}
-
-
-def read_foreign_json(path: Path) -> dict[str, object]:
-    """The JSON object in a file, or UserError."""
-    try:
-        if (size := path.stat().st_size) > _MOST_JSON:
-            raise ValueError(f"{size:,} bytes, over {_MOST_JSON:,}")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        told = shortened(str(error))
-        raise UserError(f"{path} is not readable JSON ({told}); copy it again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no JSON object; copy it again")
-    return values
 
 
 def find_vocabulary(source: WeightSource) -> Path | None:

@@ -27,10 +27,10 @@ import safetensors.numpy
 
 import albert_jax
 from albert_jax.checkpoint.convert import archives, readers
-from albert_jax.checkpoint.convert.hf_tokenizer import read_tokenizer
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.cli import main as cli
+from albert_jax.data.hf_tokenizer import read_tokenizer
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import SMALL, forge, made_up, write_original, write_transformers
 from tests.helpers.fuzz_formats import write_torch
@@ -738,14 +738,15 @@ def test_no_temporary_folder_is_needed_for_a_folder_and_said_for_an_archive(
 
 SLOW = """
 import sys, time
-from albert_jax import __main__, converting, model_dir
-from albert_jax.formats import archives, exporting
+from albert_jax import __main__
+from albert_jax.checkpoint import model_dir
+from albert_jax.checkpoint.convert import archives, convert, writers
 def wait(*_, **__):
     print("waiting", flush=True)
     time.sleep(60)
 source, dest, where, to = sys.argv[1:]
 module, name = where.rsplit(".", 1)
-setattr({"archives": archives, "exporting": exporting, "model_dir": model_dir}[module], name, wait)
+setattr({"archives": archives, "writers": writers, "model_dir": model_dir}[module], name, wait)
 sys.argv[1:] = ["convert", source, dest, "--to", to]
 sys.exit(__main__.main())
 """
@@ -755,8 +756,8 @@ sys.exit(__main__.main())
     ("where", "to"),
     [
         ("archives._read_on", "hf"),
-        ("exporting.write_checkpoint", "tf"),
-        ("model_dir.table_of", "albert-jax"),
+        ("writers.write_checkpoint", "tf"),
+        ("model_dir.array_table", "albert-jax"),
     ],
 )
 def test_sigterm_leaves_nothing(original: Path, where: str, to: str) -> None:
@@ -793,7 +794,7 @@ def test_sigterm_leaves_nothing(original: Path, where: str, to: str) -> None:
 RACE = """
 import sys, time
 from pathlib import Path
-from albert_jax import cli
+from albert_jax.cli import main as cli
 go, *arguments = sys.argv[1:]
 import albert_jax.checkpoint.convert.convert
 print("ready", flush=True)

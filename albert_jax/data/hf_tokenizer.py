@@ -15,11 +15,11 @@ from typing import Any
 
 import sentencepiece
 
-from albert_jax.checkpoint.convert.sources import read_foreign_json
-from albert_jax.data.tokenizer import MASK_ID, SPECIAL_PIECES
+from albert_jax.data.special_pieces import MASK_ID, SPECIAL_PIECES
 from albert_jax.utils import json_files
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.wording import shortened
 
 _OWN_ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")  # at ids 0 to 4
