@@ -79,9 +79,8 @@ def load(
         settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
         tokenizer = Tokenizer.load(model.tokenizer["path"], **settings)
     config = model.config if depth is None else _with_depth(model.config, depth)
-    head = model.manifest.get("head")
     return Albert(
-        config, model.params, tokenizer, compute=compute, head=head, source=str(directory)
+        config, model.params, tokenizer, compute=compute, head=model.head, source=str(directory)
     )
 
 

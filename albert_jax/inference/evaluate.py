@@ -4,9 +4,9 @@ evaluate`. It never waits for a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from albert_jax.config.run import ComputeConfig
 from albert_jax.inference.finetuned import load_fine_tuned
@@ -16,9 +16,27 @@ from albert_jax.inference.prediction_files import (
     write_files,
 )
 from albert_jax.tasks import find_task
-from albert_jax.tasks.scores import metric_lines
+from albert_jax.tasks.scores import Metrics, metric_lines
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
+from albert_jax.utils.results import Result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation(Result):
+    """What `evaluate` finds.
+
+    `metric` is the one of the metrics that fine-tuning chooses by, `truncated` the number of
+    examples too long for a row, `predictions_file` the official file or the first of several.
+    """
+
+    task: str
+    split: str
+    metric: str
+    metrics: Metrics
+    examples: int
+    truncated: int
+    predictions_file: str
 
 
 def evaluate(
@@ -33,17 +51,25 @@ def evaluate(
     compute: ComputeConfig | None = None,
     pack: int = 0,
     labels: str | Sequence[str] = (),
-) -> dict[str, Any]:
-    """{"task", "split", "metric", "metrics": {name: value}, "examples", "truncated",
-    "predictions_file"} of a fine-tuned model on a split with labels.
+) -> Evaluation:
+    """Return the official metrics of a fine-tuned model on a split with labels.
 
-    Without `task` it is the one the model was fine-tuned for. "metric" is the one of the metrics
-    that fine-tuning chooses by, "truncated" the number of examples too long for a row. The official
-    predictions file, or the first of several, is written to `output`; unset:
-    `predictions/TASK-SPLIT` beside the model. With `pack` short examples share rows of that many
-    tokens, with the same results. `labels` says what the data's labels are in the task, as
-    "negative=0,positive=1"; those not named: as they are. Raises UserError for a model that was not
-    fine-tuned for the task or whose outputs are not finite, and for data without labels.
+    Args:
+        task: unset, the one that the model was fine-tuned for.
+        model: model directory.
+        data: folder of the task's files, or "tfds".
+        split: dev, or another that has labels.
+        output: folder for the official predictions file or files; unset: `predictions/TASK-SPLIT`
+            beside the model.
+        max_seq_length: tokens in a row; unset, as in fine-tuning. So is `doc_stride`, of SQuAD.
+        compute: how this machine computes.
+        pack: short examples share rows of that many tokens, with the same results.
+        labels: what the data's labels are in the task, as "negative=0,positive=1"; those not named:
+            as they are.
+
+    Raises:
+        UserError: for a model that was not fine-tuned for the task or whose outputs are not finite,
+            and for data without labels.
     """
     fine_tuned = load_fine_tuned(
         model,
@@ -64,21 +90,21 @@ def evaluate(
         )
     predictions, truncated = predictions_of(fine_tuned, examples, split)
     files = write_files(chosen, folder, data, examples, predictions)
-    return {
-        "task": chosen.name,
-        "split": split,
-        "metric": chosen.metric,
-        "metrics": finite(chosen.metrics(examples, predictions)),
-        "examples": len(examples),
-        "truncated": truncated,
-        "predictions_file": str(files[0]),
-    }
+    return Evaluation(
+        task=chosen.name,
+        split=split,
+        metric=chosen.metric,
+        metrics=finite(chosen.metrics(examples, predictions)),
+        examples=len(examples),
+        truncated=truncated,
+        predictions_file=str(files[0]),
+    )
 
 
-def evaluation_table(found: Mapping[str, Any]) -> str:
-    """What `evaluate` returns, as lines."""
-    task = find_task(found["task"])
-    lines = [f"{task.name} {found['split']}, {found['examples']:,} examples"]
-    for name, value, note in metric_lines(task, found["metric"], found["metrics"]):
+def evaluation_table(found: Evaluation) -> str:
+    """Return what `evaluate` found, as lines."""
+    task = find_task(found.task)
+    lines = [f"{task.name} {found.split}, {found.examples:,} examples"]
+    for name, value, note in metric_lines(task, found.metric, found.metrics):
         lines.append(f"  {name:<24} {value}{note and f'  ({note})'}")
-    return "\n".join([*lines, f"  {'predictions':<24} {found['predictions_file']}"])
+    return "\n".join([*lines, f"  {'predictions':<24} {found.predictions_file}"])

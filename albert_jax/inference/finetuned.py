@@ -15,6 +15,7 @@ from jax import Array
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.run import ComputeConfig, label_pairs
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed.compilation_cache import set_compilation_cache
@@ -181,25 +182,25 @@ def load_fine_tuned(
     """
     model = load_model(require_model_directory(directory))
     head = head_of(directory, model)
-    if (name := task or head.get("task")) is None:
+    if (name := task or head.task) is None:
         raise UserError(
-            f"{directory} does not say which task it is of; it has a {head['kind']} head: give "
-            f"{_FITTING.get(head['kind'], '--task')}"
+            f"{directory} does not say which task it is of; it has a {head.kind} head: give "
+            f"{_FITTING.get(head.kind, '--task')}"
         )
     given = {key: value for key, value in settings.items() if value is not None}
     given["renamed"] = label_pairs(labels) or None
-    own = head.get("settings") or {} if head.get("task") == find_task(name).name else {}
-    chosen = configured_task(name, **(own | given))
+    own = head.settings if head.settings and head.task == find_task(name).name else {}
+    chosen = configured_task(name, **{**own, **given})
     check_pack(chosen, pack)
-    chosen = chosen.with_labels(head["labels"] or ())
+    chosen = chosen.with_labels(head.labels or ())
     order = _label_order(directory, head, chosen)
     set_compilation_cache(None)
     longest = model.config.max_position_embeddings
-    length = min(head.get("max_seq_length") or longest, longest)
+    length = min(head.max_seq_length or longest, longest)
     if max_seq_length is not None:
         length = _row_length(max_seq_length, longest)
     for_head = AlbertForTask(
-        model.config, compute or ComputeConfig(), kind=head["kind"], labels=_outputs_of(model)
+        model.config, compute or ComputeConfig(), kind=head.kind, labels=_outputs_of(model)
     )
     tokenizer = tokenizer_of(directory, model)
     outputs = HeadOutputs(for_head, pack=pack)
@@ -243,10 +244,10 @@ def check_pack(task: Task, pack: int) -> None:
         )
 
 
-def head_of(directory: str | Path, model: ModelDirectory) -> dict[str, Any]:
-    """The manifest's head; UserError for a model without one."""
-    head = model.manifest.get("head")
-    if not head or "head" not in model.params:
+def head_of(directory: str | Path, model: ModelDirectory) -> HeadManifest:
+    """Return the manifest's head; raise UserError for a model without one."""
+    head = model.head
+    if head is None or "head" not in model.params:
         raise UserError(
             f"{directory} is not fine-tuned (it has no head); "
             "fine-tune it first with albert-jax finetune"
@@ -269,12 +270,10 @@ def _outputs_of(model: ModelDirectory) -> int:
     return 2 if bias is None else len(bias)
 
 
-def _label_order(
-    directory: str | Path, head: Mapping[str, Any], task: Task
-) -> tuple[int, ...] | None:
-    name, labels = head.get("task"), list(head["labels"] or [])
-    if head["kind"] != task.head or name not in (None, task.name, ANSWERED_BY.get(task.name)):
-        told = f"for {name} ({head['kind']})" if name else f"for {head['kind']}"
+def _label_order(directory: str | Path, head: HeadManifest, task: Task) -> tuple[int, ...] | None:
+    name, labels = head.task, list(head.labels or [])
+    if head.kind != task.head or name not in (None, task.name, ANSWERED_BY.get(task.name)):
+        told = f"for {name} ({head.kind})" if name else f"for {head.kind}"
         raise UserError(
             f"{directory} was fine-tuned {told}, not for {task.name} ({task.head}); "
             "give a model that albert-jax finetune made for it"

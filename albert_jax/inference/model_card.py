@@ -6,15 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.config.run import MODELS, AlbertConfig, ComputeConfig
-from albert_jax.inference.evaluate import evaluate
+from albert_jax.inference.evaluate import Evaluation, evaluate
 from albert_jax.inference.finetuned import head_of
 from albert_jax.inference.published import RELEASED
 from albert_jax.inference.verify_released import named_by_source
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.results import Result
+from albert_jax.utils.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -57,78 +59,106 @@ def average(row: Sequence[Sequence[float] | None]) -> float | None:
     return sum(sum(cell) / len(cell) for cell in row if cell) / len(row)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelCard(Result):
+    """A row of the card's table beside the published one; cells in percent, None where no model is
+    of the task.
+
+    `row_dev_tuned` has SQuAD 2.0 at the threshold that is best for these very answers, which is how
+    the published row was made.
+    """
+
+    suite: Literal["card"] = "card"
+    columns: list[str]
+    row: list[tuple[float, ...] | None]
+    average: float | None
+    row_dev_tuned: list[tuple[float, ...] | None]
+    average_dev_tuned: float | None
+    released: str
+    published: tuple[tuple[float, ...], ...]
+    published_average: float | None
+    results: dict[str, Evaluation]
+
+
 def evaluate_card(
     models: Sequence[str | Path],
     data: str | Path,
     *,
     released: str | None = None,
     compute: ComputeConfig | None = None,
-) -> dict[str, Any]:
-    """The card's row of models fine-tuned on its tasks, beside the published one.
+) -> ModelCard:
+    """Evaluate models fine-tuned on the card's tasks, and return their row.
 
-    `data` holds the tasks' folders, or is tfds. `released` names the published row; unset: the
-    model that the weights came from, else one of the same size, else base-v2. Raises UserError for
-    a model of a task that is not in the table and for two of one task.
+    Args:
+        models: model directories, one a task at most.
+        data: folder of the tasks' folders, or "tfds".
+        released: the published row to compare with; unset: that of the model that the weights came
+            from, else of one of the same size, else of base-v2.
+        compute: how this machine computes.
+
+    Raises:
+        UserError: for a model of a task that is not in the table and for two of one task.
     """
     if released is not None and released not in PUBLISHED:
         raise UserError(f"released model {released!r} is unknown; known: {', '.join(PUBLISHED)}")
-    chosen: dict[str, str | Path] = {}
-    for model in models:
-        name = head_of(model, load_model(model)).get("task")
-        if name not in [cell.task for cell in CARD]:
-            known = ", ".join(cell.task for cell in CARD)
-            raise UserError(f"{model} is of {name}, which is not in the card; it has {known}")
-        if name in chosen:
-            raise UserError(f"{model} and {chosen[name]} are both of {name}; give one")
-        chosen[name] = model
+    chosen = _by_task(models)
     released = released or _released_name(load_model(models[0]))
     results = {
         cell.task: evaluate(cell.task, chosen[cell.task], _folder(data, cell.task), compute=compute)
         for cell in CARD
         if cell.task in chosen
     }
-
-    def row(tuned: bool) -> list[tuple[float, ...] | None]:
-        names = [(cell.tuned if tuned else ()) or cell.metrics for cell in CARD]
-        found = [results.get(cell.task, {}).get("metrics") for cell in CARD]
-        return [
-            each and tuple(each[name] * cell.scale for name in wanted)
-            for cell, wanted, each in zip(CARD, names, found, strict=True)
-        ]
-
-    return {
-        "suite": "card",
-        "columns": [cell.title for cell in CARD],
-        "row": row(False),
-        "average": average(row(False)),
-        "row_dev_tuned": row(True),
-        "average_dev_tuned": average(row(True)),
-        "released": released,
-        "published": PUBLISHED[released],
-        "published_average": average(PUBLISHED[released]),
-        "results": results,
-    }
+    row, tuned = (_row(results, tuned=tuned) for tuned in (False, True))
+    return ModelCard(
+        columns=[cell.title for cell in CARD],
+        row=row,
+        average=average(row),
+        row_dev_tuned=tuned,
+        average_dev_tuned=average(tuned),
+        released=released,
+        published=PUBLISHED[released],
+        published_average=average(PUBLISHED[released]),
+        results=results,
+    )
 
 
-def card_table(card: Mapping[str, Any]) -> str:
-    """The two rows as text; SQuAD as F1/EM."""
+def _by_task(models: Sequence[str | Path]) -> dict[str, str | Path]:
+    chosen: dict[str, str | Path] = {}
+    for model in models:
+        name = head_of(model, load_model(model)).task
+        if name is None or name not in [cell.task for cell in CARD]:
+            known = ", ".join(cell.task for cell in CARD)
+            raise UserError(f"{model} is of {name}, which is not in the card; it has {known}")
+        if name in chosen:
+            raise UserError(f"{model} and {chosen[name]} are both of {name}; give one")
+        chosen[name] = model
+    return chosen
+
+
+def _row(results: Mapping[str, Evaluation], *, tuned: bool) -> list[tuple[float, ...] | None]:
+    row: list[tuple[float, ...] | None] = []
+    for cell in CARD:
+        names = (cell.tuned if tuned else ()) or cell.metrics
+        found = results.get(cell.task)
+        values = [found.metrics[name] for name in names] if found else []
+        row.append(tuple(x * cell.scale for x in values if x is not None) or None)
+    return row
+
+
+def card_table(card: ModelCard) -> str:
+    """Return the two rows as text; SQuAD as F1/EM."""
 
     def cells(name: str, average: float | None, row: Sequence[Sequence[float] | None]) -> list[str]:
         told = ["-" if cell is None else "/".join(f"{x:.1f}" for x in cell) for cell in row]
         return [name, "-" if average is None else f"{average:.1f}", *told]
 
-    rows = [
-        ["", "Average", *card["columns"]],
-        cells("here", card["average"], card["row"]),
-        cells("  threshold tuned on dev", card["average_dev_tuned"], card["row_dev_tuned"]),
-        cells(
-            f"{card['released']}, published (tuned)", card["published_average"], card["published"]
-        ),
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+    return aligned(
+        [
+            ["", "Average", *card.columns],
+            cells("here", card.average, card.row),
+            cells("  threshold tuned on dev", card.average_dev_tuned, card.row_dev_tuned),
+            cells(f"{card.released}, published (tuned)", card.published_average, card.published),
+        ]
     )
 
 
@@ -139,7 +169,7 @@ def _folder(data: str | Path, task: str) -> str | Path:
     return data if data == "tfds" else next((place for place in places if place.is_dir()), data)
 
 
-def _released_name(model: Any) -> str:
+def _released_name(model: ModelDirectory) -> str:
     manifest = model.manifest
     origin = {"provenance": manifest["provenance"].get("started_from") or manifest["provenance"]}
     named = named_by_source(origin, RELEASED)

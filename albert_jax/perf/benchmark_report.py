@@ -22,6 +22,7 @@ from albert_jax.utils.plots import (
     setting_axis,
     styled,
 )
+from albert_jax.utils.tables import aligned
 
 Point = Mapping[str, Any]
 """A `SweepPoint`, read by the names of the columns and settings that are shown."""
@@ -118,13 +119,7 @@ def sweep_table(results: Sequence[Point], names: Sequence[str]) -> str:
         setting = [str(result[name]) for name in names]
         why = result.get("error", "").partition(";")[0]
         rows.append([*setting, *([why] if why else next(cells))])
-    full = [row for row in rows if len(row) == len(rows[0])]
-    widths = [max(len(row[i]) for row in full) for i in range(len(rows[0]))]
-    widths[: len(names)] = [max(len(row[i]) for row in rows) for i in range(len(names))]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=False))
-        for row in rows
-    ]
+    lines = [aligned(rows, "r" * len(rows[0]))]
     if any("pipelined_step_ms" in result for result in measured):
         lines.append(_FOOTNOTE)
     if any(result["phase"] == "input" for result in measured):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.config.manifests import HeadKind, TaskSettings
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
@@ -70,7 +71,7 @@ class Task(ABC):
     """
 
     name: str
-    head: str
+    head: HeadKind
     labels: tuple[str, ...] = ()
 
     @property
@@ -141,9 +142,9 @@ class Task(ABC):
         """Return the folders that may hold the task's files, the most specific first."""
         return (Path(data),)
 
-    def head_settings(self) -> dict[str, Any]:
-        """Return the settings that a fine-tuned model must answer with; its manifest keeps them."""
-        return {}
+    def head_settings(self) -> TaskSettings | None:
+        """Return what a fine-tuned model must answer with, and its manifest keep; None: nothing."""
+        return None
 
     def with_labels(self, labels: Iterable[str]) -> Task:
         """Return the task with the labels of a model fine-tuned for it; fixed labels stay."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID, UNK_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
@@ -83,8 +84,8 @@ class CustomTask(Task):
     def text_columns(self) -> tuple[str, ...]:
         return self.texts
 
-    def head_settings(self) -> dict[str, Any]:
-        return {"texts": list(self.texts), "label": self.label}
+    def head_settings(self) -> TaskSettings:
+        return TaskSettings(texts=list(self.texts), label=self.label)
 
     def with_labels(self, labels: Iterable[str]) -> CustomTask:
         """The task with the labels of a model that was fine-tuned for it."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.config.manifests import HeadKind
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
@@ -70,7 +71,7 @@ class GlueTask(Task):
         renamed: pairs of a file's label and the task's.
     """
 
-    head: str = "classification"
+    head: HeadKind = "classification"
     folder: str
     texts: tuple[str, ...]
     label: str

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albert_jax.config.manifests import HeadKind
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer, clean_text
 from albert_jax.tasks import metrics
@@ -72,7 +73,7 @@ def choice_features(
 class RaceTask(Task):
     """RACE, or the questions of one of its levels."""
 
-    head: str = "multiple_choice"
+    head: HeadKind = "multiple_choice"
     labels: tuple[str, ...] = OPTIONS
     levels: tuple[str, ...] = LEVELS
     renamed: Pairs = ()  # a file's letter, ours

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample, Task
@@ -95,8 +96,8 @@ class SquadTask(Task):
         # on the dev set would flatter twice.
         return "f1"
 
-    def head_settings(self) -> dict[str, Any]:
-        return {"doc_stride": self.doc_stride, "max_query_length": self.max_query_length}
+    def head_settings(self) -> TaskSettings:
+        return TaskSettings(doc_stride=self.doc_stride, max_query_length=self.max_query_length)
 
     def for_answers(self) -> SquadTask:
         return dataclasses.replace(self, searches_on=True)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
+from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.run import AlbertConfig, FinetuneConfig, label_pairs, to_dict
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.finetuned import check_pack, configured_task, tokenizer_of
@@ -40,12 +41,12 @@ class FinetuneSetup:
     dev: SplitFeatures
 
     @property
-    def head(self) -> dict[str, Any]:
-        """What the manifest of an exported model says of its head."""
+    def head(self) -> HeadManifest:
+        """What the manifest of an exported model says of its head, but for the length of rows."""
         task = self.task
-        head = {"kind": task.head, "labels": list(task.labels), "task": task.name}
-        settings = task.head_settings()
-        return head | {"settings": settings} if settings else head
+        return HeadManifest(
+            kind=task.head, labels=list(task.labels), task=task.name, settings=task.head_settings()
+        )
 
 
 def set_up(config: FinetuneConfig) -> FinetuneSetup:
@@ -126,9 +127,10 @@ def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) ->
     params = init_params(prepared.model, jax.random.key(seed))
     if random_weights:
         return params, "random weights, the control that pretraining is held against"
-    theirs, head = prepared.source.params, prepared.source.manifest.get("head")
-    wanted = {name: prepared.head[name] for name in ("kind", "labels", "task")}
-    keep = head is not None and {name: head.get(name) for name in wanted} == wanted
+    theirs, head, ours = prepared.source.params, prepared.source.head, prepared.head
+    keep = head is not None and (
+        (head.kind, head.labels, head.task) == (ours.kind, ours.labels, ours.task)
+    )
     taken = [name for name in params if name in theirs and (name != "head" or keep)]
     if missing := {"embeddings", "encoder"} - set(taken):
         raise UserError(f"the model directory has no {' and '.join(sorted(missing))}")
@@ -139,7 +141,7 @@ def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) ->
     if new:
         words.append(f"new {', '.join(new)}")
     if left:
-        of = f" (the head: {head.get('task') or head['kind']}'s)" if head and "head" in left else ""
+        of = f" (the head: {head.task or head.kind}'s)" if head and "head" in left else ""
         words.append(f"left behind {', '.join(left)}{of}")
     return params, "; ".join(words)
 
@@ -156,7 +158,7 @@ def finetuning_identity(
         "weights": json_sha256(prepared.source.manifest["tensors"]),
         "vocabulary": prepared.tokenizer.sha256,
         "data": _digest_of_rows(prepared.train.rows),
-        "head": prepared.head,
+        "head": prepared.head.to_json(),
         "optimizer": settings["optimizer"],
         "train": {key: settings["train"][key] for key in keys} | {"seed": seed},
         # Packed rows are drawn as those of a window of 1, and have the same updates.

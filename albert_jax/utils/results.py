@@ -14,9 +14,9 @@ from albert_jax.utils.wording import shortened
 Self = TypeVar("Self", bound="Result")
 
 
-def absent_if_none() -> Any:
-    """Return a dataclass field that is None by default, and then no key of the JSON object."""
-    return dataclasses.field(default=None, metadata={"absent": True})
+ABSENT_IF_NONE = {"absent_if_none": True}
+"""Metadata of a field that is no key of the JSON object while it is None:
+`field(default=None, metadata=ABSENT_IF_NONE)`."""
 
 
 class Result(Mapping[str, Any]):
@@ -34,7 +34,7 @@ class Result(Mapping[str, Any]):
         return {
             field.name: _plain(value)
             for field, value in values
-            if not (field.metadata.get("absent") and value is None)
+            if not (field.metadata.get("absent_if_none") and value is None)
         }
 
     @classmethod

@@ -715,7 +715,9 @@ def _save_for_ever(directory: Path, tell: Connection) -> None:
 
 # Its children begin with orbax imported (5 s) and no JAX backend, which would not survive a fork.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["albert_jax.checkpoint.manager", "albert_jax.training.step", "pytest"])
+PROCESSES.set_forkserver_preload(
+    ["albert_jax.checkpoint.manager", "albert_jax.training.step", "pytest"]
+)
 
 
 def start(target: Any, *arguments: Any) -> tuple[Any, Connection]:

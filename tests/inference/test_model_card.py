@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card's table: the published averages, and a row of models beside the published one."""
 
+import json
+
 import pytest
 
 from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.inference.evaluate import Evaluation
 from albert_jax.inference.model_card import CARD, PUBLISHED, average, card_table, evaluate_card
 from albert_jax.tasks import find_task
 from albert_jax.utils.errors import UserError
 from tests.helpers.models import tiny_albert
 from tests.helpers.pretraining_runs import random_model
+
+HEAD = {"kind": "classification", "labels": ["no", "yes"], "task": "mnli"}
 
 
 def test_the_published_rows_have_the_published_averages():
@@ -22,7 +27,7 @@ def test_the_published_rows_have_the_published_averages():
 
 
 def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, tmp_path):
-    manifest = {"provenance": {"source": "albert_large_v1.tar.gz"}, "head": {"task": "mnli"}}
+    manifest = {"provenance": {"source": "albert_large_v1.tar.gz"}, "head": HEAD}
     model = load_model(random_model(tmp_path / "base", tiny_albert(vocab_size=8000)))._replace(
         manifest=manifest
     )
@@ -30,10 +35,20 @@ def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, tmp_p
     monkeypatch.setattr("albert_jax.inference.model_card.load_model", lambda path: model)
     monkeypatch.setattr(
         "albert_jax.inference.model_card.evaluate",
-        lambda *_, **__: {"metrics": {"accuracy": 0.835}},
+        lambda *_, **__: Evaluation(
+            task="mnli",
+            split="dev_matched",
+            metric="accuracy",
+            metrics={"accuracy": 0.835},
+            examples=1,
+            truncated=0,
+            predictions_file="MNLI-m.tsv",
+        ),
     )
     card = evaluate_card(["m"], "data")
     assert (card["released"], card["average"]) == ("large-v1", None)
+    assert card["results"]["mnli"]["metrics"] == {"accuracy": 0.835}
+    assert json.loads(json.dumps(dict(card))) == card
     here, tuned, published = card_table(card).splitlines()[1:]
     assert here.split() == ["here", "-", "-", "-", "83.5", "-", "-"]
     assert tuned.endswith("83.5  -      -")

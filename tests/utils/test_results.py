@@ -3,12 +3,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import pytest
 
-from albert_jax.utils.results import Result, absent_if_none
+from albert_jax.utils.results import ABSENT_IF_NONE, Result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,7 +23,7 @@ class Measured(Result):
     mfu: float | None
     spread: Spread
     runs: tuple[Spread, ...] = ()
-    error: str | None = absent_if_none()
+    error: str | None = field(default=None, metadata=ABSENT_IF_NONE)
 
 
 SPREAD = Spread(least=1.0, most=2.0)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from albert_jax.perf.tpu.results import EstimateResult, FittingEstimate, OperationCost
 from albert_jax.training.memory import GIB
 from albert_jax.utils.numbers import rounded
+from albert_jax.utils.tables import aligned
 
 _PHASES = {
     "train": "training step",
@@ -105,26 +106,38 @@ def _kernels(result: FittingEstimate) -> list[str]:
 
 
 def _operations(result: FittingEstimate) -> list[str]:
-    rows = [
-        f"{each.ms:8.3f}  {each.ms / result.step_ms:6.1%}  {each.times:5}  "
-        f"{each.kind:<10}  {_where(each)}"
+    rows = [("ms", "share", "times", "by", "operation")]
+    rows += [
+        (
+            f"{each.ms:.3f}",
+            f"{each.ms / result.step_ms:.1%}",
+            f"{each.times}",
+            each.kind,
+            _where(each),
+        )
         for each in result.operations
     ]
-    return ["", f"{'ms':>8}  {'share':>6}  {'times':>5}  {'by':<10}  operation", *rows]
+    return ["", aligned(rows, "rrr")]
 
 
 def batches(results: Sequence[EstimateResult]) -> str:
     """Return the largest batches of `find_batch`, a line each."""
-    lines = [f"{'remat':<6}  {'batch a chip':>12}  {'HBM':>9}  {'ms a sequence':>13}  {'MFU':>6}"]
+    rows: list[tuple[str, ...]] = [("remat", "batch a chip", "HBM", "ms a sequence", "MFU")]
     for result in results:
         if isinstance(result, FittingEstimate):
-            lines.append(
-                f"{result.remat:<6}  {result.batch_size:12,}  {_size(result.hbm_bytes):>9}  "
-                f"{rounded(result.ms_per_sequence_per_chip):>13}  {result.mfu:6.1%}"
+            rows.append(
+                (
+                    result.remat,
+                    f"{result.batch_size:,}",
+                    _size(result.hbm_bytes),
+                    rounded(result.ms_per_sequence_per_chip),
+                    f"{result.mfu:.1%}",
+                )
             )
         else:
-            lines.append(f"{result.remat:<6}  not even {result.batch_size}: {result.out_of_memory}")
-    return "\n".join(lines)
+            why = f"not even {result.batch_size}: {result.out_of_memory}"
+            rows.append((result.remat, why))
+    return aligned(rows, "lrrrr")
 
 
 def _where(each: OperationCost) -> str:
