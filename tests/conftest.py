@@ -16,8 +16,9 @@ from xdist.scheduler import LoadScopeScheduling
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# A shell ignores SIGINT in what it starts in the background; what tests start would inherit that.
+# What tests start would inherit that a shell ignores SIGINT in the background, and nohup SIGHUP.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Four devices on two cores abort now and then ("Expected 4 threads to join the rendezvous") unless
 # XLA's thread pool is sized by NPROC instead of by the cores there are.
 os.environ["XLA_FLAGS"] = (

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tensorflow_datasets.core.sequential_writer import SequentialWriter
 
 from albert_jax.data.store import TokenStore
@@ -25,7 +26,7 @@ SHARD_EXAMPLES = 1 << 16
 BATCH_EXAMPLES = 256  # written at once
 
 
-class AlbertTokenStore(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
+class AlbertTokenStore(FileReaderBuilder):  # type: ignore[misc]
     """Builder of the data set `albert_token_store/DIGEST`, DIGEST being the store's.
 
     An example has `tokens` uint16[T], ids without special tokens, and `sentence_lengths` uint32[s],
@@ -73,12 +74,6 @@ class AlbertTokenStore(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
                 writer.add_examples({split: batch})
             writer.close_splits([split])
         self.info.set_splits(info.splits)
-
-    def _split_generators(self, dl_manager: Any) -> Any:
-        raise NotImplementedError("the splits are written by _download_and_prepare")
-
-    def _generate_examples(self) -> Any:
-        raise NotImplementedError("the splits are written by _download_and_prepare")
 
 
 def _documents(store: TokenStore) -> Iterator[dict[str, np.ndarray]]:

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.user_cache import user_cache
 
 BLOCK_BYTES = 1 << 22  # read at once, a multiple of every array's item
+_SIGNALS_SEEN = 0.2  # seconds between two looks for one
 MIN_REMEMBERED = 1 << 26  # bytes; fewer are read again in a tenth of a second
 SETTLED_NANOSECONDS = 2_000_000_000  # a file that changed since could change again within one tick
 SAID_AFTER_SECONDS = 1.5
@@ -125,9 +126,12 @@ def _check_all(store: Path, files: Sequence[StoreFile], tick: Callable[[int], No
     threads = min(8, os.cpu_count() or 1, len(files))
     with ThreadPoolExecutor(threads, "verify") as pool:
         try:
-            found = pool.map(lambda file: check_file(store / file.name, file, read), files)
+            found = [pool.submit(check_file, store / file.name, file, read) for file in files]
+            # A signal that comes just before an endless wait is seen only at its end.
+            while wait(found, timeout=_SIGNALS_SEEN).not_done:
+                pass
             named = zip(files, found, strict=True)
-            return [f"{store / file.name} {problem}" for file, problem in named if problem]
+            return [f"{store / f.name} {x.result()}" for f, x in named if x.result()]
         except BaseException:  # as Ctrl-C: what is being read is not read to its end
             stop.set()
             pool.shutdown(cancel_futures=True)

@@ -20,8 +20,10 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from albert_jax.data.loader import KEYS, Example
+from albert_jax.data import loader
+from albert_jax.data.loader import KEYS
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.tf_protos import DecodeError, Example
 
 # Name in the file -> name of the array. The label is the sentence order's in spite of its name.
 _FEATURES = {
@@ -53,9 +55,6 @@ MAX_RECORD_BYTES = (
     1 << 22
 )  # decoding takes some forty times a record's bytes; one of 512 tokens: 5 kB
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
-_FLOAT_LIST, _INT64_LIST = 2, 3  # fields of tf.train.Feature; 1 is bytes_list
-
 _HEAD = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 
@@ -63,100 +62,34 @@ _CRC = struct.Struct("<I")
 # ----------------------------------------------------------------------------------------- protobuf
 
 
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number of more than ten bytes")
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The fields of a message: (number, wire type, payload); raises ValueError or IndexError."""
-    at = 0
-    while at < len(data):
-        key, at = _read_varint(data, at)
-        wire = key & 7
-        if wire == _VARINT:
-            end = _read_varint(data, at)[1]
-        elif wire == _BYTES:
-            length, at = _read_varint(data, at)
-            end = at + length
-        elif wire in (_FIXED32, _FIXED64):
-            end = at + (4 if wire == _FIXED32 else 8)
-        else:
-            raise ValueError(f"wire type {wire}")
-        if end > len(data):
-            raise ValueError("a field runs past the end")
-        yield key >> 3, wire, data[at:end]
-        at = end
-
-
-def _unpack_varints(data: bytes) -> np.ndarray:
-    """Packed int64 values, all at once."""
-    parts = np.frombuffer(data, np.uint8)
-    last = np.flatnonzero(parts < 0x80)
-    if len(parts) and (not len(last) or last[-1] != len(parts) - 1):
-        raise ValueError("a number is cut off")
-    if len(last) == len(parts):
-        return parts.astype(np.int64)
-    first = np.concatenate([[0], last[:-1] + 1])
-    if (last - first).max() > 9:
-        raise ValueError("a number of more than ten bytes")
-    shift = 7 * (np.arange(len(parts)) - np.repeat(first, last - first + 1))
-    values = (parts & 0x7F).astype(np.uint64) << shift.astype(np.uint64)
-    return np.add.reduceat(values, first).astype(np.int64)
-
-
-def _message(number: int, payload: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(payload)) + payload
-
-
 def encode_example(features: Mapping[str, np.ndarray]) -> bytes:
     """A tf.train.Example of int64 and float features, one after another in the order given."""
-    entries = []
+    message = Example()
     for name, values in features.items():
+        entry = message.features.feature.add(key=name.encode())
         if values.dtype.kind == "f":
-            kind, packed = _FLOAT_LIST, values.astype("<f4").tobytes()
+            entry.value.float_list.value.extend(values.ravel().tolist())
         else:
-            # Negative numbers are their two's complement, ten bytes long.
-            numbers = values.astype(np.int64).ravel().astype(np.uint64).tolist()
-            kind, packed = _INT64_LIST, b"".join(map(_varint, numbers))
-        feature = _message(kind, _message(1, packed))
-        entries.append(_message(1, _message(1, name.encode()) + _message(2, feature)))
-    return _message(1, b"".join(entries))
+            entry.value.int64_list.value.extend(values.astype(np.int64).ravel().tolist())
+    encoded: bytes = message.SerializeToString()
+    return encoded
 
 
 def decode_example(record: bytes) -> dict[str, np.ndarray]:
     """The int64 and float32 features of a tf.train.Example in the file's order.
 
-    Raises ValueError or IndexError for what is no such message; features of bytes are left out.
+    Raises ValueError for what is no such message; features of bytes are left out.
     """
     features = {}
-    for number, _, entries in _fields(record):
-        if number != 1:
-            continue
-        for _, _, entry in _fields(entries):
-            pair = {key: payload for key, _, payload in _fields(entry)}
-            for kind, _, values in _fields(pair.get(2, b"")):
-                # Packed or, as the format allows too, one field a number: joined they are alike.
-                packed = b"".join(payload for _, _, payload in _fields(values))
-                if kind == _INT64_LIST:
-                    features[pair[1].decode()] = _unpack_varints(packed)
-                elif kind == _FLOAT_LIST:
-                    features[pair[1].decode()] = np.frombuffer(packed, "<f4")
+    try:
+        message = Example.FromString(record)
+    except DecodeError:
+        raise ValueError("no protobuf message") from None
+    for entry in message.features.feature:
+        if entry.value.HasField("int64_list"):
+            features[entry.key.decode()] = np.array(entry.value.int64_list.value, np.int64)
+        elif entry.value.HasField("float_list"):
+            features[entry.key.decode()] = np.array(entry.value.float_list.value, np.float32)
     return features
 
 
@@ -211,7 +144,7 @@ class _RecordFile:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def __getitem__(self, number: int) -> Example:
+    def __getitem__(self, number: int) -> loader.Example:
         """One example in the file's order of features; raises UserError for a damaged one."""
         at = int(self.offsets[number])
         data = _mapped(self)
@@ -222,7 +155,7 @@ class _RecordFile:
             raise _damaged(self.path, number, at, "its checksum is wrong")
         try:
             features = decode_example(record)
-        except (ValueError, IndexError, KeyError) as error:
+        except ValueError as error:
             what = f"it is no tf.train.Example ({error})"
             raise _damaged(self.path, number, at, what) from None
         return _as_example(features, f"{self.path}, record {number},")
@@ -234,7 +167,7 @@ def _mapped(file: _RecordFile) -> mmap.mmap:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _as_example(features: dict[str, np.ndarray], where: str) -> Example:
+def _as_example(features: dict[str, np.ndarray], where: str) -> loader.Example:
     """A record's features under a batch's names; raises UserError for another kind of record."""
     if problem := _problem(features):
         raise UserError(
@@ -295,7 +228,7 @@ def record_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return files
 
 
-def read_examples(paths: str | Path | Iterable[str | Path]) -> Iterator[Example]:
+def read_examples(paths: str | Path | Iterable[str | Path]) -> Iterator[loader.Example]:
     """Examples in the files' order, their arrays int32[S], int32[P], float32[P] and a scalar label.
 
     token_boundary is there where the file has it; UserError as RecordSource raises.
@@ -306,7 +239,9 @@ def read_examples(paths: str | Path | Iterable[str | Path]) -> Iterator[Example]
             yield file[number]
 
 
-def write_records(paths: str | Path | Sequence[str | Path], examples: Iterable[Example]) -> int:
+def write_records(
+    paths: str | Path | Sequence[str | Path], examples: Iterable[loader.Example]
+) -> int:
     """Writes examples to the files in turn, as the original does; returns how many there were.
 
     Of an example (`PretrainingSource.draw`) the arrays that the original writes are written, in the
@@ -357,7 +292,7 @@ class RecordSource:
         for file in self.files:
             self._check(file, 0, file[0])
 
-    def _check(self, file: _RecordFile, number: int, example: Example) -> None:
+    def _check(self, file: _RecordFile, number: int, example: loader.Example) -> None:
         lengths = len(example["input_ids"]), len(example["masked_lm_positions"])
         expected = self.max_seq_length, self.max_predictions_per_seq
         if lengths != expected:
@@ -388,12 +323,12 @@ class RecordSource:
             raise IndexError(index)
         return divmod(index, len(self))
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> loader.Example:
         """The arrays of one example: [S], [P] and a scalar label."""
         example = self.draw(index)
         return {key: example[key] for key in KEYS}
 
-    def draw(self, index: int) -> Example:
+    def draw(self, index: int) -> loader.Example:
         """`self[index]` with token_boundary int32[S] where the file has it."""
         epoch, number = self.epoch_of(index)
         if self.shuffle:

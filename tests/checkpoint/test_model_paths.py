@@ -168,7 +168,7 @@ COMMANDS = [
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_says_so_before_jax_is_imported(line: str, tmp_path: Path) -> None:
     code = (
-        "import sys; from albert_jax.cli import main\n"
+        "import sys; from albert_jax.cli.main import main\n"
         f"status = main({line.split()!r})\n"
         "sys.exit(f'status {status}, jax' if 'jax' in sys.modules else status)"
     )

@@ -52,7 +52,7 @@ def test_help_has_an_example_and_comes_without_jax_within_a_second(
     assert (exit.value.code or 0, printed.err) == (0, "")
     assert f"Example: albert-jax {command} " in printed.out
     code = (
-        "import sys; from albert_jax.cli import main\n"
+        "import sys; from albert_jax.cli.main import main\n"
         f"try: main([{command!r}, '--help'])\n"
         "except SystemExit: pass\n"
         "sys.exit('jax' in sys.modules)"

@@ -159,7 +159,7 @@ def test_worker_processes_end_when_their_parent_is_killed(tmp_path):
         "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
         "    time.sleep(60)\n"
     )
-    root = str(original.DATA.parents[2])
+    root = str(original.FILES.parents[2])
     with subprocess.Popen(
         [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": root}, stdout=subprocess.PIPE
     ) as parent:
@@ -180,7 +180,7 @@ def test_drawing_needs_no_jax():
         "import sys; import albert_jax.data.examples, albert_jax.data.tfrecord; "
         "assert 'jax' not in sys.modules and 'tensorflow' not in sys.modules"
     )
-    root = str(original.DATA.parents[2])
+    root = str(original.FILES.parents[2])
     subprocess.run(
         [sys.executable, "-c", command], check=True, env=os.environ | {"PYTHONPATH": root}
     )

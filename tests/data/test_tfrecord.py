@@ -26,7 +26,7 @@ from albert_jax.data.tfrecord import (
 from albert_jax.utils.errors import UserError
 from tests.helpers import original_examples as original
 
-GOLDEN = original.DATA / "first50.tfrecord"
+GOLDEN = original.FILES / "first50.tfrecord"
 
 
 def drawn(count: int, **options):
@@ -260,8 +260,14 @@ FIRST = 0x38B + 16  # bytes of the first record and its frame
         (lambda data: b"input_ids,input_mask\n" * 9, "byte 0: the checksum of its length"),
         (lambda data: gzip.compress(data), "is compressed"),
         (lambda data: framed(b"\x0a\xff"), "byte 0: it is no tf.train.Example"),
-        (lambda data: framed(b"\x0a" + b"\x80" * 4000), "a number of more than ten bytes"),
-        (lambda data: framed(packed("x", b"\xff" * 10 + b"\0")), "a number of more than ten bytes"),
+        (
+            lambda data: framed(b"\x0a" + b"\x80" * 4000),
+            "it is no tf.train.Example .no protobuf message",
+        ),
+        (
+            lambda data: framed(packed("x", b"\xff" * 10 + b"\0")),
+            "it is no tf.train.Example .no protobuf message",
+        ),
         (lambda data: framed(bytes(1 << 23)), "byte 0: it claims 8,388,608 bytes"),
         (lambda data: head(2**63) + bytes(99), "byte 0: it claims 9,223,372,036,854,775,808 bytes"),
         (lambda data: framed(encode_example({"x": np.arange(3)})), "it lacks input_ids, input_mas"),

@@ -45,7 +45,7 @@ from albert_jax.checkpoint.convert.safetensors_file import read_safetensors, wri
 from albert_jax.checkpoint.convert.sources import open_weights
 from albert_jax.checkpoint.convert.sstable import encode_table, parse_table
 from albert_jax.checkpoint.convert.tensors import Tensor
-from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
+from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.integrity import seal
 from albert_jax.checkpoint.model_dir import load_model, load_optimizer
@@ -385,7 +385,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         _read_all(read_torch(folder / "zipped.bin"))
 
     def read_checkpoint() -> None:
-        CheckpointReader.open(folder / "ckpt").read_all()
+        read_checkpoint(folder / "ckpt")
 
     zarray, array = folder / "zarray.json", "embeddings.position_embeddings"
     database = ts.KvStore.open(_database(plain / "params")).result()

@@ -50,8 +50,8 @@ def sentences_of(store: Path, split: str) -> list[list[list[int]]]:
 
 COMMAND = """
 import sys
-from albert_jax.data import units
-from albert_jax.data.prepare import prepare
+from albert_jax.data.prepare import units
+from albert_jax.data.prepare.build import prepare
 if __name__ == "__main__":
     units.MIN_UNIT_BYTES = {unit_bytes}
     workers, store, *texts = sys.argv[1:]

@@ -15,8 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import albert_jax
-from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
-from albert_jax.checkpoint.convert.tf_names import from_tf
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.run import AlbertConfig, ComputeConfig
@@ -32,6 +30,7 @@ from tests.helpers import reference
 from tests.helpers.golden import as_tf, tiny
 from tests.helpers.models import noisy_params, tiny_albert, worded_albert
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.tf_checkpoints import from_tf, read_checkpoint
 
 FORWARD = {"atol": 2e-5, "rtol": 0}  # as test_model: two float32 implementations differ by 6e-6
 # Other batch shapes sum in another order; a padding token that counted would show at 1e-2.
@@ -99,7 +98,7 @@ def golden_inputs(expected, count=3):
 def test_encode_gives_each_layer_of_the_original(shared, name):
     folder = shared / "golden" / name
     config = AlbertConfig.from_json(folder / "tf_ckpt" / "albert_config.json")
-    params = from_tf(CheckpointReader.open(folder / "tf_ckpt").read_all(), config)
+    params = from_tf(read_checkpoint(folder / "tf_ckpt"), config)
     expected = dict(np.load(folder / "forward.npz"))
     inputs = golden_inputs(expected)
     encode = jax.jit(
@@ -667,6 +666,7 @@ def test_texts_are_needed_once(directory, capsys):
 # ----------------------------------------------------------------------------- against transformers
 
 
+@pytest.mark.peers
 def test_fill_mask_is_transformers_pipeline(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

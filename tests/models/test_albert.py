@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
-from albert_jax.checkpoint.convert.tf_names import from_tf, tf_names
+from albert_jax.checkpoint.convert.tf_names import tf_names
 from albert_jax.config.run import MODELS, AlbertConfig, ComputeConfig
 from albert_jax.models.albert import AlbertForPretraining, Block, init_params
 from albert_jax.models.flops import parameter_count, parameter_counts
@@ -20,6 +19,7 @@ from albert_jax.training.losses import pretraining_objective
 from tests.helpers import reference
 from tests.helpers.golden import as_tf, batch_of, tiny
 from tests.helpers.models import assert_trees_close, noisy_params, random_batch, tiny_albert
+from tests.helpers.tf_checkpoints import from_tf, read_checkpoint
 
 # Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5
 # on.
@@ -84,7 +84,7 @@ def test_forward_equals_the_original_on_the_carried_golden():
 def test_forward_and_gradients_equal_the_original(shared, name):
     folder = shared / "golden" / name
     config = AlbertConfig.from_json(folder / "tf_ckpt" / "albert_config.json")
-    params = from_tf(CheckpointReader.open(folder / "tf_ckpt").read_all(), config)
+    params = from_tf(read_checkpoint(folder / "tf_ckpt"), config)
     expected = dict(np.load(folder / "forward.npz"))
     blocks = config.num_hidden_layers * config.inner_group_num
     assert len(check_forward(config, params, expected)) == 5 + blocks

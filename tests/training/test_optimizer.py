@@ -11,8 +11,6 @@ import numpy as np
 import optax
 import pytest
 
-from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
-from albert_jax.checkpoint.convert.tf_names import from_tf
 from albert_jax.config.run import AlbertConfig, OptimizerConfig
 from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.training.losses import pretraining_objective
@@ -30,6 +28,7 @@ from albert_jax.training.optimizer import (
 from albert_jax.training.step import init_state, make_train_step
 from tests.helpers import reference
 from tests.helpers.golden import FOLDER, as_tf, batch_of, hparams, tiny
+from tests.helpers.tf_checkpoints import from_tf, read_checkpoint
 
 SCHEDULES = json.loads((FOLDER / "lr_schedule.json").read_text())
 
@@ -113,7 +112,7 @@ def test_twenty_steps_equal_the_originals_carried_trajectory(trajectory):
 def test_twenty_steps_end_at_the_originals_variables_and_slots(shared, model, trajectory):
     folder = shared / "golden" / model
     config = AlbertConfig.from_json(folder / "tf_ckpt" / "albert_config.json")
-    variables = CheckpointReader.open(folder / "tf_ckpt").read_all()
+    variables = read_checkpoint(folder / "tf_ckpt")
     batches = dict(np.load(folder / "lamb_trajectory.npz"))
     golden = dict(np.load(folder / f"{trajectory}.npz"))
     slots, start = None, 0

@@ -32,6 +32,7 @@ from albert_jax.checkpoint.convert.sstable import (
 from albert_jax.checkpoint.convert.tensors import map_file
 from albert_jax.utils.atomic import beside
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.tf_protos import BundleEntry, BundleHeader, DecodeError
 from albert_jax.utils.wording import first_ten
 
 # DataType of tensorflow/core/framework/types.proto; strings are object arrays of bytes.
@@ -58,27 +59,6 @@ _STRING = 7
 _MAX_RANK = 32  # NumPy 1's; TensorFlow's own variables have at most 8
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Yields tag (8 x field number + wire type) and value of each field of a protobuf message."""
-    position, end = 0, len(data)
-    while position < end:
-        tag, position = parse_varint(data, position, end)
-        if tag & 7 == 0:
-            value, position = parse_varint(data, position, end)
-            yield tag, value
-            continue
-        if tag & 7 == 2:
-            size, position = parse_varint(data, position, end)
-        elif tag & 7 in (1, 5):
-            size = 8 if tag & 7 == 1 else 4
-        else:
-            raise Damaged(f"a field of wire type {tag & 7} in a protobuf message")
-        if size > end - position:
-            raise Damaged(f"a field of {size} bytes in {end - position} bytes")
-        yield tag, data[position : position + size]
-        position += size
-
-
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """BundleEntryProto: where a tensor lies. `dtype` is a key of DTYPES or one not supported."""
@@ -93,30 +73,27 @@ class _Entry:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        dtype = shard = offset = size = crc = 0
-        shape, is_sliced = (), False
-        for tag, value in _fields(data):
-            match tag:
-                case 0x08:
-                    dtype = value
-                case 0x12:
-                    shape = _parse_shape(value)
-                case 0x18:
-                    shard = value
-                case 0x20:
-                    offset = value
-                case 0x28:
-                    size = value
-                case 0x35:
-                    crc = int.from_bytes(value, "little")
-                case 0x3A:
-                    is_sliced = True
-        return cls(dtype, shape, shard, offset, size, crc, is_sliced)
+        message = _parsed(BundleEntry, data)
+        if message.shape.unknown_rank:
+            raise Damaged("a shape of unknown rank")
+        if len(message.shape.dim) > _MAX_RANK:
+            raise Damaged(f"a shape of {len(message.shape.dim)} dimensions")
+        return cls(
+            message.dtype,
+            tuple(dim.size for dim in message.shape.dim),
+            message.shard_id,
+            message.offset,
+            message.size,
+            message.crc32c,
+            bool(message.slices),
+        )
 
     def check(self, num_shards: int) -> None:
         """Raises Damaged unless shape, dtype and size agree."""
-        if self.dtype == 0 or self.shard >= num_shards:
+        if self.dtype == 0 or not 0 <= self.shard < num_shards:
             raise Damaged(f"dtype {self.dtype}, shard {self.shard} of {num_shards}")
+        if min(self.offset, self.size, *self.shape) < 0:
+            raise Damaged(f"{self.size} bytes at {self.offset} for the shape {list(self.shape)}")
         if self.is_sliced or self.dtype not in DTYPES:
             return  # said when it is read
         # A string takes at least one byte, for its length.
@@ -129,35 +106,22 @@ class _Entry:
             raise Damaged(f"the shape {list(self.shape)}")
 
 
-def _parse_shape(data: bytes) -> tuple[int, ...]:
-    """Returns TensorShapeProto's sizes."""
-    shape: list[int] = []
-    for tag, value in _fields(data):
-        if tag == 0x12:  # dim { size: 1, name: 2 }
-            shape.append(next((v for t, v in _fields(value) if t == 0x08), 0))
-        elif tag == 0x18 and value:
-            raise Damaged("a shape of unknown rank")
-    if len(shape) > _MAX_RANK:
-        raise Damaged(f"a shape of {len(shape)} dimensions")
-    return tuple(shape)
+def _parsed(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise Damaged("it is no such protobuf message") from None
 
 
 def _parse_header(data: bytes) -> int:
     """Returns BundleHeaderProto's number of shards."""
-    num_shards = endianness = min_consumer = 0
-    for tag, value in _fields(data):
-        match tag:
-            case 0x08:
-                num_shards = value
-            case 0x10:
-                endianness = value
-            case 0x1A:  # version { producer: 1, min_consumer: 2 }
-                min_consumer = next((v for t, v in _fields(value) if t == 0x10), 0)
-    if endianness:
+    message = _parsed(BundleHeader, data)
+    if message.endianness:
         raise Unsupported("it was written on a big-endian machine")
-    if min_consumer > 1:
-        raise Unsupported(f"it needs a reader of version {min_consumer}; this one is of version 1")
-    return num_shards
+    if (needed := message.version.min_consumer) > 1:
+        raise Unsupported(f"it needs a reader of version {needed}; this one is of version 1")
+    shards: int = message.num_shards
+    return shards
 
 
 def _parse_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
@@ -302,10 +266,6 @@ class CheckpointReader:
             values.flags.writeable = False
         return values
 
-    def read_all(self) -> dict[str, np.ndarray]:
-        """Returns all tensors by name, verified."""
-        return {name: self.read(name) for name in self.names()}
-
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:
             raise UserError(f"{self.path} has no tensor {name}; it has {len(self._entries)} others")
@@ -374,7 +334,7 @@ def write_checkpoint(
         for shard, part in enumerate(_split(tensors, shards)):
             final = prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{shards:05d}")
             staged.append((_stage(final, _encode_shard(part, shard, entries)), final))
-        header = _field(0x08, shards) + b"\x1a\x02\x08\x01"  # version { producer: 1 }
+        header = BundleHeader(num_shards=shards, version={"producer": 1}).SerializeToString()
         staged.append((_stage(index, [encode_table([(b"", header), *entries])]), index))
         index.unlink(missing_ok=True)
         for temporary, final in staged:
@@ -432,12 +392,15 @@ def _encode_shard(
             native = np.ascontiguousarray(array, dtype=DTYPES[dtype])
             raw = native.reshape(-1).view(np.uint8)
             crc = google_crc32c.value(raw)
-        # TensorShapeProto { dim { size } … }: a size of 0 is left out, an empty shape is not.
-        dims = [_field(0x08, size) for size in array.shape]
-        shape = b"".join(b"\x12" + encode_varint(len(dim)) + dim for dim in dims)
-        entry = _field(0x08, dtype) + b"\x12" + encode_varint(len(shape)) + shape
-        entry += _field(0x18, shard) + _field(0x20, offset) + _field(0x28, len(raw))
-        entries.append((name.encode(), entry + b"\x35" + mask_crc(crc).to_bytes(4, "little")))
+        entry = BundleEntry(
+            dtype=dtype,
+            shape={"dim": [{"size": size} for size in array.shape]},
+            shard_id=shard,
+            offset=offset,
+            size=len(raw),
+            crc32c=mask_crc(crc),
+        )
+        entries.append((name.encode(), entry.SerializeToString()))
         offset += len(raw)
         yield raw
 
@@ -451,8 +414,3 @@ def _encode_strings(name: str, array: np.ndarray) -> tuple[bytes, int]:
     crc = google_crc32c.value(_fixed_lengths(lengths))
     tail = mask_crc(crc).to_bytes(4, "little") + b"".join(values)
     return b"".join(map(encode_varint, lengths)) + tail, google_crc32c.extend(crc, tail)
-
-
-def _field(tag: int, number: int) -> bytes:
-    """Returns a protobuf integer field, nothing for 0 as in proto3."""
-    return encode_varint(tag) + encode_varint(number) if number else b""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 from albert_jax.checkpoint.convert.parameters import MAPPING, leaves, modules
 from albert_jax.config.run import AlbertConfig
@@ -135,15 +134,3 @@ def head_kind(names: Iterable[str]) -> str | None:
     if names & {"cls/squad/output_weights", "cls/squad/output_bias"}:
         return "span_v1"
     return "output_weights" if names & {"output_weights", "output_bias"} else None
-
-
-def from_tf(variables: dict[str, Any], config: AlbertConfig) -> dict[str, Any]:
-    """Nests {TF1 name: array} into our parameter tree; KeyError for a variable that is missing."""
-    params: dict[str, Any] = {}
-    for path, variable in tf_names(config).items():
-        *modules, leaf = path.split("/")
-        node = params
-        for module in modules:
-            node = node.setdefault(module, {})
-        node[leaf] = variables[variable]
-    return params

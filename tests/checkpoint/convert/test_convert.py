@@ -50,6 +50,7 @@ from tests.helpers.conversions import (
 )
 from tests.helpers.fuzz_formats import _Call, torch_pickle, write_torch
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.tf_checkpoints import read_checkpoint
 
 convert = albert_jax.convert
 WITH_VOCABULARY = dataclasses.replace(SMALL, vocab_size=8000)
@@ -71,7 +72,7 @@ def plain(tensors: dict[str, np.ndarray]) -> dict[str, tuple]:
 
 
 def tf_tensors(path: Path) -> dict[str, tuple]:
-    return plain(CheckpointReader.open(path).read_all())
+    return plain(read_checkpoint(path))
 
 
 def hf_tensors(folder: Path) -> dict[str, tuple]:
@@ -244,7 +245,7 @@ def test_all_sources_of_the_same_weights_give_the_same_model(original: Path, hf:
     expected = plain(made_up())
     hub = root / "hub"  # a TF-Hub module: its names have a prefix, and no configuration is there
     (hub / "variables").mkdir(parents=True)
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     kept = {f"module/{n}": x for n, x in variables.items() if "adam" not in n}
     write_checkpoint(hub / "variables" / "variables", kept)
     (hub / "assets").mkdir()
@@ -307,6 +308,7 @@ def write_flax_model(path: Path, tensors: dict[str, np.ndarray]) -> None:
     path.write_bytes(flax.serialization.msgpack_serialize(tree))
 
 
+@pytest.mark.peers
 def test_what_pytorch_itself_saves_is_read(hf: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     tensors = safetensors.numpy.load_file(hf / "model.safetensors")
@@ -361,7 +363,7 @@ def test_a_hub_module_without_configuration_is_known_by_its_shapes(tmp_path: Pat
 
 def test_names_of_other_codes_are_understood(original: Path, hf: Path) -> None:
     root, expected = original.parent, plain(made_up())
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     keras = {}  # counts on through the graph, as issue 241 of google-research/albert shows
     scopes = {"embeddings": ("", ""), "inner_group_0": ("_1", "_2"), "transform": ("_3", "")}
     for name, array in variables.items():
@@ -400,7 +402,7 @@ def test_names_of_other_codes_are_understood(original: Path, hf: Path) -> None:
 
 
 def test_layer_norms_of_each_layer_its_own_are_refused(original: Path) -> None:
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     scope = "bert/encoder/transformer/group_0_2/layer_2/inner_group_0/layer_normalization_5/beta"
     variables[scope] = np.zeros(8, np.float32)
     write_checkpoint(original / "model.ckpt-best", variables)
@@ -432,7 +434,7 @@ def test_optimizer_is_counted_kept_when_asked_and_never_half(original: Path) -> 
     convert(root / "with", root / "again", with_optimizer=True)
     convert(root / "again", root / "back", "tf", with_optimizer=True)
     assert tf_tensors(root / "back") == tf_tensors(original)
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     del variables["bert/pooler/dense/bias/adam_v"]
     write_checkpoint(original / "model.ckpt-best", variables)
     told = refused(original, root / "no", with_optimizer=True)
@@ -445,6 +447,7 @@ def test_optimizer_is_counted_kept_when_asked_and_never_half(original: Path) -> 
 # ------------------------------------------------------------------------------------- E equals H
 
 
+@pytest.mark.peers
 def test_mapping_of_equal_sizes_is_kept_or_made_as_the_format_needs(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, embedding_size=8)
     params = made_up(config)
@@ -488,6 +491,7 @@ def transformers_says() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("model", HF_MODELS)
 def test_transformers_loads_what_we_write_and_computes_the_same(
     shared: Path, tmp_path: Path, transformers_says: list[str], model: str
@@ -510,6 +514,7 @@ def test_transformers_loads_what_we_write_and_computes_the_same(
             np.testing.assert_allclose(output[key].numpy(), golden[key], rtol=0, atol=5e-5)
 
 
+@pytest.mark.peers
 def test_transformers_computes_what_the_original_did(
     shared: Path, tmp_path: Path, transformers_says: list[str]
 ) -> None:
@@ -532,6 +537,7 @@ def test_transformers_computes_what_the_original_did(
     assert transformers_says == []
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("head", ["span_v1", "token_classification", None])
 def test_what_the_original_has_and_transformers_has_not_makes_no_warning(
     tmp_path: Path, transformers_says: list[str], head: str | None
@@ -549,6 +555,7 @@ def test_what_the_original_has_and_transformers_has_not_makes_no_warning(
     assert any("pooler left out" in note for note in notes) == bool(head)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("lower", [True, False])
 def test_the_vocabulary_is_carried_and_transformers_reads_it_alike(
     tmp_path: Path, transformers_says: list[str], lower: bool
@@ -650,7 +657,7 @@ def test_all_that_does_not_fit_is_listed_in_one_error(original: Path, hf: Path) 
     assert told.count(" is [") == 5  # word embeddings, output_bias, ffn kernel and bias, ffn_output
     assert "bert/embeddings/word_embeddings is [50, 4], not [60, 4]" in told
     (original / "albert_config.json").write_text(json.dumps(values))
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     for name in ("bert/pooler/dense/bias", "cls/predictions/output_bias"):
         del variables[name]
     variables |= {"bert/extra": np.zeros(3, np.float32), "another": np.zeros((), np.int32)}

@@ -124,6 +124,7 @@ def peer_outputs(model: Any, row: Any) -> dict[str, np.ndarray]:
     return {name: output[name].numpy()[0] for name in names}
 
 
+@pytest.mark.peers
 def test_transformers_own_classes_give_our_predictions(tuned: Any, tmp_path: Path) -> None:
     """Their logits through the task's own reading of logits, and ours through `predict`."""
     transformers = pytest.importorskip("transformers")
@@ -152,6 +153,7 @@ def test_transformers_own_classes_give_our_predictions(tuned: Any, tmp_path: Pat
     assert len(told) > 1, "the answers differ"
 
 
+@pytest.mark.peers
 def test_transformers_pipeline_answers_a_text_as_predict_does(tuned: Any, tmp_path: Path) -> None:
     """From text to named probabilities, the tokenizer theirs too."""
     transformers = pytest.importorskip("transformers")

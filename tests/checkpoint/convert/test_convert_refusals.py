@@ -27,7 +27,7 @@ import safetensors.numpy
 
 import albert_jax
 from albert_jax.checkpoint.convert import archives, readers
-from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
+from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.cli import main as cli
 from albert_jax.data.hf_tokenizer import read_tokenizer
@@ -35,6 +35,7 @@ from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import SMALL, forge, made_up, write_original, write_transformers
 from tests.helpers.fuzz_formats import write_torch
 from tests.helpers.paths import REPOSITORY, VOCABULARY
+from tests.helpers.tf_checkpoints import read_checkpoint
 
 convert = albert_jax.convert
 WITH_VOCABULARY = dataclasses.replace(SMALL, vocab_size=8000)
@@ -85,7 +86,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(
     original: Path, hf: Path, value: float, to: Any
 ) -> None:
     root = original.parent
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     names = sorted(n for n in variables if n.endswith("kernel"))
     for name in names:
         variables[name] = variables[name].copy()
@@ -114,7 +115,7 @@ def test_half_precision_that_is_not_finite_is_refused(hf: Path, dtype: Any) -> N
 
 
 def test_an_optimizer_that_is_not_finite_is_refused_where_it_is_asked_for(original: Path) -> None:
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     name = "bert/pooler/dense/bias/adam_v"
     variables[name] = np.full(8, np.nan, np.float32)
     write_checkpoint(original / "model.ckpt-best", variables)
@@ -195,6 +196,7 @@ def test_absurd_values_of_config_json_are_one_sentence(
     assert time.process_time() - start < 1
 
 
+@pytest.mark.peers
 def test_activations_of_other_names_give_transformers_numbers(tmp_path: Path) -> None:
     activations = pytest.importorskip("transformers.activations")
     import jax.numpy as jnp
@@ -211,6 +213,7 @@ def test_activations_of_other_names_give_transformers_numbers(tmp_path: Path) ->
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6, err_msg=theirs)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("act", ["silu", "gelu_python", "gelu_accurate"])
 def test_a_model_of_such_an_activation_answers_as_transformers_does(
     tmp_path: Path, act: str
@@ -425,6 +428,7 @@ def test_a_piece_that_is_no_utf_8_is_damage(texts: Path) -> None:
     assert "spiece.model is damaged: a piece is no UTF-8" in refused(texts, texts.parent / "no")
 
 
+@pytest.mark.peers
 def test_the_tokenizer_files_of_transformers_itself_are_taken(texts: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     for kind in ("AlbertTokenizer", "AlbertTokenizerFast"):
@@ -602,7 +606,7 @@ def test_of_many_foreign_names_ten_are_said_and_at_once(original: Path, hf: Path
     ],
 )
 def test_an_odd_global_step_is_said(original: Path, step: np.ndarray, told: str) -> None:
-    variables = CheckpointReader.open(original).read_all()
+    variables = read_checkpoint(original)
     write_checkpoint(original / "model.ckpt-best", variables | {"global_step": step})
     assert told in refused(original, original.parent / "no")
 

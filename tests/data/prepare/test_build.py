@@ -178,7 +178,7 @@ TinyText(data_dir={str(tmp_path / "data")!r}, file_format="array_record").downlo
     # In a fresh process, which does not know the class.
     (tmp_path / "read.py").write_text(f"""
 import sys
-from albert_jax.data.prepare import prepare
+from albert_jax.data.prepare.build import prepare
 from albert_jax.utils.errors import UserError
 def call(name, *splits):
     prepare(splits, vocab={str(VOCABULARY)!r}, output="store", format="tfds:" + name,
@@ -798,7 +798,7 @@ def test_forecast_is_near_the_truth(corpus, whole, tmp_path, capfd):
 
 MEMORY = """
 import sys
-from albert_jax.data.prepare import prepare
+from albert_jax.data.prepare.build import prepare
 prepare(sys.argv[2:], vocab={vocab!r}, output=sys.argv[1], workers=1, progress=False)
 # ru_maxrss would be that of the process which started this one.
 print(next(line.split()[1] for line in open("/proc/self/status") if "VmHWM" in line))
@@ -836,7 +836,7 @@ GREEDY = {
 MEASURE = """
 import sys
 from pathlib import Path
-from albert_jax.data.prepare import prepare
+from albert_jax.data.prepare.build import prepare
 from albert_jax.utils.errors import UserError
 for number, text in enumerate(sys.argv[1:]):
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what it takes now
