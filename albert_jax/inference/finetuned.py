@@ -51,9 +51,9 @@ def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) 
     Of packed rows they are [B x P, …], slot by slot. Float32 is multiplied in full, as everywhere
     in inference.
     """
-    inputs = {"p_mask_BS": batch["p_mask"]} if "p_mask" in batch else {}
+    inputs: dict[str, Any] = {"p_mask_BS": batch["p_mask"]} if "p_mask" in batch else {}
     with jax.default_matmul_precision("highest"):
-        output = model.apply(
+        output: Any = model.apply(
             {"params": params},
             batch["input_ids"],
             batch["input_mask"],
@@ -219,7 +219,7 @@ def _row_length(max_seq_length: int, longest: int) -> int:
 def configured_task(name: str, **settings: Any) -> Task:
     """The task with those of the settings that are not None; UserError for one it does not have."""
     task = find_task(name)
-    given = {
+    given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in settings.items()
         if value is not None

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from albert_jax.utils.atomic import require_apart, result_lines, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter, Tick
 from albert_jax.utils.streams import json_line, say
-from albert_jax.utils.text_files import file_lines, kind_of, lines_together
+from albert_jax.utils.text_files import Stream, file_lines, kind_of, lines_together
 
 # Inputs answered together: the first at once, then more, for speed.
 _CHUNKS = (1, 8, 64)
@@ -365,7 +365,9 @@ def _chunks(source: str, task: Task, *, skip_bad: bool) -> Iterator[list[Input]]
         return
     # Together those that came together: none waits for the next, which may come from one who waits
     # for the answer.
-    for lines in lines_together(sys.stdin.buffer, _name(source), keep_errors=skip_bad):
+    for lines in lines_together(
+        cast(Stream, sys.stdin.buffer), _name(source), keep_errors=skip_bad
+    ):
         yield from _in_chunks(json_rows(lines, _name(source), keep_errors=skip_bad), first=())
 
 

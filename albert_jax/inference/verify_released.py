@@ -90,11 +90,12 @@ def named_by_source(manifest: Mapping[str, Any], released: Released) -> str | No
     source = manifest["provenance"].get("source")
     if not isinstance(source, str):
         return None
-    *folders, last = ["", "", *re.split(r"[/\\]+", source.rstrip("/\\"))]
-    if re.match(r"model\.|variables$|pytorch_model|flax_model", last):
-        *folders, last = folders
-    if folders and folders[-1] == "snapshots":  # the hub's cache
-        last = folders[-2].removeprefix("models--").rpartition("--")[2]
+    parts = ["", "", *re.split(r"[/\\]+", source.rstrip("/\\"))]
+    if re.match(r"model\.|variables$|pytorch_model|flax_model", parts[-1]):
+        parts.pop()
+    last = parts.pop()
+    if parts and parts[-1] == "snapshots":  # the hub's cache
+        last = parts[-2].removeprefix("models--").rpartition("--")[2]
     found = re.fullmatch(r"albert[-_](\w+?)[-_](v\d)(\.tar\.gz|\.tgz|\.tar)?", last)
     name = f"{found[1]}-{found[2]}" if found else None
     return name if name in released.models else None

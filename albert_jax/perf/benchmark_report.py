@@ -169,7 +169,7 @@ def sweep_figure(results: Sequence[Point], names: Sequence[str]) -> Any:
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     if len(lines) > 1 or len(measured) < len(results):
-        legend_below(figure, axes.flat[: len(panels)], title=", ".join(names[1:]) or None)
+        legend_below(figure, list(axes.flat[: len(panels)]), title=", ".join(names[1:]) or None)
     return figure
 
 

@@ -158,7 +158,7 @@ def make_work(phase: str, config: PretrainConfig, axis_name: str | None) -> Work
 
 def lower(phase: str, config: PretrainConfig, work: Work, placement: Placement) -> Any:
     """The work of `phase` traced for a placement, ready to be compiled."""
-    program = placement.compile(work.step, donate=work.carries)
+    program: Any = placement.compile(work.step, donate=work.carries)
     state = jax.eval_shape(placement.put_state, jax.eval_shape(work.state))
     return program.lower(state, jax.eval_shape(placement.put_batch, batch_shapes_of(phase, config)))
 

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,7 @@ def _first_state(
     tx: Any,
     checkpointer: Checkpointer,
     placement: Placement,
-    expect: dict[str, Any],
+    expect: Mapping[str, Any],
     seed: int,
 ) -> tuple[TrainState, Position, str]:
     """The newest checkpoint, else the weights to start from; and which of the two."""
