@@ -22,7 +22,7 @@ import transformers
 import tyro
 from jax.sharding import NamedSharding, PartitionSpec
 
-from albert_jax.config.run import MODELS
+from albert_jax.config.model import MODELS
 from albert_jax.distributed.placement import AXIS, make_mesh
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.perf.tpu import hlo

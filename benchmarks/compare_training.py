@@ -27,20 +27,12 @@ import torch
 import transformers
 import tyro
 
-from albert_jax.config.run import (
-    MODELS,
-    AlbertConfig,
-    ComputeConfig,
-    ExamplesConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    TrainConfig,
-)
+from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.config.run import ExamplesConfig, OptimizerConfig, PretrainConfig, TrainConfig
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.perf.workload import made_up_batch
-from albert_jax.training.pretrain_step import make_pretrain_step
-from albert_jax.training.step import make_eval_step
+from albert_jax.training.step import make_eval_step, make_pretrain_step
 from albert_jax.utils.malloc import keep_freed_memory
 from tests.helpers.peers import RATE, flax_step, peer_batch, peer_config, pytorch_step
 

@@ -28,7 +28,7 @@ def _resident() -> tuple[int, int]:
 
 
 def _make(folder: str) -> None:
-    from albert_jax.config.run import MODELS
+    from albert_jax.config.model import MODELS
     from tests.helpers.conversions import made_up, write_original, write_transformers
 
     config = MODELS["base-v2"]

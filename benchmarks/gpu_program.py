@@ -26,7 +26,7 @@ os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_ge
 import tyro
 from jax.experimental import topologies
 
-from albert_jax.config.run import BenchmarkConfig
+from albert_jax.config.perf import BenchmarkConfig
 from albert_jax.distributed.placement import make_placement
 from albert_jax.models.flops import PEAK_FLOPS
 from albert_jax.perf.tpu import hlo

@@ -9,7 +9,7 @@ CoLA and 3.3 of MNLI: minutes to hours on one GPU, days on a CPU, where fewer st
 trial. Table 14 has no settings for AX, which a model fine-tuned on MNLI answers.
 """
 
-from albert_jax.config import ComputeConfig, FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config import ComputeConfig, Dtype, FinetuneConfig, OptimizerConfig, TrainConfig
 from albert_jax.errors import UserError
 
 # Learning rate, batch size, encoder's dropout, steps, warm-up, and steps between evaluations, which
@@ -28,7 +28,7 @@ TABLE_14 = {
 
 
 def get_config(
-    task: str = "mrpc", model: str | None = None, dtype: str = "float32", accumulate: int = 1
+    task: str = "mrpc", model: str | None = None, dtype: Dtype = "float32", accumulate: int = 1
 ) -> FinetuneConfig:
     name = task.lower().replace("-", "")
     if name not in TABLE_14:

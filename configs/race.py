@@ -8,14 +8,14 @@ is 1e-5 and the encoder's dropout 0, because table 14's 2e-5 and 0.1 "will cause
 for v2 models" (README of google-research/albert). `v1=True` and `v1=False` insist.
 """
 
-from albert_jax.config import ComputeConfig, FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config import ComputeConfig, Dtype, FinetuneConfig, OptimizerConfig, TrainConfig
 
 
 def get_config(
     task: str = "race",
     model: str | None = None,
     v1: bool | None = None,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     accumulate: int = 1,
 ) -> FinetuneConfig:
     is_v1 = "v1" in (model or "") if v1 is None else v1

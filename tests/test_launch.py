@@ -32,7 +32,7 @@ import settings as settings_module  # noqa: E402
 from commands import LaunchError  # noqa: E402
 from settings import Settings  # noqa: E402
 
-from albert_jax.cli.main import COMMANDS  # noqa: E402
+from albert_jax.cli.commands import COMMANDS  # noqa: E402
 
 TOOLS = ("gcloud", "kubectl", "docker", "sbatch", "squeue", "scancel", "uv", "albert-jax")
 _STAND_IN = """\

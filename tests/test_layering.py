@@ -62,12 +62,29 @@ def test_the_contracts_of_imports_are_kept() -> None:
 def test_own_modules_are_imported_at_the_top() -> None:
     late = {}
     for module in MODULES:
-        if module not in ("", "__main__", "cli.main"):
+        if module not in ("", "__main__", "cli.commands"):
             tree = _parse(module)
             for statement, name in _imports(tree):
                 if statement not in tree.body and name.split(".")[0] == "albert_jax":
                     late[module] = name
     assert late == {}
+
+
+def test_importing_a_module_changes_nothing_outside_it() -> None:
+    """No statement at the top is a call for its effect, or sets what belongs to another module."""
+    found = {}
+    for module in MODULES:
+        for statement in _parse(module).body:
+            match statement:
+                case ast.Expr(ast.Call(ast.Attribute(attr="defvjp"))):
+                    pass  # completes a function of the module's own
+                case ast.Expr(value) if not isinstance(value, ast.Constant):
+                    found[module] = ast.unparse(statement)
+                case ast.Assign(targets) if any(
+                    isinstance(target, ast.Attribute | ast.Subscript) for target in targets
+                ):
+                    found[module] = ast.unparse(statement)
+    assert found == {}
 
 
 def test_first_line_is_the_licence_and_a_docstring_follows() -> None:
@@ -117,7 +134,7 @@ def test_what_is_forbidden_is_found(line: str) -> None:
 # What must not be imported, even by what is imported, so that reading text needs no accelerator and
 # a mistyped path is told at once.
 WITHOUT_JAX = [m for m in MODULES if m.split(".")[0] in ("data", "config", "errors", "utils")]
-WITHOUT_JAX += ["cli.main", "cli.info", "models.flops", "inference.arrays_file"]
+WITHOUT_JAX += ["cli.main", "cli.commands", "cli.info", "models.flops", "inference.arrays_file"]
 WITHOUT_JAX += ["checkpoint.model_paths", "training.run_inputs"]
 
 

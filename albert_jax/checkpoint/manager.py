@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import shutil
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,18 +45,6 @@ from albert_jax.utils.wording import first_ten
 FORMAT_VERSION = 1
 LOCK = "run.lock"  # in a work directory
 State = TypeVar("State")
-
-# One failed write makes orbax log it several times with its stack, and close its event loop, of
-# which each other write then complains from its own thread. The errors raised here say it once.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-
-
-def _unless_loop_is_closed(hook: Callable[[Any], object]) -> Callable[[Any], object]:
-    closed = "Event loop is closed"
-    return lambda x: None if str(x.exc_value) == closed else hook(x)
-
-
-sys.unraisablehook = _unless_loop_is_closed(sys.unraisablehook)
 
 
 class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # untyped
@@ -149,7 +135,7 @@ class Checkpointer:
         if later:
             raise later
         if earlier and wait:
-            _say(f"{earlier}; step {step} is saved")
+            _say_as_primary(f"{earlier}; step {step} is saved")
         elif earlier:
             raise earlier
 
@@ -187,7 +173,7 @@ class Checkpointer:
         if not self._path(step).is_dir():
             return self._failure(step, failed or RuntimeError("it was not committed"))
         if failed:  # after the commit: an old checkpoint could not be removed
-            _say(f"{self.directory}: {cause_of(failed, self.directory, 0)}")
+            _say_as_primary(f"{self.directory}: {cause_of(failed, self.directory, 0)}")
         if multihost.is_primary():
             shutil.rmtree(self._path(f"{step}.replaced"), ignore_errors=True)
         return None
@@ -217,7 +203,7 @@ class Checkpointer:
         tree, shape or dtype, and where every checkpoint is damaged.
         """
         if error := self._finish():
-            _say(str(error))
+            _say_as_primary(str(error))
         steps = self.steps()
         targets = named_leaves(target_state)
         damaged: dict[int, str] = {}
@@ -229,7 +215,7 @@ class Checkpointer:
                 onward = f"falling back to {older[-1]}" if older else "there is none before it"
                 damaged[step] = str(error)
                 self._good.pop(step, None)
-                _say(f"checkpoint {step} is damaged ({error}); {onward}")
+                _say_as_primary(f"checkpoint {step} is damaged ({error}); {onward}")
                 continue
             if damaged and not self._read_only:
                 self._move_aside(damaged)
@@ -283,7 +269,7 @@ class Checkpointer:
             if multihost.is_primary():
                 shutil.rmtree(aside, ignore_errors=True)  # of an earlier failure of the same step
                 self._path(step).rename(aside)
-            _say(f"checkpoint {step} is now {aside}")
+            _say_as_primary(f"checkpoint {step} is now {aside}")
         multihost.barrier()
         self._manager.reload()
 
@@ -319,7 +305,8 @@ class Checkpointer:
         except SaveError as error:
             if kind is None:
                 raise
-            _say(str(error))  # what ended the run is worse, and must not be hidden by this
+            # What ended the run is worse, and must not be hidden by this.
+            _say_as_primary(str(error))
 
     def _path(self, name: int | str) -> Path:
         return self.directory / str(name)
@@ -379,6 +366,7 @@ def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:
         return placed if impl is None else jax.random.wrap_key_data(placed, impl=impl)
 
 
-def _say(message: str) -> None:
+def _say_as_primary(message: str) -> None:
+    """Say a line once for all processes of a run."""
     if multihost.is_primary():
         say(message)

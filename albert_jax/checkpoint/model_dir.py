@@ -49,7 +49,7 @@ from albert_jax.config.manifests import (
     TextSettings,
     is_model_directory,
 )
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json

@@ -18,7 +18,7 @@ from albert_jax.config.manifests import (
     VOCABULARY,
     is_model_directory,
 )
-from albert_jax.config.run import MODELS
+from albert_jax.config.model import MODELS
 from albert_jax.data.text_settings import is_transformers_folder
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.errors import UserError

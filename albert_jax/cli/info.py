@@ -17,7 +17,9 @@ from albert_jax.config.manifests import (
     is_model_directory,
     read_model_manifest,
 )
-from albert_jax.config.run import AlbertConfig, PretrainConfig, load_recipe, to_dict
+from albert_jax.config.model import AlbertConfig
+from albert_jax.config.recipes import load_recipe, to_dict
+from albert_jax.config.run import PretrainConfig
 from albert_jax.data.store import TokenStore
 from albert_jax.data.store_manifest import SPLITS
 from albert_jax.data.store_remote import remote_manifest

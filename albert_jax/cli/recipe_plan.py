@@ -9,7 +9,8 @@ import math
 import re
 from typing import Any
 
-from albert_jax.config.run import PretrainConfig, load_recipe
+from albert_jax.config.recipes import load_recipe
+from albert_jax.config.run import PretrainConfig
 from albert_jax.data.mixture import Mixture
 from albert_jax.data.pretraining import open_data
 from albert_jax.models import flops

@@ -1,25 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every setting there is, as frozen dataclasses: what recipes are made of."""
+"""Every setting there is, as frozen dataclasses: what recipes are made of.
 
-from albert_jax.config.run import (
+Three kinds never mix: what the weights mean (`AlbertConfig`, the only kind that a checkpoint
+stores), how this machine computes them (`ComputeConfig`), and how a model is trained
+(`PretrainConfig`, `FinetuneConfig`). Standard library only, so that `--help` need not wait for
+anything.
+"""
+
+from albert_jax.config.model import (
     HIDDEN_ACTS,
     MODELS,
-    TASK_NAMES,
     AlbertConfig,
-    BenchmarkConfig,
     ComputeConfig,
-    EstimateConfig,
+    Dtype,
+    model_config,
+)
+from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
+from albert_jax.config.recipes import load_recipe, to_dict
+from albert_jax.config.run import (
     ExamplesConfig,
     FinetuneConfig,
     GuardConfig,
     OptimizerConfig,
     PretrainConfig,
     TrainConfig,
-    load_recipe,
-    model_config,
-    task_name,
-    to_dict,
 )
+from albert_jax.config.task_names import TASK_NAMES, task_name
 
 __all__ = [
     "HIDDEN_ACTS",
@@ -28,6 +34,7 @@ __all__ = [
     "AlbertConfig",
     "BenchmarkConfig",
     "ComputeConfig",
+    "Dtype",
     "EstimateConfig",
     "ExamplesConfig",
     "FinetuneConfig",

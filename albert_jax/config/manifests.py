@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, TypedDict
 import google_crc32c
 import msgspec
 
+from albert_jax.config.heads import HeadKind
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import refuse_newer_format
@@ -53,16 +54,6 @@ class TensorEntry(TypedDict):
     shape: list[Annotated[int, msgspec.Meta(ge=0)]]
     dtype: Literal["float32", "float64", "float16", "bfloat16"]
     crc32c: str
-
-
-HeadKind = Literal[
-    "classification",
-    "regression",
-    "multiple_choice",
-    "token_classification",
-    "span_v1",
-    "span_v2",
-]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

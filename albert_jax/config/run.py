@@ -1,377 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every setting there is, as frozen dataclasses, in three kinds that never mix.
-
-`AlbertConfig` is what the weights mean and the only kind a checkpoint stores; `ComputeConfig` is
-how this machine computes them; `PretrainConfig` and `FinetuneConfig` are how we
-train. Standard library only, so that `--help` need not wait for JAX.
-"""
+"""How a model is trained: pretraining and fine-tuning, section by section."""
 
 from __future__ import annotations
 
-import ast
-import bisect
-import contextlib
-import dataclasses
-import difflib
-import inspect
-import itertools
-import json
-import runpy
-import sys
-import traceback
-import types
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from albert_jax.utils.arguments import checked, shown
+from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.config.task_names import label_pairs, task_name
+from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.streams import say
-from albert_jax.utils.wording import shortened
-
-# -------------------------------------------------------------------------------- types of settings
-
-
-def _check_types(config: Any, section: str) -> None:
-    """Raises UserError for the first field whose value is not of its declared type: a recipe is not
-    type-checked."""
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if not _fits(value, hint):
-            raise UserError(
-                f"{section}.{name} {shown(value)} must be {_in_words(hint)}".removeprefix(".")
-            )
-
-
-def _check_least(config: Any, section: str, least: int, *names: str) -> None:
-    """Raises UserError for a field that is less than `least`, or not a number; None passes."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value >= least:
-            raise UserError(
-                f"{section}.{name} {shown(value)} must be at least {least}".removeprefix(".")
-            )
-
-
-def _check_most(config: Any, section: str, most: float, *names: str) -> None:
-    """Raises UserError for a field that is more than `most`."""
-    for name in names:
-        value = getattr(config, name)
-        if not value <= most:
-            raise UserError(
-                f"{section}.{name} {shown(value)} must be at most {most}".removeprefix(".")
-            )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) in (types.UnionType, Union):
-        return any(_fits(value, option) for option in get_args(hint))
-    if get_origin(hint) is tuple:  # tuple[str, ...] is the only kind there is
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
-    if isinstance(value, bool):  # which is an int to Python
-        return hint is bool
-    if hint is float:  # one that a calculation can go on with
-        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
-    return isinstance(value, hint)
-
-
-def _in_words(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    if get_origin(hint) in (types.UnionType, Union):
-        return " or ".join(map(_in_words, get_args(hint)))
-    words = {
-        bool: "True or False",
-        int: "a whole number",
-        float: "a finite number",
-        str: "a string",
-        type(None): "None",
-    }
-    return words.get(hint) or (
-        f"of type {hint.__name__}" if isinstance(hint, type) else "strings in a tuple"
-    )
-
-
-# ---------------------------------------------------------------------------------------- the tasks
-
-# The names of `albert_jax.TASKS`, which settings are checked by: the tasks themselves need NumPy.
-TASK_NAMES = (
-    *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"),
-    *("squad1", "squad2", "race", "race-middle", "race-high"),
-    *("single", "pair", "regression", "pair-regression"),
-    *("multiple-choice", "token-classification"),
-)
-
-
-def task_name(name: str) -> str:
-    """Return the one of TASK_NAMES that is meant, however it is capitalised and hyphenated (SST-2,
-    sst2); UserError, with the nearest, for an unknown one."""
-
-    def plain(text: str) -> str:
-        return text.lower().replace("-", "").replace("_", "")
-
-    known = {plain(task): task for task in TASK_NAMES}
-    if plain(name) not in known:
-        near = difflib.get_close_matches(plain(name), list(known), n=1)
-        meant = f" (did you mean {known[near[0]]!r}?)" if near else ""
-        raise UserError(f"task {name!r} is unknown{meant}; known: {', '.join(TASK_NAMES)}")
-    return known[plain(name)]
-
-
-def label_pairs(labels: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of a file's label and the task's that `--labels a=0,b=1` names.
-
-    The last = of a pair divides it. Raises UserError for what is no such pair, and for a label of
-    the file that is given twice.
-    """
-    pairs: dict[str, str] = {}
-    given = [labels] if isinstance(labels, str) else labels
-    for part in ",".join(given).split(",") if given else ():
-        theirs, separator, ours = (x.strip() for x in part.rpartition("="))
-        if not (theirs and separator and ours):
-            raise UserError(
-                f"--labels {part!r} must be a label of the file, = and the task's label for it, as "
-                "in negative=0,positive=1"
-            )
-        if pairs.setdefault(theirs, ours) != ours:
-            raise UserError(
-                f"--labels gives {theirs!r} two meanings, {pairs[theirs]!r} and {ours!r}; give one"
-            )
-    return tuple(pairs.items())
-
-
-# ---------------------------------------------------------------------------------------- the model
-
-LARGEST = (1 << 31) - 1  # of a size: what is indexed has int32 indices
-MOST_GROUPS = 1000  # each is a part of the program of its own
-
-HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "silu", "tanh", "linear")
-
-# What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form,
-# Google's the tanh form. transformers' activations.py, ACT2FN.
-_HF_ACTS = {
-    "gelu": "gelu_erf",
-    "gelu_python": "gelu_erf",
-    "gelu_new": "gelu",
-    "gelu_accurate": "gelu",
-    "gelu_fast": "gelu",
-    "gelu_python_tanh": "gelu",
-    "gelu_pytorch_tanh": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-    "linear": "linear",
-}
-
-_MOST_BYTES = 1 << 22  # of a configuration file
-
-
-@dataclass(frozen=True)
-class AlbertConfig:
-    """An ALBERT architecture, by the field names of the released `albert_config.json`.
-
-    The defaults are xxlarge's, as in the original (modeling.py:42-57). `hidden_act` has Google's
-    meaning: "gelu" is the tanh approximation and "gelu_erf" the exact form that transformers calls
-    "gelu".
-    """
-
-    vocab_size: int = 30000  # rows of the word embeddings: the vocabulary's pieces, or more
-    embedding_size: int = 128  # E, the factorised embedding's width
-    hidden_size: int = 4096  # H
-    num_hidden_layers: int = 12  # how often the shared layer is applied
-    num_hidden_groups: int = 1  # parameter sets that the layers are divided over
-    num_attention_heads: int = 64  # N
-    intermediate_size: int = 16384  # I, the feed-forward width
-    inner_group_num: int = 1  # attention + feed-forward blocks in one layer
-    hidden_act: str = "gelu"  # gelu (tanh form) | gelu_erf | relu | silu | tanh | linear
-    hidden_dropout_prob: float = 0.0  # after embeddings, attention and feed-forward outputs
-    attention_probs_dropout_prob: float = 0.0  # on the attention probabilities
-    max_position_embeddings: int = 512  # the longest sequence
-    type_vocab_size: int = 2  # segments
-    initializer_range: float = 0.02  # stddev of the truncated normal
-    layer_norm_eps: float = 1e-12  # tf.contrib.layers.layer_norm in float32
-
-    def __post_init__(self) -> None:
-        _check_types(self, "")
-        sizes = [f.name for f in dataclasses.fields(self) if type(f.default) is int]
-        _check_least(self, "", 1, *sizes)
-        _check_most(self, "", LARGEST, *sizes)
-        _check_most(self, "", MOST_GROUPS, "num_hidden_groups")
-        _check_least(self, "", 0, "initializer_range", "layer_norm_eps")
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads}; choose a number of heads that divides it"
-            )
-        if self.num_hidden_groups > self.num_hidden_layers:
-            raise UserError(
-                f"num_hidden_groups {self.num_hidden_groups} exceeds num_hidden_layers "
-                f"{self.num_hidden_layers}; every group needs a layer"
-            )
-        if self.hidden_act not in HIDDEN_ACTS:
-            raise UserError(
-                f"hidden_act {shown(self.hidden_act)} is unknown; "
-                f"use one of {', '.join(HIDDEN_ACTS)}"
-            )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} {shown(getattr(self, name))} must lie in [0, 1)")
-
-    @property
-    def head_size(self) -> int:
-        """D, the width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
-
-    @property
-    def group_lengths(self) -> tuple[int, ...]:
-        """Number of layers each group serves, in order; layer i uses group int(i / L * G) as the
-        original has it."""
-        layers, groups = self.num_hidden_layers, self.num_hidden_groups
-
-        # In floating point, as modeling.py:1091: i * G // L differs at L=G=22 (layer 15) and L=G=23
-        # (layer 13).
-        def group_of(layer: int) -> int:
-            return int(layer / layers * groups)
-
-        # A group's layers follow each other, so each is found without a walk through all of them.
-        ends = [bisect.bisect_right(range(layers), g, key=group_of) for g in range(groups)]
-        return tuple(end - start for start, end in itertools.pairwise([0, *ends]))
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> AlbertConfig:
-        """Reads `albert_config.json` (Google's meaning of "gelu": tanh) or transformers'
-        `config.json` (its own: erf).
-
-        Which kind it is shows in the content (`model_type` or `architectures` mark transformers),
-        and is printed to stderr with the activation chosen. Raises UserError for a file that is
-        missing, not JSON or of another model.
-        """
-        path = Path(path)
-        try:
-            if (size := path.stat().st_size) > _MOST_BYTES:
-                raise ValueError(f"{size:,} bytes, over {_MOST_BYTES:,}")
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(
-                f"{path} does not exist; give an albert_config.json or a transformers config.json"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path} is not readable JSON ({error}); give an albert_config.json"
-            ) from None
-        if not isinstance(values, dict):
-            raise UserError(
-                f"{path} holds a {type(values).__name__}, "
-                "not a JSON object; give an albert_config.json"
-            )
-        config, kind = cls.from_dict(values, path)
-        say(
-            f"{path.name}: {kind}, hidden_act "
-            f"{shown(values.get('hidden_act', 'gelu'))} read as {config.hidden_act!r}"
-            f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}"
-        )
-        return config
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], path: Path) -> tuple[AlbertConfig, str]:
-        """A file's values and which kind of file they are; `path` is for errors, as `from_json`."""
-        is_transformers = (
-            "model_type" in values or "architectures" in values or "transformers_version" in values
-        )
-        if values.get("model_type", "albert") != "albert":
-            other = shortened(str(values["model_type"]))
-            raise UserError(f"{path} describes a {other} model, not ALBERT")
-        names = {f.name for f in dataclasses.fields(cls)}
-        chosen = {name: value for name, value in values.items() if name in names}
-        if "vocab_size" not in chosen:
-            raise UserError(f"{path} has no vocab_size, so it is no ALBERT configuration")
-        for name, value in chosen.items():
-            is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-            if is_whole and type(getattr(cls, name)) is int:
-                chosen[name] = int(value)  # JavaScript's JSON writers know no whole numbers
-        kind = "Google albert_config.json"
-        if is_transformers:
-            kind = "transformers config.json"
-            act = chosen.get("hidden_act", "gelu_new")
-            if act not in list(_HF_ACTS):  # it may be unhashable
-                raise UserError(
-                    f"{path}: hidden_act {shown(act)} is unknown; known: {', '.join(_HF_ACTS)}"
-                )
-            chosen["hidden_act"] = _HF_ACTS[act]
-        try:
-            return cls(**chosen), kind
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-
-    def to_json(self, path: str | Path) -> None:
-        """Writes `albert_config.json`, Google's field names and meanings."""
-        Path(path).write_text(
-            json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8"
-        )
-
-
-def _released(hidden: int, layers: int, heads: int, dropout: float) -> AlbertConfig:
-    return AlbertConfig(
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * hidden,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-
-
-# The eight released models: hidden size, layers, heads (xlarge's heads are 128 wide), dropout. v2
-# dropped dropout; v1 xxlarge never had it. google-research/albert README and the albert_config.json
-# files.
-MODELS: dict[str, AlbertConfig] = {
-    "base-v1": _released(768, 12, 12, 0.1),
-    "large-v1": _released(1024, 24, 16, 0.1),
-    "xlarge-v1": _released(2048, 24, 16, 0.1),
-    "xxlarge-v1": _released(4096, 12, 64, 0.0),
-    "base-v2": _released(768, 12, 12, 0.0),
-    "large-v2": _released(1024, 24, 16, 0.0),
-    "xlarge-v2": _released(2048, 24, 16, 0.0),
-    "xxlarge-v2": _released(4096, 12, 64, 0.0),
-}
-
-
-def model_config(name: str) -> AlbertConfig:
-    """The released model of that name; raises UserError that names the nearest."""
-    if name not in MODELS:
-        raise UserError(
-            f"model {name!r} is unknown{_nearest(name, MODELS)}; known: {', '.join(MODELS)}"
-        )
-    return MODELS[name]
-
-
-# -------------------------------------------------------------------------------------- the machine
-
-
-@dataclass(frozen=True)
-class ComputeConfig:
-    """How this machine computes the model; never stored with the weights."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of matmuls and activations; parameters, softmax, LayerNorm and losses are float32 always."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass recomputes: nothing; all but matmul outputs; each whole layer."""
-    scan_unroll: int = 0
-    """Layers unrolled in each turn of the scan; 0: all in training and evaluation (on a CPU with
-    remat one, as unrolled its compiler saves no memory), else one."""
-    attention: Literal["auto", "xla", "cudnn", "rows", "splash"] = "auto"
-    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
-
-    def __post_init__(self) -> None:
-        _check_types(self, "compute")
-        _check_least(self, "compute", 0, "scan_unroll")
-
-
-# ------------------------------------------------------------------------------------- the training
 
 
 @dataclass(frozen=True)
@@ -421,8 +59,8 @@ class ExamplesConfig:
     original), or from the back only."""
 
     def __post_init__(self) -> None:
-        _check_types(self, "examples")
-        _check_least(self, "examples", 1, "max_predictions_per_seq", "ngram")
+        check_types(self, "examples")
+        check_least(self, "examples", 1, "max_predictions_per_seq", "ngram")
         if self.max_seq_length < 8:
             raise UserError(
                 f"examples.max_seq_length {self.max_seq_length} is too short; use 8 or more"
@@ -459,8 +97,8 @@ class OptimizerConfig:
     """Global gradient norm is clipped to this before the moments; 0 turns it off."""
 
     def __post_init__(self) -> None:
-        _check_types(self, "optimizer")
-        _check_least(
+        check_types(self, "optimizer")
+        check_least(
             self,
             "optimizer",
             0,
@@ -470,7 +108,7 @@ class OptimizerConfig:
             "weight_decay",
             "epsilon",
         )
-        _check_least(self, "optimizer", 0, "clip_norm")
+        check_least(self, "optimizer", 0, "clip_norm")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"optimizer.{name} {getattr(self, name)} must lie in [0, 1)")
@@ -493,9 +131,9 @@ class GuardConfig:
     0: max(300, 20 x the median step)."""
 
     def __post_init__(self) -> None:
-        _check_types(self, "guard")
-        _check_least(self, "guard", 1, "patience", "window")
-        _check_least(self, "guard", 0, "spike", "max_rollbacks", "step_timeout")
+        check_types(self, "guard")
+        check_least(self, "guard", 1, "patience", "window")
+        check_least(self, "guard", 0, "spike", "max_rollbacks", "step_timeout")
 
 
 @dataclass(frozen=True)
@@ -534,8 +172,8 @@ class TrainConfig:
     """Folder of compiled programs; unset: ~/.cache/albert_jax/xla; "" turns it off."""
 
     def __post_init__(self) -> None:
-        _check_types(self, "train")
-        _check_least(
+        check_types(self, "train")
+        check_least(
             self,
             "train",
             1,
@@ -546,7 +184,7 @@ class TrainConfig:
             "log_every",
             "eval_examples",
         )
-        _check_least(
+        check_least(
             self,
             "train",
             0,
@@ -597,7 +235,7 @@ class PretrainConfig:
     """Model directory to start from, also one of another depth: the shared layer allows it."""
 
     def __post_init__(self) -> None:
-        _check_types(self, "")
+        check_types(self, "")
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
                 f"examples.max_seq_length {self.examples.max_seq_length} exceeds "
@@ -669,11 +307,11 @@ class FinetuneConfig:
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(spike=0.0))
 
     def __post_init__(self) -> None:
-        _check_types(self, "")
+        check_types(self, "")
         task_name(self.task)
         label_pairs(self.labels)
-        _check_least(self, "", 1, "doc_stride", "max_query_length", "length_window", "seeds")
-        _check_least(self, "", 0, "restarts", "pack")
+        check_least(self, "", 1, "doc_stride", "max_query_length", "length_window", "seeds")
+        check_least(self, "", 0, "restarts", "pack")
         if self.max_seq_length < 8:
             raise UserError(f"max_seq_length {self.max_seq_length} is too short; use 8 or more")
         for name in ("dropout", "classifier_dropout"):
@@ -685,159 +323,3 @@ class FinetuneConfig:
     def window(self) -> int:
         """Batches that are sorted by length together: packed, a batch does well to mix lengths."""
         return 1 if self.pack else self.length_window
-
-
-# ---------------------------------------------------------------------------------------- measuring
-
-
-@dataclass(frozen=True)
-class BenchmarkConfig:
-    """What `albert-jax benchmark` measures; what is unset is as the recipe has it."""
-
-    model: str = "base-v2"
-    """Released model, albert_config.json, model directory, or recipe with arguments after a
-    colon."""
-    phase: Literal["train", "forward", "finetune", "input"] = "train"
-    """The step of pretrain; that of its evaluation; a classifier's step; drawing batches."""
-    batch_size: int | None = None
-    """Sequences a step, over all devices; without a recipe 32."""
-    sequence: int | None = None
-    """Tokens in a row; without a recipe 512, or as many as the model has positions for."""
-    predictions: int | None = None
-    """Masked tokens in a row; without a recipe 20, as published; 77 is 15 % of 512."""
-    mode: str | None = None
-    """How the step is spread over the devices: jit or pmap."""
-    devices: int | None = None
-    """Local devices to use; unset: all."""
-    dtype: str | None = None
-    """Of matmuls and activations: float32 or bfloat16."""
-    remat: str | None = None
-    """What the backward pass recomputes: none, dots or full."""
-    attention: str | None = None
-    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
-    unroll: int | None = None
-    """Layers unrolled in each turn of the scan; 0: all."""
-    accumulate: int | None = None
-    """Micro-batches that make up one update."""
-    store: str | None = None
-    """Token store, or several, to draw batches from; unset: one made-up batch again and again, or
-    with --phase input a made-up store."""
-    steps: int = 20
-    """Steps timed one by one, and again in a row."""
-    seconds: float = 60.0
-    """Either ends after so long, with three steps at least."""
-    compilation_cache: str | None = None
-    """Folder of compiled programs, to measure a second start; unset: compile anew."""
-
-    def __post_init__(self) -> None:
-        _check_types(self, "")
-        _check_least(self, "", 1, "batch_size", "predictions", "devices", "accumulate")
-        _check_least(self, "", 3, "steps")
-        _check_least(self, "", 0, "seconds", "unroll")
-
-
-@dataclass(frozen=True)
-class EstimateConfig:
-    """What `albert-jax estimate` compiles; what is unset is as the recipe has it."""
-
-    model: str = "base-v2"
-    """Released model, albert_config.json, model directory, or recipe with arguments after a
-    colon."""
-    topology: str = "v5e:2x2"
-    """Slice: v4, v5e, v5p or v6e and its shape in chips, from v5e:1x1 to v5p:16x16x24."""
-    phase: Literal["train", "forward", "finetune"] = "train"
-    """The step of pretrain; that of its evaluation; a classifier's step."""
-    batch_size: int | None = None
-    """Sequences a step on each chip; without a recipe 32."""
-    sequence: int | None = None
-    """Tokens in a row; without a recipe 512, or as many as the model has positions for."""
-    predictions: int | None = None
-    """Masked tokens in a row; without a recipe 20, as published; 77 is 15 % of 512."""
-    mode: str | None = None
-    """How the step is spread over the chips: jit or pmap."""
-    dtype: str | None = None
-    """Of matmuls and activations: float32 or bfloat16; without a recipe bfloat16."""
-    remat: str | None = None
-    """What the backward pass recomputes: none, dots or full."""
-    attention: str | None = None
-    """Attention kernel: auto, xla, rows or splash."""
-    unroll: int | None = None
-    """Layers unrolled in each turn of the scan; 0: all."""
-    accumulate: int | None = None
-    """Micro-batches that make up one update."""
-    steps: int | None = None
-    """Steps of the run whose days are told; without a recipe 125,000."""
-
-    def __post_init__(self) -> None:
-        _check_types(self, "")
-        _check_least(self, "", 1, "batch_size", "predictions", "accumulate", "steps")
-        _check_least(self, "", 0, "unroll")
-
-
-# ------------------------------------------------------------------------------------------ recipes
-
-
-@checked
-def load_recipe(spec: str) -> Any:
-    """Returns `get_config(key=value, …)` of a recipe named as `file.py` or
-    `file.py:key=value,key=value`.
-
-    Values are Python literals (`1e-4`, `True`, `None`) or, failing that, strings. Raises UserError
-    for a missing file, one without `get_config`, a key that get_config does not take (the nearest
-    is named), and for whatever the recipe itself raises, with its line.
-    """
-    path, _, arguments = spec.partition(":")
-    if not Path(path).is_file():
-        raise UserError(
-            f"recipe {path} does not exist; give a file such as configs/pretrain.py:model=base-v2"
-        )
-    with _recipe_errors(path):
-        get_config = runpy.run_path(path).get("get_config")
-    if not callable(get_config):
-        raise UserError(f"recipe {path} defines no get_config(); see configs/ for examples")
-    known = inspect.signature(get_config).parameters
-    values: dict[str, Any] = {}
-    for argument in filter(None, arguments.split(",")):
-        key, separator, text = argument.partition("=")
-        if not separator:
-            raise UserError(
-                f"recipe argument {argument!r} must be key=value, as in {path}:model=base-v2"
-            )
-        if key not in known:
-            raise UserError(
-                f"recipe {path} takes no {key!r}{_nearest(key, known)}; "
-                f"it takes {', '.join(known) or 'nothing'}"
-            )
-        try:
-            values[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[key] = text
-    with _recipe_errors(path):
-        return get_config(**values)
-
-
-@contextlib.contextmanager
-def _recipe_errors(path: str) -> Iterator[None]:
-    """Makes what a recipe raises the user's error: the recipe is the user's."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == path
-        ]
-        line = f" in line {lines[-1]}" if lines else ""
-        raise UserError(f"recipe {path} fails{line}: {type(error).__name__}: {error}") from None
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values, nested as the dataclasses are."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

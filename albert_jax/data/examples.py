@@ -8,6 +8,7 @@ up to a target length, cut into A and B, perhaps swapped, and masked (masking.py
 
 from __future__ import annotations
 
+import itertools
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -164,6 +165,22 @@ class PretrainingSource:
             epoch = bisect_right(self._epoch_ends, index) - 1
             return epoch, index - self._epoch_ends[epoch]
 
+    def ended_epochs(self, index: int) -> list[int]:
+        """Return the sizes of the epochs that ended before an example, by `index` alone."""
+        with self._lock:
+            while index > self._epoch_ends[-1]:
+                self.epoch_size(len(self._epoch_ends) - 1)
+            ends = self._epoch_ends[: bisect_right(self._epoch_ends, index)]
+            return [end - start for start, end in itertools.pairwise(ends)]
+
+    def remember_epochs(self, sizes: list[int]) -> None:
+        """Take the sizes of the first epochs; those that are not this source's are left alone."""
+        with self._lock:
+            ends = [0, *itertools.accumulate(sizes)]
+            known = len(self._epoch_ends)
+            if ends[:known] == self._epoch_ends:
+                self._epoch_ends += ends[known:]
+
     def _plan(self, epoch: int) -> tuple[np.ndarray, list[int], np.ndarray | None]:
         """An epoch's rows, where each shard's begin, and their order; the last two are kept."""
         with self._lock:
@@ -184,7 +201,7 @@ class PretrainingSource:
             rng = np.random.default_rng((self.seed, epoch, _PLAN, number))
             return plan_shard(self.store.shards[number], self.config, rng)
 
-        # To resume in epoch 60 plans 60 epochs. NumPy's searches let other threads run meanwhile.
+        # NumPy's searches let other threads run meanwhile.
         with ThreadPoolExecutor() as pool:
             return list(pool.map(plan, range(len(self.store.shards))))
 

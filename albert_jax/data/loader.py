@@ -56,6 +56,12 @@ class ExampleSource(Protocol):
     def epoch_size(self, epoch: int) -> int:
         """Examples in an epoch."""
 
+    def ended_epochs(self, index: int) -> list[Any]:
+        """Return the sizes of the epochs that ended before an example, as JSON."""
+
+    def remember_epochs(self, sizes: list[Any]) -> None:
+        """Take what `ended_epochs` returned, so that those epochs need not be planned again."""
+
 
 def batch_at(
     source: ExampleSource,

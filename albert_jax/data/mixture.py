@@ -132,6 +132,21 @@ class Mixture:
     def epoch_of(self, index: int) -> tuple[int, int]:
         return divmod(index, len(self))
 
+    def ended_epochs(self, index: int) -> list[list[Any]]:
+        """Return by store the sizes of its epochs that ended before an example of the mixture."""
+        block, place = divmod(index, BLOCK)
+        order, _ = _block(self.seed, block, self.counts)
+        drawn = np.bincount(order[:place], minlength=len(self.counts)).tolist()
+        return [
+            source.ended_epochs(block * count + own)
+            for source, count, own in zip(self.sources, self.counts, drawn, strict=True)
+        ]
+
+    def remember_epochs(self, sizes: list[list[Any]]) -> None:
+        """Take what `ended_epochs` returned."""
+        for source, own in zip(self.sources, sizes, strict=False):  # none of an older checkpoint
+            source.remember_epochs(own)
+
     def passes(self, examples: int) -> dict[str, dict[str, Any]]:
         """By store: its share, its examples a pass and the passes that so many examples are."""
         return {

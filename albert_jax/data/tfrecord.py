@@ -317,6 +317,13 @@ class RecordSource:
         """Examples in an epoch."""
         return len(self)
 
+    def ended_epochs(self, index: int) -> list[int]:
+        """Return nothing: all epochs have one size."""
+        return []
+
+    def remember_epochs(self, sizes: list[int]) -> None:
+        """Do nothing."""
+
     def epoch_of(self, index: int) -> tuple[int, int]:
         """(epoch, index in it) of an example."""
         if index < 0:

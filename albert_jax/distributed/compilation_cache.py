@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
+from albert_jax.utils.streams import say
 from albert_jax.utils.user_cache import user_cache
 
 
@@ -24,11 +24,29 @@ def set_compilation_cache(folder: str | None) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        logging.warning("no compilation cache: %s", error)
+        say(f"compiled programs are not kept: {folder} cannot be made: {error.strerror or error}")
         return
     jax.config.update("jax_compilation_cache_dir", folder)
     # JAX leaves out what compiles in a second, and answering needs a dozen such programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@contextlib.contextmanager
+def compilation_cache(folder: str | None) -> Iterator[None]:
+    """While entered, keep compiled programs as `set_compilation_cache` does; then as before."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    set_compilation_cache(folder)
+    changed = {name: value for name, value in before.items() if value != getattr(jax.config, name)}
+    if changed:
+        jax_cache.reset_cache()  # JAX decides once in a process whether it uses one
+    try:
+        yield
+    finally:
+        for name, value in changed.items():
+            jax.config.update(name, value)
+        if changed:
+            jax_cache.reset_cache()
 
 
 @contextlib.contextmanager
@@ -43,9 +61,9 @@ def cached_programs(folder: str | None) -> Iterator[None]:
     try:
         for name, value in wanted.items():
             jax.config.update(name, value)
-        compilation_cache.reset_cache()  # JAX decides once in a process whether it uses one
+        jax_cache.reset_cache()  # JAX decides once in a process whether it uses one
         yield
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
-        compilation_cache.reset_cache()
+        jax_cache.reset_cache()

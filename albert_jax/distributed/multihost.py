@@ -27,14 +27,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jaxlib
-
-# These have no public names: the key-value store (orbax uses it so too), what a cluster says of its
-# processes, and the address of CPU devices.
-from jax._src import clusters, distributed, xla_bridge
 from jax.experimental import multihost_utils
-from jaxlib import _jax
 
 from albert_jax import __version__
+from albert_jax.distributed.jax_private import coordination, detect_cluster, reach_cpus_at
 from albert_jax.distributed.rendezvous import Peer, host_and_port, meet
 from albert_jax.utils import interrupts
 from albert_jax.utils.errors import TryAgain, UserError
@@ -102,7 +98,7 @@ def is_primary() -> bool:
 
 def several() -> bool:
     """Whether the run has more than one process; starts no devices."""
-    state = distributed.global_state
+    state = coordination()
     return state.client is not None and state.num_processes > 1
 
 
@@ -175,15 +171,12 @@ def _place(launch: Launch) -> _Place:
     """What the user gives, and what the cluster knows of the rest."""
     own = os.environ.get("JAX_LOCAL_DEVICE_IDS")
     try:
-        coordinator, processes, process, devices = (
-            clusters.ClusterEnv.auto_detect_unset_distributed_params(
-                launch.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
-                launch.processes,
-                launch.process,
-                [int(n) for n in own.split(",")] if own else None,
-                None,
-                launch.start_timeout,
-            )
+        coordinator, processes, process, devices = detect_cluster(
+            launch.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
+            launch.processes,
+            launch.process,
+            [int(n) for n in own.split(",")] if own else None,
+            launch.start_timeout,
         )
     except (RuntimeError, OSError) as error:  # no answer from its metadata; no address yet
         raise TryAgain(
@@ -195,7 +188,7 @@ def _place(launch: Launch) -> _Place:
             f"the cluster does not tell where the processes are ({_first_line(error)}); give "
             "--coordinator HOST:PORT, --num-processes and --process-id"
         ) from None
-    if None in (coordinator, processes, process):
+    if coordinator is None or processes is None or process is None:
         raise UserError(
             "no cluster that JAX knows (Cloud TPU, GKE, SLURM, Open MPI) is here; give "
             "--coordinator HOST:PORT, --num-processes and --process-id"
@@ -258,7 +251,7 @@ def _reach_cpus_by_address() -> None:
         return
     try:
         family, kind, _, _, target = socket.getaddrinfo(
-            *host_and_port(distributed.global_state.coordinator_address or ""),
+            *host_and_port(coordination().coordinator_address or ""),
             type=socket.SOCK_DGRAM,
         )[0]
         with socket.socket(family, kind) as towards:
@@ -266,16 +259,8 @@ def _reach_cpus_by_address() -> None:
             own = towards.getsockname()[0]
     except (OSError, ValueError):
         return
-    if own.startswith("127.") or own == "::1":
-        return
-
-    def make() -> Any:
-        collectives = _jax.make_gloo_tcp_collectives(
-            distributed_client=distributed.global_state.client, hostname=own
-        )
-        return xla_bridge.make_cpu_client(collectives)
-
-    xla_bridge.register_backend_factory("cpu", make, priority=0, fail_quietly=False)
+    if not own.startswith("127.") and own != "::1":
+        reach_cpus_at(own)
 
 
 def _alone() -> UserError:
@@ -293,7 +278,7 @@ def _not_joined(place: _Place) -> str:
 
 
 def _lost() -> str:
-    state = distributed.global_state
+    state = coordination()
     shown = ", ".join(f"{i} {host}" for i, host in enumerate(_hosts[:16]))
     more = ", …" if len(_hosts) > 16 else ""
     return (
@@ -402,7 +387,7 @@ def _part() -> None:
 def _tell_end(how: str, *, gone: bool = False) -> None:
     """Says to those that wait for this process that it ends, and how; `gone`: it leaves without
     them. They would learn it from JAX later, and with a stack."""
-    state = distributed.global_state
+    state = coordination()
     note = (f"{_ENDED}{state.process_id}", json.dumps([how, gone]))
     telling = threading.Thread(target=state.client.key_value_set, args=note, daemon=True)
     telling.start()
@@ -412,7 +397,7 @@ def _tell_end(how: str, *, gone: bool = False) -> None:
 def _stopped() -> None:
     """What a signal that ends this process does first."""
     _tell_end("was stopped by a signal", gone=True)
-    if distributed.global_state.service is not None:  # what was told ends with the coordinator
+    if coordination().service is not None:  # what was told ends with the coordinator
         time.sleep(1.5 * POLL)
 
 
@@ -442,7 +427,7 @@ def gather(value: Any, *, limit: float = LIMIT) -> list[Any]:
     """
     if not several():
         return [value]
-    state, number = distributed.global_state, next(_numbers)
+    state, number = coordination(), next(_numbers)
     state.client.key_value_set(_key(number, state.process_id), json.dumps(value))
     waiting = _Waiting(number, limit)
     values = [
@@ -460,7 +445,7 @@ def _key(number: int, process: int | str) -> str:
 def _wait_for(key: str, waiting: _Waiting) -> str:
     while True:
         try:
-            return distributed.global_state.client.blocking_key_value_get(key, int(1000 * POLL))
+            return coordination().client.blocking_key_value_get(key, int(1000 * POLL))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
@@ -477,13 +462,13 @@ class _Waiting:
 
     def goes_on(self) -> None:
         """Says so when it is time to; raises TryAgain when it is too long, or in vain."""
-        for key, note in distributed.global_state.client.key_value_dir_get(_ENDED):
+        for key, note in coordination().client.key_value_dir_get(_ENDED):
             raise _PeerEnded(int(key.rpartition("/")[2]), *json.loads(note))
         waited = time.monotonic() - self._began
         if waited < min(self._next, self._limit):
             return
         here = self._here()
-        absent = [n for n in range(distributed.global_state.num_processes) if n not in here]
+        absent = [n for n in range(coordination().num_processes) if n not in here]
         whom = ", ".join(f"{n}{_on(n)}" for n in absent[:10])
         more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
         if waited >= self._limit:
@@ -492,13 +477,13 @@ class _Waiting:
                 "stuck; see its log and its file systems, and run the same command again on all"
             )
         self._next = 2 * waited
-        if distributed.global_state.process_id == min(here):  # one speaks for all that wait
+        if coordination().process_id == min(here):  # one speaks for all that wait
             say(f"waiting for process {whom}{more} ({waited:.0f} s so far)")
 
     def _here(self) -> list[int]:
         prefix = _key(self._number, "")
-        entries = distributed.global_state.client.key_value_dir_get(prefix)
-        own = distributed.global_state.process_id
+        entries = coordination().client.key_value_dir_get(prefix)
+        own = coordination().process_id
         return [own, *(int(key.rpartition("/")[2]) for key, _ in entries)]
 
 
@@ -580,7 +565,7 @@ class StopTogether:
 
     def _noted(self, number: int) -> None:
         self._tell_all()
-        name, process = signal.Signals(number).name, distributed.global_state.process_id
+        name, process = signal.Signals(number).name, coordination().process_id
         interrupts.last_words(
             f"{name} to process {process}: all save a checkpoint after this step; "
             "once more to stop at once"

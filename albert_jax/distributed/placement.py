@@ -115,26 +115,19 @@ def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def make_placement(
-    mode: str, devices: Sequence[jax.Device], check: Callable[[Any], None] | None = None
-) -> Placement:
-    """The placement of that mode, `jit` or `pmap`, over `devices`; of several, each takes its rows
-    of the batch through the step, which sums over them by its `axis_name`.
-
-    `check` gets each compiled program before it first runs, and may refuse it by raising.
-    """
+def make_placement(mode: str, devices: Sequence[jax.Device]) -> Placement:
+    """Return the placement of that mode, `jit` or `pmap`, over `devices`; of several, each takes
+    its rows of the batch through the step, which sums over them by its `axis_name`."""
     if mode == "pmap":
         if jax.process_count() > 1:
             raise UserError(
                 "train.mode pmap is of one process; give --train.mode jit with --multihost"
             )
-        return _pmap_placement(tuple(devices), check)
-    return _jit_placement(tuple(devices), check)
+        return _pmap_placement(tuple(devices))
+    return _jit_placement(tuple(devices))
 
 
-def _jit_placement(
-    devices: tuple[jax.Device, ...], check: Callable[[Any], None] | None
-) -> Placement:
+def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
     mesh = make_mesh(devices)
     everywhere, rows = PartitionSpec(), PartitionSpec(AXIS)
     replicated, split = NamedSharding(mesh, everywhere), NamedSharding(mesh, rows)
@@ -148,13 +141,12 @@ def _jit_placement(
             step = jax.shard_map(
                 step, mesh=mesh, in_specs=(everywhere, rows), out_specs=everywhere, check_vma=False
             )
-        jitted = jax.jit(
+        return jax.jit(
             step,
             in_shardings=(replicated, split),
             out_shardings=replicated,
             donate_argnums=(0,) if donate else (),
         )
-        return _compiled_first(jitted, check)
 
     def put_batch(batch: dict[str, np.ndarray]) -> dict[str, Array]:
         # Not whether `split` is all here: a step may be compiled for many hosts elsewhere.
@@ -176,31 +168,7 @@ def _jit_placement(
     )
 
 
-def _compiled_first(jitted: Any, check: Callable[[Any], None] | None) -> Callable[..., Any]:
-    """`jitted`, whose programs are checked, and compiled by all processes, before one runs them: a
-    collective waits half a minute (gloo) for a process that still compiles, and compiling may take
-    minutes."""
-    if check is None and not multihost.several():
-        return jitted
-    programs: dict[Any, Callable[..., Any]] = {}
-
-    def call(*arguments: Any) -> Any:
-        leaves, tree = jax.tree.flatten(arguments)
-        key = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        if key not in programs:
-            compiled = jitted.lower(*arguments).compile()
-            with multihost.together():
-                if check is not None:
-                    check(compiled)
-            programs[key] = compiled
-        return programs[key](*arguments)
-
-    return call
-
-
-def _pmap_placement(
-    devices: tuple[jax.Device, ...], check: Callable[[Any], None] | None
-) -> Placement:
+def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
     count = len(devices)
     split = NamedSharding(make_mesh(devices), PartitionSpec(AXIS))
 
@@ -222,13 +190,12 @@ def _pmap_placement(
         return jax.device_put(rows, split)
 
     def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
-        mapped = jax.pmap(
+        return jax.pmap(
             traced_for(Target(devices[0].platform, AXIS), step),
             axis_name=AXIS,
             devices=devices,
             donate_argnums=(0,) if donate else (),
         )
-        return _compiled_first(mapped, check)
 
     return Placement(
         mode="pmap",

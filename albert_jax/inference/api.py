@@ -22,11 +22,10 @@ from tqdm import tqdm
 
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.run import LARGEST, AlbertConfig, ComputeConfig
+from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import MASK_ID
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.distributed.compilation_cache import set_compilation_cache
 from albert_jax.inference import functions
 from albert_jax.inference.batching import batch_tokens, one_ahead
 from albert_jax.inference.id_arrays import model_inputs
@@ -68,12 +67,12 @@ def load(
 ) -> Albert:
     """Returns the Albert in a model directory.
 
-    `depth` runs the shared layer that number of times in place of the configuration's. Compiled
-    programs are kept in the user's cache folder, as by pretraining. Raises UserError for a
+    `depth` runs the shared layer that number of times in place of the configuration's. Programs are
+    compiled anew by each process, unless JAX was told to keep them, by JAX_COMPILATION_CACHE_DIR or
+    `albert_jax.distributed.compilation_cache.set_compilation_cache`. Raises UserError for a
     directory that is damaged and for anything else than a model directory, with what to do.
     """
     model = load_model(require_model_directory(directory, "directory"))
-    set_compilation_cache(None)
     tokenizer = None
     if model.tokenizer["path"] is not None:
         settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from albert_jax.config.run import ComputeConfig
+from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.prediction_files import (
     predictions_folder,

@@ -30,7 +30,7 @@ from albert_jax import __version__
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import SERVING, VOCABULARY
-from albert_jax.config.run import ComputeConfig
+from albert_jax.config.model import ComputeConfig
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert, load
 from albert_jax.models.albert import AlbertForPretraining

@@ -16,9 +16,9 @@ from jax import Array
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import HeadManifest
-from albert_jax.config.run import ComputeConfig, label_pairs
+from albert_jax.config.model import ComputeConfig
+from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.distributed.compilation_cache import set_compilation_cache
 from albert_jax.inference.batching import batch_tokens, one_ahead
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Task, find_task
@@ -194,7 +194,6 @@ def load_fine_tuned(
     check_pack(chosen, pack)
     chosen = chosen.with_labels(head.labels or ())
     order = _label_order(directory, head, chosen)
-    set_compilation_cache(None)
     longest = model.config.max_position_embeddings
     length = min(head.max_seq_length or longest, longest)
     if max_seq_length is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
-from albert_jax.config.run import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
 from albert_jax.inference.evaluate import Evaluation, evaluate
 from albert_jax.inference.finetuned import head_of
 from albert_jax.inference.published import RELEASED

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from albert_jax.config.run import ComputeConfig
+from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.finetuned import FineTuned, is_finite, load_fine_tuned
 from albert_jax.inference.prediction_files import (
     predictions_folder,
@@ -296,7 +296,7 @@ def predict_file(
                 out.flush()
         if not count.inputs:
             raise UserError(f"{_name(source)} is empty; give an example a line")
-    _say(fine_tuned, count)
+    _say_counts(fine_tuned, count)
     return count.inputs
 
 
@@ -310,7 +310,8 @@ def _require_another(source: str, dest: str) -> None:
     require_apart(f"{dest}.partial", [path])
 
 
-def _say(fine_tuned: FineTuned, count: _Count) -> None:
+def _say_counts(fine_tuned: FineTuned, count: _Count) -> None:
+    """Say how many inputs have an error for an answer, and how many were cut."""
     if count.bad:
         say(
             f"predict: {count.bad:,} of {count.inputs:,} inputs have an error in place of an answer"

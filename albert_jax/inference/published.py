@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from albert_jax.config.run import MODELS, AlbertConfig
+from albert_jax.config.model import MODELS, AlbertConfig
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ released weights, that it gives their published answers (`answers`)."""
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from albert_jax.utils.arguments import checked
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Result
 from albert_jax.utils.tables import aligned
-from albert_jax.utils.wording import first_ten
+from albert_jax.utils.wording import did_you_mean, first_ten
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,9 +60,8 @@ def verify(
     directory = require_model_directory(directory, "directory")
     released = RELEASED if released is None else released
     if expect is not None and expect not in released.models:
-        near = difflib.get_close_matches(expect, list(released.models), n=1)
         raise UserError(
-            f"expect {expect!r} is unknown{f' (did you mean {near[0]}?)' if near else ''}; "
+            f"expect {expect!r} is unknown{did_you_mean(expect, released.models, quote='')}; "
             f"known: {', '.join(released.models)}"
         )
     model, checks, name = None, [], None

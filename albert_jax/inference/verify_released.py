@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import Albert
 from albert_jax.inference.published import Answer, Fill, Numbers, Released

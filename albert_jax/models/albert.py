@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from albert_jax.config.run import AlbertConfig, ComputeConfig
+from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.models.attention import attend
 from albert_jax.models.dropout import Dropout
 from albert_jax.models.layers import Dense, LayerNorm, add_bias, gelu

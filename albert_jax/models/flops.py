@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 
 # Dense bfloat16 FLOP/s of one device, by the words that jax.Device.device_kind contains, longer
 # names first; vendors' data sheets. A TPU v2/v3 device is one core of a chip.

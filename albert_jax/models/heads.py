@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from albert_jax.config.run import AlbertConfig, ComputeConfig
+from albert_jax.config.heads import BEAM
+from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.models.albert import AlbertModel
 from albert_jax.models.dropout import Dropout
 from albert_jax.models.layers import LayerNorm
 
-BEAM = 5  # starts, and ends for each: run_squad_v2.py's start_n_top and end_n_top
 MASKED = -1e30  # what a position that cannot be in an answer has for a logit
 
 

@@ -18,7 +18,8 @@ from typing import Any, get_args, get_type_hints
 import jax
 import numpy as np
 
-from albert_jax.config.run import BenchmarkConfig, PretrainConfig
+from albert_jax.config.perf import BenchmarkConfig
+from albert_jax.config.run import PretrainConfig
 from albert_jax.data.loader import make_dataset
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.distributed.placement import (

@@ -15,7 +15,7 @@ import numpy as np
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.loader import describe_examples
 from albert_jax.data.pretraining import open_data
-from albert_jax.distributed.compilation_cache import set_compilation_cache
+from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.placement import (
     check_batch_size,
     make_placement,
@@ -77,10 +77,9 @@ def _examples(drawn: Mapping[str, Any]) -> str:
 def _costs(config: PretrainConfig) -> list[str]:
     """Memory of the step as it is compiled for these devices, and the least time of all."""
     train, devices = config.train, run_devices(config.train.devices)
-    set_compilation_cache(train.compilation_cache)
     placement = make_placement(train.mode, devices)
     say("compiling the step, for its memory …")
-    with out_of_memory_told(devices, config):
+    with out_of_memory_told(devices, config), compilation_cache(train.compilation_cache):
         work = make_work("train", config, placement.axis_name)
         compiled = lower("train", config, work, placement).compile()
     needed, capacity = program_bytes(compiled), capacity_bytes(devices[0])

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from albert_jax.config.run import BenchmarkConfig, PretrainConfig
+from albert_jax.config.perf import BenchmarkConfig
+from albert_jax.config.run import PretrainConfig
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.perf.workload import lower, make_work, pretrain_config
 from albert_jax.utils.numbers import rounded

@@ -14,17 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from albert_jax.config.run import (
-    MODELS,
-    AlbertConfig,
-    BenchmarkConfig,
-    EstimateConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    TrainConfig,
-    load_recipe,
-    model_config,
-)
+from albert_jax.config.model import MODELS, AlbertConfig, model_config
+from albert_jax.config.perf import BenchmarkConfig, StepConfig
+from albert_jax.config.recipes import load_recipe
+from albert_jax.config.run import OptimizerConfig, PretrainConfig, TrainConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import ExampleSource
 from albert_jax.data.mixture import split_stores
@@ -38,8 +31,12 @@ from albert_jax.models.heads import AlbertForTask
 from albert_jax.perf.results import StepSetting
 from albert_jax.training.losses import task_objective
 from albert_jax.training.optimizer import make_optimizer
-from albert_jax.training.pretrain_step import make_pretrain_step
-from albert_jax.training.step import init_state, make_eval_step, make_train_step
+from albert_jax.training.step import (
+    init_state,
+    make_eval_step,
+    make_pretrain_step,
+    make_train_step,
+)
 from albert_jax.utils.errors import UserError
 
 HostBatch = dict[str, np.ndarray]
@@ -59,21 +56,24 @@ class Work:
     flops_per_sequence: float
 
 
-def pretrain_config(config: BenchmarkConfig) -> PretrainConfig:
-    """The pretraining run that is asked about: the recipe's, or the original's settings, with what
-    the flags change. The vocabulary's size is the store's, where there is a store."""
+def pretrain_config(config: StepConfig) -> PretrainConfig:
+    """Return the pretraining run that is asked about: the recipe's, or the original's settings,
+    with what the flags change. The vocabulary's size is the store's, where there is a store."""
     base = _base(config.model)
     model = base.model
-    if config.store is not None:
-        store = split_stores(config.store)[0][0]  # a mixture's have one vocabulary
-        manifest = read_manifest(local_store(store))
+    store, devices = None, None  # which an estimate knows nothing of
+    if isinstance(config, BenchmarkConfig):
+        store, devices = config.store, config.devices
+    if store is not None:
+        first = split_stores(store)[0][0]  # a mixture's have one vocabulary
+        manifest = read_manifest(local_store(first))
         if manifest is None:
-            raise UserError(f"store {store} is none; make one with albert-jax prepare")
+            raise UserError(f"store {first} is none; make one with albert-jax prepare")
         model = dataclasses.replace(model, vocab_size=manifest.vocabulary.size)
     return dataclasses.replace(
         base,
         model=model,
-        store=config.store,
+        store=store,
         compute=_changed(
             base.compute,
             dtype=config.dtype,
@@ -92,7 +92,7 @@ def pretrain_config(config: BenchmarkConfig) -> PretrainConfig:
             batch_size=config.batch_size,
             accumulate=config.accumulate,
             mode=config.mode,
-            devices=config.devices,
+            devices=devices,
         ),
     )
 
@@ -125,7 +125,7 @@ def _base(name: str) -> PretrainConfig:
     )
 
 
-def setting_of(config: BenchmarkConfig | EstimateConfig, settings: PretrainConfig) -> StepSetting:
+def setting_of(config: StepConfig, settings: PretrainConfig) -> StepSetting:
     """Return what was asked, with what was unset filled in."""
     compute, examples, train = settings.compute, settings.examples, settings.train
     return StepSetting(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from albert_jax.config.run import task_name
+from albert_jax.config.task_names import task_name
 from albert_jax.tasks.base import Features, RawExample, Task
 from albert_jax.tasks.custom import CUSTOM
 from albert_jax.tasks.glue import GLUE

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.config.manifests import HeadKind, TaskSettings
+from albert_jax.config.heads import HeadKind
+from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError

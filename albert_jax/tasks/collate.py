@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from albert_jax.config.heads import IGNORED_LABEL
 from albert_jax.data.special_pieces import PAD_ID
 from albert_jax.tasks import Features
 from albert_jax.utils.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 # What a target of one value a token has at padding: no label, and no place for an answer.
-_FILL = {"labels": -100, "p_mask": 1}
+_FILL = {"labels": IGNORED_LABEL, "p_mask": 1}
 
 
 class FeatureRow(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.config.heads import IGNORED_LABEL
 from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID, UNK_ID
 from albert_jax.data.tokenizer import Tokenizer
@@ -38,7 +39,6 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import file_lines, kind_of
 
-IGNORED = -100  # the label of a token that is not the first of its word
 OUTSIDE = "O"
 CONLL = ("conll", "txt")
 _TABLES = ("csv", "tsv", "jsonl")
@@ -254,7 +254,7 @@ class CustomTask(Task):
             ids = [*ids[:room], SEP_ID]
             targets = {}
             if isinstance(example.label, tuple):
-                tags = [IGNORED] * len(ids)
+                tags = [IGNORED_LABEL] * len(ids)
                 for start, tag in zip(starts, example.label[first:last], strict=True):
                     tags[start] = self._target(tag, example)
                 targets = {"labels": tags}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.config.manifests import HeadKind
+from albert_jax.config.heads import HeadKind
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (

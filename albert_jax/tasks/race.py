@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_jax.config.manifests import HeadKind
+from albert_jax.config.heads import HeadKind
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer, clean_text
 from albert_jax.tasks import metrics

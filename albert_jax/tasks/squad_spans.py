@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.config.heads import BEAM
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import Features
-
-BEAM = 5  # starts, and ends for each, in the outputs of the v2 head
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,14 @@ from typing import Any
 import jax
 
 from albert_jax.checkpoint.integrity import Damaged, read_document
-from albert_jax.checkpoint.manager import Checkpointer, lock_workdir
+from albert_jax.checkpoint.manager import lock_workdir
 from albert_jax.checkpoint.model_dir import check_destination, export_model, load_model
 from albert_jax.config.manifests import MANIFEST
-from albert_jax.config.run import FinetuneConfig, to_dict
-from albert_jax.distributed.compilation_cache import set_compilation_cache
-from albert_jax.distributed.placement import (
-    Placement,
-    check_batch_size,
-    local_devices,
-    make_placement,
-)
+from albert_jax.config.recipes import to_dict
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.distributed.compilation_cache import compilation_cache
+from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs
-from albert_jax.models.albert import init_params
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.tasks.batches import TrainingBatches
 from albert_jax.tasks.scores import Scores, line_of
@@ -53,16 +47,15 @@ from albert_jax.training.finetune_setup import (
     first_params,
     set_up,
 )
-from albert_jax.training.loop import Position, Run, fit, resume
 from albert_jax.training.losses import task_objective
-from albert_jax.training.memory import check_fits, out_of_memory_told
 from albert_jax.training.metrics import MetricsLog, write_json
-from albert_jax.training.optimizer import make_optimizer
+from albert_jax.training.run import Run
 from albert_jax.training.run_inputs import require_finetuning_inputs
-from albert_jax.training.step import TrainState, init_state, make_train_step
+from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
+from albert_jax.training.step import ConfiguredStep, TrainState, configured_step
+from albert_jax.training.step_meter import Workload
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
-from albert_jax.utils.malloc import give_back_large_buffers
 from albert_jax.utils.progress import ProgressMeter, Tick
 from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.streams import say
@@ -79,16 +72,15 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
     Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
     """
     require_finetuning_inputs(config)
-    train, workdir = config.train, Path(config.workdir or "")
-    check_batch_size(train.batch_size, train.accumulate, len(local_devices(train.devices)))
-    set_compilation_cache(train.compilation_cache)
+    workdir = Path(config.workdir or "")
+    placement = open_placement(config)
     started = time.time()
-    with lock_workdir(workdir):
+    with compilation_cache(config.train.compilation_cache), lock_workdir(workdir):
         prepared = set_up(config)
         base = baseline(prepared.task, prepared.train.examples, prepared.dev.examples)
         write_json(workdir / "config.json", to_dict(config))
         say(_announcement(config, prepared, base))
-        runs = _runs(config, prepared, workdir)
+        runs = _runs(config, prepared, placement)
         kept = [run for run in runs if not run.restarted]
         metric = prepared.task.metric
         results = FinetuneResults(
@@ -116,14 +108,14 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
         return results
 
 
-def _runs(config: FinetuneConfig, prepared: FinetuneSetup, workdir: Path) -> list[SeedRun]:
+def _runs(config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement) -> list[SeedRun]:
     """A run for each seed, and for each degenerate one, as often as allowed, one of a new seed."""
     runs = []
     fresh = config.train.seed + config.seeds  # the first seed that is not asked for
     for number in range(config.seeds):
         seed = config.train.seed + number
         for attempt in range(config.restarts + 1):
-            run = _run(config, prepared, workdir, seed)
+            run = carry_out(_session(config, prepared, placement, seed))
             again = run.degenerate and attempt < config.restarts
             runs.append(dataclasses.replace(run, restarted=again))
             if run.degenerate:
@@ -135,94 +127,101 @@ def _runs(config: FinetuneConfig, prepared: FinetuneSetup, workdir: Path) -> lis
     return runs
 
 
-def _run(config: FinetuneConfig, prepared: FinetuneSetup, workdir: Path, seed: int) -> SeedRun:
-    """One seed's run: trained, or gone on with, then judged at its last and its best step."""
-    name = f"seed-{seed}"
-    directory = workdir / name
+def _session(
+    config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement, seed: int
+) -> Session:
+    """One seed's run."""
+    directory = Path(config.workdir or "") / f"seed-{seed}"
     directory.mkdir(exist_ok=True)
     for which in ("last", "best"):
         check_destination(directory / which)
     outputs = HeadOutputs(prepared.model, pack=config.pack)
     best = _Best(config, prepared, outputs, directory / "best", seed)
-    state = _train(config, prepared, directory, seed, best)
-    metrics, predictions = _judged(best, state.params, prepared, f"dev at step {state.step}")
-    _export(config, prepared, state.params, directory / "last", seed, int(state.step), metrics)
-    last = JudgedStep(step=int(state.step), metrics={**metrics})
-    found = load_model(directory / "best")
-    step = found.manifest["provenance"]["step"]
-    best_metrics, best_predictions = _judged(best, found.params, prepared, f"dev at step {step}")
+    objective = task_objective(prepared.model)
+    made = configured_step(prepared.model, objective, config, placement.axis_name)
+    return Session(
+        config=config,
+        run=_run_of(config, prepared, made, placement, best),
+        placement=placement,
+        directory=directory,
+        random_state=partial(made.random_state, seed),
+        first_state=partial(_first_state, config, prepared, made, seed),
+        begin=partial(_begin, best),
+        finish=partial(_finish, best),
+    )
+
+
+def _run_of(
+    config: FinetuneConfig,
+    prepared: FinetuneSetup,
+    made: ConfiguredStep,
+    placement: Placement,
+    best: _Best,
+) -> Run:
+    batches = _batches(config, prepared, best.seed)
+
+    def evaluate(params: Any, step: int, tick: Tick) -> dict[str, float]:
+        return best.offer(_on_one_device(placement, params), step, tick)
+
+    return Run(
+        config=dataclasses.replace(config.train, seed=best.seed),
+        guard=config.guard,
+        step=made.step,
+        batches=batches.batches,
+        workload=Workload(
+            steps=config.train.steps,
+            batch_size=config.train.batch_size,
+            flops_per_row=_flops_per_row(prepared, batches),
+            schedule=made.schedule,
+            passes=lambda row: row / len(prepared.train.rows),
+        ),
+        identity=finetuning_identity(config, prepared, best.seed),
+        evaluate=evaluate,
+        check_program=memory_check(config),
+    )
+
+
+def _first_state(
+    config: FinetuneConfig, prepared: FinetuneSetup, made: ConfiguredStep, seed: int
+) -> tuple[TrainState, str]:
+    """The weights to start from with a fresh optimizer, and where they come from."""
+    params, origin = first_params(prepared, seed=seed, random_weights=config.random_weights)
+    return made.state_of(jax.device_put(params), seed), origin
+
+
+def _begin(best: _Best, beginning: Beginning, log: MetricsLog) -> None:
+    if beginning.position.step == 0:
+        best.forget()
+    log.event(beginning.position.step, f"seed {best.seed}: {beginning.origin}")
+
+
+def _finish(best: _Best, state: TrainState) -> SeedRun:
+    """Judge a run at its last and its best step, and export the last."""
+    prepared, directory, step = best.prepared, best.directory, int(state.step)
+    metrics, predictions = _judged(best, state.params, f"dev at step {step}")
+    best.export(state.params, directory.parent / "last", step, metrics)
+    found = load_model(directory)
+    best_step = found.manifest["provenance"]["step"]
+    best_metrics, best_predictions = _judged(best, found.params, f"dev at step {best_step}")
     collapsed, learnt_nothing = (
         is_degenerate(prepared.task, prepared.dev.examples, x)
         for x in (predictions, best_predictions)
     )
     return SeedRun(
-        seed=seed,
-        directory=name,
-        last=last,
-        best=JudgedStep(step=step, metrics={**best_metrics}),
+        seed=best.seed,
+        directory=directory.parent.name,
+        last=JudgedStep(step=step, metrics={**metrics}),
+        best=JudgedStep(step=best_step, metrics={**best_metrics}),
         degenerate=learnt_nothing,
         collapsed_at_the_end=collapsed,
     )
 
 
-def _judged(
-    best: _Best, params: Any, prepared: FinetuneSetup, what: str
-) -> tuple[dict[str, float], dict[str, Any]]:
+def _judged(best: _Best, params: Any, what: str) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics and predictions on all of dev, with a bar."""
-    with ProgressMeter(what, len(prepared.dev.rows), unit="row") as meter:
-        return best.judge(params, prepared.dev, meter.tick)
-
-
-def _train(
-    config: FinetuneConfig, prepared: FinetuneSetup, directory: Path, seed: int, best: _Best
-) -> TrainState:
-    train = dataclasses.replace(config.train, seed=seed)
-    devices = local_devices(train.devices)
-    check = partial(check_fits, devices=devices, config=config, when_tight=give_back_large_buffers)
-    placement = make_placement(train.mode, devices, check)
-    tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
-    step = make_train_step(
-        task_objective(prepared.model),
-        tx,
-        accumulate=train.accumulate,
-        axis_name=placement.axis_name,
-    )
-    batches = _batches(config, prepared, seed)
-    run = Run(
-        step=step,
-        schedule=schedule,
-        batches=batches.batches,
-        evaluate=lambda params, step, tick: best.offer(
-            _on_one_device(placement, params), step, tick
-        ),
-        identity=finetuning_identity(config, prepared, seed),
-        flops_per_row=_flops_per_row(prepared, batches),
-        passes=lambda row: row / len(prepared.train.rows),
-    )
-    with (
-        out_of_memory_told(devices, config),
-        Checkpointer(directory / "checkpoints", keep=train.keep) as checkpointer,
-    ):
-        state, position, origin = _first_state(
-            config, prepared, tx, checkpointer, placement, run.identity, seed
-        )
-        log = MetricsLog(directory, total_steps=train.steps, resume_step=position.step)
-        if position.step == 0:
-            best.forget()
-        try:
-            log.event(position.step, f"seed {seed}: {origin}")
-            return fit(
-                train,
-                config.guard,
-                run,
-                state=state,
-                position=position,
-                placement=placement,
-                checkpointer=checkpointer,
-                log=log,
-            )
-        finally:
-            log.close()
+    dev = best.prepared.dev
+    with ProgressMeter(what, len(dev.rows), unit="row") as meter:
+        return best.judge(params, dev, meter.tick)
 
 
 def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> TrainingBatches:
@@ -238,30 +237,8 @@ def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> Trai
     )
 
 
-def _first_state(
-    config: FinetuneConfig,
-    prepared: FinetuneSetup,
-    tx: Any,
-    checkpointer: Checkpointer,
-    placement: Placement,
-    expect: Mapping[str, Any],
-    seed: int,
-) -> tuple[TrainState, Position, str]:
-    """The newest checkpoint, else the weights to start from; and which of the two."""
-    shapes = jax.eval_shape(
-        lambda: init_state(init_params(prepared.model, jax.random.key(seed)), tx, seed=seed)
-    )
-    restored = resume(checkpointer, placement.restore_target(shapes), expect)
-    if restored is not None:
-        state, position = restored
-        return state, position, f"resumed at step {position.step}, next batch {position.batch}"
-    params, origin = first_params(prepared, seed=seed, random_weights=config.random_weights)
-    state = init_state(jax.device_put(params), tx, seed=seed)
-    return jax.device_put(state, placement.state_sharding), Position(), f"starting from {origin}"
-
-
 class _Best:
-    """Judges a run on dev, and keeps its best step as a model directory."""
+    """Judges a seed's run on dev, and keeps its best step as a model directory."""
 
     def __init__(
         self,
@@ -271,15 +248,15 @@ class _Best:
         directory: Path,
         seed: int,
     ) -> None:
-        self._config, self._prepared, self._outputs = config, prepared, outputs
-        self._directory, self._seed = directory, seed
+        self.config, self.prepared, self.directory, self.seed = config, prepared, directory, seed
+        self._outputs = outputs
         self._dev = _some_of(prepared.dev, config.train.eval_examples)
         self._value, self._nothing_kept = self._recorded(), not directory.exists()
 
     def _recorded(self) -> float:
         """The best value of the run that goes on."""
         try:
-            found = read_document(self._directory / MANIFEST)["provenance"]
+            found = read_document(self.directory / MANIFEST)["provenance"]
         except (Damaged, OSError, KeyError):
             return -math.inf
         return _comparable(found["chosen_by"])
@@ -291,24 +268,46 @@ class _Best:
     def offer(self, params: Any, step: int, tick: Tick) -> dict[str, float]:
         """The metrics of these parameters, which are kept where none were better."""
         metrics, _ = self.judge(params, self._dev, tick)
-        value = _comparable(metrics[self._prepared.task.metric])
+        value = _comparable(metrics[self.prepared.task.metric])
         if value > self._value or self._nothing_kept:
             self._value, self._nothing_kept = value, False
-            _export(
-                self._config, self._prepared, params, self._directory, self._seed, step, metrics
-            )
+            self.export(params, self.directory, step, metrics)
         numbers = {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
-        task = self._prepared.task
+        task = self.prepared.task
         return Scores(numbers, line_of(task, task.metric, numbers))
 
     def judge(
         self, params: Any, split: SplitFeatures, tick: Tick | None = None
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and predictions; `tick` hears of rows done."""
-        task = self._prepared.task
+        task = self.prepared.task
         outputs = self._outputs(jax.device_put(params), split.rows, tick)
         predictions = task.predictions(split.examples, split.features, outputs)
         return task.metrics(split.examples, predictions), predictions
+
+    def export(self, params: Any, directory: Path, step: int, metrics: dict[str, float]) -> None:
+        """Write parameters as a model directory, with the metrics that they have on dev."""
+        source = self.prepared.source
+        export_model(
+            directory,
+            params=jax.device_get(params),
+            config=source.config,  # its dropout too, which is the run's affair, not the weights'
+            vocab=source.tokenizer["path"],
+            tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
+            head=self.prepared.head | {"max_seq_length": self.config.max_seq_length},
+            provenance={
+                "made_by": "albert-jax finetune",
+                "seed": self.seed,
+                "step": step,
+                "chosen_by": finite(metrics[self.prepared.task.metric]),
+                "dev": finite(metrics),
+                "config": to_dict(self.config),
+                "started_from": {
+                    key: source.manifest["provenance"].get(key)
+                    for key in ("made_by", "source", "step")
+                },
+            },
+        )
 
 
 def _some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
@@ -340,37 +339,6 @@ def _flops_per_row(prepared: FinetuneSetup, batches: TrainingBatches) -> float:
     config, shapes = prepared.source.config, batches.shapes()
     flops = sum(count * train_flops_per_sequence(config, length, 0) for count, length in shapes)
     return choices * flops / (len(shapes) * batches.size)
-
-
-def _export(
-    config: FinetuneConfig,
-    prepared: FinetuneSetup,
-    params: Any,
-    directory: Path,
-    seed: int,
-    step: int,
-    metrics: dict[str, float],
-) -> None:
-    source = prepared.source
-    export_model(
-        directory,
-        params=jax.device_get(params),
-        config=source.config,  # its dropout too, which is the run's affair and not the weights'
-        vocab=source.tokenizer["path"],
-        tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
-        head=prepared.head | {"max_seq_length": config.max_seq_length},
-        provenance={
-            "made_by": "albert-jax finetune",
-            "seed": seed,
-            "step": step,
-            "chosen_by": finite(metrics[prepared.task.metric]),
-            "dev": finite(metrics),
-            "config": to_dict(config),
-            "started_from": {
-                key: source.manifest["provenance"].get(key) for key in ("made_by", "source", "step")
-            },
-        },
-    )
 
 
 def _link(workdir: Path, run: Path) -> None:

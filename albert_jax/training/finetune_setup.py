@@ -14,7 +14,10 @@ import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.config.manifests import HeadManifest
-from albert_jax.config.run import AlbertConfig, FinetuneConfig, label_pairs, to_dict
+from albert_jax.config.model import AlbertConfig
+from albert_jax.config.recipes import to_dict
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.finetuned import check_pack, configured_task, tokenizer_of
 from albert_jax.models.albert import init_params

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What watches over a run: its losses, its signals and its pulse. Each only observes; `train.fit`
+"""What watches over a run: its losses, its signals and its pulse. Each only observes; `loop.fit`
 decides."""
 
 from __future__ import annotations
@@ -17,10 +17,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
+from typing import NamedTuple
 
 from albert_jax.config.run import GuardConfig
+from albert_jax.distributed import multihost
 from albert_jax.utils import interrupts
 from albert_jax.utils.errors import TryAgain
+
+
+class Offence(NamedTuple):
+    """What is wrong with a run, and the number of the first batch that shows it."""
+
+    reason: str
+    batch: int
 
 
 class LossGuard:
@@ -31,11 +40,10 @@ class LossGuard:
         self._losses: deque[float] = deque(maxlen=config.window)
         self._spikes: list[int] = []
 
-    def observe(self, batch: int, loss: float, *, skipped: bool) -> tuple[str, int] | None:
-        """(what is wrong, the first offending batch) or None, given the loss that batch number
-        `batch` had."""
+    def observe(self, batch: int, loss: float, *, skipped: bool) -> Offence | None:
+        """Take the loss of a batch; return what is wrong, if something is."""
         if skipped or not math.isfinite(loss):
-            return f"the loss or gradient is not finite (loss {loss})", batch
+            return Offence(f"the loss or gradient is not finite (loss {loss})", batch)
         if self._config.spike > 0 and len(self._losses) >= min(20, self._config.window):
             median = statistics.median(self._losses)
             if loss > median + self._config.spike:
@@ -44,7 +52,7 @@ class LossGuard:
                     reason = (
                         f"the loss is {loss:.3f}, {loss - median:.2f} above its median {median:.3f}"
                     )
-                    return reason, self._spikes[0]
+                    return Offence(reason, self._spikes[0])
                 return None  # a spike must not lift the median it is held against
         self._spikes.clear()
         self._losses.append(loss)
@@ -92,6 +100,12 @@ class StopSignals:
         interrupts.last_words(
             f"{self.requested}: saving a checkpoint after this step; once more to stop at once"
         )
+
+
+def stop_signals(nothing_to_lose: Callable[[], bool]) -> StopSignals | multihost.StopTogether:
+    """Return what notes signals during a run, of one process or of several."""
+    watching = multihost.StopTogether if multihost.several() else StopSignals
+    return watching(nothing_to_lose)
 
 
 class Watchdog:

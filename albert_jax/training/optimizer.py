@@ -9,6 +9,7 @@ and v have a ratio each.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from typing import Any, NamedTuple
@@ -47,7 +48,9 @@ def is_adapted(params: Any) -> Any:
 
 
 def global_norm(tree: Any) -> Array:
-    """The L2 norm over all entries of all leaves."""
+    """Return the L2 norm over all entries of all leaves."""
+    # Not optax's: optax.global_norm is deprecated, optax.tree.norm is newer than our oldest optax,
+    # and either rounds a step's last bit differently.
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
@@ -188,39 +191,25 @@ def lamb(
     epsilon: float = 1e-6,
     weight_decay: float = 0.01,
     clip_norm: float = 1.0,
+    trust_ratio: bool = True,
 ) -> optax.GradientTransformation:
-    """ALBERT's LAMB: clipping, uncorrected Adam, decoupled decay, trust ratio per parameter.
+    """Return ALBERT's LAMB: clipping, uncorrected Adam, decoupled decay, trust ratio per parameter.
     lamb_optimizer.py:70-124.
 
-    Differs from the original on many devices: the clip is of the global gradient, not of each
-    replica's.
+    Without `trust_ratio` it is `adamw`. Differs from the original on many devices: the clip is of
+    the global gradient, not of each replica's.
     """
     return optax.chain(
         *_clip(clip_norm),
         scale_by_uncorrected_adam(beta1, beta2, epsilon),
         optax.add_decayed_weights(weight_decay, mask=is_adapted),
-        scale_by_trust_ratio(),
+        *([scale_by_trust_ratio()] if trust_ratio else []),
         optax.scale_by_learning_rate(schedule),
     )
 
 
-def adamw(
-    schedule: optax.ScalarOrSchedule,
-    *,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-6,
-    weight_decay: float = 0.01,
-    clip_norm: float = 1.0,
-) -> optax.GradientTransformation:
-    """The original's AdamWeightDecayOptimizer: `lamb` without the trust ratio.
-    optimization.py:120-207."""
-    return optax.chain(
-        *_clip(clip_norm),
-        scale_by_uncorrected_adam(beta1, beta2, epsilon),
-        optax.add_decayed_weights(weight_decay, mask=is_adapted),
-        optax.scale_by_learning_rate(schedule),
-    )
+# The original's AdamWeightDecayOptimizer, optimization.py:120-207.
+adamw = functools.partial(lamb, trust_ratio=False)
 
 
 def _clip(clip_norm: float) -> list[optax.GradientTransformation]:
@@ -247,14 +236,14 @@ def make_optimizer(
             ),
         )
         return chain, schedule
-    make = {"lamb": lamb, "adamw": adamw}[config.name]
-    optimizer = make(
+    optimizer = lamb(
         schedule,
         beta1=config.beta1,
         beta2=config.beta2,
         epsilon=config.epsilon,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
+        trust_ratio=config.name == "lamb",
     )
     return optimizer, schedule
 

@@ -20,8 +20,9 @@ import numpy as np
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import check_destination, export_model, load_model
 from albert_jax.config.manifests import VOCABULARY
-from albert_jax.config.run import PretrainConfig, to_dict
-from albert_jax.data.loader import ExampleSource, batch_at, make_dataset
+from albert_jax.config.recipes import to_dict
+from albert_jax.config.run import PretrainConfig
+from albert_jax.data.loader import Batch, ExampleSource, batch_at, make_dataset
 from albert_jax.data.pretraining import (
     PretrainingData,
     open_data,
@@ -30,41 +31,26 @@ from albert_jax.data.pretraining import (
 )
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed import multihost
-from albert_jax.distributed.compilation_cache import set_compilation_cache
+from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.multihost import Launch
-from albert_jax.distributed.placement import (
-    Placement,
-    check_batch_size,
-    local_devices,
-    make_placement,
-    place,
-    run_devices,
-)
+from albert_jax.distributed.placement import Placement
 from albert_jax.models.flops import train_flops_per_sequence
-from albert_jax.training.loop import (
-    Evaluate,
-    Position,
-    Run,
-    fit,
-    log_evaluation,
-    resume,
-)
+from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.losses import Objective
-from albert_jax.training.memory import check_fits, out_of_memory_told
 from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
 from albert_jax.training.pretrain_report import baselines_at, closing, draw_losses, run_plan
-from albert_jax.training.pretrain_step import PretrainStep, make_pretrain_step
+from albert_jax.training.programs import Programs
+from albert_jax.training.run import Evaluate, Run
 from albert_jax.training.run_inputs import require_pretraining_inputs
-from albert_jax.training.step import TrainState, init_state, make_eval_step
+from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
+from albert_jax.training.step import ConfiguredStep, TrainState, make_eval_step, make_pretrain_step
+from albert_jax.training.step_meter import Workload
 from albert_jax.utils.atomic import appearing_file, require_apart, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
-from albert_jax.utils.malloc import give_back_large_buffers
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.provenance import versions
 from albert_jax.utils.streams import say
-
-Batch = dict[str, np.ndarray]
 
 
 def pretrain(config: PretrainConfig, *, launch: Launch | None = None) -> Path:
@@ -85,56 +71,58 @@ def pretrain(config: PretrainConfig, *, launch: Launch | None = None) -> Path:
 def _pretrain(config: PretrainConfig) -> Path:
     with multihost.together():
         require_pretraining_inputs(config)
-    train, workdir = config.train, Path(config.workdir or "")
+    workdir = Path(config.workdir or "")
     with multihost.together(), contextlib.ExitStack() as stack:
         _require_same_settings(config)
-        devices = run_devices(train.devices)
-        check_batch_size(train.batch_size, train.accumulate, len(devices))
-        check = partial(
-            check_fits,
-            devices=local_devices(train.devices),
-            config=config,
-            when_tight=give_back_large_buffers,
-        )
-        placement = make_placement(train.mode, devices, check)
+        placement = open_placement(config)
         check_destination(workdir / "model")
-        set_compilation_cache(train.compilation_cache)
+        stack.enter_context(compilation_cache(config.train.compilation_cache))
         if multihost.is_primary():
             stack.enter_context(lock_workdir(workdir))
         locked = stack.pop_all()
     with locked:
         data = _open_data(config, workdir)
         _keep_vocabulary(data, workdir)
-        made = make_pretrain_step(config, placement.axis_name)
-        run = _run_of(config, data, made, placement, workdir)
-        with (
-            out_of_memory_told(local_devices(train.devices), config),
-            Checkpointer(workdir / "checkpoints", keep=train.keep) as checkpointer,
-        ):
-            state, position = _first_state(config, data, made, checkpointer, placement, run)
-            log = _open_log(config, workdir, position)
-            try:
-                _announce(config, data, position, log)
-                if position.step == 0 and config.init_from and run.evaluate:
-                    _evaluate_first(run.evaluate, placement, state, log)
-                state = fit(
-                    train,
-                    config.guard,
-                    run,
-                    state=state,
-                    position=position,
-                    placement=placement,
-                    checkpointer=checkpointer,
-                    log=log,
-                )
-            finally:
-                log.close()
-        with multihost.together():
-            if multihost.is_primary():
-                _export(config, data.vocab, data.tokenizer, workdir, state, workdir / "model")
-                words = closing(config, data, workdir, workdir / "model", _last_eval(workdir))
-                say(words)
-        return workdir / "model"
+        carry_out(_session(config, data, placement, workdir))
+    return workdir / "model"
+
+
+def _session(
+    config: PretrainConfig, data: PretrainingData, placement: Placement, workdir: Path
+) -> Session:
+    made = make_pretrain_step(config, placement.axis_name)
+    run = _run_of(config, data, made, placement, workdir)
+    return Session(
+        config=config,
+        run=run,
+        placement=placement,
+        directory=workdir,
+        random_state=partial(made.random_state, config.train.seed),
+        first_state=partial(_first_state, config, data, made),
+        begin=partial(_begin, config, data, run.evaluate, placement),
+        finish=partial(_finish, config, data, workdir),
+    )
+
+
+def _begin(
+    config: PretrainConfig,
+    data: PretrainingData,
+    evaluate: Evaluate | None,
+    placement: Placement,
+    beginning: Beginning,
+    log: MetricsLog,
+) -> None:
+    """Says what the run is, and how good the weights are that it starts from."""
+    if multihost.is_primary():
+        write_json(Path(config.workdir or "") / "config.json", to_dict(config))
+    step = beginning.position.step
+    log.say(run_plan(config, data))
+    if step:
+        log.event(step, beginning.origin)
+        return
+    log.say(beginning.origin)
+    if config.init_from and evaluate:
+        _evaluate_first(evaluate, placement, beginning.state, log)
 
 
 def _evaluate_first(
@@ -150,6 +138,14 @@ def _evaluate_first(
 
     values = evaluate(placement.put_state(state).params, 0, tick)
     log_evaluation(log, 0, values, "the weights started from, held out")
+
+
+def _finish(
+    config: PretrainConfig, data: PretrainingData, workdir: Path, state: TrainState
+) -> None:
+    """Exports the model and says how good it is."""
+    _export(config, data.vocab, data.tokenizer, workdir, state, workdir / "model")
+    say(closing(config, data, workdir, workdir / "model", _last_eval(workdir)))
 
 
 def export(workdir: str | Path, dest: str | Path) -> Path:
@@ -234,40 +230,18 @@ def _open_data(config: PretrainConfig, workdir: Path) -> PretrainingData:
     return data
 
 
-def _open_log(config: PretrainConfig, workdir: Path, position: Position) -> MetricsLog:
-    """Of process 0; the others' says and writes nothing."""
-    if multihost.is_primary():
-        write_json(workdir / "config.json", to_dict(config))
-    return MetricsLog(
-        workdir if multihost.is_primary() else None,
-        total_steps=config.train.steps,
-        resume_step=position.step,
-        console=multihost.is_primary(),
-    )
-
-
 # ---------------------------------------------------------------------------------------- the state
 
 
 def _first_state(
-    config: PretrainConfig,
-    data: PretrainingData,
-    made: PretrainStep,
-    checkpointer: Checkpointer,
-    placement: Placement,
-    run: Run,
-) -> tuple[TrainState, Position]:
-    """The newest checkpoint; else `init_from`'s or random weights with a fresh optimizer."""
-    shapes = jax.eval_shape(lambda: made.random_state(config.train.seed))
-    restored = resume(checkpointer, placement.restore_target(shapes), run.identity)
-    if restored is not None:
-        return restored
+    config: PretrainConfig, data: PretrainingData, made: ConfiguredStep
+) -> tuple[TrainState, str]:
+    """`init_from`'s or random weights with a fresh optimizer, and which of the two."""
+    seed = config.train.seed
     if config.init_from is None:
-        state = jax.jit(lambda: made.random_state(config.train.seed))()
-    else:
-        params = _params_of(config, data, Path(config.init_from))
-        state = init_state(jax.device_put(params), made.tx, seed=config.train.seed)
-    return place(state, placement.state_sharding), Position()
+        return jax.jit(lambda: made.random_state(seed))(), "random weights"
+    params = _params_of(config, data, Path(config.init_from))
+    return made.state_of(jax.device_put(params), seed), f"weights of {config.init_from}"
 
 
 # What may differ between `init_from` and the run: how often the shared layer is applied, and
@@ -324,7 +298,7 @@ def _batches(
 def _run_of(
     config: PretrainConfig,
     data: PretrainingData,
-    made: PretrainStep,
+    made: ConfiguredStep,
     placement: Placement,
     workdir: Path,
 ) -> Run:
@@ -343,17 +317,28 @@ def _run_of(
             say(f"{workdir / 'loss.png'} is not drawn: {error.strerror or error}")
 
     return Run(
+        config=config.train,
+        guard=config.guard,
         step=made.step,
-        schedule=made.schedule,
         batches=partial(_batches, config, source),
-        evaluate=_evaluator(config, data, made.objective, placement),
-        identity=pretraining_identity(config, data),
-        flops_per_row=train_flops_per_sequence(
-            config.model, examples.max_seq_length, examples.max_predictions_per_seq
+        workload=Workload(
+            steps=config.train.steps,
+            batch_size=config.train.batch_size,
+            flops_per_row=train_flops_per_sequence(
+                config.model, examples.max_seq_length, examples.max_predictions_per_seq
+            ),
+            schedule=made.schedule,
+            passes=passes,
         ),
-        passes=passes,
-        extra={"tokenizer": data.tokenizer},
+        identity=pretraining_identity(config, data),
+        evaluate=_evaluator(config, data, made.objective, placement),
         after_evaluation=draw if multihost.is_primary() else lambda: None,
+        check_program=memory_check(config),
+        kept=lambda position: {
+            "tokenizer": data.tokenizer,
+            "epochs": source.ended_epochs(position.batch * config.train.batch_size),
+        },
+        recall=lambda meta: source.remember_epochs(meta.get("epochs", [])),  # 0.1.0 wrote none
     )
 
 
@@ -367,7 +352,8 @@ def _evaluator(
     total = min(config.train.eval_examples, len(heldout))
     size = min(config.train.batch_size // config.train.accumulate, -(-total // unit) * unit)
     index, count = jax.process_index(), jax.process_count()
-    step = placement.compile(make_eval_step(objective, axis_name=placement.axis_name), donate=False)
+    pure = make_eval_step(objective, axis_name=placement.axis_name)
+    step = Programs(placement.compile(pure, donate=False), memory_check(config))
 
     def evaluate(params: Any, _: int, tick: Tick) -> dict[str, float]:
         results = []
@@ -388,17 +374,6 @@ def _evaluator(
         return {"loss": sum(v for n, v in means.items() if n.endswith("_loss")), **means}
 
     return evaluate
-
-
-def _announce(
-    config: PretrainConfig, data: PretrainingData, position: Position, log: MetricsLog
-) -> None:
-    log.say(run_plan(config, data))
-    if position.step == 0:
-        origin = f"weights of {config.init_from}" if config.init_from else "random weights"
-        log.say(f"starting from {origin}")
-    else:
-        log.event(position.step, f"resumed at step {position.step}, next batch {position.batch}")
 
 
 # ------------------------------------------------------------------------------------------ the end

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and evaluation steps as pure functions of (state, batch); `parallel.py` wraps them."""
+"""Training and evaluation steps as pure functions of (state, batch); `placement.py` wraps them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.struct
@@ -12,8 +13,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from albert_jax.training.losses import Batch, Metrics, Objective
-from albert_jax.training.optimizer import global_norm, trust_ratios
+from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.models.albert import AlbertForPretraining, init_params
+from albert_jax.models.heads import AlbertForTask
+from albert_jax.training.losses import Batch, Metrics, Objective, pretraining_objective
+from albert_jax.training.optimizer import global_norm, make_optimizer, trust_ratios
 
 
 @flax.struct.dataclass
@@ -114,3 +118,45 @@ def make_eval_step(
         return jax.lax.psum(result, axis_name) if axis_name else result
 
     return eval_step
+
+
+# --------------------------------------------------------------------------- as a run configures it
+
+
+@dataclass(frozen=True)
+class ConfiguredStep:
+    """A training step that a placement is still to compile, and what it is made of."""
+
+    model: AlbertForPretraining | AlbertForTask
+    objective: Objective
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    step: Callable[..., Any]
+
+    def state_of(self, params: Any, seed: int) -> TrainState:
+        """Return the state before the first step, with these parameters."""
+        return init_state(params, self.tx, seed=seed)
+
+    def random_state(self, seed: int) -> TrainState:
+        """Return the state before the first step, with random parameters; traceable."""
+        return self.state_of(init_params(self.model, jax.random.key(seed)), seed)
+
+
+def configured_step(
+    model: AlbertForPretraining | AlbertForTask,
+    objective: Objective,
+    config: PretrainConfig | FinetuneConfig,
+    axis_name: str | None,
+) -> ConfiguredStep:
+    """Return the step that a run's optimizer and batches mean; `axis_name` is the placement's."""
+    train = config.train
+    tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
+    step = make_train_step(objective, tx, accumulate=train.accumulate, axis_name=axis_name)
+    return ConfiguredStep(model, objective, tx, schedule, step)
+
+
+def make_pretrain_step(config: PretrainConfig, axis_name: str | None) -> ConfiguredStep:
+    """Return the step of a pretraining run; `benchmark` measures the very same."""
+    model = AlbertForPretraining(config.model, config.compute)
+    objective = pretraining_objective(model, second=config.examples.objective != "none")
+    return configured_step(model, objective, config, axis_name)

@@ -23,7 +23,7 @@ from albert_jax.utils.errors import UserError
 F = TypeVar("F", bound=Callable[..., Any])
 
 # One of a kind, and several.
-_WORDS: dict[Any, tuple[str, str]] = {
+WORDS: dict[Any, tuple[str, str]] = {
     bool: ("True or False", "True or False"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -80,9 +80,9 @@ def _require_kind(name: str, value: Any, hint: Any) -> None:
     lists = [x for x in _choices(hint) if get_args(x) and _is_list_for(value, x)]
     for position, item in enumerate(value if lists else ()):
         if not any(_fits(item, get_args(x)[0]) for x in lists):
-            wanted = " or ".join(_in_words(get_args(x)[0]) for x in lists)
+            wanted = " or ".join(in_words(get_args(x)[0]) for x in lists)
             raise UserError(f"{name}[{position}] {shown(item)} must be {wanted}")
-    raise UserError(f"{name} {shown(value)} must be {_in_words(hint)}")
+    raise UserError(f"{name} {shown(value)} must be {in_words(hint)}")
 
 
 def shown(value: Any) -> str:
@@ -185,15 +185,18 @@ def _is_list_for(value: Any, hint: Any) -> bool:
     return isinstance(value, (list, tuple)) and isinstance(kind, type) and isinstance(value, kind)
 
 
-def _in_words(hint: Any, *, many: bool = False) -> str:
+def in_words(hint: Any, *, many: bool = False, words: Mapping[Any, tuple[str, str]] = WORDS) -> str:
+    """Return what an annotation asks for, as an error says it, with `words` for one of a kind and
+    for several."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin in (types.UnionType, Union):
-        return " or ".join(_in_words(choice, many=many) for choice in arguments)
+        return " or ".join(in_words(choice, many=many, words=words) for choice in arguments)
     kind = origin or hint
-    if kind in _WORDS:
-        return _WORDS[kind][many]
+    if kind in words:
+        return words[kind][many]
     if arguments:
-        return f"a list of {_in_words(arguments[0], many=True)}"
+        sequence = "tuple" if origin is tuple else "list"
+        return f"a {sequence} of {in_words(arguments[0], many=True, words=words)}"
     return f"of type {getattr(hint, '__name__', hint)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard streams that may be closed, full or ASCII."""
+"""Standard streams that may be closed, full or ASCII, and what libraries write to them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,31 @@ def mended_standard_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdin, sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def without_orbax_stacks() -> Iterator[None]:
+    """While entered, a checkpoint that fails is said once, by the error that is raised.
+
+    For one failed write orbax logs its stack several times and closes its event loop, of which each
+    other write then complains from its own thread.
+    """
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    def unless_loop_is_closed(unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    logger.addFilter(is_other)
+    sys.unraisablehook = unless_loop_is_closed
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+        sys.unraisablehook = hook
 
 
 def json_line(value: Any, stream: TextIO) -> str:

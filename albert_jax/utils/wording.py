@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 MOST_NAMES = 10
 MOST_CHARACTERS = 200
@@ -22,6 +23,12 @@ def shortened(text: str) -> str:
     if len(text) > MOST_CHARACTERS:
         text = f"{text[: MOST_CHARACTERS - 1]}…"
     return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def did_you_mean(name: str, known: Iterable[str], quote: str = "'") -> str:
+    """Return ` (did you mean 'name'?)` with the known name that is nearest, "" if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {quote}{near[0]}{quote}?)" if near else ""
 
 
 def _visible(character: str) -> str:

@@ -24,7 +24,7 @@ from albert_jax.checkpoint.model_dir import (
     load_model,
     load_optimizer,
 )
-from albert_jax.config.run import MODELS
+from albert_jax.config.model import MODELS
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import SMALL, forge, made_up
 

@@ -16,7 +16,7 @@ from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.checkpoint.model_paths import require_model_directory, what_is
 from albert_jax.cli import main as cli
 from albert_jax.cli.info import describe_path
-from albert_jax.config.run import MODELS
+from albert_jax.config.model import MODELS
 from albert_jax.utils.errors import UserError
 from tests.helpers.models import noisy_params, worded_albert
 from tests.helpers.paths import VOCABULARY

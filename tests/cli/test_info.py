@@ -14,7 +14,7 @@ import pytest
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.cli import main as cli
 from albert_jax.cli.info import describe_path, description_table
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.inference.verify import verify
 from albert_jax.models import flops
 from albert_jax.utils.errors import UserError

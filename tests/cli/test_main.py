@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import json
 import os
@@ -18,8 +19,14 @@ from typing import Any
 import pytest
 
 import albert_jax
+from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.cli import commands, parse
 from albert_jax.cli import main as cli
-from albert_jax.config.run import MODELS, PretrainConfig
+from albert_jax.config.model import MODELS
+from albert_jax.config.run import PretrainConfig
+from albert_jax.data.prepare.build import prepare
+from albert_jax.data.vocabulary import train_tokenizer
+from albert_jax.inference.export import export_serving
 from albert_jax.utils.errors import TryAgain, UserError
 from tests.helpers.paths import REPOSITORY
 
@@ -79,13 +86,11 @@ def test_importing_the_package_is_instant_and_its_names_resolve() -> None:
 # ------------------------------------------------------------------------------------------ parsing
 
 
-def _bound(line: str) -> Any:
-    """What a command line would call, as a partial; the program's name first."""
+def _parsed(line: str) -> Any:
+    """The command that a line is, whose first word is the program's name."""
     program, command, *arguments = shlex.split(line)
     assert program == "albert-jax"
-    if command in cli.RECIPES:
-        return cli._parse_with_recipe(command, arguments)
-    return cli._parse(cli.COMMANDS[command], arguments, f"albert-jax {command}")
+    return parse.parse(cli.COMMANDS[command], arguments, f"albert-jax {command}")
 
 
 def _lines_of_readme() -> list[str]:
@@ -105,7 +110,7 @@ def test_examples_and_the_readmes_commands_parse(
     line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    assert _bound(line).func in cli.COMMANDS.values()
+    assert type(_parsed(line)) in cli.COMMANDS.values()
 
 
 def _help(command: str) -> str:
@@ -132,9 +137,9 @@ def test_recipe_values_are_the_defaults_and_flags_change_them(tmp_path: Path) ->
         "def get_config(model='base-v2'):\n"
         "    return PretrainConfig(model=model_config(model), train=TrainConfig(steps=7))\n"
     )
-    config = _bound(f"albert-jax pretrain {recipe}:model=large-v2").keywords["config"]
+    config = _parsed(f"albert-jax pretrain {recipe}:model=large-v2").config
     assert (config.model, config.train.steps) == (MODELS["large-v2"], 7)
-    bound = _bound(
+    command = _parsed(
         f"albert-jax pretrain {recipe} --train.batch-size 512 --model.num_hidden_layers=6 "
         "--text a.txt b.txt --optimizer.learning-rate 1e-3 --examples.no-favor-shorter-ngram "
         "--compute.dtype bfloat16 --store s --dry-run"
@@ -150,9 +155,7 @@ def test_recipe_values_are_the_defaults_and_flags_change_them(tmp_path: Path) ->
         text=("a.txt", "b.txt"),
         store="s",
     )
-    assert bound.keywords["config"] == expected
-    assert bound.keywords["dry_run"]
-    assert not bound.keywords["multihost"]
+    assert command == commands.Pretrain(config=expected, dry_run=True)
 
 
 def _flags(config: Any, prefix: str = "--") -> list[str]:
@@ -164,13 +167,55 @@ def _flags(config: Any, prefix: str = "--") -> list[str]:
     return flags
 
 
-@pytest.mark.parametrize("command", cli.RECIPES)
-def test_every_setting_is_a_flag_with_help(command: str) -> None:
+def _rows_of_help(command: str) -> list[str]:
+    """The rows of a help page, each with its flag first."""
     page = re.sub(r",\s+│\n│ (?=--)", ", ", _help(command))  # a pair too long for one line
-    rows = [row.replace("│", " ") for row in re.split(r"^│ (?=-)", page, flags=re.M)]
-    for flag in _flags(cli.RECIPES[command]()):
+    return [row.replace("│", " ") for row in re.split(r"^│ (?=-)", page, flags=re.M)]
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_every_setting_is_a_flag_with_help(command: str) -> None:
+    rows = _rows_of_help(command)
+    for flag in _flags(parse.RECIPES[cli.COMMANDS[command]]()):
         row = next((row for row in rows if re.match(rf"{re.escape(flag)}[ ,]", row)), "")
         assert re.search(r"(\n\s+|\s{2,})[\w`].*\(default:", row, re.S), flag
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_misspelt_flag_is_compared_with_the_flags_of_the_help(command: str) -> None:
+    names = [re.match(r"(-[^\s,]+(?:, -[^\s,]+)*)", row) for row in _rows_of_help(command)]
+    of_help = [flag for match in names if match for flag in match.group(1).split(", ")]
+    assert sorted(of_help) == sorted(["-h", "--help", *parse.flags_of(cli.COMMANDS[command])])
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_field_of_a_command_has_its_comment(command: str) -> None:
+    fields = dataclasses.fields(cli.COMMANDS[command])  # type: ignore[arg-type]
+    kinds = cli.COMMANDS[command].__mro__[:-1]
+    source = "".join(inspect.getsource(kind) for kind in kinds)
+    for field in fields:
+        assert re.search(rf'^    {field.name}: .*\n    """', source, re.M) or field.name == "config"
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        (commands.TrainTokenizer, train_tokenizer),
+        (commands.Prepare, prepare),
+        (commands.Convert, convert),
+        (commands.ExportServing, export_serving),
+    ],
+)
+def test_flags_have_the_names_and_defaults_of_the_python_call(
+    command: type, function: Callable[..., Any]
+) -> None:
+    parameters = inspect.signature(function).parameters
+    given = {f.name: f.default for f in dataclasses.fields(command) if f.name in parameters}
+    assert len(given) >= 3
+    for name, default in given.items():
+        wanted = parameters[name].default
+        missing = default is dataclasses.MISSING and wanted is inspect.Parameter.empty
+        assert missing or default == wanted, name
 
 
 # ------------------------------------------------------------------------------------------- errors
@@ -220,12 +265,36 @@ def test_a_misspelt_flag_names_the_nearest(flag: str, capsys: pytest.CaptureFixt
         assert f"(did you mean {flag}?)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_mistake_is_told_alike_whatever_stdout_can_write(
+    encoding: str, run_cli: Callable[..., Any]
+) -> None:
+    result = run_cli("prepare", "a", "--vocab", "x", env={"PYTHONIOENCODING": encoding})
+    assert (result.rc, result.stdout) == (2, "")
+    assert result.stderr == (
+        "albert-jax: Missing from albert-jax prepare: --output STR; see albert-jax prepare --help\n"
+    )
+
+
+def test_completions_of_a_shell_are_printed(run_cli: Callable[..., Any]) -> None:
+    result = run_cli("prepare", "--tyro-print-completion", "bash")
+    assert (result.rc, result.stderr) == (0, "")
+    assert "--holdout" in result.stdout
+
+
 def test_a_mistake_ends_a_process_with_status_2(run_cli: Callable[..., Any]) -> None:
     result = run_cli("info", "no where")
     assert (result.rc, result.stdout) == (2, "")
     assert result.stderr == (
         "albert-jax: no where does not exist; give a model directory, a token store or a recipe\n"
     )
+
+
+def _raising(error: BaseException) -> Callable[[Any], None]:
+    def run(_: Any) -> None:
+        raise error
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -244,21 +313,15 @@ def test_exit_statuses(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def command() -> None:
-        raise raised
-
-    monkeypatch.setitem(cli.COMMANDS, "info", command)
-    assert cli.main(["info"]) == status
+    monkeypatch.setattr(commands.Verify, "run", _raising(raised))
+    assert cli.main(["verify", "model"]) == status
     assert capsys.readouterr().err == stderr
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def command() -> None:
-        raise KeyError("a bug")
-
-    monkeypatch.setitem(cli.COMMANDS, "info", command)
+    monkeypatch.setattr(commands.Verify, "run", _raising(KeyError("a bug")))
     with pytest.raises(KeyError):
-        cli.main(["info"])
+        cli.main(["verify", "model"])
 
 
 def test_a_closed_pipe_is_no_error() -> None:

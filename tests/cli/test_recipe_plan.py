@@ -9,7 +9,9 @@ import pytest
 
 from albert_jax.cli.info import describe_path
 from albert_jax.cli.recipe_plan import with_plan
-from albert_jax.config.run import MODELS, FinetuneConfig, PretrainConfig, load_recipe, to_dict
+from albert_jax.config.model import MODELS
+from albert_jax.config.recipes import load_recipe, to_dict
+from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.vocabulary import train_tokenizer
 from albert_jax.training import optimizer

@@ -13,19 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax.config import run as config_module
+import albert_jax.config
+from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig, model_config
+from albert_jax.config.recipes import load_recipe, to_dict
 from albert_jax.config.run import (
-    MODELS,
-    AlbertConfig,
-    ComputeConfig,
     ExamplesConfig,
     GuardConfig,
     OptimizerConfig,
     PretrainConfig,
     TrainConfig,
-    load_recipe,
-    model_config,
-    to_dict,
 )
 from albert_jax.utils.errors import UserError
 from tests.helpers.paths import REPOSITORY
@@ -281,7 +277,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         PretrainConfig(model=AlbertConfig(max_position_embeddings=128))
     with pytest.raises(UserError, match=r"batch_size 10 does not divide into train\.accumulate 3"):
         TrainConfig(batch_size=10, accumulate=3)
-    with pytest.raises(UserError, match=r"text 'a\.txt' must be strings in a tuple"):
+    with pytest.raises(UserError, match=r"text 'a\.txt' must be a tuple of strings"):
         PretrainConfig(text="a.txt")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"model \{\} must be of type AlbertConfig"):
         PretrainConfig(model={})  # type: ignore[arg-type]
@@ -320,7 +316,7 @@ def test_every_setting_has_a_comment_for_its_help(kind: type) -> None:
                 following.value, ast.Constant
             )
             nested = dataclasses.is_dataclass(
-                getattr(config_module, ast.unparse(statement.annotation), None)
+                getattr(albert_jax.config, ast.unparse(statement.annotation), None)
             )
             if not (documented or nested or "  # " in line):
                 bare.append(ast.unparse(statement.target))

@@ -541,6 +541,53 @@ def test_epoch_of_follows_the_sizes_of_the_epochs():
         source.epoch_of(-1)
 
 
+def plans_of(monkeypatch):
+    """The epochs that are planned from now on, one entry for each time."""
+    planned, plan = [], PretrainingSource._shard_plans
+
+    def noted(self, epoch):
+        planned.append(epoch)
+        return plan(self, epoch)
+
+    monkeypatch.setattr(PretrainingSource, "_shard_plans", noted)
+    return planned
+
+
+def test_a_source_that_remembers_the_sizes_of_epochs_plans_only_those_it_draws(monkeypatch):
+    source = source_of(corpus(), max_seq_length=64)
+    index = sum(map(source.epoch_size, range(5))) + 7
+    sizes, example = source.ended_epochs(index), source[index]
+    assert len(sizes) == 5
+    # They depend on the example alone, not on what was drawn before or ahead.
+    source.epoch_size(9)
+    assert source.ended_epochs(index) == source_of(corpus(), max_seq_length=64).ended_epochs(index)
+    planned = plans_of(monkeypatch)
+    fresh = source_of(corpus(), max_seq_length=64)
+    fresh.remember_epochs(json.loads(json.dumps(sizes)))
+    assert same(fresh[index], example)
+    assert planned == [0, 5]
+    planned.clear()
+    of_before = source_of(corpus(), max_seq_length=64)  # resumed from a checkpoint without sizes
+    of_before.remember_epochs([])
+    assert same(of_before[index], example)
+    assert planned == [0, 1, 2, 3, 4, 5]
+
+
+def test_sizes_that_are_another_sources_are_not_believed():
+    source = source_of(corpus(), max_seq_length=64)
+    source.remember_epochs([len(source) + 1, 5])
+    assert source.epoch_of(len(source)) == (1, 0)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_epochs_that_ended_before_an_example_are_whole(index):
+    source = source_of(corpus(), max_seq_length=64)
+    ends = np.cumsum([source.epoch_size(0), source.epoch_size(1)])
+    at = int(ends[index])
+    assert len(source.ended_epochs(at - 1)) == index
+    assert len(source.ended_epochs(at)) == index + 1
+
+
 def test_store_without_a_row_is_the_users_mistake():
     with pytest.raises(UserError, match="no pair of segments"):
         source_of(original.MemoryStore([]))

@@ -137,6 +137,21 @@ def test_by_size_a_pass_is_a_pass_over_each(stores, tmp_path):
     assert source.epoch_of(len(source) + 5) == (1, 5)
 
 
+def test_a_mixture_remembers_the_epochs_of_each_store(stores, tmp_path):
+    a, b = stores
+    source, fresh = (
+        open_data(tiny_config(f"{a}:0.7,{b}:0.3", tmp_path), None).train for _ in range(2)
+    )
+    index = BLOCK + 1000
+    own = [source.locate(i)[0] for i in range(index)].count(0)
+    sizes = source.ended_epochs(index)
+    assert sizes[0] == source.sources[0].ended_epochs(own)
+    assert all(sizes)
+    fresh.remember_epochs(sizes)
+    assert fresh.ended_epochs(index) == sizes
+    fresh.remember_epochs([])  # of a checkpoint that has none
+
+
 def test_threads_processes_and_hosts_draw_the_same_batches(stores, tmp_path):
     a, b = stores
     source = open_data(tiny_config(f"{a}:1,{b}:2", tmp_path), None).train

@@ -251,7 +251,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch):
         state = SimpleNamespace(
             client=Store({0: "1", 1: "2"}, clock), num_processes=4, process_id=process
         )
-        monkeypatch.setattr(multihost.distributed, "global_state", state)
+        monkeypatch.setattr(multihost, "coordination", lambda: state)
         return clock
 
     return play
@@ -280,7 +280,7 @@ def test_one_of_those_that_wait_speaks_for_all(waiting, capsys) -> None:
 
 def test_one_that_has_ended_is_waited_for_no_longer(waiting) -> None:
     clock = waiting(0)
-    multihost.distributed.global_state.client.ended[3] = '["ended: it had a bug", false]'
+    multihost.coordination().client.ended[3] = '["ended: it had a bug", false]'
     with pytest.raises(TryAgain, match="process 3 on d ended: it had a bug; run the same command"):
         multihost.gather(None)
     assert clock.now < 10
@@ -288,7 +288,7 @@ def test_one_that_has_ended_is_waited_for_no_longer(waiting) -> None:
 
 def test_what_may_take_hours_is_waited_for(waiting, capsys) -> None:
     clock = waiting(0)
-    store = multihost.distributed.global_state.client
+    store = multihost.coordination().client
 
     class Done(Exception):
         pass
@@ -347,9 +347,7 @@ def test_a_cluster_that_does_not_say_is_a_mistake_or_not_yet_there(
             raise raised
         return given[:4]
 
-    monkeypatch.setattr(
-        multihost.clusters.ClusterEnv, "auto_detect_unset_distributed_params", detect
-    )
+    monkeypatch.setattr(multihost, "detect_cluster", detect)
     with pytest.raises(kind, match=words):
         multihost._place(Launch())
 

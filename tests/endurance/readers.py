@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from albert_jax.config.run import to_dict
+from albert_jax.config.recipes import to_dict
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.pretraining import open_data
 from albert_jax.data.store import TokenStore

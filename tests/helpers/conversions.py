@@ -18,7 +18,7 @@ from albert_jax.checkpoint.convert.tf_names import tf_names
 from albert_jax.checkpoint.convert.writers import write_hf
 from albert_jax.checkpoint.integrity import seal
 from albert_jax.config.manifests import HeadManifest
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 
 SMALL = AlbertConfig(
     vocab_size=50,

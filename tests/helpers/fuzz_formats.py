@@ -49,7 +49,7 @@ from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.integrity import seal
 from albert_jax.checkpoint.model_dir import load_model, load_optimizer
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.data.hf_tokenizer import read_tokenizer
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from albert_jax.checkpoint.convert.tf_names import tf_names
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.data.loader import KEYS
 from tests.helpers.paths import DATA
 from tests.helpers.tf_checkpoints import from_tf

@@ -17,7 +17,7 @@ import optax
 import torch
 import transformers
 
-from albert_jax.config.run import MODELS
+from albert_jax.config.model import MODELS
 
 RATE = 1e-4  # learning rate of all contenders
 Batch = dict[str, Any]

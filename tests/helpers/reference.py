@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 
 
 def gelu_tanh(x):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import albert_jax
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.cli import main as cli
-from albert_jax.config.run import AlbertConfig, ComputeConfig
+from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.data.bucketing import make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import CLS_ID, MASK_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer

@@ -22,7 +22,7 @@ from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.convert.parameters import parameter_shapes
 from albert_jax.checkpoint.model_dir import ModelDirectory, export_model
 from albert_jax.cli import main as cli
-from albert_jax.config.run import MODELS
+from albert_jax.config.model import MODELS
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import verify as verification
 from albert_jax.inference import verify_released

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from albert_jax.checkpoint.convert.tf_names import tf_names
-from albert_jax.config.run import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
 from albert_jax.models.albert import AlbertForPretraining, Block, init_params
 from albert_jax.models.flops import parameter_count, parameter_counts
 from albert_jax.models.lowering import Target, traced_for

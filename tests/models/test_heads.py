@@ -12,9 +12,10 @@ from safetensors.numpy import load_file
 
 from albert_jax.checkpoint.convert.hf_names import hf_names
 from albert_jax.checkpoint.integrity import named_leaves, nest
-from albert_jax.config.run import AlbertConfig, ComputeConfig
+from albert_jax.config.heads import BEAM
+from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.models.albert import AlbertForPretraining, init_params
-from albert_jax.models.heads import BEAM, HEADS, AlbertForTask, SpanV2
+from albert_jax.models.heads import HEADS, AlbertForTask, SpanV2
 from albert_jax.training.losses import TASK_LOSSES, cross_entropy, task_objective
 from albert_jax.training.optimizer import adamw
 from albert_jax.training.step import init_state, make_train_step

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from albert_jax.cli.main import main
-from albert_jax.config.run import BenchmarkConfig, PretrainConfig, TrainConfig
+from albert_jax.config.perf import BenchmarkConfig
+from albert_jax.config.run import PretrainConfig, TrainConfig
 from albert_jax.data.loader import batch_at
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.models.flops import (
@@ -495,7 +496,7 @@ def test_pretrain_says_so_too(tmp_path, monkeypatch):
     def fit(*args, **kwargs):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9000 bytes")
 
-    monkeypatch.setattr("albert_jax.training.pretrain.fit", fit)
+    monkeypatch.setattr("albert_jax.training.session.fit", fit)
     with pytest.raises(OutOfMemory, match=r"out of memory: .*; lower batch_size \(8\)"):
         pretrain(tiny_config(make_store(tmp_path), tmp_path / "run"))
 
@@ -531,7 +532,7 @@ def test_who_runs_a_program_on_a_tight_cpu_gives_large_buffers_back(small, tmp_p
     def give_back():
         raise GivenBackError
 
-    for name in ("perf.benchmark", "training.pretrain"):
+    for name in ("perf.benchmark", "training.session"):
         monkeypatch.setattr(f"albert_jax.{name}.give_back_large_buffers", give_back)
     monkeypatch.setattr(memory, "capacity_bytes", lambda device: 10 << 30)
     monkeypatch.setattr(memory, "program_bytes", lambda compiled: 5 << 30)

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax.config.run import TASK_NAMES, FinetuneConfig, label_pairs
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.task_names import TASK_NAMES, label_pairs
 from albert_jax.inference import predict
 from albert_jax.inference.finetuned import configured_task
 from albert_jax.tasks import TASKS, RawExample, find_task

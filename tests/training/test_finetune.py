@@ -514,13 +514,10 @@ def test_a_degenerate_run_begins_anew_with_a_seed_not_asked_for(
     base, data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(finetune, "is_degenerate", lambda task, dev, found: True)
-    monkeypatch.setattr(
-        finetune,
-        "_run",
-        lambda config, prepared, workdir, seed: seed_run(seed, degenerate=seed == 3),
-    )
+    monkeypatch.setattr(finetune, "_session", lambda config, prepared, placement, seed: seed)
+    monkeypatch.setattr(finetune, "carry_out", lambda seed: seed_run(seed, degenerate=seed == 3))
     config = toy_config(base, data, tmp_path, seeds=2, restarts=2)
-    runs = finetune._runs(config, None, tmp_path)
+    runs = finetune._runs(config, None, None)
     assert [(run.seed, run.restarted) for run in runs] == [(3, True), (5, False), (4, False)]
     assert (
         "seed 3 is degenerate: it answers all dev examples alike; beginning anew with seed 5"

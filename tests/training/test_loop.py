@@ -20,11 +20,15 @@ from albert_jax.config.run import GuardConfig, TrainConfig
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.training.guards import LossGuard, StopSignals, Watchdog
-from albert_jax.training.loop import Position, Run, _stream, fit, resume
+from albert_jax.training.loop import fit
 from albert_jax.training.losses import pretraining_objective
 from albert_jax.training.metrics import MetricsLog, draw_curves, read_metrics
 from albert_jax.training.optimizer import adamw
+from albert_jax.training.position import Position
+from albert_jax.training.run import Run
+from albert_jax.training.saving import Saves
 from albert_jax.training.step import init_state, make_train_step
+from albert_jax.training.step_meter import Workload
 from albert_jax.utils.errors import TryAgain, UserError
 from tests.helpers.models import assert_trees_close, noisy_params, random_batch, tiny_albert
 
@@ -41,31 +45,32 @@ def run(workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, **set
     placement = make_placement("jit", local_devices(1))
     state, position = init_state(noisy_params(CONFIG), tx, seed=0), Position()
     state = jax.device_put(state, placement.state_sharding)
-    expect = {"run": "test"}
+    run = Run(
+        config=train,
+        guard=guard,
+        step=make_train_step(objective, tx),
+        batches=batches,
+        workload=workload(train),
+        identity={"run": "test"},
+        evaluate=evaluate,
+    )
     with Checkpointer(workdir / "checkpoints", keep=3) as checkpointer:
-        if restored := resume(checkpointer, state, expect):
+        saves = Saves(run, checkpointer)
+        if restored := saves.restore(state):
             state, position = restored
         log = MetricsLog(workdir, total_steps=steps, resume_step=position.step)
         with contextlib.closing(log):
-            run = Run(
-                step=make_train_step(objective, tx),
-                schedule=lambda _: 1e-3,
-                batches=batches,
-                evaluate=evaluate,
-                identity=expect,
-                flops_per_row=1e6,
-                passes=lambda row: row / 100,
-            )
-            return fit(
-                train,
-                guard,
-                run,
-                state=state,
-                position=position,
-                placement=placement,
-                checkpointer=checkpointer,
-                log=log,
-            )
+            return fit(run, state, position, placement, saves, log)
+
+
+def workload(train):
+    return Workload(
+        steps=train.steps,
+        batch_size=train.batch_size,
+        flops_per_row=1e6,
+        schedule=lambda _: 1e-3,
+        passes=lambda row: row / 100,
+    )
 
 
 def batch(number):
@@ -141,21 +146,6 @@ def test_loss_guard_tells_spikes_from_noise():
     assert first == 52
     assert "above its median" in reason
     assert LossGuard(GuardConfig(spike=0)).observe(0, 1e9, skipped=False) is None
-
-
-def test_batches_left_out_are_never_drawn():
-    drawn = []
-
-    def batches(start, stop):
-        for i in itertools.count(start) if stop is None else range(start, stop):
-            drawn.append(i)
-            yield {"i": i}
-
-    stream = _stream(batches, Position(3, 2, ((4, 6), (6, 7), (9, 10))))
-    numbers = [next(stream) for _ in range(6)]
-    assert numbers == [(i, {"i": i}) for i in (2, 3, 7, 8, 10, 11)]
-    assert drawn == [2, 3, 7, 8, 10, 11]
-    assert next(_stream(batches, Position(3, 5, ((4, 6),))))[0] == 6
 
 
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(tmp_path):
@@ -268,7 +258,7 @@ def test_what_is_due_is_saved_before_an_evaluation_begins(tmp_path):
 def test_what_is_long_unsaved_is_saved_before_an_evaluation(tmp_path, monkeypatch):
     settings = {"steps": 6, "save_every": 0, "eval_every": 2, "evaluate": evaluated}
     run(tmp_path / "a", numbered, **settings)
-    monkeypatch.setattr("albert_jax.training.loop.UNSAVED_SECONDS", 0.0)
+    monkeypatch.setattr("albert_jax.training.due.UNSAVED_SECONDS", 0.0)
     run(tmp_path / "b", numbered, **settings)
     for name, steps in (("a", [0, 6]), ("b", [2, 4, 6])):
         with Checkpointer(tmp_path / name / "checkpoints", read_only=True) as checkpointer:

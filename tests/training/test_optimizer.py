@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from albert_jax.config.run import AlbertConfig, OptimizerConfig
+from albert_jax.config.model import AlbertConfig
+from albert_jax.config.run import OptimizerConfig
 from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.training.losses import pretraining_objective
 from albert_jax.training.optimizer import (

@@ -17,9 +17,11 @@ import pytest
 
 import albert_jax
 from albert_jax.checkpoint.manager import Checkpointer
-from albert_jax.config.run import PretrainConfig, TrainConfig, load_recipe
+from albert_jax.config.recipes import load_recipe
+from albert_jax.config.run import PretrainConfig, TrainConfig
+from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import batch_at
-from albert_jax.data.pretraining import open_data
+from albert_jax.data.pretraining import LABELS_SEEN, open_data
 from albert_jax.perf.dry_run import describe_plan
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import export, pretrain
@@ -357,6 +359,38 @@ def test_a_run_resumes_on_another_number_of_devices(store, tmp_path, mode, devic
                 np.testing.assert_allclose(
                     ours[name][leaf], theirs[name][leaf], rtol=1e-4, atol=1e-6
                 )
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["sizes kept", "as 0.1.0 wrote"])
+def test_a_run_that_resumes_plans_only_the_epochs_that_it_draws(tmp_path, monkeypatch, known):
+    config = tiny_config(
+        make_store(tmp_path, documents=4), tmp_path / "run", steps=12, batch_size=32, save_every=10
+    )
+    with monkeypatch.context() as patch:
+        if not known:
+            patch.setattr(PretrainingSource, "ended_epochs", lambda source, index: [])
+        pretrain(config)
+    whole = leaves(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    sizes = last_checkpoint(tmp_path / "run")["meta"]["epochs"]
+    planned, plan = set(), PretrainingSource._shard_plans
+
+    def noted(source, epoch):
+        planned.add(epoch)
+        return plan(source, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainingSource, "_shard_plans", noted)
+        pretrain(config)
+    assert leaves(tmp_path / "run") == whole
+    source = open_data(config, None).train
+    seen, _ = source.epoch_of(LABELS_SEEN)  # what the announcement draws
+    ended, _ = source.epoch_of(10 * 32)
+    between = set(range(seen + 1, ended))
+    assert between
+    assert len(sizes) == (ended if known else 0)
+    assert ended in planned
+    assert planned & between == (set() if known else between)
 
 
 def _stop_at_once(signals):

@@ -2,13 +2,16 @@
 """Standard streams that are closed, full or ASCII, as a shell makes them."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from albert_jax.utils.streams import without_orbax_stacks
 from tests.helpers.paths import REPOSITORY
 
 FULL = Path("/dev/full")
@@ -63,3 +66,20 @@ def test_an_ascii_stdout_gets_escapes(tmp_path):
     assert r"r\xe9cipe.py" in done.stdout
     done = shell(f"albert-jax info {recipe} --json", PYTHONIOENCODING="ascii")
     assert json.loads(done.stdout)["path"] == str(recipe)
+
+
+def test_orbax_is_quiet_while_entered_and_nothing_else_is(caplog, monkeypatch):
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    logger, closed = logging.getLogger("absl"), SimpleNamespace(exc_value="Event loop is closed")
+    other = SimpleNamespace(exc_value="another")
+    record = logger.makeRecord("absl", logging.ERROR, "/lib/orbax/a.py", 1, "stack", (), None)
+    with without_orbax_stacks():
+        logger.handle(record)
+        logger.error("of another library")
+        sys.unraisablehook(closed)
+        sys.unraisablehook(other)
+    assert (caplog.messages, unraisable) == (["of another library"], [other])
+    logger.handle(record)
+    sys.unraisablehook(closed)
+    assert (caplog.messages, unraisable) == (["of another library", "stack"], [other, closed])

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from albert_jax.checkpoint.convert.parameters import MAPPING, leaves, modules
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 
 _TOP = {
     "embeddings/word_embeddings": "albert.embeddings.word_embeddings.weight",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.errors import UserError
 
 MAPPING = "encoder/embedding_hidden_mapping_in"
@@ -37,7 +37,7 @@ _BLOCK = {
     "LayerNorm_1": "H",
 }
 _ONE_LAYER = {"head/output_weights": "nH", "head/output_bias": "n"}
-HEADS: dict[str, dict[str, str]] = {
+HEAD_SHAPES: dict[str, dict[str, str]] = {
     "classification": _ONE_LAYER,
     "regression": _ONE_LAYER,
     "multiple_choice": _ONE_LAYER,
@@ -97,7 +97,7 @@ def modules(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
         for inner in range(config.inner_group_num if length else 0):
             block = f"encoder/group_{group}/inner_group_{inner}"
             found |= {f"{block}/{name}": dims for name, dims in _BLOCK.items()}
-    return found | HEADS.get(head or "", {})
+    return found | HEAD_SHAPES.get(head or "", {})
 
 
 def leaves(module: str) -> tuple[str, ...]:

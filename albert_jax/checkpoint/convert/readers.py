@@ -15,7 +15,7 @@ import numpy as np
 
 from albert_jax.checkpoint.convert import hf_names, tf_names
 from albert_jax.checkpoint.convert.parameters import (
-    HEADS,
+    HEAD_SHAPES,
     LABELS,
     MAPPING,
     check_sizes,
@@ -26,7 +26,7 @@ from albert_jax.checkpoint.convert.sources import WeightSource
 from albert_jax.checkpoint.convert.tensors import Tensor, forget
 from albert_jax.checkpoint.integrity import crc32c, not_finite
 from albert_jax.config.manifests import ConvertedTensor, HeadManifest
-from albert_jax.config.run import MODELS, AlbertConfig
+from albert_jax.config.model import MODELS, AlbertConfig
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
@@ -182,8 +182,8 @@ def _head(
             raise UserError(f"--head {kind} does not fit; {source.file} has the head {found}")
         return HeadManifest.from_json({"kind": found, "labels": None})
     kind = kind or _kind_of(architecture, values, rows, source)
-    if kind not in HEADS or kind.startswith("span"):
-        known = ", ".join(k for k in HEADS if not k.startswith("span"))
+    if kind not in HEAD_SHAPES or kind.startswith("span"):
+        known = ", ".join(k for k in HEAD_SHAPES if not k.startswith("span"))
         raise UserError(f"--head {kind} does not fit this head of {rows} outputs; try {known}")
     _check_problem(values, kind, source)
     labels = None if kind in LABELS else _labels(values)

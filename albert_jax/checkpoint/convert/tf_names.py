@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from albert_jax.checkpoint.convert.parameters import MAPPING, leaves, modules
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import first_ten
 

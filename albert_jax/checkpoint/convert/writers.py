@@ -24,7 +24,7 @@ from albert_jax.checkpoint.convert.readers import (
 from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
 from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
-from albert_jax.config.run import AlbertConfig
+from albert_jax.config.model import AlbertConfig, act_for_transformers
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten
@@ -45,7 +45,6 @@ FILES = {
         "model.ckpt-best.index",
     },
 }
-_ACTS = {"gelu": "gelu_new", "gelu_erf": "gelu"}  # ours -> transformers', where they differ
 _NOT_THE_ORIGINALS = ("gelu_erf", "silu")
 _SPECIAL = {"<pad>": "pad", "<unk>": "unk", "[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask"}
 
@@ -169,7 +168,7 @@ def _config_json(weights: Weights, architecture: str, dtype: str) -> dict[str, A
         "classifier_dropout_prob": CLASSIFIER_DROPOUT,
     }
     values |= leftovers(weights.transformers) | dataclasses.asdict(weights.config)
-    values["hidden_act"] = _ACTS.get(weights.config.hidden_act, weights.config.hidden_act)
+    values["hidden_act"] = act_for_transformers(weights.config.hidden_act)
     if dtype != "float32":
         values["dtype"] = dtype
     kind = weights.head.kind if weights.head else None

@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 
-from albert_jax.config.run import BenchmarkConfig, EstimateConfig, PretrainConfig
+from albert_jax.config.perf import EstimateConfig
+from albert_jax.config.run import PretrainConfig
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.distributed.placement import check_batch_size, make_placement
 from albert_jax.perf.tpu import hlo, libtpu
@@ -98,18 +99,10 @@ def estimated_config(config: EstimateConfig, where: Slice) -> PretrainConfig:
     default = None if is_recipe else _rounded(DEFAULT_BATCH, config.accumulate or 1)
     batch = config.batch_size or default
     settings = pretrain_config(
-        BenchmarkConfig(
-            model=config.model,
-            phase=config.phase,
+        dataclasses.replace(
+            config,
             batch_size=batch and batch * where.chips,
-            sequence=config.sequence,
-            predictions=config.predictions,
-            mode=config.mode,
             dtype=config.dtype or (None if is_recipe else "bfloat16"),
-            remat=config.remat,
-            attention=config.attention,
-            unroll=config.unroll,
-            accumulate=config.accumulate,
         )
     )
     if config.steps is not None:

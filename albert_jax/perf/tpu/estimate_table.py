@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from albert_jax.config.run import MODELS, PretrainConfig
+from albert_jax.config.model import MODELS
+from albert_jax.config.run import PretrainConfig
 from albert_jax.perf.tpu.results import TABLE_FORMAT, EstimateRow
 from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError

@@ -39,7 +39,7 @@ from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
 from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.model_dir import load_model
-from albert_jax.config.run import MODELS, AlbertConfig
+from albert_jax.config.model import MODELS, AlbertConfig
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import (
     OUTPUTS,

@@ -202,11 +202,11 @@ def test_activations_of_other_names_give_transformers_numbers(tmp_path: Path) ->
     import jax.numpy as jnp
     import torch
 
-    from albert_jax.config.run import _HF_ACTS
+    from albert_jax.config.model import TRANSFORMERS_ACTS
     from albert_jax.models.albert import ACTIVATIONS
 
     x = np.linspace(-8, 8, 4001, dtype=np.float32)
-    for theirs, ours in _HF_ACTS.items():
+    for theirs, ours in TRANSFORMERS_ACTS.items():
         expected = activations.ACT2FN[theirs](torch.tensor(x)).numpy()
         found = np.asarray(ACTIVATIONS[ours](jnp.asarray(x)))
         # Two float32 programs: a unit or two in the last place of 8.

@@ -8,7 +8,8 @@ import sys
 import jax
 import pytest
 
-from albert_jax.config.run import AlbertConfig, EstimateConfig
+from albert_jax.config.model import AlbertConfig
+from albert_jax.config.perf import EstimateConfig
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.perf.tpu import estimate as module
 from albert_jax.perf.tpu.estimate import estimate, estimated_config, find_batch, next_batch

@@ -1,0 +1,805 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands: each is a frozen dataclass whose fields are its flags, and whose `run` makes one
+call and prints what it returns.
+
+tyro reads the fields, their types, defaults and comments, so that a flag is declared once. What a
+command calls is imported when it runs: `--help` never waits for JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json as json_module
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.model import ComputeConfig, Dtype
+from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
+from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.streams import json_line
+
+T = TypeVar("T")
+
+Flags = Annotated[T, tyro.conf.arg(name="")]  # a configuration whose fields are flags themselves
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # a flag that has no --no-…
+Text = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT…")]
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+Dest = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
+Workdir = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR")]
+First = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIRST")]
+Second = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SECOND")]
+Described = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL|STORE|RECIPE")]
+Sweep = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
+
+
+class Command:
+    """A command line that has been parsed."""
+
+    def run(self) -> None:
+        """Do what the command is for, and print its results to stdout."""
+        raise NotImplementedError
+
+
+def _fields(flags: Any, *without: str) -> dict[str, Any]:
+    """Return a dataclass's fields by name, as keyword arguments for what the command calls."""
+    names = [field.name for field in dataclasses.fields(flags)]
+    return {name: getattr(flags, name) for name in names if name not in without}
+
+
+def _keep_programs() -> None:
+    """Keep what is compiled from now on for the next call; this imports JAX."""
+    from albert_jax.distributed.compilation_cache import set_compilation_cache
+
+    set_compilation_cache(None)
+
+
+# -------------------------------------------------------------------------------------- from text
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading(Command):
+    """Flags of the commands that read text."""
+
+    text: Text
+    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: the names of splits; or
+    python-docs, the English text that every Python carries."""
+    output: str
+    """Folder to write."""
+    format: str = "text"
+    """text, wiki (WikiExtractor's output) or tfds:NAME."""
+    sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
+    """One a line, to be split out of lines, or out of lines wrapped at a width."""
+    language: str = "en"
+    """Whose rules split sentences."""
+    strict: bool = False
+    """End at the first damaged input instead of counting and reporting it."""
+    data_dir: str | None = None
+    """Where TensorFlow Datasets keeps its data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizer(_Reading):
+    """Trains a SentencePiece vocabulary with ALBERT's settings, on the text as prepare reads it.
+
+    Example: albert-jax train-tokenizer corpus/*.txt --vocab-size 30000 --output vocab
+    """
+
+    output: str
+    """Folder that gets spiece.model and spiece.vocab."""
+    vocab_size: int = 30000
+    """Pieces, the five special ones included."""
+    do_lower_case: bool = True
+    """Lower-case and drop accents, as the released vocabularies do."""
+    character_coverage: float = 0.99995
+    """Share of the characters that get a piece; the rest become <unk>."""
+
+    def run(self) -> None:
+        from albert_jax.data.vocabulary import train_tokenizer
+
+        print(train_tokenizer(self.text, **_fields(self, "text")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare(_Reading):
+    """Turns text into a token store: documents, sentences and 2 bytes a token, memory-mapped.
+
+    Example: albert-jax prepare corpus/*.txt --vocab vocab/spiece.model --output store
+    """
+
+    output: str
+    """Folder of the store, or gs://…; of an interrupted one, to go on with it."""
+    vocab: str
+    """spiece.model, or the folder that holds it."""
+    workers: int | None = None
+    """Processes; unset: all cores."""
+    holdout: float = 0.01
+    """Share of the documents kept from training, for evaluation."""
+    mode: Literal["google", "hf"] = "google"
+    """Clean text as the original does (google) or as transformers does (hf)."""
+    do_lower_case: bool = True
+    """As the vocabulary was trained."""
+    beam: tuple[str, ...] | None = None
+    """Run on Apache Beam, with its pipeline options, as runner=FlinkRunner; none: in this process.
+    """
+    json: bool = False
+    """Print the store's manifest as JSON."""
+
+    def run(self) -> None:
+        from albert_jax.data.prepare.build import prepare
+
+        manifest = prepare(self.text, **_fields(self, "text", "json"))
+        _print_json(manifest) if self.json else print(self.output)
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Command):
+    """Pretrains an ALBERT as the recipe says; every field of the recipe is a flag below.
+
+    The recipe comes first: a Python file whose get_config(…) returns a PretrainConfig, with
+    arguments for it after a colon. Run the same command again to resume. With --multihost the same
+    command, started on every host, makes one run: docs/tpu.md.
+
+    Example: albert-jax pretrain configs/pretrain.py:model=base-v2 --store store --workdir runs/base
+    """
+
+    config: Flags[PretrainConfig]
+    dry_run: bool = False
+    """Print the plan (sizes, memory, time) and stop."""
+    multihost: bool = False
+    """This process is one of several, on hosts that share the work directory. Cloud TPU, GKE and
+    SLURM tell them of each other; elsewhere give the next three flags too."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, which listens there."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """This one's number, from 0."""
+    start_timeout: int = 120
+    """Seconds for all of them to come."""
+    peer_timeout: int = 30
+    """Seconds without a sign of life after which one counts as dead, and all stop."""
+
+    def run(self) -> None:
+        from albert_jax.training.run_inputs import require_pretraining_inputs
+        from albert_jax.utils.malloc import keep_freed_memory
+
+        require_pretraining_inputs(self.config, workdir_too=not self.dry_run)
+        keep_freed_memory()  # before JAX is imported
+        from albert_jax.distributed.multihost import Launch
+        from albert_jax.perf.dry_run import describe_plan
+        from albert_jax.training.pretrain import pretrain
+
+        launch = Launch(
+            self.coordinator,
+            self.num_processes,
+            self.process_id,
+            self.start_timeout,
+            self.peer_timeout,
+        )
+        if not self.multihost and launch != Launch():
+            raise UserError("--coordinator, --process-id and the like need --multihost")
+        if self.dry_run and self.multihost:
+            raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
+        if self.dry_run:
+            print(describe_plan(self.config))
+        else:
+            pretrain(self.config, launch=launch if self.multihost else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Command):
+    """Fine-tunes a model on a task as the recipe says; every field of the recipe is a flag below.
+
+    The recipe comes first, as for pretrain. Run the same command again to resume. The work
+    directory's model/ answers evaluate and predict.
+
+    Example: albert-jax finetune configs/glue.py:task=mrpc --model base-v2 --data glue --workdir w
+    """
+
+    config: Flags[FinetuneConfig]
+    json: bool = False
+    """Print what results.json holds."""
+
+    def run(self) -> None:
+        from albert_jax.training.run_inputs import require_finetuning_inputs
+        from albert_jax.utils.malloc import keep_freed_memory
+
+        require_finetuning_inputs(self.config)
+        keep_freed_memory()  # before JAX is imported, as pretrain does
+        from albert_jax.training.finetune import finetune
+
+        results = finetune(self.config)
+        if self.json:
+            _print_json(results)
+
+
+# -------------------------------------------------------------------------- with a fine-tuned model
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answering(Command):
+    """Flags of the commands that answer with a fine-tuned model."""
+
+    task: str | None = None
+    """Name of a task; unset: the one that the model was fine-tuned for."""
+    max_seq_length: int | None = None
+    """Tokens in a row; unset: as in fine-tuning."""
+    doc_stride: int | None = None
+    """Tokens from one SQuAD window's start to the next's."""
+    labels: tuple[str, ...] = ()
+    """What the data's labels are in the task, as negative=0,positive=1; those not named: as they
+    are."""
+    pack: int = 0
+    """Tokens of rows that short examples share, as 512, where that is faster: classification and
+    regression; 0: an example a row."""
+    dtype: Dtype = "float32"
+    """Of matmuls and activations."""
+
+    def _settings(self) -> dict[str, Any]:
+        """Return how the model is to answer, but for the task."""
+        return {
+            "max_seq_length": self.max_seq_length,
+            "doc_stride": self.doc_stride,
+            "compute": ComputeConfig(dtype=self.dtype),
+            "pack": self.pack,
+            "labels": self.labels,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_Answering):
+    """Scores a fine-tuned model by its task's official metrics; writes the official predictions.
+
+    With --suite card it prints the model card's row of several fine-tuned models, of a task each,
+    beside the published one.
+
+    Example: albert-jax evaluate --task sst2 --model runs/sst2/model --data glue
+    """
+
+    model: tuple[str, ...]
+    """Fine-tuned model directory; of a suite one for each task."""
+    data: str
+    """Folder of the task's files as published, or tfds."""
+    split: str = "dev"
+    """dev, or another split with labels (dev_mismatched of MNLI, test of RACE)."""
+    suite: Literal["card"] | None = None
+    """card: SQuAD 1.1 and 2.0, MNLI, SST-2 and RACE."""
+    released: str | None = None
+    """Whose published row to print, as base-v2; unset: as the models say."""
+    output: str | None = None
+    """Folder for the predictions file; unset: predictions/ beside the model."""
+    json: bool = False
+    """Print {"task", "metrics", "examples", "predictions_file"} as JSON, metrics in the official
+    scale."""
+
+    def run(self) -> None:
+        for each in self.model:
+            require_model_directory(each)
+        _keep_programs()
+        if self.suite:
+            self._evaluate_suite()
+            return
+        from albert_jax.inference.evaluate import evaluate, evaluation_table
+
+        if len(self.model) != 1:
+            raise UserError(f"{len(self.model)} models; give one, or --suite card")
+        found = evaluate(
+            self.task,
+            self.model[0],
+            self.data,
+            split=self.split,
+            output=self.output,
+            **self._settings(),
+        )
+        _print_json(found) if self.json else print(evaluation_table(found))
+
+    def _evaluate_suite(self) -> None:
+        from albert_jax.inference.model_card import card_table, evaluate_card
+
+        own = ("task", "output", "split", "max_seq_length", "doc_stride", "labels", "pack")
+        alone = Evaluate(model=self.model, data=self.data)
+        if any(getattr(self, name) != getattr(alone, name) for name in own):
+            raise UserError(
+                "--suite takes each model's own task, dev split and settings; leave out --task, "
+                "--output, --split, --max-seq-length, --doc-stride, --labels and --pack"
+            )
+        compute = ComputeConfig(dtype=self.dtype)
+        card = evaluate_card(self.model, self.data, released=self.released, compute=compute)
+        _print_json(card) if self.json else print(card_table(card))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(_Answering):
+    """Answers new inputs with a fine-tuned model: a line of JSON for each, as they come.
+
+    An input line is a JSON object with the task's texts by name, as {"sentence": "…"} for SST-2,
+    and an answer {"id", "prediction"} with the labels' "probabilities". An answer to a text that
+    was cut has "truncated" and "tokens_left_out". With --data instead it writes a split's official
+    predictions file, as for GLUE's server.
+
+    Example: albert-jax predict --model runs/sst2/model --input texts.jsonl --output answers.jsonl
+    """
+
+    model: str
+    """Fine-tuned model directory."""
+    input: str | None = None
+    """JSONL, or by its name CSV or TSV, whose first row names the columns, or for token
+    classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    output: str | None = None
+    """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
+    unset: predictions/ beside the model."""
+    data: str | None = None
+    """Folder of the task's files as published, or tfds."""
+    split: str = "test"
+    """Split of --data to answer."""
+    skip_bad: Switch = False
+    """Answer {"id", "error"} to an input that has no answer, and go on with the next."""
+
+    def run(self) -> None:
+        require_model_directory(self.model)
+        from albert_jax.inference.predict import predict_file, predict_split
+
+        settings = {"task": self.task, **self._settings()}
+        if (self.input is None) == (self.data is None):
+            raise UserError("give --input FILE, or --data DIR for a split's official file")
+        _keep_programs()
+        if self.input is not None:
+            dest = self.output or "-"
+            predict_file(self.model, self.input, dest, skip_bad=self.skip_bad, **settings)
+            return
+        if self.skip_bad:
+            raise UserError(
+                "--skip-bad is for --input; a split's official file has an answer for each"
+            )
+        assert self.data is not None
+        for file in predict_split(
+            self.model, self.data, split=self.split, output=self.output, **settings
+        ):
+            print(file)
+
+
+# ------------------------------------------------------------------------ with a pretrained model
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillMask(Command):
+    """Fills in [MASK]: the likeliest pieces, with their probabilities.
+
+    Example: albert-jax fill-mask runs/base/model "Hello I'm a [MASK] model."
+    """
+
+    model: Model
+    """Model directory, as pretrain, convert and export write it."""
+    text: Text = ()
+    """Sentences with [MASK] in them."""
+    input: str | None = None
+    """UTF-8 file of such sentences, one a line, plain or .gz; - is standard input."""
+    top_k: int = 5
+    """Pieces to print."""
+    depth: int | None = None
+    """Run the shared layer that often instead of as often as the configuration says."""
+    truncate: bool = False
+    """Cut a text that is too long for the model instead of refusing it."""
+    json: bool = False
+    """Print [{"score", "token", "token_str", "sequence"}] as JSON; of several texts a list of such
+    lists."""
+
+    def run(self) -> None:
+        require_model_directory(self.model)  # and the texts, before JAX is imported
+        texts = _texts(self.text, self.input)
+        from albert_jax.inference.api import load
+
+        _keep_programs()
+        albert = load(self.model, depth=self.depth)
+        answers = albert.fill_mask(texts, top_k=self.top_k, truncate=self.truncate)
+        if self.json:
+            _print_json(answers[0] if len(self.text) == 1 else answers)
+            return
+        for asked, found in zip(texts, answers, strict=True):
+            if len(texts) > 1:
+                print(asked)
+            for gap in [found] if isinstance(found[0], dict) else found:
+                for answer in gap:
+                    print(f"{answer['score']:.4f}  {answer['token_str']:<16}  {answer['sequence']}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode(Command):
+    """Turns texts into vectors, of any layer: a line of JSON for each, or an .npz file.
+
+    The names are those of the Python call: sequence, a vector for each token, and pooled, the
+    model's own pooler or what --pool asks for; in the file also mask.
+
+    Example: albert-jax encode runs/base/model --input texts.txt --pool mean --output vectors.npz
+    """
+
+    model: Model
+    """Model directory, as pretrain, convert and export write it."""
+    text: Text = ()
+    """Texts."""
+    input: str | None = None
+    """UTF-8 file of texts, one a line, an empty line an empty text, plain or .gz; - is standard
+    input."""
+    output: str | None = None
+    """.npz file to write."""
+    layer: int = -1
+    """0 is what the first layer takes, 1 what it gives, -1 what the last gives."""
+    pool: Literal["cls", "mean", "none"] = "none"
+    """One vector for each text: the layer's at [CLS], or its mean over the tokens."""
+    depth: int | None = None
+    """Run the shared layer that often instead of as often as the configuration says."""
+    truncate: bool = False
+    """Cut a text that is too long for the model instead of refusing it."""
+
+    def run(self) -> None:
+        from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
+
+        require_model_directory(self.model)
+        if self.output is not None:
+            check_arrays_file(self.output, [] if self.input in (None, "-") else [str(self.input)])
+        texts = _texts(self.text, self.input)
+        from albert_jax.inference.api import load
+
+        _keep_programs()
+        pool = None if self.pool == "none" else self.pool
+        albert = load(self.model, depth=self.depth)
+        encoded = albert.encode(texts, layer=self.layer, pool=pool, truncate=self.truncate)
+        arrays = {name: x for name, x in vars(encoded).items() if x is not None}
+        if self.output is None:
+            _print_vectors(texts, arrays)
+        else:
+            write_arrays(self.output, arrays)
+            print(self.output)
+
+
+def _print_vectors(texts: Sequence[str], arrays: dict[str, Any]) -> None:
+    """Print a line of JSON for each text, without the vectors of its padding."""
+    mask_BS = arrays.pop("mask")
+    for row, text in enumerate(texts):
+        found: dict[str, Any] = {"text": text}
+        for name, array in arrays.items():
+            own = array[row, : mask_BS[row].sum()] if array.ndim == 3 else array[row]
+            found[name] = own.tolist()
+        sys.stdout.write(json_line(found, sys.stdout))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOrder(Command):
+    """Prints the probability that two texts stand in this order and not the other way round.
+
+    Example: albert-jax score-order runs/base/model "He opened the door." "Then he went in."
+    """
+
+    model: Model
+    """Model directory, as pretrain, convert and export write it."""
+    first: First
+    """A text."""
+    second: Second
+    """A text."""
+    truncate: bool = False
+    """Cut texts that are too long for the model instead of refusing them."""
+
+    def run(self) -> None:
+        from albert_jax.utils.text_files import given_text
+
+        require_model_directory(self.model)
+        first, second = given_text(self.first), given_text(self.second)
+        from albert_jax.inference.api import load
+
+        _keep_programs()
+        print(f"{load(self.model).score_order(first, second, truncate=self.truncate):.4f}")
+
+
+# --------------------------------------------------------------------------- with model directories
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Command):
+    """Describes a model, a token store or a recipe: sizes, parameters, FLOPs, where it came from.
+
+    Of a model the parameters and the head that it has. Of a recipe for pretraining it tells the
+    plan: steps, passes over a store, fewest chip-hours, and those by the TPU compiler's estimate.
+
+    Example: albert-jax info configs/pretrain.py:model=base-v2 --store store
+    """
+
+    path: Described
+    """Model directory or work directory, token store (also at gs://), or recipe file with arguments
+    after a colon."""
+    store: str | None = None
+    """Of a recipe: the token store whose passes are counted."""
+    json: bool = False
+    """Print the description as JSON."""
+
+    def run(self) -> None:
+        from albert_jax.cli.info import describe_path, description_table
+
+        description = describe_path(self.path)
+        if description["kind"] == "recipe" or self.store is not None:
+            from albert_jax.cli.recipe_plan import with_plan  # which waits for JAX
+
+            description = with_plan(description, self.store)
+        _print_json(description) if self.json else print(description_table(description))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Writes the newest good checkpoint of a pretraining run as a model directory.
+
+    Example: albert-jax export runs/base base-model
+    """
+
+    workdir: Workdir
+    """Work directory of `albert-jax pretrain`, also of a run that goes on."""
+    dest: Dest
+    """Model directory to write: weights, albert_config.json, vocabulary, manifest."""
+
+    def run(self) -> None:
+        from albert_jax.checkpoint.model_dir import check_destination
+        from albert_jax.training.pretrain import export
+        from albert_jax.utils.atomic import require_apart
+
+        require_apart(self.dest, [self.workdir], "DEST")
+        check_destination(self.dest)
+        print(export(self.workdir, self.dest))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportServing(Command):
+    """Writes a model as StableHLO programs that run where there is JAX and nothing of this package.
+
+    Example: albert-jax export-serving runs/base/model base-serving
+    """
+
+    model: Model
+    """Model directory, as pretrain, convert and export write it."""
+    dest: Dest
+    """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
+    top_k: int = 5
+    """Pieces that fill_mask answers."""
+    depth: int | None = None
+    """Run the shared layer that often instead of as often as the configuration says."""
+    dtype: Dtype = "float32"
+    """Of matmuls and activations."""
+
+    def run(self) -> None:
+        require_model_directory(self.model)
+        from albert_jax.inference.export import export_serving
+
+        _keep_programs()
+        compute = ComputeConfig(dtype=self.dtype)
+        print(
+            export_serving(
+                self.model, self.dest, top_k=self.top_k, depth=self.depth, compute=compute
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(Command):
+    """Converts weights between the original's format, transformers' and a model directory.
+
+    Every tensor is used and listed, or nothing is written; docs/checkpoints.md has the formats.
+
+    Example: albert-jax convert albert_base_v2.tar.gz base-v2
+    """
+
+    source: Source
+    """tar.gz, folder, checkpoint prefix or .index, TF-Hub module, transformers folder,
+    model directory; also at gs:// or https://."""
+    dest: Dest
+    """Folder to write; it appears whole."""
+    to: Literal["albert-jax", "hf", "tf"] = "albert-jax"
+    """A model directory, what transformers loads, or what the original loads."""
+    head: str | None = None
+    """Kind of the fine-tuned head, where the source does not tell: a head of one output is
+    regression or multiple_choice."""
+    config: str | None = None
+    """albert_config.json or config.json that is not beside the weights."""
+    vocab: str | None = None
+    """SentencePiece model that is not beside the weights."""
+    no_vocab: Switch = False
+    """Go without a vocabulary."""
+    do_lower_case: bool | None = None
+    """As the vocabulary was trained; unset: as the source says, else True."""
+    with_optimizer: Switch = False
+    """Keep the optimizer's slots of a training checkpoint."""
+    json: bool = False
+    """Print the inventory as JSON."""
+
+    def run(self) -> None:
+        from albert_jax.checkpoint.convert.convert import convert
+
+        inventory = convert(**_fields(self, "json"))
+        _print_json(inventory) if self.json else print(self.dest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Command):
+    """Proves a model right, a verdict a line; of released weights, by their published answers.
+
+    Exit status 2 if a line fails. SKIP is no failure: nothing there to hold against anything.
+
+    Example: albert-jax verify base-model --expect base-v2
+    """
+
+    model: Model
+    """Model directory, as pretrain, convert and export write it."""
+    expect: str | None = None
+    """Released model that it must be, as base-v2; unset: told by its source's name or its answers.
+    """
+    json: bool = False
+    """Print {"model", "verdict", "released", "parameters", "checks"} as JSON."""
+
+    def run(self) -> None:
+        require_model_directory(self.model)
+        from albert_jax.inference.verify import checks_table, failure, verify
+
+        report = verify(self.model, expect=self.expect)
+        _print_json(report) if self.json else print(checks_table(report))
+        if found := failure(report):
+            raise UserError(found)
+
+
+# --------------------------------------------------------------------------------------- measuring
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(Command):
+    """Measures how long a step takes here: compilation, steps, rates, MFU, memory.
+
+    Example: albert-jax benchmark --model base-v2 --batch-size 32 --sequence 512
+    """
+
+    config: Flags[BenchmarkConfig] = BenchmarkConfig()
+    sweep: Sweep = ()
+    """Settings to try in every combination, as batch_size=8,16,32 remat=none,full."""
+    plot: str | None = None
+    """Picture to draw a sweep into, .png, .pdf or .svg."""
+    profile: str | None = None
+    """Folder for a trace of a few steps, for xprof or TensorBoard."""
+    json: bool = False
+    """Print the figures as JSON on the last line; of a sweep those of the fastest, and all as
+    "results"."""
+
+    def run(self) -> None:
+        from albert_jax.utils.malloc import keep_freed_memory
+
+        keep_freed_memory()  # before JAX is imported, as pretrain does
+        from albert_jax.perf.benchmark import benchmark
+        from albert_jax.perf.benchmark_report import benchmark_lines
+        from albert_jax.utils.plots import check_picture
+
+        if self.plot and not self.sweep:
+            raise UserError("--plot draws a sweep; give --sweep batch_size=8,16,32, say")
+        if self.plot:
+            check_picture(self.plot)  # before minutes are spent
+        if self.profile and self.sweep:
+            raise UserError("--profile is of one setting; leave out --sweep")
+        if points := list(itertools.chain(*self.sweep)):
+            self._run_sweep(points)
+            return
+        figures = benchmark(self.config, profile=self.profile)
+        print(benchmark_lines(figures))
+        if self.json:
+            print(json_module.dumps(figures.to_json()))
+
+    def _run_sweep(self, points: list[str]) -> None:
+        from albert_jax.perf.benchmark import sweep
+        from albert_jax.perf.benchmark_report import draw_sweep, sweep_table
+
+        names = [point.partition("=")[0] for point in points]
+        results = sweep(self.config, points)
+        print(sweep_table(results, names))
+        measured = [r for r in results if "error" not in r]
+        if not measured:
+            raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
+        if self.json:
+            fastest = min(measured, key=lambda r: r["ms_per_sequence"])
+            print(json_module.dumps(fastest | {"results": [dict(r) for r in results]}))
+        if self.plot:  # last: a disk that is full takes nothing of what was measured
+            draw_sweep(results, names, self.plot)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate(Command):
+    """Asks the TPU's compiler how long a step takes on a slice and whether it fits; needs no TPU.
+
+    The times are the compiler's own estimate, not measured; docs/tpu.md says what to trust.
+
+    Example: albert-jax estimate --model base-v2 --topology v5e:2x2 --batch-size 32
+    """
+
+    config: Flags[EstimateConfig] = EstimateConfig()
+    find_batch: Switch = False
+    """Find the largest batch that a chip holds, with and without remat; a compilation for each that
+    is tried."""
+    table: str | None = None
+    """File to add the estimate to, a line of JSON, in place of one of the same setting."""
+    plot: str | None = None
+    """Picture, .png, .pdf or .svg, to draw into: the table's estimates of this step for slices of
+    every size."""
+    json: bool = False
+    """Print the figures as JSON alone; with --find-batch those of the fastest, and all as
+    "results"."""
+
+    def run(self) -> None:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: no TPU or GPU here is touched
+        from albert_jax.perf.tpu import estimate, estimate_report, estimate_table
+        from albert_jax.utils import plots
+
+        if self.plot and not self.table:
+            raise UserError("--plot draws a table's estimates; give --table FILE")
+        if self.plot:
+            plots.check_picture(self.plot)  # before minutes are spent
+        if self.table and self.find_batch:
+            raise UserError(
+                "--table takes one estimate, --find-batch makes several; give one of them"
+            )
+        if self.table:
+            estimate_table.read_table(self.table)  # before minutes are spent
+        if self.find_batch:
+            results = estimate.find_batch(self.config)
+            lines = estimate_report.batches(results)
+            fastest = min(results, key=lambda r: r.ms_per_sequence_per_chip or float("inf"))
+            figures = fastest | {"results": [dict(r) for r in results]}
+        else:
+            estimated = estimate.estimate(self.config)
+            lines = estimate_report.estimate_lines(estimated)
+            figures = estimated.to_json()
+        print(json_module.dumps(figures) if self.json else lines)
+        if self.table:
+            row = estimate_table.row_of(figures)
+            rows = estimate_table.record(self.table, row)
+            if self.plot:
+                estimate_table.draw_scaling(rows, row, self.plot)
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "train-tokenizer": TrainTokenizer,
+    "prepare": Prepare,
+    "pretrain": Pretrain,
+    "finetune": Finetune,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "fill-mask": FillMask,
+    "encode": Encode,
+    "score-order": ScoreOrder,
+    "info": Info,
+    "export": Export,
+    "export-serving": ExportServing,
+    "convert": Convert,
+    "verify": Verify,
+    "benchmark": Benchmark,
+    "estimate": Estimate,
+}
+
+
+# --------------------------------------------------------------------------------- what they share
+
+
+def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
+    """Return the texts on the command line, or a file's lines; UserError unless it is one of the
+    two."""
+    if bool(given) == (file is not None):
+        wanted = "give texts, or a file of them with --input"
+        raise UserError(f"{wanted}, not both" if given else wanted)
+    from albert_jax.utils.text_files import given_text, read_texts
+
+    return [given_text(text) for text in given] if file is None else read_texts(file)
+
+
+def _print_json(value: Any) -> None:
+    print(json_module.dumps(value, indent=2, default=dict))  # of a `Result`

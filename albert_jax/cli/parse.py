@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A command line becomes a command: tyro parses it, and what it complains of becomes a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from albert_jax.cli.commands import Command, Finetune, Pretrain
+from albert_jax.config.recipes import load_recipe
+from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import did_you_mean
+
+C = TypeVar("C", bound=Command)
+
+# Commands that take a recipe first, and what it makes.
+RECIPES: dict[type[Command], type] = {Pretrain: PretrainConfig, Finetune: FinetuneConfig}
+
+_HELP = ("-h", "--help")
+
+
+def parse(command: type[C], arguments: list[str], program: str) -> C:
+    """Return a command with what its arguments say; `program` is what the user typed before them.
+
+    Raises UserError for arguments that do not parse, and SystemExit after --help.
+    """
+    if command not in RECIPES:
+        return _parse(command, arguments, program)
+    kind = RECIPES[command]
+    config = kind()
+    if arguments and not arguments[0].startswith("-"):
+        config = load_recipe(arguments[0])
+        arguments = arguments[1:]
+    if not isinstance(config, kind):
+        raise UserError(
+            f"the recipe makes a {type(config).__name__}, but {program} needs a {kind.__name__}; "
+            "see configs/"
+        )
+    default = command(config=config)  # type: ignore[call-arg]
+    return _parse(command, arguments, f"{program} RECIPE", default)
+
+
+def _parse(
+    command: type[C], arguments: list[str], program: str, default: Any = tyro.MISSING_NONPROP
+) -> C:
+    page = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # as a file's: boxes, but no colours
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stderr(page))
+            if not set(_HELP) & set(arguments):
+                # tyro looks at stdout for how to draw, wherever it prints.
+                stack.enter_context(contextlib.redirect_stdout(page))
+            return tyro.cli(command, args=arguments, prog=program, default=default)
+    except SystemExit as exit:
+        page.seek(0)
+        text = page.read()
+        if not exit.code:
+            print(text, end="")  # a shell's completions; help is on stdout already
+            raise
+    known = [*_HELP, *flags_of(command)]
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            nearest = did_you_mean(flag, known, quote="")
+            raise UserError(f"unknown flag {flag}{nearest}; see {program} --help")
+    raise UserError(f"{_without_box(text)}; see {program} --help")
+
+
+def flags_of(kind: type, prefix: str = "--") -> Iterator[str]:
+    """Yield the flags that tyro makes of a command's fields, or of those of a configuration that
+    has its name before them, as in --train.steps."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint, *markers = _parts_of(hints[field.name])
+        name = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            own = issubclass(kind, Command)  # whose configuration has no name before its flags
+            yield from flags_of(hint, prefix if own else f"{prefix}{name}.")
+        elif tyro.conf.Positional not in markers:
+            yield f"{prefix}{name}"
+            if hint is bool and tyro.conf.FlagCreatePairsOff not in markers:
+                yield f"{prefix}no-{name}"
+
+
+def _parts_of(hint: Any) -> tuple[Any, ...]:
+    """Return an annotation without `Annotated`, and what that adds to it."""
+    return get_args(hint) if get_origin(hint) is Annotated else (hint,)
+
+
+def _without_box(text: str) -> str:
+    """Return what a box says down to its first ruler, without the flags' own help, as a line."""
+    lines = [line for line in text.splitlines()[1:] if not line.startswith("│" + " " * 9)]
+    lines = [line.strip("│ ") for line in lines]
+    ruler = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰"))), len(lines))
+    said = " ".join(filter(None, lines[:ruler])).rstrip(".")
+    return re.sub(r"^Error parsing ", "", said)

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What models, tasks and manifests have to agree on about the heads that fine-tuning adds."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+HeadKind = Literal[
+    "classification",
+    "regression",
+    "multiple_choice",
+    "token_classification",
+    "span_v1",
+    "span_v2",
+]
+
+# Starts that the span_v2 head answers, and ends for each: run_squad_v2.py's start_n_top and
+# end_n_top.
+BEAM: Final = 5
+
+# Label of a token that has none: padding, and all but the first piece of a word. transformers'.
+IGNORED_LABEL: Final = -100

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `benchmark` measures and `estimate` compiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from albert_jax.config.validation import check_least, check_types
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """A step whose time is asked for; what is unset is as the recipe has it."""
+
+    model: str = "base-v2"
+    """Released model, albert_config.json, model directory, or recipe with arguments after a
+    colon."""
+    phase: Literal["train", "forward", "finetune", "input"] = "train"
+    """The step of pretrain; that of its evaluation; a classifier's step; drawing batches."""
+    batch_size: int | None = None
+    """Sequences a step, over all devices; without a recipe 32."""
+    sequence: int | None = None
+    """Tokens in a row; without a recipe 512, or as many as the model has positions for."""
+    predictions: int | None = None
+    """Masked tokens in a row; without a recipe 20, as published; 77 is 15 % of 512."""
+    mode: str | None = None
+    """How the step is spread over the devices: jit or pmap."""
+    dtype: str | None = None
+    """Of matmuls and activations: float32 or bfloat16."""
+    remat: str | None = None
+    """What the backward pass recomputes: none, dots or full."""
+    attention: str | None = None
+    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
+    unroll: int | None = None
+    """Layers unrolled in each turn of the scan; 0: all."""
+    accumulate: int | None = None
+    """Micro-batches that make up one update."""
+
+    def __post_init__(self) -> None:
+        check_types(self, "")
+        check_least(self, "", 1, "batch_size", "predictions", "accumulate")
+        check_least(self, "", 0, "unroll")
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig(StepConfig):
+    """What `albert-jax benchmark` measures."""
+
+    devices: int | None = None
+    """Local devices to use; unset: all."""
+    store: str | None = None
+    """Token store, or several, to draw batches from; unset: one made-up batch again and again, or
+    with --phase input a made-up store."""
+    steps: int = 20
+    """Steps timed one by one, and again in a row."""
+    seconds: float = 60.0
+    """Either ends after so long, with three steps at least."""
+    compilation_cache: str | None = None
+    """Folder of compiled programs, to measure a second start; unset: compile anew."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "", 1, "devices")
+        check_least(self, "", 3, "steps")
+        check_least(self, "", 0, "seconds")
+
+
+@dataclass(frozen=True)
+class EstimateConfig(StepConfig):
+    """What `albert-jax estimate` compiles. A field that is declared again has another meaning."""
+
+    phase: Literal["train", "forward", "finetune"] = "train"
+    """The step of pretrain; that of its evaluation; a classifier's step."""
+    batch_size: int | None = None
+    """Sequences a step on each chip; without a recipe 32."""
+    mode: str | None = None
+    """How the step is spread over the chips: jit or pmap."""
+    dtype: str | None = None
+    """Of matmuls and activations: float32 or bfloat16; without a recipe bfloat16."""
+    attention: str | None = None
+    """Attention kernel: auto, xla, rows or splash."""
+    topology: str = "v5e:2x2"
+    """Slice: v4, v5e, v5p or v6e and its shape in chips, from v5e:1x1 to v5p:16x16x24."""
+    steps: int | None = None
+    """Steps of the run whose days are told; without a recipe 125,000."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "", 1, "steps")

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: Python files whose `get_config(key=value, …)` returns a configuration."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import inspect
+import json
+import runpy
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from albert_jax.utils.arguments import checked
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import did_you_mean
+
+
+@checked
+def load_recipe(spec: str) -> Any:
+    """Returns `get_config(key=value, …)` of a recipe named as `file.py` or
+    `file.py:key=value,key=value`.
+
+    Values are Python literals (`1e-4`, `True`, `None`) or, failing that, strings. Raises UserError
+    for a missing file, one without `get_config`, a key that get_config does not take (the nearest
+    is named), and for whatever the recipe itself raises, with its line.
+    """
+    path, _, arguments = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(
+            f"recipe {path} does not exist; give a file such as configs/pretrain.py:model=base-v2"
+        )
+    with _recipe_errors(path):
+        get_config = runpy.run_path(path).get("get_config")
+    if not callable(get_config):
+        raise UserError(f"recipe {path} defines no get_config(); see configs/ for examples")
+    known = inspect.signature(get_config).parameters
+    values: dict[str, Any] = {}
+    for argument in filter(None, arguments.split(",")):
+        key, separator, text = argument.partition("=")
+        if not separator:
+            raise UserError(
+                f"recipe argument {argument!r} must be key=value, as in {path}:model=base-v2"
+            )
+        if key not in known:
+            raise UserError(
+                f"recipe {path} takes no {key!r}{did_you_mean(key, known)}; "
+                f"it takes {', '.join(known) or 'nothing'}"
+            )
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = text
+    with _recipe_errors(path):
+        return get_config(**values)
+
+
+@contextlib.contextmanager
+def _recipe_errors(path: str) -> Iterator[None]:
+    """Makes what a recipe raises the user's error: the recipe is the user's."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == path
+        ]
+        line = f" in line {lines[-1]}" if lines else ""
+        raise UserError(f"recipe {path} fails{line}: {type(error).__name__}: {error}") from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values, nested as the dataclasses are."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))

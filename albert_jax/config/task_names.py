@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of tasks and of their labels, as a setting gives them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from albert_jax.utils.errors import UserError
+
+# The names of `albert_jax.TASKS`, which settings are checked by: the tasks themselves need NumPy.
+TASK_NAMES = (
+    *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"),
+    *("squad1", "squad2", "race", "race-middle", "race-high"),
+    *("single", "pair", "regression", "pair-regression"),
+    *("multiple-choice", "token-classification"),
+)
+
+
+def task_name(name: str) -> str:
+    """Return the one of TASK_NAMES that is meant, however it is capitalised and hyphenated (SST-2,
+    sst2); UserError, with the nearest, for an unknown one."""
+
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
+    known = {plain(task): task for task in TASK_NAMES}
+    if plain(name) not in known:
+        near = difflib.get_close_matches(plain(name), list(known), n=1)
+        meant = f" (did you mean {known[near[0]]!r}?)" if near else ""
+        raise UserError(f"task {name!r} is unknown{meant}; known: {', '.join(TASK_NAMES)}")
+    return known[plain(name)]
+
+
+def label_pairs(labels: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of a file's label and the task's that `--labels a=0,b=1` names.
+
+    The last = of a pair divides it. Raises UserError for what is no such pair, and for a label of
+    the file that is given twice.
+    """
+    pairs: dict[str, str] = {}
+    given = [labels] if isinstance(labels, str) else labels
+    for part in ",".join(given).split(",") if given else ():
+        theirs, separator, ours = (x.strip() for x in part.rpartition("="))
+        if not (theirs and separator and ours):
+            raise UserError(
+                f"--labels {part!r} must be a label of the file, = and the task's label for it, as "
+                "in negative=0,positive=1"
+            )
+        if pairs.setdefault(theirs, ours) != ours:
+            raise UserError(
+                f"--labels gives {theirs!r} two meanings, {pairs[theirs]!r} and {ours!r}; give one"
+            )
+    return tuple(pairs.items())

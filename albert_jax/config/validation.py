@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types and ranges of settings: Python does not check a recipe's, so every dataclass checks itself.
+
+Errors name the field with its section, as its flag does. A value is never converted: it is what the
+recipe says or it is refused, because settings are stored as JSON and decide whether a run resumes.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from albert_jax.utils.arguments import WORDS, in_words, shown
+from albert_jax.utils.errors import UserError
+
+_WORDS = WORDS | {float: ("a finite number", "finite numbers")}
+
+
+def check_types(config: Any, section: str) -> None:
+    """Raise UserError for the first field whose value is not of its declared type."""
+    for name, hint in _type_hints(config.__class__).items():
+        if not _fits(getattr(config, name), hint):
+            raise _error(config, section, name, in_words(hint, words=_WORDS))
+
+
+def check_least(config: Any, section: str, least: int, *names: str) -> None:
+    """Raise UserError for a field that is less than `least`, or NaN; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise _error(config, section, name, f"at least {least}")
+
+
+def check_most(config: Any, section: str, most: float, *names: str) -> None:
+    """Raise UserError for a field that is more than `most`, or NaN."""
+    for name in names:
+        if not getattr(config, name) <= most:
+            raise _error(config, section, name, f"at most {most}")
+
+
+@functools.cache  # resolving them takes longer than all checks
+def _type_hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _error(config: Any, section: str, name: str, wanted: str) -> UserError:
+    dotted = f"{section}.{name}".removeprefix(".")
+    return UserError(f"{dotted} {shown(getattr(config, name))} must be {wanted}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (types.UnionType, Union):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:  # tuple[str, ...] is the only kind there is
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if isinstance(value, bool):  # which is an int to Python
+        return hint is bool
+    if hint is float:  # one that a calculation can go on with
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    return isinstance(value, hint)

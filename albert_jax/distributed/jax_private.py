@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names of JAX that have no public form, all in one place; `tests/test_jax_private.py` holds
+each to what we use it for, so that a new JAX shows here first."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from jax._src import clusters, distributed, xla_bridge
+from jaxlib import _jax
+
+
+class KeyValueStore(Protocol):
+    """The coordinator's store of small values, which needs no devices."""
+
+    def key_value_set(self, key: str, value: str) -> None: ...
+    def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str: ...
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]: ...
+    def key_value_delete(self, key: str) -> None: ...
+
+
+class Coordination(Protocol):
+    """What a process that has joined knows of the others; all None or unset before it joins."""
+
+    client: KeyValueStore
+    service: Any  # not None in the process that is the coordinator
+    process_id: int
+    num_processes: int
+    coordinator_address: str | None
+
+
+def coordination() -> Coordination:
+    """Return this process's place among the others.
+
+    Private because `jax.distributed` gives no access to its key-value store (orbax takes the same
+    way), and `jax.process_index()` starts the devices.
+    """
+    return distributed.global_state
+
+
+def detect_cluster(
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    devices: list[int] | None,
+    seconds: int,
+) -> tuple[str | None, int | None, int | None, list[int] | None]:
+    """Return the same four, with what is None filled in by the cluster, where there is one.
+
+    Raises RuntimeError or OSError where a cluster does not answer yet, ValueError or KeyError where
+    its answer is no good. Private because `jax.distributed.initialize` asks the cluster only as it
+    joins, and `rendezvous` must know the coordinator before.
+    """
+    return clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        coordinator, processes, process, devices, None, seconds
+    )
+
+
+def reach_cpus_at(address: str) -> None:
+    """Have the other processes find this one's CPU devices at an address; before devices start.
+
+    Private because JAX's own way is the address that the host's name resolves to, which by many an
+    /etc/hosts is 127.0.1.1.
+    """
+
+    def make() -> Any:
+        collectives = _jax.make_gloo_tcp_collectives(
+            distributed_client=distributed.global_state.client, hostname=address
+        )
+        return xla_bridge.make_cpu_client(collectives)
+
+    xla_bridge.register_backend_factory("cpu", make, priority=0, fail_quietly=False)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluations in the midst of a run: made when due, cut short by a signal, made up for later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from albert_jax.distributed import multihost
+from albert_jax.training.guards import Watchdog
+from albert_jax.training.metrics import MetricsLog
+from albert_jax.training.run import Run
+from albert_jax.training.step_meter import figure
+
+
+class Cut(Exception):
+    """An evaluation is cut short, because the run is to stop."""
+
+
+class Evaluations:
+    """Evaluates a run's parameters and logs what was found."""
+
+    def __init__(
+        self, run: Run, log: MetricsLog, watchdog: Watchdog, must_stop: Callable[[], bool]
+    ) -> None:
+        """`must_stop` is asked after every batch of an evaluation."""
+        self._run, self._log = run, log
+        self._watchdog, self._must_stop = watchdog, must_stop
+
+    def is_logged(self, step: int) -> bool:
+        """Return whether the evaluation after a step was made, before a restart perhaps."""
+        return multihost.gather(self._log.has_evaluation(step))[0]
+
+    def make(self, params: Any, step: int) -> None:
+        """Evaluate parameters, as placed, and log the metrics; raises Cut where the run stops."""
+        assert self._run.evaluate is not None
+
+        def tick(done: int, total: int) -> None:
+            self._watchdog.alive(f"{done} of {total} examples of the evaluation at step {step}")
+            self._log.working(step, f"evaluating {done:,} of {total:,}")
+            if self._must_stop():
+                raise Cut
+
+        log_evaluation(self._log, step, self._run.evaluate(params, step, tick))
+        self._run.after_evaluation()
+        self._watchdog.alive(f"the evaluation at step {step}")
+
+
+def log_evaluation(
+    log: MetricsLog, step: int, values: Mapping[str, float], of: str = "held out"
+) -> None:
+    """Record an evaluation's metrics and say them: by their own `line`, where they have one."""
+    figures = "  ".join(figure(name, value) for name, value in values.items())
+    text = getattr(values, "line", figures)
+    log.scalars("eval", step, values, line=f"step {step}  {of}:  {text}")

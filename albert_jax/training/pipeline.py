@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps in flight: the devices compute a few while the host draws the next batches."""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from albert_jax.data.loader import Batch
+from albert_jax.distributed.placement import Placement
+from albert_jax.training.position import Position
+from albert_jax.training.step import TrainState
+
+Batches = Callable[[int, int | None], Iterator[Batch]]
+"""Batches by number, from one on and up to another, or without end."""
+
+
+class StepResult(NamedTuple):
+    """A step that was started; `Pipeline.finished` yields it with its metrics on the host."""
+
+    number: int  # the updates that are made with it
+    batch: int  # the number of its batch
+    metrics: dict[str, Any]
+    tokens: int  # in its batch, of every process
+    waited: float  # seconds that it waited for its batch
+
+
+class Pipeline:
+    """The steps of a run from a position on, started one by one and finished in order."""
+
+    def __init__(
+        self,
+        program: Callable[..., Any],
+        batches: Batches,
+        placement: Placement,
+        state: TrainState,
+        position: Position,
+    ) -> None:
+        """`program` takes a state and a batch as placed; `state` is plain and is copied."""
+        self._program, self._placement = program, placement
+        self._stream = numbered_batches(batches, position)
+        self._in_flight: collections.deque[StepResult] = collections.deque()
+        self.state: Any = placement.put_state(state)  # after the last step that was started
+        self.step = position.step  # steps started
+        self.batch = position.batch  # the next batch to draw
+
+    def start(self) -> None:
+        """Start the next step; raises what drawing its batch raises."""
+        began = time.perf_counter()
+        number, batch = next(self._stream)
+        waited = time.perf_counter() - began
+        # This process's rows, taken for those of every process.
+        tokens = int(batch["input_mask"].sum()) if "input_mask" in batch else 0
+        on_device = self._placement.put_batch(batch)
+        with jax.transfer_guard("disallow"):  # a stray synchronisation is an error
+            self.state, metrics = self._program(self.state, on_device)
+        self.step, self.batch = self.step + 1, number + 1
+        tokens *= jax.process_count()
+        self._in_flight.append(StepResult(self.step, number, metrics, tokens, waited))
+
+    def finished(self, ahead: int) -> Iterator[StepResult]:
+        """Yield steps as they finish until only `ahead` are in flight."""
+        while len(self._in_flight) > ahead:
+            step = self._in_flight.popleft()
+            yield step._replace(metrics=self._placement.fetch(step.metrics))
+
+    def close(self) -> None:
+        """Give up the steps in flight, the state and the batches drawn ahead."""
+        self._in_flight.clear()
+        self.state = None
+        self._stream.close()
+
+
+def numbered_batches(
+    batches: Batches, position: Position
+) -> Generator[tuple[int, Batch], None, None]:
+    """Yield (number, batch) from the position on, without the ranges left out."""
+    start = position.batch
+    for first, after in [*sorted(position.left_out), (None, None)]:
+        if first is not None and after <= start:
+            continue
+        if first is None or start < first:
+            drawn = batches(start, first)
+            try:
+                yield from enumerate(drawn, start)
+            finally:
+                getattr(drawn, "close", lambda: None)()
+        start = after

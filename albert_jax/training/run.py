@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run trains: all that the loop needs to know of pretraining or of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from albert_jax.config.run import GuardConfig, TrainConfig
+from albert_jax.training.pipeline import Batches
+from albert_jax.training.position import Position
+from albert_jax.training.programs import Check
+from albert_jax.training.step_meter import Workload
+from albert_jax.utils.progress import Tick
+
+Evaluate = Callable[[Any, int, Tick], dict[str, float]]
+"""(params as placed, step, tick) -> metrics; `tick` hears of every batch."""
+
+
+def _nothing(*_: Any) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run trains, and by what it is judged."""
+
+    config: TrainConfig
+    guard: GuardConfig
+    step: Callable[..., Any]
+    """A pure training step: (state, batch) -> (state, metrics)."""
+    batches: Batches
+    workload: Workload
+    identity: Mapping[str, Any]
+    """What a run that resumes must have in common with this one."""
+    evaluate: Evaluate | None = None
+    """Held-out metrics, None where nothing is held out."""
+    after_evaluation: Callable[[], None] = _nothing
+    check_program: Check | None = None
+    """Refuses a compiled step by raising, before it runs."""
+    kept: Callable[[Position], Mapping[str, Any]] = lambda _: {}
+    """What else a checkpoint at a position keeps, as JSON."""
+    recall: Callable[[Mapping[str, Any]], None] = _nothing
+    """Takes what the checkpoint that is resumed from kept."""

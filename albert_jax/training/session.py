@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every run does, pretraining or fine-tuning: open, resume or begin, train, judge, export."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.distributed import multihost
+from albert_jax.distributed.placement import (
+    Placement,
+    check_batch_size,
+    local_devices,
+    make_placement,
+    place,
+    run_devices,
+)
+from albert_jax.training.loop import fit
+from albert_jax.training.memory import check_fits, out_of_memory_told
+from albert_jax.training.metrics import MetricsLog
+from albert_jax.training.position import Position
+from albert_jax.training.programs import Check
+from albert_jax.training.run import Run
+from albert_jax.training.saving import Saves
+from albert_jax.training.step import TrainState
+from albert_jax.utils.malloc import give_back_large_buffers
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a session begins with: a checkpoint's state, or its first one."""
+
+    state: TrainState  # placed as a checkpoint's
+    position: Position
+    origin: str  # in words
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run in its directory, and what is done before and after its steps."""
+
+    config: PretrainConfig | FinetuneConfig
+    run: Run
+    placement: Placement
+    directory: Path
+    """Gets checkpoints/, metrics.jsonl and tensorboard/."""
+    random_state: Callable[[], TrainState]
+    """The state before the first step; traceable, for its shapes."""
+    first_state: Callable[[], tuple[TrainState, str]]
+    """The state that a new run starts from, and in words what that is."""
+    begin: Callable[[Beginning, MetricsLog], None]
+    """Announces the run."""
+    finish: Callable[[TrainState], Any]
+    """Judges and exports the final state, in one process; `carry_out` returns what it returns."""
+
+
+def carry_out(session: Session) -> Any:
+    """Train from the newest checkpoint, or from the first state, to the end, and finish.
+
+    Raises OutOfMemory for a step that does not fit, and what `fit` raises.
+    """
+    state = _train(session)
+    with multihost.together():
+        return session.finish(state) if multihost.is_primary() else None
+
+
+def _train(session: Session) -> TrainState:
+    train, directory, primary = session.run.config, session.directory, multihost.is_primary()
+    with (
+        out_of_memory_told(local_devices(train.devices), session.config),
+        Checkpointer(directory / "checkpoints", keep=train.keep) as checkpointer,
+    ):
+        saves = Saves(session.run, checkpointer)
+        beginning = _beginning(session, saves)
+        state, position = beginning.state, beginning.position
+        log = MetricsLog(  # process 0's; that of others says and writes nothing
+            directory if primary else None,
+            total_steps=train.steps,
+            resume_step=position.step,
+            console=primary,
+        )
+        with contextlib.closing(log):
+            session.begin(beginning, log)
+            return fit(session.run, state, position, session.placement, saves, log)
+
+
+def _beginning(session: Session, saves: Saves) -> Beginning:
+    placement = session.placement
+    shapes = jax.eval_shape(session.random_state)
+    restored = saves.restore(placement.restore_target(shapes))
+    if restored is not None:
+        state, position = restored
+        words = f"resumed at step {position.step}, next batch {position.batch}"
+        return Beginning(state, position, words)
+    state, origin = session.first_state()
+    return Beginning(place(state, placement.state_sharding), Position(), f"starting from {origin}")
+
+
+# ---------------------------------------------------------------------------------- the run's parts
+
+
+def open_placement(config: PretrainConfig | FinetuneConfig) -> Placement:
+    """Return the configured placement; UserError where the batch does not divide over it."""
+    train, devices = config.train, run_devices(config.train.devices)
+    check_batch_size(train.batch_size, train.accumulate, len(devices))
+    return make_placement(train.mode, devices)
+
+
+def memory_check(config: PretrainConfig | FinetuneConfig) -> Check:
+    """Return what refuses a compiled step that takes more memory than the devices have."""
+    return partial(
+        check_fits,
+        devices=local_devices(config.train.devices),
+        config=config,
+        when_tight=give_back_large_buffers,
+    )
