@@ -374,24 +374,41 @@ class Predict(_Answering):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillMask(Command):
+class _OnModel(Command):
+    """Flags of the commands that take a model directory."""
+
+    model: Model
+    """Model directory, as pretrain, convert and export write it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OnTexts(_OnModel):
+    """Flags of the commands that give a model texts."""
+
+    text: Text = ()
+    """Texts."""
+    input: str | None = None
+    """UTF-8 file of texts, one a line, an empty line an empty text, plain or .gz; - is standard
+    input."""
+    depth: int | None = None
+    """Run the shared layer that often instead of as often as the configuration says."""
+    truncate: bool = False
+    """Cut a text that is too long for the model instead of refusing it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillMask(_OnTexts):
     """Fills in [MASK]: the likeliest pieces, with their probabilities.
 
     Example: albert-jax fill-mask runs/base/model "Hello I'm a [MASK] model."
     """
 
-    model: Model
-    """Model directory, as pretrain, convert and export write it."""
     text: Text = ()
     """Sentences with [MASK] in them."""
     input: str | None = None
     """UTF-8 file of such sentences, one a line, plain or .gz; - is standard input."""
     top_k: int = 5
     """Pieces to print."""
-    depth: int | None = None
-    """Run the shared layer that often instead of as often as the configuration says."""
-    truncate: bool = False
-    """Cut a text that is too long for the model instead of refusing it."""
     json: bool = False
     """Print [{"score", "token", "token_str", "sequence"}] as JSON; of several texts a list of such
     lists."""
@@ -416,7 +433,7 @@ class FillMask(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(Command):
+class Encode(_OnTexts):
     """Turns texts into vectors, of any layer: a line of JSON for each, or an .npz file.
 
     The names are those of the Python call: sequence, a vector for each token, and pooled, the
@@ -425,23 +442,12 @@ class Encode(Command):
     Example: albert-jax encode runs/base/model --input texts.txt --pool mean --output vectors.npz
     """
 
-    model: Model
-    """Model directory, as pretrain, convert and export write it."""
-    text: Text = ()
-    """Texts."""
-    input: str | None = None
-    """UTF-8 file of texts, one a line, an empty line an empty text, plain or .gz; - is standard
-    input."""
     output: str | None = None
     """.npz file to write."""
     layer: int = -1
     """0 is what the first layer takes, 1 what it gives, -1 what the last gives."""
     pool: Literal["cls", "mean", "none"] = "none"
     """One vector for each text: the layer's at [CLS], or its mean over the tokens."""
-    depth: int | None = None
-    """Run the shared layer that often instead of as often as the configuration says."""
-    truncate: bool = False
-    """Cut a text that is too long for the model instead of refusing it."""
 
     def run(self) -> None:
         from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
@@ -476,14 +482,12 @@ def _print_vectors(texts: Sequence[str], arrays: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOrder(Command):
+class ScoreOrder(_OnModel):
     """Prints the probability that two texts stand in this order and not the other way round.
 
     Example: albert-jax score-order runs/base/model "He opened the door." "Then he went in."
     """
 
-    model: Model
-    """Model directory, as pretrain, convert and export write it."""
     first: First
     """A text."""
     second: Second
@@ -557,14 +561,12 @@ class Export(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportServing(Command):
+class ExportServing(_OnModel):
     """Writes a model as StableHLO programs that run where there is JAX and nothing of this package.
 
     Example: albert-jax export-serving runs/base/model base-serving
     """
 
-    model: Model
-    """Model directory, as pretrain, convert and export write it."""
     dest: Dest
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
     top_k: int = 5
@@ -627,7 +629,7 @@ class Convert(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify(Command):
+class Verify(_OnModel):
     """Proves a model right, a verdict a line; of released weights, by their published answers.
 
     Exit status 2 if a line fails. SKIP is no failure: nothing there to hold against anything.
@@ -635,8 +637,6 @@ class Verify(Command):
     Example: albert-jax verify base-model --expect base-v2
     """
 
-    model: Model
-    """Model directory, as pretrain, convert and export write it."""
     expect: str | None = None
     """Released model that it must be, as base-v2; unset: told by its source's name or its answers.
     """

@@ -104,7 +104,7 @@ def check_fits(
 
     A CPU's must be found before it runs: the kernel would kill the process without a word.
     `when_tight` is called where one leaves a CPU too little for its steps in flight, were all that
-    is freed kept: `host_memory.give_back_large_buffers`.
+    is freed kept: `malloc.give_back_large_buffers`.
     """
     needed, capacity = program_bytes(compiled), capacity_bytes(devices[0])
     if needed is None or capacity is None:

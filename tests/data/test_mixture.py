@@ -201,6 +201,7 @@ def test_held_out_figures_are_of_the_mixture(stores, tmp_path):
     assert data.heldout.passes(1)[str(b)]["share"] == pytest.approx(0.3, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mixture_is_told_resumes_and_refuses_other_shares(stores, tmp_path):
     a, b = stores
     spec = f"{a}:0.7,{b}:0.3"

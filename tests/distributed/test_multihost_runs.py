@@ -206,6 +206,7 @@ def test_four_processes_stop_and_two_go_on(store, of_one, tmp_path):
 # ---------------------------------------------------------------------------------------- stopping
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_saves_the_same_step_in_all_and_one_process_goes_on(store, of_one, tmp_path):
     recipe = recipe_in(tmp_path, store, "run", save_every=1000)
     (tmp_path / "slow").write_text("4 4")

@@ -206,6 +206,7 @@ def test_score_order_of_lists_is_that_of_each_pair(albert):
         assert score == pytest.approx(1 / (1 + math.exp(logits[1] - logits[0])), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stream_of_all_lengths_compiles_a_handful_of_programs(tokenizer):
     config = tiny_albert(vocab_size=8000, num_hidden_layers=1, max_position_embeddings=512)
     albert = Albert(config, noisy_params(config), tokenizer)

@@ -248,6 +248,7 @@ def run(folder, name, **changes):
     return finetune(config)
 
 
+@pytest.mark.slow
 def test_a_packed_run_is_an_unpacked_one(folder, capsys):
     """The same losses and dev metrics, without dropout and without sorting by length; and its model
     answers the same either way."""

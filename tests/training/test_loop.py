@@ -202,6 +202,7 @@ def evaluated(params, step, tick):
     return {"x_loss": float(step)}
 
 
+@pytest.mark.slow
 def test_the_log_of_an_interrupted_run_is_that_of_one_left_alone(tmp_path):
     settings = {"steps": 17, "log_every": 5, "save_every": 3, "eval_every": 7}
     run(tmp_path / "whole", numbered, evaluate=evaluated, **settings)

@@ -805,6 +805,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if "VmHWM" in l
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_as_the_input_grows(tmp_path):
     (tmp_path / "memory.py").write_text(MEMORY.format(vocab=str(VOCABULARY)))
     block = make_text(tmp_path / "block", 2_500_000).read_bytes()
@@ -850,6 +851,7 @@ for number, text in enumerate(sys.argv[1:]):
 """
 
 
+@pytest.mark.slow
 def test_no_small_file_takes_memory_out_of_proportion(tmp_path):
     """At most 110 MB more than for two words, as a block, a line, a document, a batch have bounds;
     without those, every text here takes from 130 MB to 270 MB more."""

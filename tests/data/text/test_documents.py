@@ -404,6 +404,7 @@ def test_text_without_empty_lines_is_cut_at_lines(write):
 # ------------------------------------------------------------------------------ Python's own text
 
 
+@pytest.mark.slow
 def test_pythons_documentation_is_english_prose_and_the_same_each_time():
     documents = list(read_documents("python-docs"))
     text = " ".join(s for d in documents for s in d)

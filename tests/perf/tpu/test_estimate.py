@@ -239,6 +239,7 @@ def test_the_largest_batch_is_told_with_and_without_remat(without_compiling, mod
     assert len(batches(found).splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_a_model_too_large_for_any_batch_says_so(without_compiling, model):
     without_compiling(fixed=2000, a_sequence=10, capacity=1000)
     (found, *_) = find_batch(EstimateConfig(model=model))
