@@ -25,7 +25,7 @@ import tyro
 from sentencex import segment
 
 import albert_jax
-from albert_jax.inference.api import BATCH_TOKENS
+from albert_jax.inference.batching import BATCH_TOKENS
 from tests.helpers.peers import peer_config
 
 

@@ -25,7 +25,7 @@ import tyro
 from albert_jax.config.model import MODELS, AlbertConfig
 from albert_jax.config.run import OptimizerConfig
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.inference.api import batch_tokens
+from albert_jax.inference.batching import batch_tokens
 from albert_jax.inference.finetuned import HeadOutputs, head_outputs
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask

@@ -43,15 +43,17 @@ from albert_jax.config.manifests import (
     FORMAT_VERSION,
     MANIFEST,
     VOCABULARY,
+    ConvertedTensor,
+    HeadManifest,
     ModelManifest,
+    TextSettings,
     is_model_directory,
 )
 from albert_jax.config.model import AlbertConfig
-from albert_jax.utils.arguments import shown
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
-from albert_jax.utils.json_values import finite
+from albert_jax.utils.json_values import finite, refuse_newer_format
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten, shortened
 
@@ -65,7 +67,13 @@ class ModelDirectory(NamedTuple):
     params: dict[str, Any]  # nested dicts of NumPy arrays
     config: AlbertConfig
     tokenizer: dict[str, Any]  # "path" (None without a vocabulary), "mode", "do_lower_case"
-    manifest: dict[str, Any]  # as it is on disk; `Manifest` has the types
+    manifest: Mapping[str, Any]  # as it is on disk; `ModelManifest` has the types
+
+    @property
+    def head(self) -> HeadManifest | None:
+        """The fine-tuned head, None for a pretrained model."""
+        head = self.manifest.get("head")
+        return HeadManifest.from_json(head) if head else None
 
 
 def export_model(
@@ -76,8 +84,8 @@ def export_model(
     vocab: Path | None,
     tokenizer: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    head: Mapping[str, Any] | None = None,
-    inventory: Sequence[Mapping[str, Any]] | None = None,
+    head: HeadManifest | Mapping[str, Any] | None = None,
+    inventory: Sequence[ConvertedTensor] | None = None,
     optimizer: Any = None,
 ) -> Path:
     """Writes a model directory and returns its path; it appears whole, by rename.
@@ -109,10 +117,12 @@ def export_model(
             manifest = ModelManifest(
                 format_version=FORMAT_VERSION,
                 albert_jax=__version__,
-                tokenizer=tokenizer,
-                provenance=provenance,
-                head=head,
-                inventory=inventory,
+                tokenizer=TextSettings(
+                    mode=tokenizer["mode"], do_lower_case=tokenizer["do_lower_case"]
+                ),
+                provenance=dict(provenance),
+                head=HeadManifest.from_json(head) if head else None,
+                inventory=None if inventory is None else list(inventory),
                 sha256={name: _sha256(folder / name) for name in files},
                 tensors=array_table(leaves, arrays),
                 optimizer=array_table(slots, slots) if slots else None,
@@ -213,12 +223,7 @@ def load_model(directory: str | Path, *, check_values: bool = True) -> ModelDire
 def _read_manifest(directory: Path) -> tuple[dict[str, Any], ModelManifest]:
     """The document and what it says, or Damaged; UserError for a newer format."""
     document = read_document(directory / MANIFEST)
-    version = document.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise UserError(
-            f"{directory} has format {shown(version)}, newer than {FORMAT_VERSION}; "
-            "update albert_jax"
-        )
+    refuse_newer_format(document, FORMAT_VERSION, str(directory))
     try:
         return document, ModelManifest.from_json(document)
     except msgspec.ValidationError as error:
@@ -229,7 +234,7 @@ def _check_fit(directory: Path, config: AlbertConfig, manifest: ModelManifest) -
     """UserError unless the arrays, of which nothing was read, are those of the configuration."""
     shapes = {name: tuple(entry["shape"]) for name, entry in manifest.tensors.items()}
     head = manifest.head
-    kind, labels = (head["kind"], head["labels"]) if head else (None, None)
+    kind, labels = (head.kind, head.labels) if head else (None, None)
     if wrong := misfits(shapes, config, kind, labels):
         raise UserError(
             f"the parameters of {directory} are not those of its {CONFIG}: "

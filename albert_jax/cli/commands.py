@@ -306,7 +306,7 @@ class Evaluate(_Answering):
         _print_json(found) if self.json else print(evaluation_table(found))
 
     def _evaluate_suite(self) -> None:
-        from albert_jax.inference.evaluate import card_table, evaluate_card
+        from albert_jax.inference.model_card import card_table, evaluate_card
 
         own = ("task", "output", "split", "max_seq_length", "doc_stride", "labels", "pack")
         alone = Evaluate(model=self.model, data=self.data)
@@ -694,7 +694,7 @@ class Benchmark(Command):
         figures = benchmark(self.config, profile=self.profile)
         print(benchmark_lines(figures))
         if self.json:
-            print(json_module.dumps(figures))
+            print(json_module.dumps(figures.to_json()))
 
     def _run_sweep(self, points: list[str]) -> None:
         from albert_jax.perf.benchmark import sweep
@@ -708,7 +708,7 @@ class Benchmark(Command):
             raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
         if self.json:
             fastest = min(measured, key=lambda r: r["ms_per_sequence"])
-            print(json_module.dumps(fastest | {"results": results}))
+            print(json_module.dumps(fastest | {"results": [dict(r) for r in results]}))
         if self.plot:  # last: a disk that is full takes nothing of what was measured
             draw_sweep(results, names, self.plot)
 
@@ -753,11 +753,12 @@ class Estimate(Command):
         if self.find_batch:
             results = estimate.find_batch(self.config)
             lines = estimate_report.batches(results)
-            fastest = min(results, key=lambda r: r["ms_per_sequence_per_chip"] or float("inf"))
-            figures = fastest | {"results": results}
+            fastest = min(results, key=lambda r: r.ms_per_sequence_per_chip or float("inf"))
+            figures = fastest | {"results": [dict(r) for r in results]}
         else:
-            figures = estimate.estimate(self.config)
-            lines = estimate_report.estimate_lines(figures)
+            estimated = estimate.estimate(self.config)
+            lines = estimate_report.estimate_lines(estimated)
+            figures = estimated.to_json()
         print(json_module.dumps(figures) if self.json else lines)
         if self.table:
             row = estimate_table.row_of(figures)
@@ -801,4 +802,4 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
 
 
 def _print_json(value: Any) -> None:
-    print(json_module.dumps(value, indent=2))
+    print(json_module.dumps(value, indent=2, default=dict))  # of a `Result`

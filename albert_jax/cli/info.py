@@ -27,6 +27,7 @@ from albert_jax.models import flops
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.tables import aligned
 
 # The part that a parameter belongs to, by how its name begins; the first that fits counts. The
 # names are those of `flops.parameter_counts`.
@@ -78,8 +79,7 @@ def describe_path(path: str | Path) -> dict[str, Any]:
 def description_table(description: dict[str, Any]) -> str:
     """The description as aligned lines; whole numbers with thousands separators."""
     rows = list(_rows(description, ""))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return aligned(rows)
 
 
 def _rows(values: dict[str, Any], indent: str) -> Iterator[tuple[str, str]]:

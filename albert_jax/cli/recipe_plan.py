@@ -68,7 +68,8 @@ def _plan(config: PretrainConfig, store: str | None, spec: str) -> dict[str, Any
     hours = {kind: total / flops.PEAK_FLOPS[kind] / 3600 for kind in PLANNED_FOR}
     plan |= {"chip_hours_at_peak": hours}
     if estimated := estimate_table.chip_hours(config, sequences):
-        plan["chip_hours_by_the_compilers_estimate"] = estimated
+        told = {chip: hours.to_json() for chip, hours in estimated.items()}
+        plan["chip_hours_by_the_compilers_estimate"] = told
     asked = f"albert-jax estimate --model {spec} --topology {_slice_for(config, spec)}"
     return plan | {"to_compile_this_step": asked}
 

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Final, Literal, TypedDict
 
 import google_crc32c
 import msgspec
@@ -18,6 +17,8 @@ import msgspec
 from albert_jax.config.heads import HeadKind
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
+from albert_jax.utils.json_values import refuse_newer_format
+from albert_jax.utils.results import ABSENT_IF_NONE, Result
 from albert_jax.utils.wording import shortened
 
 MANIFEST: Final = "manifest.json"
@@ -28,6 +29,7 @@ FORMAT_VERSION = 1
 _AGAIN = "copy or convert it again"
 _NAME = re.compile(r"\w+(/\w+)*", re.ASCII)
 _AtLeast1 = Annotated[int, msgspec.Meta(ge=1)]
+_RowLength = Annotated[int, msgspec.Meta(ge=8)]
 
 # Files of weights that a transformers folder may have.
 TRANSFORMERS_WEIGHTS = (
@@ -54,27 +56,44 @@ class TensorEntry(TypedDict):
     crc32c: str
 
 
-class TaskSettings(TypedDict, total=False):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TaskSettings(Result):
     """What a task was fine-tuned with and must answer with; which of them depends on the task."""
 
-    doc_stride: _AtLeast1 | None
-    max_query_length: _AtLeast1 | None
-    texts: list[str] | None
-    label: str | None
+    doc_stride: _AtLeast1 | None = field(default=None, metadata=ABSENT_IF_NONE)
+    max_query_length: _AtLeast1 | None = field(default=None, metadata=ABSENT_IF_NONE)
+    texts: list[str] | None = field(default=None, metadata=ABSENT_IF_NONE)
+    label: str | None = field(default=None, metadata=ABSENT_IF_NONE)
 
 
-class HeadManifest(TypedDict):
-    """A fine-tuned head: its kind, its labels, and which task `albert-jax finetune` made it for."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadManifest(Result):
+    """A fine-tuned head: its kind, its labels, and which task `albert-jax finetune` made it for.
+
+    `labels` is None where the model's source does not name them. A head that was converted from
+    elsewhere says no task, settings or length.
+    """
 
     kind: HeadKind
     labels: list[str] | None
-    task: NotRequired[str | None]
-    settings: NotRequired[TaskSettings | None]
-    max_seq_length: NotRequired[Annotated[int, msgspec.Meta(ge=8)] | None]
+    task: str | None = field(default=None, metadata=ABSENT_IF_NONE)
+    settings: TaskSettings | None = field(default=None, metadata=ABSENT_IF_NONE)
+    max_seq_length: _RowLength | None = field(default=None, metadata=ABSENT_IF_NONE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelManifest:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ConvertedTensor(Result):
+    """A tensor of a converted source: its name there, its path in the parameters, what it is."""
+
+    source: str
+    path: str
+    shape: list[int]
+    dtype: str
+    crc32c: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelManifest(Result):
     """What `manifest.json` holds, without its own checksum.
 
     `tensors` and `optimizer` have the arrays' entries by name, `sha256` the digests of the files
@@ -87,7 +106,7 @@ class ModelManifest:
     tokenizer: TextSettings
     provenance: dict[str, Any]
     head: HeadManifest | None = None
-    inventory: list[dict[str, Any]] | None = None
+    inventory: list[ConvertedTensor] | None = None
     sha256: dict[Literal["albert_config.json", "spiece.model"], str]
     tensors: dict[str, TensorEntry]
     optimizer: dict[str, TensorEntry] | None = None
@@ -99,20 +118,13 @@ class ModelManifest:
         Raises msgspec.ValidationError, which names the key, for values of other types and for names
         that no array can have.
         """
-        try:
-            manifest = msgspec.convert(document, cls)
-        except (UnicodeError, RecursionError) as error:  # of a lone surrogate; of a deep list
-            raise msgspec.ValidationError(str(error)) from None
+        manifest = super().from_json(document)
         if CONFIG not in manifest.sha256:
             raise msgspec.ValidationError(f"no digest of {CONFIG}")
         for name in (*manifest.tensors, *(manifest.optimizer or ())):
             if not _NAME.fullmatch(name):
                 raise msgspec.ValidationError(f"no array can be named {shortened(name)!r}")
         return manifest
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 def is_model_directory(folder: Path) -> bool:
@@ -129,11 +141,7 @@ def read_model_manifest(folder: Path) -> dict[str, Any]:
     document = read_json(file, dict[str, Any], hint=_AGAIN)
     if document.get("crc32c") != _checksum(document):
         raise _damaged(folder, f"{MANIFEST} has another checksum than it says")
-    version = document.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise UserError(
-            f"{folder} has format {version}, newer than {FORMAT_VERSION}; update albert_jax"
-        )
+    refuse_newer_format(document, FORMAT_VERSION, str(folder))
     try:
         manifest = ModelManifest.from_json(document)
     except msgspec.ValidationError as error:

@@ -27,29 +27,13 @@ from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_lengt
 from albert_jax.data.special_pieces import MASK_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import functions
+from albert_jax.inference.batching import batch_tokens, one_ahead
 from albert_jax.inference.id_arrays import model_inputs
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 
-# Tokens in a full batch. A CPU slows down once the activations outgrow its caches.
-BATCH_TOKENS = {"cpu": 1024, "gpu": 16384, "tpu": 16384}
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
 MANY = 100  # texts from which on a terminal sees a progress bar
-
-
-def batch_tokens() -> int:
-    """Tokens in a full batch, padding included, on the device that JAX computes on."""
-    return BATCH_TOKENS.get(jax.default_backend(), BATCH_TOKENS["gpu"])
-
-
-def one_ahead(started: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-    """Yields each (batch, arrays) with the arrays in NumPy, while those of the next compute."""
-    current = next(started, None)
-    while current is not None:
-        following = next(started, None)
-        batch, output = current
-        yield batch, jax.device_get(output)
-        current = following
 
 
 @dataclass(frozen=True)
@@ -93,9 +77,8 @@ def load(
         settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
         tokenizer = Tokenizer.load(model.tokenizer["path"], **settings)
     config = model.config if depth is None else _with_depth(model.config, depth)
-    head = model.manifest.get("head")
     return Albert(
-        config, model.params, tokenizer, compute=compute, head=head, source=str(directory)
+        config, model.params, tokenizer, compute=compute, head=model.head, source=str(directory)
     )
 
 

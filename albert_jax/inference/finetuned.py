@@ -15,10 +15,11 @@ from jax import Array
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import ComputeConfig
 from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.inference.api import batch_tokens, one_ahead
+from albert_jax.inference.batching import batch_tokens, one_ahead
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Task, find_task
 from albert_jax.tasks.batches import SHORTEST, evaluation_batches
@@ -50,9 +51,9 @@ def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) 
     Of packed rows they are [B x P, …], slot by slot. Float32 is multiplied in full, as everywhere
     in inference.
     """
-    inputs = {"p_mask_BS": batch["p_mask"]} if "p_mask" in batch else {}
+    inputs: dict[str, Any] = {"p_mask_BS": batch["p_mask"]} if "p_mask" in batch else {}
     with jax.default_matmul_precision("highest"):
-        output = model.apply(
+        output: Any = model.apply(
             {"params": params},
             batch["input_ids"],
             batch["input_mask"],
@@ -181,25 +182,24 @@ def load_fine_tuned(
     """
     model = load_model(require_model_directory(directory))
     head = head_of(directory, model)
-    if (name := task or head.get("task")) is None:
+    if (name := task or head.task) is None:
         raise UserError(
-            f"{directory} does not say which task it is of; it has a {head['kind']} head: give "
-            f"{_FITTING.get(head['kind'], '--task')}"
+            f"{directory} does not say which task it is of; it has a {head.kind} head: give "
+            f"{_FITTING.get(head.kind, '--task')}"
         )
     given = {key: value for key, value in settings.items() if value is not None}
     given["renamed"] = label_pairs(labels) or None
-    own = head.get("settings") or {} if head.get("task") == find_task(name).name else {}
-    chosen: Any = configured_task(name, **(own | given))
+    own = head.settings if head.settings and head.task == find_task(name).name else {}
+    chosen = configured_task(name, **{**own, **given})
     check_pack(chosen, pack)
-    if hasattr(chosen, "with_labels"):  # a user's own task, whose labels the model keeps
-        chosen = chosen.with_labels(head["labels"] or ())
+    chosen = chosen.with_labels(head.labels or ())
     order = _label_order(directory, head, chosen)
     longest = model.config.max_position_embeddings
-    length = min(head.get("max_seq_length") or longest, longest)
+    length = min(head.max_seq_length or longest, longest)
     if max_seq_length is not None:
         length = _row_length(max_seq_length, longest)
     for_head = AlbertForTask(
-        model.config, compute or ComputeConfig(), kind=head["kind"], labels=_outputs_of(model)
+        model.config, compute or ComputeConfig(), kind=head.kind, labels=_outputs_of(model)
     )
     tokenizer = tokenizer_of(directory, model)
     outputs = HeadOutputs(for_head, pack=pack)
@@ -217,8 +217,8 @@ def _row_length(max_seq_length: int, longest: int) -> int:
 
 def configured_task(name: str, **settings: Any) -> Task:
     """The task with those of the settings that are not None; UserError for one it does not have."""
-    task: Any = find_task(name)
-    given = {
+    task = find_task(name)
+    given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in settings.items()
         if value is not None
@@ -243,10 +243,10 @@ def check_pack(task: Task, pack: int) -> None:
         )
 
 
-def head_of(directory: str | Path, model: ModelDirectory) -> dict[str, Any]:
-    """The manifest's head; UserError for a model without one."""
-    head = model.manifest.get("head")
-    if not head or "head" not in model.params:
+def head_of(directory: str | Path, model: ModelDirectory) -> HeadManifest:
+    """Return the manifest's head; raise UserError for a model without one."""
+    head = model.head
+    if head is None or "head" not in model.params:
         raise UserError(
             f"{directory} is not fine-tuned (it has no head); "
             "fine-tune it first with albert-jax finetune"
@@ -269,12 +269,10 @@ def _outputs_of(model: ModelDirectory) -> int:
     return 2 if bias is None else len(bias)
 
 
-def _label_order(
-    directory: str | Path, head: Mapping[str, Any], task: Task
-) -> tuple[int, ...] | None:
-    name, labels = head.get("task"), list(head["labels"] or [])
-    if head["kind"] != task.head or name not in (None, task.name, ANSWERED_BY.get(task.name)):
-        told = f"for {name} ({head['kind']})" if name else f"for {head['kind']}"
+def _label_order(directory: str | Path, head: HeadManifest, task: Task) -> tuple[int, ...] | None:
+    name, labels = head.task, list(head.labels or [])
+    if head.kind != task.head or name not in (None, task.name, ANSWERED_BY.get(task.name)):
+        told = f"for {name} ({head.kind})" if name else f"for {head.kind}"
         raise UserError(
             f"{directory} was fine-tuned {told}, not for {task.name} ({task.head}); "
             "give a model that albert-jax finetune made for it"

@@ -10,26 +10,30 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from albert_jax.config.model import ComputeConfig
-from albert_jax.inference.evaluate import predictions_folder, predictions_of, write_files
 from albert_jax.inference.finetuned import FineTuned, is_finite, load_fine_tuned
+from albert_jax.inference.prediction_files import (
+    predictions_folder,
+    predictions_of,
+    write_files,
+)
 from albert_jax.tasks import Features, RawExample, Task
 from albert_jax.tasks.base import TFDS
 from albert_jax.tasks.collate import as_rows
-from albert_jax.tasks.custom import CONLL
+from albert_jax.tasks.custom import CONLL, CustomTask
 from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
-from albert_jax.tasks.squad import SpanPredictions, SquadTask
+from albert_jax.tasks.squad import SpanPredictions
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, json_rows
 from albert_jax.tasks.values import id_of, json_shown
 from albert_jax.utils.atomic import require_apart, result_lines, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter, Tick
 from albert_jax.utils.streams import json_line, say
-from albert_jax.utils.text_files import file_lines, kind_of, lines_together
+from albert_jax.utils.text_files import Stream, file_lines, kind_of, lines_together
 
 # Inputs answered together: the first at once, then more, for speed.
 _CHUNKS = (1, 8, 64)
@@ -188,8 +192,7 @@ def _id_of(number: int, place: str, record: Any) -> Any:
 
 def _example(task: Task, number: int, place: str, record: Mapping[str, Any]) -> RawExample:
     """The example, which is numbered: two records of one id would be one answer."""
-    own = getattr(task, "texts", ())
-    texts = {name: x for name, x in record.items() if name not in _IDS or name in own}
+    texts = {name: x for name, x in record.items() if name not in _IDS or name in task.text_columns}
     return dataclasses.replace(task.from_record(texts, number, place), id=str(number))
 
 
@@ -223,9 +226,9 @@ def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[dict[str, Any]]:
         for i, each in enumerate(asked)
         for feature in each.features
     ]
-    if isinstance(task, SquadTask):
-        task = dataclasses.replace(task, searches_on=True)
-    predictions = task.predictions(examples, features, [x for each in asked for x in each.outputs])
+    predictions = task.for_answers().predictions(
+        examples, features, [x for each in asked for x in each.outputs]
+    )
     answers = []
     for example, each in zip(examples, asked, strict=True):
         found = {"prediction": predictions[example.id]}
@@ -340,8 +343,7 @@ def predict_split(
     fine_tuned = load_fine_tuned(model, task, **settings)
     chosen = fine_tuned.task
     folder = predictions_folder(chosen, model, split, output)
-    # GLUE's files may be in a folder of the task's name.
-    for own in () if data == TFDS else (Path(data), Path(data) / getattr(chosen, "folder", "")):
+    for own in () if data == TFDS else chosen.data_folders(data):
         if folder.exists() and own.exists() and folder.samefile(own):
             raise UserError(f"{folder} is the folder of the data; name another one for --output")
     examples = chosen.examples(split, data, needs_labels=False)
@@ -364,14 +366,16 @@ def _chunks(source: str, task: Task, *, skip_bad: bool) -> Iterator[list[Input]]
         return
     # Together those that came together: none waits for the next, which may come from one who waits
     # for the answer.
-    for lines in lines_together(sys.stdin.buffer, _name(source), keep_errors=skip_bad):
+    for lines in lines_together(
+        cast(Stream, sys.stdin.buffer), _name(source), keep_errors=skip_bad
+    ):
         yield from _in_chunks(json_rows(lines, _name(source), keep_errors=skip_bad), first=())
 
 
-def _rows(source: str, task: Any, *, skip_bad: bool) -> Iterator[Row]:
+def _rows(source: str, task: Task, *, skip_bad: bool) -> Iterator[Row]:
     """The rows of a file with their places, read as they are asked for."""
-    kind, has_words = kind_of(source), task.head == "token_classification"
-    if kind in CONLL and has_words:
+    kind = kind_of(source)
+    if kind in CONLL and isinstance(task, CustomTask) and task.head == "token_classification":
         return conll_rows(file_lines(source), source, task.texts[0], task.label)
     if kind == "conll":
         raise UserError(

@@ -4,10 +4,9 @@ released weights, that it gives their published answers (`answers`)."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,24 +19,43 @@ from albert_jax.data.special_pieces import CLS_ID, PAD_ID, SEP_ID, SPECIAL_PIECE
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import Albert
 from albert_jax.inference.published import RELEASED, Released
-from albert_jax.inference.verify_released import Check, check_answers
+from albert_jax.inference.verify_released import Check, Verdict, check_answers
 from albert_jax.models.heads import HEADS, AlbertForTask
 from albert_jax.utils.arguments import checked
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.results import Result
+from albert_jax.utils.tables import aligned
 from albert_jax.utils.wording import did_you_mean, first_ten
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verification(Result):
+    """What `verify` finds.
+
+    `verdict` is FAIL if any check fails, `released` the name of the released model that it is,
+    `parameters` their number, None where they cannot be read.
+    """
+
+    model: str
+    verdict: Verdict
+    released: str | None
+    parameters: int | None
+    checks: list[Check]
 
 
 @checked
 def verify(
     directory: str | Path, *, expect: str | None = None, released: Released | None = None
-) -> dict[str, Any]:
-    """Checks a model directory; returns {"model", "verdict", "released", "parameters", "checks"},
-    JSON values.
+) -> Verification:
+    """Check a model directory.
 
-    "verdict" is FAIL if any check fails, "released" the name of the released model that it is or
-    None, "checks" a list of {"check", "verdict": PASS | FAIL | SKIP, "detail"}. `expect` names the
-    released model that it must be; `released` has other released models than the published ones.
-    Raises UserError for a path that is no model directory and for an unknown name.
+    Args:
+        directory: the model directory.
+        expect: the released model that it must be.
+        released: other released models than the published ones.
+
+    Raises:
+        UserError: for a path that is no model directory and for an unknown name.
     """
     directory = require_model_directory(directory, "directory")
     released = RELEASED if released is None else released
@@ -53,32 +71,27 @@ def verify(
         checks.append(Check("files", "FAIL", str(error)))
     if model is not None:
         checks, name = _checks(model, expect, released)
-    return {
-        "model": str(directory),
-        "verdict": "FAIL" if any(check.verdict == "FAIL" for check in checks) else "PASS",
-        "released": name,
-        "parameters": model and sum(x.size for x in jax.tree.leaves(model.params)),
-        "checks": [dataclasses.asdict(check) for check in checks],
-    }
-
-
-def checks_table(report: dict[str, Any]) -> str:
-    """The checks as aligned lines."""
-    rows = report["checks"]
-    width = max(len(row["check"]) for row in rows)
-    return "\n".join(
-        f"{row['verdict']}  {row['check']:<{width}}  {row['detail']}".rstrip() for row in rows
+    return Verification(
+        model=str(directory),
+        verdict="FAIL" if any(check.verdict == "FAIL" for check in checks) else "PASS",
+        released=name,
+        parameters=None if model is None else sum(x.size for x in jax.tree.leaves(model.params)),
+        checks=checks,
     )
 
 
-def failure(report: dict[str, Any]) -> str | None:
-    """What failed, in one line, or None."""
-    failed = [row["check"] for row in report["checks"] if row["verdict"] == "FAIL"]
+def checks_table(found: Verification) -> str:
+    """Return the checks as aligned lines."""
+    return aligned([(each.verdict, each.check, each.detail) for each in found.checks])
+
+
+def failure(found: Verification) -> str | None:
+    """Return what failed, in one line, or None."""
+    failed = [each.check for each in found.checks if each.verdict == "FAIL"]
     if not failed:
         return None
-    return f"{report['model']}: {len(failed)} of {len(report['checks'])} checks failed: " + (
-        ", ".join(failed)
-    )
+    told = f"{len(failed)} of {len(found.checks)} checks failed: {', '.join(failed)}"
+    return f"{found.model}: {told}"
 
 
 def _checks(
@@ -92,7 +105,7 @@ def _checks(
     if inventory.verdict == "FAIL":
         why = "not computed, as the parameters are not those of the configuration"
         return [*checks, Check("forward", "FAIL", why)], None
-    albert = Albert(model.config, model.params, tokenizer, head=model.manifest.get("head"))
+    albert = Albert(model.config, model.params, tokenizer, head=model.head)
     checks.append(_forward(albert))
     if checks[-1].verdict == "FAIL":
         return checks, None
@@ -106,8 +119,8 @@ def _checks(
 def _inventory(model: ModelDirectory) -> Check:
     """Every parameter that configuration and parts call for, each of its shape, and no other."""
     found = {name: x.shape for name, x in named_leaves(model.params).items()}
-    head = model.manifest.get("head")
-    kind, labels = (head["kind"], head["labels"]) if head else (None, None)
+    head = model.head
+    kind, labels = (head.kind, head.labels) if head else (None, None)
     parts = {part_of(name) for name in found} | {"embeddings", "encoder"}
     if kind is not None:
         parts |= {"head", "pooler"} if HEADS[kind].pooled else {"head"}
@@ -166,7 +179,7 @@ def _forward(albert: Albert) -> Check:
     ids_BS[1, length // 2 :] = PAD_ID
     outputs = {n: x for n, x in vars(albert.outputs(ids_BS, mask_BS)).items() if x is not None}
     if albert.head is not None:
-        outputs |= _head_outputs(albert, ids_BS, mask_BS)
+        outputs |= _head_outputs(albert, albert.head["kind"], ids_BS, mask_BS)
     wrong = [name for name, x in outputs.items() if not np.isfinite(x).all()]
     if wrong:
         return Check("forward", "FAIL", f"NaN or infinite: {', '.join(wrong)}")
@@ -174,8 +187,10 @@ def _forward(albert: Albert) -> Check:
     return Check("forward", "PASS", f"{names} are finite for {len(ids_BS)} rows of {length} ids")
 
 
-def _head_outputs(albert: Albert, ids_BS: np.ndarray, mask_BS: np.ndarray) -> dict[str, Any]:
-    kind, params = albert.head["kind"], albert.params
+def _head_outputs(
+    albert: Albert, kind: str, ids_BS: np.ndarray, mask_BS: np.ndarray
+) -> dict[str, np.ndarray]:
+    params = albert.params
     labels = params["head"]["output_bias"].shape[0] if kind != "span_v2" else 2
     model = AlbertForTask(albert.config, albert.compute, kind=kind, labels=labels)
     inputs = (ids_BS, mask_BS, np.zeros_like(ids_BS))

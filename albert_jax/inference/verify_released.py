@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from albert_jax.config.model import AlbertConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import Albert
 from albert_jax.inference.published import Answer, Fill, Numbers, Released
+from albert_jax.utils.results import Result
 from albert_jax.utils.wording import first_ten
 
 Verdict = Literal["PASS", "FAIL", "SKIP"]
@@ -28,8 +30,8 @@ TITLE = "released weights"
 _SIZES = ("_size", "_layers", "_groups", "_heads", "_num", "_embeddings")
 
 
-@dataclass(frozen=True)
-class Check:
+@dataclass(frozen=True, eq=False)
+class Check(Result):
     """One line: SKIP says that there was nothing to hold against anything."""
 
     check: str
@@ -48,7 +50,7 @@ def check_answers(
     sized = [
         n for n, c in released.models.items() if _architecture(c) == _architecture(model.config)
     ]
-    is_fine_tuned = model.manifest.get("head") is not None
+    is_fine_tuned = model.head is not None
     claimed = expect or (None if is_fine_tuned else named_by_source(model.manifest, released))
     if claimed is not None and claimed not in sized:
         wanted, found = (_architecture(c) for c in (released.models[claimed], model.config))
@@ -83,16 +85,17 @@ def _architecture(config: AlbertConfig) -> dict[str, Any]:
     return {n: getattr(config, n) for n in names if n.endswith(_SIZES)}
 
 
-def named_by_source(manifest: dict[str, Any], released: Released) -> str | None:
+def named_by_source(manifest: Mapping[str, Any], released: Released) -> str | None:
     """The released model whose archive or folder, by its name, the weights were converted from."""
     source = manifest["provenance"].get("source")
     if not isinstance(source, str):
         return None
-    *folders, last = ["", "", *re.split(r"[/\\]+", source.rstrip("/\\"))]
-    if re.match(r"model\.|variables$|pytorch_model|flax_model", last):
-        *folders, last = folders
-    if folders and folders[-1] == "snapshots":  # the hub's cache
-        last = folders[-2].removeprefix("models--").rpartition("--")[2]
+    parts = ["", "", *re.split(r"[/\\]+", source.rstrip("/\\"))]
+    if re.match(r"model\.|variables$|pytorch_model|flax_model", parts[-1]):
+        parts.pop()
+    last = parts.pop()
+    if parts and parts[-1] == "snapshots":  # the hub's cache
+        last = parts[-2].removeprefix("models--").rpartition("--")[2]
     found = re.fullmatch(r"albert[-_](\w+?)[-_](v\d)(\.tar\.gz|\.tgz|\.tar)?", last)
     name = f"{found[1]}-{found[2]}" if found else None
     return name if name in released.models else None

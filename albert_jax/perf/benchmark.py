@@ -29,6 +29,7 @@ from albert_jax.distributed.placement import (
     make_placement,
 )
 from albert_jax.models.flops import peak_flops
+from albert_jax.perf.results import BenchmarkResult, StepBenchmark, SweepPoint, TimeSpread
 from albert_jax.perf.tpu import libtpu
 from albert_jax.perf.workload import (
     HostBatch,
@@ -57,27 +58,30 @@ WARM_UP = 3  # steps before any is timed
 PROFILED = 5
 
 
-def benchmark(config: BenchmarkConfig, *, profile: str | None = None) -> dict[str, Any]:
-    """Measures one configuration; returns JSON values.
+def benchmark(config: BenchmarkConfig, *, profile: str | None = None) -> BenchmarkResult:
+    """Measure one configuration; of a step on the devices, return a `StepBenchmark`.
 
-    Of the step: `step_ms`, the median of steps each waited for, and their spread
-    (`step_ms_of`); the rates are of steps in a row as `pretrain` runs them. `mfu` is None where the
-    device's peak is not known. `profile` is a folder for a trace of a few steps more. Raises
-    UserError, OutOfMemory where the step does not fit.
+    Args:
+        config: what to measure.
+        profile: folder for a trace of a few steps more.
+
+    Raises:
+        UserError: for what cannot be measured; OutOfMemory, which is one, where a step does not
+            fit.
     """
     settings = _checked(config)
     if config.phase == "input":
         if profile is not None:
             raise UserError("--profile is of a step on the device; --phase input runs none")
-        return _setting(config, settings) | _input_figures(config, settings)
+        return _measure_input(config, settings)
     if profile is not None:
         libtpu.check_profiler()  # before JAX loads the library
     devices = local_devices(settings.train.devices)
     placement = make_placement(settings.train.mode, devices)
     with out_of_memory_told(devices, settings):
         work = make_work(config.phase, settings, placement.lowering)
-        figures = _step_figures(config, settings, work, placement, profile)
-    return _setting(config, settings) | figures
+        timed = _run_steps(config, settings, work, placement, profile)
+    return _step_result(config, settings, work, devices, timed)
 
 
 def _checked(config: BenchmarkConfig) -> PretrainConfig:
@@ -92,8 +96,8 @@ def _checked(config: BenchmarkConfig) -> PretrainConfig:
     return settings
 
 
-def sweep(config: BenchmarkConfig, points: Sequence[str]) -> list[dict[str, Any]]:
-    """Measures every combination of `points`, such as ["batch_size=8,16", "remat=none,full"].
+def sweep(config: BenchmarkConfig, points: Sequence[str]) -> list[SweepPoint]:
+    """Measure every combination of `points`, such as ["batch_size=8,16", "remat=none,full"].
 
     One that does not fit has `error` instead of figures. Raises UserError for other mistakes,
     before anything is measured where that can be told.
@@ -115,9 +119,9 @@ def sweep(config: BenchmarkConfig, points: Sequence[str]) -> list[dict[str, Any]
     for change, each in zip(changes, configs, strict=True):
         say(" ".join([*(f"{k}={v}" for k, v in change.items()), "…"]))
         try:
-            results.append(change | benchmark(each))
+            results.append(SweepPoint(change=change, measured=benchmark(each)))
         except OutOfMemory as error:
-            results.append(change | {"error": str(error)})
+            results.append(SweepPoint(change=change, error=str(error)))
         jax.clear_caches()  # a program and its buffers would stay in memory
         gc.collect()
     return results
@@ -148,8 +152,8 @@ def _axis(point: str) -> tuple[str, list[Any]]:
         raise UserError(f"sweep {point!r} must give {numbers}") from None
 
 
-def _setting(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:
-    """What was measured."""
+def _described(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:
+    """Return the fields of a result that say what was measured, and by which code."""
     made_with = {"store": settings.store, "commit": commit(), "versions": versions()}
     return setting_of(config, settings) | made_with
 
@@ -173,14 +177,37 @@ class _Runner:
         return result
 
 
-def _step_figures(
+@dataclass(frozen=True)
+class _Row:
+    """Means over the steps in a row: seconds, tokens, and seconds of waiting for data."""
+
+    seconds: float
+    tokens: float
+    waited: float
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """What running the steps told; seconds, `times` in milliseconds."""
+
+    trace_seconds: float
+    compile_seconds: float
+    times: list[float]
+    row: _Row
+    losses: list[float]
+    peak_bytes: int
+    peak_bytes_of: str
+
+
+def _run_steps(
     config: BenchmarkConfig,
     settings: PretrainConfig,
     work: Work,
     placement: Placement,
     profile: str | None,
-) -> dict[str, Any]:
-    devices, train = placement.devices, settings.train
+) -> _Timed:
+    """Compile the step, warm up, and time steps one by one and in a row."""
+    devices = placement.devices
     before = device_peak_bytes(devices)
     with contextlib.ExitStack() as stack:
         started = time.perf_counter()
@@ -206,29 +233,41 @@ def _step_figures(
         if profile is not None:
             _profile(Path(profile), run, batches)
         peak, source = peak_bytes(devices, compiled, before)
-    rate = train.batch_size / row["seconds"]
+    return _Timed(traced - started, done - started, times, row, losses, peak, source)
+
+
+def _step_result(
+    config: BenchmarkConfig,
+    settings: PretrainConfig,
+    work: Work,
+    devices: Sequence[jax.Device],
+    timed: _Timed,
+) -> StepBenchmark:
+    row, batch_size = timed.row, settings.train.batch_size
+    rate = batch_size / row.seconds
     flops = work.flops_per_sequence * rate
     top = peak_flops(devices[0].device_kind)
-    return {
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-        "compile_seconds": done - started,
-        "trace_seconds": traced - started,
-        "step_ms": float(np.median(times)),
-        "step_ms_of": _spread(times),
-        "pipelined_step_ms": 1000 * row["seconds"],
-        "ms_per_sequence": 1000 / rate,
-        "sequences_per_second": rate,
-        "tokens_per_second": row["tokens"] / row["seconds"],
-        "input_wait": row["waited"] / row["seconds"] if config.store else None,
-        "tflop_per_step": work.flops_per_sequence * train.batch_size / 1e12,
-        "tflop_per_second": flops / 1e12,
-        "mfu": flops / (top * len(devices)) if top else None,
-        "peak_flops": top,
-        "peak_bytes": peak,
-        "peak_bytes_of": source,
-        "losses": losses,
-    }
+    return StepBenchmark(
+        **_described(config, settings),
+        device=devices[0].device_kind,
+        devices=len(devices),
+        compile_seconds=timed.compile_seconds,
+        trace_seconds=timed.trace_seconds,
+        step_ms=float(np.median(timed.times)),
+        step_ms_of=_spread(timed.times),
+        pipelined_step_ms=1000 * row.seconds,
+        ms_per_sequence=1000 / rate,
+        sequences_per_second=rate,
+        tokens_per_second=row.tokens / row.seconds,
+        input_wait=row.waited / row.seconds if config.store else None,
+        tflop_per_step=work.flops_per_sequence * batch_size / 1e12,
+        tflop_per_second=flops / 1e12,
+        mfu=flops / (top * len(devices)) if top else None,
+        peak_flops=top,
+        peak_bytes=timed.peak_bytes,
+        peak_bytes_of=timed.peak_bytes_of,
+        losses=timed.losses,
+    )
 
 
 def _placed(
@@ -266,8 +305,8 @@ def _turns(config: BenchmarkConfig) -> Iterator[int]:
 
 def _in_a_row(
     config: BenchmarkConfig, placement: Placement, run: _Runner, batches: Iterator[tuple[Any, int]]
-) -> dict[str, float]:
-    """Seconds, tokens and seconds waited for data, of a step among others, as `fit` runs them."""
+) -> _Row:
+    """Run steps in a row, as `fit` does, and return the means over them."""
     # Untimed: memory for the steps in flight is had once.
     jax.block_until_ready([run(next(batches)[0]) for _ in range(placement.max_in_flight + 1)])
     in_flight: collections.deque[Any] = collections.deque()
@@ -283,7 +322,7 @@ def _in_a_row(
             placement.fetch(in_flight.popleft())
     jax.block_until_ready((list(in_flight), run.live))
     seconds = time.perf_counter() - since
-    return {"seconds": seconds / count, "tokens": tokens / count, "waited": waited / count}
+    return _Row(seconds / count, tokens / count, waited / count)
 
 
 def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> None:
@@ -309,22 +348,17 @@ def _tokens(batch: HostBatch) -> int:
     return int(batch["input_mask"].sum())
 
 
-def _spread(times: list[float]) -> dict[str, float]:
+def _spread(times: list[float]) -> TimeSpread:
     low, first, third, high = np.percentile(times, [0, 25, 75, 100]).tolist()
-    return {
-        "steps": len(times),
-        "least": low,
-        "quarter": first,
-        "three_quarters": third,
-        "most": high,
-    }
+    return TimeSpread(steps=len(times), least=low, quarter=first, three_quarters=third, most=high)
 
 
 # --------------------------------------------------------------------------------------- the input
 
 
-def _input_figures(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:
-    """How fast batches are drawn, with pretrain's threads or processes, if nothing uses them."""
+def _measure_input(config: BenchmarkConfig, settings: PretrainConfig) -> BenchmarkResult:
+    """Measure how fast batches are drawn, with pretrain's threads or processes, if nothing uses
+    them."""
     train = settings.train
     times, tokens = [], 0
     with contextlib.closing(_dataset(settings)) as batches:
@@ -338,18 +372,20 @@ def _input_figures(config: BenchmarkConfig, settings: PretrainConfig) -> dict[st
     peak, source = resident_peak_bytes()
     # The mean: a batch that was ready is waited for no time, and the next one longer.
     seconds = float(np.mean(times))
-    return {
-        "device": f"{train.data_workers} processes"
-        if train.data_workers
-        else f"{train.data_threads} threads",
-        "devices": 1,
-        "compile_seconds": None,
-        "step_ms": 1000 * seconds,
-        "step_ms_of": _spread([1000 * t for t in times]),
-        "ms_per_sequence": 1000 * seconds / train.batch_size,
-        "sequences_per_second": train.batch_size / seconds,
-        "tokens_per_second": tokens / sum(times),
-        "mfu": None,
-        "peak_bytes": peak,
-        "peak_bytes_of": source,
-    }
+    drawn_by = (
+        f"{train.data_workers} processes" if train.data_workers else f"{train.data_threads} threads"
+    )
+    return BenchmarkResult(
+        **_described(config, settings),
+        device=drawn_by,
+        devices=1,
+        compile_seconds=None,
+        step_ms=1000 * seconds,
+        step_ms_of=_spread([1000 * t for t in times]),
+        ms_per_sequence=1000 * seconds / train.batch_size,
+        sequences_per_second=train.batch_size / seconds,
+        tokens_per_second=tokens / sum(times),
+        mfu=None,
+        peak_bytes=peak,
+        peak_bytes_of=source,
+    )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from albert_jax.perf.results import BenchmarkResult, StepBenchmark
 from albert_jax.training.memory import GIB
 from albert_jax.utils.numbers import rounded
 from albert_jax.utils.plots import (
@@ -21,6 +22,10 @@ from albert_jax.utils.plots import (
     setting_axis,
     styled,
 )
+from albert_jax.utils.tables import aligned
+
+Point = Mapping[str, Any]
+"""A `SweepPoint`, read by the names of the columns and settings that are shown."""
 
 _PEAK_OF = {
     "device": "the device's own count",
@@ -35,53 +40,55 @@ _PHASES = {
 }
 
 
-def benchmark_lines(r: dict[str, Any]) -> str:
-    """The figures of one `benchmark`, a line each."""
-    spread, rate = r["step_ms_of"], r["sequences_per_second"]
+def benchmark_lines(result: BenchmarkResult) -> str:
+    """Return the figures of one `benchmark`, a line each."""
+    step = result if isinstance(result, StepBenchmark) else None
     lines = [
-        f"measured    {_PHASES[r['phase']]} of {r['model']}, {r['parameters']:,} parameters",
-        f"batch       {r['batch_size']} x {r['sequence']} tokens"
-        + (f", {r['predictions']} predictions" if r["phase"] != "finetune" else "")
-        + (f", of {r['store']}" if r["store"] else ", made up"),
+        f"measured    {_PHASES[result.phase]} of {result.model}, {result.parameters:,} parameters",
+        f"batch       {result.batch_size} x {result.sequence} tokens"
+        + (f", {result.predictions} predictions" if result.phase != "finetune" else "")
+        + (f", of {result.store}" if result.store else ", made up"),
     ]
-    if r["phase"] != "input":
+    if step is not None:
         lines += [
-            f"compute     {r['dtype']}, remat {r['remat']}, attention {r['attention']}, "
-            f"unroll {r['unroll']}, accumulate {r['accumulate']}",
-            f"compiled    in {r['compile_seconds']:.1f} s, of which tracing "
-            f"{r['trace_seconds']:.1f} s",
+            f"compute     {step.dtype}, remat {step.remat}, attention {step.attention}, "
+            f"unroll {step.unroll}, accumulate {step.accumulate}",
+            f"compiled    in {step.compile_seconds:.1f} s, of which tracing "
+            f"{step.trace_seconds:.1f} s",
         ]
-    lines += [
-        f"device      {r['devices']} x {r['device']}"
-        + (f" under {r['mode']}" if r["phase"] != "input" else ""),
-        f"step        {_ms(r['step_ms'])} "
-        + ("on average" if r["phase"] == "input" else "median")
-        + f" of {spread['steps']}; quartiles {_ms(spread['quarter'])} to "
-        f"{_ms(spread['three_quarters'])}, {_ms(spread['least'])} to {_ms(spread['most'])} in all",
-        f"rate        {rounded(rate)} sequences/s, {r['tokens_per_second']:,.0f} tokens/s, "
-        f"{_ms(r['ms_per_sequence'])} a sequence"
-        + (
-            f"; of steps in a row, {_ms(r['pipelined_step_ms'])} each"
-            if "pipelined_step_ms" in r
-            else ""
-        ),
-    ]
-    if "tflop_per_second" in r:
-        of = (
-            f"MFU {r['mfu']:.1%} of {rounded(r['peak_flops'] / 1e12)} (dense bfloat16) a device"
-            if r["mfu"] is not None
-            else "no peak is known of this device, so no MFU"
-        )
-        lines.append(
-            f"arithmetic  {rounded(r['tflop_per_step'])} TFLOP a step, "
-            f"{rounded(r['tflop_per_second'])} TFLOP/s; {of}"
-        )
+    lines += [*_time_lines(result, step), *([] if step is None else [_arithmetic_line(step)])]
     lines.append(
-        f"memory      {rounded(r['peak_bytes'] / GIB, 3)} GiB ({_PEAK_OF[r['peak_bytes_of']]})"
+        f"memory      {rounded(result.peak_bytes / GIB, 3)} GiB ({_PEAK_OF[result.peak_bytes_of]})"
     )
-    if r.get("input_wait") is not None:
-        lines.append(f"input       {r['input_wait']:.1%} of the time went by waiting for data")
+    if step is not None and step.input_wait is not None:
+        lines.append(f"input       {step.input_wait:.1%} of the time went by waiting for data")
     return "\n".join(lines)
+
+
+def _time_lines(result: BenchmarkResult, step: StepBenchmark | None) -> list[str]:
+    spread = result.step_ms_of
+    under = "" if step is None else f" under {step.mode}"
+    in_a_row = "" if step is None else f"; of steps in a row, {_ms(step.pipelined_step_ms)} each"
+    return [
+        f"device      {result.devices} x {result.device}{under}",
+        f"step        {_ms(result.step_ms)} {'on average' if step is None else 'median'}"
+        f" of {spread.steps}; quartiles {_ms(spread.quarter)} to "
+        f"{_ms(spread.three_quarters)}, {_ms(spread.least)} to {_ms(spread.most)} in all",
+        f"rate        {rounded(result.sequences_per_second)} sequences/s, "
+        f"{result.tokens_per_second:,.0f} tokens/s, "
+        f"{_ms(result.ms_per_sequence)} a sequence{in_a_row}",
+    ]
+
+
+def _arithmetic_line(step: StepBenchmark) -> str:
+    share = "no peak is known of this device, so no MFU"
+    if step.mfu is not None and step.peak_flops is not None:
+        peak = rounded(step.peak_flops / 1e12)
+        share = f"MFU {step.mfu:.1%} of {peak} (dense bfloat16) a device"
+    return (
+        f"arithmetic  {rounded(step.tflop_per_step)} TFLOP a step, "
+        f"{rounded(step.tflop_per_second)} TFLOP/s; {share}"
+    )
 
 
 # Title, what one is, and digits behind the point; None: three digits of the least value.
@@ -102,7 +109,7 @@ _FOOTNOTE = (
 _INPUT_FOOTNOTE = "step ms: mean time of drawing a batch; ms/seq is step ms / batch"
 
 
-def sweep_table(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def sweep_table(results: Sequence[Point], names: Sequence[str]) -> str:
     """Return the results of a `sweep` over the settings `names`, a line each, and below them what
     the times are."""
     measured = [result for result in results if "error" not in result]
@@ -112,13 +119,7 @@ def sweep_table(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         setting = [str(result[name]) for name in names]
         why = result.get("error", "").partition(";")[0]
         rows.append([*setting, *([why] if why else next(cells))])
-    full = [row for row in rows if len(row) == len(rows[0])]
-    widths = [max(len(row[i]) for row in full) for i in range(len(rows[0]))]
-    widths[: len(names)] = [max(len(row[i]) for row in rows) for i in range(len(names))]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=False))
-        for row in rows
-    ]
+    lines = [aligned(rows, "r" * len(rows[0]))]
     if any("pipelined_step_ms" in result for result in measured):
         lines.append(_FOOTNOTE)
     if any(result["phase"] == "input" for result in measured):
@@ -126,7 +127,7 @@ def sweep_table(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _column(measured: Sequence[dict[str, Any]], name: str) -> list[str]:
+def _column(measured: Sequence[Point], name: str) -> list[str]:
     """The cells of a column: numbers with the same digits behind the point, - where there is none,
     as drawing batches has no steps in a row."""
     _, unit, digits = _COLUMNS[name]
@@ -138,15 +139,13 @@ def _column(measured: Sequence[dict[str, Any]], name: str) -> list[str]:
     return ["-" if value is None else f"{value:,.{digits}f}" for value in values]
 
 
-def draw_sweep(
-    results: Sequence[dict[str, Any]], names: Sequence[str], picture: str | Path
-) -> None:
+def draw_sweep(results: Sequence[Point], names: Sequence[str], picture: str | Path) -> None:
     """Draw a sweep into a file, as `sweep_figure`; raise UserError where it cannot be written."""
     with styled():
         save_plot(sweep_figure(results, names), picture)
 
 
-def sweep_figure(results: Sequence[dict[str, Any]], names: Sequence[str]) -> Any:
+def sweep_figure(results: Sequence[Point], names: Sequence[str]) -> Any:
     """Return a figure of a sweep: rate, time a sequence, peak memory and MFU, where known, over the
     first of `names`, a line for each setting of the others. Crosses are what does not fit."""
     measured = [r for r in results if "error" not in r]
@@ -160,7 +159,7 @@ def sweep_figure(results: Sequence[dict[str, Any]], names: Sequence[str]) -> Any
     panels = {k: v for k, v in panels.items() if any(r[k] is not None for r in measured)}
     rows = (len(panels) + 1) // 2
     figure, axes = new_figure(_title(results, names), rows, 2, height=0.9 + 2.6 * rows)
-    lines: dict[str, list[dict[str, Any]]] = {}
+    lines: dict[str, list[Point]] = {}
     for result in results:
         setting = ", ".join(str(result[name]) for name in names[1:])
         lines.setdefault(setting or "measured", []).append(result)
@@ -170,12 +169,12 @@ def sweep_figure(results: Sequence[dict[str, Any]], names: Sequence[str]) -> Any
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     if len(lines) > 1 or len(measured) < len(results):
-        legend_below(figure, axes.flat[: len(panels)], title=", ".join(names[1:]) or None)
+        legend_below(figure, list(axes.flat[: len(panels)]), title=", ".join(names[1:]) or None)
     return figure
 
 
 def _draw_panel(
-    axis: Any, name: str, lines: Mapping[str, Sequence[dict[str, Any]]], key: str, size: float
+    axis: Any, name: str, lines: Mapping[str, Sequence[Point]], key: str, size: float
 ) -> None:
     """Draw the figure `key`, in units of `size`, over the setting `name`, and what has none."""
     place, is_number = setting_axis(axis, [r[name] for points in lines.values() for r in points])
@@ -199,7 +198,7 @@ def _draw_panel(
         percent_axis(axis)
 
 
-def _title(results: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def _title(results: Sequence[Point], names: Sequence[str]) -> str:
     """What is varied in a sweep over `names`, and what is alike."""
     first = next(r for r in results if "error" not in r)
     count = "" if "devices" in names or first["phase"] == "input" else f"{first['devices']} x "

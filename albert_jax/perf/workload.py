@@ -29,6 +29,7 @@ from albert_jax.models.albert import init_params
 from albert_jax.models.flops import forward_flops_per_sequence, parameter_count
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
+from albert_jax.perf.results import StepSetting
 from albert_jax.training.losses import task_objective
 from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import (
@@ -125,23 +126,23 @@ def _base(name: str) -> PretrainConfig:
     )
 
 
-def setting_of(config: StepConfig, settings: PretrainConfig) -> dict[str, Any]:
-    """What was asked, with what was unset filled in, as JSON values."""
+def setting_of(config: StepConfig, settings: PretrainConfig) -> StepSetting:
+    """Return what was asked, with what was unset filled in."""
     compute, examples, train = settings.compute, settings.examples, settings.train
-    return {
-        "model": config.model,
-        "phase": config.phase,
-        "parameters": parameter_count(settings.model),
-        "batch_size": train.batch_size,
-        "sequence": examples.max_seq_length,
-        "predictions": examples.max_predictions_per_seq,
-        "dtype": compute.dtype,
-        "remat": compute.remat,
-        "attention": compute.attention,
-        "unroll": compute.scan_unroll,
-        "accumulate": train.accumulate,
-        "mode": train.mode,
-    }
+    return StepSetting(
+        model=config.model,
+        phase=config.phase,
+        parameters=parameter_count(settings.model),
+        batch_size=train.batch_size,
+        sequence=examples.max_seq_length,
+        predictions=examples.max_predictions_per_seq,
+        dtype=compute.dtype,
+        remat=compute.remat,
+        attention=compute.attention,
+        unroll=compute.scan_unroll,
+        accumulate=train.accumulate,
+        mode=train.mode,
+    )
 
 
 def _changed(section: Any, **values: Any) -> Any:
@@ -158,7 +159,7 @@ def make_work(phase: str, config: PretrainConfig, lowering: Lowering) -> Work:
 
 def lower(phase: str, config: PretrainConfig, work: Work, placement: Placement) -> Any:
     """The work of `phase` traced for a placement, ready to be compiled."""
-    program = placement.compile(work.step, donate=work.carries)
+    program: Any = placement.compile(work.step, donate=work.carries)
     state = jax.eval_shape(placement.put_state, jax.eval_shape(work.state))
     return program.lower(state, jax.eval_shape(placement.put_batch, batch_shapes_of(phase, config)))
 

@@ -15,14 +15,16 @@ __all__ = ["TASKS", "Features", "RawExample", "Task", "find_task"]
 TASKS: dict[str, Task] = {
     **{task.name: task for task in GLUE},
     **SQUAD_TASKS,
-    "race": RaceTask("race"),
-    "race-middle": RaceTask("race-middle", ("middle",)),
-    "race-high": RaceTask("race-high", ("high",)),
+    "race": RaceTask(name="race"),
+    "race-middle": RaceTask(name="race-middle", levels=("middle",)),
+    "race-high": RaceTask(name="race-high", levels=("high",)),
     **{task.name: task for task in CUSTOM},  # a user's own files
 }
 
 
 def find_task(name: str) -> Task:
-    """The task of that name, however it is capitalised and hyphenated (SST-2, sst2); UserError for
-    an unknown one."""
+    """Return the task of that name, however it is capitalised and hyphenated (SST-2, sst2).
+
+    Raises UserError for an unknown one.
+    """
     return TASKS[task_name(name)]

@@ -4,13 +4,16 @@ the official metrics and the official files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from albert_jax.config.heads import HeadKind
+from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
@@ -55,57 +58,106 @@ Outputs = Sequence[Mapping[str, np.ndarray]]  # of the head, one a feature, with
 Predictions = dict[str, Any]  # example's id -> label, number, text, or one label a word
 
 
-class Task(Protocol):
-    """A task; see `tasks.TASKS`."""
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A task of `tasks.TASKS`: a frozen dataclass whose fields are its settings.
+
+    A subclass says how files are read, how the model's inputs are made, what its outputs mean, how
+    they are scored and which official files are written. docs/architecture.md tells how to add one.
+
+    Fields:
+        name: key of `tasks.TASKS`, and a name of `config.TASK_NAMES`.
+        head: kind of `heads.HEADS`.
+        labels: in the order of the head's outputs; () for regression and spans.
+    """
+
+    name: str
+    head: HeadKind
+    labels: tuple[str, ...] = ()
 
     @property
-    def name(self) -> str: ...
-    @property
-    def head(self) -> str:
-        """A kind of `heads.HEADS`."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """In the order of the head's outputs; () for regression and spans."""
-
-    @property
+    @abstractmethod
     def metric(self) -> str:
         """The one of `metrics` that chooses the best step; more is better."""
 
+    # ------------------------------------------------------------------------ from files to inputs
+
+    @abstractmethod
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True
     ) -> list[RawExample]:
-        """A split's examples (train, dev, test; MNLI: dev_matched, …) in a folder, or of "tfds".
+        """Return a split's examples (train, dev, test; MNLI: dev_matched, …) in a folder, or of
+        "tfds".
 
-        Not `needs_labels`: a label that cannot be read is none, as for predicting.
+        Where labels are not needed, as for `predict`, one that cannot be read is None.
         """
 
+    @abstractmethod
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
-        """The example that a record holds, for `predict`: a label is not looked at. `number` counts
-        from 0, `place` is where the record stands, for errors."""
+        """Return the example that a record holds, for `predict`; its label is not read.
 
+        Args:
+            record: the task's texts by their names.
+            number: counts records from 0.
+            place: where the record stands, for errors.
+        """
+
+    @abstractmethod
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
     ) -> list[Features]:
-        """The model's inputs for an example, `index` its place in the list of examples."""
+        """Return the model's inputs for an example, whose place in the list of examples is
+        `index`."""
 
+    # ---------------------------------------------------------------------- from outputs to scores
+
+    @abstractmethod
     def predictions(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> Predictions:
-        """What the head's outputs mean, by id.
+        """Return what the head's outputs mean, by example id.
 
         Outputs by name: `logits` [labels], regression [1] or scalar, multiple choice [choices],
         token classification [S, labels]; span_v1 `start_logits`, `end_logits` [S]; span_v2
         `start_log_probs`, `start_index` [5], `end_log_probs`, `end_index` [25], `cls_logits`.
         """
 
+    @abstractmethod
     def metrics(self, examples: Sequence[RawExample], predictions: Predictions) -> dict[str, float]:
-        """The official metrics, in the official scale."""
+        """Return the official metrics, in the official scale."""
 
+    @abstractmethod
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Predictions
     ) -> list[Path]:
-        """Writes the official file or files into the folder `path`; returns their names."""
+        """Write the official file or files into the folder `path`; return their names."""
+
+    # ------------------------------------------------------------- what most tasks need not change
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """What files call the texts, where that is a setting; () where the names are fixed."""
+        return ()
+
+    def data_folders(self, data: str | Path) -> tuple[Path, ...]:
+        """Return the folders that may hold the task's files, the most specific first."""
+        return (Path(data),)
+
+    def head_settings(self) -> TaskSettings | None:
+        """Return what a fine-tuned model must answer with, and its manifest keep; None: nothing."""
+        return None
+
+    def with_labels(self, labels: Iterable[str]) -> Task:
+        """Return the task with the labels of a model fine-tuned for it; fixed labels stay."""
+        return self
+
+    def learn(self, train: Sequence[RawExample]) -> Task:
+        """Return the task with what its training examples decide, such as labels."""
+        return self
+
+    def for_answers(self) -> Task:
+        """Return the task as `predict` uses it, where that differs from how answers are scored."""
+        return self
 
 
 def pair_features(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from albert_jax.config.heads import IGNORED_LABEL
+from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID, UNK_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
@@ -23,6 +24,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Task,
     best_label,
     gold_labels,
     label_index,
@@ -47,8 +49,8 @@ _TEXTS = {
 }
 
 
-@dataclass(frozen=True)
-class CustomTask:
+@dataclass(frozen=True, kw_only=True)
+class CustomTask(Task):
     """A task of a user's own; metrics are fractions.
 
     `texts` and `label` name columns, or JSON's keys. For multiple choice `texts` are passage,
@@ -57,11 +59,8 @@ class CustomTask:
     training file: see `learn`. `renamed` has pairs of a file's label and the task's.
     """
 
-    name: str
-    head: str
     texts: tuple[str, ...]
     label: str = "label"
-    labels: tuple[str, ...] = ()
     renamed: Pairs = ()
 
     def __post_init__(self) -> None:
@@ -80,6 +79,13 @@ class CustomTask:
         if self.head == "token_classification":
             return "f1" if _are_chunks(self.labels) else "accuracy"
         return "pearson" if self.head == "regression" else "accuracy"
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        return self.texts
+
+    def head_settings(self) -> TaskSettings:
+        return TaskSettings(texts=list(self.texts), label=self.label)
 
     def with_labels(self, labels: Iterable[str]) -> CustomTask:
         """The task with the labels of a model that was fine-tuned for it."""
@@ -356,10 +362,14 @@ def _letters(choices: int) -> tuple[str, ...]:
 
 
 CUSTOM = (
-    CustomTask("single", "classification", ("text",)),
-    CustomTask("pair", "classification", ("text_a", "text_b")),
-    CustomTask("regression", "regression", ("text",)),
-    CustomTask("pair-regression", "regression", ("text_a", "text_b")),
-    CustomTask("multiple-choice", "multiple_choice", ("passage", "question", "options")),
-    CustomTask("token-classification", "token_classification", ("words",), "tags"),
+    CustomTask(name="single", head="classification", texts=("text",)),
+    CustomTask(name="pair", head="classification", texts=("text_a", "text_b")),
+    CustomTask(name="regression", head="regression", texts=("text",)),
+    CustomTask(name="pair-regression", head="regression", texts=("text_a", "text_b")),
+    CustomTask(
+        name="multiple-choice", head="multiple_choice", texts=("passage", "question", "options")
+    ),
+    CustomTask(
+        name="token-classification", head="token_classification", texts=("words",), label="tags"
+    ),
 )

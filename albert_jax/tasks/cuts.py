@@ -15,6 +15,7 @@ from typing import Any
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import Features, RawExample, Task
 from albert_jax.tasks.race import MAX_QA_LENGTH, choice_features
+from albert_jax.tasks.squad import SquadTask
 
 _ENDLESS = 1 << 40  # tokens
 
@@ -37,7 +38,7 @@ def cuts_of(
 ) -> list[Cut]:
     """What the features of one example lack of its texts; of multiple choice, the option that lost
     the most."""
-    if task.head.startswith("span"):
+    if isinstance(task, SquadTask):
         found = _question_cut(task, example, features[0], tokenizer)
     elif task.head == "multiple_choice":
         found = _choice_cuts(example, features[0], tokenizer, max_seq_length)
@@ -47,7 +48,7 @@ def cuts_of(
 
 
 def _question_cut(
-    task: Any, example: RawExample, first: Features, tokenizer: Tokenizer
+    task: SquadTask, example: RawExample, first: Features, tokenizer: Tokenizer
 ) -> list[Cut]:
     # The context itself is read in windows, whole.
     kept = first.extra["passage_start"] - 2

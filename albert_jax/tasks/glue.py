@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.config.heads import HeadKind
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
@@ -22,6 +23,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Task,
     best_label,
     gold_labels,
     label_index,
@@ -49,32 +51,50 @@ IDS = ("index", "idx", "id")
 NO_GOLD = "-"  # MultiNLI's own files: the annotators did not agree. GLUE's have no such rows
 
 
-@dataclass(frozen=True)
-class GlueTask:
-    """One of GLUE's tasks; metrics are fractions, correlations -1 to 1. classifier_utils.py."""
+@dataclass(frozen=True, kw_only=True)
+class GlueTask(Task):
+    """One of GLUE's tasks; metrics are fractions, correlations -1 to 1. classifier_utils.py.
 
-    name: str
-    folder: str  # of the official files, and the name of the server's
-    texts: tuple[str, ...]  # columns of the tsv
+    A task without `labels` is a regression.
+
+    Fields:
+        folder: of the official files, and the name of the server's.
+        texts: columns of the tsv, one or two.
+        label: column of the tsv.
+        scores: names of `SCORES`; the first chooses the best step.
+        tfds: its name in TFDS's glue; "" if it is not there.
+        published: the classes in the order in which TFDS and the hub (nyu-mll/glue) number them.
+        keys: what TFDS and the hub call the texts, where not as the tsv.
+        without_header: the columns of a file whose first row is an example.
+        leave_out_short: rows that lack columns are left out, as by the original.
+        splits: those that it has.
+        renamed: pairs of a file's label and the task's.
+    """
+
+    head: HeadKind = "classification"
+    folder: str
+    texts: tuple[str, ...]
     label: str
-    labels: tuple[str, ...]
-    scores: tuple[str, ...]  # the first chooses the best step
-    tfds: str  # its name there
-    # The classes in the order in which TFDS and the hub (nyu-mll/glue) number them.
+    scores: tuple[str, ...]
+    tfds: str = ""
     published: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()  # what TFDS and the hub call the texts, where not as the tsv
-    without_header: tuple[str, ...] = ()  # the columns of a file whose first row is an example
-    leave_out_short: bool = False  # rows that lack columns, as the original leaves them out
+    keys: tuple[str, ...] = ()
+    without_header: tuple[str, ...] = ()
+    leave_out_short: bool = False
     splits: tuple[str, ...] = ("train", "dev", "test")
-    renamed: Pairs = ()  # a file's label, the task's
-
-    @property
-    def head(self) -> str:
-        return "classification" if self.labels else "regression"
+    renamed: Pairs = ()
 
     @property
     def metric(self) -> str:
         return self.scores[0]
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        return self.texts
+
+    def data_folders(self, data: str | Path) -> tuple[Path, ...]:
+        folder = "diagnostic" if self.name == "ax" else self.folder
+        return Path(data) / folder, Path(data)
 
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True
@@ -110,13 +130,14 @@ class GlueTask:
         self, split: str, data: str | Path, *, has_labels: bool
     ) -> tuple[str | Path, Iterable[Row]]:
         if data == TFDS:
+            if not self.tfds:
+                raise UserError(f"TFDS has no data set for {self.name}; give --data a folder")
             name = f"glue/{self.tfds}"
             return f"TFDS {name}", tfds_rows(name, split.replace("dev", "validation"))
         is_ax = self.name == "ax"
         stems = ("diagnostic-full", "diagnostic") if is_ax else (split,)
         names = [f"{stem}.{kind}" for stem in stems for kind in ("tsv", "jsonl", "csv")]
-        folder = "diagnostic" if is_ax else self.folder
-        path = find_file((Path(data) / folder, Path(data)), names)
+        path = find_file(self.data_folders(data), names)
         lines, name = file_lines(path), str(path)
         if kind_of(path) == "jsonl":
             return path, json_rows(lines, name)
@@ -258,102 +279,110 @@ SCORES = {
 
 GLUE = (
     GlueTask(
-        "cola",
-        "CoLA",
-        ("sentence",),
-        "label",
-        ("0", "1"),
-        ("matthews", "accuracy"),
-        "cola",
-        ("unacceptable", "acceptable"),
+        name="cola",
+        folder="CoLA",
+        texts=("sentence",),
+        label="label",
+        labels=("0", "1"),
+        published=("unacceptable", "acceptable"),
+        scores=("matthews", "accuracy"),
+        tfds="cola",
         without_header=("source", "label", "star", "sentence"),
     ),
     GlueTask(
-        "sst2",
-        "SST-2",
-        ("sentence",),
-        "label",
-        ("0", "1"),
-        ("accuracy",),
-        "sst2",
-        ("negative", "positive"),
+        name="sst2",
+        folder="SST-2",
+        texts=("sentence",),
+        label="label",
+        labels=("0", "1"),
+        published=("negative", "positive"),
+        scores=("accuracy",),
+        tfds="sst2",
     ),
     GlueTask(
-        "mrpc",
-        "MRPC",
-        ("#1 String", "#2 String"),
-        "Quality",
-        ("0", "1"),
-        ("accuracy", "f1"),
-        "mrpc",
-        ("not_equivalent", "equivalent"),
+        name="mrpc",
+        folder="MRPC",
+        texts=("#1 String", "#2 String"),
         keys=PAIR,
+        label="Quality",
+        labels=("0", "1"),
+        published=("not_equivalent", "equivalent"),
+        scores=("accuracy", "f1"),
+        tfds="mrpc",
     ),
-    GlueTask("stsb", "STS-B", PAIR, "score", (), ("pearson", "spearman"), "stsb"),
     GlueTask(
-        "qqp",
-        "QQP",
-        ("question1", "question2"),
-        "is_duplicate",
-        ("0", "1"),
-        ("accuracy", "f1"),
-        "qqp",
-        ("not_duplicate", "duplicate"),
+        name="stsb",
+        head="regression",
+        folder="STS-B",
+        texts=PAIR,
+        label="score",
+        scores=("pearson", "spearman"),
+        tfds="stsb",
+    ),
+    GlueTask(
+        name="qqp",
+        folder="QQP",
+        texts=("question1", "question2"),
+        label="is_duplicate",
+        labels=("0", "1"),
+        published=("not_duplicate", "duplicate"),
+        scores=("accuracy", "f1"),
+        tfds="qqp",
         without_header=("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
         leave_out_short=True,
     ),
     GlueTask(
-        "mnli",
-        "MNLI",
-        PAIR,
-        "gold_label",
-        NLI,
-        ("accuracy",),
-        "mnli",
-        ("entailment", "neutral", "contradiction"),
+        name="mnli",
+        folder="MNLI",
+        texts=PAIR,
         keys=("premise", "hypothesis"),
+        label="gold_label",
+        labels=NLI,
+        published=("entailment", "neutral", "contradiction"),
+        scores=("accuracy",),
+        tfds="mnli",
         splits=("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched"),
     ),
     GlueTask(
-        "qnli",
-        "QNLI",
-        ("question", "sentence"),
-        "label",
-        ("entailment", "not_entailment"),
-        ("accuracy",),
-        "qnli",
-        ("entailment", "not_entailment"),
+        name="qnli",
+        folder="QNLI",
+        texts=("question", "sentence"),
+        label="label",
+        labels=("entailment", "not_entailment"),
+        published=("entailment", "not_entailment"),
+        scores=("accuracy",),
+        tfds="qnli",
     ),
     GlueTask(
-        "rte",
-        "RTE",
-        PAIR,
-        "label",
-        ("entailment", "not_entailment"),
-        ("accuracy",),
-        "rte",
-        ("entailment", "not_entailment"),
+        name="rte",
+        folder="RTE",
+        texts=PAIR,
+        label="label",
+        labels=("entailment", "not_entailment"),
+        published=("entailment", "not_entailment"),
+        scores=("accuracy",),
+        tfds="rte",
     ),
     GlueTask(
-        "wnli",
-        "WNLI",
-        PAIR,
-        "label",
-        ("0", "1"),
-        ("accuracy",),
-        "wnli",
-        ("not_entailment", "entailment"),
+        name="wnli",
+        folder="WNLI",
+        texts=PAIR,
+        label="label",
+        labels=("0", "1"),
+        published=("not_entailment", "entailment"),
+        scores=("accuracy",),
+        tfds="wnli",
     ),
     GlueTask(
-        "ax",
-        "AX",
-        PAIR,
-        "label",
-        NLI,
-        ("matthews",),
-        "ax",
-        ("entailment", "neutral", "contradiction"),
+        name="ax",
+        folder="AX",
+        texts=PAIR,
         keys=("premise", "hypothesis"),
+        label="label",
+        labels=NLI,
+        published=("entailment", "neutral", "contradiction"),
+        scores=("matthews",),
+        tfds="ax",
         splits=("test",),
     ),
 )

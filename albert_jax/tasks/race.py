@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albert_jax.config.heads import HeadKind
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer, clean_text
 from albert_jax.tasks import metrics
@@ -20,6 +21,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Task,
     best_label,
     gold_labels,
     label_index,
@@ -67,17 +69,18 @@ def choice_features(
     return rows, segments
 
 
-@dataclass(frozen=True)
-class RaceTask:
+@dataclass(frozen=True, kw_only=True)
+class RaceTask(Task):
     """RACE, or the questions of one of its levels."""
 
-    name: str
+    head: HeadKind = "multiple_choice"
+    labels: tuple[str, ...] = OPTIONS
     levels: tuple[str, ...] = LEVELS
     renamed: Pairs = ()  # a file's letter, ours
 
-    head = "multiple_choice"
-    labels = OPTIONS
-    metric = "accuracy"
+    @property
+    def metric(self) -> str:
+        return "accuracy"
 
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True

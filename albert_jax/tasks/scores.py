@@ -20,6 +20,10 @@ _NOTES = {
 }
 
 
+Metrics = dict[str, int | float | None]
+"""By name, in the official scale; None for what is not a number, as JSON has it."""
+
+
 class Shown(NamedTuple):
     """A metric for a table."""
 

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample
+from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample, Task
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
 from albert_jax.tasks.squad_reader import find_squad_file, read_squad, read_tfds, some
 from albert_jax.tasks.squad_spans import (
@@ -68,17 +70,12 @@ class SpanPredictions(dict[str, str]):
         )
 
 
-@dataclass(frozen=True)
-class SquadTask:
-    """A version of SQuAD with its head; the defaults are run_squad_v1.py's and _v2.py's."""
+@dataclass(frozen=True, kw_only=True)
+class SquadTask(Task):
+    """A version of SQuAD with its head, span_v1 or span_v2; the defaults are run_squad_v1.py's and
+    _v2.py's."""
 
-    name: str
-    head: str  # span_v1 | span_v2
     version: str  # in the names of the files
-    labels: tuple[str, ...] = ()
-    # For 2.0 the score at `null_threshold`, not the best one: to choose both step and threshold on
-    # the dev set would flatter twice.
-    metric: str = "f1"
     doc_stride: int = 128
     max_query_length: int = 64
     n_best: int = 20
@@ -92,6 +89,18 @@ class SquadTask:
         for name in ("doc_stride", "max_query_length", "n_best", "max_answer_length"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def metric(self) -> str:
+        # For 2.0 the score at `null_threshold`, not the best one: to choose both step and threshold
+        # on the dev set would flatter twice.
+        return "f1"
+
+    def head_settings(self) -> TaskSettings:
+        return TaskSettings(doc_stride=self.doc_stride, max_query_length=self.max_query_length)
+
+    def for_answers(self) -> SquadTask:
+        return dataclasses.replace(self, searches_on=True)
 
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True
@@ -261,6 +270,6 @@ def _extra(passage: Passage, window: Window, part: slice, first: int) -> dict[st
 
 
 SQUAD_TASKS: dict[str, SquadTask] = {
-    "squad1": SquadTask("squad1", "span_v1", "v1.1"),
-    "squad2": SquadTask("squad2", "span_v2", "v2.0"),
+    "squad1": SquadTask(name="squad1", head="span_v1", version="v1.1"),
+    "squad2": SquadTask(name="squad2", head="span_v2", version="v2.0"),
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import platform
 import time
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,8 @@ import jax
 
 from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.manager import lock_workdir
-from albert_jax.checkpoint.model_dir import MANIFEST, check_destination, export_model, load_model
+from albert_jax.checkpoint.model_dir import check_destination, export_model, load_model
+from albert_jax.config.manifests import MANIFEST
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.distributed.compilation_cache import compilation_cache
@@ -27,10 +29,17 @@ from albert_jax.tasks.scores import Scores, line_of
 from albert_jax.tasks.split_features import SplitFeatures
 from albert_jax.training.finetune_report import (
     baseline,
+    command_line,
+    hardware,
     is_degenerate,
-    provenance,
     results_table,
     summary,
+)
+from albert_jax.training.finetune_results import (
+    Baseline,
+    FinetuneResults,
+    JudgedStep,
+    SeedRun,
 )
 from albert_jax.training.finetune_setup import (
     FinetuneSetup,
@@ -48,13 +57,14 @@ from albert_jax.training.step_meter import Workload
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
 from albert_jax.utils.progress import ProgressMeter, Tick
+from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.streams import say
 
 RESULTS = "results.json"
 
 
-def finetune(config: FinetuneConfig) -> dict[str, Any]:
-    """Fine-tunes as configured, or goes on with it, and returns what results.json holds.
+def finetune(config: FinetuneConfig) -> FinetuneResults:
+    """Fine-tune as configured, or go on with it, and return what results.json holds.
 
     The work directory gets config.json, results.json, a folder `seed-N` for each run with
     checkpoints/, metrics.jsonl, tensorboard/ and the model directories last/ and best/, and links
@@ -71,33 +81,34 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         write_json(workdir / "config.json", to_dict(config))
         say(_announcement(config, prepared, base))
         runs = _runs(config, prepared, placement)
-        kept = [run for run in runs if not run["restarted"]]
+        kept = [run for run in runs if not run.restarted]
         metric = prepared.task.metric
-        results = {
-            "task": prepared.task.name,
-            "metric": metric,
-            "model": config.model,
-            "random_weights": config.random_weights,
-            "train_examples": len(prepared.train.examples),
-            "dev_examples": len(prepared.dev.examples),
-            "runs": runs,
-            "summary": summary(kept, metric),
-            "baseline": base,
-            "seconds": time.time() - started,
-            **provenance(),
-            "config": to_dict(config),
-        }
-        chosen = max(kept, key=lambda run: _comparable(run["best"]["metrics"][metric]))
-        _link(workdir, Path(chosen["directory"]))
+        results = FinetuneResults(
+            task=prepared.task.name,
+            metric=metric,
+            model=config.model,
+            random_weights=config.random_weights,
+            train_examples=len(prepared.train.examples),
+            dev_examples=len(prepared.dev.examples),
+            runs=runs,
+            summary=summary(kept, metric),
+            baseline=base,
+            seconds=time.time() - started,
+            command=command_line(),
+            commit=commit(),
+            versions={**versions(), "python": platform.python_version()},
+            hardware=hardware(),
+            config=to_dict(config),
+        )
+        chosen = max(kept, key=lambda run: _comparable(run.best.metrics[metric]))
+        _link(workdir, Path(chosen.directory))
         write_json(workdir / RESULTS, finite(results))
-        say(results_table(results))
+        say(results_table(prepared.task, runs, results.summary, base))
         say(f"use it     albert-jax predict --model {workdir / 'model'} --input FILE --output FILE")
         return results
 
 
-def _runs(
-    config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement
-) -> list[dict[str, Any]]:
+def _runs(config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement) -> list[SeedRun]:
     """A run for each seed, and for each degenerate one, as often as allowed, one of a new seed."""
     runs = []
     fresh = config.train.seed + config.seeds  # the first seed that is not asked for
@@ -105,9 +116,9 @@ def _runs(
         seed = config.train.seed + number
         for attempt in range(config.restarts + 1):
             run = carry_out(_session(config, prepared, placement, seed))
-            again = run["degenerate"] and attempt < config.restarts
-            runs.append(run | {"restarted": again})
-            if run["degenerate"]:
+            again = run.degenerate and attempt < config.restarts
+            runs.append(dataclasses.replace(run, restarted=again))
+            if run.degenerate:
                 onward = f"; beginning anew with seed {fresh}" if again else ""
                 say(f"seed {seed} is degenerate: it answers all dev examples alike{onward}")
             if not again:
@@ -184,8 +195,8 @@ def _begin(best: _Best, beginning: Beginning, log: MetricsLog) -> None:
     log.event(beginning.position.step, f"seed {best.seed}: {beginning.origin}")
 
 
-def _finish(best: _Best, state: TrainState) -> dict[str, Any]:
-    """Judges a run at its last and its best step, and exports the last; what results.json has."""
+def _finish(best: _Best, state: TrainState) -> SeedRun:
+    """Judge a run at its last and its best step, and export the last."""
     prepared, directory, step = best.prepared, best.directory, int(state.step)
     metrics, predictions = _judged(best, state.params, f"dev at step {step}")
     best.export(state.params, directory.parent / "last", step, metrics)
@@ -196,14 +207,14 @@ def _finish(best: _Best, state: TrainState) -> dict[str, Any]:
         is_degenerate(prepared.task, prepared.dev.examples, x)
         for x in (predictions, best_predictions)
     )
-    return {
-        "seed": best.seed,
-        "directory": directory.parent.name,
-        "last": {"step": step, "metrics": metrics},
-        "best": {"step": best_step, "metrics": best_metrics},
-        "degenerate": learnt_nothing,
-        "collapsed_at_the_end": collapsed,
-    }
+    return SeedRun(
+        seed=best.seed,
+        directory=directory.parent.name,
+        last=JudgedStep(step=step, metrics={**metrics}),
+        best=JudgedStep(step=best_step, metrics={**best_metrics}),
+        degenerate=learnt_nothing,
+        collapsed_at_the_end=collapsed,
+    )
 
 
 def _judged(best: _Best, params: Any, what: str) -> tuple[dict[str, float], dict[str, Any]]:
@@ -341,13 +352,13 @@ def _link(workdir: Path, run: Path) -> None:
         os.replace(temporary, link)
 
 
-def _announcement(config: FinetuneConfig, prepared: FinetuneSetup, base: dict[str, Any]) -> str:
+def _announcement(config: FinetuneConfig, prepared: FinetuneSetup, base: Baseline) -> str:
     train = config.train
     batches = _batches(config, prepared, train.seed)
     length, share = batches.fill(min(train.steps, 200))
     examples, rows = len(prepared.train.examples), len(prepared.train.rows)
     passes = train.steps * train.batch_size / rows
-    figures = line_of(prepared.task, prepared.task.metric, base["metrics"])
+    figures = line_of(prepared.task, prepared.task.metric, base.metrics)
     return "\n".join(
         [
             f"task       {prepared.task.name}, head {prepared.task.head}; {examples:,} examples to "
@@ -356,6 +367,6 @@ def _announcement(config: FinetuneConfig, prepared: FinetuneSetup, base: dict[st
             f"{'packed' if config.pack else 'padded'} to "
             f"{length:.0f} tokens in the mean, {share:.0%} of them text "
             f"(all to {config.max_seq_length}: {share * length / config.max_seq_length:.0%})",
-            f"baseline   {base['what']}: {figures}",
+            f"baseline   {base.what}: {figures}",
         ]
     )

@@ -4,6 +4,7 @@ it."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
@@ -17,9 +18,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from albert_jax.tasks import RawExample, Task, find_task
+from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.scores import in_words, line_of
-from albert_jax.utils.provenance import commit, versions
+from albert_jax.training.finetune_results import (
+    Baseline,
+    Hardware,
+    SeedRun,
+    SeedSpread,
+    Summary,
+)
 
 
 def constant_predictions(
@@ -48,10 +55,11 @@ BASELINE = {
 }
 
 
-def baseline(task: Task, train: Sequence[RawExample], dev: Sequence[RawExample]) -> dict[str, Any]:
-    """What `constant_predictions` reach: {"what", "metrics"}."""
+def baseline(task: Task, train: Sequence[RawExample], dev: Sequence[RawExample]) -> Baseline:
+    """Return what `constant_predictions` reach."""
     what = BASELINE.get(task.head, "most frequent training label")
-    return {"what": what, "metrics": task.metrics(dev, constant_predictions(task, train, dev))}
+    found = task.metrics(dev, constant_predictions(task, train, dev))
+    return Baseline(what=what, metrics={**found})
 
 
 def is_degenerate(task: Task, dev: Sequence[RawExample], predictions: Mapping[str, Any]) -> bool:
@@ -70,60 +78,60 @@ def is_degenerate(task: Task, dev: Sequence[RawExample], predictions: Mapping[st
     return len(set(values)) == 1 and len(set(labels)) > 1
 
 
-def summary(runs: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
-    """Median, least and greatest over the runs of the metric at the last and the best dev step."""
-    found = {}
-    for which in ("last", "best"):
-        values = [run[which]["metrics"][metric] for run in runs]
-        middle = statistics.median(values)
-        found[which] = {"median": middle, "min": min(values), "max": max(values)}
-    return found
+def summary(runs: Sequence[SeedRun], metric: str) -> Summary:
+    """Return median, minimum and maximum of the metric over the runs, at their last and at their
+    best steps."""
+    return Summary(
+        last=_spread([run.last.metrics[metric] for run in runs]),
+        best=_spread([run.best.metrics[metric] for run in runs]),
+    )
 
 
-def provenance() -> dict[str, Any]:
-    """Command, commit, versions and hardware that results were made with."""
+def _spread(found: Sequence[float | None]) -> SeedSpread:
+    values = [math.nan if value is None else value for value in found]
+    return SeedSpread(median=statistics.median(values), min=min(values), max=max(values))
+
+
+def command_line() -> str:
+    """Return the command that runs, or "Python" where it is none of ours."""
+    is_ours = Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
+    return shlex.join(["albert-jax", *sys.argv[1:]]) if is_ours else "Python"
+
+
+def hardware() -> Hardware:
+    """Return what this process computes on."""
     device = jax.local_devices()[0]
-    return {
-        "command": shlex.join(["albert-jax", *sys.argv[1:]]) if _is_command() else "Python",
-        "commit": commit(),
-        "versions": {**versions(), "python": platform.python_version()},
-        "hardware": {
-            "device": device.device_kind,
-            "devices": len(jax.local_devices()),
-            "platform": device.platform,
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-            "machine": platform.machine(),
-        },
-    }
+    return Hardware(
+        device=device.device_kind,
+        devices=len(jax.local_devices()),
+        platform=device.platform,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        machine=platform.machine(),
+    )
 
 
-def _is_command() -> bool:
-    return Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
-
-
-def results_table(results: Mapping[str, Any]) -> str:
-    """The results as lines: each run's last and best dev step, several runs' median and spread,
-    and the baseline."""
-    task, metric, lines = find_task(results["task"]), results["metric"], []
-    for run in results["runs"]:
+def results_table(task: Task, runs: Sequence[SeedRun], summary: Summary, baseline: Baseline) -> str:
+    """Return the results as lines: each run's last and best dev step, several runs' median and
+    spread, and the baseline."""
+    metric, lines = task.metric, []
+    for run in runs:
         told = ""
-        if run["degenerate"]:
+        if run.degenerate:
             told = "   DEGENERATE: answers all dev examples alike"
-        elif run["collapsed_at_the_end"]:
+        elif run.collapsed_at_the_end:
             told = "   COLLAPSED: the last step answers all dev examples alike"
-        lines.append(f"seed {run['seed']}{told}")
-        for which in ("last", "best"):
-            figures = line_of(task, metric, run[which]["metrics"])
-            lines.append(f"  {which} step {run[which]['step']:>6}  {figures}")
-    seeds = sum(not run["restarted"] for run in results["runs"])
+        lines.append(f"seed {run.seed}{told}")
+        for which, judged in (("last", run.last), ("best", run.best)):
+            figures = line_of(task, metric, judged.metrics)
+            lines.append(f"  {which} step {judged.step:>6}  {figures}")
+    seeds = sum(not run.restarted for run in runs)
     if seeds > 1:
-        for which, found in results["summary"].items():
+        for which, found in (("last", summary.last), ("best", summary.best)):
             middle, least, most = (
-                in_words(task, metric, found[name]) for name in ("median", "min", "max")
+                in_words(task, metric, value) for value in (found.median, found.min, found.max)
             )
             lines.append(
                 f"{which} steps' {metric} of {seeds} seeds: median {middle}, {least} to {most}"
             )
-    base = results["baseline"]
-    lines.append(f"baseline: {base['what']}  {line_of(task, metric, base['metrics'])}")
+    lines.append(f"baseline: {baseline.what}  {line_of(task, metric, baseline.metrics)}")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
+from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import AlbertConfig
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
@@ -43,16 +44,12 @@ class FinetuneSetup:
     dev: SplitFeatures
 
     @property
-    def head(self) -> dict[str, Any]:
-        """What the manifest of an exported model says of its head."""
-        task: Any = self.task
-        head = {"kind": task.head, "labels": list(task.labels), "task": task.name}
-        if hasattr(task, "with_labels"):  # a user's own task
-            head["settings"] = {"texts": list(task.texts), "label": task.label}
-        elif hasattr(task, "doc_stride"):
-            names = ("doc_stride", "max_query_length")
-            head["settings"] = {name: getattr(task, name) for name in names}
-        return head
+    def head(self) -> HeadManifest:
+        """What the manifest of an exported model says of its head, but for the length of rows."""
+        task = self.task
+        return HeadManifest(
+            kind=task.head, labels=list(task.labels), task=task.name, settings=task.head_settings()
+        )
 
 
 def set_up(config: FinetuneConfig) -> FinetuneSetup:
@@ -60,7 +57,7 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
 
     Raises UserError for what is not given, not there, without labels or too long for the model.
     """
-    task: Any = configured_task(
+    task = configured_task(
         config.task,
         texts=config.texts or None,
         label=config.label,
@@ -79,8 +76,7 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
         )
     tokenizer = tokenizer_of(config.model or "", source)
     examples = _labelled(task, "train", config.data or "")
-    if hasattr(task, "learn"):  # a user's own task
-        task = task.learn(examples)
+    task = task.learn(examples)
     train, dev = (
         features_of(task, each, tokenizer, config.max_seq_length)
         for each in (examples, _labelled(task, "dev", config.data or ""))
@@ -134,9 +130,10 @@ def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) ->
     params = init_params(prepared.model, jax.random.key(seed))
     if random_weights:
         return params, "random weights, the control that pretraining is held against"
-    theirs, head = prepared.source.params, prepared.source.manifest.get("head")
-    wanted = {name: prepared.head[name] for name in ("kind", "labels", "task")}
-    keep = head is not None and {name: head.get(name) for name in wanted} == wanted
+    theirs, head, ours = prepared.source.params, prepared.source.head, prepared.head
+    keep = head is not None and (
+        (head.kind, head.labels, head.task) == (ours.kind, ours.labels, ours.task)
+    )
     taken = [name for name in params if name in theirs and (name != "head" or keep)]
     if missing := {"embeddings", "encoder"} - set(taken):
         raise UserError(f"the model directory has no {' and '.join(sorted(missing))}")
@@ -147,7 +144,7 @@ def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) ->
     if new:
         words.append(f"new {', '.join(new)}")
     if left:
-        of = f" (the head: {head.get('task') or head['kind']}'s)" if head and "head" in left else ""
+        of = f" (the head: {head.task or head.kind}'s)" if head and "head" in left else ""
         words.append(f"left behind {', '.join(left)}{of}")
     return params, "; ".join(words)
 
@@ -164,7 +161,7 @@ def finetuning_identity(
         "weights": json_sha256(prepared.source.manifest["tensors"]),
         "vocabulary": prepared.tokenizer.sha256,
         "data": _digest_of_rows(prepared.train.rows),
-        "head": prepared.head,
+        "head": prepared.head.to_json(),
         "optimizer": settings["optimizer"],
         "train": {key: settings["train"][key] for key in keys} | {"seed": seed},
         # Packed rows are drawn as those of a window of 1, and have the same updates.

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
-from albert_jax.checkpoint.model_dir import VOCABULARY, check_destination, export_model, load_model
+from albert_jax.checkpoint.model_dir import check_destination, export_model, load_model
+from albert_jax.config.manifests import VOCABULARY
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.loader import Batch, ExampleSource, batch_at, make_dataset

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON values in memory: their digest, what two have different, and what JSON has no word for."""
+"""JSON values in memory: their digest and format, what two have different, what JSON cannot say."""
 
 from __future__ import annotations
 
@@ -9,10 +9,25 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import shortened
+
 
 def json_sha256(value: Any) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys; part of a run's identity."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_newer_format(document: Mapping[str, Any], known: int, name: str) -> None:
+    """Raise UserError for a document of a later format version than this one knows.
+
+    A document without a version has the first: 0.1 wrote it.
+    """
+    version = document.get("format_version", 1)
+    if isinstance(version, int) and version > known:
+        raise UserError(
+            f"{name} has format {shortened(str(version))}, newer than {known}; update albert_jax"
+        )
 
 
 def unlike_values(

@@ -17,6 +17,7 @@ from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.tf_names import tf_names
 from albert_jax.checkpoint.convert.writers import write_hf
 from albert_jax.checkpoint.integrity import seal
+from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import AlbertConfig
 
 SMALL = AlbertConfig(
@@ -85,7 +86,8 @@ def write_transformers(
 ) -> Path:
     """Writes parameters as transformers would; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_hf(folder, Weights(params, config, head, [], {}), None, {})
+    manifest = HeadManifest.from_json(head) if head else None
+    write_hf(folder, Weights(params, config, manifest, [], {}), None, {})
     return folder
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `predict` and `evaluate` say and write: what was cut, what went wrong, where answers go."""
 
+import dataclasses
 import io
 import json
 import os
@@ -580,7 +581,9 @@ def test_evaluate_shows_a_table_and_keeps_jsons_scale(model, tmp_path) -> None:
     found = evaluate(None, model("sst2"), tmp_path, output=tmp_path)
     assert found["metrics"]["accuracy"] in (0, 0.25, 0.5, 0.75, 1)
     assert (found["metric"], found["truncated"]) == ("accuracy", 0)
-    assert evaluation_table(found | {"metrics": {"accuracy": 0.25}}).splitlines() == [
+    assert evaluation_table(
+        dataclasses.replace(found, metrics={"accuracy": 0.25})
+    ).splitlines() == [
         "sst2 dev, 4 examples",
         "  accuracy                 25.00%",
         f"  predictions              {tmp_path / 'SST-2.tsv'}",

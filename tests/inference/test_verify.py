@@ -9,6 +9,7 @@ was computed by NumPy in float64 and by the original tokenizer.
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -27,7 +28,7 @@ from albert_jax.inference import verify as verification
 from albert_jax.inference import verify_released
 from albert_jax.inference.api import Albert
 from albert_jax.inference.published import RELEASED, Fill, Numbers, Released
-from albert_jax.inference.verify import verify
+from albert_jax.inference.verify import Verification, verify
 from albert_jax.utils.errors import UserError
 from tests.helpers import reference
 from tests.helpers.golden import as_tf, tiny
@@ -55,7 +56,7 @@ def export(path: Path, params, *, config=SMALL, vocab=VOCABULARY, head=None) -> 
 
 
 def by_name(report) -> dict[str, tuple[str, str]]:
-    rows = report["checks"] if isinstance(report, dict) else map(dataclasses.asdict, report)
+    rows = report["checks"] if isinstance(report, Mapping) else map(dataclasses.asdict, report)
     return {row["check"]: (row["verdict"], row["detail"]) for row in rows}
 
 
@@ -83,7 +84,7 @@ def test_a_whole_model_passes_every_line(exported: Path) -> None:
     assert lines["released weights"] == ("SKIP", "none has this architecture")
     assert report["parameters"] == sum(x.size for x in jax.tree.leaves(noisy_params(SMALL)))
     assert f"{report['parameters']:,} parameters" in lines["inventory"][1]
-    assert json.loads(json.dumps(report)) == report
+    assert Verification.from_json(json.loads(json.dumps(report, default=dict))) == report
 
 
 def test_the_originals_checkpoint_passes_once_converted(shared: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from albert_jax.perf import benchmark as module
 from albert_jax.perf import roofline
 from albert_jax.perf.benchmark import benchmark, sweep
 from albert_jax.perf.benchmark_report import benchmark_lines, draw_sweep, sweep_figure, sweep_table
+from albert_jax.perf.results import StepBenchmark, SweepPoint
 from albert_jax.perf.roofline import best_rates, bound, device_rates, roofline_figure, step_traffic
 from albert_jax.perf.tpu import estimate
 from albert_jax.perf.workload import made_up_batch, pretrain_config, source_of
@@ -168,6 +169,17 @@ def test_figures_agree_with_each_other(small, trained, monkeypatch):
     monkeypatch.setattr(module, "peak_flops", lambda kind: 1e12)
     known = benchmark(small(devices=2))
     assert known["mfu"] == pytest.approx(known["tflop_per_second"] / 2)
+
+
+def test_results_come_back_from_their_json(trained):
+    document = json.loads(json.dumps(dict(trained)))
+    assert StepBenchmark.from_json(document) == trained == document
+    for point in (
+        SweepPoint(change={"steps": 3, "remat": trained.remat}, measured=trained),
+        SweepPoint(change={"batch_size": 9}, error="out of memory"),
+    ):
+        assert SweepPoint.from_json(json.loads(json.dumps(dict(point)))) == point
+    assert "error" not in SweepPoint(change={}, measured=trained)
 
 
 def test_memory_is_the_programs_own_where_the_device_does_not_count(small, trained):

@@ -21,6 +21,7 @@ from albert_jax.config.task_names import TASK_NAMES, label_pairs
 from albert_jax.inference import predict
 from albert_jax.inference.finetuned import configured_task
 from albert_jax.tasks import TASKS, RawExample, find_task
+from albert_jax.tasks.glue import GLUE
 from albert_jax.tasks.tables import conll_rows, csv_rows, json_rows, tsv_rows
 from albert_jax.training.finetune_setup import _labelled
 from albert_jax.utils.errors import UserError
@@ -410,7 +411,7 @@ def test_the_published_order_is_tfdss_own():
     """Its builders' label lists, which are the hub's too."""
     glue_of_tfds = pytest.importorskip("tensorflow_datasets.text.glue")
     configs = {c.name: c.label_classes for c in glue_of_tfds.Glue.BUILDER_CONFIGS}
-    for task in (task for task in TASKS.values() if hasattr(task, "tfds") and task.labels):
+    for task in (task for task in GLUE if task.published):
         assert tuple(configs[task.tfds]) == task.published, task.name
 
 

@@ -682,7 +682,9 @@ def test_choices_may_be_a_list_or_columns_numbered_or_lettered(tmp_path, tokeniz
     (feature,) = task.features(train[0], 0, tokenizer, 16)
     assert feature.targets == {"labels": 2}
     assert len(feature.input_ids) == 3
-    columns = CustomTask("mine", "multiple_choice", ("", "ask", "a", "b"), "answer")
+    columns = CustomTask(
+        name="mine", head="multiple_choice", texts=("", "ask", "a", "b"), label="answer"
+    )
     examples = columns.examples("dev", tmp_path)
     assert examples == [RawExample("0", ("", "q?", "x", "y"), "B")]
     assert columns.learn(examples).labels == ("A", "B")

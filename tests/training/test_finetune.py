@@ -21,16 +21,10 @@ from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import export_model, load_model
 from albert_jax.cli import main as cli
+from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
 from albert_jax.inference import finetuned
-from albert_jax.inference.evaluate import (
-    CARD,
-    PUBLISHED,
-    average,
-    card_table,
-    evaluate,
-    evaluate_card,
-)
+from albert_jax.inference.evaluate import evaluate
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.inference.predict import predict
 from albert_jax.models.albert import init_params
@@ -40,6 +34,12 @@ from albert_jax.tasks.batches import TrainingBatches, bucket, evaluation_batches
 from albert_jax.tasks.collate import as_rows, collate
 from albert_jax.training import finetune
 from albert_jax.training.finetune_report import is_degenerate, results_table, summary
+from albert_jax.training.finetune_results import (
+    Baseline,
+    FinetuneResults,
+    JudgedStep,
+    SeedRun,
+)
 from albert_jax.training.finetune_setup import first_params, set_up
 from albert_jax.training.losses import task_objective
 from albert_jax.training.memory import OutOfMemory
@@ -301,6 +301,9 @@ def test_a_tiny_model_learns_a_toy_task_and_tells_what_came_of_it(finished):
     assert not run["degenerate"]
     assert results["summary"]["best"]["median"] == run["best"]["metrics"]["accuracy"]
     saved = json.loads((workdir / "results.json").read_text())
+    assert FinetuneResults.from_json(saved) == saved == results
+    assert saved.pop("format_version") == 1
+    assert FinetuneResults.from_json(saved) == results  # as 0.1 wrote it, without its format
     wanted = {"command", "commit", "versions", "hardware", "baseline", "seconds", "config"}
     assert wanted <= saved.keys()
     for name in ("last", "best", "model"):
@@ -494,15 +497,28 @@ def test_another_tasks_head_is_left_behind_and_ones_own_is_kept(finished, base, 
     assert not np.any(params["head"]["output_bias"])
 
 
+def seed_run(seed, *, last=0.51234, best=0.51234, degenerate=False, restarted=False):
+    last, best = (JudgedStep(step=9, metrics={"f1": value}) for value in (last, best))
+    return SeedRun(
+        seed=seed,
+        directory=f"seed-{seed}",
+        last=last,
+        best=best,
+        degenerate=degenerate,
+        collapsed_at_the_end=False,
+        restarted=restarted,
+    )
+
+
 def test_a_degenerate_run_begins_anew_with_a_seed_not_asked_for(
     base, data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(finetune, "is_degenerate", lambda task, dev, found: True)
     monkeypatch.setattr(finetune, "_session", lambda config, prepared, placement, seed: seed)
-    monkeypatch.setattr(finetune, "carry_out", lambda seed: {"seed": seed, "degenerate": seed == 3})
+    monkeypatch.setattr(finetune, "carry_out", lambda seed: seed_run(seed, degenerate=seed == 3))
     config = toy_config(base, data, tmp_path, seeds=2, restarts=2)
     runs = finetune._runs(config, None, None)
-    assert [(run["seed"], run["restarted"]) for run in runs] == [(3, True), (5, False), (4, False)]
+    assert [(run.seed, run.restarted) for run in runs] == [(3, True), (5, False), (4, False)]
     assert (
         "seed 3 is degenerate: it answers all dev examples alike; beginning anew with seed 5"
         in (capsys.readouterr().err)
@@ -521,10 +537,8 @@ def test_constant_answers_are_degenerate_where_labels_differ():
 
 
 def test_several_seeds_have_a_median_and_a_spread():
-    runs = [
-        {"last": {"metrics": {"f1": last}}, "best": {"metrics": {"f1": best}}}
-        for last, best in ((0.5, 0.9), (0.7, 0.8), (0.1, 0.7))
-    ]
+    pairs = ((0.5, 0.9), (0.7, 0.8), (0.1, 0.7))
+    runs = [seed_run(1, last=last, best=best) for last, best in pairs]
     assert summary(runs, "f1") == {
         "last": {"median": 0.5, "min": 0.1, "max": 0.7},
         "best": {"median": 0.8, "min": 0.7, "max": 0.9},
@@ -532,64 +546,27 @@ def test_several_seeds_have_a_median_and_a_spread():
 
 
 def test_the_spread_is_told_of_the_runs_that_count():
-    steps = {which: {"step": 9, "metrics": {"f1": 0.51234}} for which in ("last", "best")}
-    rest = {"collapsed_at_the_end": False}
-    runs = [
-        {"seed": seed, "degenerate": seed == 1, "restarted": seed == 1} | rest | steps
-        for seed in (1, 4, 2, 3)
-    ]
-    spread = summary(runs[1:], "f1")
-    base = {"what": "one answer", "metrics": {"f1": 0.0}}
-    told = results_table(
-        {"task": "mrpc", "metric": "f1", "runs": runs, "summary": spread, "baseline": base}
-    )
+    runs = [seed_run(seed, degenerate=seed == 1, restarted=seed == 1) for seed in (1, 4, 2, 3)]
+    task = dataclasses.replace(find_task("mrpc"), scores=("f1",))
+    base = Baseline(what="one answer", metrics={"f1": 0.0})
+    told = results_table(task, runs, summary(runs[1:], "f1"), base)
     assert "last steps' f1 of 3 seeds: median 51.23%, 51.23% to 51.23%" in told
     assert "  last step      9  f1 51.23%" in told
     assert told.endswith("baseline: one answer  f1 0.00%")
 
 
 def test_labels_in_another_order_are_put_in_the_tasks():
-    head = {"kind": "classification", "labels": ["entailment", "neutral", "contradiction"]}
+    names = ["entailment", "neutral", "contradiction"]
+    head = HeadManifest(kind="classification", labels=names)
     assert finetuned._label_order("m", head, find_task("mnli")) == (2, 0, 1)
-    assert finetuned._label_order("m", head | {"task": "mnli"}, find_task("ax")) == (2, 0, 1)
+    of_mnli = dataclasses.replace(head, task="mnli")
+    assert finetuned._label_order("m", of_mnli, find_task("ax")) == (2, 0, 1)
     with pytest.raises(UserError, match="fine-tuned for sst2"):
-        finetuned._label_order("m", head | {"task": "sst2"}, find_task("mnli"))
+        finetuned._label_order("m", dataclasses.replace(head, task="sst2"), find_task("mnli"))
     with pytest.raises(
         UserError, match="has the labels entailment, neutral, contradiction, and rte"
     ):
         finetuned._label_order("m", head, find_task("rte"))
-
-
-# --------------------------------------------------------------------------------------- the card
-
-
-def test_the_published_rows_have_the_published_averages():
-    """Two sources: the cells, and the README's own last column."""
-    averages = {
-        **{"base-v2": 82.3, "large-v2": 85.7, "xlarge-v2": 87.9, "xxlarge-v2": 90.9},
-        **{"base-v1": 80.1, "large-v1": 82.4, "xlarge-v1": 85.5, "xxlarge-v1": 91.0},
-    }
-    for name, row in PUBLISHED.items():
-        assert average(row) == pytest.approx(averages[name], abs=0.051), name
-
-
-def test_the_card_holds_a_models_row_beside_the_published_one(monkeypatch, base):
-    manifest = {"provenance": {"source": "albert_large_v1.tar.gz"}, "head": {"task": "mnli"}}
-    model = load_model(base)._replace(manifest=manifest)
-    model.params["head"] = {}
-    monkeypatch.setattr("albert_jax.inference.evaluate.load_model", lambda path: model)
-    monkeypatch.setattr(
-        "albert_jax.inference.evaluate.evaluate", lambda *_, **__: {"metrics": {"accuracy": 0.835}}
-    )
-    card = evaluate_card(["m"], "data")
-    assert (card["released"], card["average"]) == ("large-v1", None)
-    here, tuned, published = card_table(card).splitlines()[1:]
-    assert here.split() == ["here", "-", "-", "-", "83.5", "-", "-"]
-    assert tuned.endswith("83.5  -      -")
-    assert published.split()[-5:] == ["90.6/83.9", "82.3/79.4", "83.5", "91.7", "68.5"]
-    with pytest.raises(UserError, match="both of mnli"):
-        evaluate_card(["m", "n"], "data")
-    assert [cell.task for cell in CARD] == [cell.task for cell in CARD if find_task(cell.task)]
 
 
 # ----------------------------------------------------------------------------------------- mistakes

@@ -5,7 +5,7 @@ directories, each into each, bit for bit."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,18 +24,51 @@ from albert_jax.checkpoint.convert.sources import (
 )
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.manager import cause_of, require_space
+from albert_jax.config.manifests import ConvertedTensor, HeadManifest
 from albert_jax.data.hf_tokenizer import read_tokenizer
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.atomic import appearing_whole, require_apart
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.results import Result
 from albert_jax.utils.streams import say
+from albert_jax.utils.tables import aligned
 from albert_jax.utils.wording import first_ten, shortened
 
 Format = Literal["albert-jax", "hf", "tf"]
 
 _OURS = "albert_jax model directory"
 _PADDING = 127  # rows without a piece, of embeddings that are padded to a multiple of 128
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inventory(Result):
+    """What a conversion found and wrote.
+
+    Fields:
+        kind: what the source is, in words.
+        config: the fields of `AlbertConfig`.
+        parts: those of the parameters, as embeddings, encoder, pooler.
+        vocabulary: its file's name, None without one.
+        tokenizer: how text is cleaned.
+        ignored: how many of each kind of thing in the source are left out.
+        notes: what the user should know.
+    """
+
+    source: str
+    kind: str
+    config: dict[str, Any]
+    parts: list[str]
+    head: HeadManifest | None
+    parameters: int
+    vocabulary: str | None
+    tokenizer: dict[str, Any]
+    tensors: list[ConvertedTensor]
+    optimizer_tensors: int
+    ignored: dict[str, int]
+    dest: str
+    to: Format
+    notes: list[str]
 
 
 def convert(
@@ -49,8 +82,8 @@ def convert(
     no_vocab: bool = False,
     do_lower_case: bool | None = None,
     with_optimizer: bool = False,
-) -> dict[str, Any]:
-    """Converts a model and returns its inventory, JSON values; docs/checkpoints.md has the formats.
+) -> Inventory:
+    """Convert a model and return its inventory; docs/checkpoints.md has the formats.
 
     `head` says what a head of one output is; `config` and `vocab` name files that are not beside
     the weights; `no_vocab` goes without one; `do_lower_case` is as the vocabulary was trained
@@ -76,13 +109,13 @@ def convert(
         if do_lower_case is not None:
             found.settings["do_lower_case"] = do_lower_case
         vocabulary = None if no_vocab else _choose_vocabulary(found, vocab)
-        report = _report(str(source), found, vocabulary)
-        _print(report)
-        notes = _write(dest, to, found, vocabulary, report)
+        inventory = _inventory(str(source), found, vocabulary, str(dest), to)
+        _print(inventory)
+        notes = _write(dest, to, found, vocabulary, inventory)
     for note in notes:
         say(f"note: {note}")
     say(f"{dest}: {to}, written whole")
-    return report | {"dest": str(dest), "to": to, "notes": [*report["notes"], *notes]}
+    return dataclasses.replace(inventory, notes=[*inventory.notes, *notes])
 
 
 def _check_destination(
@@ -158,9 +191,9 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
     weights = Weights(
         params=named_leaves(model.params),
         config=model.config,
-        head=model.manifest.get("head"),
+        head=model.head,
         inventory=[
-            {"source": name, "path": name} | entry
+            ConvertedTensor.from_json({"source": name, "path": name} | entry)
             for name, entry in model.manifest["tensors"].items()
         ],
         transformers=provenance.get("transformers", {}),
@@ -226,15 +259,21 @@ def _choose_vocabulary(found: _Found, given: str | Path | None) -> Path | None:
 
 
 def _write(
-    dest: Path, to: Format, found: _Found, vocab: Path | None, report: Mapping[str, Any]
+    dest: Path, to: Format, found: _Found, vocab: Path | None, inventory: Inventory
 ) -> list[str]:
     """Writes `dest` and returns what the user should know."""
     weights = found.weights
     if to != "albert-jax":
         return _write_export(dest, to, found, vocab)
-    provenance = {key: report[key] for key in ("source", "kind", "notes", "ignored")}
-    provenance |= {"transformers": weights.transformers, "dtype": weights.dtype}
-    provenance |= {"global_step": weights.global_step}
+    provenance = {
+        "source": inventory.source,
+        "kind": inventory.kind,
+        "notes": inventory.notes,
+        "ignored": inventory.ignored,
+        "transformers": weights.transformers,
+        "dtype": weights.dtype,
+        "global_step": weights.global_step,
+    }
     model_dir.export_model(
         dest,
         params=nest(weights.params),
@@ -267,46 +306,44 @@ def _write_export(dest: Path, to: Format, found: _Found, vocab: Path | None) -> 
 # ---------------------------------------------------------------------------------- what is printed
 
 
-def _report(source: str, found: _Found, vocab: Path | None) -> dict[str, Any]:
-    """The inventory with what surrounds it, as JSON values."""
+def _inventory(source: str, found: _Found, vocab: Path | None, dest: str, to: Format) -> Inventory:
     weights = found.weights
-    return {
-        "source": source,
-        "kind": found.kind,
-        "config": dataclasses.asdict(weights.config),
-        "parts": weights.parts,
-        "head": weights.head,
-        "parameters": sum(array.size for array in weights.params.values()),
-        "vocabulary": vocab.name if vocab else None,
-        "tokenizer": dict(found.settings),
-        "tensors": weights.inventory,
-        "optimizer_tensors": len(weights.optimizer or {}),
-        "ignored": weights.ignored,
-        "notes": list(found.notes),
-    }
-
-
-def _print(report: Mapping[str, Any]) -> None:
-    rows = report["tensors"]
-    shapes = [f"{row['dtype']}[{','.join(map(str, row['shape']))}]" for row in rows]
-    wide = max(len(row["source"]) for row in rows)
-    middle, narrow = max(len(row["path"]) for row in rows), max(map(len, shapes))
-    say(f"{report['source']}: {report['kind']}")
-    for note in report["notes"]:
-        say(note)
-    for row, shape in zip(rows, shapes, strict=True):
-        name, path = f"{row['source']:<{wide}}", f"{row['path']:<{middle}}"
-        say(f"  {name}  {path}  {shape:<{narrow}}  {row['crc32c']}")
-    say(
-        f"{len(rows)} tensors, {report['parameters']:,} parameters in {', '.join(report['parts'])}"
-        + "".join(f"; {count} {name} ignored" for name, count in report["ignored"].items())
-        + (f"; {report['optimizer_tensors']} of the optimizer" * bool(report["optimizer_tensors"]))
+    return Inventory(
+        source=source,
+        kind=found.kind,
+        config=dataclasses.asdict(weights.config),
+        parts=weights.parts,
+        head=weights.head,
+        parameters=sum(array.size for array in weights.params.values()),
+        vocabulary=vocab.name if vocab else None,
+        tokenizer=dict(found.settings),
+        tensors=weights.inventory,
+        optimizer_tensors=len(weights.optimizer or {}),
+        ignored=weights.ignored,
+        dest=dest,
+        to=to,
+        notes=list(found.notes),
     )
-    head = report["head"]
-    if head:
-        labels = f", labels {first_ten(head['labels'])}" if head["labels"] else ""
-        say(f"head: {head['kind']}{labels}")
-    vocabulary, settings = report["vocabulary"], report["tokenizer"]
+
+
+def _print(inventory: Inventory) -> None:
+    say(f"{inventory.source}: {inventory.kind}")
+    for note in inventory.notes:
+        say(note)
+    rows = [
+        (each.source, each.path, f"{each.dtype}[{','.join(map(str, each.shape))}]", each.crc32c)
+        for each in inventory.tensors
+    ]
+    say(aligned(rows, indent="  "))
+    say(
+        f"{len(rows)} tensors, {inventory.parameters:,} parameters in {', '.join(inventory.parts)}"
+        + "".join(f"; {count} {name} ignored" for name, count in inventory.ignored.items())
+        + (f"; {inventory.optimizer_tensors} of the optimizer" * bool(inventory.optimizer_tensors))
+    )
+    if head := inventory.head:
+        labels = f", labels {first_ten(head.labels)}" if head.labels else ""
+        say(f"head: {head.kind}{labels}")
+    vocabulary, settings = inventory.vocabulary, inventory.tokenizer
     case = "lower-cased" if settings["do_lower_case"] else "cased"
     say(
         f"vocabulary: {vocabulary}, text cleaned as {settings['mode']}'s, {case}"

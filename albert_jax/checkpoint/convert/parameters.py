@@ -127,7 +127,7 @@ def parameter_shapes(
         "1": 1,
         "2": 2,
     }
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for module, letters in modules(config, head).items():
         shape = tuple(sizes[letter] for letter in letters)
         names = leaves(module)

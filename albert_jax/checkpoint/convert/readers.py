@@ -25,6 +25,7 @@ from albert_jax.checkpoint.convert.parameters import (
 from albert_jax.checkpoint.convert.sources import WeightSource
 from albert_jax.checkpoint.convert.tensors import Tensor, forget
 from albert_jax.checkpoint.integrity import crc32c, not_finite
+from albert_jax.config.manifests import ConvertedTensor, HeadManifest
 from albert_jax.config.model import MODELS, AlbertConfig
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
@@ -57,8 +58,8 @@ class Weights:
 
     params: dict[str, np.ndarray]  # by path
     config: AlbertConfig
-    head: dict[str, Any] | None  # {"kind", "labels"}
-    inventory: list[dict[str, Any]]
+    head: HeadManifest | None
+    inventory: list[ConvertedTensor]
     transformers: dict[str, Any]  # what only transformers' config.json says
     optimizer: dict[str, np.ndarray] | None = None  # by slot/path
     global_step: int | None = None
@@ -166,7 +167,7 @@ def _head(
     shapes: Mapping[str, tuple[int, ...]],
     values: Mapping[str, Any],
     kind: str | None,
-) -> dict[str, Any] | None:
+) -> HeadManifest | None:
     """The fine-tuned head's kind and labels; `kind` is the user's choice."""
     found = _names_of(source.kind).head_kind(shapes)
     rows = next((shapes[n][0] for n in ("output_weights", "classifier.weight") if shapes.get(n)), 0)
@@ -179,7 +180,7 @@ def _head(
     if found in ("span_v1", "span_v2"):
         if kind not in (None, found):
             raise UserError(f"--head {kind} does not fit; {source.file} has the head {found}")
-        return {"kind": found, "labels": None}
+        return HeadManifest.from_json({"kind": found, "labels": None})
     kind = kind or _kind_of(architecture, values, rows, source)
     if kind not in HEAD_SHAPES or kind.startswith("span"):
         known = ", ".join(k for k in HEAD_SHAPES if not k.startswith("span"))
@@ -188,7 +189,7 @@ def _head(
     labels = None if kind in LABELS else _labels(values)
     if labels is not None and len(labels) != rows:
         raise UserError(f"{source.file} has a head of {rows} outputs and {len(labels)} labels")
-    return {"kind": kind, "labels": labels}
+    return HeadManifest.from_json({"kind": kind, "labels": labels})
 
 
 def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: WeightSource) -> str:
@@ -302,7 +303,7 @@ def read_weights(
         raise UserError(f"{source.file}: {first_ten(doubled, '; ')}; keep one of each")
     shapes = {name: tensor.shape for name, (_, tensor) in there.items()}
     chosen = _head(source, shapes, values, head)
-    kind = chosen["kind"] if chosen else None
+    kind = chosen.kind if chosen else None
     table = _wanted(names.table(albert, kind), shapes, values)
     tied = _take_tied(there, table)
     expected = parameter_shapes(albert, kind, _outputs(kind, shapes))
@@ -420,14 +421,14 @@ def _check(
         )
 
 
-def _row(raw: str, tensor: Tensor, path: str, array: np.ndarray) -> dict[str, Any]:
-    return {
-        "source": raw,
-        "path": path,
-        "shape": list(tensor.shape),
-        "dtype": str(tensor.dtype),
-        "crc32c": crc32c(array),
-    }
+def _row(raw: str, tensor: Tensor, path: str, array: np.ndarray) -> ConvertedTensor:
+    return ConvertedTensor(
+        source=raw,
+        path=path,
+        shape=list(tensor.shape),
+        dtype=str(tensor.dtype),
+        crc32c=crc32c(array),
+    )
 
 
 def _take_tied(

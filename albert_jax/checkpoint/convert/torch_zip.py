@@ -141,7 +141,7 @@ def _tensor(
         raise _Damaged(f"{name} has {len(raw)} bytes for {view.storage.length} {dtype}")
 
     def read() -> np.ndarray:
-        if zlib.crc32(raw) != info.CRC:
+        if zlib.crc32(raw.data) != info.CRC:
             raise UserError(f"{path} is damaged in {name} (CRC-32 differs); copy it again")
         whole = np.frombuffer(raw.tobytes() if raw.ctypes.data % dtype.itemsize else raw, dtype)
         strides = [step * dtype.itemsize for step in view.strides]

@@ -70,7 +70,7 @@ def check_export_destination(dest: str | Path, kind: str) -> None:
 def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
     """Writes a checkpoint, its configuration and vocabulary; returns what the user should know."""
     config, params = weights.config, weights.params
-    names = tf_names(config, weights.head["kind"] if weights.head else None)
+    names = tf_names(config, weights.head.kind if weights.head else None)
     if f"{MAPPING}/kernel" in params and f"{MAPPING}/kernel" not in names:
         raise UserError(
             f"the model maps embeddings of {config.embedding_size} to a hidden size that is the "
@@ -93,7 +93,7 @@ def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
         notes.append(f"{known}; albert_jax reads it back")
     if config.layer_norm_eps != 1e-12:
         notes.append(f"the original computes with epsilon 1e-12, not {config.layer_norm_eps}")
-    if weights.head and weights.head["labels"]:
+    if weights.head and weights.head.labels:
         notes.append("the labels' names are lost; the format has no place for them")
     return notes
 
@@ -106,7 +106,7 @@ def write_hf(
 ) -> list[str]:
     """Writes what transformers' from_pretrained loads; returns what the user should know."""
     config, params, parts, notes = weights.config, dict(weights.params), weights.parts, []
-    kind = weights.head["kind"] if weights.head else None
+    kind = weights.head.kind if weights.head else None
     architecture = _architecture(weights)
     if architecture in WITHOUT_POOLER and "pooler" in parts:
         params = {path: array for path, array in params.items() if part_of(path) != "pooler"}
@@ -150,7 +150,7 @@ def _exact_dtype(wanted: str, params: Mapping[str, np.ndarray]) -> np.dtype:
 def _architecture(weights: Weights) -> str:
     """The class that has a place for every part; see docs/checkpoints.md for what none has."""
     if weights.head:
-        return ARCHITECTURES.get(weights.head["kind"], "AlbertModel")
+        return ARCHITECTURES.get(weights.head.kind, "AlbertModel")
     if "predictions" not in weights.parts:
         return "AlbertModel"
     # One without sentence order is of TF-Hub: AlbertForMaskedLM would call its pooler unused.
@@ -171,10 +171,10 @@ def _config_json(weights: Weights, architecture: str, dtype: str) -> dict[str, A
     values["hidden_act"] = act_for_transformers(weights.config.hidden_act)
     if dtype != "float32":
         values["dtype"] = dtype
-    kind = weights.head["kind"] if weights.head else None
+    kind = weights.head.kind if weights.head else None
     if weights.head and kind not in ("multiple_choice", "span_v1", "span_v2"):
         count = LABELS.get(str(kind)) or len(weights.params["head/output_bias"])
-        labels = weights.head["labels"] or [f"LABEL_{i}" for i in range(count)]
+        labels = weights.head.labels or [f"LABEL_{i}" for i in range(count)]
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
         values["label2id"] = {label: i for i, label in enumerate(labels)}
         if kind == "regression":

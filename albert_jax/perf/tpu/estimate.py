@@ -8,7 +8,7 @@ import dataclasses
 import gc
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from albert_jax.config.run import PretrainConfig
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.distributed.placement import check_batch_size, make_placement
 from albert_jax.perf.tpu import hlo, libtpu
-from albert_jax.perf.tpu.cost_model import StepCost, step_cost
+from albert_jax.perf.tpu.cost_model import Operation, StepCost, step_cost
+from albert_jax.perf.tpu.results import (
+    EstimateResult,
+    FittingEstimate,
+    HbmBytes,
+    KernelCost,
+    OperationCost,
+)
 from albert_jax.perf.tpu.topology import Slice, compile_only_devices, parse_slice
 from albert_jax.perf.workload import Work, lower, make_work, pretrain_config, setting_of
 from albert_jax.training.memory import OutOfMemory, out_of_memory_told, program_bytes
@@ -62,22 +69,19 @@ _PROFILED = {
 }
 
 
-def estimate(config: EstimateConfig) -> dict[str, Any]:
-    """Compiles one configuration for its slice; returns JSON values.
+def estimate(config: EstimateConfig) -> EstimateResult:
+    """Compile one configuration for its slice; return a `FittingEstimate` where a chip holds it.
 
-    `fits` says whether a chip holds it; where it does not, times are None and `out_of_memory` says
-    by how much. `ms_of` divides `step_ms` by who tells: the compiler's cycles, and for what it
-    does not estimate kernels' FLOPs, links, and bytes. Raises UserError.
+    Raises UserError for what cannot be compiled.
     """
     where = parse_slice(config.topology)
     settings = estimated_config(config, where)
     _check(config, settings, where)
-    found = _compiled(config, settings, where, compile_only_devices(where))
-    return _setting(config, settings, where) | found
+    return _compiled(config, settings, where, compile_only_devices(where))
 
 
-def find_batch(config: EstimateConfig) -> list[dict[str, Any]]:
-    """The estimate of the largest batch that a chip holds, to within a sixteenth, for the
+def find_batch(config: EstimateConfig) -> list[EstimateResult]:
+    """Return the estimate of the largest batch that a chip holds, to within a sixteenth, for the
     configured remat, "none" and "full"; one that holds no sequence has `fits` False."""
     where = parse_slice(config.topology)
     first = estimated_config(config, where)
@@ -117,8 +121,8 @@ def _check(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> No
     check_batch_size(train.batch_size, train.accumulate, where.chips)
 
 
-def _setting(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> dict[str, Any]:
-    """What was asked; the batch is a chip's."""
+def _described(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> dict[str, Any]:
+    """Return the fields of a result that say what was asked, and of which compiler."""
     train = settings.train
     return setting_of(config, settings) | {
         "topology": where.name,
@@ -139,8 +143,9 @@ def _compiled(
     settings: PretrainConfig,
     where: Slice,
     devices: Sequence[jax.Device],
-) -> dict[str, Any]:
-    """Figures of one compilation; the advice where it fails is about a chip's batch."""
+) -> EstimateResult:
+    """Compile, and add up what was compiled; the advice where it fails is about a chip's batch."""
+    described = _described(config, settings, where)
     placement = make_placement(settings.train.mode, devices)
     a_chips = settings.train.batch_size // where.chips
     train = dataclasses.replace(settings.train, batch_size=a_chips)
@@ -155,14 +160,20 @@ def _compiled(
                 lowered = lower(config.phase, settings, work, placement)
                 compiled = lowered.compile({"xla_dump_to": dump, "xla_dump_hlo_as_text": True})
         except OutOfMemory as error:
-            return _unfit(error, where)
+            return _unfit(described, error, where)
         seconds = time.perf_counter() - started
         program = hlo.parse_program(_text_of(compiled, Path(dump), where))
     cost = step_cost(program, where, kernel_efficiency(settings, where))
-    return (
-        {"fits": True, "out_of_memory": None, "compile_seconds": seconds}
-        | _memory(compiled, where)
-        | _times(cost, work, settings, where)
+    hbm = _hbm_of(compiled)
+    return FittingEstimate(
+        **described,
+        fits=True,
+        compile_seconds=seconds,
+        # What a step donates is counted once.
+        hbm_bytes=(program_bytes(compiled) or 0) + hbm.code,
+        hbm_capacity_bytes=where.chip.hbm_bytes,
+        hbm_of=hbm,
+        **_figures(cost, work, settings, where),
     )
 
 
@@ -197,39 +208,33 @@ def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
     }
 
 
-def _unfit(error: OutOfMemory, where: Slice) -> dict[str, Any]:
-    times = ("ms_per_sequence_per_chip", "step_ms", "mfu", "collective_bytes", "days")
-    return dict.fromkeys(times) | {
-        "fits": False,
-        "out_of_memory": str(error),
-        "hbm_bytes": None if error.needed is None else int(error.needed),
-        "hbm_capacity_bytes": int(error.capacity or where.chip.hbm_bytes),
-    }
+def _unfit(described: Mapping[str, Any], error: OutOfMemory, where: Slice) -> EstimateResult:
+    return EstimateResult(
+        **described,
+        fits=False,
+        out_of_memory=str(error),
+        hbm_bytes=None if error.needed is None else int(error.needed),
+        hbm_capacity_bytes=int(error.capacity or where.chip.hbm_bytes),
+    )
 
 
-def _memory(compiled: Any, where: Slice) -> dict[str, Any]:
-    """Bytes of a chip's HBM by kind; what a step donates is counted once."""
-    told = compiled.memory_analysis()
-    code = told.generated_code_size_in_bytes
-    return {
-        "hbm_bytes": (program_bytes(compiled) or 0) + code,
-        "hbm_capacity_bytes": where.chip.hbm_bytes,
-        "hbm_of": {
-            "arguments": told.argument_size_in_bytes,
-            "outputs": told.output_size_in_bytes,
-            "aliased": told.alias_size_in_bytes,  # outputs in their arguments' place
-            "temporaries": told.temp_size_in_bytes,
-            "code": code,
-        },
-    }
+def _hbm_of(compiled: jax.stages.Compiled) -> HbmBytes:
+    told: Any = compiled.memory_analysis()
+    return HbmBytes(
+        arguments=told.argument_size_in_bytes,
+        outputs=told.output_size_in_bytes,
+        aliased=told.alias_size_in_bytes,
+        temporaries=told.temp_size_in_bytes,
+        code=told.generated_code_size_in_bytes,
+    )
 
 
-def _times(cost: StepCost, work: Work, settings: PretrainConfig, where: Slice) -> dict[str, Any]:
+def _figures(cost: StepCost, work: Work, settings: PretrainConfig, where: Slice) -> dict[str, Any]:
+    """Return the fields of a result that the program's costs give."""
     sequences = settings.train.batch_size // where.chips
     flops = work.flops_per_sequence * sequences
     dearest = sorted(cost.merged(), key=lambda each: -each.seconds)
     collectives = [each for each in dearest if each.kind == "collective"]
-    kernels = [each for each in dearest if each.kind == "kernel"]
     return {
         "step_ms": 1e3 * cost.seconds,
         "ms_per_sequence_per_chip": 1e3 * cost.seconds / sequences,
@@ -242,17 +247,18 @@ def _times(cost: StepCost, work: Work, settings: PretrainConfig, where: Slice) -
             for kind in ("cycles", "kernel", "collective", "copy", "bytes")
         },
         "collective_bytes": int(sum(each.bytes for each in collectives)),
-        "collectives": [_row(each) for each in collectives],
+        "collectives": [OperationCost(**_cost(each)) for each in collectives],
         "kernels": [
-            _row(each) | {"of_peak": each.flops / (each.seconds * where.chip.peak_flops)}
-            for each in kernels
+            KernelCost(**_cost(each), of_peak=each.flops / (each.seconds * where.chip.peak_flops))
+            for each in dearest
+            if each.kind == "kernel"
         ],
         "unknown_loops": cost.unknown_loops,
-        "operations": [_row(each) for each in dearest[:OPERATIONS]],
+        "operations": [OperationCost(**_cost(each)) for each in dearest[:OPERATIONS]],
     }
 
 
-def _row(operation: Any) -> dict[str, Any]:
+def _cost(operation: Operation) -> dict[str, Any]:
     values = dataclasses.asdict(operation)
     return {"ms": 1e3 * values.pop("seconds")} | values
 
@@ -260,24 +266,27 @@ def _row(operation: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------- the largest batch
 
 
-def _largest(config: EstimateConfig, where: Slice, devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Bisects; the bytes that compilations tell, nearly affine in the batch, say where to look."""
+def _largest(config: EstimateConfig, where: Slice, devices: Sequence[jax.Device]) -> EstimateResult:
+    """Bisect; the bytes that compilations tell, nearly affine in the batch, say where to look."""
     unit = estimated_config(config, where).train.accumulate
-    fits: dict[int, dict[str, Any]] = {}
-    fails: dict[int, dict[str, Any]] = {}
-    batch = _rounded(config.batch_size or DEFAULT_BATCH, unit)
+    fits: dict[int, FittingEstimate] = {}
+    fails: dict[int, EstimateResult] = {}
+    batch: int | None = _rounded(config.batch_size or DEFAULT_BATCH, unit)
     while batch:
         asked = dataclasses.replace(config, batch_size=batch)
         settings = estimated_config(asked, where)
         say(f"remat {settings.compute.remat}, batch {batch} a chip …")
-        found = _setting(asked, settings, where) | _compiled(asked, settings, where, devices)
-        (fits if found["fits"] else fails)[batch] = found
+        found = _compiled(asked, settings, where, devices)
+        if isinstance(found, FittingEstimate):
+            fits[batch] = found
+        else:
+            fails[batch] = found
         jax.clear_caches()
         gc.collect()
         batch = next_batch(
-            {b: f["hbm_bytes"] for b, f in fits.items()},
+            {size: fitting.hbm_bytes for size, fitting in fits.items()},
             min(fails, default=None),
-            found["hbm_capacity_bytes"],
+            found.hbm_capacity_bytes,
             unit,
         )
     return fits[max(fits)] if fits else fails[min(fails)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
+from albert_jax.perf.tpu.results import EstimateResult, FittingEstimate, OperationCost
 from albert_jax.training.memory import GIB
 from albert_jax.utils.numbers import rounded
+from albert_jax.utils.tables import aligned
 
 _PHASES = {
     "train": "training step",
@@ -30,108 +31,124 @@ _OUR_MODULES = re.compile(
 _SOURCE = 76  # characters of where an operation comes from
 
 
-def estimate_lines(r: dict[str, Any]) -> str:
-    """The figures of one `estimate`, a line each, and the dearest operations."""
-    versions = r["versions"]
+def estimate_lines(result: EstimateResult) -> str:
+    """Return the figures of one `estimate`, a line each, and the most expensive operations."""
     lines = [
-        f"estimated   {_PHASES[r['phase']]} of {r['model']}, {r['parameters']:,} parameters, by "
-        f"the TPU's compiler: nothing was run",
-        f"slice       {r['topology']}: {r['chips']:,} chip{'s' if r['chips'] > 1 else ''}, "
-        f"under {r['mode']}; libtpu {versions['libtpu']}, jax {versions['jax']}",
-        f"batch       {r['batch_size']:,} x {r['sequence']} tokens a chip, "
-        f"{r['global_batch_size']:,} in all"
-        + (f", {r['predictions']} predictions" if r["phase"] != "finetune" else ""),
-        f"compute     {r['dtype']}, remat {r['remat']}, attention {r['attention']}, "
-        f"unroll {r['unroll']}, accumulate {r['accumulate']}",
+        f"estimated   {_PHASES[result.phase]} of {result.model}, {result.parameters:,} parameters, "
+        f"by the TPU's compiler: nothing was run",
+        f"slice       {result.topology}: {result.chips:,} chip{'s' if result.chips > 1 else ''}, "
+        f"under {result.mode}; libtpu {result.versions['libtpu']}, jax {result.versions['jax']}",
+        f"batch       {result.batch_size:,} x {result.sequence} tokens a chip, "
+        f"{result.global_batch_size:,} in all"
+        + (f", {result.predictions} predictions" if result.phase != "finetune" else ""),
+        f"compute     {result.dtype}, remat {result.remat}, attention {result.attention}, "
+        f"unroll {result.unroll}, accumulate {result.accumulate}",
     ]
-    if not r["fits"]:
-        return "\n".join([*lines, f"does not fit: {r['out_of_memory']}"])
-    return "\n".join([*lines, *_figures(r), *_collectives(r), *_kernels(r), *_operations(r)])
+    if not isinstance(result, FittingEstimate):
+        return "\n".join([*lines, f"does not fit: {result.out_of_memory}"])
+    lines += [*_figures(result), _collectives(result), *_kernels(result), *_operations(result)]
+    return "\n".join(lines)
 
 
-def _figures(r: dict[str, Any]) -> list[str]:
-    free = r["hbm_capacity_bytes"] - r["hbm_bytes"]
-    held = ", ".join(f"{name} {_size(n)}" for name, n in r["hbm_of"].items() if name != "aliased")
-    shares = [f"{_KINDS[kind]} {rounded(ms)} ms" for kind, ms in r["ms_of"].items() if ms >= 0.0005]
+def _figures(result: FittingEstimate) -> list[str]:
+    free, hbm = result.hbm_capacity_bytes - result.hbm_bytes, result.hbm_of
+    held = ", ".join(
+        f"{name} {_size(getattr(hbm, name))}"
+        for name in ("arguments", "outputs", "temporaries", "code")
+    )
+    shares = [
+        f"{_KINDS[kind]} {rounded(ms)} ms" for kind, ms in result.ms_of.items() if ms >= 0.0005
+    ]
+    sequences = 1000 * result.global_batch_size / result.step_ms
     lines = [
-        f"compiled    in {r['compile_seconds']:.1f} s",
-        f"memory      fits: {_size(r['hbm_bytes'])} of {_size(r['hbm_capacity_bytes'])}, "
+        f"compiled    in {result.compile_seconds:.1f} s",
+        f"memory      fits: {_size(result.hbm_bytes)} of {_size(result.hbm_capacity_bytes)}, "
         f"{_size(free)} free",
-        f"            {held}; {_size(r['hbm_of']['aliased'])} of the outputs take their "
-        "arguments' place",
-        f"step        {rounded(r['step_ms'])} ms, {rounded(r['ms_per_sequence_per_chip'])} ms "
+        f"            {held}; {_size(hbm.aliased)} of the outputs take their arguments' place",
+        f"step        {rounded(result.step_ms)} ms, {rounded(result.ms_per_sequence_per_chip)} ms "
         "a sequence a chip, as the compiler estimates",
         f"            {'; '.join(shares)}",
-        f"rate        {rounded(1000 * r['global_batch_size'] / r['step_ms'])} sequences/s, "
-        f"MFU {r['mfu']:.1%}",
-        f"arithmetic  {rounded(r['tflop_per_step'])} TFLOP a step and chip; the program's "
-        f"matmuls are {r['matmuls_of_model']:.3f} of that",
+        f"rate        {rounded(sequences)} sequences/s, MFU {result.mfu:.1%}",
+        f"arithmetic  {rounded(result.tflop_per_step)} TFLOP a step and chip; the program's "
+        f"matmuls are {result.matmuls_of_model:.3f} of that",
     ]
-    if r["phase"] == "train":
+    if result.phase == "train":
         lines.append(
-            f"run         {_days(r['days'])} for {r['steps']:,} steps of "
-            f"{r['global_batch_size']:,} sequences"
+            f"run         {_days(result.days)} for {result.steps:,} steps of "
+            f"{result.global_batch_size:,} sequences"
         )
-    if r["unknown_loops"]:
+    if result.unknown_loops:
         lines.append(
-            f"loops       counted once, of unknown length: {', '.join(r['unknown_loops'])}"
+            f"loops       counted once, of unknown length: {', '.join(result.unknown_loops)}"
         )
     return lines
 
 
-def _collectives(r: dict[str, Any]) -> list[str]:
+def _collectives(result: FittingEstimate) -> str:
     told = [
-        f"{e['times']} {e['name']}, {_size(e['bytes'])}, {rounded(e['ms'], 3)} ms"
-        for e in r["collectives"]
+        f"{each.times} {each.name}, {_size(each.bytes)}, {rounded(each.ms, 3)} ms"
+        for each in result.collectives
     ]
-    return [f"links       {'; '.join(told) or 'no collectives'} a step and chip"]
+    return f"links       {'; '.join(told) or 'no collectives'} a step and chip"
 
 
-def _kernels(r: dict[str, Any]) -> list[str]:
-    if not r["kernels"]:
+def _kernels(result: FittingEstimate) -> list[str]:
+    if not result.kernels:
         return []
     told = "have no estimate and are counted by FLOPs, or the HBM's rate where that is slower"
     rows = [
-        f"            {rounded(each['ms'], 3)} ms, {each['of_peak']:.2f} of peak, "
-        f"{each['times']} x {_where(each)}: {rounded(each['flops'] / 1e9)} GFLOP, "
-        f"{_size(each['bytes'])}"
-        for each in r["kernels"]
+        f"            {rounded(each.ms, 3)} ms, {each.of_peak:.2f} of peak, "
+        f"{each.times} x {_where(each)}: {rounded(each.flops / 1e9)} GFLOP, "
+        f"{_size(each.bytes)}"
+        for each in result.kernels
     ]
     return [f"kernels     {told}", *rows]
 
 
-def _operations(r: dict[str, Any]) -> list[str]:
-    rows = [
-        f"{each['ms']:8.3f}  {each['ms'] / r['step_ms']:6.1%}  {each['times']:5}  "
-        f"{each['kind']:<10}  {_where(each)}"
-        for each in r["operations"]
+def _operations(result: FittingEstimate) -> list[str]:
+    rows = [("ms", "share", "times", "by", "operation")]
+    rows += [
+        (
+            f"{each.ms:.3f}",
+            f"{each.ms / result.step_ms:.1%}",
+            f"{each.times}",
+            each.kind,
+            _where(each),
+        )
+        for each in result.operations
     ]
-    return ["", f"{'ms':>8}  {'share':>6}  {'times':>5}  {'by':<10}  operation", *rows]
+    return ["", aligned(rows, "rrr")]
 
 
-def batches(results: Sequence[dict[str, Any]]) -> str:
-    """The largest batches of `find_batch`, a line each."""
-    lines = [f"{'remat':<6}  {'batch a chip':>12}  {'HBM':>9}  {'ms a sequence':>13}  {'MFU':>6}"]
-    for r in results:
-        if r["fits"]:
-            lines.append(
-                f"{r['remat']:<6}  {r['batch_size']:12,}  {_size(r['hbm_bytes']):>9}  "
-                f"{rounded(r['ms_per_sequence_per_chip']):>13}  {r['mfu']:6.1%}"
+def batches(results: Sequence[EstimateResult]) -> str:
+    """Return the largest batches of `find_batch`, a line each."""
+    rows: list[tuple[str, ...]] = [("remat", "batch a chip", "HBM", "ms a sequence", "MFU")]
+    for result in results:
+        if isinstance(result, FittingEstimate):
+            rows.append(
+                (
+                    result.remat,
+                    f"{result.batch_size:,}",
+                    _size(result.hbm_bytes),
+                    rounded(result.ms_per_sequence_per_chip),
+                    f"{result.mfu:.1%}",
+                )
             )
         else:
-            lines.append(f"{r['remat']:<6}  not even {r['batch_size']}: {r['out_of_memory']}")
-    return "\n".join(lines)
+            why = f"not even {result.batch_size}: {result.out_of_memory}"
+            rows.append((result.remat, why))
+    return aligned(rows, "lrrrr")
 
 
-def _where(each: dict[str, Any]) -> str:
-    """The module and primitive that an operation comes from, in short."""
-    if each["kind"] == "collective":  # many gradients in one: the source is only one's
-        return each["name"]
-    source = each["source"] or each["name"]
+def _where(each: OperationCost) -> str:
+    """Return the module and primitive that an operation comes from, in short."""
+    if each.kind == "collective":  # many gradients in one: the source is only one's
+        return each.name
+    source = each.source or each.name
     backward = "transpose(" in source
     source = _OUR_MODULES.sub("", source)
     parts = [p for p in source.split("/") if not p.endswith(")") or p.startswith("jit(take")]
-    told, direction = "/".join(parts or [each["name"]]), "backward " if backward else ""
+    told, direction = "/".join(parts or [each.name]), "backward " if backward else ""
     room = _SOURCE - len(direction)
     return direction + (told if len(told) <= room else f"…{told[1 - room :]}")
 

@@ -4,16 +4,22 @@ recipe's chip-hours, drawn over the sizes of a slice."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from albert_jax.config.model import MODELS
 from albert_jax.config.run import PretrainConfig
+from albert_jax.perf.tpu.results import TABLE_FORMAT, EstimateRow
 from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import refuse_newer_format
 from albert_jax.utils.plots import (
     from_zero,
     legend_below,
@@ -22,48 +28,58 @@ from albert_jax.utils.plots import (
     save_plot,
     styled,
 )
+from albert_jax.utils.results import Result
 
 ESTIMATES = Path(__file__).with_name("estimates.jsonl")  # what `info` reads
 
-_SETTING = ("model", "topology", "phase", "batch_size", "sequence", "predictions", "dtype", "remat")
-_SETTING += ("attention", "unroll", "accumulate", "mode")
-_FIGURES = ("chips", "global_batch_size", "fits", "ms_per_sequence_per_chip", "step_ms", "ms_of")
-_FIGURES += ("mfu", "hbm_bytes", "hbm_capacity_bytes", "collective_bytes", "compile_seconds")
+# The fields that tell one step from another, in the order of the command's flags.
+_SETTING: tuple[str, ...] = (
+    *("model", "topology", "phase", "batch_size", "sequence", "predictions", "dtype", "remat"),
+    *("attention", "unroll", "accumulate", "mode"),
+)
 
 
-def row_of(figures: dict[str, Any], date: str | None = None) -> dict[str, Any]:
-    """What the table keeps of an estimate, and the day, today's in UTC unless given."""
-    kept = {name: figures.get(name) for name in (*_SETTING, *_FIGURES, "commit")}
-    versions = {name: figures["versions"][name] for name in ("jax", "libtpu")}
-    return kept | {"versions": versions, "date": date or f"{datetime.now(UTC):%Y-%m-%d}"}
+def row_of(figures: Mapping[str, Any], date: str | None = None) -> EstimateRow:
+    """Return what the table keeps of an estimate, and the day, today's in UTC unless given."""
+    kept = {field.name: figures.get(field.name) for field in dataclasses.fields(EstimateRow)}
+    return EstimateRow.from_json(
+        kept
+        | {
+            "format_version": TABLE_FORMAT,
+            "versions": {name: figures["versions"][name] for name in ("jax", "libtpu")},
+            "date": date or f"{datetime.now(UTC):%Y-%m-%d}",
+        }
+    )
 
 
-def read_table(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a table, none where there is no file. Raises UserError for anything else."""
+def read_table(path: str | Path) -> list[EstimateRow]:
+    """Return the rows of a table, none where there is no file. Raises UserError for anything
+    else."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"table {path} cannot be read: {error}") from None
+    return [_row(line, f"line {number} of table {path}") for number, line in enumerate(lines, 1)]
+
+
+def _row(line: str, name: str) -> EstimateRow:
     try:
-        rows = [json.loads(line) for line in lines]
-    except ValueError:
-        rows = [None]
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not row.keys() >= {*_SETTING, *_FIGURES}:
-            raise UserError(
-                f"line {number} of table {path} is no estimate; give a file that --table wrote, or "
-                "a new one"
-            )
-    return rows
+        document = msgspec.json.decode(line, type=dict[str, Any])
+        refuse_newer_format(document, TABLE_FORMAT, name)
+        return EstimateRow.from_json(document)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise UserError(
+            f"{name} is no estimate ({error}); give a file that --table wrote, or a new one"
+        ) from None
 
 
-def record(path: str | Path, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Writes a row into a table in place of the one of the same setting; returns all rows."""
+def record(path: str | Path, row: EstimateRow) -> list[EstimateRow]:
+    """Write a row into a table in place of the one of the same setting; return all rows."""
     rows = [each for each in read_table(path) if _setting(each) != _setting(row)] + [row]
-    rows.sort(key=lambda each: (each["model"], each["topology"].partition(":")[0], each["chips"]))
-    text = "".join(json.dumps(each) + "\n" for each in rows)
+    rows.sort(key=lambda each: (each.model, each.chip, each.chips))
+    text = "".join(json.dumps(each.to_json()) + "\n" for each in rows)
     try:
         with appearing_file(Path(path)) as file:
             file.write_text(text, encoding="utf-8")
@@ -72,12 +88,12 @@ def record(path: str | Path, row: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _setting(row: dict[str, Any], *, but: str = "") -> tuple[Any, ...]:
-    return tuple(row[name] for name in _SETTING if name != but)
+def _setting(row: EstimateRow, *, but: str = "") -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in _SETTING if name != but)
 
 
-def command(row: dict[str, Any]) -> str:
-    """The command line that makes a row."""
+def command(row: EstimateRow) -> str:
+    """Return the command line that makes a row."""
     default = PretrainConfig()
     usual = {
         "phase": "train",
@@ -89,110 +105,134 @@ def command(row: dict[str, Any]) -> str:
         "accumulate": default.train.accumulate,
         "mode": default.train.mode,
     }
-    told = [name for name in _SETTING if row[name] != usual.get(name)]
-    return " ".join(["albert-jax estimate", *(f"--{n.replace('_', '-')} {row[n]}" for n in told)])
+    told = {name: getattr(row, name) for name in _SETTING if getattr(row, name) != usual.get(name)}
+    flags = (f"--{name.replace('_', '-')} {value}" for name, value in told.items())
+    return " ".join(["albert-jax estimate", *flags])
 
 
 # -------------------------------------------------------------------------------------- chip-hours
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChipHours(Result):
+    """What a run takes on one kind of chip: for which step, by which compiler, and the command that
+    estimates it again."""
+
+    hours: float
+    compiled_for: str
+    by: str
+    command: str
+
+
 def chip_hours(
-    config: PretrainConfig, sequences: int, rows: Sequence[dict[str, Any]] | None = None
-) -> dict[str, dict[str, Any]]:
-    """What so many sequences of a run take by the table, by the kind of chip.
+    config: PretrainConfig, sequences: int, rows: Sequence[EstimateRow] | None = None
+) -> dict[str, ChipHours]:
+    """Return what so many sequences of a run take by the table, by the kind of chip.
 
     Only a row of the very model, length and compute settings counts, with as many predictions or
     more; of several the one of the smallest slice, which has the least of rings, and there the
     fastest.
     """
-    found: dict[str, dict[str, Any]] = {}
+    known = read_table(ESTIMATES) if rows is None else rows
     alike = [
-        row for row in (read_table(ESTIMATES) if rows is None else rows) if _is_of(row, config)
+        (row.chips, row.ms_per_sequence_per_chip, row)
+        for row in known
+        if row.ms_per_sequence_per_chip is not None and _is_of(row, config)
     ]
-    for row in sorted(alike, key=lambda each: (each["chips"], each["ms_per_sequence_per_chip"])):
-        kind, versions = f"TPU {row['topology'].partition(':')[0]}", row["versions"]
-        found.setdefault(
-            kind,
-            {
-                "hours": sequences * row["ms_per_sequence_per_chip"] / 3.6e6,
-                "compiled_for": f"{row['topology']}, {row['batch_size']} x {row['sequence']} a "
-                f"chip, {row['predictions']} predictions",
-                "by": f"libtpu {versions['libtpu']}, jax {versions['jax']}, {row['date']}",
-                "command": command(row),
-            },
+    found: dict[str, ChipHours] = {}
+    for _, ms, row in sorted(alike, key=lambda each: each[:2]):
+        hours = ChipHours(
+            hours=sequences * ms / 3.6e6,
+            compiled_for=f"{row.topology}, {row.batch_size} x {row.sequence} a chip, "
+            f"{row.predictions} predictions",
+            by=f"libtpu {row.versions['libtpu']}, jax {row.versions['jax']}, {row.date}",
+            command=command(row),
         )
+        found.setdefault(f"TPU {row.chip}", hours)
     return found
 
 
-def _is_of(row: dict[str, Any], config: PretrainConfig) -> bool:
+def _is_of(row: EstimateRow, config: PretrainConfig) -> bool:
     compute, examples = config.compute, config.examples
     return (
-        row["fits"]
-        and row["phase"] == "train"
-        and MODELS.get(row["model"]) == config.model
-        and row["sequence"] == examples.max_seq_length
-        and row["predictions"] >= examples.max_predictions_per_seq
-        and (row["dtype"], row["remat"]) == (compute.dtype, compute.remat)
-        and (row["attention"], row["unroll"]) == (compute.attention, compute.scan_unroll)
-        and row["mode"] == config.train.mode
+        row.fits
+        and row.phase == "train"
+        and MODELS.get(row.model) == config.model
+        and row.sequence == examples.max_seq_length
+        and row.predictions >= examples.max_predictions_per_seq
+        and (row.dtype, row.remat) == (compute.dtype, compute.remat)
+        and (row.attention, row.unroll) == (compute.attention, compute.scan_unroll)
+        and row.mode == config.train.mode
     )
 
 
 # ----------------------------------------------------------------------------------------- scaling
 
 
-def scaling(rows: Sequence[dict[str, Any]], like: dict[str, Any]) -> dict[str, list[dict]]:
-    """The rows of one row's step on slices of every size, by the kind of chip, smallest first: as
-    {chips, collectives, efficiency}, shares of the step and of the smallest slice's rate a chip."""
-    curves: dict[str, list[dict[str, Any]]] = {}
+@dataclass(frozen=True)
+class ScalingPoint:
+    """A step on one slice. `collectives` is their share of the step, `efficiency` the rate of a
+    chip as a share of that on the smallest slice, `mfu` as in the row."""
+
+    chips: int
+    ms_per_sequence_per_chip: float
+    collectives: float
+    efficiency: float
+    mfu: float
+
+
+def scaling(rows: Sequence[EstimateRow], like: EstimateRow) -> dict[str, list[ScalingPoint]]:
+    """Return one row's step on slices of every size, by the kind of chip, smallest first."""
+    curves: dict[str, list[ScalingPoint]] = {}
     same = _setting(like, but="topology")
-    for row in sorted(rows, key=lambda each: each["chips"]):
-        if row["fits"] and _setting(row, but="topology") == same:
-            curve = curves.setdefault(row["topology"].partition(":")[0], [])
-            least = curve[0]["row"] if curve else row
+    for row in sorted(rows, key=lambda each: each.chips):
+        if not row.fits or _setting(row, but="topology") != same:
+            continue
+        if row.ms_per_sequence_per_chip and row.step_ms and row.ms_of and row.mfu is not None:
+            curve, ms = curves.setdefault(row.chip, []), row.ms_per_sequence_per_chip
             curve.append(
-                {
-                    "chips": row["chips"],
-                    "collectives": row["ms_of"]["collective"] / row["step_ms"],
-                    "efficiency": least["ms_per_sequence_per_chip"]
-                    / row["ms_per_sequence_per_chip"],
-                    "row": row,
-                }
+                ScalingPoint(
+                    chips=row.chips,
+                    ms_per_sequence_per_chip=ms,
+                    collectives=row.ms_of["collective"] / row.step_ms,
+                    efficiency=(curve[0].ms_per_sequence_per_chip if curve else ms) / ms,
+                    mfu=row.mfu,
+                )
             )
-    return curves
+    return {chip: curve for chip, curve in curves.items() if curve}
 
 
-def draw_scaling(rows: Sequence[dict[str, Any]], like: dict[str, Any], picture: str | Path) -> None:
+def draw_scaling(rows: Sequence[EstimateRow], like: EstimateRow, picture: str | Path) -> None:
     """Draw `scaling` into a file, as `scaling_figure`; raise UserError where there is nothing to
     draw or the file cannot be written."""
     with styled():
         save_plot(scaling_figure(rows, like), picture)
 
 
-def scaling_figure(rows: Sequence[dict[str, Any]], like: dict[str, Any]) -> Any:
+def scaling_figure(rows: Sequence[EstimateRow], like: EstimateRow) -> Any:
     """Return a figure of `scaling`, a line for each kind of chip: time a sequence and chip, the
     collectives' share of the step, efficiency and MFU. Raise UserError where nothing fits."""
     curves = scaling(rows, like)
     if not curves:
-        raise UserError(f"nothing to draw: {like['model']} does not fit {like['topology']}")
+        raise UserError(f"nothing to draw: {like.model} does not fit {like.topology}")
     figure, axes = new_figure(
-        f"{like['model']}, {like['batch_size']} x {like['sequence']} tokens a chip, on slices of "
-        f"every size: the compiler's estimate, libtpu {like['versions']['libtpu']}",
+        f"{like.model}, {like.batch_size} x {like.sequence} tokens a chip, on slices of "
+        f"every size: the compiler's estimate, libtpu {like.versions['libtpu']}",
         *(2, 2),
         height=5.6,
     )
-    panels: dict[str, Callable[[dict[str, Any]], float]] = {
-        "ms a sequence and chip": lambda point: point["row"]["ms_per_sequence_per_chip"],
-        "collectives (% of the step)": lambda point: 100 * point["collectives"],
-        "efficiency (% of the smallest slice)": lambda point: 100 * point["efficiency"],
-        "MFU (%)": lambda point: 100 * point["row"]["mfu"],
+    panels: dict[str, Callable[[ScalingPoint], float]] = {
+        "ms a sequence and chip": lambda point: point.ms_per_sequence_per_chip,
+        "collectives (% of the step)": lambda point: 100 * point.collectives,
+        "efficiency (% of the smallest slice)": lambda point: 100 * point.efficiency,
+        "MFU (%)": lambda point: 100 * point.mfu,
     }
-    chips = [point["chips"] for curve in curves.values() for point in curve]
+    chips = [point.chips for curve in curves.values() for point in curve]
     for axis, (label, value) in zip(axes.flat, panels.items(), strict=True):
         number_axis(axis, chips)
         for kind, curve in curves.items():
-            axis.plot([p["chips"] for p in curve], [value(p) for p in curve], label=kind)
+            axis.plot([p.chips for p in curve], [value(p) for p in curve], label=kind)
         axis.set(xlabel="chips", ylabel=label)
         from_zero(axis)
-    legend_below(figure, axes.flat, title="TPU")
+    legend_below(figure, list(axes.flat), title="TPU")
     return figure

@@ -61,7 +61,7 @@ class Instruction:
         return found[1] if found else ""
 
     @property
-    def bytes(self) -> int:
+    def bytes(self) -> float:
         """Of its result's arrays, without padding."""
         return sum(size * width for _, size, width in arrays_in(self.shape))
 

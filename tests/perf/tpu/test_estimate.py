@@ -14,6 +14,7 @@ from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.perf.tpu import estimate as module
 from albert_jax.perf.tpu.estimate import estimate, estimated_config, find_batch, next_batch
 from albert_jax.perf.tpu.estimate_report import batches, estimate_lines
+from albert_jax.perf.tpu.results import FittingEstimate
 from albert_jax.perf.tpu.topology import CHIPS, parse_slice
 from albert_jax.training.memory import OutOfMemory
 from albert_jax.utils.errors import UserError
@@ -43,7 +44,7 @@ def model(tmp_path_factory):
 
 
 def recorded(**changes):
-    """An estimate as `_compiled` returns it, of round numbers."""
+    """What `_compiled` finds out, as JSON values, of round numbers."""
     operation = {
         "ms": 6.0,
         "name": "fusion.1",
@@ -66,6 +67,7 @@ def recorded(**changes):
             "outputs": 1 << 30,
             "aliased": 1 << 30,
             "temporaries": 5 << 30,
+            "code": 0,
         },
         "step_ms": 10.0,
         "ms_per_sequence_per_chip": 0.3125,
@@ -90,14 +92,16 @@ def without_compiling(monkeypatch):
         tried = []
 
         def compiled(config, settings, where, devices):
-            batch = settings.train.batch_size // where.chips
+            described = module._described(config, settings, where)
+            batch = described["batch_size"]
             needed = fixed + a_sequence * batch
             tried.append(batch)
             if needed > capacity:
                 error = OutOfMemory(f"takes {needed}")
                 error.needed, error.capacity = needed, capacity
-                return module._unfit(error, where)
-            return recorded(hbm_bytes=needed, hbm_capacity_bytes=capacity)
+                return module._unfit(described, error, where)
+            found = recorded(hbm_bytes=needed, hbm_capacity_bytes=capacity)
+            return FittingEstimate.from_json(described | found)
 
         monkeypatch.setattr(module, "_compiled", compiled)
         monkeypatch.setattr(module, "compile_only_devices", lambda where: ())
@@ -274,7 +278,12 @@ def test_an_operation_is_told_by_what_differs_and_backward_is_never_cut(monkeypa
     second = source.replace("group_0/inner_group_0", "group_1/inner_group_12")
     long = source.replace("dot_general", 12 * "BFND,BTND->BNFT/" + "dot_general")
     rows = [operation | {"source": each} for each in (source, second, long)]
-    monkeypatch.setattr(module, "_compiled", lambda *args: recorded(operations=rows))
+
+    def compiled(config, settings, where, devices):
+        described = module._described(config, settings, where)
+        return FittingEstimate.from_json(described | recorded(operations=rows))
+
+    monkeypatch.setattr(module, "_compiled", compiled)
     monkeypatch.setattr(module, "compile_only_devices", lambda where: ())
     *_, first, second, cut = estimate_lines(estimate(EstimateConfig(model=model))).splitlines()
     assert first.endswith("  backward ffn/dot_general")

@@ -88,6 +88,18 @@ def test_a_row_replaces_that_of_its_setting_and_no_other(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [table]
 
 
+def test_a_row_of_0_1_has_no_version_and_a_newer_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    old, table = row().to_json(), tmp_path / "table.jsonl"
+    del old["format_version"]
+    table.write_text(json.dumps(old) + "\n")
+    assert read_table(table) == [row()]
+    table.write_text(json.dumps(old | {"format_version": 2}) + "\n")
+    with pytest.raises(UserError, match=r"^line 1 of table \S+ has format 2, newer than 1; update"):
+        read_table(table)
+
+
 def test_a_row_tells_the_command_that_makes_it() -> None:
     asked = "albert-jax estimate --model base-v2 --topology v5e:2x2 --batch-size 16"
     assert command(row()) == f"{asked} --predictions 77"
@@ -190,12 +202,12 @@ def test_scaling_compares_one_step_over_slices(tmp_path: Path) -> None:
         row("v5p:2x2x1", ms=1.0),
     ]
     curves = scaling(rows, rows[0])
-    assert [(p["chips"], p["collectives"], p["efficiency"]) for p in curves["v5e"]] == [
+    assert [(p.chips, p.collectives, p.efficiency) for p in curves["v5e"]] == [
         (4, pytest.approx(0.05), 1.0),
         (16, pytest.approx(1 / 35.2), pytest.approx(1 / 1.1)),
         (256, pytest.approx(0.25), pytest.approx(0.8)),
     ]
-    assert [p["chips"] for p in curves["v5p"]] == [4]
+    assert [p.chips for p in curves["v5p"]] == [4]
     draw_scaling(rows, rows[0], tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
     with styled():

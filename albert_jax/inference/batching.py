@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much inference computes together on a device, and how it overlaps with fetching results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import jax
+
+Started = TypeVar("Started")
+Arrays = TypeVar("Arrays")
+
+# Tokens in a full batch. A CPU slows down once the activations outgrow its caches.
+BATCH_TOKENS = {"cpu": 1024, "gpu": 16384, "tpu": 16384}
+
+
+def batch_tokens() -> int:
+    """Return the tokens of a full batch, padding included, on the device that JAX computes on."""
+    return BATCH_TOKENS.get(jax.default_backend(), BATCH_TOKENS["gpu"])
+
+
+def one_ahead(started: Iterator[tuple[Started, Arrays]]) -> Iterator[tuple[Started, Arrays]]:
+    """Yield each (batch, arrays) with the arrays in NumPy, while those of the next compute."""
+    current = next(started, None)
+    while current is not None:
+        following = next(started, None)
+        batch, output = current
+        yield batch, jax.device_get(output)
+        current = following

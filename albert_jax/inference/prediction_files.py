@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The official prediction files of a split: computed, and written whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from albert_jax.data.prepare.storage import existing_folder
+from albert_jax.inference.finetuned import FineTuned, is_finite
+from albert_jax.tasks import RawExample, Task
+from albert_jax.tasks.base import TFDS
+from albert_jax.tasks.cuts import lines_about
+from albert_jax.tasks.split_features import features_of
+from albert_jax.utils.atomic import require_apart, writing
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.progress import ProgressMeter
+from albert_jax.utils.streams import say
+
+
+def predictions_of(
+    fine_tuned: FineTuned, examples: list[RawExample], split: str
+) -> tuple[dict[str, Any], int]:
+    """Returns the predictions for a split by id, and how many of its examples were cut, which is
+    said on stderr too. Raises UserError where the model's outputs for one are not finite."""
+    task = fine_tuned.task
+    found = features_of(task, examples, fine_tuned.tokenizer, fine_tuned.max_seq_length)
+    what = "questions" if task.head.startswith(("span", "multiple")) else "examples"
+    title = f"{split}, {len(examples):,} {what}"
+    with ProgressMeter(title, len(found.rows), unit="row") as meter:
+        outputs = fine_tuned(found.rows, meter.tick)
+    for feature, output in zip(found.features, outputs, strict=True):
+        if not is_finite(output):
+            name = examples[feature.example].id
+            raise fine_tuned.broken(f"example {name} of {task.name} {split}")
+    for line in lines_about(
+        found.cuts,
+        len(examples),
+        f"{split} {what}",
+        max_seq_length=fine_tuned.max_seq_length,
+        longest=fine_tuned.longest,
+    ):
+        say(line)
+    return task.predictions(examples, found.features, outputs), len(found.cuts)
+
+
+def predictions_folder(
+    task: Task, model: str | Path, split: str, output: str | Path | None
+) -> Path:
+    """Returns the folder for the official files: `output`, else one beside the model. Raises
+    UserError where none can be written there: to be said before the work, not after."""
+    beside = Path(model).absolute().parent / "predictions" / f"{task.name}-{split}"
+    folder = Path(output) if output is not None else beside
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for --output")
+    if not os.access(above := existing_folder(folder), os.W_OK):
+        raise UserError(f"{above} cannot be written to; name another folder for --output")
+    return folder
+
+
+def write_files(
+    task: Task,
+    folder: Path,
+    data: str | Path,
+    examples: Sequence[RawExample],
+    predictions: dict[str, Any],
+) -> list[Path]:
+    """Writes the task's official files, each of which appears whole, and returns them. Raises
+    UserError where one would replace the data, and for a disk that does not take them."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".predictions-", dir=folder) as temporary:
+            try:
+                files = task.write_predictions(temporary, examples, predictions)
+            except UserError as error:  # whose file nobody will find
+                raise UserError(str(error).replace(temporary, str(folder))) from None
+            for file in files:
+                require_apart(folder / file.name, [] if data == TFDS else [data])
+            return [file.replace(folder / file.name) for file in files]

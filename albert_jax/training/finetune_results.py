@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `finetune` returns, and results.json holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from albert_jax.tasks.scores import Metrics
+from albert_jax.utils.results import Result
+
+RESULTS_FORMAT = 1  # 0.1 wrote this format without its number
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgedStep(Result):
+    """A step, and its metrics on all of dev."""
+
+    step: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeedRun(Result):
+    """One seed's run.
+
+    `directory` is relative to the work directory. `degenerate` runs answer all dev examples alike
+    at their best step, `collapsed_at_the_end` at their last. A run that was `restarted` does not
+    count: another seed began anew in its place.
+    """
+
+    seed: int
+    directory: str
+    last: JudgedStep
+    best: JudgedStep
+    degenerate: bool
+    collapsed_at_the_end: bool
+    restarted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeedSpread(Result):
+    """A metric over the seeds."""
+
+    median: float | None
+    min: float | None
+    max: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Summary(Result):
+    """The spread over the seeds, at their last and at their best steps."""
+
+    last: SeedSpread
+    best: SeedSpread
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Baseline(Result):
+    """What one answer to all examples reaches, and which answer that is."""
+
+    what: str
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hardware(Result):
+    """The devices that computed, and the machine's cores and architecture."""
+
+    device: str
+    devices: int
+    platform: str
+    cores: int | None
+    machine: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FinetuneResults(Result):
+    """All runs of one `finetune`, and what made them; `metric` chooses the best step."""
+
+    format_version: int = RESULTS_FORMAT
+    task: str
+    metric: str
+    model: str | None
+    random_weights: bool
+    train_examples: int
+    dev_examples: int
+    runs: list[SeedRun]
+    summary: Summary
+    baseline: Baseline
+    seconds: float
+    command: str
+    commit: str | None
+    versions: dict[str, str]
+    hardware: Hardware
+    config: dict[str, Any]

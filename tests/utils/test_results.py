@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results read as typed fields and as JSON objects, and come back from JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from albert_jax.utils.results import ABSENT_IF_NONE, Result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spread(Result):
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured(Result):
+    step_ms: float
+    mfu: float | None
+    spread: Spread
+    runs: tuple[Spread, ...] = ()
+    error: str | None = field(default=None, metadata=ABSENT_IF_NONE)
+
+
+SPREAD = Spread(least=1.0, most=2.0)
+MEASURED = Measured(step_ms=1.5, mfu=None, spread=SPREAD, runs=(SPREAD,))
+DOCUMENT = {
+    "step_ms": 1.5,
+    "mfu": None,
+    "spread": {"least": 1.0, "most": 2.0},
+    "runs": [{"least": 1.0, "most": 2.0}],
+}
+
+
+def test_a_result_is_the_mapping_that_its_json_is():
+    assert isinstance(MEASURED, Mapping)
+    assert MEASURED == DOCUMENT
+    assert DOCUMENT == MEASURED
+    assert dict(MEASURED) == MEASURED.to_json() == DOCUMENT
+    assert json.loads(json.dumps(dict(MEASURED))) == DOCUMENT
+    assert MEASURED["spread"]["most"] == MEASURED.spread.most == 2.0
+    assert MEASURED["runs"] == [{"least": 1.0, "most": 2.0}]
+    assert list(MEASURED) == list(DOCUMENT)
+    assert len(MEASURED) == 4
+    assert MEASURED.get("step_ms") == 1.5
+    assert MEASURED.get("nothing", 3) == 3
+    assert (MEASURED | {"mfu": 0.5})["mfu"] == 0.5
+    assert ({"mfu": 0.5, "x": 1} | MEASURED) == {"x": 1} | DOCUMENT
+    assert {**MEASURED} == DOCUMENT
+
+
+def test_a_field_that_may_be_absent_is_no_key_while_it_is_none():
+    assert "error" not in MEASURED
+    assert "mfu" in MEASURED
+    assert "to_json" not in MEASURED
+    with pytest.raises(KeyError, match="error"):
+        MEASURED["error"]
+    failed = Measured(step_ms=0.0, mfu=None, spread=SPREAD, error="too large")
+    assert failed["error"] == "too large"
+    assert failed.to_json() == DOCUMENT | {"step_ms": 0.0, "runs": [], "error": "too large"}
+
+
+def test_a_result_comes_back_from_json_and_what_is_unknown_is_passed_over():
+    found = Measured.from_json(json.loads(json.dumps(DOCUMENT)) | {"later": 1})
+    assert found == MEASURED
+    assert found.runs == (SPREAD,)
+    assert isinstance(found.spread, Spread)
+    with pytest.raises(msgspec.ValidationError, match=r"step_ms"):
+        Measured.from_json(DOCUMENT | {"step_ms": "fast"})
+    with pytest.raises(msgspec.ValidationError, match=r"spread"):
+        Measured.from_json({key: DOCUMENT[key] for key in ("step_ms", "mfu")})
+
+
+def test_a_result_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        MEASURED.mfu = 1.0
+    with pytest.raises(TypeError):
+        MEASURED["mfu"] = 1.0
