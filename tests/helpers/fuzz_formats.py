@@ -55,6 +55,7 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import SMALL, forge, made_up, write_original, write_transformers
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.tf_checkpoints import read_checkpoint
 
 # What one harmed file may take. The readers' own bounds leave 64 MiB free (`archives`, `digests`).
 MOST_SECONDS = 3.0  # of CPU; seconds at most are expected of a machine that is shared
