@@ -42,13 +42,11 @@ Calls = dict[str, Callable[[], Any]]
 def ours(config: PretrainConfig, batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
     """The very step that `pretrain` runs, and its forward pass."""
     placement = make_placement("jit", local_devices(1))
-    made = make_pretrain_step(config, placement.axis_name)
+    made = make_pretrain_step(config, placement.lowering)
     step = placement.compile(made.step)
     live = [placement.put_state(made.random_state(0))]
     placed = placement.put_batch(batch)
-    evaluate = placement.compile(
-        make_eval_step(made.objective, axis_name=placement.axis_name), donate=False
-    )
+    evaluate = placement.compile(make_eval_step(made.objective), donate=False)
 
     def train() -> None:
         live[0], metrics = step(live[0], placed)

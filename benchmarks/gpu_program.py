@@ -182,7 +182,7 @@ def main(
     )
     gpu = topologies.get_topology_desc("", "cuda", target_config=H100, topology="1x1x1")
     placement = make_placement("jit", gpu.devices)
-    work = make_work(phase, config, placement.axis_name)
+    work = make_work(phase, config, placement.lowering)
     compiled = lower(phase, config, work, placement).compile()
     text = compiled.as_text()
     assert text is not None

@@ -28,6 +28,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 from albert_jax.models import attention_pallas  # noqa: E402
+from albert_jax.models.dropout import row_seeds  # noqa: E402
 from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice  # noqa: E402
 
 ROWS = 4
@@ -46,9 +47,9 @@ def main() -> None:
     shape = ROWS, given.length, given.heads * given.head_size
 
     def loss(query_BSND, key_BSND, value_BSND, mask_BS):
-        key = jax.random.key(0) if given.dropout else None
+        seeds_B2 = row_seeds(jax.random.key(0), ROWS) if given.dropout else None
         out = attention_pallas.rows(
-            query_BSND, key_BSND, value_BSND, mask_BS, dropout_rate=given.dropout, dropout_key=key
+            query_BSND, key_BSND, value_BSND, mask_BS, dropout_rate=given.dropout, seeds_B2=seeds_B2
         )
         return out.astype(jnp.float32).sum()
 

@@ -243,6 +243,9 @@ class ComputeConfig:
     remat one, as unrolled its compiler saves no memory), else one."""
     attention: Literal["auto", "xla", "cudnn", "rows", "splash"] = "auto"
     """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
+    fused: bool = True
+    """Gradients written by hand, which take less time and memory; False: JAX's own, which have
+    forward-mode derivatives too (jvp, Hessians)."""
 
     def __post_init__(self) -> None:
         check_types(self, "compute")

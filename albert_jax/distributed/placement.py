@@ -20,7 +20,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from albert_jax.distributed import multihost
-from albert_jax.models.lowering import Target, traced_for
+from albert_jax.models.lowering import Lowering
 from albert_jax.utils.errors import UserError
 
 AXIS = "data"
@@ -34,7 +34,7 @@ class Placement:
     arrays that any placement takes; `put_batch` takes {name: ndarray [B, …]}, of several processes
     each one's own rows; `compile` wraps step(state, batch), donating the state, or with
     donate=False step(params_of_state, batch). `axis_name` is what the step must reduce over; None:
-    the batch it sees is the whole.
+    the batch it sees is the whole. A step's model is to be made for `lowering`.
     """
 
     mode: str
@@ -46,6 +46,11 @@ class Placement:
     compile: Callable[..., Callable[..., Any]]
     fetch: Callable[[Any], Any]
     state_sharding: NamedSharding
+
+    @property
+    def lowering(self) -> Lowering:
+        """What a step's model is lowered for: these devices, with all of its layers unrolled."""
+        return Lowering(self.devices[0].platform, self.axis_name, unroll=True)
 
     @property
     def max_in_flight(self) -> int:
@@ -134,7 +139,6 @@ def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
     axis_name = AXIS if len(devices) > 1 else None
 
     def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
-        step = traced_for(Target(devices[0].platform, axis_name), step)
         if axis_name:
             # Not left to XLA, which would sum each unrolled layer's share of a gradient over the
             # devices, and each micro-batch's.
@@ -191,7 +195,7 @@ def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
 
     def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
         return jax.pmap(
-            traced_for(Target(devices[0].platform, AXIS), step),
+            step,
             axis_name=AXIS,
             devices=devices,
             donate_argnums=(0,) if donate else (),

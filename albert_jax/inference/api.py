@@ -29,7 +29,6 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import functions
 from albert_jax.inference.batching import batch_tokens, one_ahead
 from albert_jax.inference.id_arrays import model_inputs
-from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 
@@ -153,7 +152,7 @@ class Albert:
         return f"heads {' and '.join(heads)}" if heads else "no head"
 
     def _jit(self, function: Callable[..., Any], *static: str, **settings: Any) -> Any:
-        model = AlbertForPretraining(self.config, self.compute)
+        model = functions.network(self.config, self.compute, self.params)
 
         def call(params: Any, *inputs: Any, **others: Any) -> Any:
             params = functions.turned(params) if self._on_cpu else params

@@ -33,7 +33,6 @@ from albert_jax.config.manifests import SERVING, VOCABULARY
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert, load
-from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.utils.arguments import checked, path_of, whole_number
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
@@ -94,7 +93,7 @@ def export_serving(
 
 def _functions(albert: Albert, top_k: int) -> dict[str, tuple[Callable[..., Any], bool]]:
     """Name -> (function of flat parameters and ids, whether it takes masked positions)."""
-    model = AlbertForPretraining(albert.config, albert.compute)
+    model = functions.network(albert.config, albert.compute, albert.params)
     blocks = albert.config.num_hidden_layers * albert.config.inner_group_num
 
     def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What inference computes, as pure functions of parameters and ids: `inference` compiles them,
-`serving` exports them.
+"""What inference computes, as pure functions of parameters and ids: `api` compiles them, `export`
+exports them.
 
-Letters as in `model`; K the pieces answered for a masked position. Float32 is multiplied in full
-wherever it runs: TPUs and some GPUs would otherwise multiply it in less.
+Letters as in `models.albert`; K the pieces answered for a masked position. Float32 is multiplied in
+full wherever it runs: TPUs and some GPUs would otherwise multiply it in less.
 """
 
 from __future__ import annotations
@@ -11,15 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from albert_jax.models.albert import AlbertForPretraining, PretrainingOutput, init_params
-from albert_jax.models.attention import attention_probs
+from albert_jax.config.model import AlbertConfig, ComputeConfig
+from albert_jax.models.albert import AlbertForPretraining, PretrainingOutput
 
 Pool = Literal["cls", "mean"]
+
+
+def network(
+    config: AlbertConfig, compute: ComputeConfig, params: Mapping[str, Any]
+) -> AlbertForPretraining:
+    """Return the network of `params`, which may lack the pooler or a head."""
+    absent = frozenset({"pooler", "predictions", "seq_relationship"} - params.keys())
+    return AlbertForPretraining(config, compute, absent=absent)
 
 
 def forward(
@@ -32,42 +39,19 @@ def forward(
     *,
     collect_layers: bool = False,
 ) -> PretrainingOutput:
-    """The model's output; None for what hangs on a pooler or head that `params` lacks."""
-    complete, lacking = _with_zeros(model, params)
+    """Return the model's output; what hangs on an absent pooler or head is None."""
+    inputs = (input_ids_BS, input_mask_BS, segment_ids_BS, masked_lm_positions_BP)
     with jax.default_matmul_precision("highest"):
-        output = model.apply(
-            {"params": complete},
-            input_ids_BS,
-            input_mask_BS,
-            segment_ids_BS,
-            masked_lm_positions_BP,
-            collect_layers=collect_layers,
-        )
-    if "pooler" in lacking:
-        output = output.replace(encoder=output.encoder.replace(pooled_BH=None))
-    if lacking & {"pooler", "seq_relationship"}:
-        output = output.replace(sentence_order_logits_BC=None)
-    if "predictions" in lacking:
-        output = output.replace(masked_lm_logits_BPV=None)
-    return output
+        return model.apply({"params": params}, *inputs, collect_layers=collect_layers)
 
 
-def _with_zeros(
-    model: AlbertForPretraining, params: Mapping[str, Any]
-) -> tuple[dict[str, Any], set[str]]:
-    """The parameters with zeros for the parts that are not there, and these parts' names.
-
-    The zeros compute only what `forward` drops, so the compiler drops them too.
-    """
-    lacking = {"pooler", "predictions", "seq_relationship"} - params.keys()
-    if not lacking:
-        return dict(params), lacking
-    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
-    zeros = {
-        name: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[name])
-        for name in lacking
-    }
-    return {**params, **zeros}, lacking
+def _with_intermediates(
+    model: AlbertForPretraining, params: Mapping[str, Any], *inputs: Array
+) -> tuple[PretrainingOutput, dict[str, Any]]:
+    """Return the model's output and the encoder's intermediates, by the modules that sow them."""
+    with jax.default_matmul_precision("highest"):
+        output, sown = model.apply({"params": params}, *inputs, mutable="intermediates")
+    return output, sown["intermediates"]["encoder"]
 
 
 def turned(params: Mapping[str, Any]) -> Any:
@@ -126,31 +110,20 @@ def encode(
     """
     blocks = model.config.num_hidden_layers * model.config.inner_group_num
     inputs = (input_ids_BS, input_mask_BS, segment_ids_BS)
-    last = layer == blocks
-    encoder = forward(model, params, *inputs, collect_layers=not last).encoder
-    if last:
-        x_BSH = encoder.sequence_BSH
-    elif layer == 0:
-        x_BSH = _mapped(model, params, encoder.embeddings_BSE)
+    if layer == 0:
+        output, intermediates = _with_intermediates(model, params, *inputs)
+        (x_BSH,) = intermediates["projected_BSH"]
     else:
-        x_BSH = encoder.layers_LBSH[layer - 1]
+        last = layer == blocks
+        output = forward(model, params, *inputs, collect_layers=not last)
+        x_BSH = output.encoder.sequence_BSH if last else output.encoder.layers_LBSH[layer - 1]
     x_BSH = x_BSH.astype(jnp.float32) * input_mask_BS[..., None]
     if pool == "cls":
         return None, x_BSH[:, 0]
     if pool == "mean":
         return None, x_BSH.sum(axis=1) / input_mask_BS.sum(axis=1, keepdims=True)
-    pooled_BH = encoder.pooled_BH
+    pooled_BH = output.encoder.pooled_BH
     return x_BSH, None if pooled_BH is None else pooled_BH.astype(jnp.float32)
-
-
-def _mapped(model: AlbertForPretraining, params: Mapping[str, Any], embeddings_BSE: Array) -> Array:
-    """What the first block takes, [B, S, H]; the encoder does not give it out."""
-    kernel_and_bias = params["encoder"].get("embedding_hidden_mapping_in")
-    if kernel_and_bias is None:  # E == H has no mapping
-        return embeddings_BSE
-    dense = nn.Dense(model.config.hidden_size, dtype=model.compute.dtype)
-    with jax.default_matmul_precision("highest"):
-        return dense.apply({"params": kernel_and_bias}, embeddings_BSE)
 
 
 def attention(
@@ -160,32 +133,20 @@ def attention(
     input_mask_BS: Array,
     segment_ids_BS: Array,
 ) -> Array:
-    """Every block's attention probabilities, f32[L, B, N, S, S]: the share of each position (last
-    axis) in what the position before it takes."""
-    c = model.config
-    inputs = (input_ids_BS, input_mask_BS, segment_ids_BS)
-    encoder = forward(model, params, *inputs, collect_layers=True).encoder
-    first_BSH = _mapped(model, params, encoder.embeddings_BSE)
-    into_LBSH = jnp.concatenate([first_BSH[None], encoder.layers_LBSH[:-1]])
-    names = [
-        (f"group_{group}", f"inner_group_{inner}")
-        for group, length in enumerate(c.group_lengths)
-        for _ in range(length)
-        for inner in range(c.inner_group_num)
-    ]
-    dense = nn.Dense(c.hidden_size, dtype=model.compute.dtype)
+    """Return every block's attention probabilities, f32[L, B, N, S, S]: the share of each position
+    (last axis) in what the position of the axis before takes."""
+    c, inputs = model.config, (input_ids_BS, input_mask_BS, segment_ids_BS)
+    _, intermediates = _with_intermediates(model, params, *inputs)
     found = []
-    with jax.default_matmul_precision("highest"):
-        for x_BSH, (group, inner) in zip(into_LBSH, names, strict=True):
-            weights = params["encoder"][group][inner]["attention"]
-            query_BSND, key_BSND = (
-                dense.apply({"params": weights[name]}, x_BSH).reshape(
-                    *x_BSH.shape[:2], c.num_attention_heads, c.head_size
-                )
-                for name in ("query", "key")
-            )
-            found.append(attention_probs(query_BSND, key_BSND, input_mask_BS))
-    return jnp.stack(found)
+    for group, length in enumerate(c.group_lengths):
+        if length:
+            blocks = intermediates[f"group_{group}"]
+            probs = [  # of each block of the group's layer, [its layers, B, N, S, S]
+                blocks[f"inner_group_{inner}"]["attention"]["probs_BNFT"][0]
+                for inner in range(c.inner_group_num)
+            ]
+            found.append(jax.lax.collapse(jnp.stack(probs, axis=1), 0, 2))
+    return jnp.concatenate(found)
 
 
 def sentence_order(

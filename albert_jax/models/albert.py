@@ -3,15 +3,14 @@
 parameters.
 
 Letters: B batch, S sequence, E embedding_size, H hidden_size, N heads, D head size, I
-intermediate_size, V vocabulary, P masked positions, L layers. Parameters, LayerNorm, softmax and
-logits are float32; matmuls and activations run in `ComputeConfig.dtype`. Parameter names are those
-of the conversion table, `formats/tf_names.py`.
+intermediate_size, V vocabulary, P masked positions or examples of a packed row, L layers.
+Parameters, LayerNorm, softmax and logits are float32; matmuls and activations run in
+`ComputeConfig.dtype`. Parameter names are those of the conversion table,
+`checkpoint/convert/tf_names.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -20,20 +19,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from albert_jax.config.model import AlbertConfig, ComputeConfig
+from albert_jax.config.model import ComputeConfig
 from albert_jax.models.attention import attend
-from albert_jax.models.dropout import Dropout
-from albert_jax.models.layers import Dense, LayerNorm, add_bias, gelu
-from albert_jax.models.lowering import named_target
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": gelu,  # Google's "gelu", modeling.py:299-312
-    "gelu_erf": partial(nn.gelu, approximate=False),
-    "relu": nn.relu,
-    "silu": nn.silu,
-    "tanh": jnp.tanh,
-    "linear": lambda x: x,
-}
+from albert_jax.models.attention_plain import padding, probs
+from albert_jax.models.dropout import row_seeds
+from albert_jax.models.layers import (
+    Part,
+    activation,
+    add_bias,
+    dense,
+    dropout,
+    initializer,
+    layer_norm,
+)
+from albert_jax.models.lowering import Lowering
+from albert_jax.models.packing import Packing
 
 REMAT_POLICIES: dict[str, Any] = {
     "full": None,  # keep only each layer's input
@@ -45,54 +45,41 @@ REMAT_POLICIES: dict[str, Any] = {
 @flax.struct.dataclass
 class EncoderOutput:
     """What the encoder computes; `layers_LBSH` has one entry for each attention + feed-forward
-    block, or is None."""
+    block, or is None. `pooled_BH` is None without a pooler, and [B, P, H] of packed rows."""
 
     embeddings_BSE: Array
     sequence_BSH: Array
-    pooled_BH: Array
+    pooled_BH: Array | None
     layers_LBSH: Array | None
 
 
 @flax.struct.dataclass
 class PretrainingOutput:
-    """The encoder's output with float32 logits of the two pretraining heads."""
+    """The encoder's output with float32 logits of the two pretraining heads, None of an absent
+    one."""
 
     encoder: EncoderOutput
-    masked_lm_logits_BPV: Array
-    sentence_order_logits_BC: Array
+    masked_lm_logits_BPV: Array | None
+    sentence_order_logits_BC: Array | None
 
 
-def _init(config: AlbertConfig):
-    # Cut at two sigma and not rescaled, as tf.truncated_normal_initializer.
-    return nn.initializers.truncated_normal(config.initializer_range)
-
-
-def _dense(features: int, config: AlbertConfig, compute: ComputeConfig, name: str) -> Dense:
-    return Dense(features, dtype=compute.dtype, kernel_init=_init(config), name=name)
-
-
-class Embeddings(nn.Module):
+class Embeddings(Part):
     """Word + segment + position embeddings, LayerNorm, dropout: [B, S] ids -> [B, S, E].
 
     `positions_BS` are each token's place in its example; None: in its row. modeling.py:191-222.
     """
 
-    config: AlbertConfig
-    compute: ComputeConfig
-
     def setup(self) -> None:
-        c = self.config
-        self.word_embeddings = self.param(
-            "word_embeddings", _init(c), (c.vocab_size, c.embedding_size)
-        )
+        c, init = self.config, initializer(self.config)
+        self.word_embeddings = self.param("word_embeddings", init, (c.vocab_size, c.embedding_size))
         self.token_type_embeddings = self.param(
-            "token_type_embeddings", _init(c), (c.type_vocab_size, c.embedding_size)
+            "token_type_embeddings", init, (c.type_vocab_size, c.embedding_size)
         )
         self.position_embeddings = self.param(
-            "position_embeddings", _init(c), (c.max_position_embeddings, c.embedding_size)
+            "position_embeddings", init, (c.max_position_embeddings, c.embedding_size)
         )
-        self.LayerNorm = LayerNorm(c.layer_norm_eps, self.compute.dtype)
-        self.dropout = Dropout(c.hidden_dropout_prob)
+        self.LayerNorm = layer_norm(self)
+        self.dropout = dropout(self)
 
     def __call__(
         self,
@@ -113,11 +100,11 @@ class Embeddings(nn.Module):
         return self.dropout(self.LayerNorm(sum_BSE), deterministic=deterministic)
 
 
-class Attention(nn.Module):
-    """Self-attention with its output projection: [B, S, H] -> [B, S, H]. modeling.py:853-996."""
+class Attention(Part):
+    """Self-attention with its output projection: [B, S, H] -> [B, S, H]. modeling.py:853-996.
 
-    config: AlbertConfig
-    compute: ComputeConfig
+    Its probabilities [B, N, S, S], before dropout, are the intermediate `probs_BNFT`.
+    """
 
     @nn.compact
     def __call__(
@@ -131,29 +118,35 @@ class Attention(nn.Module):
         c = self.config
 
         def heads(name: str) -> Array:
-            projected_BSH = _dense(c.hidden_size, c, self.compute, name)(x_BSH)
+            projected_BSH = dense(self, c.hidden_size, name)(x_BSH)
             return projected_BSH.reshape(*x_BSH.shape[:2], c.num_attention_heads, c.head_size)
 
-        dropping = not deterministic and c.attention_probs_dropout_prob > 0
+        query_BSND, key_BSND, value_BSND = heads("query"), heads("key"), heads("value")
+        seeds_B2 = None
+        if c.attention_probs_dropout_prob > 0 and not deterministic:
+            key = self.make_rng("dropout")
+            seeds_B2 = row_seeds(key, len(x_BSH), self.lowering.axis_name)
         context_BSND = attend(
-            heads("query"),
-            heads("key"),
-            heads("value"),
+            query_BSND,
+            key_BSND,
+            value_BSND,
             mask_BS,
             pack_ids_BT=pack_ids_BS,
             dropout_rate=c.attention_probs_dropout_prob,
-            dropout_key=self.make_rng("dropout") if dropping else None,
-            implementation=self.compute.attention,
+            seeds_B2=seeds_B2,
+            compute=self.compute,
+            lowering=self.lowering,
         )
-        return _dense(c.hidden_size, c, self.compute, "output")(context_BSND.reshape(x_BSH.shape))
+        if self.is_mutable_collection("intermediates"):
+            # Computed for this alone: kernels keep no probabilities.
+            probs_BNFT = probs(query_BSND, key_BSND, padding(mask_BS, pack_ids_BS))
+            self.sow("intermediates", "probs_BNFT", probs_BNFT)
+        return dense(self, c.hidden_size, "output")(context_BSND.reshape(x_BSH.shape))
 
 
-class Block(nn.Module):
+class Block(Part):
     """Attention and feed-forward, each with dropout, residual and post-LayerNorm.
     modeling.py:960-1016."""
-
-    config: AlbertConfig
-    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -164,29 +157,25 @@ class Block(nn.Module):
         *,
         deterministic: bool,
     ) -> Array:
-        c, dtype = self.config, self.compute.dtype
-        dropout = Dropout(c.hidden_dropout_prob, deterministic=deterministic)
-        attended_BSH = Attention(c, self.compute, name="attention")(
-            x_BSH, mask_BS, pack_ids_BS, deterministic=deterministic
+        c, drop = self.config, dropout(self)
+        attention = Attention(c, self.compute, self.lowering, name="attention")
+        attended_BSH = drop(
+            attention(x_BSH, mask_BS, pack_ids_BS, deterministic=deterministic), deterministic
         )
-        x_BSH = LayerNorm(c.layer_norm_eps, dtype, name="LayerNorm")(dropout(attended_BSH) + x_BSH)
-        hidden_BSI = ACTIVATIONS[c.hidden_act](
-            _dense(c.intermediate_size, c, self.compute, "ffn")(x_BSH)
-        )
+        x_BSH = layer_norm(self, "LayerNorm")(attended_BSH + x_BSH)
+        hidden_BSI = activation(self)(dense(self, c.intermediate_size, "ffn")(x_BSH))
         # transformers' PyTorch code leaves this dropout out; the original has it
         # (modeling.py:1013).
-        ffn_BSH = dropout(_dense(c.hidden_size, c, self.compute, "ffn_output")(hidden_BSI))
-        return LayerNorm(c.layer_norm_eps, dtype, name="LayerNorm_1")(ffn_BSH + x_BSH)
+        ffn_BSH = drop(dense(self, c.hidden_size, "ffn_output")(hidden_BSI), deterministic)
+        return layer_norm(self, "LayerNorm_1")(ffn_BSH + x_BSH)
 
 
-class Layer(nn.Module):
+class Layer(Part):
     """The shared layer, one turn of the scan: `inner_group_num` blocks; returns (carry, every
     block's output or None)."""
 
-    config: AlbertConfig
-    compute: ComputeConfig
-    deterministic: bool
-    collect: bool
+    deterministic: bool = True
+    collect: bool = False
 
     @nn.compact
     def __call__(
@@ -194,22 +183,20 @@ class Layer(nn.Module):
     ) -> tuple[Array, Array | None]:
         outputs = []
         for j in range(self.config.inner_group_num):
-            block = Block(self.config, self.compute, name=f"inner_group_{j}")
+            block = Block(self.config, self.compute, self.lowering, name=f"inner_group_{j}")
             x_BSH = block(x_BSH, mask_BS, pack_ids_BS, deterministic=self.deterministic)
             outputs.append(x_BSH)
         return x_BSH, jnp.stack(outputs) if self.collect else None
 
 
-class Encoder(nn.Module):
+class Encoder(Part):
     """The embedding projection and the stack: one scan over ONE parameter set for each group of
     layers.
 
     [B, S, E] -> [B, S, H] and, with `collect`, every block's output [L, B, S, H]. `pack_ids_BS` as
-    in `attention.attend`. modeling.py:1019-1117.
+    in `attention.attend`. What the first block takes is the intermediate `projected_BSH`.
+    modeling.py:1019-1117.
     """
-
-    config: AlbertConfig
-    compute: ComputeConfig
 
     @nn.compact
     def __call__(
@@ -226,62 +213,61 @@ class Encoder(nn.Module):
         # one that is not the identity.
         name = "embedding_hidden_mapping_in"
         if c.embedding_size != c.hidden_size or self.has_variable("params", name):
-            x_BSH = _dense(c.hidden_size, c, self.compute, name)(x_BSH)
+            x_BSH = dense(self, c.hidden_size, name)(x_BSH)
+        self.sow("intermediates", "projected_BSH", x_BSH)
         collected = []
         for group, length in enumerate(c.group_lengths):
             if not length:  # by rounding; the original then makes no variables for the group
                 continue
-            unroll = min(self.compute.scan_unroll or _unroll(length, self.compute), length)
-            layer = Layer
-            if self.compute.remat != "none":
-                # Else the compiler would find what is recomputed in what was computed, and keep it;
-                # it cannot where each is in a turn of a loop.
-                prevent_cse = unroll > 1
-                policy = REMAT_POLICIES[self.compute.remat]
-                layer = nn.remat(layer, prevent_cse=prevent_cse, policy=policy)
-            scan = nn.scan(
-                layer,
-                variable_broadcast="params",
-                split_rngs={"params": False, "dropout": True},
-                in_axes=nn.broadcast,
-                length=length,
-                unroll=unroll,
+            stack = _repeated(length, self.compute, self.lowering)
+            layers = stack(
+                c, self.compute, self.lowering, deterministic, collect, name=f"group_{group}"
             )
-            stack = scan(c, self.compute, deterministic, collect, name=f"group_{group}")
-            x_BSH, blocks = stack(x_BSH, mask_BS, pack_ids_BS)
+            x_BSH, blocks = layers(x_BSH, mask_BS, pack_ids_BS)
             collected.append(blocks)
         if not collect:
             return x_BSH, None
         # Not reshape(-1, …): a batch of no rows leaves nothing to divide.
-        layers = [jax.lax.collapse(blocks, 0, 2) for blocks in collected]
-        return x_BSH, jnp.concatenate(layers)
+        return x_BSH, jnp.concatenate([jax.lax.collapse(blocks, 0, 2) for blocks in collected])
 
 
-def _unroll(length: int, compute: ComputeConfig) -> int:
-    """Layers to unroll where nothing is said: all in a step that is placed on devices, whose
-    compilers then work across layers and copy no residuals; else one."""
-    target = named_target()
-    if target is None:
-        return 1
+def _repeated(length: int, compute: ComputeConfig, lowering: Lowering) -> type[Layer]:
+    """Return `Layer` applied `length` times with one parameter set, unrolled and rematerialised as
+    configured."""
+    unroll = min(compute.scan_unroll or _default_unroll(length, compute, lowering), length)
+    layer: Any = Layer
+    if compute.remat != "none":
+        # Unrolled layers stand side by side: the compiler would find what is recomputed in what was
+        # computed, and keep it. It cannot where each layer is in a turn of a loop of its own.
+        layer = nn.remat(layer, prevent_cse=unroll > 1, policy=REMAT_POLICIES[compute.remat])
+    return nn.scan(
+        layer,
+        variable_broadcast="params",
+        variable_axes={"intermediates": 0},
+        split_rngs={"params": False, "dropout": True},
+        in_axes=nn.broadcast,
+        length=length,
+        unroll=unroll,
+    )
+
+
+def _default_unroll(length: int, compute: ComputeConfig, lowering: Lowering) -> int:
+    """Return how many layers to unroll where `scan_unroll` is 0."""
     # XLA's compiler for CPUs drops the barrier behind which unrolled layers are computed again and
     # schedules them at once: the time is spent and no memory saved.
-    return 1 if compute.remat != "none" and target.platform == "cpu" else length
+    no_use = compute.remat != "none" and lowering.platform == "cpu"
+    return length if lowering.unroll and not no_use else 1
 
 
-class MaskedLMHead(nn.Module):
+class MaskedLMHead(Part):
     """[B, P, H] -> float32 logits [B, P, V] through the tied word embeddings.
     run_pretraining.py:292-336."""
-
-    config: AlbertConfig
-    compute: ComputeConfig
 
     @nn.compact
     def __call__(self, hidden_BPH: Array, word_embeddings_VE: Array) -> Array:
         c = self.config
-        x_BPE = ACTIVATIONS[c.hidden_act](
-            _dense(c.embedding_size, c, self.compute, "transform")(hidden_BPH)
-        )
-        x_BPE = LayerNorm(c.layer_norm_eps, self.compute.dtype, name="LayerNorm")(x_BPE)
+        x_BPE = activation(self)(dense(self, c.embedding_size, "transform")(hidden_BPH))
+        x_BPE = layer_norm(self, "LayerNorm")(x_BPE)
         logits_BPV = jnp.einsum(
             "BPE,VE->BPV",
             x_BPE,
@@ -289,59 +275,80 @@ class MaskedLMHead(nn.Module):
             preferred_element_type=jnp.float32,
         )
         bias_V = self.param("output_bias", nn.initializers.zeros, (c.vocab_size,))
-        return add_bias(logits_BPV, bias_V)
+        return add_bias(self, logits_BPV, bias_V)
 
 
-class SentenceOrderHead(nn.Module):
+class SentenceOrderHead(Part):
     """[B, H] -> float32 logits [B, 2]; class 0 is the right order, 1 swapped.
     run_pretraining.py:339-361."""
 
-    config: AlbertConfig
-
     @nn.compact
     def __call__(self, pooled_BH: Array) -> Array:
-        weights_CH = self.param("output_weights", _init(self.config), (2, self.config.hidden_size))
+        shape = (2, self.config.hidden_size)
+        weights_CH = self.param("output_weights", initializer(self.config), shape)
         bias_C = self.param("output_bias", nn.initializers.zeros, (2,))
         return jnp.einsum("BH,CH->BC", pooled_BH.astype(jnp.float32), weights_CH) + bias_C
 
 
-class AlbertModel(nn.Module):
-    """Embeddings, encoder and pooler: ids, mask and segments [B, S] -> EncoderOutput."""
+class AlbertModel(Part):
+    """Embeddings, encoder and pooler: ids, mask and segments [B, S] -> EncoderOutput.
 
-    config: AlbertConfig
-    compute: ComputeConfig = ComputeConfig()
+    With `packing` rows hold several examples: each attends to itself alone, and its first token is
+    pooled. Without `pool` the pooler is not used, nor are there parameters for it.
+    """
 
     def setup(self) -> None:
-        c = self.config
-        self.embeddings = Embeddings(c, self.compute)
-        self.encoder = Encoder(c, self.compute)
-        self.pooler = _dense(c.hidden_size, c, self.compute, "pooler")
+        parts = (self.config, self.compute, self.lowering)
+        self.embeddings = Embeddings(*parts)
+        self.encoder = Encoder(*parts)
+        self.pooler = dense(self, self.config.hidden_size)
 
     def __call__(
         self,
         input_ids_BS: Array,
         input_mask_BS: Array,
         segment_ids_BS: Array,
+        packing: Packing | None = None,
         *,
         deterministic: bool = True,
         collect_layers: bool = False,
+        pool: bool = True,
     ) -> EncoderOutput:
-        embeddings_BSE = self.embeddings(input_ids_BS, segment_ids_BS, deterministic=deterministic)
-        sequence_BSH, layers_LBSH = self.encoder(
-            embeddings_BSE, input_mask_BS, deterministic=deterministic, collect=collect_layers
+        embeddings_BSE = self.embeddings(
+            input_ids_BS,
+            segment_ids_BS,
+            packing.positions_BS if packing else None,
+            deterministic=deterministic,
         )
-        pooled_BH = jnp.tanh(self.pooler(sequence_BSH[:, 0]))
+        sequence_BSH, layers_LBSH = self.encoder(
+            embeddings_BSE,
+            input_mask_BS,
+            packing.ids_BS if packing else None,
+            deterministic=deterministic,
+            collect=collect_layers,
+        )
+        pooled_BH = None
+        if pool:
+            first_BH = packing.first_tokens(sequence_BSH) if packing else sequence_BSH[:, 0]
+            pooled_BH = jnp.tanh(self.pooler(first_BH))
         return EncoderOutput(embeddings_BSE, sequence_BSH, pooled_BH, layers_LBSH)
 
 
 class AlbertForPretraining(AlbertModel):
     """ALBERT with its two pretraining heads, the masked-LM head on `masked_lm_positions_BP` only
-    (None: everywhere)."""
+    (None: everywhere).
+
+    `absent` names the parts that the weights came without, of pooler, predictions and
+    seq_relationship: what needs one of them is None.
+    """
+
+    absent: frozenset[str] = frozenset()
 
     def setup(self) -> None:
         super().setup()
-        self.predictions = MaskedLMHead(self.config, self.compute)
-        self.seq_relationship = SentenceOrderHead(self.config)
+        parts = (self.config, self.compute, self.lowering)
+        self.predictions = MaskedLMHead(*parts)
+        self.seq_relationship = SentenceOrderHead(*parts)
 
     def __call__(
         self,
@@ -359,19 +366,21 @@ class AlbertForPretraining(AlbertModel):
             segment_ids_BS,
             deterministic=deterministic,
             collect_layers=collect_layers,
+            pool="pooler" not in self.absent,
         )
-        hidden_BPH = encoder.sequence_BSH
-        if masked_lm_positions_BP is not None:
-            hidden_BPH = _at(hidden_BPH, masked_lm_positions_BP)
-        return PretrainingOutput(
-            encoder,
-            self.predictions(hidden_BPH, self.embeddings.word_embeddings),
-            self.seq_relationship(encoder.pooled_BH),
-        )
+        masked_lm_logits_BPV = sentence_order_logits_BC = None
+        if "predictions" not in self.absent:
+            hidden_BPH = encoder.sequence_BSH
+            if masked_lm_positions_BP is not None:
+                hidden_BPH = _at(hidden_BPH, masked_lm_positions_BP)
+            masked_lm_logits_BPV = self.predictions(hidden_BPH, self.embeddings.word_embeddings)
+        if not self.absent & {"pooler", "seq_relationship"}:
+            sentence_order_logits_BC = self.seq_relationship(encoder.pooled_BH)
+        return PretrainingOutput(encoder, masked_lm_logits_BPV, sentence_order_logits_BC)
 
 
 def _at(x_BSH: Array, positions_BP: Array) -> Array:
-    """Each row's tokens at `positions_BP`, [B, P, H]; NaN where there is none.
+    """Return each row's tokens at `positions_BP`, [B, P, H]; NaN where there is none.
 
     Out of the batch's tokens in one row, as the original's gather_indexes: take_along_axis has a
     gradient for which XLA transposes the activations of all layers on a GPU.
@@ -391,9 +400,10 @@ def _at(x_BSH: Array, positions_BP: Array) -> Array:
     return jnp.where(is_token_BP[..., None], x_BPH, jnp.nan)
 
 
-def init_params(model: nn.Module, key: Array) -> Any:
-    """Random parameters of `model`, as the original initialises: truncated normal, zero biases,
-    unit LayerNorm."""
+def init_params(model: Part, key: Array) -> Any:
+    """Return random parameters of `model`, as the original initialises: truncated normal, zero
+    biases, unit LayerNorm."""
     ids_BS = jnp.zeros((1, 8), jnp.int32)
-    model = model.clone(compute=ComputeConfig())  # any device, however short the row
+    # Any device, however short the row.
+    model = model.clone(compute=ComputeConfig(), lowering=Lowering())
     return jax.jit(model.init)(key, ids_BS, jnp.ones_like(ids_BS), ids_BS)["params"]

@@ -20,11 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from albert_jax.models.dropout import SPREAD, mixed, row_seeds
+from albert_jax.models.attention_plain import PADDING_LOGIT
+from albert_jax.models.dropout import SPREAD, mixed
 
-# Added to the logits of padded keys; the original's constant (modeling.py:828). transformers uses
-# the type's minimum, which differs only for rows whose keys are all padding.
-PADDING_LOGIT = -10000.0
 LANES = 128
 LOG2_E = math.log2(math.e)
 LONGEST_ROWS = 512  # a head's float32 probabilities and their gradients, in the chip's own memory
@@ -38,20 +36,20 @@ def rows(
     mask_BT: Array,
     *,
     dropout_rate: float = 0.0,
-    dropout_key: Array | None = None,
+    seeds_B2: Array | None = None,
     interpret: bool = False,
 ) -> Array:
     """Attention with all of a row's keys at once, forward and backward in one kernel each.
 
     Multiples of 128 tokens, up to `LONGEST_ROWS`; heads that fill 128 lanes in pairs or so. Dropout
-    falls on the probabilities where `dropout_key` is given.
+    falls on the probabilities where there are `seeds_B2`, `dropout.row_seeds`.
     """
     flat = (*query_BFND.shape[:2], -1)
     given = [x.reshape(flat) for x in (query_BFND, key_BTND, value_BTND)]
     given.append(mask_BT.astype(jnp.float32))
-    if dropout_key is not None:
-        given.append(row_seeds(dropout_key, len(mask_BT)))
-    rate = 0.0 if dropout_key is None else dropout_rate
+    if seeds_B2 is not None:
+        given.append(seeds_B2)
+    rate = 0.0 if seeds_B2 is None else dropout_rate
     out_BFH = _rows(query_BFND.shape[-1], rate, interpret, *given)
     return out_BFH.reshape(query_BFND.shape)
 

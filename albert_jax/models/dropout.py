@@ -2,7 +2,7 @@
 """Dropout whose choices are a hash of the place and of a seed for each row of the batch.
 
 So a row loses the same however many devices share the batch, a kernel can compute its choices anew
-instead of keeping them, and they cost a tenth of what drawing them does. Letters as in `model`.
+instead of keeping them, and they cost a tenth of what drawing them does. B is the batch.
 """
 
 from __future__ import annotations
@@ -15,28 +15,33 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from albert_jax.models import lowering
-
 # As signed words: 2^32 over the golden ratio, which sets neighbours apart, and the two factors of
 # C. Wellons's "lowbias32".
 SPREAD, *_FACTORS = np.array([0x9E3779B1, 0x21F0AAAD, 0xD35A2D97], np.uint32).view(np.int32)
 
 
 class Dropout(nn.Module):
-    """Sets a share of x, [B, ...], to zero and scales the rest up; called as `nn.Dropout` is."""
+    """Sets a share of x, [B, ...], to zero and scales the rest up; called as `nn.Dropout` is.
+
+    `axis_name` is the axis of devices that share the batch, None where this one has all of it.
+    """
 
     rate: float
+    axis_name: str | None = None
     deterministic: bool | None = None
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool | None = None) -> Array:
         if nn.merge_param("deterministic", self.deterministic, deterministic) or not self.rate:
             return x
-        return drop(x, row_seeds(self.make_rng("dropout"), x.shape[0]), self.rate)
+        seeds_B2 = row_seeds(self.make_rng("dropout"), x.shape[0], self.axis_name)
+        return drop(x, seeds_B2, self.rate)
 
 
-def drop(x: Array, seeds_B2: Array, rate: float) -> Array:
-    """x [B, ...] with dropout by its rows' seeds."""
+def drop(x: Array, seeds_B2: Array | None, rate: float) -> Array:
+    """Return x [B, ...] with dropout by its rows' seeds; without seeds, x."""
+    if seeds_B2 is None:
+        return x
     place = jnp.arange(math.prod(x.shape[1:]), dtype=jnp.int32).reshape(1, *x.shape[1:])
     first, second = (seeds_B2[:, i].reshape(-1, *[1] * (x.ndim - 1)) for i in range(2))
     words = mixed(place * SPREAD + first, second)
@@ -44,16 +49,17 @@ def drop(x: Array, seeds_B2: Array, rate: float) -> Array:
     return jnp.where(is_kept, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
-def row_seeds(key: Array, rows: int) -> Array:
-    """Two words for each of this device's rows, int32[rows, 2]; the batch's rows all have their
-    own."""
-    axis = lowering.axis_name()
-    everyones = rows * jax.lax.psum(1, axis) if axis else rows
+def row_seeds(key: Array, rows: int, axis_name: str | None = None) -> Array:
+    """Return two words for each of this device's rows, int32[rows, 2].
+
+    Each row of the batch has words of its own, also where the devices of `axis_name` share it.
+    """
+    everyones = rows * jax.lax.psum(1, axis_name) if axis_name else rows
     seeds = jax.lax.bitcast_convert_type(
         jax.random.bits(key, (everyones, 2), jnp.uint32), jnp.int32
     )
-    if axis:
-        seeds = jax.lax.dynamic_slice_in_dim(seeds, jax.lax.axis_index(axis) * rows, rows)
+    if axis_name:
+        seeds = jax.lax.dynamic_slice_in_dim(seeds, jax.lax.axis_index(axis_name) * rows, rows)
     return seeds
 
 

@@ -3,7 +3,8 @@
 
 A head takes the pooled first token [B, H] or every token's state [B, S, H] and returns float32.
 Parameter names are those of the original's variables, so its weights [C, H] stand transposed to a
-kernel. Letters as in `model.py`, and C classes or choices, K starts that a beam follows.
+kernel. B batch, S sequence, H hidden_size, P examples of a packed row, C classes or choices, K
+starts that a beam follows.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from albert_jax.config.heads import BEAM
-from albert_jax.config.model import AlbertConfig, ComputeConfig
+from albert_jax.config.model import AlbertConfig
 from albert_jax.models.albert import AlbertModel
-from albert_jax.models.dropout import Dropout
-from albert_jax.models.layers import LayerNorm
+from albert_jax.models.layers import Part, dropout, initializer, layer_norm
+from albert_jax.models.packing import Packing
 
 MASKED = -1e30  # what a position that cannot be in an answer has for a logit
 
@@ -53,11 +54,9 @@ class SpanBeam:
     unanswerable_B: Array
 
 
-class Head(nn.Module):
+class Head(Part):
     """What heads have in common."""
 
-    config: AlbertConfig
-    compute: ComputeConfig = ComputeConfig()
     labels: int = 2  # classes; heads of one output or of start and end take no notice of it
     dropout: float = 0.1  # whatever the encoder's; classifier_utils.py:794
 
@@ -77,7 +76,7 @@ class Classifier(Head):
 
     @nn.compact
     def __call__(self, pooled_BH: Array, *, deterministic: bool) -> Array:
-        pooled_BH = Dropout(self.dropout)(pooled_BH, deterministic=deterministic)
+        pooled_BH = dropout(self, self.dropout)(pooled_BH, deterministic=deterministic)
         return _outputs(self, pooled_BH, self.labels)
 
 
@@ -86,7 +85,7 @@ class Regressor(Head):
 
     @nn.compact
     def __call__(self, pooled_BH: Array, *, deterministic: bool) -> Array:
-        pooled_BH = Dropout(self.dropout)(pooled_BH, deterministic=deterministic)
+        pooled_BH = dropout(self, self.dropout)(pooled_BH, deterministic=deterministic)
         return _outputs(self, pooled_BH, 1)[..., 0]
 
 
@@ -95,7 +94,7 @@ class MultipleChoice(Head):
 
     @nn.compact
     def __call__(self, pooled_BCH: Array, *, deterministic: bool) -> Array:
-        pooled_BCH = Dropout(self.dropout)(pooled_BCH, deterministic=deterministic)
+        pooled_BCH = dropout(self, self.dropout)(pooled_BCH, deterministic=deterministic)
         return _outputs(self, pooled_BCH, 1)[..., 0]
 
 
@@ -107,7 +106,7 @@ class TokenClassifier(Head):
 
     @nn.compact
     def __call__(self, sequence_BSH: Array, *, deterministic: bool) -> Array:
-        sequence_BSH = Dropout(self.dropout)(sequence_BSH, deterministic=deterministic)
+        sequence_BSH = dropout(self, self.dropout)(sequence_BSH, deterministic=deterministic)
         return _outputs(self, sequence_BSH, self.labels)
 
 
@@ -141,17 +140,18 @@ class SpanV2(Head):
         *,
         deterministic: bool,
     ) -> SpanLogProbs | SpanBeam:
-        start_logits_BS = _StartLogits(self.config, name="start_logits")(sequence_BSH)
+        parts = (self.config, self.compute, self.lowering)
+        start_logits_BS = _StartLogits(*parts, name="start_logits")(sequence_BSH)
         if p_mask_BS is None:
             p_mask_BS = jnp.zeros_like(start_logits_BS)
         start_BS = _masked_log_softmax(start_logits_BS, p_mask_BS)
-        answer_class = _AnswerClass(self.config, self.compute, self.dropout, name="answer_class")
+        answer_class = _AnswerClass(*parts, self.dropout, name="answer_class")
         unanswerable_B = answer_class(sequence_BSH, start_BS, deterministic=deterministic)
         if start_positions_B is None:
             start_log_probs_BK, start_index_BK = jax.lax.top_k(start_BS, BEAM)
         else:
             start_index_BK = start_positions_B[:, None]
-        end_logits = _EndLogits(self.config, self.compute, name="end_logits")
+        end_logits = _EndLogits(*parts, name="end_logits")
         end_BKS = _masked_log_softmax(end_logits(sequence_BSH, start_index_BK), p_mask_BS[:, None])
         if start_positions_B is not None:
             return SpanLogProbs(start_BS, end_BKS[:, 0], unanswerable_B)
@@ -159,74 +159,64 @@ class SpanV2(Head):
         return SpanBeam(start_log_probs_BK, start_index_BK, *ends, unanswerable_B)
 
 
-class _StartLogits(nn.Module):
-    config: AlbertConfig
+class _StartLogits(Part):
+    """Logits of the start: [B, S, H] -> [B, S]."""
 
     @nn.compact
     def __call__(self, sequence_BSH: Array) -> Array:
         return _to_logit(self.config, "dense")(sequence_BSH)[..., 0]
 
 
-class _EndLogits(nn.Module):
+class _EndLogits(Part):
     """Logits of the end for each of the starts at hand: [B, S, H], [B, K] -> [B, K, S]."""
-
-    config: AlbertConfig
-    compute: ComputeConfig
 
     @nn.compact
     def __call__(self, sequence_BSH: Array, start_index_BK: Array) -> Array:
         starts_BKH = jnp.take_along_axis(sequence_BSH, start_index_BK[..., None], axis=1)
-        dense_0 = _PairDense(self.config, self.compute, name="dense_0")
+        dense_0 = _PairDense(self.config, self.compute, self.lowering, name="dense_0")
         hidden_BKSH = nn.tanh(dense_0(sequence_BSH[:, None], starts_BKH[:, :, None]))
-        norm = LayerNorm(self.config.layer_norm_eps, "float32", name="LayerNorm")
+        norm = layer_norm(self, "LayerNorm", dtype="float32")
         return _to_logit(self.config, "dense_1")(norm(hidden_BKSH))[..., 0]
 
 
-class _AnswerClass(nn.Module):
+class _AnswerClass(Part):
     """Logit of "no answer" from the mean state of the starts and the first token's own state."""
 
-    config: AlbertConfig
-    compute: ComputeConfig
-    dropout: float
+    dropout: float = 0.1
 
     @nn.compact
     def __call__(
         self, sequence_BSH: Array, start_log_probs_BS: Array, *, deterministic: bool
     ) -> Array:
         start_BH = jnp.einsum("BSH,BS->BH", sequence_BSH, jnp.exp(start_log_probs_BS))
-        dense_0 = _PairDense(self.config, self.compute, name="dense_0")
+        dense_0 = _PairDense(self.config, self.compute, self.lowering, name="dense_0")
         hidden_BH = nn.tanh(dense_0(start_BH, sequence_BSH[:, 0]))
-        hidden_BH = Dropout(self.dropout)(hidden_BH, deterministic=deterministic)
+        hidden_BH = dropout(self, self.dropout)(hidden_BH, deterministic=deterministic)
         return _to_logit(self.config, "dense_1", use_bias=False)(hidden_BH)[..., 0]
 
 
-class _PairDense(nn.Module):
+class _PairDense(Part):
     """A dense layer of [x; y], […, H] each, which may have lengths of 1 to be broadcast.
 
     The kernel's halves are applied apart: for a beam that is a tenth of the original's
     multiplications, and [x; y] takes no memory.
     """
 
-    config: AlbertConfig
-    compute: ComputeConfig
-
     @nn.compact
     def __call__(self, x: Array, y: Array) -> Array:
         c, dtype = self.config, self.compute.dtype
-        init = nn.initializers.truncated_normal(c.initializer_range)
-        kernel = self.param("kernel", init, (2 * c.hidden_size, c.hidden_size))
+        kernel = self.param("kernel", initializer(c), (2 * c.hidden_size, c.hidden_size))
         bias_H = self.param("bias", nn.initializers.zeros, (c.hidden_size,))
         of_x, of_y = jnp.split(kernel.astype(dtype), 2)
         return x.astype(dtype) @ of_x + y.astype(dtype) @ of_y + bias_H.astype(dtype)
 
 
 def _to_logit(config: AlbertConfig, name: str, use_bias: bool = True) -> nn.Dense:
-    init = nn.initializers.truncated_normal(config.initializer_range)
-    return nn.Dense(1, use_bias, dtype="float32", kernel_init=init, name=name)
+    return nn.Dense(1, use_bias, dtype="float32", kernel_init=initializer(config), name=name)
 
 
 def _masked_log_softmax(logits: Array, mask: Array) -> Array:
-    # As the original, which for the masked leaves nothing of the logit: they tie, the first wins.
+    # As the original. Masked positions get -1e30, so all of them tie and argmax returns the first.
     return jax.nn.log_softmax(logits * (1 - mask) + MASKED * mask)
 
 
@@ -256,7 +246,9 @@ class AlbertForTask(AlbertModel):
 
     def setup(self) -> None:
         super().setup()
-        self.head = HEADS[self.kind](self.config, self.compute, self.labels, self.dropout)
+        self.head = HEADS[self.kind](
+            self.config, self.compute, self.lowering, self.labels, self.dropout
+        )
 
     def __call__(
         self,
@@ -272,28 +264,11 @@ class AlbertForTask(AlbertModel):
         ids_BS, mask_BS, segments_BS = (
             x.reshape(-1, length) for x in (input_ids, input_mask, segment_ids)
         )
-        pack_ids_BS = positions_BS = None
-        if starts_BP is not None:
-            pack_ids_BS, positions_BS = packing(starts_BP, mask_BS)
-        embeddings_BSE = self.embeddings(
-            ids_BS, segments_BS, positions_BS, deterministic=deterministic
+        packing = None if starts_BP is None else Packing.of(starts_BP, mask_BS)
+        pool = self.head.pooled
+        encoder = super().__call__(
+            ids_BS, mask_BS, segments_BS, packing, deterministic=deterministic, pool=pool
         )
-        hidden, _ = self.encoder(
-            embeddings_BSE, mask_BS, pack_ids_BS, deterministic=deterministic, collect=False
-        )
-        if starts_BP is not None:
-            # Clipped: out of bounds, a slot without an example would be NaN, whatever its weight.
-            firsts_BPH = jnp.take_along_axis(hidden, starts_BP[..., None], axis=1, mode="clip")
-            hidden = jnp.tanh(self.pooler(firsts_BPH))
-        elif self.head.pooled:
-            hidden = jnp.tanh(self.pooler(hidden[:, 0])).reshape(*rows, -1)
+        hidden = encoder.pooled_BH if pool else encoder.sequence_BSH
+        hidden = hidden.reshape(*rows, *hidden.shape[1:])
         return self.head(hidden, deterministic=deterministic, **head_inputs)
-
-
-def packing(starts_BP: Array, mask_BS: Array) -> tuple[Array, Array]:
-    """Of rows whose examples begin at `starts_BP` (S: no example): each token's example, from 1,
-    and its place in it, [B, S]; both 0 at padding."""
-    places_S = jnp.arange(mask_BS.shape[1])
-    ids_BS = mask_BS * (starts_BP[:, None] <= places_S[:, None]).sum(axis=-1)
-    starts_BS = jnp.take_along_axis(starts_BP, jnp.maximum(ids_BS - 1, 0), axis=1)
-    return ids_BS, mask_BS * (places_S - starts_BS)

@@ -1,55 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which devices a program is being traced for: kernels are chosen by them, and they need not be
-this machine's."""
+"""Which devices a program is lowered for, and the two small operations that differ between them.
+
+The devices need not be this machine's: `estimate` lowers for a TPU where there is none. So the
+choice is an argument, `Lowering`, and no code asks JAX which devices are here. Attention's kernels
+are chosen by it in `attention.py`, the unrolling of layers in `albert.py`.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import Array
 
 
 @dataclass(frozen=True)
-class Target:
-    """`axis_name` is the axis of devices that share a batch, None where one has all of it."""
+class Lowering:
+    """What a program is lowered for; `Placement.lowering` is a training step's.
 
-    platform: str
+    `backend` is "cpu", "gpu" or "tpu", None the default backend of this process. `axis_name` is the
+    axis of devices that share a batch, None where one device has all of it. `unroll` says that all
+    layers are unrolled where `ComputeConfig.scan_unroll` leaves it open: compilers then work across
+    layers and copy no residuals, but compile longer.
+    """
+
+    backend: str | None = None
     axis_name: str | None = None
+    unroll: bool = False
+
+    @property
+    def platform(self) -> str:
+        """Return "cpu", "gpu" or "tpu"."""
+        return self.backend or jax.default_backend()
 
 
-_target: ContextVar[Target | None] = ContextVar("target", default=None)
+def sum_of_rows(x: Array, platform: str) -> Array:
+    """Return the sum over all dimensions but the last, added up in float32: [..., F] -> [F].
+
+    On a TPU it is a matmul with ones: the matrix unit adds rows faster than the vector unit.
+    """
+    leading = tuple(range(x.ndim - 1))
+    if platform != "tpu":
+        return x.sum(axis=leading)
+    ones = jnp.ones((8, *x.shape[:-1]), x.dtype)  # 8: the rows of a tile
+    contracted = tuple(1 + axis for axis in leading), leading
+    sums_RF = jax.lax.dot_general(
+        ones, x, (contracted, ((), ())), preferred_element_type=jnp.float32
+    )
+    return sums_RF[0].astype(x.dtype)
 
 
-def named_target() -> Target | None:
-    """What the program at hand was said to be for, by `traced_for`."""
-    return _target.get()
-
-
-def platform() -> str:
-    """The platform that the program at hand is for: `cpu`, `gpu` or `tpu`."""
-    target = _target.get()
-    return target.platform if target else jax.default_backend()
-
-
-def axis_name() -> str | None:
-    """The axis of devices that share the batch of the program at hand."""
-    target = _target.get()
-    return target.axis_name if target else None
-
-
-def traced_for(target: Target, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, which says so to all that it calls."""
-
-    @functools.wraps(function)
-    def traced(*args: Any, **kwargs: Any) -> Any:
-        token = _target.set(target)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            _target.reset(token)
-
-    return traced
+def label_logits(logits_NC: Array, labels_N: Array, platform: str) -> Array:
+    """Return each row's logit of its label, f32[...], for logits [..., C] and labels [...]."""
+    if platform == "cpu":
+        return jnp.take_along_axis(logits_NC, labels_N[..., None], axis=-1)[..., 0]
+    # Goes along in a pass over the logits, where a gather is slow or its gradient a scatter.
+    is_label_NC = jnp.arange(logits_NC.shape[-1]) == labels_N[..., None]
+    return jnp.where(is_label_NC, logits_NC, 0.0).sum(axis=-1)

@@ -79,7 +79,7 @@ def benchmark(config: BenchmarkConfig, *, profile: str | None = None) -> Benchma
     devices = local_devices(settings.train.devices)
     placement = make_placement(settings.train.mode, devices)
     with out_of_memory_told(devices, settings):
-        work = make_work(config.phase, settings, placement.axis_name)
+        work = make_work(config.phase, settings, placement.lowering)
         timed = _run_steps(config, settings, work, placement, profile)
     return _step_result(config, settings, work, devices, timed)
 

@@ -80,7 +80,7 @@ def _costs(config: PretrainConfig) -> list[str]:
     placement = make_placement(train.mode, devices)
     say("compiling the step, for its memory …")
     with out_of_memory_told(devices, config), compilation_cache(train.compilation_cache):
-        work = make_work("train", config, placement.axis_name)
+        work = make_work("train", config, placement.lowering)
         compiled = lower("train", config, work, placement).compile()
     needed, capacity = program_bytes(compiled), capacity_bytes(devices[0])
     lines, warnings = [], []

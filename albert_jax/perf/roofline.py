@@ -183,6 +183,6 @@ def _shallow(settings: PretrainConfig, layers: int) -> PretrainConfig:
 
 def _counted(phase: str, settings: PretrainConfig) -> dict[str, float]:
     placement = make_placement("jit", local_devices(1))
-    work = make_work(phase, settings, None)
+    work = make_work(phase, settings, placement.lowering)
     found = lower(phase, settings, work, placement).compile().cost_analysis()
     return {"flops": float(found["flops"]), "bytes": float(found["bytes accessed"])}

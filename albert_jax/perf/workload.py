@@ -28,6 +28,7 @@ from albert_jax.distributed.placement import Placement
 from albert_jax.models.albert import init_params
 from albert_jax.models.flops import forward_flops_per_sequence, parameter_count
 from albert_jax.models.heads import AlbertForTask
+from albert_jax.models.lowering import Lowering
 from albert_jax.perf.results import StepSetting
 from albert_jax.training.losses import task_objective
 from albert_jax.training.optimizer import make_optimizer
@@ -151,9 +152,9 @@ def _changed(section: Any, **values: Any) -> Any:
 # ------------------------------------------------------------------------------------------ phases
 
 
-def make_work(phase: str, config: PretrainConfig, axis_name: str | None) -> Work:
-    """What `phase`, train, forward or finetune, runs."""
-    return {"train": _train, "forward": _forward, "finetune": _finetune}[phase](config, axis_name)
+def make_work(phase: str, config: PretrainConfig, lowering: Lowering) -> Work:
+    """What `phase`, train, forward or finetune, runs; `lowering` is its placement's."""
+    return {"train": _train, "forward": _forward, "finetune": _finetune}[phase](config, lowering)
 
 
 def lower(phase: str, config: PretrainConfig, work: Work, placement: Placement) -> Any:
@@ -163,15 +164,15 @@ def lower(phase: str, config: PretrainConfig, work: Work, placement: Placement) 
     return program.lower(state, jax.eval_shape(placement.put_batch, batch_shapes_of(phase, config)))
 
 
-def _train(config: PretrainConfig, axis_name: str | None) -> Work:
-    made = make_pretrain_step(config, axis_name)
+def _train(config: PretrainConfig, lowering: Lowering) -> Work:
+    made = make_pretrain_step(config, lowering)
     seed = config.train.seed
     return Work(made.step, lambda: made.random_state(seed), True, 3 * _forward_flops(config))
 
 
-def _forward(config: PretrainConfig, axis_name: str | None) -> Work:
-    made = make_pretrain_step(config, axis_name)
-    step = make_eval_step(made.objective, axis_name=axis_name)
+def _forward(config: PretrainConfig, lowering: Lowering) -> Work:
+    made = make_pretrain_step(config, lowering)
+    step = make_eval_step(made.objective)
 
     def means(params: Any, batch: Any) -> Any:
         result = step(params, batch)
@@ -182,14 +183,12 @@ def _forward(config: PretrainConfig, axis_name: str | None) -> Work:
     return Work(means, lambda: init_params(made.model, key), False, _forward_flops(config))
 
 
-def _finetune(config: PretrainConfig, axis_name: str | None) -> Work:
-    model = AlbertForTask(config.model, config.compute, kind="classification", labels=2)
+def _finetune(config: PretrainConfig, lowering: Lowering) -> Work:
+    model = AlbertForTask(config.model, config.compute, lowering, kind="classification", labels=2)
     train = config.train
     optimizer = OptimizerConfig(name="adamw", learning_rate=1e-5)
     tx, _ = make_optimizer(optimizer, steps=train.steps, batch_size=train.batch_size)
-    step = make_train_step(
-        task_objective(model), tx, accumulate=train.accumulate, axis_name=axis_name
-    )
+    step = make_train_step(task_objective(model), tx, accumulate=train.accumulate)
     key = jax.random.key(train.seed)
     # Two labels cost what the sentence-order head does, and no token is predicted.
     flops = 3 * forward_flops_per_sequence(config.model, config.examples.max_seq_length, 0)

@@ -137,8 +137,8 @@ def _session(
         check_destination(directory / which)
     outputs = HeadOutputs(prepared.model, pack=config.pack)
     best = _Best(config, prepared, outputs, directory / "best", seed)
-    objective = task_objective(prepared.model)
-    made = configured_step(prepared.model, objective, config, placement.axis_name)
+    model = prepared.model.clone(lowering=placement.lowering)
+    made = configured_step(model, task_objective(model), config)
     return Session(
         config=config,
         run=_run_of(config, prepared, made, placement, best),

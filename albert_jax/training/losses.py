@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from albert_jax.models import lowering
+from albert_jax.models.lowering import Lowering, label_logits
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
@@ -29,25 +29,28 @@ class Objective:
     `normalizers(batch)` returns sums of weights that add up over shards; `loss(params, batch,
     normalizers, key)` the sum over this shard divided by the global normalisers, with metrics
     divided likewise. `key` drives dropout, None is evaluation. `normalizer_of` names each metric's
-    normaliser, which turns evaluation's plain sums into means.
+    normaliser, which turns evaluation's plain sums into means. `axis_name` is the axis of devices
+    that share a batch, the model's: a step sums over it. None: one device has all of the batch.
     """
 
     normalizers: Callable[[Batch], dict[str, Array]]
     loss: Callable[[Any, Batch, dict[str, Array], Array | None], tuple[Array, Metrics]]
     normalizer_of: dict[str, str]
+    axis_name: str | None = None
 
 
-def cross_entropy(logits_NC: Array, labels_N: Array) -> Array:
-    """Per-row cross-entropy, nats, f32[...], for logits [..., C] and integer labels [...]."""
-    return jax.nn.logsumexp(logits_NC, axis=-1) - _label_logits(logits_NC, labels_N)
+def cross_entropy(logits_NC: Array, labels_N: Array, lowering: Lowering = Lowering()) -> Array:
+    """Return per-row cross-entropy, nats, f32[...], of logits [..., C] and integer labels [...]."""
+    sums_N = jax.nn.logsumexp(logits_NC, axis=-1)
+    return sums_N - label_logits(logits_NC, labels_N, lowering.platform)
 
 
-def is_best(logits_NC: Array, labels_N: Array) -> Array:
-    """Whether no class has a higher logit than the label's, bool[...].
+def is_best(logits_NC: Array, labels_N: Array, lowering: Lowering = Lowering()) -> Array:
+    """Return whether no class has a higher logit than the label's, bool[...].
 
     A maximum and the label's logit: on CPU nine times as fast as an argmax.
     """
-    return _label_logits(logits_NC, labels_N) >= logits_NC.max(axis=-1)
+    return label_logits(logits_NC, labels_N, lowering.platform) >= logits_NC.max(axis=-1)
 
 
 def pretraining_objective(model: Any, *, second: bool = True) -> Objective:
@@ -68,6 +71,7 @@ def pretraining_objective(model: Any, *, second: bool = True) -> Objective:
     def loss(
         params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
     ) -> tuple[Array, Metrics]:
+        lowering = model.lowering
         output = model.apply(
             {"params": params},
             batch["input_ids"],
@@ -81,14 +85,16 @@ def pretraining_objective(model: Any, *, second: bool = True) -> Objective:
         # Differs from TF: the mean is over the global batch, not per core.
         weights_BP = batch["masked_lm_weights"] / (normalizers["masked_lm"] + 1e-5)
         metrics = {
-            "masked_lm_loss": (weights_BP * cross_entropy(logits_BPV, ids_BP)).sum(),
-            "masked_lm_accuracy": (weights_BP * is_best(logits_BPV, ids_BP)).sum(),
+            "masked_lm_loss": (weights_BP * cross_entropy(logits_BPV, ids_BP, lowering)).sum(),
+            "masked_lm_accuracy": (weights_BP * is_best(logits_BPV, ids_BP, lowering)).sum(),
         }
         if second:
             logits_BC, labels_B = output.sentence_order_logits_BC, batch["sentence_order_labels"]
             weights_B = _example_weights(batch) / normalizers["sentence_order"]
-            metrics["sentence_order_loss"] = (weights_B * cross_entropy(logits_BC, labels_B)).sum()
-            metrics["sentence_order_accuracy"] = (weights_B * is_best(logits_BC, labels_B)).sum()
+            losses_B = cross_entropy(logits_BC, labels_B, lowering)
+            metrics["sentence_order_loss"] = (weights_B * losses_B).sum()
+            is_best_B = is_best(logits_BC, labels_B, lowering)
+            metrics["sentence_order_accuracy"] = (weights_B * is_best_B).sum()
         total = metrics["masked_lm_loss"] + metrics.get("sentence_order_loss", 0.0)
         return total, metrics
 
@@ -98,7 +104,7 @@ def pretraining_objective(model: Any, *, second: bool = True) -> Objective:
             "sentence_order_loss": "sentence_order",
             "sentence_order_accuracy": "sentence_order",
         }
-    return Objective(normalizers, loss, normalizer_of)
+    return Objective(normalizers, loss, normalizer_of, model.lowering.axis_name)
 
 
 def task_objective(model: Any) -> Objective:
@@ -134,56 +140,62 @@ def task_objective(model: Any) -> Objective:
         )
         # A batch may hold no label at all: then the loss is 0, not NaN.
         shares = weights(batch) / jnp.maximum(normalizers["labels"], 1.0)
-        metrics = {name: (shares * x).sum() for name, x in task.losses(output, batch).items()}
+        losses = task.losses(output, batch, model.lowering)
+        metrics = {name: (shares * x).sum() for name, x in losses.items()}
         return metrics["task_loss"], metrics
 
-    return Objective(normalizers, loss, dict.fromkeys(task.metrics, "labels"))
+    normalizer_of = dict.fromkeys(task.metrics, "labels")
+    return Objective(normalizers, loss, normalizer_of, model.lowering.axis_name)
 
 
-def classification_losses(logits_BC: Array, batch: Batch) -> Metrics:
-    """Cross-entropy with integer `labels` [B]; of the choices too. classifier_utils.py:807-811."""
+def classification_losses(logits_BC: Array, batch: Batch, lowering: Lowering) -> Metrics:
+    """Return cross-entropy with integer `labels` [B]; also of multiple choice.
+    classifier_utils.py:807-811."""
     labels_B = batch["labels"]
     return {
-        "task_loss": cross_entropy(logits_BC, labels_B),
-        "accuracy": is_best(logits_BC, labels_B),
+        "task_loss": cross_entropy(logits_BC, labels_B, lowering),
+        "accuracy": is_best(logits_BC, labels_B, lowering),
     }
 
 
-def regression_losses(scores_B: Array, batch: Batch) -> Metrics:
-    """Squared error from `labels` [B]. classifier_utils.py:817."""
+def regression_losses(scores_B: Array, batch: Batch, _: Lowering) -> Metrics:
+    """Return squared error from `labels` [B]. classifier_utils.py:817."""
     return {"task_loss": jnp.square(scores_B - batch["labels"])}
 
 
-def token_losses(logits_BSC: Array, batch: Batch) -> Metrics:
-    """Cross-entropy with `labels` [B, S]; a negative one (transformers' -100) is not counted."""
-    return classification_losses(logits_BSC, {"labels": jnp.maximum(batch["labels"], 0)})
+def token_losses(logits_BSC: Array, batch: Batch, lowering: Lowering) -> Metrics:
+    """Return cross-entropy with `labels` [B, S]; a negative label (transformers' -100) has no
+    weight."""
+    labels_BS = jnp.maximum(batch["labels"], 0)
+    return classification_losses(logits_BSC, {"labels": labels_BS}, lowering)
 
 
-def span_v1_losses(output: Any, batch: Batch) -> Metrics:
-    """Mean of the cross-entropies with `start_positions` and `end_positions` [B].
+def span_v1_losses(output: Any, batch: Batch, lowering: Lowering) -> Metrics:
+    """Return the mean of the cross-entropies with `start_positions` and `end_positions` [B].
     squad_utils.py:814-828."""
-    return _span_losses(output.start_BS, output.end_BS, batch)
+    return _span_losses(output, batch, lowering)
 
 
-def span_v2_losses(output: Any, batch: Batch) -> Metrics:
-    """The same, plus half the binary cross-entropy with `is_impossible` [B].
+def span_v2_losses(output: Any, batch: Batch, lowering: Lowering) -> Metrics:
+    """Return the same, plus half the binary cross-entropy with `is_impossible` [B].
 
     The end is given the true start, in evaluation too. squad_utils.py:1641-1664.
     """
-    losses = _span_losses(output.start_BS, output.end_BS, batch)
+    losses = _span_losses(output, batch, lowering)
     logits_B, is_impossible_B = output.unanswerable_B, batch["is_impossible"].astype(jnp.float32)
     answerability_B = jax.nn.softplus(logits_B) - is_impossible_B * logits_B
     losses["task_loss"] += 0.5 * answerability_B
     return losses | {"answerability_loss": answerability_B}
 
 
-def _span_losses(start_BS: Array, end_BS: Array, batch: Batch) -> Metrics:
+def _span_losses(output: Any, batch: Batch, lowering: Lowering) -> Metrics:
     starts_B, ends_B = batch["start_positions"], batch["end_positions"]
-    start_B, end_B = cross_entropy(start_BS, starts_B), cross_entropy(end_BS, ends_B)
+    start_B = cross_entropy(output.start_BS, starts_B, lowering)
+    end_B = cross_entropy(output.end_BS, ends_B, lowering)
     return {
         "task_loss": (start_B + end_B) / 2,
-        "start_accuracy": is_best(start_BS, starts_B),
-        "end_accuracy": is_best(end_BS, ends_B),
+        "start_accuracy": is_best(output.start_BS, starts_B, lowering),
+        "end_accuracy": is_best(output.end_BS, ends_B, lowering),
     }
 
 
@@ -192,20 +204,12 @@ def _example_weights(batch: Batch) -> Array:
     return batch.get("example_weights", jnp.ones(rows, jnp.float32))
 
 
-def _label_logits(logits_NC: Array, labels_N: Array) -> Array:
-    if lowering.platform() == "cpu":
-        return jnp.take_along_axis(logits_NC, labels_N[..., None], axis=-1)[..., 0]
-    # Goes along in a pass over the logits, where a gather is slow or its gradient a scatter.
-    is_label_NC = jnp.arange(logits_NC.shape[-1]) == labels_N[..., None]
-    return jnp.where(is_label_NC, logits_NC, 0.0).sum(axis=-1)
-
-
 @dataclass(frozen=True)
 class TaskLoss:
     """How a kind of head is trained: losses and metrics of each example, the metrics' names, and
     the columns of a batch that the head takes, by its own names."""
 
-    losses: Callable[[Any, Batch], Metrics]
+    losses: Callable[[Any, Batch, Lowering], Metrics]
     metrics: tuple[str, ...]
     head_inputs: Mapping[str, str] = field(default_factory=dict)
 

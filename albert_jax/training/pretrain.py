@@ -35,6 +35,7 @@ from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import Placement
 from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.models.lowering import Lowering
 from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.losses import Objective
 from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
@@ -90,7 +91,7 @@ def _pretrain(config: PretrainConfig) -> Path:
 def _session(
     config: PretrainConfig, data: PretrainingData, placement: Placement, workdir: Path
 ) -> Session:
-    made = make_pretrain_step(config, placement.axis_name)
+    made = make_pretrain_step(config, placement.lowering)
     run = _run_of(config, data, made, placement, workdir)
     return Session(
         config=config,
@@ -154,7 +155,7 @@ def export(workdir: str | Path, dest: str | Path) -> Path:
     check_destination(dest)
     require_apart(dest, [workdir], "DEST")
     config = _read_config(workdir)
-    made = make_pretrain_step(config, None)
+    made = make_pretrain_step(config, Lowering())
     state = jax.eval_shape(lambda: made.random_state(config.train.seed))
     with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
         restored = checkpointer.restore(state, expect=settings_identity(config))
@@ -352,7 +353,7 @@ def _evaluator(
     total = min(config.train.eval_examples, len(heldout))
     size = min(config.train.batch_size // config.train.accumulate, -(-total // unit) * unit)
     index, count = jax.process_index(), jax.process_count()
-    pure = make_eval_step(objective, axis_name=placement.axis_name)
+    pure = make_eval_step(objective)
     step = Programs(placement.compile(pure, donate=False), memory_check(config))
 
     def evaluate(params: Any, _: int, tick: Tick) -> dict[str, float]:

@@ -16,6 +16,7 @@ from jax import Array
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.models.heads import AlbertForTask
+from albert_jax.models.lowering import Lowering
 from albert_jax.training.losses import Batch, Metrics, Objective, pretraining_objective
 from albert_jax.training.optimizer import global_norm, make_optimizer, trust_ratios
 
@@ -36,19 +37,15 @@ def init_state(params: Any, tx: optax.GradientTransformation, *, seed: int) -> T
 
 
 def make_train_step(
-    objective: Objective,
-    tx: optax.GradientTransformation,
-    *,
-    accumulate: int = 1,
-    axis_name: str | None = None,
+    objective: Objective, tx: optax.GradientTransformation, *, accumulate: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One optimizer update on a batch; metrics are means over the global batch.
 
     The batch is divided into `accumulate` micro-batches and the gradient summed in float32.
-    `axis_name` is the axis of devices to reduce over, None where one has the whole batch. A step
-    whose loss or gradient is not finite leaves parameters and optimizer as they were and says
-    `skipped` = 1.
+    Sums are over the devices of the objective's axis, if it has one. A step whose loss or gradient
+    is not finite leaves parameters and optimizer as they were and says `skipped` = 1.
     """
+    axis_name = objective.axis_name
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -105,10 +102,9 @@ def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: 
     return jax.lax.scan(body, zeros, (micros, keys))[0]
 
 
-def make_eval_step(
-    objective: Objective, *, axis_name: str | None = None
-) -> Callable[[Any, Batch], dict[str, Metrics]]:
+def make_eval_step(objective: Objective) -> Callable[[Any, Batch], dict[str, Metrics]]:
     """Sums without dropout: {"sums": metrics undivided, "weights": their normalisers}."""
+    axis_name = objective.axis_name
 
     def eval_step(params: Any, batch: Batch) -> dict[str, Metrics]:
         weights = objective.normalizers(batch)
@@ -146,17 +142,17 @@ def configured_step(
     model: AlbertForPretraining | AlbertForTask,
     objective: Objective,
     config: PretrainConfig | FinetuneConfig,
-    axis_name: str | None,
 ) -> ConfiguredStep:
-    """Return the step that a run's optimizer and batches mean; `axis_name` is the placement's."""
+    """Return the step that a run's optimizer and batches mean."""
     train = config.train
     tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
-    step = make_train_step(objective, tx, accumulate=train.accumulate, axis_name=axis_name)
+    step = make_train_step(objective, tx, accumulate=train.accumulate)
     return ConfiguredStep(model, objective, tx, schedule, step)
 
 
-def make_pretrain_step(config: PretrainConfig, axis_name: str | None) -> ConfiguredStep:
-    """Return the step of a pretraining run; `benchmark` measures the very same."""
-    model = AlbertForPretraining(config.model, config.compute)
+def make_pretrain_step(config: PretrainConfig, lowering: Lowering) -> ConfiguredStep:
+    """Return the step of a pretraining run; `lowering` is its placement's. `benchmark` measures the
+    very same."""
+    model = AlbertForPretraining(config.model, config.compute, lowering)
     objective = pretraining_objective(model, second=config.examples.objective != "none")
-    return configured_step(model, objective, config, axis_name)
+    return configured_step(model, objective, config)

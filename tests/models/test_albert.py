@@ -12,9 +12,10 @@ import pytest
 
 from albert_jax.checkpoint.convert.tf_names import tf_names
 from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.models.albert import AlbertForPretraining, Block, init_params
 from albert_jax.models.flops import parameter_count, parameter_counts
-from albert_jax.models.lowering import Target, traced_for
+from albert_jax.models.lowering import Lowering
 from albert_jax.training.losses import pretraining_objective
 from tests.helpers import reference
 from tests.helpers.golden import as_tf, batch_of, tiny
@@ -24,7 +25,7 @@ from tests.helpers.tf_checkpoints import from_tf, read_checkpoint
 # Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5
 # on.
 FORWARD = {"atol": 2e-5, "rtol": 0}
-DEFAULT = ComputeConfig()
+DEFAULT, HERE = ComputeConfig(), Lowering()
 
 
 def apply(config, params, batch, *, compute=DEFAULT, **kwargs):
@@ -66,8 +67,8 @@ def loss_of(config, params, batch, compute=DEFAULT):
     return jax.jit(objective.loss)(params, batch, objective.normalizers(batch), None)
 
 
-def grads_of(config, params, batch, compute=DEFAULT):
-    objective = pretraining_objective(AlbertForPretraining(config, compute))
+def grads_of(config, params, batch, compute=DEFAULT, lowering=HERE):
+    objective = pretraining_objective(AlbertForPretraining(config, compute, lowering))
     loss = jax.jit(jax.grad(lambda p, b, n: objective.loss(p, b, n, None)[0]))
     return loss(params, batch, objective.normalizers(batch))
 
@@ -319,14 +320,17 @@ def test_what_remat_leaves_out_is_computed_again(unroll):
     assert matmuls("full") >= matmuls("dots") + 2 * unroll
 
 
-@pytest.mark.parametrize(("platform", "layers_in_a_turn"), [("tpu", 4), ("gpu", 4), (None, 1)])
-def test_layers_are_unrolled_where_the_step_is_placed_on_devices(platform, layers_in_a_turn):
+@pytest.mark.parametrize(
+    ("lowering", "layers_in_a_turn"),
+    [(Lowering("tpu", unroll=True), 4), ("placement", 4), (Lowering(), 1)],
+    ids=["tpu", "placement", "here"],
+)
+def test_layers_are_unrolled_where_the_step_is_placed_on_devices(lowering, layers_in_a_turn):
+    if lowering == "placement":
+        lowering = make_placement("jit", local_devices(1)).lowering
     config = tiny_albert(num_hidden_layers=4)
     params, batch = noisy_params(config), random_batch(config)
-    grads = partial(grads_of, config)
-    if platform is not None:
-        grads = traced_for(Target(platform), grads)
-    jaxpr = str(jax.make_jaxpr(grads)(params, batch))
+    jaxpr = str(jax.make_jaxpr(partial(grads_of, config, lowering=lowering))(params, batch))
     assert f"unroll={layers_in_a_turn}\n" in jaxpr
 
 
@@ -336,8 +340,77 @@ def test_remat_saves_memory_on_a_cpu(remat):
     params, batch = noisy_params(config), random_batch(config)
 
     def temporaries(remat):
-        grads = partial(grads_of, config, compute=ComputeConfig(remat=remat))
-        compiled = jax.jit(traced_for(Target("cpu"), grads)).lower(params, batch).compile()
+        compute, lowering = ComputeConfig(remat=remat), Lowering("cpu", unroll=True)
+        grads = partial(grads_of, config, compute=compute, lowering=lowering)
+        compiled = jax.jit(grads).lower(params, batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(remat) < 0.8 * temporaries("none")
+
+
+# ----------------------------------------------------------------------- gradients that JAX makes
+
+
+def outputs_and_gradients(config, params, batch, *, fused, key=None):
+    """The loss, encoder states and gradient with the layers of `fused.py` or flax's."""
+    model = AlbertForPretraining(config, ComputeConfig(fused=fused))
+    objective = pretraining_objective(model)
+    normalizers = objective.normalizers(batch)
+    names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+    states = jax.jit(model.apply)({"params": params}, *(batch[name] for name in names))
+    loss = jax.value_and_grad(lambda p: objective.loss(p, batch, normalizers, key)[0])
+    return states, jax.jit(loss)(params)
+
+
+@pytest.mark.parametrize("key", [None, 7], ids=["evaluation", "dropout"])
+@pytest.mark.parametrize("hidden_act", ["gelu", "relu"])
+def test_layers_with_gradients_by_hand_equal_flaxs(hidden_act, key):
+    rates = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
+    config = tiny_albert(num_hidden_layers=4, hidden_act=hidden_act, **rates)
+    params, batch = noisy_params(config), random_batch(config)
+    key = None if key is None else jax.random.key(key)
+    ours, theirs = (
+        outputs_and_gradients(config, params, batch, fused=f, key=key) for f in (True, False)
+    )
+    # Float32 throughout; states and gradients are of order 1.
+    assert_trees_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_parameters_are_the_same_whatever_makes_the_gradients():
+    config = tiny_albert()
+    params = [
+        AlbertForPretraining(config, ComputeConfig(fused=f)).init(
+            jax.random.key(0), *[jnp.ones((1, 8), jnp.int32)] * 3
+        )
+        for f in (True, False)
+    ]
+    assert_trees_close(*params, rtol=0, atol=0)
+
+
+def test_without_gradients_by_hand_there_are_jvps_and_hessians():
+    config = tiny_albert(num_hidden_layers=2)
+    params, batch = noisy_params(config), random_batch(config)
+    tangent = noisy_params(config, seed=1)
+
+    def loss_by(fused):
+        objective = pretraining_objective(AlbertForPretraining(config, ComputeConfig(fused=fused)))
+        normalizers = objective.normalizers(batch)
+        return lambda p: objective.loss(p, batch, normalizers, None)[0]
+
+    loss = loss_by(fused=False)
+    grads, product = jax.jit(lambda p, t: jax.jvp(jax.grad(loss), (p,), (t,)))(params, tangent)
+    _, slope = jax.jit(lambda p, t: jax.jvp(loss, (p,), (t,)))(params, tangent)
+    along = sum(jax.tree.leaves(jax.tree.map(lambda g, t: (g * t).sum(), grads, tangent)))
+    np.testing.assert_allclose(slope, along, rtol=1e-4)
+    # The Hessian's product is the gradient's derivative along the tangent: by central differences,
+    # whose rounding (1e-7 / 2e-3) and curvature (1e-6) leave about 1e-3 of values of order 1.
+    step, grad = 1e-3, jax.jit(jax.grad(loss))
+
+    def moved(by):
+        return jax.tree.map(lambda p, t: p + by * t, params, tangent)
+
+    ahead, behind = grad(moved(step)), grad(moved(-step))
+    differences = jax.tree.map(lambda a, b: (a - b) / (2 * step), ahead, behind)
+    assert_trees_close(product, differences, rtol=2e-2, atol=2e-3)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(loss_by(fused=True), (params,), (tangent,))

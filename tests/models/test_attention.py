@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from albert_jax.config.model import ComputeConfig
 from albert_jax.distributed.compilation_cache import cached_programs
-from albert_jax.models.attention import attend, attention_probs
+from albert_jax.models.attention import attend
 from albert_jax.models.attention_pallas import is_kept, rows, splash
+from albert_jax.models.attention_plain import padding, probs
 from albert_jax.models.dropout import drop, row_seeds
-from albert_jax.models.lowering import Target, traced_for
+from albert_jax.models.lowering import Lowering
 from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice
 from albert_jax.utils.errors import UserError
 from tests.helpers.draws import RATE, assert_as_if_drawn, neighbours
@@ -54,7 +56,7 @@ def assert_equal(found, wanted, **tolerance):
 
 
 PALLAS = {"rows": rows, "splash": splash}
-xla = partial(attend, implementation="xla")
+xla = partial(attend, compute=ComputeConfig(attention="xla"))
 interpreted = {name: partial(kernel, interpret=True) for name, kernel in PALLAS.items()}
 
 
@@ -76,14 +78,14 @@ def test_the_plain_kernels_gradients_are_its_formulas(packed, dropped):
     pack_ids = mask * (1 + jnp.arange(48) // 16) if packed else None
 
     def formula(query, key_, value, mask):
-        probs_BNFT = attention_probs(query, key_, mask, pack_ids)
+        probs_BNFT = probs(query, key_, padding(mask, pack_ids))
         if dropped:
             probs_BNFT = drop(probs_BNFT, row_seeds(key, len(mask)), RATE)
         return jnp.einsum("BNFT,BTND->BFND", probs_BNFT, value)
 
     ours = partial(xla, pack_ids_BT=pack_ids)
     if dropped:
-        ours = partial(ours, dropout_rate=RATE, dropout_key=key)
+        ours = partial(ours, dropout_rate=RATE, seeds_B2=row_seeds(key, len(mask)))
     found, wanted = (with_gradients(k, *given, mask, cotangent) for k in (ours, formula))
     assert_equal(found, wanted, **CLOSE)
 
@@ -124,10 +126,10 @@ def test_rows_drops_the_probabilities_that_its_choices_name(length, heads, head_
     kept_BNFT = jnp.asarray(kept_of(key, 2, heads, length))
 
     def plain(query, key, value, mask):
-        probs = jnp.where(kept_BNFT, attention_probs(query, key, mask) / (1 - RATE), 0.0)
-        return jnp.einsum("BNFT,BTND->BFND", probs, value)
+        probs_BNFT = probs(query, key, padding(mask)) / (1 - RATE)
+        return jnp.einsum("BNFT,BTND->BFND", jnp.where(kept_BNFT, probs_BNFT, 0.0), value)
 
-    ours = partial(interpreted["rows"], dropout_rate=RATE, dropout_key=key)
+    ours = partial(interpreted["rows"], dropout_rate=RATE, seeds_B2=row_seeds(key, 2))
     assert_equal(with_gradients(ours, *given), with_gradients(plain, *given), **CLOSE)
 
 
@@ -140,7 +142,9 @@ def test_the_kernels_choices_are_as_if_drawn():
 # --------------------------------------------------------------------------------- chosen by device
 
 
-def lowered_for(platform, *, implementation="auto", dropout_rate=0.0, packed=False, **changes):
+def lowered_for(
+    platform, *, implementation="auto", fused=True, dropout_rate=0.0, packed=False, **changes
+):
     """The gradient's program for a device that is not there: "gpu" or "tpu"."""
     *qkv, mask, cotangent = arrays(**({"dtype": jnp.bfloat16} | changes))
 
@@ -149,14 +153,14 @@ def lowered_for(platform, *, implementation="auto", dropout_rate=0.0, packed=Fal
             attend,
             pack_ids_BT=mask if packed else None,
             dropout_rate=dropout_rate,
-            dropout_key=jax.random.key(0) if dropout_rate else None,
-            implementation=implementation,
+            seeds_B2=row_seeds(jax.random.key(0), len(mask)) if dropout_rate else None,
+            compute=ComputeConfig(attention=implementation, fused=fused),
+            lowering=Lowering(platform),
         )
         return with_gradients(kernel, query, key, value, mask, cotangent)
 
-    traced = jax.jit(traced_for(Target(platform), grads)).trace(*qkv)
-    lowering = {"gpu": "cuda"}.get(platform, platform)
-    return traced.lower(lowering_platforms=(lowering,)).as_text()
+    jax_name = {"gpu": "cuda"}.get(platform, platform)
+    return jax.jit(grads).trace(*qkv).lower(lowering_platforms=(jax_name,)).as_text()
 
 
 @pytest.fixture
@@ -193,9 +197,10 @@ def test_a_pallas_kernel_and_its_gradient_compile_for_a_tpu(kernel):
     given = [
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for x in arrays(dtype=jnp.bfloat16)
     ]
-    grads = partial(with_gradients, partial(attend, implementation=kernel))
+    kernel = partial(attend, compute=ComputeConfig(attention=kernel), lowering=Lowering("tpu"))
+    grads = partial(with_gradients, kernel)
     with cached_programs(None):  # what is compiled for no device here cannot be read again
-        text = jax.jit(traced_for(Target("tpu"), grads)).lower(*given).compile().as_text()
+        text = jax.jit(grads).lower(*given).compile().as_text()
     assert text.count("tpu_custom_call") >= 2
 
 
@@ -218,6 +223,8 @@ def test_auto_takes_cudnn_on_gpu(cudnn_here):
         ("gpu", {"dtype": jnp.float32}),
         ("gpu", {"length": 101}),
         ("gpu", {"head_size": 144}),
+        ("gpu", {"fused": False}),
+        ("tpu", {"fused": False}),
     ],
 )
 def test_auto_takes_xla_where_no_kernel_can(platform, changes, cudnn_here):
@@ -237,6 +244,7 @@ def test_auto_takes_xla_where_no_kernel_can(platform, changes, cudnn_here):
         ("tpu", "rows", {"heads": 3}, "not 256 tokens and 3 heads of 64; use attention auto or xl"),
         ("tpu", "splash", {"dtype": jnp.float32}, "computes in bfloat16, not float32"),
         ("tpu", "rows", {"packed": True}, "does not keep the examples of a packed row apart; use"),
+        ("tpu", "rows", {"fused": False}, "has no derivatives of JAX's own .fused False.; use att"),
         ("tpu", "splash", {"dropout_rate": 0.1}, "has no dropout on probabilities"),
         ("gpu", "cudnn", {"head_size": 144}, "not 256 tokens and 2 heads of 144"),
     ],
@@ -249,6 +257,6 @@ def test_a_named_kernel_that_cannot_says_why(platform, implementation, changes, 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 def test_cudnn_equals_xla_with_padding():
     given = arrays(dtype=jnp.bfloat16)
-    cudnn = partial(attend, implementation="cudnn")
+    cudnn = partial(attend, compute=ComputeConfig(attention="cudnn"))
     # bfloat16 has 8 bits: outputs of order 1 agree to about 1e-2, gradients of up to 10 to 1e-1.
     assert_equal(with_gradients(cudnn, *given), with_gradients(xla, *given), atol=0.1, rtol=0.02)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dropout's choices: as if drawn, and a row's own however many devices share the batch."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,6 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from albert_jax.models.dropout import Dropout, drop, row_seeds
-from albert_jax.models.lowering import Target, traced_for
 from tests.helpers.draws import RATE, assert_as_if_drawn, neighbours
 
 
@@ -45,10 +46,10 @@ def test_what_is_left_is_scaled_up(shape, rate):
 def test_rows_lose_the_same_on_any_number_of_devices(devices):
     mesh, rows = Mesh(np.asarray(jax.devices()[:devices]), ("data",)), PartitionSpec("data")
 
-    def drop_here(x, key):
-        return drop(x, row_seeds(key, len(x)), 0.5)
+    def drop_here(x, key, axis_name=None):
+        return drop(x, row_seeds(key, len(x), axis_name), 0.5)
 
     x, key = jnp.ones((8, 4, 16)), jax.random.key(0)
-    step = traced_for(Target("cpu", "data"), drop_here)
+    step = partial(drop_here, axis_name="data")
     shared = jax.shard_map(step, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows)
     np.testing.assert_array_equal(jax.jit(shared)(x, key), drop_here(x, key))

@@ -186,8 +186,8 @@ def train(batches, mode, accumulate, devices):
     model, params = model_and_params("classification")
     tx = adamw(lambda _: 1e-2)
     placement = make_placement(mode, jax.devices()[:devices])
-    objective = task_objective(model)
-    step = make_train_step(objective, tx, accumulate=accumulate, axis_name=placement.axis_name)
+    objective = task_objective(model.clone(lowering=placement.lowering))
+    step = make_train_step(objective, tx, accumulate=accumulate)
     compiled = placement.compile(step)
     state = placement.put_state(init_state(params, tx, seed=0))
     losses = []

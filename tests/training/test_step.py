@@ -30,10 +30,10 @@ WAYS = {  # name: mode, devices, micro-batches
 def setup(way, **changes):
     mode, devices, accumulate = way
     config = tiny_albert(num_hidden_layers=4, **changes)
-    objective = pretraining_objective(AlbertForPretraining(config))
-    tx = lamb(0.01)
     placement = make_placement(mode, local_devices(devices))
-    step = make_train_step(objective, tx, accumulate=accumulate, axis_name=placement.axis_name)
+    model = AlbertForPretraining(config, lowering=placement.lowering)
+    objective, tx = pretraining_objective(model), lamb(0.01)
+    step = make_train_step(objective, tx, accumulate=accumulate)
     state = init_state(noisy_params(config), tx, seed=1)
     return config, objective, placement, placement.compile(step), state
 
@@ -149,9 +149,8 @@ def test_put_state_copies_so_that_donation_leaves_the_original_alive():
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_evaluation_sums_ignore_rows_that_weigh_nothing(mode):
-    config, objective, _, _, state = setup(("jit", 1, 1))
-    placement = make_placement(mode, local_devices(4))
-    step = placement.compile(make_eval_step(objective, axis_name=placement.axis_name), donate=False)
+    config, objective, placement, _, state = setup((mode, 4, 1))
+    step = placement.compile(make_eval_step(objective), donate=False)
     batch = random_batch(config, rows=16) | {"example_weights": np.ones(16, np.float32)}
     batch["example_weights"][10:] = 0
     batch["masked_lm_weights"][10:] = 0
@@ -159,7 +158,7 @@ def test_evaluation_sums_ignore_rows_that_weigh_nothing(mode):
     result = placement.fetch(step(params, placement.put_batch(batch)))
     ten = {name: x[:10] for name, x in batch.items()}
     ones = {"masked_lm": jnp.ones(()), "sentence_order": jnp.ones(())}
-    _, expected = objective.loss(state.params, ten, ones, None)
+    _, expected = setup(("jit", 1, 1))[1].loss(state.params, ten, ones, None)
     assert result["weights"]["sentence_order"] == 10
     assert_trees_close(result["sums"], expected, rtol=1e-5, atol=1e-5)
 

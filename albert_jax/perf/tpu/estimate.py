@@ -149,7 +149,7 @@ def _compiled(
     placement = make_placement(settings.train.mode, devices)
     a_chips = settings.train.batch_size // where.chips
     train = dataclasses.replace(settings.train, batch_size=a_chips)
-    work = make_work(config.phase, settings, placement.axis_name)
+    work = make_work(config.phase, settings, placement.lowering)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as dump:
         try:

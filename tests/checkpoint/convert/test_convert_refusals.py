@@ -203,7 +203,7 @@ def test_activations_of_other_names_give_transformers_numbers(tmp_path: Path) ->
     import torch
 
     from albert_jax.config.model import TRANSFORMERS_ACTS
-    from albert_jax.models.albert import ACTIVATIONS
+    from albert_jax.models.layers import ACTIVATIONS
 
     x = np.linspace(-8, 8, 4001, dtype=np.float32)
     for theirs, ours in TRANSFORMERS_ACTS.items():
@@ -238,7 +238,7 @@ def test_a_model_of_such_an_activation_answers_as_transformers_does(
 
 def test_silu_is_what_its_paper_says(tmp_path: Path) -> None:
     """Hendrycks and Gimpel, arXiv 1606.08415: x sigmoid(x); here in NumPy's float64."""
-    from albert_jax.models.albert import ACTIVATIONS
+    from albert_jax.models.layers import ACTIVATIONS
 
     x = np.linspace(-8, 8, 401)
     found = np.asarray(ACTIVATIONS["silu"](x.astype(np.float32)))

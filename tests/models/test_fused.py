@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers against flax's, which leave the gradients to JAX."""
+"""The layers with gradients written by hand against flax's, which leave them to JAX."""
+
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -7,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from albert_jax.models.layers import Dense, LayerNorm, add_bias, gelu
-from albert_jax.models.lowering import Target, traced_for
+from albert_jax.models.fused import Dense, LayerNorm, add_bias, gelu
 
 
 def out_and_grads(layer, params, x, weights):
@@ -27,18 +28,18 @@ def test_dense_and_its_gradients_are_flaxs(shape, dtype, error, platform):
     rng = np.random.default_rng(0)
     init = nn.initializers.normal(1.0)
     x, weights = (rng.standard_normal(s).astype("float32") for s in (shape, (*shape[:-1], 7)))
-    ours = Dense(7, dtype=dtype, kernel_init=init)
+    ours = Dense(7, dtype=dtype, kernel_init=init, platform=platform)
     theirs = nn.Dense(7, dtype=dtype, kernel_init=init)
     params = ours.init(jax.random.key(0), x)["params"]
     shapes = jax.tree.map(jnp.shape, theirs.init(jax.random.key(0), x)["params"])
     assert jax.tree.map(jnp.shape, params) == shapes
     params["bias"] += 0.5
-    assert_the_same(ours, theirs, params, x, weights, error=error, platform=platform)
+    assert_the_same(ours, theirs, params, x, weights, error=error)
 
 
-def assert_the_same(ours, theirs, params, x, weights, *, error, platform):
+def assert_the_same(ours, theirs, params, x, weights, *, error):
     """Outputs and gradients, each relative to its largest value."""
-    found = traced_for(Target(platform), out_and_grads)(ours, params, x, weights)
+    found = out_and_grads(ours, params, x, weights)
     expected = out_and_grads(theirs, params, x, weights)
     assert jax.tree.map(lambda a: a.dtype, found) == jax.tree.map(lambda a: a.dtype, expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -52,17 +53,17 @@ def assert_the_same(ours, theirs, params, x, weights, *, error, platform):
 def test_layer_norm_and_its_gradients_are_flaxs(shape, dtype, error, platform):
     rng = np.random.default_rng(0)
     x, weights = (jnp.asarray(rng.standard_normal(shape), dtype) for _ in range(2))
-    ours = LayerNorm(1e-12, dtype)
+    ours = LayerNorm(1e-12, dtype, platform)
     theirs = nn.LayerNorm(1e-12, dtype=dtype, use_fast_variance=False)
     features = shape[-1:]
     params = {"scale": rng.standard_normal(features), "bias": rng.standard_normal(features)}
     params = jax.tree.map(lambda a: a.astype("float32"), params)
     x = 3 * x + 2  # neither centred nor of variance 1
-    assert_the_same(ours, theirs, params, x, weights, error=error, platform=platform)
+    assert_the_same(ours, theirs, params, x, weights, error=error)
 
 
 def test_layer_norm_keeps_its_input_alone():
-    layer, x = LayerNorm(1e-12, "bfloat16"), jnp.ones((4, 16), jnp.bfloat16)
+    layer, x = LayerNorm(1e-12, "bfloat16", "cpu"), jnp.ones((4, 16), jnp.bfloat16)
     params = layer.init(jax.random.key(0), x)["params"]
     _, backward = jax.vjp(lambda params, x: layer.apply({"params": params}, x), params, x)
     kept = sorted((a.shape, str(a.dtype)) for a in jax.tree.leaves(backward))
@@ -94,9 +95,7 @@ def test_gelu_keeps_its_input_alone():
 def test_an_added_bias_has_the_sum_of_all_rows_as_gradient(platform):
     rng = np.random.default_rng(0)
     x, weights = (rng.standard_normal((2, 3, 5)).astype("float32") for _ in range(2))
-    grads = traced_for(
-        Target(platform), jax.grad(lambda x, bias: (weights * add_bias(x, bias)).sum(), (0, 1))
-    )
+    grads = jax.grad(lambda x, bias: (weights * add_bias(x, bias, platform)).sum(), (0, 1))
     grad_x, grad_bias = grads(x, jnp.ones(5))
     np.testing.assert_array_equal(grad_x, weights)
     np.testing.assert_allclose(grad_bias, weights.sum(axis=(0, 1)), rtol=1e-5, atol=1e-6)
@@ -104,9 +103,9 @@ def test_an_added_bias_has_the_sum_of_all_rows_as_gradient(platform):
 
 @pytest.mark.parametrize(("platform", "sums_by_matmul"), [("cpu", 0), ("tpu", 1)])
 def test_a_bias_gradient_is_a_matmul_on_tpus_only(platform, sums_by_matmul):
-    layer = Dense(7, dtype="float32", kernel_init=nn.initializers.normal(1.0))
+    layer = Dense(7, "float32", nn.initializers.normal(1.0), platform)
     x = jnp.ones((6, 5))
     params = layer.init(jax.random.key(0), x)["params"]
-    grads = traced_for(Target(platform), lambda *a: out_and_grads(layer, *a)[1])
+    grads = partial(out_and_grads, layer)
     jaxpr = str(jax.make_jaxpr(grads)(params, x, jnp.ones((6, 7))))
     assert jaxpr.count("dot_general") == 3 + sums_by_matmul

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dense, LayerNorm, GELU and attention with their gradients written by hand.
+
+They compute what `nn.Dense`, `nn.LayerNorm`, `jax.nn.gelu` and `attention_plain.attend` compute,
+with the same parameters. Only the backward pass differs from JAX's, in what it keeps and computes:
+
+- dense: JAX's rule gives the kernel's gradient transposed, and XLA's CPU compiler then copies the
+  activations;
+- LayerNorm keeps its input alone. JAX's rule takes three times the passes over the activations;
+- GELU keeps its input alone. JAX's rule has the forward pass write out the derivative;
+- attention keeps the probabilities once, in the step's dtype. JAX's rule keeps them in float32.
+
+A function with a gradient of its own has no forward-mode derivative. `ComputeConfig(fused=False)`
+takes JAX's rules instead, for jvp and Hessians. `platform` is `Lowering.platform`; it decides how
+sums over rows are computed. N is the rows of all leading dimensions together, F the features.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from albert_jax.models.attention_plain import probs, scale
+from albert_jax.models.dropout import drop
+from albert_jax.models.lowering import sum_of_rows
+
+_SQRT_2_OVER_PI, _CUBIC = math.sqrt(2.0 / math.pi), 0.044715  # of GELU's tanh form
+
+
+# ------------------------------------------------------------------------------------------- dense
+
+
+class Dense(nn.Module):
+    """x kernel + bias in `dtype`, [..., D] -> [..., F]; parameters as `nn.Dense` names them."""
+
+    features: int
+    dtype: str
+    kernel_init: Any
+    platform: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel_DF = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias_F = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel_DF, bias_F = (a.astype(self.dtype) for a in (x, kernel_DF, bias_F))
+        return _affine(x, kernel_DF, bias_F, self.platform)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _affine(x: Array, kernel_DF: Array, bias_F: Array, platform: str) -> Array:
+    return x @ kernel_DF + bias_F
+
+
+def _affine_fwd(
+    x: Array, kernel_DF: Array, bias_F: Array, platform: str
+) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel_DF + bias_F, (x, kernel_DF)
+
+
+def _affine_bwd(
+    platform: str, saved: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array, Array]:
+    x, kernel_DF = saved
+    rows_ND, grad_NF = (a.reshape(-1, a.shape[-1]) for a in (x, grad))
+    grad_x = jnp.einsum("...F,DF->...D", grad, kernel_DF)
+    grad_DF = jnp.einsum("ND,NF->DF", rows_ND, grad_NF)
+    return grad_x, grad_DF, sum_of_rows(grad_NF, platform)
+
+
+_affine.defvjp(_affine_fwd, _affine_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def add_bias(x: Array, bias_F: Array, platform: str) -> Array:
+    """Return x + bias, [..., F]."""
+    return x + bias_F
+
+
+def _add_bias_fwd(x: Array, bias_F: Array, platform: str) -> tuple[Array, None]:
+    return x + bias_F, None
+
+
+def _add_bias_bwd(platform: str, _: None, grad: Array) -> tuple[Array, Array]:
+    return grad, sum_of_rows(grad, platform)
+
+
+add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
+
+
+# --------------------------------------------------------------------------------------- LayerNorm
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm in float32 whatever comes in, with the original's epsilon and two-pass variance;
+    returns `dtype`. Parameters as `nn.LayerNorm` names them."""
+
+    epsilon: float
+    dtype: str
+    platform: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale_F = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias_F = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return _layer_norm(x, scale_F, bias_F, self.epsilon, self.dtype, self.platform)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _layer_norm(
+    x: Array, scale_F: Array, bias_F: Array, epsilon: float, dtype: str, platform: str
+) -> Array:
+    normed, _ = _normed(x, epsilon)
+    return (normed * scale_F + bias_F).astype(dtype)
+
+
+def _layer_norm_fwd(
+    x: Array, scale_F: Array, bias_F: Array, epsilon: float, dtype: str, platform: str
+) -> tuple[Array, tuple[Array, Array]]:
+    return _layer_norm(x, scale_F, bias_F, epsilon, dtype, platform), (x, scale_F)
+
+
+def _layer_norm_bwd(
+    epsilon: float, dtype: str, platform: str, saved: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array, Array]:
+    x, scale_F = saved
+    normed, rate = _normed(x, epsilon)
+    grad = grad.astype(jnp.float32)
+    scaled = grad * scale_F
+    along = (scaled * normed).mean(axis=-1, keepdims=True)
+    grad_x = rate * (scaled - scaled.mean(axis=-1, keepdims=True) - normed * along)
+    return (
+        grad_x.astype(x.dtype),
+        sum_of_rows(grad * normed, platform),
+        sum_of_rows(grad, platform),
+    )
+
+
+_layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
+
+
+def _normed(x: Array, epsilon: float) -> tuple[Array, Array]:
+    """Return float32 rows of mean 0 and variance 1, and 1 / their deviations."""
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    # In float32 1e-12 is far below the variance's rounding: a constant row gives 0, not NaN.
+    rate = jax.lax.rsqrt(variance + epsilon)
+    return centred * rate, rate
+
+
+# -------------------------------------------------------------------------------------------- GELU
+
+
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+    """Return x Phi(x) in the tanh form, `jax.nn.gelu`'s.
+
+    It keeps x alone for the backward pass, so cuBLAS can compute it in the matmul that x is from.
+    """
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _gelu_fwd(x: Array) -> tuple[Array, Array]:
+    return gelu(x), x
+
+
+def _gelu_bwd(x: Array, grad: Array) -> tuple[Array]:
+    dtype, x = x.dtype, x.astype(jnp.float32)
+    tanh = jnp.tanh(_SQRT_2_OVER_PI * (x + _CUBIC * x**3))
+    inner = _SQRT_2_OVER_PI * (1.0 + 3.0 * _CUBIC * x**2)  # the derivative of tanh's argument
+    slope = 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh**2) * inner
+    return ((grad.astype(jnp.float32) * slope).astype(dtype),)
+
+
+gelu.defvjp(_gelu_fwd, _gelu_bwd)
+
+
+# --------------------------------------------------------------------------------------- attention
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def attend(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate) -> Array:
+    """Return values weighed by attention's probabilities, [B, F, N, D]; arguments as of
+    `attention_plain.attend`.
+
+    The backward pass takes the logits' gradient into its matmuls in the values' dtype. The sum over
+    keys in it is computed from the output, as FlashAttention does.
+    """
+    return _attend_fwd(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate)[0]
+
+
+def _attend_fwd(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate):
+    probs_BNFT = probs(query_BFND, key_BTND, padding_BxFT)
+    # Behind a barrier, as XLA would keep what was rounded instead.
+    probs_BNFT = jax.lax.optimization_barrier(probs_BNFT.astype(value_BTND.dtype))
+    taken_BNFT = drop(probs_BNFT, seeds_B2, dropout_rate)
+    out_BFND = jnp.einsum("BNFT,BTND->BFND", taken_BNFT, value_BTND)
+    return out_BFND, (query_BFND, key_BTND, value_BTND, probs_BNFT, seeds_B2, out_BFND)
+
+
+def _attend_bwd(dropout_rate, saved, grad_BFND):
+    query_BFND, key_BTND, value_BTND, probs_BNFT, seeds_B2, out_BFND = saved
+    taken_BNFT = drop(probs_BNFT, seeds_B2, dropout_rate)
+    grad_value_BTND = jnp.einsum("BNFT,BFND->BTND", taken_BNFT, grad_BFND)
+    grad_taken_BNFT = jnp.einsum("BFND,BTND->BNFT", grad_BFND, value_BTND)
+    grad_probs_BNFT = drop(grad_taken_BNFT, seeds_B2, dropout_rate).astype(jnp.float32)
+    along_BNF1 = jnp.einsum(
+        "BFND,BFND->BNF", out_BFND, grad_BFND, preferred_element_type=jnp.float32
+    )[..., None]
+    grad_logits_BNFT = probs_BNFT * (grad_probs_BNFT - along_BNF1) * scale(query_BFND)
+    grad_logits_BNFT = grad_logits_BNFT.astype(query_BFND.dtype)
+    return (
+        jnp.einsum("BNFT,BTND->BFND", grad_logits_BNFT, key_BTND),
+        jnp.einsum("BNFT,BFND->BTND", grad_logits_BNFT, query_BFND),
+        grad_value_BTND,
+        None,
+        None,
+    )
+
+
+attend.defvjp(_attend_fwd, _attend_bwd)
