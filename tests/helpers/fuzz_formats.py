@@ -55,6 +55,7 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import SMALL, forge, made_up, write_original, write_transformers
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.tf_checkpoints import read_checkpoint
 
 # What one harmed file may take. The readers' own bounds leave 64 MiB free (`archives`, `digests`).
 MOST_SECONDS = 3.0  # of CPU; seconds at most are expected of a machine that is shared
@@ -384,7 +385,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         write_torch(folder / "zipped.bin", TENSORS, program.read_bytes())
         _read_all(read_torch(folder / "zipped.bin"))
 
-    def read_checkpoint() -> None:
+    def read_original() -> None:
         read_checkpoint(folder / "ckpt")
 
     zarray, array = folder / "zarray.json", "embeddings.position_embeddings"
@@ -416,14 +417,14 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "tar": (files["a.tar"], harm, lambda: _unpack(files["a.tar"])),
         "tar.gz": (folder / "a.tar.gz", harm, lambda: _unpack(folder / "a.tar.gz")),
         "tar in tar.gz": (folder / "a.tar.gz", harm_gzip, lambda: _unpack(folder / "a.tar.gz")),
-        "index": (folder / "ckpt.index", harm, read_checkpoint),
-        "index, sealed": (folder / "ckpt.index", harm_table, read_checkpoint),
+        "index": (folder / "ckpt.index", harm, read_original),
+        "index, sealed": (folder / "ckpt.index", harm_table, read_original),
         "index of a model, sealed": (
             folder / "tf" / "model.ckpt-best.index",
             harm_table,
             lambda: _weights(folder / "tf"),
         ),
-        "data": (folder / "ckpt.data-00000-of-00001", harm, read_checkpoint),
+        "data": (folder / "ckpt.data-00000-of-00001", harm, read_original),
         "albert_config.json": (
             folder / "tf" / "albert_config.json",
             harm_json,
