@@ -802,4 +802,4 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
 
 
 def _print_json(value: Any) -> None:
-    print(json_module.dumps(value, indent=2, default=dict))  # of a `Result`
+    print(json_module.dumps(value, indent=2))

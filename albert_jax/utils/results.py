@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+import functools
+import operator
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -19,13 +22,16 @@ ABSENT_IF_NONE = {"absent_if_none": True}
 `field(default=None, metadata=ABSENT_IF_NONE)`."""
 
 
-class Result(Mapping[str, Any]):
+class Result(dict[str, Any]):
     """Base of results: `result.step_ms` is a typed field, `result["step_ms"]` a JSON value.
 
     A subclass is a dataclass with `frozen=True, kw_only=True, eq=False`; its fields are JSON values
-    or other results. As a mapping, a result is what `to_json` returns: it equals that dict, and
-    `dict(result)`, `result.get`, `in` and `|` do what they do with it.
+    or other results. As a dict, a result is what `to_json` returns, so that `json.dumps`, `|`, `in`
+    and `==` do what they do with it; it cannot be changed.
     """
+
+    def __post_init__(self) -> None:
+        super().update(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object, results in them as JSON objects."""
@@ -44,24 +50,69 @@ class Result(Mapping[str, Any]):
         Raises msgspec.ValidationError, which names the key, for one that lacks or mistypes a key.
         """
         try:
-            return msgspec.convert(document, cls)
+            found: Self = _as_results(msgspec.convert(document, _plain_class(cls)))
         except (UnicodeError, RecursionError) as error:  # of a lone surrogate; of a deep list
             raise msgspec.ValidationError(shortened(str(error))) from None
+        return found
 
-    def __getitem__(self, name: str) -> Any:
-        return self.to_json()[name]
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # its subclasses are
+        return _made, (type(self), {field.name: getattr(self, field.name) for field in fields})
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.to_json())
+    def _unchangeable(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} cannot be changed; dict(result) can")
 
-    def __len__(self) -> int:
-        return len(self.to_json())
+    __setitem__ = __delitem__ = __ior__ = _unchangeable
+    clear = pop = popitem = setdefault = update = _unchangeable
 
-    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        return self.to_json() | dict(other)
 
-    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(other) | self.to_json()
+def _made(kind: type[Self], fields: dict[str, Any]) -> Self:
+    return kind(**fields)
+
+
+# msgspec (0.20) crashes on a dataclass that is a dict, so it decodes to classes that are none.
+
+
+@functools.cache
+def _plain_class(kind: type[Result]) -> type:
+    """Return a dataclass of the same fields that is no dict, nor is any in them."""
+    hints = get_type_hints(kind, include_extras=True)
+    fields = []
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        default: dict[str, Any] = {
+            "default": field.default,
+            "default_factory": field.default_factory,
+        }
+        fields.append(
+            (field.name, _without_results(hints[field.name]), dataclasses.field(**default))
+        )
+    return dataclasses.make_dataclass(
+        kind.__name__, fields, kw_only=True, namespace={"result": kind}
+    )
+
+
+def _without_results(hint: Any) -> Any:
+    if isinstance(hint, type) and not get_args(hint) and issubclass(hint, Result):
+        return _plain_class(hint)
+    origin = get_origin(hint)
+    if origin is None or origin is Literal:
+        return hint
+    if origin is Annotated:
+        return Annotated[(_without_results(hint.__origin__), *hint.__metadata__)]
+    inner = tuple(map(_without_results, get_args(hint)))
+    return functools.reduce(operator.or_, inner) if origin is types.UnionType else origin[inner]
+
+
+def _as_results(value: Any) -> Any:
+    """Return a value with results in place of instances of their plain classes."""
+    if kind := getattr(type(value), "result", None):
+        fields = dataclasses.fields(value)
+        return kind(**{field.name: _as_results(getattr(value, field.name)) for field in fields})
+    if isinstance(value, dict):
+        return {key: _as_results(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_as_results, value))
+    return value
 
 
 def _plain(value: Any) -> Any:

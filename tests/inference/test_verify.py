@@ -84,7 +84,7 @@ def test_a_whole_model_passes_every_line(exported: Path) -> None:
     assert lines["released weights"] == ("SKIP", "none has this architecture")
     assert report["parameters"] == sum(x.size for x in jax.tree.leaves(noisy_params(SMALL)))
     assert f"{report['parameters']:,} parameters" in lines["inventory"][1]
-    assert Verification.from_json(json.loads(json.dumps(report, default=dict))) == report
+    assert Verification.from_json(json.loads(json.dumps(report))) == report
 
 
 def test_the_originals_checkpoint_passes_once_converted(shared: Path, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results read as typed fields and as JSON objects, and come back from JSON."""
 
+import copy
 import json
+import operator
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -41,7 +44,8 @@ def test_a_result_is_the_mapping_that_its_json_is():
     assert MEASURED == DOCUMENT
     assert DOCUMENT == MEASURED
     assert dict(MEASURED) == MEASURED.to_json() == DOCUMENT
-    assert json.loads(json.dumps(dict(MEASURED))) == DOCUMENT
+    assert json.loads(json.dumps(MEASURED)) == DOCUMENT
+    assert pickle.loads(pickle.dumps(MEASURED)).spread == copy.deepcopy(MEASURED).spread == SPREAD
     assert MEASURED["spread"]["most"] == MEASURED.spread.most == 2.0
     assert MEASURED["runs"] == [{"least": 1.0, "most": 2.0}]
     assert list(MEASURED) == list(DOCUMENT)
@@ -78,5 +82,13 @@ def test_a_result_comes_back_from_json_and_what_is_unknown_is_passed_over():
 def test_a_result_cannot_be_changed():
     with pytest.raises(AttributeError):
         MEASURED.mfu = 1.0
+    for change in (
+        lambda: MEASURED.update(mfu=1.0),
+        lambda: MEASURED.pop("mfu"),
+        lambda: operator.setitem(MEASURED, "mfu", 1.0),
+        lambda: operator.ior(MEASURED, {"mfu": 1.0}),
+    ):
+        with pytest.raises(TypeError, match="a Measured cannot be changed"):
+            change()
     with pytest.raises(TypeError):
         MEASURED["mfu"] = 1.0
