@@ -25,9 +25,9 @@ from albert_jax.data.store_manifest import SPLITS
 from albert_jax.data.store_remote import remote_manifest
 from albert_jax.models import flops
 from albert_jax.utils.arguments import path_of
+from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
-from albert_jax.utils.tables import aligned
 
 # The part that a parameter belongs to, by how its name begins; the first that fits counts. The
 # names are those of `flops.parameter_counts`.

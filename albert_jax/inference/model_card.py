@@ -14,9 +14,9 @@ from albert_jax.inference.evaluate import Evaluation, evaluate
 from albert_jax.inference.finetuned import head_of
 from albert_jax.inference.published import RELEASED
 from albert_jax.inference.verify_released import named_by_source
+from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Result
-from albert_jax.utils.tables import aligned
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from albert_jax.inference.published import RELEASED, Released
 from albert_jax.inference.verify_released import Check, Verdict, check_answers
 from albert_jax.models.heads import HEADS, AlbertForTask
 from albert_jax.utils.arguments import checked
+from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Result
-from albert_jax.utils.tables import aligned
 from albert_jax.utils.wording import did_you_mean, first_ten
 
 

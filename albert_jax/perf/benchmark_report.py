@@ -10,6 +10,7 @@ from typing import Any
 
 from albert_jax.perf.results import BenchmarkResult, StepBenchmark
 from albert_jax.training.memory import GIB
+from albert_jax.utils.columns import aligned
 from albert_jax.utils.numbers import rounded
 from albert_jax.utils.plots import (
     bytes_unit,
@@ -22,7 +23,6 @@ from albert_jax.utils.plots import (
     setting_axis,
     styled,
 )
-from albert_jax.utils.tables import aligned
 
 Point = Mapping[str, Any]
 """A `SweepPoint`, read by the names of the columns and settings that are shown."""

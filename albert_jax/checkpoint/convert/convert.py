@@ -28,11 +28,11 @@ from albert_jax.config.manifests import ConvertedTensor, HeadManifest
 from albert_jax.data.hf_tokenizer import read_tokenizer
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.atomic import appearing_whole, require_apart
+from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.results import Result
 from albert_jax.utils.streams import say
-from albert_jax.utils.tables import aligned
 from albert_jax.utils.wording import first_ten, shortened
 
 Format = Literal["albert-jax", "hf", "tf"]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from albert_jax.perf.tpu.results import EstimateResult, FittingEstimate, OperationCost
 from albert_jax.training.memory import GIB
+from albert_jax.utils.columns import aligned
 from albert_jax.utils.numbers import rounded
-from albert_jax.utils.tables import aligned
 
 _PHASES = {
     "train": "training step",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Columns are aligned, and one long message does not widen them."""
 
-from albert_jax.utils.tables import aligned
+from albert_jax.utils.columns import aligned
 
 
 def test_columns_begin_at_one_place_and_lines_end_without_spaces():
