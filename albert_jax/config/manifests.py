@@ -157,7 +157,7 @@ def _damaged(folder: Path, what: str) -> UserError:
 
 
 def _checksum(document: Mapping[str, Any]) -> str:
-    """The CRC-32C of a document without its own, as `digests.seal` makes it."""
+    """The CRC-32C of a document without its own, as `integrity.seal` makes it."""
     values = {key: document[key] for key in document if key != "crc32c"}
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     return f"{google_crc32c.value(canonical):08x}"
