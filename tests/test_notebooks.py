@@ -144,7 +144,7 @@ def test_glue_eval_shows_curves_mistakes_and_answers_in_their_passages(
     notebook = run("glue_eval.ipynb", tmp_path)
     assert len(outputs(notebook, "image/png")) == 4
     text = "".join(outputs(notebook, "text"))
-    assert "'task': 'sst2', 'split': 'dev'" in text
+    assert "Evaluation(task='sst2', split='dev'" in text
     assert text.count(" film about ") == 10  # the worst mistakes
     (page,) = outputs(notebook, "text/html")
     assert page.count("<b>") == 8  # questions

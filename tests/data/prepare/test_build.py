@@ -33,13 +33,6 @@ from tests.helpers.paths import REPOSITORY, VOCABULARY
 from tests.helpers.texts import COMMAND, UNIT_BYTES, contents, make_text, sentences_of
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_units():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(units, "MIN_UNIT_BYTES", UNIT_BYTES)
-        yield
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> list[Path]:
     """Six units: a plain file, which is cut in four, and two of gz."""

@@ -25,13 +25,6 @@ from tests.helpers.paths import REPOSITORY, VOCABULARY
 from tests.helpers.texts import COMMAND, UNIT_BYTES, contents, make_text
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_units():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(units, "MIN_UNIT_BYTES", UNIT_BYTES)
-        yield
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     return make_text(tmp_path_factory.mktemp("corpus") / "text.txt", 4 * UNIT_BYTES)
