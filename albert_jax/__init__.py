@@ -37,7 +37,11 @@ if TYPE_CHECKING:
     from albert_jax.inference.evaluate import evaluate
     from albert_jax.inference.predict import predict
     from albert_jax.inference.verify import verify
+    from albert_jax.perf.benchmark import benchmark
+    from albert_jax.perf.tpu.estimate import estimate
     from albert_jax.tasks import TASKS
+    from albert_jax.training.finetune import finetune
+    from albert_jax.training.pretrain import pretrain
 
 __all__ = [
     "MODELS",
@@ -54,13 +58,17 @@ __all__ = [
     "TrainConfig",
     "TryAgain",
     "UserError",
+    "benchmark",
     "convert",
+    "estimate",
     "evaluate",
+    "finetune",
     "load",
     "load_recipe",
     "optimizer",
     "predict",
     "prepare",
+    "pretrain",
     "train_tokenizer",
     "verify",
 ]
@@ -70,12 +78,16 @@ _LATE = {
     "TASKS": "tasks",
     "Albert": "inference.api",
     "Tokenizer": "data.tokenizer",
+    "benchmark": "perf.benchmark",
     "convert": "checkpoint.convert.convert",
+    "estimate": "perf.tpu.estimate",
     "evaluate": "inference.evaluate",
+    "finetune": "training.finetune",
     "load": "inference.api",
     "optimizer": None,
     "predict": "inference.predict",
     "prepare": "data.prepare.build",
+    "pretrain": "training.pretrain",
     "train_tokenizer": "data.vocabulary",
     "verify": "inference.verify",
 }

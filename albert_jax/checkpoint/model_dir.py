@@ -150,6 +150,7 @@ def check_destination(directory: str | Path) -> None:
     if is_address(str(directory)):
         raise UserError(f"{directory} is an address; give a folder here, and copy it there then")
     directory = Path(directory)
+    require_outside_models(directory)
     if directory.is_dir():
         names = {path.name for path in directory.iterdir()}
         if names and not is_model_directory(directory):
@@ -161,6 +162,14 @@ def check_destination(directory: str | Path) -> None:
             )
     elif directory.exists():
         raise UserError(f"{directory} is a file, not a directory; give a new path")
+
+
+def require_outside_models(path: Path) -> None:
+    """Raises UserError for a path within a model directory, which holds its own files and no more:
+    no export would replace it any more."""
+    for parent in path.resolve().parents:
+        if is_model_directory(parent):
+            raise UserError(f"{path} lies in the model directory {parent}; give a path outside")
 
 
 class _AsItIs(np.ndarray):

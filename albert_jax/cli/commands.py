@@ -24,7 +24,7 @@ from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.streams import json_line
+from albert_jax.utils.streams import json_line, say
 
 T = TypeVar("T")
 
@@ -671,8 +671,8 @@ class Benchmark(Command):
     profile: str | None = None
     """Folder for a trace of a few steps, for xprof or TensorBoard."""
     json: bool = False
-    """Print the figures as JSON on the last line; of a sweep those of the fastest, and all as
-    "results"."""
+    """Print the figures as JSON alone, and the lines to stderr; of a sweep those of the fastest,
+    and all as "results"."""
 
     def run(self) -> None:
         from albert_jax.utils.malloc import keep_freed_memory
@@ -692,9 +692,7 @@ class Benchmark(Command):
             self._run_sweep(points)
             return
         figures = benchmark(self.config, profile=self.profile)
-        print(benchmark_lines(figures))
-        if self.json:
-            print(json_module.dumps(figures.to_json()))
+        _print_figures(benchmark_lines(figures), figures.to_json() if self.json else None)
 
     def _run_sweep(self, points: list[str]) -> None:
         from albert_jax.perf.benchmark import sweep
@@ -702,13 +700,12 @@ class Benchmark(Command):
 
         names = [point.partition("=")[0] for point in points]
         results = sweep(self.config, points)
-        print(sweep_table(results, names))
         measured = [r for r in results if "error" not in r]
+        fastest = min(measured, key=lambda r: r["ms_per_sequence"], default=None)
+        figures = fastest | {"results": results} if fastest and self.json else None
+        _print_figures(sweep_table(results, names), figures)
         if not measured:
             raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
-        if self.json:
-            fastest = min(measured, key=lambda r: r["ms_per_sequence"])
-            print(json_module.dumps(fastest | {"results": [dict(r) for r in results]}))
         if self.plot:  # last: a disk that is full takes nothing of what was measured
             draw_sweep(results, names, self.plot)
 
@@ -799,6 +796,15 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
     from albert_jax.utils.text_files import given_text, read_texts
 
     return [given_text(text) for text in given] if file is None else read_texts(file)
+
+
+def _print_figures(lines: str, figures: dict[str, Any] | None) -> None:
+    """Print lines for people; or JSON alone, on one line, and the lines to stderr."""
+    if figures is None:
+        print(lines)
+        return
+    say(lines)
+    print(json_module.dumps(figures))
 
 
 def _print_json(value: Any) -> None:

@@ -231,7 +231,8 @@ def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[dict[str, Any]]:
     )
     answers = []
     for example, each in zip(examples, asked, strict=True):
-        found = {"prediction": predictions[example.id]}
+        answer = predictions[example.id]  # of words a tuple, as a label each
+        found = {"prediction": list(answer) if isinstance(answer, tuple) else answer}
         if task.head in ("classification", "multiple_choice"):
             found["probabilities"] = _probabilities(task.labels, each.outputs[0]["logits"])
         if isinstance(predictions, SpanPredictions):

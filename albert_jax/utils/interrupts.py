@@ -13,6 +13,7 @@ or comes out of it as another one.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import threading
@@ -90,7 +91,11 @@ class _Watch:
 
     def __init__(self, status: Callable[[int], int]) -> None:
         self._status = status
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # Not at 0 to 2: of a process whose stdin is closed it would be the input.
+        self._read, self._write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in pipe)
+        for end in pipe:
+            os.close(end)
         os.set_blocking(self._read, True)
         self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._leaving = threading.Lock()

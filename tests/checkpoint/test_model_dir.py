@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
+from albert_jax.checkpoint.convert.writers import check_export_destination
 from albert_jax.checkpoint.integrity import named_leaves, nest, not_finite
 from albert_jax.checkpoint.model_dir import (
     check_destination,
@@ -151,6 +152,16 @@ def test_anything_else_in_the_way_stays_there(tmp_path: Path, kind: str) -> None
         export(path)
     (tmp_path / "vocabulary").unlink()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_nothing_is_exported_into_a_model(model: Path) -> None:
+    for path in (model / "new", model / "params" / "deep" / "new"):
+        with pytest.raises(UserError, match=f"new lies in the model directory {model}; give a"):
+            export(path, vocab=model / "spiece.model")
+        with pytest.raises(UserError, match="lies in the model directory"):
+            check_export_destination(path, "hf")
+    assert_is(model)
+    check_destination(model)  # which still can be replaced
 
 
 def test_an_empty_folder_and_a_path_with_missing_parents_will_do(tmp_path: Path) -> None:

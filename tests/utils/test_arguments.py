@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import albert_jax
+from albert_jax.config import BenchmarkConfig, EstimateConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.arguments import checked, path_of, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
@@ -217,8 +218,14 @@ def test_every_argument_of_the_wrong_kind_is_one_sentence(
     owner, _, method = name.rpartition(".")
     if owner:
         function = getattr(Tokenizer if method == "load" else selves[owner], method)
+    settings = {
+        "benchmark": BenchmarkConfig(),
+        "estimate": EstimateConfig(),
+        "finetune": albert_jax.FinetuneConfig(),
+        "pretrain": albert_jax.PretrainConfig(),
+    }
     required = {
-        other: "x"
+        other: settings.get(name, "x")
         for other, declared in inspect.signature(function).parameters.items()
         if declared.default is declared.empty and declared.kind != declared.VAR_KEYWORD
     }

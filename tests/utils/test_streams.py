@@ -27,6 +27,24 @@ def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
+def test_a_closed_stdin_is_an_empty_one_and_not_the_pipe_of_signals(tmp_path: Path) -> None:
+    program = (
+        "from albert_jax.cli import main\n"
+        "from albert_jax import __main__\n"
+        "from albert_jax.utils.text_files import read_texts\n"
+        "main._run = lambda arguments: read_texts('-')\n"
+        "raise SystemExit(__main__.main())\n"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" predict <&-', sys.executable, program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "albert-jax: standard input is empty; give a text a line\n"
+
+
 def test_a_full_stdout_is_one_line_and_status_2():
     done = shell("albert-jax --help > /dev/full")
     assert done.returncode == 2

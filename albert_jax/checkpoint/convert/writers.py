@@ -24,6 +24,7 @@ from albert_jax.checkpoint.convert.readers import (
 from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
 from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
+from albert_jax.checkpoint.model_dir import require_outside_models
 from albert_jax.config.model import AlbertConfig, act_for_transformers
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
@@ -54,6 +55,7 @@ def check_export_destination(dest: str | Path, kind: str) -> None:
     if is_address(str(dest)):
         raise UserError(f"{dest} is an address; give a folder here, and copy it there then")
     dest = Path(dest)
+    require_outside_models(dest)
     if dest.is_dir():
         others = sorted({path.name for path in dest.iterdir()} - FILES[kind])
         if others:
