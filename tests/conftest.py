@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,11 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from albert_jax.utils.streams import without_orbax_stacks
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What tests start would inherit that a shell ignores SIGINT in the background, and nohup SIGHUP.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Four devices on two cores abort now and then ("Expected 4 threads to join the rendezvous") unless
 # XLA's thread pool is sized by NPROC instead of by the cores there are.
 os.environ["XLA_FLAGS"] = (
@@ -47,15 +46,41 @@ settings.register_profile("here", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("here")
 
 
+def _scope(nodeid: str) -> str:
+    name = Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
+    return "several devices" if name in _SEVERAL_DEVICES else name
+
+
+def pytest_collection_modifyitems(items):
+    """What one process does alone begins first, and the other processes do the rest meanwhile."""
+    items.sort(key=lambda item: _scope(item.nodeid) != "several devices")
+
+
 def pytest_xdist_make_scheduler(config, log):
     """A file's tests stay in one process, as its fixtures are costly."""
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            name = Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
-            return "several devices" if name in _SEVERAL_DEVICES else name
+            return _scope(nodeid)
 
+    config.option.loadscopereorder = False  # which puts scopes of many tests first
     return ByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> None:
+    """What a test starts does not inherit what a shell ignores (SIGINT in the background, SIGHUP
+    under nohup) or libtpu (SIGHUP, once it is loaded)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def as_the_command_line() -> Iterator[None]:
+    """Of a save that failed orbax's threads complain whenever they are collected, in any test."""
+    with without_orbax_stacks():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,6 @@ from albert_jax.checkpoint.integrity import Damaged, array_table, verify_arrays
 from albert_jax.checkpoint.manager import Checkpointer, SaveError, lock_workdir
 from albert_jax.training.step import TrainState
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.streams import without_orbax_stacks
 from tests.helpers.paths import REPOSITORY
 
 EXPECT = {"config": {"hidden_size": 8, "dtype": "float32"}, "vocab_sha256": "ab"}
@@ -96,12 +95,6 @@ def flip(path: Path, bit: int) -> None:
 
 def files_of(directory: Path) -> list[Path]:
     return sorted(p.relative_to(directory) for p in directory.rglob("*") if p.is_file())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def as_the_command_line() -> Iterator[None]:
-    with without_orbax_stacks():
-        yield
 
 
 @pytest.fixture(scope="module")

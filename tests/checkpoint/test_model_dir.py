@@ -27,7 +27,6 @@ from albert_jax.checkpoint.model_dir import (
 )
 from albert_jax.config.model import MODELS
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.streams import without_orbax_stacks
 from tests.helpers.conversions import SMALL, forge, made_up
 
 TOKENIZER = {"mode": "google", "do_lower_case": True}
@@ -69,12 +68,6 @@ def assert_is(path: Path, seed: int = 0) -> None:
     assert loaded.config == SMALL
     assert loaded.tokenizer == {"path": path / "spiece.model", **TOKENIZER}
     assert loaded.manifest["provenance"] == PROVENANCE
-
-
-@pytest.fixture(autouse=True, scope="module")
-def as_the_command_line() -> Iterator[None]:
-    with without_orbax_stacks():
-        yield
 
 
 @pytest.fixture(scope="module")

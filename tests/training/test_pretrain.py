@@ -325,6 +325,8 @@ def test_a_signal_while_a_run_starts_exits_75_too(store, alone, tmp_path):
         since = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=120)
+        if process.returncode == 0:  # or just as fast
+            break
         assert process.returncode == 75, (pause, stderr)
         assert "stopped by SIGTERM" in stderr.splitlines()[-1]
         assert "Traceback" not in stderr
