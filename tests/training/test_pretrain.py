@@ -321,6 +321,7 @@ def test_a_signal_while_a_run_starts_exits_75_too(store, alone, tmp_path):
         process = start(store, tmp_path / "run")
         time.sleep(pause)
         if process.poll() is not None:  # it was faster than this
+            process.communicate()
             break
         since = time.monotonic()
         process.send_signal(signal.SIGTERM)
