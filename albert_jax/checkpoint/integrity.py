@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 
+from albert_jax.utils.json_values import json_crc32c
 from albert_jax.utils.wording import first_ten
 
 Table = dict[str, dict[str, Any]]
@@ -139,7 +140,7 @@ def nest(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def seal(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document as plain JSON values with a checksum of itself."""
     plain = json.loads(json.dumps(document))
-    return {**plain, "crc32c": _crc_of_json(plain)}
+    return {**plain, "crc32c": json_crc32c(plain)}
 
 
 def unseal(text: bytes) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def unseal(text: bytes) -> dict[str, Any]:
         document = json.loads(text)
         if not isinstance(document, dict) or "crc32c" not in document:
             raise ValueError("no object with a crc32c")
-        found, written = _crc_of_json(document), document["crc32c"]
+        found, written = json_crc32c(document), document["crc32c"]
     except (ValueError, RecursionError) as error:
         raise Damaged(f"not the JSON that was written: {error!r:.200}") from None
     if found != written:
@@ -258,9 +259,3 @@ def _bytes_in(folder: Path) -> int:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200]
-
-
-def _crc_of_json(document: Mapping[str, Any]) -> str:
-    values = {key: document[key] for key in document if key != "crc32c"}
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
-    return f"{google_crc32c.value(canonical):08x}"

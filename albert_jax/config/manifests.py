@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypedDict
 
-import google_crc32c
 import msgspec
 
 from albert_jax.config.heads import HeadKind
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
-from albert_jax.utils.json_values import refuse_newer_format
+from albert_jax.utils.json_values import json_crc32c, refuse_newer_format
 from albert_jax.utils.results import ABSENT_IF_NONE, Result
 from albert_jax.utils.wording import shortened
 
@@ -139,7 +137,7 @@ def read_model_manifest(folder: Path) -> dict[str, Any]:
     """
     file = folder / MANIFEST
     document = read_json(file, dict[str, Any], hint=_AGAIN)
-    if document.get("crc32c") != _checksum(document):
+    if document.get("crc32c") != json_crc32c(document):
         raise _damaged(folder, f"{MANIFEST} has another checksum than it says")
     refuse_newer_format(document, FORMAT_VERSION, str(folder))
     try:
@@ -154,10 +152,3 @@ def read_model_manifest(folder: Path) -> dict[str, Any]:
 
 def _damaged(folder: Path, what: str) -> UserError:
     return UserError(f"model directory {folder} is damaged or was edited ({what}); {_AGAIN}")
-
-
-def _checksum(document: Mapping[str, Any]) -> str:
-    """The CRC-32C of a document without its own, as `integrity.seal` makes it."""
-    values = {key: document[key] for key in document if key != "crc32c"}
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
-    return f"{google_crc32c.value(canonical):08x}"

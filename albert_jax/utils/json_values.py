@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import google_crc32c
+
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import shortened
 
@@ -28,6 +30,14 @@ def refuse_newer_format(document: Mapping[str, Any], known: int, name: str) -> N
         raise UserError(
             f"{name} has format {shortened(str(version))}, newer than {known}; update albert_jax"
         )
+
+
+def json_crc32c(document: Mapping[str, Any]) -> str:
+    """The CRC-32C of a JSON object but for its key crc32c, which holds it, as eight hexadecimal
+    digits."""
+    values = {key: document[key] for key in document if key != "crc32c"}
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+    return f"{google_crc32c.value(canonical):08x}"
 
 
 def unlike_values(
