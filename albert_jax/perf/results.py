@@ -11,12 +11,11 @@ from albert_jax.utils.results import Result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StepSetting(Result):
-    """The step that figures are of: what was asked, with what was unset filled in."""
+class AskedStep(Result):
+    """The step that was asked about, with what was unset filled in."""
 
     model: str
     phase: str
-    parameters: int
     batch_size: int
     sequence: int
     predictions: int
@@ -26,6 +25,13 @@ class StepSetting(Result):
     unroll: int
     accumulate: int
     mode: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepSetting(AskedStep):
+    """The step that figures are of, and how large its model is."""
+
+    parameters: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from albert_jax.perf.results import StepSetting
+from albert_jax.perf.results import AskedStep, StepSetting
 from albert_jax.utils.results import Result
 
 TABLE_FORMAT = 1  # of a table's rows; 0.1 wrote rows of this format without its number
@@ -94,23 +94,12 @@ class FittingEstimate(EstimateResult):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EstimateRow(Result):
+class EstimateRow(AskedStep):
     """A row of a table of estimates; `date` is the day in UTC, `versions` those of jax and
     libtpu."""
 
     format_version: int = TABLE_FORMAT
-    model: str
     topology: str
-    phase: str
-    batch_size: int
-    sequence: int
-    predictions: int
-    dtype: str
-    remat: str
-    attention: str
-    unroll: int
-    accumulate: int
-    mode: str
     chips: int
     global_batch_size: int
     fits: bool
