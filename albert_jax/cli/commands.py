@@ -176,6 +176,8 @@ class Pretrain(Command):
         from albert_jax.utils.malloc import keep_freed_memory
 
         require_pretraining_inputs(self.config, workdir_too=not self.dry_run)
+        if self.dry_run and self.multihost:
+            raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
         keep_freed_memory()  # before JAX is imported
         from albert_jax.distributed.multihost import Launch
         from albert_jax.perf.dry_run import describe_plan
@@ -190,8 +192,6 @@ class Pretrain(Command):
         )
         if not self.multihost and launch != Launch():
             raise UserError("--coordinator, --process-id and the like need --multihost")
-        if self.dry_run and self.multihost:
-            raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
         if self.dry_run:
             print(describe_plan(self.config))
         else:
@@ -287,14 +287,14 @@ class Evaluate(_Answering):
     def run(self) -> None:
         for each in self.model:
             require_model_directory(each)
-        _keep_programs()
         if self.suite:
             self._evaluate_suite()
             return
-        from albert_jax.inference.evaluate import evaluate, evaluation_table
-
         if len(self.model) != 1:
             raise UserError(f"{len(self.model)} models; give one, or --suite card")
+        from albert_jax.inference.evaluate import evaluate, evaluation_table
+
+        _keep_programs()
         found = evaluate(
             self.task,
             self.model[0],
@@ -306,8 +306,6 @@ class Evaluate(_Answering):
         _print_json(found) if self.json else print(evaluation_table(found))
 
     def _evaluate_suite(self) -> None:
-        from albert_jax.inference.model_card import card_table, evaluate_card
-
         own = ("task", "output", "split", "max_seq_length", "doc_stride", "labels", "pack")
         alone = Evaluate(model=self.model, data=self.data)
         if any(getattr(self, name) != getattr(alone, name) for name in own):
@@ -315,6 +313,9 @@ class Evaluate(_Answering):
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
                 "--output, --split, --max-seq-length, --doc-stride, --labels and --pack"
             )
+        from albert_jax.inference.model_card import card_table, evaluate_card
+
+        _keep_programs()
         compute = ComputeConfig(dtype=self.dtype)
         card = evaluate_card(self.model, self.data, released=self.released, compute=compute)
         _print_json(card) if self.json else print(card_table(card))
@@ -349,20 +350,20 @@ class Predict(_Answering):
 
     def run(self) -> None:
         require_model_directory(self.model)
-        from albert_jax.inference.predict import predict_file, predict_split
-
-        settings = {"task": self.task, **self._settings()}
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
+        if self.data is not None and self.skip_bad:
+            raise UserError(
+                "--skip-bad is for --input; a split's official file has an answer for each"
+            )
+        from albert_jax.inference.predict import predict_file, predict_split
+
         _keep_programs()
+        settings = {"task": self.task, **self._settings()}
         if self.input is not None:
             dest = self.output or "-"
             predict_file(self.model, self.input, dest, skip_bad=self.skip_bad, **settings)
             return
-        if self.skip_bad:
-            raise UserError(
-                "--skip-bad is for --input; a split's official file has an answer for each"
-            )
         assert self.data is not None
         for file in predict_split(
             self.model, self.data, split=self.split, output=self.output, **settings
@@ -676,10 +677,6 @@ class Benchmark(Command):
 
     def run(self) -> None:
         from albert_jax.utils.malloc import keep_freed_memory
-
-        keep_freed_memory()  # before JAX is imported, as pretrain does
-        from albert_jax.perf.benchmark import benchmark
-        from albert_jax.perf.benchmark_report import benchmark_lines
         from albert_jax.utils.plots import check_picture
 
         if self.plot and not self.sweep:
@@ -688,11 +685,15 @@ class Benchmark(Command):
             check_picture(self.plot)  # before minutes are spent
         if self.profile and self.sweep:
             raise UserError("--profile is of one setting; leave out --sweep")
+        keep_freed_memory()  # before JAX is imported, as pretrain does
+        from albert_jax.perf.benchmark import benchmark
+        from albert_jax.perf.benchmark_report import benchmark_lines
+
         if points := list(itertools.chain(*self.sweep)):
             self._run_sweep(points)
             return
         figures = benchmark(self.config, profile=self.profile)
-        _print_figures(benchmark_lines(figures), figures.to_json() if self.json else None)
+        _print_figures(benchmark_lines(figures), figures if self.json else None)
 
     def _run_sweep(self, points: list[str]) -> None:
         from albert_jax.perf.benchmark import sweep
@@ -733,29 +734,30 @@ class Estimate(Command):
     "results"."""
 
     def run(self) -> None:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: no TPU or GPU here is touched
-        from albert_jax.perf.tpu import estimate, estimate_report, estimate_table
-        from albert_jax.utils import plots
+        from albert_jax.utils.plots import check_picture
 
         if self.plot and not self.table:
             raise UserError("--plot draws a table's estimates; give --table FILE")
         if self.plot:
-            plots.check_picture(self.plot)  # before minutes are spent
+            check_picture(self.plot)  # before minutes are spent
         if self.table and self.find_batch:
             raise UserError(
                 "--table takes one estimate, --find-batch makes several; give one of them"
             )
+        os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: no TPU or GPU here is touched
+        from albert_jax.perf.tpu import estimate, estimate_report, estimate_table
+
         if self.table:
             estimate_table.read_table(self.table)  # before minutes are spent
         if self.find_batch:
             results = estimate.find_batch(self.config)
             lines = estimate_report.batches(results)
             fastest = min(results, key=lambda r: r.ms_per_sequence_per_chip or float("inf"))
-            figures = fastest | {"results": [dict(r) for r in results]}
+            figures: dict[str, Any] = fastest | {"results": results}
         else:
             estimated = estimate.estimate(self.config)
             lines = estimate_report.estimate_lines(estimated)
-            figures = estimated.to_json()
+            figures = estimated
         print(json_module.dumps(figures) if self.json else lines)
         if self.table:
             row = estimate_table.row_of(figures)
