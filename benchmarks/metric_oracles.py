@@ -4,10 +4,11 @@ test holds ours against: `python -m benchmarks.metric_oracles` where both are in
 
 import json
 import random
-from pathlib import Path
 from typing import Any
 
-DEST = Path(__file__).resolve().parent.parent / "tests" / "data" / "metrics" / "oracles.json"
+from tests.helpers.paths import DATA
+
+DEST = DATA / "metrics" / "oracles.json"
 TAGS = ("O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC", "E-LOC", "S-PER")
 
 

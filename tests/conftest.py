@@ -14,8 +14,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from albert_jax.utils.streams import without_orbax_stacks
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import REPOSITORY
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Four devices on two cores abort now and then ("Expected 4 threads to join the rendezvous") unless

@@ -31,6 +31,7 @@ from albert_jax.checkpoint.integrity import Damaged, array_table, verify_arrays
 from albert_jax.checkpoint.manager import Checkpointer, SaveError, lock_workdir
 from albert_jax.training.step import TrainState
 from albert_jax.utils.errors import UserError
+from tests.helpers.disks import mounted_disk
 from tests.helpers.paths import REPOSITORY
 
 EXPECT = {"config": {"hidden_size": 8, "dtype": "float32"}, "vocab_sha256": "ab"}
@@ -552,14 +553,8 @@ def test_a_newer_format_is_not_taken_for_damage(work: Path, monkeypatch: Any) ->
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(path)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
+    with mounted_disk(tmp_path / "disk", "3m") as path:
+        yield path
 
 
 def megabyte(step: int) -> dict[str, np.ndarray]:

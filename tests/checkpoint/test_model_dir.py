@@ -28,6 +28,7 @@ from albert_jax.checkpoint.model_dir import (
 from albert_jax.config.model import MODELS
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import SMALL, forge, made_up
+from tests.helpers.disks import mounted_disk
 
 TOKENIZER = {"mode": "google", "do_lower_case": True}
 PROVENANCE = {"source": "albert_base_v2.tar.gz", "steps": 3, "held_out": {"loss": 2.5}}
@@ -217,14 +218,8 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
+    with mounted_disk(tmp_path / "disk", "64k") as path:
+        yield path
 
 
 @pytest.mark.parametrize("arrays", [9, 40])

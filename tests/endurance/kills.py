@@ -28,6 +28,7 @@ from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import export, pretrain
 from tests.endurance.campaign import Result, fork, kill, run_from_command_line, say, wait
 from tests.helpers.conversions import PRETRAINING, SMALL, made_up, write_original
+from tests.helpers.multihost_runs import count_lines
 from tests.helpers.pretraining_runs import (
     TINY,
     VOCABULARY,
@@ -197,7 +198,7 @@ def _pretraining(folder: Path) -> Work:
             "leftovers": leftovers(at),
         }
 
-    return Work(run, outcome, lambda at: _lines(at / "metrics.jsonl"), writes_lines=True)
+    return Work(run, outcome, lambda at: count_lines(at / "metrics.jsonl"), writes_lines=True)
 
 
 def _fine_tuning(folder: Path) -> Work:
@@ -248,7 +249,7 @@ def _fine_tuning(folder: Path) -> Work:
         return found | {"leftovers": leftovers(at), "link": str((at / "model").readlink())}
 
     def lines(at: Path) -> int:
-        return sum(_lines(seed / "metrics.jsonl") for seed in at.glob("seed-*"))
+        return sum(count_lines(seed / "metrics.jsonl") for seed in at.glob("seed-*"))
 
     return Work(run, outcome, lines, writes_lines=True)
 
@@ -300,13 +301,6 @@ def _exporting(folder: Path) -> Work:
         return model_of(at / "model") | {"leftovers": leftovers(at)}
 
     return Work(run, outcome)
-
-
-def _lines(file: Path) -> int:
-    try:
-        return file.read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
 
 
 WORKS: dict[str, Callable[[Path], Work]] = {

@@ -29,6 +29,7 @@ from albert_jax.data.text.documents import read_documents
 from albert_jax.data.text.lines import Reading
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
+from tests.helpers.disks import mounted_disk
 from tests.helpers.paths import REPOSITORY, VOCABULARY
 from tests.helpers.texts import COMMAND, UNIT_BYTES, contents, make_text, sentences_of
 
@@ -713,15 +714,8 @@ def test_a_store_beside_its_input_and_a_hidden_one_are_fine(tmp_path, monkeypatc
 @pytest.fixture
 def little_disk(tmp_path):
     """A file system of 1.5 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1500k", "none", folder], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with mounted_disk(tmp_path / "disk", "1500k", lazily=True) as path:
+        yield path
 
 
 def test_too_small_a_disk_is_refused_before_the_start(corpus, little_disk):
