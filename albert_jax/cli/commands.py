@@ -552,12 +552,8 @@ class Export(Command):
     """Model directory to write: weights, albert_config.json, vocabulary, manifest."""
 
     def run(self) -> None:
-        from albert_jax.checkpoint.model_dir import check_destination
         from albert_jax.training.pretrain import export
-        from albert_jax.utils.atomic import require_apart
 
-        require_apart(self.dest, [self.workdir], "DEST")
-        check_destination(self.dest)
         print(export(self.workdir, self.dest))
 
 

@@ -152,8 +152,8 @@ def _finish(
 def export(workdir: str | Path, dest: str | Path) -> Path:
     """Writes a run's newest good checkpoint as a model directory, also while the run goes on."""
     workdir = Path(workdir)
-    check_destination(dest)
     require_apart(dest, [workdir], "DEST")
+    check_destination(dest)
     config = _read_config(workdir)
     made = make_pretrain_step(config, Lowering())
     state = jax.eval_shape(lambda: made.random_state(config.train.seed))
