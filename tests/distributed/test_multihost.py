@@ -197,8 +197,8 @@ def test_who_cannot_stop_in_order_stops_by_itself_or_by_a_second_signal() -> Non
         both.processes[1].send_signal(signal.SIGTERM)
         noted = both.processes[1].stderr
         assert noted is not None
-        lines = [noted.readline(), noted.readline()]  # its own, and JAX's of a thread
-        assert any(s.startswith("albert-jax: SIGTERM to process 1: all save") for s in lines)
+        # JAX's thread has a line of its own, sooner or later or not at all.
+        assert any(s.startswith("albert-jax: SIGTERM to process 1: all save") for s in noted)
         time.sleep(multihost.SAME_SIGNAL + 0.1)
         assert both.processes[1].poll() is None  # it has work that is not saved
         both.processes[1].send_signal(signal.SIGINT)

@@ -90,6 +90,7 @@ def test_orbax_is_quiet_while_entered_and_nothing_else_is(caplog, monkeypatch):
     unraisable = []
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     logger, closed = logging.getLogger("absl"), SimpleNamespace(exc_value="Event loop is closed")
+    monkeypatch.setattr(logger, "filters", [])  # conftest's, which is there for all tests
     other = SimpleNamespace(exc_value="another")
     record = logger.makeRecord("absl", logging.ERROR, "/lib/orbax/a.py", 1, "stack", (), None)
     with without_orbax_stacks():
