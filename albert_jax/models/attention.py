@@ -51,9 +51,11 @@ def attend(
     )
     kernel = _chosen(compute.attention, asked)
     if kernel == "xla":
-        attend_xla = fused.attend if compute.fused else attention_plain.attend
         padding_BxFT = attention_plain.padding(mask_BT, pack_ids_BT)
-        return attend_xla(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate)
+        operands = query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate
+        if compute.fused:
+            return fused.attend(*operands, lowering.platform)
+        return attention_plain.attend(*operands)
     dropout = {} if seeds_B2 is None else {"dropout_rate": dropout_rate, "seeds_B2": seeds_B2}
     return _KERNELS[kernel](query_BFND, key_BTND, value_BTND, mask_BT, **dropout)
 

@@ -28,7 +28,7 @@ from jax import Array
 
 from albert_jax.models.attention_plain import probs, scale
 from albert_jax.models.dropout import drop
-from albert_jax.models.lowering import sum_of_rows
+from albert_jax.models.lowering import matmul, product_over_rows, sum_of_rows
 
 _SQRT_2_OVER_PI, _CUBIC = math.sqrt(2.0 / math.pi), 0.044715  # of GELU's tanh form
 
@@ -54,13 +54,13 @@ class Dense(nn.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _affine(x: Array, kernel_DF: Array, bias_F: Array, platform: str) -> Array:
-    return x @ kernel_DF + bias_F
+    return _affine_fwd(x, kernel_DF, bias_F, platform)[0]
 
 
 def _affine_fwd(
     x: Array, kernel_DF: Array, bias_F: Array, platform: str
 ) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel_DF + bias_F, (x, kernel_DF)
+    return matmul("...D,DF->...F", x, kernel_DF, platform) + bias_F, (x, kernel_DF)
 
 
 def _affine_bwd(
@@ -68,8 +68,8 @@ def _affine_bwd(
 ) -> tuple[Array, Array, Array]:
     x, kernel_DF = saved
     rows_ND, grad_NF = (a.reshape(-1, a.shape[-1]) for a in (x, grad))
-    grad_x = jnp.einsum("...F,DF->...D", grad, kernel_DF)
-    grad_DF = jnp.einsum("ND,NF->DF", rows_ND, grad_NF)
+    grad_x = matmul("...F,DF->...D", grad, kernel_DF, platform)
+    grad_DF = product_over_rows(rows_ND, grad_NF, platform)
     return grad_x, grad_DF, sum_of_rows(grad_NF, platform)
 
 
@@ -184,31 +184,32 @@ gelu.defvjp(_gelu_fwd, _gelu_bwd)
 # --------------------------------------------------------------------------------------- attention
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def attend(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def attend(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate, platform):
     """Return values weighed by attention's probabilities, [B, F, N, D]; arguments as of
     `attention_plain.attend`.
 
     The backward pass takes the logits' gradient into its matmuls in the values' dtype. The sum over
     keys in it is computed from the output, as FlashAttention does.
     """
-    return _attend_fwd(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate)[0]
+    operands = query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2
+    return _attend_fwd(*operands, dropout_rate, platform)[0]
 
 
-def _attend_fwd(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate):
+def _attend_fwd(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate, platform):
     probs_BNFT = probs(query_BFND, key_BTND, padding_BxFT)
     # Behind a barrier, as XLA would keep what was rounded instead.
     probs_BNFT = jax.lax.optimization_barrier(probs_BNFT.astype(value_BTND.dtype))
     taken_BNFT = drop(probs_BNFT, seeds_B2, dropout_rate)
-    out_BFND = jnp.einsum("BNFT,BTND->BFND", taken_BNFT, value_BTND)
+    out_BFND = matmul("BNFT,BTND->BFND", taken_BNFT, value_BTND, platform)
     return out_BFND, (query_BFND, key_BTND, value_BTND, probs_BNFT, seeds_B2, out_BFND)
 
 
-def _attend_bwd(dropout_rate, saved, grad_BFND):
+def _attend_bwd(dropout_rate, platform, saved, grad_BFND):
     query_BFND, key_BTND, value_BTND, probs_BNFT, seeds_B2, out_BFND = saved
     taken_BNFT = drop(probs_BNFT, seeds_B2, dropout_rate)
-    grad_value_BTND = jnp.einsum("BNFT,BFND->BTND", taken_BNFT, grad_BFND)
-    grad_taken_BNFT = jnp.einsum("BFND,BTND->BNFT", grad_BFND, value_BTND)
+    grad_value_BTND = matmul("BNFT,BFND->BTND", taken_BNFT, grad_BFND, platform)
+    grad_taken_BNFT = matmul("BFND,BTND->BNFT", grad_BFND, value_BTND, platform)
     grad_probs_BNFT = drop(grad_taken_BNFT, seeds_B2, dropout_rate).astype(jnp.float32)
     along_BNF1 = jnp.einsum(
         "BFND,BFND->BNF", out_BFND, grad_BFND, preferred_element_type=jnp.float32
@@ -216,8 +217,8 @@ def _attend_bwd(dropout_rate, saved, grad_BFND):
     grad_logits_BNFT = probs_BNFT * (grad_probs_BNFT - along_BNF1) * scale(query_BFND)
     grad_logits_BNFT = grad_logits_BNFT.astype(query_BFND.dtype)
     return (
-        jnp.einsum("BNFT,BTND->BFND", grad_logits_BNFT, key_BTND),
-        jnp.einsum("BNFT,BFND->BTND", grad_logits_BNFT, query_BFND),
+        matmul("BNFT,BTND->BFND", grad_logits_BNFT, key_BTND, platform),
+        matmul("BNFT,BFND->BTND", grad_logits_BNFT, query_BFND, platform),
         grad_value_BTND,
         None,
         None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which devices a program is lowered for, and the two small operations that differ between them.
+"""Which devices a program is lowered for, and the small operations that differ between them.
 
 The devices need not be this machine's: `estimate` lowers for a TPU where there is none. So the
 choice is an argument, `Lowering`, and no code asks JAX which devices are here. Attention's kernels
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,27 @@ class Lowering:
     def platform(self) -> str:
         """Return "cpu", "gpu" or "tpu"."""
         return self.backend or jax.default_backend()
+
+
+def matmul(subscripts: str, a: Array, b: Array, platform: str) -> Array:
+    """Return `jnp.einsum(subscripts, a, b)` in the dtype of `a`, added up in float32.
+
+    XLA's CPU compiler has a fast matmul for bfloat16 operands, but takes it for float32 results
+    alone; they are rounded afterwards.
+    """
+    if platform != "cpu":
+        return jnp.einsum(subscripts, a, b)
+    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+
+
+def product_over_rows(a_ND: Array, b_NF: Array, platform: str) -> Array:
+    """Return a^T b, [N, D] and [N, F] -> [D, F], in the dtype of `a`, added up in float32."""
+    if platform != "cpu" or a_ND.dtype != jnp.bfloat16:
+        return matmul("ND,NF->DF", a_ND, b_NF, platform)
+    # The fast matmul also wants the rows last. XLA would take the transposition into the matmul,
+    # did the layout not ask for it to be done.
+    a_DN = with_layout_constraint(a_ND.T, Layout(major_to_minor=(0, 1)))
+    return matmul("DN,NF->DF", a_DN, b_NF, platform)
 
 
 def sum_of_rows(x: Array, platform: str) -> Array:

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operations that depend on the platform: the same numbers, by another way."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from albert_jax.config.model import ComputeConfig
+from albert_jax.models.albert import AlbertForPretraining
+from albert_jax.models.lowering import Lowering, matmul, product_over_rows
+from albert_jax.training.losses import pretraining_objective
+from tests.helpers.models import noisy_params, random_batch, tiny_albert
+
+
+def operands(dtype):
+    rng = np.random.default_rng(0)
+    a_ND, b_NF = (jnp.asarray(rng.standard_normal((48, n)), dtype) for n in (16, 24))
+    return a_ND, b_NF
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_products_are_added_up_in_float32_and_rounded_once(dtype, platform):
+    a_ND, b_NF = operands(dtype)
+    exact_DF = np.asarray(a_ND, np.float64).T @ np.asarray(b_NF, np.float64)
+    results = [
+        jax.jit(matmul, static_argnums=(0, 3))("ND,NF->DF", a_ND, b_NF, platform),
+        jax.jit(product_over_rows, static_argnums=2)(a_ND, b_NF, platform),
+    ]
+    for result_DF in results:
+        assert result_DF.dtype == dtype
+        # 8 bits of mantissa, and float32's own error where a sum lies between two numbers.
+        bound = 1e-5 if dtype == "float32" else 2**-8 * np.abs(exact_DF) + 1e-5
+        assert (np.abs(np.asarray(result_DF, np.float64) - exact_DF) <= bound).all()
+
+
+def matmul_results(platform):
+    """The dtypes of all matmuls of a bfloat16 loss and its gradient, as lowered for `platform`."""
+    config, compute = tiny_albert(), ComputeConfig(dtype="bfloat16", attention="xla")
+    objective = pretraining_objective(AlbertForPretraining(config, compute, Lowering(platform)))
+    batch = random_batch(config)
+    grads = jax.grad(lambda p: objective.loss(p, batch, objective.normalizers(batch), None)[0])
+    program = jax.jit(grads).trace(noisy_params(config)).lower(lowering_platforms=(platform,))
+    return re.findall(r"dot_general .*-> tensor<\S*x(\w+)>", program.as_text())
+
+
+def test_bfloat16_matmuls_ask_a_cpu_for_float32_and_a_tpu_for_bfloat16():
+    on_cpu, on_tpu = matmul_results("cpu"), matmul_results("tpu")
+    assert len(on_cpu) > 20
+    assert set(on_cpu) == {"f32"}
+    assert on_tpu.count("bf16") > 20
+
+
+def test_the_kernels_gradient_takes_rows_that_are_transposed_in_memory():
+    a_ND, b_NF = operands("bfloat16")
+    program = jax.jit(product_over_rows, static_argnums=2).lower(a_ND, b_NF, "cpu").compile()
+    assert "bf16[16,48]{1,0} copy(" in program.as_text()
