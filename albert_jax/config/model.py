@@ -20,7 +20,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import did_you_mean, shortened
 
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "auto"]
 
 LARGEST = (1 << 31) - 1  # of a size: what is indexed has int32 indices
 MOST_GROUPS = 1000  # each is a part of the program of its own
@@ -235,7 +235,8 @@ class ComputeConfig:
     """How this machine computes the model; never stored with the weights."""
 
     dtype: Dtype = "float32"
-    """Of matmuls and activations; parameters, softmax, LayerNorm and losses are float32 always."""
+    """Of matmuls and activations; parameters, softmax, LayerNorm and losses are float32 always.
+    auto: bfloat16 where the device has instructions for it, else float32."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing; all but matmul outputs; each whole layer."""
     scan_unroll: int = 0

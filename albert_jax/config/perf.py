@@ -27,7 +27,7 @@ class StepConfig:
     mode: str | None = None
     """How the step is spread over the devices: jit or pmap."""
     dtype: str | None = None
-    """Of matmuls and activations: float32 or bfloat16."""
+    """Of matmuls and activations: float32, bfloat16 or auto."""
     remat: str | None = None
     """What the backward pass recomputes: none, dots or full."""
     attention: str | None = None
@@ -77,7 +77,7 @@ class EstimateConfig(StepConfig):
     mode: str | None = None
     """How the step is spread over the chips: jit or pmap."""
     dtype: str | None = None
-    """Of matmuls and activations: float32 or bfloat16; without a recipe bfloat16."""
+    """Of matmuls and activations: float32, bfloat16 or auto; without a recipe bfloat16."""
     attention: str | None = None
     """Attention kernel: auto, xla, rows or splash."""
     topology: str = "v5e:2x2"

@@ -29,6 +29,7 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import functions
 from albert_jax.inference.batching import batch_tokens, one_ahead
 from albert_jax.inference.id_arrays import model_inputs
+from albert_jax.models.lowering import matmul_dtype
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 
@@ -120,7 +121,12 @@ class Albert:
         self._on_cpu = jax.default_backend() == "cpu"
         # Unrolled, so that a kernel's transposition is part of each layer's matmul.
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
-        self.compute = compute or ComputeConfig(scan_unroll=unroll)
+        compute = compute or ComputeConfig()
+        self.compute = dataclasses.replace(
+            compute,
+            dtype=matmul_dtype(compute.dtype, jax.default_backend()),
+            scan_unroll=compute.scan_unroll or unroll,
+        )
         self._forward = self._jit(functions.forward, collect_layers=True)
         # Rows of the embeddings that have a piece, and so can be answered: the first ones.
         self.pieces = config.vocab_size if tokenizer is None else tokenizer.vocab_size
@@ -175,6 +181,7 @@ class Albert:
     @cached_property
     def _on_device(self) -> Any:
         params = {name: x for name, x in self.params.items() if name != "head"}
+        params = functions.narrowed(params, self.compute.dtype)
         return jax.device_put(functions.turned(params) if self._on_cpu else params)
 
     # ----------------------------------------------------------------------------------------- ids

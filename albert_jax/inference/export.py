@@ -69,7 +69,8 @@ def export_serving(
     if dest.exists():
         raise UserError(f"{dest} exists; give a new path")
     # A kernel of one platform would not be a program for all of them.
-    compute = dataclasses.replace(compute or ComputeConfig(), attention="xla")
+    compute = compute or ComputeConfig()
+    compute = dataclasses.replace(compute, attention="xla", scan_unroll=compute.scan_unroll or 1)
     albert = load(source, compute=compute, depth=depth)
     top_k = whole_number(top_k, "top_k", 1, albert.pieces)
     params = named_leaves({name: x for name, x in albert.params.items() if name != "head"})

@@ -20,6 +20,7 @@ from albert_jax.config.model import ComputeConfig
 from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.batching import batch_tokens, one_ahead
+from albert_jax.inference.functions import narrowed
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Task, find_task
 from albert_jax.tasks.batches import SHORTEST, evaluation_batches
@@ -82,7 +83,7 @@ class HeadOutputs:
 
     def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
         self._model, self._pack = model, pack
-        self.dtype = model.compute.dtype
+        self.dtype = model.dtype
         self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
 
     def __call__(
@@ -141,7 +142,8 @@ class FineTuned:
 
     @cached_property
     def params(self) -> Any:
-        return jax.device_put(for_task(self.directory.params))
+        params = narrowed(for_task(self.directory.params), self.outputs.dtype)
+        return jax.device_put(params)
 
     def __call__(
         self, rows: Sequence[FeatureRow], tick: Tick | None = None

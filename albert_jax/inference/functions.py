@@ -67,6 +67,18 @@ def turned(params: Mapping[str, Any]) -> Any:
     return jax.tree_util.tree_map_with_path(turn, params)
 
 
+def narrowed(params: Mapping[str, Any], dtype: str) -> Any:
+    """The parameters with dense layers' kernels and biases in `dtype`, that of their matmuls, so
+    that a call need not convert them; those of a fine-tuned model's head as they are."""
+
+    def narrow(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = [key.key for key in path]
+        is_dense = names[-1] in ("kernel", "bias") and not names[-2].startswith("LayerNorm")
+        return leaf.astype(dtype) if is_dense and names[0] != "head" else leaf
+
+    return jax.tree_util.tree_map_with_path(narrow, params)
+
+
 def fill_mask(
     model: AlbertForPretraining,
     params: Mapping[str, Any],

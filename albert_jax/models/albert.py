@@ -271,7 +271,7 @@ class MaskedLMHead(Part):
         logits_BPV = jnp.einsum(
             "BPE,VE->BPV",
             x_BPE,
-            word_embeddings_VE.astype(self.compute.dtype),
+            word_embeddings_VE.astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
         bias_V = self.param("output_bias", nn.initializers.zeros, (c.vocab_size,))

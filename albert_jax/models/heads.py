@@ -204,7 +204,7 @@ class _PairDense(Part):
 
     @nn.compact
     def __call__(self, x: Array, y: Array) -> Array:
-        c, dtype = self.config, self.compute.dtype
+        c, dtype = self.config, self.dtype
         kernel = self.param("kernel", initializer(c), (2 * c.hidden_size, c.hidden_size))
         bias_H = self.param("bias", nn.initializers.zeros, (c.hidden_size,))
         of_x, of_y = jnp.split(kernel.astype(dtype), 2)

@@ -17,7 +17,7 @@ from jax import Array
 from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.models import fused
 from albert_jax.models.dropout import Dropout
-from albert_jax.models.lowering import Lowering
+from albert_jax.models.lowering import Lowering, matmul_dtype
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(nn.gelu, approximate=True),  # Google's "gelu", modeling.py:299-312
@@ -37,6 +37,11 @@ class Part(nn.Module):
     compute: ComputeConfig = ComputeConfig()
     lowering: Lowering = Lowering()
 
+    @property
+    def dtype(self) -> str:
+        """Return what matmuls and activations are computed in, "float32" or "bfloat16"."""
+        return matmul_dtype(self.compute.dtype, self.lowering.platform)
+
 
 def initializer(config: AlbertConfig) -> nn.initializers.Initializer:
     """Return what draws a kernel's or table's first values."""
@@ -46,7 +51,7 @@ def initializer(config: AlbertConfig) -> nn.initializers.Initializer:
 
 def dense(part: Part, features: int, name: str | None = None) -> nn.Module:
     """Return x kernel + bias in the step's dtype, [..., D] -> [..., F], as a layer of `part`."""
-    dtype, kernel_init = part.compute.dtype, initializer(part.config)
+    dtype, kernel_init = part.dtype, initializer(part.config)
     if part.compute.fused:
         return fused.Dense(features, dtype, kernel_init, part.lowering.platform, name=name)
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
@@ -55,7 +60,7 @@ def dense(part: Part, features: int, name: str | None = None) -> nn.Module:
 def layer_norm(part: Part, name: str | None = None, *, dtype: str | None = None) -> nn.Module:
     """Return LayerNorm as a layer of `part`: computed in float32, returned in `dtype` (None: the
     step's)."""
-    epsilon, dtype = part.config.layer_norm_eps, dtype or part.compute.dtype
+    epsilon, dtype = part.config.layer_norm_eps, dtype or part.dtype
     if part.compute.fused:
         return fused.LayerNorm(epsilon, dtype, part.lowering.platform, name=name)
     # Two passes, as the original: E[x^2] - E[x]^2 cancels.

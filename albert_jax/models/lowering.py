@@ -8,12 +8,16 @@ are chosen by it in `attention.py`, the unrolling of layers in `albert.py`.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
+
+_CPU_INFO = Path("/proc/cpuinfo")  # Linux's; elsewhere it is not known what a CPU can
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,25 @@ class Lowering:
     def platform(self) -> str:
         """Return "cpu", "gpu" or "tpu"."""
         return self.backend or jax.default_backend()
+
+
+def matmul_dtype(dtype: str, platform: str) -> str:
+    """Return "float32" or "bfloat16": `dtype`, or for "auto" what `platform` is faster in."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if platform == "tpu" or _has_bfloat16(platform) else "float32"
+
+
+def _has_bfloat16(platform: str) -> bool:
+    """Return whether this machine's devices of `platform` multiply bfloat16 by an instruction."""
+    if platform == "gpu":  # from Ampere on
+        return all(float(d.compute_capability) >= 8 for d in jax.local_devices(backend=platform))
+    return not _words(_CPU_INFO).isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+@functools.cache
+def _words(path: Path) -> set[str]:
+    return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
 
 
 def matmul(subscripts: str, a: Array, b: Array, platform: str) -> Array:

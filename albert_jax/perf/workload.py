@@ -28,7 +28,7 @@ from albert_jax.distributed.placement import Placement
 from albert_jax.models.albert import init_params
 from albert_jax.models.flops import forward_flops_per_sequence, parameter_count
 from albert_jax.models.heads import AlbertForTask
-from albert_jax.models.lowering import Lowering
+from albert_jax.models.lowering import Lowering, matmul_dtype
 from albert_jax.perf.results import StepSetting
 from albert_jax.training.losses import task_objective
 from albert_jax.training.optimizer import make_optimizer
@@ -62,9 +62,9 @@ def pretrain_config(config: StepConfig) -> PretrainConfig:
     with what the flags change. The vocabulary's size is the store's, where there is a store."""
     base = _base(config.model)
     model = base.model
-    store, devices = None, None  # which an estimate knows nothing of
+    store, devices, platform = None, None, "tpu"  # an estimate's
     if isinstance(config, BenchmarkConfig):
-        store, devices = config.store, config.devices
+        store, devices, platform = config.store, config.devices, jax.default_backend()
     if store is not None:
         first = split_stores(store)[0][0]  # a mixture's have one vocabulary
         manifest = read_manifest(local_store(first))
@@ -77,7 +77,7 @@ def pretrain_config(config: StepConfig) -> PretrainConfig:
         store=store,
         compute=_changed(
             base.compute,
-            dtype=config.dtype,
+            dtype=matmul_dtype(config.dtype or base.compute.dtype, platform),
             remat=config.remat,
             attention=config.attention,
             scan_unroll=config.unroll,

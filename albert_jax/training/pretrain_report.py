@@ -21,6 +21,7 @@ from albert_jax.models.flops import (
     parameter_counts,
     train_flops_per_sequence,
 )
+from albert_jax.models.lowering import matmul_dtype
 from albert_jax.training.metrics import draw_curves
 from albert_jax.training.optimizer import divergence_warnings, peak_learning_rate, warmup_steps
 
@@ -35,10 +36,12 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
     shared = parameter_counts(model)["shared layers"]
     devices = run_devices(train.devices)
     hosts = len({device.process_index for device in devices})
+    dtype = matmul_dtype(config.compute.dtype, devices[0].platform)
+    dtype += " (auto)" if config.compute.dtype == "auto" else ""
     peak = peak_learning_rate(config.optimizer, train.batch_size)
     lines = [
         f"model      {parameter_count(model):,} parameters; the shared layer's {shared:,} are "
-        f"applied {model.num_hidden_layers} times; {config.compute.dtype}, "
+        f"applied {model.num_hidden_layers} times; {dtype}, "
         f"remat {config.compute.remat}",
         f"updates    {train.steps:,} x {train.batch_size} sequences of {length} tokens, "
         f"{predictions} predictions at most; {flops / 1e12:,.3g} TFLOP each",

@@ -302,6 +302,10 @@ def test_bfloat16_answers_in_float32_near_the_same(albert, directory):
     wanted, found = albert.encode(TEXTS), half.encode(TEXTS)
     assert found.sequence.dtype == found.pooled.dtype == np.float32
     np.testing.assert_allclose(found.sequence, wanted.sequence, atol=0.1)
+    auto = load(directory, compute=ComputeConfig(dtype="auto"))
+    assert auto.compute.dtype in ("float32", "bfloat16")
+    same = half if auto.compute.dtype == "bfloat16" else albert
+    np.testing.assert_array_equal(auto.encode(TEXTS).sequence, same.encode(TEXTS).sequence)
 
 
 def test_truncate_cuts_what_is_too_long(albert, tokenizer):

@@ -73,3 +73,22 @@ def test_a_network_without_a_part_computes_all_that_does_not_need_it(absent):
     assert {name for name, x in found.items() if x is None} == gone
     for name in whole.keys() - gone:
         np.testing.assert_allclose(found[name], whole[name], atol=1e-6)
+
+
+def test_narrowed_parameters_give_the_same_bits_as_those_that_each_call_converts():
+    config = tiny_albert()
+    params, batch = noisy_params(config), random_batch(config)
+    model = functions.network(config, ComputeConfig(dtype="bfloat16"), params)
+    call = jax.jit(partial(functions.forward, model))
+    narrow = functions.narrowed(params | {"head": {"dense": {"kernel": np.ones(2)}}}, "bfloat16")
+    inputs = (*inputs_of(batch), batch["masked_lm_positions"])
+    same = jax.tree.map(np.array_equal, call(params, *inputs), call(narrow, *inputs))
+    assert all(jax.tree.leaves(same))
+    leaves = jax.tree_util.tree_leaves_with_path(narrow)
+    dtypes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): str(x.dtype) for path, x in leaves
+    }
+    block = "encoder/group_0/inner_group_0"
+    assert dtypes[f"{block}/ffn/kernel"] == dtypes[f"{block}/ffn/bias"] == "bfloat16"
+    assert dtypes[f"{block}/LayerNorm/bias"] == dtypes["embeddings/word_embeddings"] == "float32"
+    assert dtypes["head/dense/kernel"] == "float64"  # as it came

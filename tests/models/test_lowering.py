@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from albert_jax.config.model import ComputeConfig
+from albert_jax.models import lowering
 from albert_jax.models.albert import AlbertForPretraining
-from albert_jax.models.lowering import Lowering, matmul, product_over_rows
+from albert_jax.models.lowering import Lowering, matmul, matmul_dtype, product_over_rows
 from albert_jax.training.losses import pretraining_objective
 from tests.helpers.models import noisy_params, random_batch, tiny_albert
 
@@ -58,3 +59,25 @@ def test_the_kernels_gradient_takes_rows_that_are_transposed_in_memory():
     a_ND, b_NF = operands("bfloat16")
     program = jax.jit(product_over_rows, static_argnums=2).lower(a_ND, b_NF, "cpu").compile()
     assert "bf16[16,48]{1,0} copy(" in program.as_text()
+
+
+@pytest.mark.parametrize(
+    ("instructions", "dtype"),
+    [("fma avx512_bf16 vaes", "bfloat16"), ("amx_tile amx_bf16", "bfloat16"), ("avx2", "float32")],
+)
+def test_auto_is_bfloat16_where_a_cpu_has_instructions_for_it(
+    tmp_path, monkeypatch, instructions, dtype
+):
+    (tmp_path / "cpuinfo").write_text(f"flags\t: sse {instructions}\nbugs\t: none\n")
+    monkeypatch.setattr(lowering, "_CPU_INFO", tmp_path / "cpuinfo")
+    assert matmul_dtype("auto", "cpu") == dtype
+    assert matmul_dtype("float32", "cpu") == "float32"
+    model = AlbertForPretraining(tiny_albert(), ComputeConfig(dtype="auto"), Lowering("cpu"))
+    ids = [jnp.ones((1, 8), jnp.int32)] * 3
+    shapes = jax.eval_shape(lambda key: model.init_with_output(key, *ids)[0], jax.random.key(0))
+    assert shapes.encoder.sequence_BSH.dtype == dtype
+
+
+def test_auto_is_bfloat16_on_a_tpu_and_float32_where_nothing_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(lowering, "_CPU_INFO", tmp_path / "nothing")
+    assert (matmul_dtype("auto", "tpu"), matmul_dtype("auto", "cpu")) == ("bfloat16", "float32")
