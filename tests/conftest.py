@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,25 @@ from albert_jax.utils.streams import without_orbax_stacks
 from tests.helpers.paths import REPOSITORY
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling is most of the tests' time, and these make it a quarter. ALBERT_JAX_TEST_XLA_FLAGS=""
+# tries XLA's full optimisation instead, as `.ci/run` does with the tests of numbers.
+QUICK_TO_COMPILE = [
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # a flag that XLA lacks is fatal
+    QUICK_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
 # Four devices on two cores abort now and then ("Expected 4 threads to join the rendezvous") unless
 # XLA's thread pool is sized by NPROC instead of by the cores there are.
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
-)
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        os.environ.get("ALBERT_JAX_TEST_XLA_FLAGS", " ".join(QUICK_TO_COMPILE)),
+        "--xla_force_host_platform_device_count=4",
+    ]
+).strip()
 os.environ["NPROC"] = "16"
-# Compiling is most of the tests' time; subprocesses inherit the cache.
+# Subprocesses inherit the cache of compiled programs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
