@@ -23,8 +23,8 @@ from tests.helpers.golden import TRANSFORMERS, arrays, original_model
 from tests.helpers.models import tiny_albert
 from tests.helpers.reference import dense, layer_norm, softmax
 
-# Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5
-# on.
+# Two float32 implementations differ by 6e-6 here (tests/data/README.md); a wrong epsilon shows from
+# 2.7e-5 on.
 FORWARD = {"atol": 2e-5, "rtol": 0}
 GRADIENT = {"atol": 1e-5, "rtol": 1e-4}
 LOSS = {"atol": 1e-5, "rtol": 2e-6}

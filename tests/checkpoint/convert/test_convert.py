@@ -192,7 +192,7 @@ def test_heads_that_the_original_trained_are_read(tmp_path: Path) -> None:
 
 
 def test_weights_are_those_of_the_golden_forward_passes(tmp_path: Path) -> None:
-    """float32 limits of the golden README: 5e-5 in hidden states and logits."""
+    """float32 limits (tests/data/README.md): 5e-5 in hidden states and logits."""
     for model in ("pretraining", "pretraining_erf_gelu_inner2"):
         convert(TRANSFORMERS / model, tmp_path / model)
         golden = arrays(f"transformers/{model}/outputs")
