@@ -19,6 +19,8 @@ from albert_jax.data.loader import KEYS
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 from tests.helpers import original_examples as original
+from tests.helpers.compressed import read_compressed
+from tests.helpers.paths import VOCABULARY
 
 V = 8000
 RUNS = {
@@ -65,9 +67,9 @@ def unmasked(example) -> tuple[np.ndarray, np.ndarray]:
 # ------------------------------------------------------------------------------- the golden run
 
 
-def test_stored_corpus_is_what_our_tokenizer_makes_of_the_golden_text(shared):
-    tokenizer = Tokenizer.load(shared / "golden/tokenizer/en8k.model")
-    text = (shared / "golden/pretraining_data/corpus.txt").read_text(encoding="utf-8")
+def test_stored_corpus_is_what_our_tokenizer_makes_of_the_golden_text():
+    tokenizer = Tokenizer.load(VOCABULARY)
+    text = read_compressed(original.FILES / "corpus.txt")
     lines = [line for line in text.split("\n") if line.strip()]
     sentences = [s for document in original.golden_documents() for s in document]
     assert [list(ids) for ids in tokenizer.encode_ids(lines)] == sentences

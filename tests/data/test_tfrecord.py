@@ -25,6 +25,7 @@ from albert_jax.data.tfrecord import (
 )
 from albert_jax.utils.errors import UserError
 from tests.helpers import original_examples as original
+from tests.helpers.compressed import read_compressed
 
 GOLDEN = original.FILES / "first50.tfrecord"
 
@@ -46,9 +47,8 @@ def assert_same(left, right, keys=KEYS):
         np.testing.assert_array_equal(left[key], right[key])
 
 
-def test_golden_records_hold_the_originals_instances(shared):
-    file = shared / "golden/pretraining_data/raw_instances.json"
-    instances = json.loads(file.read_text())["seq128"]
+def test_golden_records_hold_the_originals_instances():
+    instances = json.loads(read_compressed(original.FILES / "raw_instances.json"))["seq128"]
     examples = list(read_examples(GOLDEN))
     assert len(examples) == len(instances) == 50
     for example, instance in zip(examples, instances, strict=True):

@@ -25,6 +25,7 @@ from albert_jax.data.tokenizer import (
     train_on_lines,
 )
 from albert_jax.utils.errors import TryAgain, UserError
+from tests.helpers.compressed import read_compressed, unpack
 from tests.helpers.paths import DATA
 
 FILES = DATA / "tokenizer"
@@ -35,14 +36,16 @@ HF = Tokenizer.load(MODEL, mode="hf")
 LINES = [line for text in topics.values() for line in text.splitlines() if line.strip()]
 
 
-@pytest.fixture(scope="module", params=["in the repository", "en8k", "de30k"])
-def golden(request: pytest.FixtureRequest) -> tuple[dict, Path]:
-    """What the originals made of 300 strings (here: of 150) with a vocabulary, and its file."""
-    folder, name = FILES, "en8k"
-    if request.param != "in the repository":
-        folder, name = request.getfixturevalue("shared") / "golden" / "tokenizer", request.param
-    text = (folder / f"tokenizer_{name}.json").read_text(encoding="utf-8")
-    return json.loads(text), folder / f"{name}.model"
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack(FILES, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module", params=["en8k", "cased"])
+def golden(files: Path, request: pytest.FixtureRequest) -> tuple[dict, Path]:
+    """What the originals made of 300 strings with a vocabulary, and its file."""
+    text = (files / f"tokenizer_{request.param}.json").read_text(encoding="utf-8")
+    return json.loads(text), files / f"{request.param}.model"
 
 
 def text_tokens(tokens: list[str]) -> list[str]:
@@ -110,12 +113,12 @@ def test_pairs_are_the_slow_tokenizers(golden: tuple[dict, Path]) -> None:
         assert ids + [0] * (row["max_length"] - len(ids)) == row["slow"]["input_ids"], row
 
 
-def test_offsets_are_the_fast_tokenizers_where_ids_agree(shared: Path) -> None:
+def test_offsets_are_the_fast_tokenizers_where_ids_agree(files: Path) -> None:
     """In printable ASCII without ``, where the fast one's do not drift; its hold leading space."""
     compared = 0
-    for name in ("en8k", "de30k"):
-        tokenizer = Tokenizer.load(shared / "golden" / "tokenizer" / f"{name}.model", mode="hf")
-        file = shared / "golden" / "tokenizer" / f"tokenizer_{name}.json"
+    for name in ("en8k", "cased"):
+        tokenizer = Tokenizer.load(files / f"{name}.model", mode="hf")
+        file = files / f"tokenizer_{name}.json"
         for row in json.loads(file.read_text(encoding="utf-8"))["strings"]:
             text, fast = row["text"], row["hf_fast"]
             encoding = tokenizer.encode(text)
@@ -131,12 +134,12 @@ def test_offsets_are_the_fast_tokenizers_where_ids_agree(shared: Path) -> None:
     assert compared >= 50
 
 
-def test_word_starts_are_the_originals(shared: Path) -> None:
+def test_word_starts_are_the_originals() -> None:
     """As token_boundary has them, which was made before the tokens were masked."""
-    file = shared / "golden" / "pretraining_data" / "raw_instances.json"
+    instances = json.loads(read_compressed(DATA / "pretraining" / "raw_instances.json"))
     ids = {piece: i for i, piece in enumerate(GOOGLE.pieces)}
     seen = set()
-    for instance in itertools.chain(*json.loads(file.read_text(encoding="utf-8")).values()):
+    for instance in itertools.chain(*instances.values()):
         tokens = list(instance["tokens"])
         for position, token in zip(
             instance["masked_lm_positions"], instance["masked_lm_labels"], strict=True

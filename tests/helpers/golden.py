@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The original TF1 program's numbers for tiny models; tests/data holds enough for tests without
-shared/."""
+"""What the original TF1 program computed with tiny models (tests/data/README.md)."""
 
 from __future__ import annotations
 
@@ -13,17 +12,25 @@ from albert_jax.checkpoint.convert.tf_names import tf_names
 from albert_jax.config.model import AlbertConfig
 from albert_jax.data.loader import KEYS
 from tests.helpers.paths import DATA
-from tests.helpers.tf_checkpoints import from_tf
+from tests.helpers.tf_checkpoints import from_tf, read_checkpoint
 
 FOLDER = DATA / "golden"
+TRANSFORMERS = FOLDER / "transformers"
+# A checkpoint of each model's variables: tiny's is as the original wrote it, with LAMB's slots; the
+# other's has none, for size.
+CHECKPOINTS = {"tiny": FOLDER / "tiny" / "tf_ckpt", "tiny_inner2": FOLDER / "tiny_inner2/variables"}
 
 
-def tiny() -> tuple[AlbertConfig, dict[str, Any], dict[str, np.ndarray]]:
-    """The tiny model's configuration, our parameter tree of its variables, and what the original
-    computed."""
-    config = AlbertConfig.from_json(FOLDER / "tiny_albert_config.json")
-    variables = dict(np.load(FOLDER / "tiny_variables.npz"))
-    return config, from_tf(variables, config), dict(np.load(FOLDER / "tiny_expected.npz"))
+def original_model(name: str = "tiny") -> tuple[AlbertConfig, dict[str, Any]]:
+    """A model's configuration and our parameter tree of its variables."""
+    config = AlbertConfig.from_json(CHECKPOINTS[name] / "albert_config.json")
+    return config, from_tf(read_checkpoint(CHECKPOINTS[name]), config)
+
+
+def arrays(name: str) -> dict[str, np.ndarray]:
+    """The arrays of a file below FOLDER, as `tiny/forward`."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        return dict(file)
 
 
 def batch_of(

@@ -5,4 +5,4 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "tests" / "data"
-VOCABULARY = DATA / "tokenizer" / "en8k.model"  # 8,000 pieces, trained on English Wikipedia
+VOCABULARY = DATA / "tokenizer" / "en8k.model"  # 8,000 pieces of English technical prose

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import albert_jax
 from albert_jax.checkpoint.model_dir import export_model
 from albert_jax.cli import main as cli
-from albert_jax.config.model import AlbertConfig, ComputeConfig
+from albert_jax.config.model import ComputeConfig
 from albert_jax.data.bucketing import make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import CLS_ID, MASK_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
@@ -27,10 +27,9 @@ from albert_jax.inference.api import Albert, load
 from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.utils.errors import UserError
 from tests.helpers import reference
-from tests.helpers.golden import as_tf, tiny
+from tests.helpers.golden import CHECKPOINTS, arrays, as_tf, original_model
 from tests.helpers.models import noisy_params, tiny_albert, worded_albert
 from tests.helpers.paths import VOCABULARY
-from tests.helpers.tf_checkpoints import from_tf, read_checkpoint
 
 FORWARD = {"atol": 2e-5, "rtol": 0}  # as test_model: two float32 implementations differ by 6e-6
 # Other batch shapes sum in another order; a padding token that counted would show at 1e-2.
@@ -94,12 +93,10 @@ def golden_inputs(expected, count=3):
 # ----------------------------------------------------------------------------- against the original
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny_inner2"])
-def test_encode_gives_each_layer_of_the_original(shared, name):
-    folder = shared / "golden" / name
-    config = AlbertConfig.from_json(folder / "tf_ckpt" / "albert_config.json")
-    params = from_tf(read_checkpoint(folder / "tf_ckpt"), config)
-    expected = dict(np.load(folder / "forward.npz"))
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_encode_gives_each_layer_of_the_original(name):
+    config, params = original_model(name)
+    expected = arrays(f"{name}/forward")
     inputs = golden_inputs(expected)
     encode = jax.jit(
         partial(functions.encode, AlbertForPretraining(config)), static_argnames=("layer", "pool")
@@ -120,8 +117,8 @@ def test_encode_gives_each_layer_of_the_original(shared, name):
 
 
 def test_sentence_order_and_filled_masks_are_those_of_the_original():
-    config, params, arrays = tiny()
-    expected = {k.removeprefix("forward/"): x for k, x in arrays.items() if k.startswith("forward")}
+    config, params = original_model()
+    expected = arrays("tiny/forward")
     model = AlbertForPretraining(config)
     ids, mask, segments, positions = golden_inputs(expected, 4)
     found = functions.sentence_order(model, params, ids, mask, segments)

@@ -16,6 +16,7 @@ from albert_jax.inference import export
 from albert_jax.inference.api import load
 from albert_jax.inference.export import export_serving
 from albert_jax.utils.errors import UserError
+from tests.helpers.compressed import read_compressed
 from tests.helpers.models import noisy_params, worded_albert
 from tests.helpers.paths import REPOSITORY
 
@@ -131,7 +132,7 @@ def test_text_becomes_the_models_own_ids_without_this_package(
     description = json.loads((folder / "serving.json").read_text())
     description["tokenizer"] = {"mode": mode, "do_lower_case": do_lower_case}
     (folder / "serving.json").write_text(json.dumps(description))
-    golden = json.loads((TOKENIZER_DATA / "tokenizer_en8k.json").read_text(encoding="utf-8"))
+    golden = json.loads(read_compressed(TOKENIZER_DATA / "tokenizer_en8k.json"))
     texts = [row["text"] for row in golden["strings"]]
     texts += ["", "The [MASK] of [SEP]", "1,234,567 and 9,", "\ud800 x", "``ΣΑΣ'' É", "\0 a\x07"]
     (tmp_path / "texts.json").write_text(json.dumps(texts))

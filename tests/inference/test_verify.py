@@ -31,7 +31,7 @@ from albert_jax.inference.published import RELEASED, Fill, Numbers, Released
 from albert_jax.inference.verify import Verification, verify
 from albert_jax.utils.errors import UserError
 from tests.helpers import reference
-from tests.helpers.golden import as_tf, tiny
+from tests.helpers.golden import CHECKPOINTS, as_tf, original_model
 from tests.helpers.models import noisy_params, tiny_albert
 from tests.helpers.paths import VOCABULARY
 
@@ -87,8 +87,8 @@ def test_a_whole_model_passes_every_line(exported: Path) -> None:
     assert Verification.from_json(json.loads(json.dumps(report))) == report
 
 
-def test_the_originals_checkpoint_passes_once_converted(shared: Path, tmp_path: Path) -> None:
-    convert(shared / "golden" / "tiny" / "tf_ckpt", tmp_path / "tiny", no_vocab=True)
+def test_the_originals_checkpoint_passes_once_converted(tmp_path: Path) -> None:
+    convert(CHECKPOINTS["tiny"], tmp_path / "tiny", no_vocab=True)
     lines = by_name(verify(tmp_path / "tiny"))
     assert [lines[name][0] for name in GENERIC] == ["PASS", "PASS", "PASS", "SKIP", "PASS"]
     assert "predictions, seq_relationship" in lines["inventory"][1]
@@ -485,7 +485,7 @@ def test_a_path_that_is_no_model_directory_is_the_users_mistake(tmp_path: Path) 
 
 
 def test_tiny_has_what_the_inventory_counts() -> None:
-    config, params, _ = tiny()
+    config, params = original_model()
     model = ModelDirectory(params, config, {"path": None, **SETTINGS}, {"head": None})
     check = verification._inventory(model)
     assert check.verdict == "PASS"

@@ -11,19 +11,18 @@ import numpy as np
 import pytest
 
 from albert_jax.checkpoint.convert.tf_names import tf_names
-from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.config.model import MODELS, ComputeConfig
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.models.albert import AlbertForPretraining, Block, init_params
 from albert_jax.models.flops import parameter_count, parameter_counts
 from albert_jax.models.lowering import Lowering
 from albert_jax.training.losses import pretraining_objective
 from tests.helpers import reference
-from tests.helpers.golden import as_tf, batch_of, tiny
+from tests.helpers.golden import CHECKPOINTS, arrays, as_tf, batch_of, original_model
 from tests.helpers.models import assert_trees_close, noisy_params, random_batch, tiny_albert
-from tests.helpers.tf_checkpoints import from_tf, read_checkpoint
 
-# Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5
-# on.
+# Two float32 implementations differ by 6e-6 here (tests/data/README.md); a wrong epsilon shows from
+# 2.7e-5 on.
 FORWARD = {"atol": 2e-5, "rtol": 0}
 DEFAULT, HERE = ComputeConfig(), Lowering()
 
@@ -51,15 +50,14 @@ def check_forward(config, params, expected):
         "sop_logits": output.sentence_order_logits_BC,
         "mlm_logits": output.masked_lm_logits_BPV.reshape(-1, config.vocab_size),
     }
-    pairs |= {f"layer_{i:02}": x for i, x in enumerate(output.encoder.layers_LBSH)}
-    compared = [name for name in pairs if name in expected]
-    for name in compared:
-        np.testing.assert_allclose(pairs[name], expected[name], err_msg=name, **FORWARD)
+    layers = sorted(name for name in expected if name.startswith("layer_"))
+    pairs |= dict(zip(layers, output.encoder.layers_LBSH, strict=True))
+    for name, found in pairs.items():
+        np.testing.assert_allclose(found, expected[name], err_msg=name, **FORWARD)
     total, metrics = loss_of(config, params, batch)
     np.testing.assert_allclose(metrics["masked_lm_loss"], expected["mlm_loss"], atol=5e-6)
     np.testing.assert_allclose(metrics["sentence_order_loss"], expected["sop_loss"], atol=5e-6)
     np.testing.assert_allclose(total, expected["total_loss"], atol=5e-6)
-    return compared
 
 
 def loss_of(config, params, batch, compute=DEFAULT):
@@ -73,24 +71,13 @@ def grads_of(config, params, batch, compute=DEFAULT, lowering=HERE):
     return loss(params, batch, objective.normalizers(batch))
 
 
-def test_forward_equals_the_original_on_the_carried_golden():
-    config, params, expected = tiny()
-    expected = {
-        k.removeprefix("forward/"): x for k, x in expected.items() if k.startswith("forward/")
-    }
-    assert len(check_forward(config, params, expected)) == 5
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_forward_and_gradients_equal_the_original(name):
+    config, params = original_model(name)
+    expected = arrays(f"{name}/forward")
+    check_forward(config, params, expected)
 
-
-@pytest.mark.parametrize("name", ["tiny", "tiny_inner2"])
-def test_forward_and_gradients_equal_the_original(shared, name):
-    folder = shared / "golden" / name
-    config = AlbertConfig.from_json(folder / "tf_ckpt" / "albert_config.json")
-    params = from_tf(read_checkpoint(folder / "tf_ckpt"), config)
-    expected = dict(np.load(folder / "forward.npz"))
-    blocks = config.num_hidden_layers * config.inner_group_num
-    assert len(check_forward(config, params, expected)) == 5 + blocks
-
-    golden = np.load(folder / "grads.npz")
+    golden = arrays(f"{name}/grads")
     grads = as_tf(grads_of(config, params, batch_of(expected)), config)
     assert set(grads) == {name for name in golden if not name.startswith("__")}
     for variable, gradient in grads.items():
@@ -104,8 +91,8 @@ def test_forward_and_gradients_equal_the_original(shared, name):
 
 
 def test_forward_equals_float64_numpy():
-    config, params, expected = tiny()
-    batch = batch_of(expected, "forward/")
+    config, params = original_model()
+    batch = batch_of(arrays("tiny/forward"))
     variables = as_tf(params, config)
     embeddings, layers, pooled = reference.forward(
         variables, config, batch["input_ids"], batch["input_mask"], batch["segment_ids"]
@@ -120,8 +107,9 @@ def test_forward_equals_float64_numpy():
 
 @pytest.mark.parametrize("mutation", ["query-key", "epsilon", "gelu", "mask", "segments"])
 def test_the_golden_comparison_can_fail(mutation):
-    config, params, expected = tiny()
-    batch = batch_of(expected, "forward/")
+    config, params = original_model()
+    expected = arrays("tiny/forward")
+    batch = batch_of(expected)
     if mutation == "query-key":
         attention = params["encoder"]["group_0"]["inner_group_0"]["attention"]
         attention["query"], attention["key"] = attention["key"], attention["query"]
@@ -134,7 +122,7 @@ def test_the_golden_comparison_can_fail(mutation):
     else:
         batch["segment_ids"] = np.zeros_like(batch["segment_ids"])
     output = apply(config, params, batch)
-    worst = np.abs(output.encoder.sequence_BSH - expected["forward/sequence_output"]).max()
+    worst = np.abs(output.encoder.sequence_BSH - expected["sequence_output"]).max()
     assert worst > FORWARD["atol"]
 
 

@@ -19,12 +19,12 @@ from albert_jax.models.heads import HEADS, AlbertForTask, SpanV2
 from albert_jax.training.losses import TASK_LOSSES, cross_entropy, task_objective
 from albert_jax.training.optimizer import adamw
 from albert_jax.training.step import init_state, make_train_step
-from tests.helpers.golden import tiny
+from tests.helpers.golden import TRANSFORMERS, arrays, original_model
 from tests.helpers.models import tiny_albert
 from tests.helpers.reference import dense, layer_norm, softmax
 
-# Two float32 implementations differ by 6e-6 here (golden README); a wrong epsilon shows from 4e-5
-# on.
+# Two float32 implementations differ by 6e-6 here (tests/data/README.md); a wrong epsilon shows from
+# 2.7e-5 on.
 FORWARD = {"atol": 2e-5, "rtol": 0}
 GRADIENT = {"atol": 1e-5, "rtol": 1e-4}
 LOSS = {"atol": 1e-5, "rtol": 2e-6}
@@ -58,13 +58,13 @@ ORIGINAL = {
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> dict[str, np.ndarray]:
-    return dict(np.load(shared / "golden" / "tiny" / "finetune_heads.npz"))
+def golden() -> dict[str, np.ndarray]:
+    return arrays("tiny/finetune_heads")
 
 
 def model_of(golden, group):
     kind, labels, names = ORIGINAL[group]
-    config, params, _ = tiny()
+    config, params = original_model()
     head = nest({ours: golden[f"var/{group}/{theirs}"] for theirs, ours in names.items()})
     encoder = {name: params[name] for name in ("embeddings", "encoder", "pooler")}
     if not HEADS[kind].pooled:
@@ -189,10 +189,9 @@ def hf_batch(outputs):
 
 
 @pytest.mark.parametrize("name", HF_FOLDERS)
-def test_logits_and_losses_equal_transformers(shared, name):
-    folder = shared / "golden" / "hf_roundtrip" / name
-    outputs = dict(np.load(folder / "outputs.npz"))
-    config, params = from_hf(name, folder)
+def test_logits_and_losses_equal_transformers(name):
+    outputs = arrays(f"transformers/{name}/outputs")
+    config, params = from_hf(name, TRANSFORMERS / name)
     kind, labels = HF_FOLDERS[name]
     model, batch = AlbertForTask(config, kind=kind, labels=labels), hf_batch(outputs)
     assert HEADS[kind].pooled == ("pooler" in params), "the golden models have what is needed"
@@ -209,15 +208,15 @@ def test_logits_and_losses_equal_transformers(shared, name):
     np.testing.assert_allclose(loss, outputs["loss"], **LOSS)
 
 
-def test_masked_lm_logits_and_loss_equal_transformers(shared):
+def test_masked_lm_logits_and_loss_equal_transformers():
     name = "masked_lm"
-    folder = shared / "golden" / "hf_roundtrip" / name
-    outputs = dict(np.load(folder / "outputs.npz"))
-    config, params = from_hf(name, folder)
+    outputs = arrays(f"transformers/{name}/outputs")
+    config, params = from_hf(name, TRANSFORMERS / name)
+    hidden = config.hidden_size
     params |= {  # transformers' model has neither; the masked-LM logits need neither
-        "pooler": {"kernel": np.zeros((64, 64), "f4"), "bias": np.zeros(64, "f4")},
+        "pooler": {"kernel": np.zeros((hidden, hidden), "f4"), "bias": np.zeros(hidden, "f4")},
         "seq_relationship": {
-            "output_weights": np.zeros((2, 64), "f4"),
+            "output_weights": np.zeros((2, hidden), "f4"),
             "output_bias": np.zeros(2, "f4"),
         },
     }

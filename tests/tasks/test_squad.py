@@ -30,6 +30,8 @@ from albert_jax.tasks.squad_reader import read_squad
 from albert_jax.tasks.squad_spans import encode_passage, windows
 from albert_jax.utils.errors import UserError
 from tests.helpers import original_spans
+from tests.helpers.compressed import unpack
+from tests.helpers.golden import FOLDER
 from tests.helpers.paths import VOCABULARY
 
 DROPPED = {"dev-p10-q0", "dev-p10-imp"}  # the Korean passage, whose alignment the original gives up
@@ -39,8 +41,9 @@ CONTEXT = "Zürich  lies in Switzerland, north of the Alps."
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> Path:
-    return shared / "golden" / "squad_eval"
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files in SQuAD's format, and what the original made of them."""
+    return unpack(FOLDER / "squad_eval", tmp_path_factory.mktemp("squad_eval"))
 
 
 @pytest.fixture(scope="module")

@@ -91,39 +91,10 @@ def test_mnli_dev_matched_has_the_published_number_of_each_label(glue):
     assert counts == {"entailment": 3479, "contradiction": 3213, "neutral": 3123}
 
 
-def test_mnli_tsv_has_its_sentences_in_columns_8_and_9_and_its_label_last(glue, tmp_path):
-    official = glue / "samples" / "MNLI" / "k-shot" / "16-100"
-    lines = (official / "train.tsv").read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines[1:]]
-    examples = TASKS["mnli"].examples("train", official)
-    assert [example.texts for example in examples] == [(row[8], row[9]) for row in rows]
-    assert [example.label for example in examples] == [row[-1] for row in rows]
-    # The dev file's 16 columns: four more labels before the gold one.
-    wide = [[*row[:11], *(["x"] * 4), row[11]] for row in rows]
-    header = [*lines[0].split("\t")[:10], *(f"label{i}" for i in range(1, 6)), "gold_label"]
-    text = "".join("\t".join(row) + "\n" for row in [header, *wide])
-    data = write(tmp_path, {"MNLI/dev_mismatched.tsv": text})
-    dev = TASKS["mnli"].examples("dev_mismatched", data)
-    assert [(e.texts, e.label) for e in dev] == [(e.texts, e.label) for e in examples]
-
-
 def test_the_diagnostic_set_is_read(glue):
     examples = TASKS["ax"].examples("test", glue)
     assert len(examples) == 1104
     assert examples[0].texts == ("The cat sat on the mat.", "The cat did not sit on the mat.")
-
-
-def test_the_diagnostic_set_with_labels_is_the_other_by_their_order(glue, tmp_path):
-    plain = TASKS["ax"].examples("test", glue)[:6]
-    labels = ("entailment", "neutral", "contradiction") * 2
-    rows = ["Lexical Semantics\tDomain\tPremise\tHypothesis\tLabel"]
-    rows += ["\t".join(["", "News", *e.texts, x]) for e, x in zip(plain, labels, strict=True)]
-    files = {"diagnostic/diagnostic-full.tsv": "\n".join(rows), "diagnostic/diagnostic.tsv": "x"}
-    found = TASKS["ax"].examples("test", write(tmp_path, files))
-    assert [(e.id, e.texts) for e in found] == [(e.id, e.texts) for e in plain]
-    assert tuple(e.label for e in found) == labels
-    right = {e.id: e.label for e in found}
-    assert TASKS["ax"].metrics(found, right) == {"matthews": pytest.approx(1)}
 
 
 def test_qqp_without_a_header_loses_its_short_rows_only_and_says_so(glue, tmp_path, capsys):
@@ -136,11 +107,6 @@ def test_qqp_without_a_header_loses_its_short_rows_only_and_says_so(glue, tmp_pa
     assert len(whole) == len(examples) == 23496
     assert [(*e.texts, e.label) for e in examples] == [tuple(row[3:]) for row in whole]
     assert "train.tsv: left out for want of 6 columns: row 1\n" in capsys.readouterr().err
-
-
-def test_qqp_with_its_header_reads_no_header_as_an_example(glue):
-    examples = TASKS["qqp"].examples("dev", glue / "samples" / "QQP" / "k-shot" / "16-13")
-    assert Counter(example.label for example in examples) == {"0": 16, "1": 16}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +134,74 @@ def test_quotes_in_mrpc_are_plain_text_and_its_byte_order_mark_is_no_part_of_a_n
     examples = TASKS["mrpc"].examples("dev", glue)
     assert examples[0].texts[1].startswith('" The foodservice pie business')
     assert sum(text.count('"') % 2 for e in examples for text in e.texts) > 0
+
+
+# ------------------------------------------------------------------- files laid out as GLUE's are
+
+MNLI_HEADER = (
+    "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\t"
+    "sentence1_parse\tsentence2_parse\tsentence1\tsentence2\tlabel1\tgold_label\n"
+)
+CLASSES = ("entailment", "neutral", "contradiction")
+
+
+def sentence_pairs(count: int) -> list[tuple[str, str]]:
+    """Made-up pairs, no two alike, with quotation marks that nothing closes."""
+    places = ("Zürich", "São Paulo", 'the "old town', "O'Neil's", "東京")
+    return [
+        (f"A train left {places[i % 5]} at {i} o'clock.", f'"It had {i + 2} cars, all of them red.')
+        for i in range(count)
+    ]
+
+
+def mnli_file(count: int) -> str:
+    rows = (
+        f"{i}\t{i}p\t{i}q\tfiction\t( a )\t( b )\t(S a)\t(S b)\t{a}\t{b}\tx\t{CLASSES[i % 3]}\n"
+        for i, (a, b) in enumerate(sentence_pairs(count))
+    )
+    return MNLI_HEADER + "".join(rows)
+
+
+def test_mnli_tsv_has_its_sentences_in_columns_8_and_9_and_its_label_last(tmp_path):
+    train = write(tmp_path, {"train.tsv": mnli_file(9)})
+    lines = (train / "train.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines[1:]]
+    examples = TASKS["mnli"].examples("train", train)
+    assert [example.texts for example in examples] == [(row[8], row[9]) for row in rows]
+    assert [example.label for example in examples] == [row[-1] for row in rows]
+    # The dev file's 16 columns: four more labels before the gold one.
+    wide = [[*row[:11], *(["x"] * 4), row[11]] for row in rows]
+    header = [*lines[0].split("\t")[:10], *(f"label{i}" for i in range(1, 6)), "gold_label"]
+    text = "".join("\t".join(row) + "\n" for row in [header, *wide])
+    data = write(tmp_path, {"MNLI/dev_mismatched.tsv": text})
+    dev = TASKS["mnli"].examples("dev_mismatched", data)
+    assert [(e.texts, e.label) for e in dev] == [(e.texts, e.label) for e in examples]
+
+
+def test_the_diagnostic_set_with_labels_is_the_other_by_their_order(tmp_path):
+    rows = "".join(f"{i}\t{a}\t{b}\n" for i, (a, b) in enumerate(sentence_pairs(6)))
+    text = f"index\tsentence1\tsentence2\n{rows}"
+    plain = TASKS["ax"].examples("test", write(tmp_path / "plain", {"diagnostic.tsv": text}))
+    assert len(plain) == 6
+    labels = ("entailment", "neutral", "contradiction") * 2
+    rows = ["Lexical Semantics\tDomain\tPremise\tHypothesis\tLabel"]
+    rows += ["\t".join(["", "News", *e.texts, x]) for e, x in zip(plain, labels, strict=True)]
+    files = {"diagnostic/diagnostic-full.tsv": "\n".join(rows), "diagnostic/diagnostic.tsv": "x"}
+    found = TASKS["ax"].examples("test", write(tmp_path / "full", files))
+    assert [(e.id, e.texts) for e in found] == [(e.id, e.texts) for e in plain]
+    assert tuple(e.label for e in found) == labels
+    right = {e.id: e.label for e in found}
+    assert TASKS["ax"].metrics(found, right) == {"matthews": pytest.approx(1)}
+
+
+def test_qqp_with_its_header_reads_no_header_as_an_example(tmp_path):
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    pairs = sentence_pairs(32)
+    rows = [f"{i}\t{2 * i}\t{2 * i + 1}\t{a}\t{b}\t{i % 2}\n" for i, (a, b) in enumerate(pairs)]
+    write(tmp_path, {"dev.tsv": header + "".join(rows)})
+    examples = TASKS["qqp"].examples("dev", tmp_path)
+    assert [e.texts for e in examples] == pairs
+    assert Counter(example.label for example in examples) == {"0": 16, "1": 16}
 
 
 TFDS_MAKE = """
@@ -198,16 +232,16 @@ print(json.dumps(found))
 """
 
 
-def test_tfds_gives_the_examples_of_the_files_without_tensorflow(glue, tmp_path):
-    """TFDS's own GLUE reader prepares real files; it numbers MNLI's labels in another order."""
-    inputs = tmp_path / "inputs"
-    few = glue / "samples" / "MNLI" / "k-shot" / "16-13"
-    files = {f"RTE/{split}.tsv": glue / "RTE" / f"{split}.tsv" for split in ("dev", "test")}
-    files["RTE/train.tsv"] = glue / "RTE" / "dev.tsv"
-    files["MNLI/train.tsv"] = few / "train.tsv"
-    for split in ("dev_matched", "dev_mismatched", "test_matched", "test_mismatched"):
-        files[f"MNLI/{split}.tsv"] = few / "dev_matched.tsv"
-    write(inputs, {name: path.read_bytes() for name, path in files.items()})
+def test_tfds_gives_the_examples_of_the_files_without_tensorflow(tmp_path):
+    """TFDS's own GLUE reader prepares them; it numbers MNLI's labels in another order."""
+    labels = ("entailment", "not_entailment")
+    rows = [f"{i}\t{a}\t{b}" for i, (a, b) in enumerate(sentence_pairs(300))]
+    labelled = "".join(f"{row}\t{labels[i % 2]}\n" for i, row in enumerate(rows))
+    files = {f"RTE/{split}.tsv": RTE_HEADER + labelled for split in ("train", "dev")}
+    files["RTE/test.tsv"] = "\n".join(["index\tsentence1\tsentence2", *rows, ""])
+    for split in ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched"):
+        files[f"MNLI/{split}.tsv"] = mnli_file(48)
+    inputs = write(tmp_path / "inputs", files)
     environment = os.environ | {
         "TFDS_DATA_DIR": str(tmp_path / "tfds"),
         "PYTHONPATH": str(REPOSITORY),
@@ -225,7 +259,7 @@ def test_tfds_gives_the_examples_of_the_files_without_tensorflow(glue, tmp_path)
     for name, split, examples in found:
         expected = TASKS[name].examples(split, inputs)
         assert examples == sorted([list(e.texts), e.label] for e in expected)
-    assert ids == list(range(3000))
+    assert ids == list(range(300))
     assert error.startswith("split 'validation' of rte is unknown; known: train, dev, test")
 
 
@@ -400,9 +434,11 @@ def test_scores_are_written_within_0_to_5_and_scored_as_they_are(tmp_path, token
     assert task.predictions(examples, feature, [{"logits": np.array([2.5])}]) == {"0": 2.5}
 
 
-def test_a_test_split_without_labels_cannot_be_scored(glue):
-    examples = TASKS["rte"].examples("test", glue)
-    with pytest.raises(UserError, match="3000 of 3000 examples of rte have no label"):
+def test_a_test_split_without_labels_cannot_be_scored(tmp_path):
+    rows = "".join(f"{i}\t{a}\t{b}\n" for i, (a, b) in enumerate(sentence_pairs(3)))
+    write(tmp_path, {"test.tsv": f"index\tsentence1\tsentence2\n{rows}"})
+    examples = TASKS["rte"].examples("test", tmp_path)
+    with pytest.raises(UserError, match="3 of 3 examples of rte have no label"):
         TASKS["rte"].metrics(examples, {})
 
 

@@ -47,7 +47,7 @@ from albert_jax.training.metrics import read_metrics
 from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import init_state, make_train_step
 from albert_jax.utils.errors import UserError
-from tests.helpers.golden import tiny
+from tests.helpers.golden import original_model
 from tests.helpers.models import tiny_albert
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.pretraining_runs import VOCABULARY, random_model
@@ -244,7 +244,7 @@ def test_evaluation_has_every_row_once_whatever_its_number_of_choices():
 
 def test_steps_from_golden_weights_are_those_of_the_originals_adamw():
     """Ten steps at Table 14's schedule against NumPy's float64 AdamW with the same gradients."""
-    config, params, _ = tiny()
+    config, params = original_model()
     config = dataclasses.replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     model = AlbertForTask(config, kind="classification", labels=3, dropout=0.0)
     params = init_params(model, jax.random.key(0)) | {

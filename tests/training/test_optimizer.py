@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from albert_jax.config.model import AlbertConfig
+from albert_jax.checkpoint.convert.tf_names import tf_names
 from albert_jax.config.run import OptimizerConfig
 from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.training.losses import pretraining_objective
@@ -28,7 +28,15 @@ from albert_jax.training.optimizer import (
 )
 from albert_jax.training.step import init_state, make_train_step
 from tests.helpers import reference
-from tests.helpers.golden import FOLDER, as_tf, batch_of, hparams, tiny
+from tests.helpers.golden import (
+    CHECKPOINTS,
+    FOLDER,
+    arrays,
+    as_tf,
+    batch_of,
+    hparams,
+    original_model,
+)
 from tests.helpers.tf_checkpoints import from_tf, read_checkpoint
 
 SCHEDULES = json.loads((FOLDER / "lr_schedule.json").read_text())
@@ -50,10 +58,21 @@ def test_schedule_equals_the_original(case):
     np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-6 * case["init_lr"])
 
 
-def run_trajectory(config, params, batches, golden, prefix="", slots=None, start=0):
+def resumed_state(model, config):
+    """The slots and the step of an original's checkpoint."""
+    variables = read_checkpoint(CHECKPOINTS[model])
+    moments = (
+        from_tf({n: variables[f"{n}/{slot}"] for n in tf_names(config).values()}, config)
+        for slot in ("adam_m", "adam_v")
+    )
+    return MomentsState(*moments), int(variables["global_step"])
+
+
+def run_trajectory(model, golden, prefix=""):
     """20 steps by the optimizer that pretrain and finetune build, with the golden's
     hyper-parameters; returns (metrics a step, norms a step, final state)."""
-    h = hparams(golden, prefix)
+    config, params = original_model(model)
+    h, batches = hparams(golden, prefix), arrays(f"{model}/trajectories")
     optimizer = OptimizerConfig(
         name=h["optimizer"], learning_rate=h["init_lr"], warmup_steps=h["num_warmup_steps"]
     )
@@ -61,7 +80,8 @@ def run_trajectory(config, params, batches, golden, prefix="", slots=None, start
     objective = pretraining_objective(AlbertForPretraining(config))
     step = jax.jit(make_train_step(objective, tx))
     state = init_state(jax.tree.map(jnp.asarray, params), tx, seed=0)
-    if slots:
+    if h["resume"]:
+        slots, start = resumed_state(model, config)
         is_node = lambda x: isinstance(x, MomentsState | optax.ScaleByScheduleState)  # noqa: E731
         resumed = {
             MomentsState: slots,
@@ -93,43 +113,26 @@ def check_trajectory(golden, prefix, history, norms):
     np.testing.assert_allclose(norms[:, key_bias], expected[:, key_bias], atol=1e-3)
 
 
-@pytest.mark.parametrize("trajectory", ["lamb_trajectory", "adamw_trajectory"])
-def test_twenty_steps_equal_the_originals_carried_trajectory(trajectory):
-    config, params, golden = tiny()
-    prefix = trajectory + "/"
-    history, norms, _ = run_trajectory(config, params, golden, golden, prefix)
+TRAJECTORIES = [
+    ("tiny", "lamb_trajectory"),
+    ("tiny", "lamb_trajectory_resume"),
+    ("tiny", "adamw_trajectory"),
+    ("tiny_inner2", "lamb_trajectory"),
+]
+
+
+@pytest.mark.parametrize(("model", "trajectory"), TRAJECTORIES)
+def test_twenty_steps_have_the_originals_losses_and_norms(model, trajectory):
+    golden, prefix = arrays(f"{model}/trajectories"), f"{trajectory}/"
+    history, norms, _ = run_trajectory(model, golden, prefix)
     check_trajectory(golden, prefix, history, norms)
 
 
-@pytest.mark.parametrize(
-    ("model", "trajectory"),
-    [
-        ("tiny", "lamb_trajectory"),
-        ("tiny", "lamb_trajectory_resume"),
-        ("tiny", "adamw_trajectory"),
-        ("tiny_inner2", "lamb_trajectory"),
-    ],
-)
+@pytest.mark.parametrize(("model", "trajectory"), TRAJECTORIES)
 def test_twenty_steps_end_at_the_originals_variables_and_slots(shared, model, trajectory):
-    folder = shared / "golden" / model
-    config = AlbertConfig.from_json(folder / "tf_ckpt" / "albert_config.json")
-    variables = read_checkpoint(folder / "tf_ckpt")
-    batches = dict(np.load(folder / "lamb_trajectory.npz"))
-    golden = dict(np.load(folder / f"{trajectory}.npz"))
-    slots, start = None, 0
-    if hparams(golden)["resume"]:
-        moments = (
-            from_tf(
-                {n: variables[f"{n}/{slot}"] for n in variables if f"{n}/{slot}" in variables},
-                config,
-            )
-            for slot in ("adam_m", "adam_v")
-        )
-        slots, start = MomentsState(*moments), int(variables["global_step"])
-    history, norms, state = run_trajectory(
-        config, from_tf(variables, config), batches, golden, slots=slots, start=start
-    )
-    check_trajectory(golden, "", history, norms)
+    golden = dict(np.load(shared / "golden" / model / f"{trajectory}.npz"))
+    config, _ = original_model(model)
+    _, _, state = run_trajectory(model, golden)
     final = as_tf(state.params, config)
     for name, value in final.items():
         atol = 1e-4 if name.endswith("key/bias") else 5e-5
@@ -176,7 +179,7 @@ def test_updates_equal_float64_numpy(make):
 
 
 def test_layernorm_and_every_bias_are_exempt_and_nothing_else():
-    config, params, _ = tiny()
+    config, params = original_model()
     adapted = as_tf(is_adapted(params), config)
     assert {n for n, a in adapted.items() if not a} == {
         n for n in adapted if n.endswith(("bias", "gamma", "beta"))
@@ -184,8 +187,8 @@ def test_layernorm_and_every_bias_are_exempt_and_nothing_else():
 
 
 def test_trust_ratios_are_reported_by_name_for_adapted_parameters_only():
-    config, params, golden = tiny()
-    _, _, state = run_trajectory(config, params, golden, golden, "lamb_trajectory/")
+    _, params = original_model()
+    _, _, state = run_trajectory("tiny", arrays("tiny/trajectories"), "lamb_trajectory/")
     ratios = trust_ratios(state.opt_state)
     assert len(ratios) == sum(jax.tree.leaves(is_adapted(params)))
     assert "embeddings/word_embeddings" in ratios
@@ -194,9 +197,9 @@ def test_trust_ratios_are_reported_by_name_for_adapted_parameters_only():
 
 
 def test_optax_lamb_is_selectable_and_is_another_algorithm():
-    config, params, golden = tiny()
+    config, params = original_model()
     objective = pretraining_objective(AlbertForPretraining(config))
-    batch = batch_of(golden, "batch/", 0)
+    batch = batch_of(arrays("tiny/trajectories"), "batch/", 0)
 
     def after_two(name):
         tx, _ = make_optimizer(

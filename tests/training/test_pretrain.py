@@ -26,7 +26,7 @@ from albert_jax.perf.dry_run import describe_plan
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import export, pretrain
 from albert_jax.utils.errors import UserError
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.paths import DATA, REPOSITORY
 from tests.helpers.pretraining_runs import TINY, VOCABULARY, make_store, run_with_kills, tiny_config
 
 
@@ -155,8 +155,8 @@ def test_text_alone_is_enough(tmp_path):
     assert (tmp_path / "run" / "model" / "spiece.model").exists()
 
 
-def test_tfrecord_shards_train_too(shared, tmp_path):
-    records = shared / "golden" / "pretraining_data" / "first50.tfrecord"
+def test_tfrecord_shards_train_too(tmp_path):
+    records = DATA / "pretraining" / "first50.tfrecord"
     config = tiny_config(records, tmp_path, steps=2)
     model = dataclasses.replace(TINY, max_position_embeddings=128)
     config = dataclasses.replace(

@@ -49,6 +49,7 @@ from tests.helpers.conversions import (
     write_transformers,
 )
 from tests.helpers.fuzz_formats import _Call, torch_pickle, write_torch
+from tests.helpers.golden import CHECKPOINTS, TRANSFORMERS, arrays
 from tests.helpers.paths import VOCABULARY
 from tests.helpers.tf_checkpoints import read_checkpoint
 
@@ -118,11 +119,11 @@ def hf(tmp_path: Path) -> Path:
 # ---------------------------------------------------------------------------------- bit for bit
 
 
-@pytest.mark.parametrize("model", ["tiny", "tiny_inner2"])
+@pytest.mark.parametrize("model", CHECKPOINTS)
 def test_the_originals_checkpoint_comes_back_bit_for_bit_with_its_optimizer(
-    shared: Path, tmp_path: Path, model: str
+    original_checkpoint: Callable[[str], Path], tmp_path: Path, model: str
 ) -> None:
-    source = shared / "golden" / model / "tf_ckpt"
+    source = original_checkpoint(model)
     convert(source, tmp_path / "ours", with_optimizer=True)
     convert(tmp_path / "ours", tmp_path / "back", "tf", with_optimizer=True)
     assert tf_tensors(tmp_path / "back") == tf_tensors(source)
@@ -131,10 +132,8 @@ def test_the_originals_checkpoint_comes_back_bit_for_bit_with_its_optimizer(
 
 
 @pytest.mark.parametrize("model", HF_MODELS)
-def test_transformers_model_comes_back_bit_for_bit(
-    shared: Path, tmp_path: Path, model: str
-) -> None:
-    source = shared / "golden" / "hf_roundtrip" / model
+def test_transformers_model_comes_back_bit_for_bit(tmp_path: Path, model: str) -> None:
+    source = TRANSFORMERS / model
     convert(source, tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "back", "hf")
     assert hf_tensors(tmp_path / "back") == hf_tensors(source)
@@ -165,8 +164,8 @@ def test_every_head_goes_round_through_every_format(tmp_path: Path, head: str) -
     assert tf_tensors(tmp_path / "back") == expected
 
 
-def test_heads_that_the_original_trained_are_read(shared: Path, tmp_path: Path) -> None:
-    golden = np.load(shared / "golden" / "tiny" / "finetune_heads.npz")
+def test_heads_that_the_original_trained_are_read(tmp_path: Path) -> None:
+    golden = arrays("tiny/finetune_heads")
     for name, kind in (
         ("classifier", "classification"),
         ("regression", "regression"),
@@ -175,16 +174,16 @@ def test_heads_that_the_original_trained_are_read(shared: Path, tmp_path: Path) 
         ("squadv2", "span_v2"),
     ):
         prefix = f"var/{name}/"
-        head = {k.removeprefix(prefix): golden[k] for k in golden.files if k.startswith(prefix)}
+        head = {k.removeprefix(prefix): x for k, x in golden.items() if k.startswith(prefix)}
         if not head:
             continue
-        reader = CheckpointReader.open(shared / "golden" / "tiny" / "tf_ckpt")
+        reader = CheckpointReader.open(CHECKPOINTS["tiny"])
         wanted = [n for n in reader.names() if n.startswith("bert/") and "adam" not in n]
         write_checkpoint(tmp_path / name, {n: reader.read(n) for n in wanted} | head)
         report = convert(
             tmp_path / name,
             tmp_path / f"{name}_out",
-            config=shared / "golden" / "tiny" / "tf_ckpt" / "albert_config.json",
+            config=CHECKPOINTS["tiny"] / "albert_config.json",
             head="regression" if kind == "regression" else None,
         )
         assert report["head"]["kind"] == kind
@@ -192,12 +191,11 @@ def test_heads_that_the_original_trained_are_read(shared: Path, tmp_path: Path) 
         assert named == set(head)
 
 
-def test_weights_are_those_of_the_golden_forward_passes(shared: Path, tmp_path: Path) -> None:
-    """float32 limits of the golden README: 5e-5 in hidden states and logits."""
+def test_weights_are_those_of_the_golden_forward_passes(tmp_path: Path) -> None:
+    """float32 limits (tests/data/README.md): 5e-5 in hidden states and logits."""
     for model in ("pretraining", "pretraining_erf_gelu_inner2"):
-        source = shared / "golden" / "hf_roundtrip" / model
-        convert(source, tmp_path / model)
-        golden = np.load(source / "outputs.npz")
+        convert(TRANSFORMERS / model, tmp_path / model)
+        golden = arrays(f"transformers/{model}/outputs")
         inputs = [golden[n] for n in ("input_ids", "attention_mask", "token_type_ids")]
         output = albert_jax.load(tmp_path / model).forward(*inputs)
         inner = len(output.layers) // 4
@@ -211,9 +209,9 @@ def test_weights_are_those_of_the_golden_forward_passes(shared: Path, tmp_path: 
             (output.sentence_order_logits, "sop_logits"),
         ):
             np.testing.assert_allclose(found, golden[name], rtol=0, atol=5e-5)
-    for model in ("tiny", "tiny_inner2"):
-        convert(shared / "golden" / model / "tf_ckpt", tmp_path / model)
-        golden = np.load(shared / "golden" / model / "forward.npz")
+    for model, checkpoint in CHECKPOINTS.items():
+        convert(checkpoint, tmp_path / model)
+        golden = arrays(f"{model}/forward")
         inputs = [golden[n] for n in ("input_ids", "input_mask", "segment_ids")]
         output = albert_jax.load(tmp_path / model).forward(*inputs, golden["masked_lm_positions"])
         logits = output.masked_lm_logits.reshape(golden["mlm_logits"].shape)
@@ -494,37 +492,36 @@ def transformers_says() -> Iterator[list[str]]:
 @pytest.mark.peers
 @pytest.mark.parametrize("model", HF_MODELS)
 def test_transformers_loads_what_we_write_and_computes_the_same(
-    shared: Path, tmp_path: Path, transformers_says: list[str], model: str
+    tmp_path: Path, transformers_says: list[str], model: str
 ) -> None:
     import torch
     import transformers
 
-    source = shared / "golden" / "hf_roundtrip" / model
-    convert(source, tmp_path / "ours")
+    convert(TRANSFORMERS / model, tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "back", "hf")
     name = json.loads((tmp_path / "back" / "config.json").read_text())["architectures"][0]
     loaded = getattr(transformers, name).from_pretrained(tmp_path / "back").eval()
     assert transformers_says == []
-    golden = np.load(source / "outputs.npz")
+    golden = arrays(f"transformers/{model}/outputs")
     names = ("input_ids", "attention_mask", "token_type_ids")
     with torch.no_grad():
         output = loaded(**{name: torch.tensor(golden[name]) for name in names})
     for key in ("prediction_logits", "sop_logits", "logits", "start_logits", "end_logits"):
-        if key in golden.files:
+        if key in golden:
             np.testing.assert_allclose(output[key].numpy(), golden[key], rtol=0, atol=5e-5)
 
 
 @pytest.mark.peers
 def test_transformers_computes_what_the_original_did(
-    shared: Path, tmp_path: Path, transformers_says: list[str]
+    tmp_path: Path, transformers_says: list[str]
 ) -> None:
     import torch
     import transformers
 
-    for model in ("tiny", "tiny_inner2"):
-        convert(shared / "golden" / model / "tf_ckpt", tmp_path / model, "hf")
+    for model, checkpoint in CHECKPOINTS.items():
+        convert(checkpoint, tmp_path / model, "hf")
         loaded = transformers.AlbertForPreTraining.from_pretrained(tmp_path / model).eval()
-        golden = np.load(shared / "golden" / model / "forward.npz")
+        golden = arrays(f"{model}/forward")
         names = ("input_ids", "input_mask", "segment_ids")
         ids, mask, types_ = (torch.tensor(golden[n].astype(np.int64)) for n in names)
         with torch.no_grad():

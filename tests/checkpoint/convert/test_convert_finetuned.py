@@ -20,7 +20,7 @@ from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.predict import predict
 from albert_jax.tasks.collate import as_rows
 from albert_jax.training.finetune import finetune
-from tests.helpers.golden import FOLDER
+from tests.helpers.golden import CHECKPOINTS
 from tests.helpers.models import tiny_albert
 from tests.helpers.pretraining_runs import random_model
 
@@ -180,8 +180,8 @@ def test_a_tf1_checkpoint_has_the_originals_names(tuned: Any, tmp_path: Path) ->
     task, model, _ = tuned
     convert(model, tmp_path / "tf", to="tf")
     reader = CheckpointReader.open(tmp_path / "tf")
-    with np.load(FOLDER / "tiny_variables.npz") as golden:
-        names = {name for name in golden.files if name.startswith("bert/")}
+    written = CheckpointReader.open(CHECKPOINTS["tiny"]).names()
+    names = {n for n in written if n.startswith("bert/") and not n.endswith(("/adam_m", "/adam_v"))}
     scope = ""
     if task in ("squad1", "token-classification"):  # which have no use for the pooler
         names -= {"bert/pooler/dense/kernel", "bert/pooler/dense/bias"}

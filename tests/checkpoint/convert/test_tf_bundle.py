@@ -27,12 +27,12 @@ from albert_jax.checkpoint.convert.sstable import encode_table, encode_varint, m
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
 from albert_jax.utils.errors import UserError
 from tests.helpers import tf_bundle_peer
+from tests.helpers.golden import CHECKPOINTS, arrays
 from tests.helpers.paths import DATA
 from tests.helpers.tf_bundle_peer import every_dtype, many
 from tests.helpers.tf_checkpoints import read_checkpoint, read_tensors
 
 FILES = DATA / "tf_bundle"
-GOLDEN = ("tiny", "tiny_inner2")
 OURS = {  # what TensorFlow is given to read: tensors, shards
     "ours": (every_dtype(), 1),
     "ours_in_shards": (every_dtype(), 3),
@@ -68,7 +68,7 @@ def traced(limit: float):
 
 
 @pytest.fixture(scope="module")
-def tensorflow(tmp_path_factory, request) -> Path:
+def tensorflow(tmp_path_factory, original_checkpoint) -> Path:
     """What TensorFlow wrote, and read.pickle: what it read of ours and of the original's."""
     python = os.environ.get("ALBERT_JAX_TF_PYTHON")
     if not python and importlib.util.find_spec("tensorflow") is None:
@@ -77,9 +77,9 @@ def tensorflow(tmp_path_factory, request) -> Path:
     prefixes = {name: folder / name for name in OURS}
     for name, (tensors, shards) in OURS.items():
         write_checkpoint(prefixes[name], tensors, shards=shards)
-    with suppress(pytest.skip.Exception):
-        golden = request.getfixturevalue("shared") / "golden"
-        prefixes |= {m: golden / m / "tf_ckpt" / "model.ckpt-best" for m in GOLDEN}
+    for model in CHECKPOINTS:
+        with suppress(pytest.skip.Exception):
+            prefixes[model] = original_checkpoint(model) / "model.ckpt-best"
     arguments = [folder, *(f"{name}={prefix}" for name, prefix in prefixes.items())]
     command = [python or sys.executable, tf_bundle_peer.__file__, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
@@ -123,10 +123,9 @@ def test_object_graph_of_tensorflow_2_can_be_listed_and_skipped():
     assert b"kernel" in reader.read("_CHECKPOINTABLE_OBJECT_GRAPH").item()
 
 
-@pytest.mark.parametrize("model", GOLDEN)
-def test_original_checkpoint_has_the_original_variables(shared, model):
-    folder = shared / "golden" / model
-    reader = CheckpointReader.open(folder / "tf_ckpt")
+@pytest.mark.parametrize("model", CHECKPOINTS)
+def test_original_checkpoint_has_the_original_variables(original_checkpoint, model):
+    reader = CheckpointReader.open(original_checkpoint(model))
     tensors = read_tensors(reader)
     assert tensors["global_step"].dtype == np.int64
     assert tensors["global_step"] == 8
@@ -137,17 +136,16 @@ def test_original_checkpoint_has_the_original_variables(shared, model):
             assert reader.shape(f"{name}/{slot}") == reader.shape(name), name
             assert reader.dtype(f"{name}/{slot}") == np.float32, name
     # What TensorFlow itself looked up with these values when it ran the model.
-    with np.load(folder / "forward.npz") as forward:
-        embeddings = tensors["bert/embeddings/word_embeddings"]
-        looked_up = embeddings[forward["input_ids"]]
-        np.testing.assert_array_equal(looked_up, forward["word_embedding_output"])
-        logits = forward["pooled_output"] @ tensors["cls/seq_relationship/output_weights"].T
-        logits += tensors["cls/seq_relationship/output_bias"]
-        np.testing.assert_allclose(logits, forward["sop_logits"], rtol=0, atol=1e-5)
+    forward = arrays(f"{model}/forward")
+    looked_up = tensors["bert/embeddings/word_embeddings"][forward["input_ids"]]
+    np.testing.assert_array_equal(looked_up, forward["word_embedding_output"])
+    logits = forward["pooled_output"] @ tensors["cls/seq_relationship/output_weights"].T
+    logits += tensors["cls/seq_relationship/output_bias"]
+    np.testing.assert_allclose(logits, forward["sop_logits"], rtol=0, atol=1e-5)
 
 
-def test_tiny_checkpoint_has_the_shapes_of_its_configuration(shared):
-    reader = CheckpointReader.open(shared / "golden/tiny/tf_ckpt/model.ckpt-best")
+def test_tiny_checkpoint_has_the_shapes_of_its_configuration():
+    reader = CheckpointReader.open(CHECKPOINTS["tiny"] / "model.ckpt-best")
     block = "bert/encoder/transformer/group_0/inner_group_0"
     assert {
         "bert/embeddings/word_embeddings": (1000, 16),
@@ -217,9 +215,9 @@ def test_index_of_many_blocks_equals_tensorflows(tmp_path):
     assert plain(read_checkpoint(tmp_path / "many")) == plain(many())
 
 
-@pytest.mark.parametrize("model", GOLDEN)
-def test_original_checkpoint_comes_back_byte_for_byte(shared, model, tmp_path):
-    original = shared / "golden" / model / "tf_ckpt" / "model.ckpt-best"
+@pytest.mark.parametrize("model", CHECKPOINTS)
+def test_original_checkpoint_comes_back_byte_for_byte(original_checkpoint, model, tmp_path):
+    original = original_checkpoint(model) / "model.ckpt-best"
     write_checkpoint(tmp_path / original.name, read_checkpoint(original))
     assert files(tmp_path / original.name) == files(original)
 
@@ -308,10 +306,10 @@ def test_tensorflow_reads_what_is_written_here(tensorflow, name):
     assert found[name] == plain(OURS[name][0])
 
 
-@pytest.mark.parametrize("model", GOLDEN)
-def test_original_checkpoint_reads_as_tensorflow_reads_it(shared, tensorflow, model):
+@pytest.mark.parametrize("model", CHECKPOINTS)
+def test_original_checkpoint_reads_as_tensorflow_reads_it(original_checkpoint, tensorflow, model):
+    reader = CheckpointReader.open(original_checkpoint(model))
     expected = pickle.loads((tensorflow / "read.pickle").read_bytes())
-    reader = CheckpointReader.open(shared / "golden" / model / "tf_ckpt")
     assert plain(read_tensors(reader)) == expected[model]
 
 
@@ -529,8 +527,8 @@ def test_no_mutation_of_ten_thousand_changes_a_value_unseen(sound):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_no_mutation_of_an_original_checkpoint_goes_unseen(shared, tmp_path):
-    for file in (shared / "golden/tiny/tf_ckpt").glob("model.ckpt-best.[di]*"):
+def test_no_mutation_of_an_original_checkpoint_goes_unseen(tmp_path):
+    for file in CHECKPOINTS["tiny"].glob("model.ckpt-best.[di]*"):
         shutil.copyfile(file, tmp_path / file.name)
     fuzz(tmp_path / "model.ckpt-best", 10_000, seed=3)
 

@@ -28,6 +28,8 @@ from albert_jax.data.text.documents import (
 from albert_jax.data.text.lines import Reading, read_lines, text_lines
 from albert_jax.data.text.sentences import detect_layout, split_sentences
 from albert_jax.utils.errors import UserError
+from tests.helpers.compressed import read_compressed
+from tests.helpers.paths import DATA
 
 PROSE = (
     "Dr. Smith went to Washington, D.C. in January. He came back on the 3rd. Why? Nobody knows.\n"
@@ -114,12 +116,15 @@ def test_layout_is_judged_by_the_first_lines(text, layout):
     assert detect_layout(text.split("\n")) == layout
 
 
-def test_novels_are_prose_and_the_original_format_is_a_sentence_a_line(shared):
+def test_novels_are_prose(shared):
     novels = sorted((shared / "data" / "books").glob("*.gz"))
     assert len(novels) == 50
     assert {find_layout(str(path), Reading()) for path in novels} == {"split"}
-    sentences = shared / "golden" / "pretraining_data" / "corpus.txt"
-    assert find_layout(str(sentences), Reading()) == "lines"
+
+
+def test_the_originals_corpus_is_a_sentence_a_line(write):
+    path = write(read_compressed(DATA / "pretraining" / "corpus.txt"))
+    assert find_layout(str(path), Reading()) == "lines"
 
 
 # ------------------------------------------------------------------------------------------ text
