@@ -153,6 +153,7 @@ def test_glue_eval_shows_curves_mistakes_and_answers_in_their_passages(
     assert passages.count("It is still there & open. " * 4) == 8
 
 
+@pytest.mark.slow
 def test_step_time_measures_estimates_and_says_what_it_cannot(tmp_path, monkeypatch):
     config = AlbertConfig(
         vocab_size=200,

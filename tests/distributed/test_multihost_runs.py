@@ -249,7 +249,8 @@ def test_a_process_that_dies_ends_the_other_with_a_line_and_status_75(store, tmp
     assert "run the same command again" in last
 
 
-@pytest.mark.parametrize("unplugged", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("unplugged", [0, 1])
 def test_a_host_that_is_cut_off_ends_all_with_a_line_and_status_75(
     hosts, store, tmp_path, unplugged
 ):
