@@ -70,7 +70,9 @@ def one(contender: str, config: PretrainConfig, model: str) -> dict[str, Any]:
         assert torch.cuda.is_available(), "PyTorch sees no GPU"
         torch.set_float32_matmul_precision("high")
         compiled = contender.endswith("compiled")
-        train, forward = pytorch_step(peer_config(model), batch, device="cuda", compiled=compiled)
+        train, forward = pytorch_step(
+            peer_config(model), batch, device="cuda", compiled=compiled, autocast=True
+        )
 
         def waited(call: Callable[[], Any]) -> Callable[[], Any]:
             return lambda: (call(), torch.cuda.synchronize())

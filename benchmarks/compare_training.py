@@ -4,7 +4,8 @@
 python -m benchmarks.compare_training --batch-size 8 --sequence 128 --rounds 5
 
 All train a base-v2 model with random weights, in float32, on the same batch without padding, with
-masked-LM and sentence-order loss and AdamW. The peers compute logits at every position, as they do
+masked-LM and sentence-order loss and AdamW. With `--bfloat16` ours and PyTorch's model under
+autocast are contenders too. The peers compute logits at every position, as they do
 for their users. In each round all contenders make one step, one after the other on the same
 threads; compiling and warming up is left out. A matmul of 2048 in each framework says what the
 cores give meanwhile.
@@ -102,6 +103,7 @@ def main(
     predictions: int = 20,
     rounds: int = 5,
     unroll: tuple[int, ...] = (1, 12),
+    bfloat16: bool = False,
     keep_memory: bool = False,
 ) -> None:
     """Prints milliseconds, medians over the rounds, and their ratios.
@@ -112,6 +114,7 @@ def main(
         predictions: positions predicted in a row.
         rounds: steps of each contender.
         unroll: of our scan; a contender each.
+        bfloat16: ours and PyTorch's once more, in bfloat16.
         keep_memory: the process keeps freed memory, all contenders' alike, as `pretrain`'s does.
     """
     if keep_memory and not keep_freed_memory():
@@ -134,6 +137,12 @@ def main(
         for n in unroll
     }
     makers |= {"PyTorch": lambda: pytorch_step(peers, batch), "Flax": lambda: flax(peers, batch)}
+    if bfloat16:
+        half = dataclasses.replace(config, compute=ComputeConfig(dtype="bfloat16"))
+        makers |= {
+            "albert_jax, bfloat16": lambda: ours(half, batch),
+            "PyTorch, autocast to bfloat16": lambda: pytorch_step(peers, batch, autocast=True),
+        }
     pairs = {name: make() for name, make in makers.items()}
     flops = batch_size * train_flops_per_sequence(base, sequence, predictions)
     for title, index, work in (("train step", 0, flops), ("forward", 1, flops / 3)):

@@ -57,10 +57,15 @@ def peer_batch(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def pytorch_step(
-    config: Any, batch: dict[str, np.ndarray], device: str = "cpu", compiled: bool = False
+    config: Any,
+    batch: dict[str, np.ndarray],
+    device: str = "cpu",
+    *,
+    compiled: bool = False,
+    autocast: bool = False,
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """An update by AdamW and a forward pass; on a GPU with autocast to bfloat16 and without waiting
-    for it."""
+    """An update by AdamW and a forward pass, with `autocast` to bfloat16; not waited for on a
+    GPU."""
     model = transformers.AlbertForPreTraining(config).train().to(device)
     on_gpu = device != "cpu"
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, fused=on_gpu)
@@ -68,7 +73,7 @@ def pytorch_step(
     call = torch.compile(model) if compiled else model
 
     def output() -> Any:
-        with torch.autocast(device, torch.bfloat16, enabled=on_gpu):
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
             return call(**inputs)
 
     def train() -> None:
