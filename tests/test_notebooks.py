@@ -134,6 +134,7 @@ def test_fill_mask_shows_answers_and_five_pictures(archive, tmp_path, monkeypatc
     assert "FAIL" not in text
 
 
+@pytest.mark.slow
 def test_glue_eval_shows_curves_mistakes_and_answers_in_their_passages(
     archive, tasks, tmp_path, monkeypatch
 ):

@@ -238,7 +238,7 @@ def test_flags_have_the_names_and_defaults_of_the_python_call(
         ("pretrain --train.batch-size many", "--train.batch-size: invalid literal for int()"),
         ("pretrain --train.batch-size 0", "train.batch_size 0 must be at least 1"),
         ("pretrain --train.batch-size", "Missing value for argument '--train.batch-size'"),
-        ("pretrain --compute.dtype half", "Expected one of ('float32', 'bfloat16')"),
+        ("pretrain --compute.dtype half", "Expected one of ('float32', 'bfloat16', 'auto')"),
         ("pretrain --model.hidden-size 100", "hidden_size 100 is not a multiple"),
         ("pretrain --train.steps 3 recipe.py", "Unrecognized options: recipe.py"),
         ("pretrain none.py", "recipe none.py does not exist"),

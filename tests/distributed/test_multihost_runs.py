@@ -235,7 +235,8 @@ def test_sigterm_to_one_saves_the_same_step_in_all_and_one_process_goes_on(store
 # -------------------------------------------------------------------------------------------- death
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_the_other_with_a_line_and_status_75(store, tmp_path, victim):
     (tmp_path / "slow").write_text("4 4")
     with Fleet(tmp_path) as fleet:

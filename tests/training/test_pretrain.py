@@ -228,14 +228,14 @@ def test_the_plan_says_what_would_be_done_and_trains_nothing(store, tmp_path):
 SIXTY = pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(4500)])
 
 
-@pytest.mark.parametrize("kills", [pytest.param(6, marks=pytest.mark.timeout(900)), SIXTY])
+@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.timeout(900)), SIXTY])
 def test_a_run_killed_anywhere_ends_with_the_bits_of_one_left_alone(store, tmp_path, kills):
     # Dropout is on and each update is made of two micro-batches. "Anywhere" includes start-up,
     # the middle of a step and the middle of a save, as every second step saves.
     steps = 9 * kills // 2
     run_with_kills(store, tmp_path / "alone", kills=0, steps=steps, timeout=1200)
     struck = run_with_kills(store, tmp_path / "killed", kills=kills, steps=steps, timeout=3000)
-    assert struck >= 3 * kills // 4  # the others came after its end
+    assert struck >= 2 * kills // 3  # the others came after its end
     alone, killed = (last_checkpoint(tmp_path / name) for name in ("alone", "killed"))
     assert killed["step"] == steps
     assert killed["leaves"] == alone["leaves"]  # parameters, moments, step, key: by their digests
@@ -294,7 +294,10 @@ def alone(store, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+@pytest.mark.parametrize(
+    "name",
+    ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGHUP"))],
+)
 def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
     store, alone, tmp_path, name
 ):
@@ -315,6 +318,7 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
     assert leaves(workdir) == leaves(alone)
 
 
+@pytest.mark.slow
 def test_a_signal_while_a_run_starts_exits_75_too(store, alone, tmp_path):
     # While Python starts and imports, opens the data, restores, compiles: within two seconds.
     for pause in (0.3, 1.0, 2.0, 3.0, 4.0, 6.0):
@@ -336,8 +340,15 @@ def test_a_signal_while_a_run_starts_exits_75_too(store, alone, tmp_path):
     assert leaves(tmp_path / "run") == leaves(alone)
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    ("devices", "mode"),
+    [
+        (1, "jit"),
+        (2, "pmap"),
+        pytest.param(2, "jit", marks=pytest.mark.slow),
+        pytest.param(1, "pmap", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_resumes_on_another_number_of_devices(store, tmp_path, mode, devices):
     def config(**settings):
         made = tiny_config(store, tmp_path, **settings)

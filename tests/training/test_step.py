@@ -2,6 +2,7 @@
 """One step however it is spread: one device, four under jit, four under pmap, in micro-batches."""
 
 import re
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ WAYS = {  # name: mode, devices, micro-batches
 
 def setup(way, **changes):
     mode, devices, accumulate = way
-    config = tiny_albert(num_hidden_layers=4, **changes)
+    config = tiny_albert(**changes)
     placement = make_placement(mode, local_devices(devices))
     model = AlbertForPretraining(config, lowering=placement.lowering)
     objective, tx = pretraining_objective(model), lamb(0.01)
@@ -38,9 +39,17 @@ def setup(way, **changes):
     return config, objective, placement, placement.compile(step), state
 
 
-def train(way, steps=3, **changes):
+DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+
+
+@cache
+def trained(way, *, dropout=False):
+    """`train`, once for each way."""
+    return train(*setup(way, **(DROPOUT if dropout else {})))
+
+
+def train(config, objective, placement, step, state, steps=3):
     """Every step's metrics and the final state as host arrays."""
-    config, _, placement, step, state = setup(way, **changes)
     live, history = placement.put_state(state), []
     for i in range(steps):
         batch = random_batch(config, rows=16, seed=i)
@@ -54,8 +63,8 @@ def train(way, steps=3, **changes):
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_every_way_of_spreading_a_step_gives_the_update_of_one_device(way):
     # Sums in another order: 1e-6 relative, which three LAMB steps magnify a little.
-    history, params = train(way)
-    expected_history, expected = train(("jit", 1, 1))
+    history, params = trained(way)
+    expected_history, expected = trained(("jit", 1, 1))
     assert_trees_close(params, expected, rtol=1e-5, atol=3e-6)
     for got, want in zip(history, expected_history, strict=True):
         assert_trees_close(got, want, rtol=1e-5, atol=1e-6)
@@ -65,7 +74,7 @@ def test_averaging_shards_own_means_would_be_another_gradient():
     config, objective, _, _, state = setup(("jit", 1, 1))
     batch = random_batch(config, rows=16)
     batch["masked_lm_weights"][:5] = 0
-    grad = jax.grad(lambda p, b: objective.loss(p, b, objective.normalizers(b), None)[0])
+    grad = jax.jit(jax.grad(lambda p, b: objective.loss(p, b, objective.normalizers(b), None)[0]))
     whole = grad(state.params, batch)["pooler"]["kernel"], grad(state.params, batch)["predictions"]
     shards = [
         grad(state.params, jax.tree.map(lambda x, i=i: x[4 * i : 4 * i + 4], batch))
@@ -78,11 +87,11 @@ def test_averaging_shards_own_means_would_be_another_gradient():
 
 @pytest.mark.parametrize("way", [("jit", 4, 2), ("pmap", 4, 2)], ids=["jit", "pmap"])
 def test_steps_with_dropout_are_the_same_bits_each_time_and_differ_by_step(way):
-    changes = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
-    _, first = train(way, **changes)
-    _, second = train(way, **changes)
+    _, first = trained(way, dropout=True)
+    made = setup(way, **DROPOUT)  # compiled anew
+    _, second = train(*made)
     assert_trees_close(first, second, rtol=0, atol=0)
-    config, _, placement, step, state = setup(way, **changes)
+    config, _, placement, step, state = made
     batch = random_batch(config, rows=16)
     losses = []
     for at in (0, 1):
@@ -95,9 +104,8 @@ def test_steps_with_dropout_are_the_same_bits_each_time_and_differ_by_step(way):
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_dropout_takes_the_same_on_any_number_of_devices(mode, accumulate):
-    changes = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
-    history, params = train((mode, 4, accumulate), **changes)
-    expected_history, expected = train(("jit", 1, accumulate), **changes)
+    history, params = trained((mode, 4, accumulate), dropout=True)
+    expected_history, expected = trained(("jit", 1, accumulate), dropout=True)
     assert_trees_close(params, expected, rtol=1e-5, atol=3e-6)
     assert_trees_close(history[0]["loss"], expected_history[0]["loss"], rtol=1e-5, atol=1e-6)
 
