@@ -154,13 +154,14 @@ def chip_hours(
 
 def _is_of(row: EstimateRow, config: PretrainConfig) -> bool:
     compute, examples = config.compute, config.examples
+    dtype = "bfloat16" if compute.dtype == "auto" else compute.dtype  # on a TPU
     return (
         row.fits
         and row.phase == "train"
         and MODELS.get(row.model) == config.model
         and row.sequence == examples.max_seq_length
         and row.predictions >= examples.max_predictions_per_seq
-        and (row.dtype, row.remat) == (compute.dtype, compute.remat)
+        and (row.dtype, row.remat) == (dtype, compute.remat)
         and (row.attention, row.unroll) == (compute.attention, compute.scan_unroll)
         and row.mode == config.train.mode
     )

@@ -134,6 +134,8 @@ def test_chip_hours_are_those_of_the_very_step() -> None:
 )
 def test_a_step_that_was_not_compiled_has_no_chip_hours(other) -> None:
     assert chip_hours(BASE, 1000, [row()])
+    auto = dataclasses.replace(BASE, compute=ComputeConfig(dtype="auto"))  # bfloat16 on a TPU
+    assert chip_hours(auto, 1000, [row()]) == chip_hours(BASE, 1000, [row()])
     assert chip_hours(dataclasses.replace(BASE, **other), 1000, [row()]) == {}
 
 
