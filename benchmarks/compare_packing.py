@@ -38,7 +38,7 @@ from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import init_state, make_train_step
 
 SMALL = (
-    AlbertConfig(  # the model of docs/benchmarks.md's half hour of Wikipedia, with 512 positions
+    AlbertConfig(  # the model of docs/lab/training.md's half hour of Wikipedia, with 512 positions
         vocab_size=30000,
         embedding_size=64,
         hidden_size=128,

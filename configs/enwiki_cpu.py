@@ -3,7 +3,7 @@
 
     albert-jax pretrain configs/enwiki_cpu.py --store STORE --workdir DIR
 
-STORE has a vocabulary of 8,000 pieces. docs/benchmarks.md has the curve and the figures.
+STORE has a vocabulary of 8,000 pieces. docs/lab/training.md has the curve and the figures.
 """
 
 from albert_jax.config import (

@@ -40,7 +40,7 @@ FINENESS = 16  # the largest batch is found to within so many parts of it
 
 # Shares of peak by the compiler's own profile of each kernel alone, and what dropout leaves of them
 # by the kernels' instructions; by chip, head size and length of a row (libtpu 0.0.42.1, `python -m
-# benchmarks.profile_kernels`; v5e's heads of 128 by docs/benchmarks.md).
+# benchmarks.profile_kernels`; v5e's heads of 128 by docs/lab/tpu.md).
 _PROFILED = {
     ("v5e", 64, 512): {
         "attention_rows_forward": (0.326, 0.752),
