@@ -2,8 +2,9 @@
 """Which devices a program is lowered for, and the small operations that differ between them.
 
 The devices need not be this machine's: `estimate` lowers for a TPU where there is none. So the
-choice is an argument, `Lowering`, and no code asks JAX which devices are here. Attention's kernels
-are chosen by it in `attention.py`, the unrolling of layers in `albert.py`.
+choice is an argument, `Lowering`, and no code asks which devices are here, but for a dtype that is
+"auto". Attention's kernels are chosen by it in `attention.py`, the unrolling of layers in
+`albert.py`.
 """
 
 from __future__ import annotations
@@ -44,13 +45,22 @@ def matmul_dtype(dtype: str, platform: str) -> str:
     """Return "float32" or "bfloat16": `dtype`, or for "auto" what `platform` is faster in."""
     if dtype != "auto":
         return dtype
-    return "bfloat16" if platform == "tpu" or _has_bfloat16(platform) else "float32"
+    has_bfloat16 = {"tpu": lambda: True, "gpu": _gpus_have_bfloat16, "cpu": _cpu_has_bfloat16}
+    return "bfloat16" if has_bfloat16[platform]() else "float32"
 
 
-def _has_bfloat16(platform: str) -> bool:
-    """Return whether this machine's devices of `platform` multiply bfloat16 by an instruction."""
-    if platform == "gpu":  # from Ampere on
-        return all(float(d.compute_capability) >= 8 for d in jax.local_devices(backend=platform))
+def _gpus_have_bfloat16() -> bool:
+    """Return whether this machine's GPUs are of Ampere or later, or none is here."""
+    try:
+        devices = jax.local_devices(backend="gpu")
+    except RuntimeError:  # the program is for GPUs elsewhere
+        return True
+    versions = (str(getattr(device, "compute_capability", "")) for device in devices)
+    return not any(version.startswith(("5.", "6.", "7.")) for version in versions)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Return whether this machine's cores multiply bfloat16 by an instruction."""
     return not _words(_CPU_INFO).isdisjoint({"avx512_bf16", "amx_bf16"})
 
 

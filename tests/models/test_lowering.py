@@ -2,6 +2,8 @@
 """The operations that depend on the platform: the same numbers, by another way."""
 
 import re
+from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -81,3 +83,29 @@ def test_auto_is_bfloat16_where_a_cpu_has_instructions_for_it(
 def test_auto_is_bfloat16_on_a_tpu_and_float32_where_nothing_is_known(tmp_path, monkeypatch):
     monkeypatch.setattr(lowering, "_CPU_INFO", tmp_path / "nothing")
     assert (matmul_dtype("auto", "tpu"), matmul_dtype("auto", "cpu")) == ("bfloat16", "float32")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [(["8.0", "9.0"], "bfloat16"), (["9.0", "7.5"], "float32"), (["gfx90a"], "bfloat16")],
+)
+def test_auto_is_bfloat16_on_gpus_from_ampere_on(monkeypatch, capabilities, dtype):
+    devices = [SimpleNamespace(compute_capability=version) for version in capabilities]
+    monkeypatch.setattr(jax, "local_devices", lambda backend: devices)
+    assert matmul_dtype("auto", "gpu") == dtype
+
+
+def test_auto_is_bfloat16_for_gpus_elsewhere():
+    assert matmul_dtype("auto", "gpu") == "bfloat16"
+
+
+def test_a_kernels_gradient_can_be_mapped_over_examples():
+    a_ND, b_NF = operands("bfloat16")
+    each_BND, each_BNF = a_ND.reshape(4, 12, -1), b_NF.reshape(4, 12, -1)
+    mapped = jax.jit(jax.vmap(partial(product_over_rows, platform="cpu")))(each_BND, each_BNF)
+    single = [
+        product_over_rows(x_ND, y_NF, "cpu") for x_ND, y_NF in zip(each_BND, each_BNF, strict=True)
+    ]
+    np.testing.assert_allclose(
+        np.asarray(mapped, "float32"), np.asarray(single, "float32"), rtol=2**-7
+    )
