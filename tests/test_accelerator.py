@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The script of measurements for a borrowed GPU: its commands are ones that this version has."""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import tyro
+
+from albert_jax.cli.commands import COMMANDS
+from albert_jax.cli.parse import parse
+from benchmarks import accelerator
+from benchmarks.accelerator import PEERS, Measurement, measured, measurements
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+def test_every_command_is_one_that_this_version_takes(tmp_path: Path, tiny: bool) -> None:
+    for each in measurements(tmp_path, tiny=tiny):
+        python, option, module, *arguments = each.command
+        assert (python, option) == (sys.executable, "-m")
+        if module == "albert_jax":
+            name, *flags = arguments
+            recipe = [Path(flag) for flag in flags if flag.startswith("configs/")]
+            assert all(path.exists() for path in recipe)
+            if not recipe:
+                parse(COMMANDS[name], flags, name)
+        elif module == "pytest":
+            assert Path(arguments[-1]).exists()
+        else:
+            assert module == "benchmarks.compare_gpu"
+
+
+@pytest.mark.peers
+def test_what_is_measured_beside_pytorch_is_asked_as_it_takes_it(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from benchmarks import compare_gpu
+
+    beside = [each.command for each in measurements(tmp_path) if each.command[:3] == PEERS]
+    assert len(beside) == 2
+    for command in beside:
+        tyro.extras.get_parser(compare_gpu.main).parse_args(command[3:])
+
+
+def test_each_part_fits_eight_minutes_and_names_are_its_own(tmp_path: Path) -> None:
+    seconds: dict[int, int] = defaultdict(int)
+    chosen = measurements(tmp_path)
+    for each in chosen:
+        seconds[each.part] += each.seconds
+    assert sorted(seconds) == [1, 2, 3, 4, 5]
+    assert max(seconds.values()) <= 480
+    assert len({each.name for each in chosen}) == len(chosen)
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("print('a line'); print('{\"step_ms\": 2}')", {"status": 0, "answer": {"step_ms": 2}}),
+        ("print('12 passed')", {"status": 0, "answer": ["12 passed"]}),
+        ("import sys; sys.exit('no GPU')", {"status": 1, "error": "no GPU"}),
+        ("import time; time.sleep(9)", {"error": "no answer within 2 s"}),
+    ],
+)
+def test_what_came_of_a_measurement_is_kept_whatever_it_is(code: str, found: dict) -> None:
+    row = measured(Measurement(1, "a", (sys.executable, "-c", code), 60), 2)
+    assert {key: row.get(key) for key in found} == found
+
+
+def test_each_answer_is_written_at_once(tmp_path: Path, monkeypatch) -> None:
+    file, before = tmp_path / "accelerator.jsonl", []
+
+    def one(each: Measurement, seconds: float) -> dict[str, str]:
+        before.append(len(file.read_text().splitlines()) if file.exists() else 0)
+        return {"name": each.name}
+
+    monkeypatch.setattr(accelerator, "measured", one)
+    accelerator.main(4, tmp_path)
+    assert before == list(range(len(file.read_text().splitlines())))
+    accelerator.main(4, tmp_path, minutes=0.1)
+    assert json.loads(file.read_text().splitlines()[-1])["error"] == "no time left"
+    with pytest.raises(SystemExit, match="no part 6"):
+        accelerator.main(6, tmp_path)
