@@ -32,6 +32,7 @@ MEMBER = """
     from albert_jax import __main__
     from albert_jax.cli import main as cli
     from albert_jax.distributed import multihost
+    from albert_jax.utils import interrupts
     from albert_jax.utils.errors import TryAgain, UserError
 
     rank, port = map(int, sys.argv[2:])
@@ -149,6 +150,7 @@ LOOP = """
             multihost.barrier()  # as a step over the devices of all
             if stop.due():
                 print(step, flush=True)
+                interrupts.acting()  # as the loop does
                 raise TryAgain(f"stopped by {stop.requested}, saved")
             if step == 2:
                 print("ready", flush=True)
