@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The script of measurements for a borrowed GPU: its commands are ones that this version has."""
 
+import functools
 import json
 import sys
 from collections import defaultdict
@@ -37,10 +38,17 @@ def test_what_is_measured_beside_pytorch_is_asked_as_it_takes_it(tmp_path: Path)
     pytest.importorskip("torch")
     from benchmarks import compare_gpu
 
+    taken = []
+
+    @functools.wraps(compare_gpu.main)  # its arguments, without its work
+    def asked(**arguments: object) -> None:
+        taken.append(arguments)
+
     beside = [each.command for each in measurements(tmp_path) if each.command[:3] == PEERS]
     assert len(beside) == 2
     for command in beside:
-        tyro.extras.get_parser(compare_gpu.main).parse_args(command[3:])
+        tyro.cli(asked, args=command[3:])
+    assert [arguments["model"] for arguments in taken] == ["base-v2", "large-v2"]
 
 
 def test_each_part_fits_eight_minutes_and_names_are_its_own(tmp_path: Path) -> None:
