@@ -70,20 +70,26 @@ def test_layer_norm_keeps_its_input_alone():
     assert kept == [((4, 16), "bfloat16"), ((16,), "float32")]
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("float32", 2e-6), ("bfloat16", 8e-3)])
+def out_and_slope(function, x):
+    out, backward = jax.vjp(function, x)
+    return out, backward(jnp.ones_like(x))[0]
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("bfloat16", 8e-3)])
 def test_gelu_and_its_gradient_are_jaxs(dtype, error):
     x = jnp.asarray(np.linspace(-12, 12, 2401), dtype)
+    # As users' programs are compiled: XLA's tanh is ten times as far off without optimisation.
+    compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     slopes = {}
     for name, function in {"ours": gelu, "jax's": jax.nn.gelu}.items():
-        out, backward = jax.vjp(function, x)
-        slopes[name] = backward(jnp.ones_like(x))[0]
-        np.testing.assert_array_equal(out, jax.nn.gelu(x))
+        out, slopes[name] = compiled(partial(out_and_slope, function))(x)
+        np.testing.assert_array_equal(out, compiled(jax.nn.gelu)(x))
     assert slopes["ours"].dtype == x.dtype
     # JAX's own, rounded at each operation in bfloat16, is further off than ours: held to float32's.
-    exact = jax.vmap(jax.grad(jax.nn.gelu))(x.astype("float32"))
+    exact = compiled(jax.vmap(jax.grad(jax.nn.gelu)))(x.astype("float32"))
     np.testing.assert_allclose(slopes["ours"].astype("float32"), exact, atol=error)
     ours, theirs = (jnp.abs(a.astype("float32") - exact).max() for a in slopes.values())
-    assert ours <= theirs + error
+    assert ours <= theirs + 1e-6
 
 
 def test_gelu_keeps_its_input_alone():

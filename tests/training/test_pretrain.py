@@ -235,7 +235,7 @@ def test_a_run_killed_anywhere_ends_with_the_bits_of_one_left_alone(store, tmp_p
     steps = 9 * kills // 2
     run_with_kills(store, tmp_path / "alone", kills=0, steps=steps, timeout=1200)
     struck = run_with_kills(store, tmp_path / "killed", kills=kills, steps=steps, timeout=3000)
-    assert struck >= 2 * kills // 3  # the others came after its end
+    assert struck >= 3 * kills // 4  # the others came after its end
     alone, killed = (last_checkpoint(tmp_path / name) for name in ("alone", "killed"))
     assert killed["step"] == steps
     assert killed["leaves"] == alone["leaves"]  # parameters, moments, step, key: by their digests
