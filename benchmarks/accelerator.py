@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Not a test: what to measure when a GPU is at hand for a quarter of an hour, in parts of minutes.
 
-python -m benchmarks.accelerator --part 1 --out gpu      # then 2, 3, 4; in any order, and again
+python -m benchmarks.accelerator --part 1 --out gpu      # then 2 to 5; in any order, and again
 python -m benchmarks.accelerator --part 1 --out try --tiny    # the same commands, on a CPU
 
 Each measurement is a command of its own with a time limit. What it answers is written to
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -23,12 +22,12 @@ from typing import Any
 
 import tyro
 
+from benchmarks.answers import answer_of
+
 BENCHMARK = (sys.executable, "-m", "albert_jax", "benchmark", "--json", "--seconds", "15")
 PEERS = (sys.executable, "-m", "benchmarks.compare_gpu")
 PRETRAIN = (sys.executable, "-m", "albert_jax", "pretrain", "configs/python_docs.py")
 TESTS = (sys.executable, "-m", "pytest", "-q", "tests/models/test_attention.py")
-# Of JAX's settings: the device, where tests would otherwise choose the CPU.
-ON_DEVICE = {"JAX_PLATFORMS": ""}
 
 
 @dataclass(frozen=True)
@@ -89,26 +88,9 @@ def measured(each: Measurement, seconds: float) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     since = time.monotonic()
-    try:
-        done = subprocess.run(
-            each.command,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **({} if "JAX_PLATFORMS" in os.environ else ON_DEVICE)},
-        )
-    except subprocess.TimeoutExpired:
-        return row | {"error": f"no answer within {seconds:.0f} s"}
-    row |= {"status": done.returncode, "seconds": round(time.monotonic() - since, 1)}
-    stdout, stderr = (said.strip().splitlines() for said in (done.stdout, done.stderr))
-    if done.returncode:
-        return row | {"error": (stderr or stdout or ["no message"])[-1][:500]}
-    lines = stdout or stderr or [""]
-    try:
-        return row | {"answer": json.loads(lines[-1])}
-    except ValueError:
-        return row | {"answer": lines[-20:]}
+    # The device, where tests would otherwise choose the CPU.
+    found = answer_of(each.command, seconds, {"JAX_PLATFORMS": "", **os.environ})
+    return row | {"seconds": round(time.monotonic() - since, 1)} | found
 
 
 def main(part: int, out: Path, minutes: float = 8.0, tiny: bool = False) -> None:

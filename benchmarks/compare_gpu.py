@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from albert_jax.config.model import MODELS, ComputeConfig
 from albert_jax.config.run import ExamplesConfig, OptimizerConfig, PretrainConfig, TrainConfig
 from albert_jax.models.flops import peak_flops, train_flops_per_sequence
 from albert_jax.perf.workload import made_up_batch
+from benchmarks.answers import answer_of
 from benchmarks.compare_training import ours
 from tests.helpers.peers import RATE, peer_config, pytorch_step
 
@@ -110,7 +110,9 @@ def main(
             command = [sys.executable, "-m", "benchmarks.compare_gpu", "--contender", name]
             command += ["--model", model, "--batch-sizes", str(size)]
             command += ["--sequence", str(sequence), "--predictions", str(predictions)]
-            result: dict[str, Any] = {"contender": name, "batch_size": size} | _answer(command)
+            found = answer_of(command, LONGEST)
+            result: dict[str, Any] = {"contender": name, "batch_size": size}
+            result |= found.get("answer", found)
             if "error" in result:
                 print(f"{name:18} {size:4}  {result['error']}", flush=True)
             else:
@@ -125,17 +127,6 @@ def main(
             results.append(result)
             if out:  # each time: what was measured outlives a limit on the whole
                 out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
-def _answer(command: list[str]) -> dict[str, Any]:
-    """The figures that a contender's process prints, or {"error"}."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
-    except subprocess.TimeoutExpired:
-        return {"error": f"no answer within {LONGEST} s"}
-    if done.returncode:
-        return {"error": (done.stderr.strip() or "no message").splitlines()[-1][:300]}
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":
