@@ -68,7 +68,7 @@ def export_serving(
     dest = path_of(dest, "dest")
     if dest.exists():
         raise UserError(f"{dest} exists; give a new path")
-    # A kernel of one platform would not be a program for all of them.
+    # A kernel of one platform would not be a program for all of them; rolled layers are smaller.
     compute = compute or ComputeConfig()
     compute = dataclasses.replace(compute, attention="xla", scan_unroll=compute.scan_unroll or 1)
     albert = load(source, compute=compute, depth=depth)

@@ -74,7 +74,7 @@ def narrowed(params: Mapping[str, Any], dtype: str) -> Any:
     def narrow(path: tuple[Any, ...], leaf: Any) -> Any:
         names = [key.key for key in path]
         is_dense = names[-1] in ("kernel", "bias") and not names[-2].startswith("LayerNorm")
-        return leaf.astype(dtype) if is_dense and names[0] != "head" else leaf
+        return leaf.astype(dtype, copy=False) if is_dense and names[0] != "head" else leaf
 
     return jax.tree_util.tree_map_with_path(narrow, params)
 

@@ -185,7 +185,9 @@ gelu.defvjp(_gelu_fwd, _gelu_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def attend(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate, platform):
+def attend(
+    query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate, platform
+) -> Array:
     """Return values weighed by attention's probabilities, [B, F, N, D]; arguments as of
     `attention_plain.attend`.
 
