@@ -21,7 +21,7 @@ from albert_jax.training.guards import LossGuard, Offence, Watchdog, stop_signal
 from albert_jax.training.metrics import MetricsLog
 from albert_jax.training.pipeline import Pipeline, StepResult
 from albert_jax.training.position import Position, Tally
-from albert_jax.training.programs import Programs
+from albert_jax.training.programs import StepPrograms
 from albert_jax.training.run import Run
 from albert_jax.training.saving import Rollbacks, Saves
 from albert_jax.training.step import TrainState
@@ -67,7 +67,7 @@ class _Loop:
     ) -> None:
         self._run, self._placement, self._saves = run, placement, saves
         self._began_at = position.step
-        self._program = Programs(placement.compile(run.step), run.check_program)
+        self._program = StepPrograms(run.step_at, placement.compile, run.check_program)
         self._timetable = Timetable(run.config, evaluates=run.evaluate is not None)
         self._rollbacks = Rollbacks(run.guard.max_rollbacks, saves, log)
         self.signals = stop_signals(self._nothing_to_lose)

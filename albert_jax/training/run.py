@@ -28,8 +28,9 @@ class Run:
 
     config: TrainConfig
     guard: GuardConfig
-    step: Callable[..., Any]
-    """A pure training step: (state, batch) -> (state, metrics)."""
+    step_at: Callable[[int], Callable[..., Any]]
+    """The pure training step for a batch of that number: (state, batch) -> (state, metrics); the
+    same object for batches that are computed alike."""
     batches: Batches
     workload: Workload
     identity: Mapping[str, Any]
