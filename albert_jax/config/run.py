@@ -78,7 +78,7 @@ class OptimizerConfig:
 
     name: Literal["lamb", "adamw", "optax_lamb", "optax_adamw", "muon"] = "lamb"
     """ALBERT's LAMB; ALBERT's AdamW; optax.lamb (bias-corrected, a trust ratio for every tensor);
-    optax.adamw (bias-corrected); Muon for the kernels, optax.adamw for all else.
+    optax.adamw (bias-corrected); Muon for the kernels and optax.adamw for all else.
     """
     learning_rate: float | None = None
     """Peak; unset: the preset for this optimizer and batch size (0.00176 for LAMB at 4096, by the
@@ -246,8 +246,8 @@ class PretrainConfig:
     vocab: str | None = None
     """SentencePiece model, needed beside TFRecord shards only: a store carries its own."""
     heldout: str | None = None
-    """TFRecord shards to evaluate on, beside TFRecord shards only: a store carries its own held-out
-    split."""
+    """What to evaluate on: of another store the held-out split, in place of the store's own; beside
+    TFRecord shards, which have none, TFRecord shards."""
     text: tuple[str, ...] = ()
     """Where no store is given: text files to train a vocabulary on (model.vocab_size pieces) and to
     prepare inside the work directory; `python-docs` is the English text that every Python carries.

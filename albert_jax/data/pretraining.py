@@ -74,13 +74,30 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> PretrainingData:
     assert store is not None
     stores = split_stores(store)
     if len(stores) > 1:
-        return _open_mixture(config, dict(stores))
+        return _with_heldout(_open_mixture(config, dict(stores)), config)
     if is_address(store):
-        return _open_store(config, store, local_store(store))
+        return _with_heldout(_open_store(config, store, local_store(store)), config)
     is_store = (Path(store) / "manifest.json").is_file() or (Path(store) / "progress").is_dir()
     if not is_store and (records := _record_files(store)):
         return _open_records(config, records)
-    return _open_store(config, store, Path(store))
+    return _with_heldout(_open_store(config, store, Path(store)), config)
+
+
+def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingData:
+    """Data whose held-out examples are of the store that `heldout` names, if it names one."""
+    if config.heldout is None:
+        return data
+    other = _open_store(config, config.heldout, local_store(config.heldout))
+    if other.identity["vocabulary"] != data.identity["vocabulary"]:
+        raise UserError(
+            f"the held-out store {config.heldout} was made with another vocabulary than the "
+            f"store; prepare its text with {data.vocab}"
+        )
+    if other.heldout is None:
+        raise UserError(
+            f"the store {config.heldout} holds no document out; prepare it with --holdout 0.5"
+        )
+    return dataclasses.replace(data, heldout=other.heldout, baselines=other.baselines)
 
 
 def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingData:

@@ -66,6 +66,8 @@ class _Loop:
         self, run: Run, position: Position, placement: Placement, saves: Saves, log: MetricsLog
     ) -> None:
         self._run, self._placement, self._saves = run, placement, saves
+        if run.standing:
+            run.standing.begin(position.step)
         self._began_at = position.step
         self._program = StepPrograms(run.step_at, placement.compile, run.check_program)
         self._timetable = Timetable(run.config, evaluates=run.evaluate is not None)
@@ -181,7 +183,11 @@ class Progress:
             self.meter.stepped(step)
             tally = self.position.tally.plus(step.metrics)
             if step.number == 1 or is_due(step.number, config.log_every, config.steps):
-                self.meter.report(step, tally, self._log)
+                figures = self.meter.report(step, tally, self._log)
+                if self._run.standing and (
+                    said := self._run.standing.trained(step.number, figures)
+                ):
+                    self._log.event(step.number, f"note: {said}")
                 tally = Tally()
             self.position = replace(
                 self.position, step=step.number, batch=step.batch + 1, tally=tally

@@ -248,7 +248,8 @@ def make_optimizer(
     """The configured optimizer and its schedule (step -> rate), with the presets filled in."""
     schedule = make_schedule(config, peak_learning_rate(config, batch_size), steps=steps)
     if config.name in ("optax_adamw", "muon"):
-        return optax.chain(*_clip(config.clip_norm), _corrected(config, schedule)), schedule
+        make = _muon if config.name == "muon" else _adamw_corrected
+        return optax.chain(*_clip(config.clip_norm), make(config, schedule)), schedule
     if config.name == "optax_lamb":
         chain = optax.chain(
             *_clip(config.clip_norm),
@@ -274,39 +275,48 @@ def make_optimizer(
     return optimizer, schedule
 
 
-def _corrected(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW with bias correction, or Muon on the kernels and that AdamW on all else."""
-    if config.name == "optax_adamw":
-        return optax.adamw(
-            schedule,
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            mask=is_adapted,
-        )
-    return optax.contrib.muon(
+def _adamw_corrected(
+    config: OptimizerConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    return optax.adamw(
         schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.epsilon,
         weight_decay=config.weight_decay,
-        adam_b1=config.beta1,
-        adam_b2=config.beta2,
-        adam_weight_decay=config.weight_decay,
-        muon_weight_dimension_numbers=_kernels,
-        # Updates as large as Adam's usually are, so that one rate serves both. Liu et al. 2025.
-        consistent_rms=0.2,
+        mask=is_adapted,
     )
 
 
-def _kernels(params: Any) -> Any:
-    """A tree with how to take each kernel for a matrix, None for what Muon leaves to Adam.
+def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon on the kernels; on all else, bias-corrected AdamW.
 
     Tables of embeddings and the heads' last matrices are not kernels: their rows are looked up.
+    Differs from optax.contrib.muon: both parts decay alike and Adam has no Nesterov momentum.
     """
+    kernels = optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=_as_matrices),
+        optax.stateless(lambda updates, _: jax.tree.map(_as_large_as_adams, updates)),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )
+    return optax.partition({"muon": kernels, "adamw": _adamw_corrected(config, schedule)}, _parts)
+
+
+def _as_matrices(kernels: Any) -> Any:
+    return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), kernels)
+
+
+def _as_large_as_adams(update: Array) -> Array:
+    """Scale an orthogonal update so that one learning rate serves both: Adam's root mean square is
+    about 0.2. Liu et al. 2025 (Moonlight), section 2.2."""
+    return 0.2 * math.sqrt(max(update.shape)) * update
+
+
+def _parts(params: Any) -> Any:
+    """A tree that names the part of Muon's which updates each parameter."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: (
-            optax.contrib.MuonDimensionNumbers() if path_name(path).endswith("kernel") else None
-        ),
-        params,
+        lambda path, _: "muon" if path_name(path).endswith("kernel") else "adamw", params
     )
 
 

@@ -46,6 +46,7 @@ from albert_jax.training.programs import Programs
 from albert_jax.training.run import Evaluate, Run
 from albert_jax.training.run_inputs import require_pretraining_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
+from albert_jax.training.standing import Standing
 from albert_jax.training.step import (
     ConfiguredStep,
     StagedSteps,
@@ -333,6 +334,14 @@ def _run_of(
         identity=pretraining_identity(config, data),
         evaluate=_evaluator(config, data, steps, placement),
         after_evaluation=draw if multihost.is_primary() else lambda: None,
+        standing=Standing(
+            config.train.steps,
+            data.baselines.get("unigram_entropy_nats"),
+            lambda: baselines().get("label_majority"),
+            min(config.train.eval_examples, len(data.heldout or ())),
+        )
+        if multihost.is_primary()
+        else None,
         check_program=memory_check(config),
         kept=lambda position: {
             "tokenizer": data.tokenizer,

@@ -70,8 +70,9 @@ class StepMeter:
             self._waited += step.waited
         self._since = now
 
-    def report(self, step: StepResult, tally: Tally, log: MetricsLog) -> None:
-        """Write a line: the tally's means, this step's learning rate and trust ratios, rates."""
+    def report(self, step: StepResult, tally: Tally, log: MetricsLog) -> dict[str, float]:
+        """Write a line and return its figures: the tally's means, this step's learning rate and
+        trust ratios, rates."""
         scalars = tally.means()
         scalars["learning_rate"] = float(self._workload.schedule(step.number - 1))
         if (ratios := step.metrics.get("trust_ratio")) is not None:
@@ -85,6 +86,7 @@ class StepMeter:
         scalars["flops"] = self._workload.flops(step.batch + 1)
         log.scalars("train", step.number, scalars, line=self._line(step.number, scalars))
         self._forget()
+        return scalars
 
     def _rates(self) -> dict[str, float]:
         """Return nothing before a step was timed: the first one's time is the compiler's."""
