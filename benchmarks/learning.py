@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
+from tyro.conf import Positional
 
 from albert_jax.config import (
     AlbertConfig,
@@ -202,7 +203,7 @@ def configured(
 
 
 def run(
-    recipe: Literal["paper", "paper-tuned", "run-mlm", "found"],
+    recipe: Positional[Literal["paper", "paper-tuned", "run-mlm", "found"]],
     store: str,
     heldout: str,
     flops: float,
@@ -304,7 +305,7 @@ TASKS = {
 
 
 def tasks(
-    model: Path,
+    model: Positional[Path],
     out: Path,
     *,
     glue: Path,
