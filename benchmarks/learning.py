@@ -48,7 +48,8 @@ from albert_jax.training.metrics import read_metrics
 from albert_jax.training.optimizer import learning_rate_preset
 from albert_jax.training.pretrain import pretrain
 
-EVALUATIONS = 12  # in a run
+EVALUATIONS = 8  # in a run
+HELD_OUT = 768  # examples of an evaluation, which costs as much as five updates
 GRAM = 13  # tokens; what training and held-out text share of these they have in common
 
 
@@ -193,7 +194,7 @@ def configured(
         config.train,
         seed=seed,
         eval_every=every,
-        eval_examples=2048,
+        eval_examples=HELD_OUT,
         log_every=max(1, every // 4),
         save_every=10**9,
         save_minutes=5.0,
