@@ -22,7 +22,7 @@ from albert_jax.checkpoint.model_dir import check_destination, export_model, loa
 from albert_jax.config.manifests import VOCABULARY, is_model_directory
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
-from albert_jax.config.stages import Stages, stages_of
+from albert_jax.config.stages import Stages
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import (
     PretrainingData,
@@ -100,7 +100,7 @@ def _pretrain(config: PretrainConfig) -> Path:
 def _session(
     config: PretrainConfig, data: PretrainingData, placement: Placement, workdir: Path
 ) -> Session:
-    stages = stages_of(config)
+    stages = config.stages
     made = make_pretrain_step(config, placement.lowering)
     run = _run_of(config, data, stages, placement, workdir)
     return Session(
