@@ -16,7 +16,8 @@ import jax
 
 from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.manager import lock_workdir
-from albert_jax.checkpoint.model_dir import check_destination, export_model, load_model
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.manifests import MANIFEST
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
@@ -172,7 +173,7 @@ def _run_of(
             steps=config.train.steps,
             batch_size=config.train.batch_size,
             flops_per_row=_flops_per_row(prepared, batches),
-            schedule=made.schedule,
+            schedule=jax.jit(made.schedule),
             passes=lambda row: row / len(prepared.train.rows),
         ),
         identity=finetuning_identity(config, prepared, best.seed),

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import jax
 import numpy as np
 
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
-from albert_jax.checkpoint.model_dir import check_destination, export_model, load_model
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.manifests import VOCABULARY
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
@@ -93,13 +94,14 @@ def _session(
 ) -> Session:
     made = make_pretrain_step(config, placement.lowering)
     run = _run_of(config, data, made, placement, workdir)
+    random_state = jax.jit(partial(made.random_state, config.train.seed))  # traced once
     return Session(
         config=config,
         run=run,
         placement=placement,
         directory=workdir,
-        random_state=partial(made.random_state, config.train.seed),
-        first_state=partial(_first_state, config, data, made),
+        random_state=random_state,
+        first_state=partial(_first_state, config, data, made, random_state),
         begin=partial(_begin, config, data, run.evaluate, placement),
         finish=partial(_finish, config, data, workdir),
     )
@@ -235,14 +237,17 @@ def _open_data(config: PretrainConfig, workdir: Path) -> PretrainingData:
 
 
 def _first_state(
-    config: PretrainConfig, data: PretrainingData, made: ConfiguredStep
+    config: PretrainConfig,
+    data: PretrainingData,
+    made: ConfiguredStep,
+    random_state: Callable[[], TrainState],
 ) -> tuple[TrainState, str]:
     """`init_from`'s or random weights with a fresh optimizer, and which of the two."""
-    seed = config.train.seed
     if config.init_from is None:
-        return jax.jit(lambda: made.random_state(seed))(), "random weights"
+        return random_state(), "random weights"
     params = _params_of(config, data, Path(config.init_from))
-    return made.state_of(jax.device_put(params), seed), f"weights of {config.init_from}"
+    state = made.state_of(jax.device_put(params), config.train.seed)
+    return state, f"weights of {config.init_from}"
 
 
 # What may differ between `init_from` and the run: how often the shared layer is applied, and
@@ -328,7 +333,7 @@ def _run_of(
             flops_per_row=train_flops_per_sequence(
                 config.model, examples.max_seq_length, examples.max_predictions_per_seq
             ),
-            schedule=made.schedule,
+            schedule=jax.jit(made.schedule),
             passes=passes,
         ),
         identity=pretraining_identity(config, data),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import jax
 
-from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.config.model import AlbertConfig
 from albert_jax.config.run import ExamplesConfig, OptimizerConfig, PretrainConfig, TrainConfig
 from albert_jax.data.prepare.build import prepare
