@@ -271,13 +271,18 @@ def _default_unroll(length: int, compute: ComputeConfig, lowering: Lowering) -> 
 
 class MaskedLMHead(Part):
     """[B, P, H] -> float32 logits [B, P, V] through the tied word embeddings.
-    run_pretraining.py:292-336."""
+    run_pretraining.py:292-336.
+
+    A parameter `word_embeddings` of its own is used in their place: they, converted beforehand.
+    """
 
     @nn.compact
     def __call__(self, hidden_BPH: Array, word_embeddings_VE: Array) -> Array:
         c = self.config
         x_BPE = activation(self)(dense(self, c.embedding_size, "transform")(hidden_BPH))
         x_BPE = layer_norm(self, "LayerNorm")(x_BPE)
+        if self.has_variable("params", "word_embeddings"):
+            word_embeddings_VE = self.get_variable("params", "word_embeddings")
         logits_BPV = jnp.einsum(
             "BPE,VE->BPV",
             x_BPE,
