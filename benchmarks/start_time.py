@@ -85,8 +85,7 @@ def _seconds(command: list[str], tree: Path, cache: Path, scratch: Path) -> tupl
             lines.append(line)
             if line.startswith("step 1/"):
                 wall, ticks = time.perf_counter() - began, _ticks(process.pid)
-                process.stderr.read()
-                process.wait()
+                process.kill()
                 return wall, ticks / os.sysconf("SC_CLK_TCK")
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{''.join(lines[-20:])}")
