@@ -160,6 +160,7 @@ def _run_of(
     best: _Best,
 ) -> Run:
     batches = _batches(config, prepared, best.seed)
+    flops = config.train.batch_size * _flops_per_row(prepared, batches)
 
     def evaluate(params: Any, step: int, tick: Tick) -> dict[str, float]:
         return best.offer(_on_one_device(placement, params), step, tick)
@@ -167,14 +168,14 @@ def _run_of(
     return Run(
         config=dataclasses.replace(config.train, seed=best.seed),
         guard=config.guard,
-        step=made.step,
+        step_at=lambda _: made.step,
         batches=batches.batches,
         workload=Workload(
             steps=config.train.steps,
-            batch_size=config.train.batch_size,
-            flops_per_row=_flops_per_row(prepared, batches),
+            rows=lambda _: config.train.batch_size,
+            flops=lambda count: count * flops,
             schedule=jax.jit(made.schedule),
-            passes=lambda row: row / len(prepared.train.rows),
+            passes=lambda count: count * config.train.batch_size / len(prepared.train.rows),
         ),
         identity=finetuning_identity(config, prepared, best.seed),
         evaluate=evaluate,

@@ -40,7 +40,8 @@ class Pipeline:
         state: TrainState,
         position: Position,
     ) -> None:
-        """`program` takes a state and a batch as placed; `state` is plain and is copied."""
+        """`program` takes a batch's number, a state and the batch as placed; `state` is plain and
+        is copied."""
         self._program, self._placement = program, placement
         self._stream = numbered_batches(batches, position)
         self._in_flight: collections.deque[StepResult] = collections.deque()
@@ -57,7 +58,7 @@ class Pipeline:
         tokens = int(batch["input_mask"].sum()) if "input_mask" in batch else 0
         on_device = self._placement.put_batch(batch)
         with jax.transfer_guard("disallow"):  # a stray synchronisation is an error
-            self.state, metrics = self._program(self.state, on_device)
+            self.state, metrics = self._program(number, self.state, on_device)
         self.step, self.batch = self.step + 1, number + 1
         tokens *= jax.process_count()
         self._in_flight.append(StepResult(self.step, number, metrics, tokens, waited))

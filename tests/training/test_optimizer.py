@@ -216,6 +216,61 @@ def test_optax_lamb_is_selectable_and_is_another_algorithm():
     assert np.abs(a - b).max() > 1e-3
 
 
+def test_optax_adamw_is_optax_s_behind_the_clip():
+    config = OptimizerConfig(name="optax_adamw", learning_rate=0.1, warmup_steps=0)
+    ours, schedule = make_optimizer(config, steps=10, batch_size=8)
+    theirs = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.999, eps=1e-6, weight_decay=0.01, mask=is_adapted),
+    )
+    params = {"kernel": jnp.array([[3.0, -4.0]]), "bias": jnp.array([2.0])}
+    gradient = {"kernel": jnp.array([[30.0, 1.0]]), "bias": jnp.array([-0.1])}
+    got, expected = (tx.update(gradient, tx.init(params), params)[0] for tx in (ours, theirs))
+    for name in params:
+        np.testing.assert_array_equal(got[name], expected[name])
+    # Bias-corrected: the first step is as long as the rate, whatever the gradient.
+    assert float(got["bias"][0]) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_muon_turns_kernels_and_leaves_tables_and_vectors_to_adam():
+    config = OptimizerConfig(
+        name="muon", learning_rate=0.1, warmup_steps=0, weight_decay=0.0, clip_norm=0.0
+    )
+    tx, _ = make_optimizer(config, steps=10, batch_size=8)
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (6, 4), "word_embeddings": (9, 4), "output_weights": (2, 4), "bias": (4,)}
+    gradient = {name: jnp.array(rng.normal(size=of), jnp.float32) for name, of in shapes.items()}
+    params = jax.tree.map(jnp.ones_like, gradient)
+    update = tx.update(gradient, tx.init(params), params)[0]
+    # Newton and Schulz bring all singular values near 1; times 0.2 sqrt(largest side) times rate.
+    singular = np.linalg.svd(update["kernel"], compute_uv=False)
+    assert (np.abs(singular / (0.1 * 0.2 * math.sqrt(6)) - 1) < 0.4).all()
+    rest = {name: value for name, value in gradient.items() if name != "kernel"}
+    adam = optax.adamw(0.1, b2=0.999, eps=1e-6, weight_decay=0.0)
+    alone = adam.update(rest, adam.init(rest), rest)[0]
+    for name, value in alone.items():
+        np.testing.assert_allclose(update[name], value, rtol=1e-4)
+
+
+def test_schedules_rise_to_the_peak_and_fall_as_they_are_named():
+    def rates(**settings):
+        config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, **settings)
+        _, schedule = make_optimizer(config, steps=100, batch_size=8)
+        return [float(schedule(jnp.int32(step))) for step in (0, 5, 10, 55, 80, 90, 100)]
+
+    expected = {
+        "constant": [0, 0.5, 1, 1, 1, 1, 1],
+        "wsd": [0, 0.5, 1, 1, 1, 0.5, 0],
+        "cosine": [0, 0.5, 1, 0.5, *(0.5 + 0.5 * math.cos(math.pi * x / 90) for x in (70, 80)), 0],
+        "polynomial": [0, 0.5, 0.9, 0.45, 0.2, 0.1, 0],  # the original's falls from step 0 on
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(rates(schedule=name), values, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(
+        rates(schedule="wsd", decay_share=0.45), [0, 0.5, 1, 1, 4 / 9, 2 / 9, 0], atol=1e-6
+    )
+
+
 def test_presets_scale_by_the_square_root_of_the_batch():
     assert learning_rate_preset("lamb", 4096) == 0.00176
     assert math.isclose(learning_rate_preset("lamb", 512), 0.00176 / math.sqrt(8))
