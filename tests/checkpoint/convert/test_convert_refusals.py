@@ -750,7 +750,8 @@ def wait(*_, **__):
     time.sleep(60)
 source, dest, where, to = sys.argv[1:]
 module, name = where.rsplit(".", 1)
-setattr({"archives": archives, "writers": writers, "model_dir": model_dir}[module], name, wait)
+modules = {"archives": archives, "writers": writers, "model_export": model_export}
+setattr(modules[module], name, wait)
 sys.argv[1:] = ["convert", source, dest, "--to", to]
 sys.exit(__main__.main())
 """
