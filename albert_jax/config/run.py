@@ -326,8 +326,9 @@ class FinetuneConfig:
     """Folder of the task's files as published, or tfds."""
     workdir: str | None = None
     """Work directory: checkpoints, logs, results.json, and the model directories last and best."""
-    max_seq_length: int = 512
-    """Tokens in a row, special ones included; what is longer is cut, or divided into windows."""
+    max_seq_length: int | None = None
+    """Tokens in a row, special ones included; what is longer is cut, or divided into windows.
+    Unset: 512, or as many as the model has positions for."""
     texts: tuple[str, ...] = ()
     """Columns of a user's own task that hold its texts; unset: as the task has them."""
     label: str | None = None
@@ -384,7 +385,7 @@ class FinetuneConfig:
                 )
         check_least(self, "", 1, "doc_stride", "max_query_length", "length_window", "seeds")
         check_least(self, "", 0, "restarts", "pack")
-        if self.max_seq_length < 8:
+        if self.max_seq_length is not None and self.max_seq_length < 8:
             raise UserError(f"max_seq_length {self.max_seq_length} is too short; use 8 or more")
         for name in ("dropout", "classifier_dropout"):
             value = getattr(self, name)

@@ -14,7 +14,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def stages_of(config: PretrainConfig) -> Stages:
     """Return the stages that a run's schedules make; UserError for a schedule that is none."""
     train, examples = config.train, config.examples
     depth = config.model.num_hidden_layers
-    schedules = {
+    schedules: dict[str, Sequence[tuple[Any, float]]] = {
         "depth": _parsed("train.depth", train.depth, (depth, depth), _depths),
         "batch_size": _parsed("train.batch_ramp", train.batch_ramp, train.batch_size, _count),
         "length": _parsed("train.length", train.length, examples.max_seq_length, _count),
@@ -107,7 +107,7 @@ def stages_of(config: PretrainConfig) -> Stages:
     }
     starts = sorted({first for of in firsts.values() for first in of[:-1] if first < train.steps})
 
-    def value(name: str, start: int):  # type: ignore[no-untyped-def]
+    def value(name: str, start: int) -> Any:
         return schedules[name][bisect_right(firsts[name][:-1], start) - 1][0]
 
     return Stages(

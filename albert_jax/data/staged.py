@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from albert_jax.config.run import ExamplesConfig
 from albert_jax.config.stages import Stages
@@ -51,7 +51,7 @@ class StagedExamples:
         stage = self._stages[number]
         source = self._sources[stage.examples]
         if shift := self._row(stage.first) - stage.first * stage.batch_size:
-            source = _Shifted(source, shift)
+            source = cast(ExampleSource, _Shifted(source, shift))  # a loader asks for items alone
         return make_dataset(source, batch_size=stage.batch_size, start=start, stop=stop, **loading)
 
     def _row(self, batch: int) -> int:

@@ -81,7 +81,8 @@ def numbered_batches(
 ) -> Generator[tuple[int, Batch], None, None]:
     """Yield (number, batch) from the position on, without the ranges left out."""
     start = position.batch
-    for first, after in [*sorted(position.left_out), (None, None)]:
+    ends: list[tuple[int | None, int]] = [*sorted(position.left_out), (None, start)]
+    for first, after in ends:
         if first is not None and after <= start:
             continue
         if first is None or start < first:

@@ -20,7 +20,7 @@ import numpy as np
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.manifests import VOCABULARY
+from albert_jax.config.manifests import VOCABULARY, is_model_directory
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.stages import Stages, stages_of
@@ -183,6 +183,16 @@ def _read_config(workdir: Path) -> PretrainConfig:
     try:
         return read_json(workdir / "config.json", PretrainConfig, hint=hint)
     except FileNotFoundError:
+        if not workdir.exists():
+            raise UserError(
+                f"{workdir} does not exist; give a work directory of albert-jax pretrain, the one "
+                "that --workdir named"
+            ) from None
+        if is_model_directory(workdir):
+            raise UserError(
+                f"{workdir} is a model directory already; use it as it is, or give the work "
+                "directory of albert-jax pretrain"
+            ) from None
         raise UserError(
             f"{workdir} is no work directory of albert-jax pretrain (no config.json); give the one "
             "that --workdir named"

@@ -2,6 +2,7 @@
 """LAMB, AdamW and the schedule against 20 steps of the original program and against NumPy in
 float64."""
 
+import functools
 import json
 import math
 
@@ -68,11 +69,13 @@ def resumed_state(model, config):
     return MomentsState(*moments), int(variables["global_step"])
 
 
-def run_trajectory(model, golden, prefix=""):
+@functools.cache
+def run_trajectory(model, trajectory):
     """20 steps by the optimizer that pretrain and finetune build, with the golden's
     hyper-parameters; returns (metrics a step, norms a step, final state)."""
     config, params = original_model(model)
-    h, batches = hparams(golden, prefix), arrays(f"{model}/trajectories")
+    golden, prefix = arrays(f"{model}/trajectories"), f"{trajectory}/"
+    h = hparams(golden, prefix)
     optimizer = OptimizerConfig(
         name=h["optimizer"], learning_rate=h["init_lr"], warmup_steps=h["num_warmup_steps"]
     )
@@ -94,7 +97,7 @@ def run_trajectory(model, golden, prefix=""):
     history, norms = [], []
     names = list(golden[prefix + "variable_names"])
     for i in range(20):
-        state, metrics = step(state, batch_of(batches, "batch/", i))
+        state, metrics = step(state, batch_of(golden, "batch/", i))
         history.append(metrics)
         variables = as_tf(state.params, config)
         norms.append([np.linalg.norm(variables[n].astype(np.float64)) for n in names])
@@ -124,7 +127,7 @@ TRAJECTORIES = [
 @pytest.mark.parametrize(("model", "trajectory"), TRAJECTORIES)
 def test_twenty_steps_have_the_originals_losses_and_norms(model, trajectory):
     golden, prefix = arrays(f"{model}/trajectories"), f"{trajectory}/"
-    history, norms, _ = run_trajectory(model, golden, prefix)
+    history, norms, _ = run_trajectory(model, trajectory)
     check_trajectory(golden, prefix, history, norms)
 
 
@@ -132,7 +135,7 @@ def test_twenty_steps_have_the_originals_losses_and_norms(model, trajectory):
 def test_twenty_steps_end_at_the_originals_variables_and_slots(shared, model, trajectory):
     golden = dict(np.load(shared / "golden" / model / f"{trajectory}.npz"))
     config, _ = original_model(model)
-    _, _, state = run_trajectory(model, golden)
+    _, _, state = run_trajectory(model, trajectory)
     final = as_tf(state.params, config)
     for name, value in final.items():
         atol = 1e-4 if name.endswith("key/bias") else 5e-5
@@ -188,7 +191,7 @@ def test_layernorm_and_every_bias_are_exempt_and_nothing_else():
 
 def test_trust_ratios_are_reported_by_name_for_adapted_parameters_only():
     _, params = original_model()
-    _, _, state = run_trajectory("tiny", arrays("tiny/trajectories"), "lamb_trajectory/")
+    _, _, state = run_trajectory("tiny", "lamb_trajectory")
     ratios = trust_ratios(state.opt_state)
     assert len(ratios) == sum(jax.tree.leaves(is_adapted(params)))
     assert "embeddings/word_embeddings" in ratios
