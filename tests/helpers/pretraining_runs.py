@@ -18,7 +18,7 @@ from pathlib import Path
 
 import jax
 
-from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.config.model import AlbertConfig
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import ExamplesConfig, OptimizerConfig, TrainConfig

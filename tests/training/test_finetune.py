@@ -19,7 +19,8 @@ import pytest
 
 from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.integrity import named_leaves
-from albert_jax.checkpoint.model_dir import export_model, load_model
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.run import FinetuneConfig
