@@ -253,14 +253,13 @@ def _logits(query_FL, key_TL, padding_T1, head):
     """
     lanes, head_size = query_FL.shape[1], head.stop - head.start
     scaled_FL = query_FL.astype(jnp.float32) * (LOG2_E / math.sqrt(head_size))
-    scaled_FL = scaled_FL.astype(query_FL.dtype)
     if lanes == head_size:
-        return _dot(key_TL, scaled_FL, (1, 1)) + padding_T1
-    spare = head.stop % lanes
-    is_spare_1L = jax.lax.broadcasted_iota(jnp.int32, (1, lanes), 1) == spare
-    ones_FL = jnp.where(is_spare_1L, jnp.ones_like(scaled_FL), _only(head, scaled_FL))
-    padded_TL = jnp.where(is_spare_1L, padding_T1.astype(key_TL.dtype), key_TL)
-    return _dot(padded_TL, ones_FL, (1, 1))
+        return _dot(key_TL, scaled_FL.astype(key_TL.dtype), (1, 1)) + padding_T1
+    # Chosen in float32: libtpu's profile aborts on choices between columns in bfloat16.
+    is_spare_1L = jax.lax.broadcasted_iota(jnp.int32, (1, lanes), 1) == head.stop % lanes
+    ones_FL = jnp.where(is_spare_1L, 1.0, _only(head, scaled_FL))
+    padded_TL = jnp.where(is_spare_1L, padding_T1, key_TL.astype(jnp.float32))
+    return _dot(padded_TL.astype(key_TL.dtype), ones_FL.astype(key_TL.dtype), (1, 1))
 
 
 def _dot(a, b, axes):
