@@ -9,7 +9,14 @@ CoLA and 3.3 of MNLI: minutes to hours on one GPU, days on a CPU, where fewer st
 trial. Table 14 has no settings for AX, which a model fine-tuned on MNLI answers.
 """
 
-from albert_jax.config import ComputeConfig, Dtype, FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config import (
+    ComputeConfig,
+    Dtype,
+    FinetuneConfig,
+    OptimizerConfig,
+    TrainConfig,
+    task_name,
+)
 from albert_jax.errors import UserError
 
 # Learning rate, batch size, encoder's dropout, steps, warm-up, and steps between evaluations, which
@@ -30,9 +37,14 @@ TABLE_14 = {
 def get_config(
     task: str = "mrpc", model: str | None = None, dtype: Dtype = "float32", accumulate: int = 1
 ) -> FinetuneConfig:
-    name = task.lower().replace("-", "")
+    name = task_name(task)
+    if name == "ax":
+        raise UserError("task 'ax' has no training data; a model fine-tuned on mnli answers it")
     if name not in TABLE_14:
-        raise UserError(f"task {task!r} has no settings here; known: {', '.join(TABLE_14)}")
+        raise UserError(
+            f"task {name!r} has no settings in this recipe, which are those of "
+            f"{', '.join(TABLE_14)}; run albert-jax finetune --task {name} without it"
+        )
     rate, batch_size, dropout, steps, warmup, every = TABLE_14[name]
     return FinetuneConfig(
         task=name,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all tests share: JAX's environment (set before JAX is imported), data, the command line."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -39,6 +40,9 @@ os.environ["NPROC"] = "16"
 # Subprocesses inherit the cache of compiled programs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+# Tracing makes so many objects that last that an eighth of the time is the collector's.
+gc.set_threshold(200_000, 20, 50)
 
 # `-n 2` runs the files of tests in two processes, but those that train over several devices, or in
 # several processes, one after the other: two such programs at once starve each other's threads.

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import google_crc32c
 import jax
@@ -23,7 +23,7 @@ import tensorstore as ts
 from albert_jax.utils.json_values import json_crc32c
 from albert_jax.utils.wording import first_ten
 
-Table = dict[str, dict[str, Any]]
+Table = Mapping[str, Mapping[str, Any]]
 """name -> {"shape", "dtype", "crc32c"}, and "impl" for a typed PRNG key; JSON values only."""
 
 
@@ -71,7 +71,7 @@ def crc32c(array: np.ndarray) -> str:
 
 def array_table(leaves: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Table:
     """Shape and dtype of each leaf, which may be abstract; checksums if `arrays` has the values."""
-    table: Table = {}
+    table: dict[str, dict[str, Any]] = {}
     for name, leaf in leaves.items():
         table[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
         if arrays is not None:
@@ -221,6 +221,7 @@ def _claims(store: ts.TensorStore, entry: Mapping[str, Any]) -> tuple[str, str]:
     written = f"{entry['dtype']}{entry['shape']}"
     if "impl" in entry:  # the table has a key's own shape, its data have the key's words behind it
         written = f"uint32{[*entry['shape'], *shape[-1:]]}"
+    assert store.codec is not None  # zarr names it
     codec = store.codec.to_json()
     chunk = _chunk(store)
     if (codec.get("compressor") or {"id": "zstd"})["id"] != "zstd" or codec.get("filters"):
@@ -248,7 +249,8 @@ def _check_size(stores: Mapping[str, ts.TensorStore], size: int) -> None:
 
 def _chunk(store: ts.TensorStore) -> tuple[int, ...]:
     """The shape of what is stored, and read, together."""
-    return store.chunk_layout.read_chunk.shape or ()  # None: of a number by itself
+    shape = store.chunk_layout.read_chunk.shape or ()  # None: of a number by itself
+    return cast(tuple[int, ...], shape)  # zarr knows every dimension
 
 
 def _bytes_in(folder: Path) -> int:

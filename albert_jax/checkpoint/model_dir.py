@@ -17,7 +17,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import msgspec
@@ -46,6 +46,7 @@ from albert_jax.config.manifests import (
     ConvertedTensor,
     HeadManifest,
     ModelManifest,
+    TensorEntry,
     TextSettings,
     is_model_directory,
 )
@@ -113,6 +114,7 @@ def export_model(
             _write_arrays(folder / "params", arrays)
             if slots:
                 _write_arrays(folder / "optimizer", slots)
+            files: list[Literal["albert_config.json", "spiece.model"]]
             files = [name for name in (CONFIG, VOCABULARY) if (folder / name).exists()]
             manifest = ModelManifest(
                 format_version=FORMAT_VERSION,
@@ -124,8 +126,8 @@ def export_model(
                 head=HeadManifest.from_json(head) if head else None,
                 inventory=None if inventory is None else list(inventory),
                 sha256={name: _sha256(folder / name) for name in files},
-                tensors=array_table(leaves, arrays),
-                optimizer=array_table(slots, slots) if slots else None,
+                tensors=_table(leaves, arrays),
+                optimizer=_table(slots, slots) if slots else None,
             )
             text = json.dumps(seal(finite(manifest.to_json())), indent=1)
             (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -178,6 +180,10 @@ class _AsItIs(np.ndarray):
 
     def __deepcopy__(self, memo: Any) -> _AsItIs:
         return self
+
+
+def _table(leaves: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, TensorEntry]:
+    return cast(dict[str, TensorEntry], array_table(leaves, arrays))
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

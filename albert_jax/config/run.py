@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
+from albert_jax.config.stages import stages_of
 from albert_jax.config.task_names import label_pairs, task_name
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
@@ -75,14 +76,20 @@ class ExamplesConfig:
 class OptimizerConfig:
     """What run_pretraining.py's flags set; defaults are its defaults."""
 
-    name: Literal["lamb", "adamw", "optax_lamb"] = "lamb"
-    """ALBERT's LAMB; ALBERT's AdamW; optax.lamb (bias-corrected, a trust ratio for every tensor).
+    name: Literal["lamb", "adamw", "optax_lamb", "optax_adamw", "muon"] = "lamb"
+    """ALBERT's LAMB; ALBERT's AdamW; optax.lamb (bias-corrected, a trust ratio for every tensor);
+    optax.adamw (bias-corrected); Muon for the kernels and optax.adamw for all else.
     """
     learning_rate: float | None = None
     """Peak; unset: the preset for this optimizer and batch size (0.00176 for LAMB at 4096, by the
     square root)."""
     warmup_steps: int | None = None
     """Linear warm-up; unset: 2.5 % of the steps, the original's 3,125 of 125,000."""
+    schedule: Literal["polynomial", "cosine", "constant", "wsd"] = "polynomial"
+    """From the warm-up on: polynomial decay to zero (the original); half a cosine to zero; none;
+    none until the last decay_share of the steps, then linear to zero (warm-up, stable, decay)."""
+    decay_share: float = 0.2
+    """Of the steps, in which `wsd` decays."""
     poly_power: float = 1.0
     """Power of the polynomial decay to zero at the last step."""
     weight_decay: float = 0.01
@@ -109,6 +116,8 @@ class OptimizerConfig:
             "epsilon",
         )
         check_least(self, "optimizer", 0, "clip_norm")
+        if not 0 < self.decay_share <= 1:
+            raise UserError(f"optimizer.decay_share {self.decay_share} must lie in (0, 1]")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"optimizer.{name} {getattr(self, name)} must lie in [0, 1)")
@@ -146,6 +155,20 @@ class TrainConfig:
     """Sequences an update, over all devices."""
     accumulate: int = 1
     """Micro-batches that make up one update."""
+    depth: str = ""
+    """Of pretraining: passes of the shared layer in the course of the run, as 2:0.3,4:0.3,6:0.4
+    (passes and share of the steps); 2-6 draws a number for each step; unset:
+    model.num_hidden_layers."""
+    length: str = ""
+    """Of pretraining: tokens in a row, as 64:0.8,128:0.2; unset: examples.max_seq_length, by which
+    the held-out rows are made too."""
+    batch_ramp: str = ""
+    """Of pretraining: sequences an update, as 32:0.2,64:0.8; unset: batch_size."""
+    masking: str = ""
+    """Of pretraining: share of a row's tokens to predict, as 0.3:0.5,0.15:0.5; unset:
+    examples.masked_lm_prob."""
+    sop_weight: str = ""
+    """Of pretraining: weight of the second objective's loss, as 0.5:0.5,1:0.5; unset: 1."""
     seed: int = 12345
     """Of initial weights, dropout and examples; create_pretraining_data.py's --random_seed."""
     mode: Literal["jit", "pmap"] = "jit"
@@ -223,8 +246,8 @@ class PretrainConfig:
     vocab: str | None = None
     """SentencePiece model, needed beside TFRecord shards only: a store carries its own."""
     heldout: str | None = None
-    """TFRecord shards to evaluate on, beside TFRecord shards only: a store carries its own held-out
-    split."""
+    """What to evaluate on: of another store the held-out split, in place of the store's own; beside
+    TFRecord shards, which have none, TFRecord shards."""
     text: tuple[str, ...] = ()
     """Where no store is given: text files to train a vocabulary on (model.vocab_size pieces) and to
     prepare inside the work directory; `python-docs` is the English text that every Python carries.
@@ -233,14 +256,58 @@ class PretrainConfig:
     """Work directory: checkpoints, logs and, at the end, model/."""
     init_from: str | None = None
     """Model directory to start from, also one of another depth: the shared layer allows it."""
+    output_bias: Literal["zero", "unigram"] = "zero"
+    """First values of the masked-LM head's bias: zero (the original), or the logarithms of the
+    pieces' frequencies in the store, so that they need not be learnt."""
+    kernel_init: Literal["fixed", "fan_in"] = "fixed"
+    """Standard deviation of the kernels' first values: model.initializer_range (the original), or
+    1 / sqrt(inputs), which suits any width; tables of embeddings have the former either way."""
 
     def __post_init__(self) -> None:
         check_types(self, "")
+        _check_stages(self)
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
                 f"examples.max_seq_length {self.examples.max_seq_length} exceeds "
                 f"model.max_position_embeddings "
                 f"{self.model.max_position_embeddings}"
+            )
+
+
+# Fields of TrainConfig that hold a schedule over a pretraining run.
+SCHEDULES = ("depth", "length", "batch_ramp", "masking", "sop_weight")
+
+
+def _check_stages(config: PretrainConfig) -> None:
+    stages = list(stages_of(config))
+    most_depth = max(stage.depths[1] for stage in stages)
+    if most_depth > config.model.num_hidden_layers:
+        raise UserError(
+            f"train.depth {config.train.depth!r} has {most_depth} passes, more than "
+            f"model.num_hidden_layers {config.model.num_hidden_layers}, with which the model is "
+            "evaluated and saved; raise that"
+        )
+    if stages[-1].depths[1] != config.model.num_hidden_layers:
+        raise UserError(
+            f"train.depth {config.train.depth!r} ends with {stages[-1].depths[1]} passes, but "
+            f"model.num_hidden_layers is {config.model.num_hidden_layers}; make them the same"
+        )
+    if config.train.depth and config.model.num_hidden_groups > 1:
+        raise UserError(
+            f"train.depth {config.train.depth!r} needs a model whose layers are all one; "
+            f"model.num_hidden_groups is {config.model.num_hidden_groups}, give 1"
+        )
+    longest = max(stage.examples.max_seq_length for stage in stages)
+    if longest > config.examples.max_seq_length:
+        raise UserError(
+            f"train.length {config.train.length!r} has rows of {longest} tokens, more than "
+            f"examples.max_seq_length {config.examples.max_seq_length}; raise that"
+        )
+    for size in (stage.batch_size for stage in stages):
+        if size % config.train.accumulate:
+            raise UserError(
+                f"train.batch_ramp {config.train.batch_ramp!r}: {size} sequences do not divide "
+                f"into train.accumulate {config.train.accumulate} micro-batches"
             )
 
 
@@ -259,8 +326,9 @@ class FinetuneConfig:
     """Folder of the task's files as published, or tfds."""
     workdir: str | None = None
     """Work directory: checkpoints, logs, results.json, and the model directories last and best."""
-    max_seq_length: int = 512
-    """Tokens in a row, special ones included; what is longer is cut, or divided into windows."""
+    max_seq_length: int | None = None
+    """Tokens in a row, special ones included; what is longer is cut, or divided into windows.
+    Unset: 512, or as many as the model has positions for."""
     texts: tuple[str, ...] = ()
     """Columns of a user's own task that hold its texts; unset: as the task has them."""
     label: str | None = None
@@ -310,9 +378,14 @@ class FinetuneConfig:
         check_types(self, "")
         task_name(self.task)
         label_pairs(self.labels)
+        for name in SCHEDULES:
+            if getattr(self.train, name):
+                raise UserError(
+                    f"train.{name} {getattr(self.train, name)!r} is of pretraining; leave it out"
+                )
         check_least(self, "", 1, "doc_stride", "max_query_length", "length_window", "seeds")
         check_least(self, "", 0, "restarts", "pack")
-        if self.max_seq_length < 8:
+        if self.max_seq_length is not None and self.max_seq_length < 8:
             raise UserError(f"max_seq_length {self.max_seq_length} is too short; use 8 or more")
         for name in ("dropout", "classifier_dropout"):
             value = getattr(self, name)

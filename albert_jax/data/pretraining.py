@@ -9,6 +9,7 @@ import dataclasses
 import glob
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from albert_jax.config.recipes import to_dict
-from albert_jax.config.run import PretrainConfig
+from albert_jax.config.run import SCHEDULES, ExamplesConfig, PretrainConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import ExampleSource
 from albert_jax.data.masking import word_starts
@@ -49,6 +50,7 @@ class PretrainingData:
     """Training and held-out examples, and what is known of them."""
 
     train: ExampleSource
+    train_as: Callable[[ExamplesConfig], ExampleSource]  # with other settings than the run's
     heldout: ExampleSource | None
     vocab: Path | None
     tokenizer: dict[str, Any]  # mode, do_lower_case
@@ -56,6 +58,7 @@ class PretrainingData:
     baselines: dict[
         str, float
     ]  # of the held-out tokens: unigram_entropy_nats, most_frequent_token_rate
+    frequencies: Callable[[], np.ndarray]  # f64[V], of each piece in the training text
 
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> PretrainingData:
@@ -71,13 +74,30 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> PretrainingData:
     assert store is not None
     stores = split_stores(store)
     if len(stores) > 1:
-        return _open_mixture(config, dict(stores))
+        return _with_heldout(_open_mixture(config, dict(stores)), config)
     if is_address(store):
-        return _open_store(config, store, local_store(store))
+        return _with_heldout(_open_store(config, store, local_store(store)), config)
     is_store = (Path(store) / "manifest.json").is_file() or (Path(store) / "progress").is_dir()
     if not is_store and (records := _record_files(store)):
         return _open_records(config, records)
-    return _open_store(config, store, Path(store))
+    return _with_heldout(_open_store(config, store, Path(store)), config)
+
+
+def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingData:
+    """Data whose held-out examples are of the store that `heldout` names, if it names one."""
+    if config.heldout is None:
+        return data
+    other = _open_store(config, config.heldout, local_store(config.heldout))
+    if other.identity["vocabulary"] != data.identity["vocabulary"]:
+        raise UserError(
+            f"the held-out store {config.heldout} was made with another vocabulary than the "
+            f"store; prepare its text with {data.vocab}"
+        )
+    if other.heldout is None:
+        raise UserError(
+            f"the store {config.heldout} holds no document out; prepare it with --holdout 0.5"
+        )
+    return dataclasses.replace(data, heldout=other.heldout, baselines=other.baselines)
 
 
 def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingData:
@@ -91,7 +111,6 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
     _check_vocab_size(config, tokenizer, path)
     make = partial(
         PretrainingSource,
-        config=config.examples,
         seed=config.train.seed,
         starts_word=word_starts(tokenizer, config.examples.word_start),
         vocab_size=tokenizer.vocab_size,
@@ -100,9 +119,10 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
         raise UserError(f"the store {path} has no documents to train on; prepare it with more text")
     totals = store.manifest["splits"]["heldout"]
     return PretrainingData(
-        train=make(store),
+        train=make(store, config=config.examples),
+        train_as=lambda examples: make(store, config=examples),
         # Shuffled, so that a limited evaluation is not of the first documents only.
-        heldout=make(heldout) if heldout.num_documents else None,
+        heldout=make(heldout, config=config.examples) if heldout.num_documents else None,
         vocab=store.vocab_path,
         tokenizer=settings,
         identity={
@@ -110,7 +130,18 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
             "data": json_sha256(store.manifest["splits"]["train"]["shards"]),
         },
         baselines=baselines_of(totals),
+        frequencies=lambda: _frequencies(store),
     )
+
+
+def _frequencies(store: TokenStore) -> np.ndarray:
+    """Each piece's share of a split's tokens, f64[V]."""
+    counts = np.zeros(store.manifest["vocabulary"]["size"])
+    for shard in store.shards:
+        # In parts: bincount makes eight bytes of each token first.
+        for start in range(0, len(shard.tokens), 1 << 22):
+            counts += np.bincount(shard.tokens[start : start + (1 << 22)], minlength=len(counts))
+    return counts / store.num_tokens
 
 
 def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> PretrainingData:
@@ -142,25 +173,33 @@ def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> P
         heldout = Mixture(list(held.values()), held_counts, names=names, seed=seed)
         baselines = _mixed_baselines([stores[name] for name in names], held_counts)
     data = [[part.identity["data"], count] for part, count in zip(parts, counts, strict=True)]
+    mix = partial(Mixture, counts=counts, names=list(stores), seed=seed)
     return dataclasses.replace(
         parts[0],
-        train=Mixture([part.train for part in parts], counts, names=list(stores), seed=seed),
+        train=mix([part.train for part in parts]),
+        train_as=lambda examples: mix([part.train_as(examples) for part in parts]),
         heldout=heldout,
         identity=parts[0].identity | {"data": json_sha256(data)},
         baselines=baselines,
+        frequencies=lambda: sum(
+            (
+                part.frequencies() * (count / BLOCK)
+                for part, count in zip(parts, counts, strict=True)
+            ),
+            start=np.zeros(1),
+        ),
     )
 
 
 def _mixed_baselines(stores: list[TokenStore], counts: tuple[int, ...]) -> dict[str, float]:
     """`baselines_of` for a mixture, whose frequencies are the stores' by their shares."""
-    rates = np.zeros(stores[0].manifest["vocabulary"]["size"])
-    for store, count in zip(stores, counts, strict=True):
-        for shard in store.shards:
-            # In parts: bincount makes eight bytes of each token first.
-            for start in range(0, len(shard.tokens), 1 << 22):
-                tokens = shard.tokens[start : start + (1 << 22)]
-                occurring = np.bincount(tokens, minlength=len(rates))
-                rates += occurring / store.num_tokens * (count / BLOCK)
+    rates = sum(
+        (
+            _frequencies(store) * (count / BLOCK)
+            for store, count in zip(stores, counts, strict=True)
+        ),
+        start=np.zeros(1),
+    )
     return baselines_of(unigram_statistics(rates))
 
 
@@ -231,10 +270,28 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
             shuffle=True,
             vocab_size=tokenizer.vocab_size,
         )
+    train = RecordSource(
+        files, seed=config.train.seed, shuffle=True, vocab_size=tokenizer.vocab_size
+    )
+
+    def train_as(examples: ExamplesConfig) -> ExampleSource:
+        if examples != config.examples:
+            raise UserError(
+                f"TFRecord shards hold rows as they were drawn, so that train.length "
+                f"{config.train.length!r} and train.masking {config.train.masking!r} cannot be "
+                "had; leave them out, or give a token store"
+            )
+        return train
+
+    def frequencies() -> np.ndarray:
+        raise UserError(
+            "output_bias 'unigram' needs the frequencies of a token store; TFRecord shards have "
+            "none, leave it out"
+        )
+
     return PretrainingData(
-        train=RecordSource(
-            files, seed=config.train.seed, shuffle=True, vocab_size=tokenizer.vocab_size
-        ),
+        train=train,
+        train_as=train_as,
         heldout=heldout,
         vocab=tokenizer.path,
         tokenizer={"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
@@ -243,6 +300,7 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
             "data": json_sha256([(f, Path(f).stat().st_size) for f in files]),
         },
         baselines={},
+        frequencies=frequencies,
     )
 
 
@@ -292,9 +350,15 @@ def settings_identity(config: PretrainConfig) -> dict[str, Any]:
     """The part of `identity_of` that needs no data."""
     settings = to_dict(config)
     keys = ("steps", "batch_size", "accumulate", "seed")
+    train, optimizer = settings["train"], settings["optimizer"]
+    if optimizer["schedule"] != "wsd":
+        del optimizer["decay_share"]
+    if optimizer["schedule"] == "polynomial":
+        del optimizer["schedule"]  # 0.1 wrote none
     return {
         "model": settings["model"],
         "examples": settings["examples"],
-        "optimizer": settings["optimizer"],
-        "train": {key: settings["train"][key] for key in keys},
+        "optimizer": optimizer,
+        "train": {key: train[key] for key in keys}
+        | {key: train[key] for key in SCHEDULES if train[key]},
     }

@@ -20,5 +20,10 @@ def require_pretraining_data(config: PretrainConfig) -> None:
     for store, _ in split_stores(config.store) if config.store else ():
         if not is_address(store) and not Path(store).exists() and not glob.glob(store):
             raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
+    heldout = config.heldout
+    if heldout and not (is_address(heldout) or Path(heldout).exists() or glob.glob(heldout)):
+        raise UserError(
+            f"held-out data {heldout} does not exist; give a store made by albert-jax prepare"
+        )
     if config.vocab is not None and not Path(config.vocab).exists():
         raise UserError(f"vocab {config.vocab} does not exist; give a spiece.model")

@@ -4,7 +4,8 @@ each to what we use it for, so that a new JAX shows here first."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 from jax._src import clusters, distributed, xla_bridge
 from jaxlib import _jax
@@ -35,7 +36,7 @@ def coordination() -> Coordination:
     Private because `jax.distributed` gives no access to its key-value store (orbax takes the same
     way), and `jax.process_index()` starts the devices.
     """
-    return distributed.global_state
+    return cast(Coordination, distributed.global_state)
 
 
 def detect_cluster(
@@ -44,7 +45,7 @@ def detect_cluster(
     process: int | None,
     devices: list[int] | None,
     seconds: int,
-) -> tuple[str | None, int | None, int | None, list[int] | None]:
+) -> tuple[str | None, int | None, int | None, Sequence[int] | None]:
     """Return the same four, with what is None filled in by the cluster, where there is one.
 
     Raises RuntimeError or OSError where a cluster does not answer yet, ValueError or KeyError where

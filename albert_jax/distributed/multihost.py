@@ -236,7 +236,7 @@ def _take_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
@@ -288,9 +288,11 @@ def _lost() -> str:
     )
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _aborted(number: int) -> None:
+def _exit_at_abort(number: int) -> None:
     _exit(*_on_abort())
+
+
+_aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(_exit_at_abort)
 
 
 def _on_sigabrt(handler: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig
+from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import MASK_ID
 from albert_jax.data.tokenizer import Tokenizer
@@ -35,6 +35,10 @@ from albert_jax.utils.errors import UserError
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
 MANY = 100  # texts from which on a terminal sees a progress bar
+
+
+def _float32(x: Any) -> Any:
+    return None if x is None else np.asarray(x, np.float32)
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Albert:
         compute = compute or ComputeConfig()
         self.compute = dataclasses.replace(
             compute,
-            dtype=matmul_dtype(compute.dtype, jax.default_backend()),
+            dtype=cast(Dtype, matmul_dtype(compute.dtype, jax.default_backend())),
             scan_unroll=compute.scan_unroll or unroll,
         )
         self._forward = self._jit(functions.forward, collect_layers=True)
@@ -227,7 +231,7 @@ class Albert:
             output.masked_lm_logits_BPV,
             output.sentence_order_logits_BC,
         )
-        return ForwardOutput(*(None if x is None else np.asarray(x, np.float32) for x in found))
+        return ForwardOutput(*map(_float32, found))
 
     # ---------------------------------------------------------------------------------------- text
 

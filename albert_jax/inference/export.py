@@ -144,9 +144,11 @@ def _check(albert: Albert, folder: Path) -> None:
         found = jax.jit(programs["encode"].call)(params, *inputs)
         _assert_close(found["sequence"], wanted.sequence * mask_BS[..., None], albert.compute)
         if "pooled" in found:
+            assert wanted.pooled is not None
             _assert_close(found["pooled"], wanted.pooled, albert.compute)
         if "fill_mask" in programs:
             found = jax.jit(programs["fill_mask"].call)(params, *inputs, positions_BP)
+            assert wanted.masked_lm_logits is not None
             probs_BPV = np.asarray(jax.nn.softmax(wanted.masked_lm_logits))
             likeliest_BPK = -np.sort(-probs_BPV[..., : albert.pieces])
             likeliest_BPK = likeliest_BPK[..., : found["scores"].shape[-1]]

@@ -25,6 +25,7 @@ from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Task, find_task
 from albert_jax.tasks.batches import SHORTEST, evaluation_batches
 from albert_jax.tasks.collate import FeatureRow
+from albert_jax.tasks.labels import LabelReader
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.streams import say
@@ -196,6 +197,9 @@ def load_fine_tuned(
     check_pack(chosen, pack)
     chosen = chosen.with_labels(head.labels or ())
     order = _label_order(directory, head, chosen)
+    if renamed := given["renamed"]:
+        published = getattr(chosen, "published", ())
+        LabelReader(chosen.labels, renamed=renamed, published=published).check_renamed()
     longest = model.config.max_position_embeddings
     length = min(head.max_seq_length or longest, longest)
     if max_seq_length is not None:

@@ -42,7 +42,8 @@ def forward(
     """Return the model's output; what hangs on an absent pooler or head is None."""
     inputs = (input_ids_BS, input_mask_BS, segment_ids_BS, masked_lm_positions_BP)
     with jax.default_matmul_precision("highest"):
-        return model.apply({"params": params}, *inputs, collect_layers=collect_layers)
+        output: Any = model.apply({"params": params}, *inputs, collect_layers=collect_layers)
+        return output
 
 
 def _with_intermediates(
@@ -98,7 +99,9 @@ def fill_mask(
     Only the first `pieces` rows have a piece and can be answered; None: all have one.
     """
     inputs = (input_ids_BS, input_mask_BS, segment_ids_BS, masked_lm_positions_BP)
-    probs = jax.nn.softmax(forward(model, params, *inputs).masked_lm_logits_BPV)
+    logits_BPV = forward(model, params, *inputs).masked_lm_logits_BPV
+    assert logits_BPV is not None  # there are positions, and the caller has seen the head
+    probs = jax.nn.softmax(logits_BPV)
     if targets_T is None:
         return jax.lax.top_k(probs[..., :pieces], top_k)
     scores_BPK, places_BPK = jax.lax.top_k(probs[..., targets_T], top_k)
@@ -128,7 +131,10 @@ def encode(
     else:
         last = layer == blocks
         output = forward(model, params, *inputs, collect_layers=not last)
-        x_BSH = output.encoder.sequence_BSH if last else output.encoder.layers_LBSH[layer - 1]
+        x_BSH = output.encoder.sequence_BSH
+        if not last:
+            assert output.encoder.layers_LBSH is not None  # collected
+            x_BSH = output.encoder.layers_LBSH[layer - 1]
     x_BSH = x_BSH.astype(jnp.float32) * input_mask_BS[..., None]
     if pool == "cls":
         return None, x_BSH[:, 0]
@@ -170,4 +176,5 @@ def sentence_order(
 ) -> Array:
     """The probability that the two segments stand in the right order, f32[B]."""
     output = forward(model, params, input_ids_BS, input_mask_BS, segment_ids_BS)
+    assert output.sentence_order_logits_BC is not None  # the caller has seen the head
     return jax.nn.softmax(output.sentence_order_logits_BC)[:, 0]

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from albert_jax.config.model import ComputeConfig
+from albert_jax.inference.answers import Answer, NoAnswer, SpanAnswer
 from albert_jax.inference.finetuned import FineTuned, is_finite, load_fine_tuned
 from albert_jax.inference.prediction_files import (
     predictions_folder,
@@ -22,7 +23,7 @@ from albert_jax.inference.prediction_files import (
     write_files,
 )
 from albert_jax.tasks import Features, RawExample, Task
-from albert_jax.tasks.base import TFDS
+from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.custom import CONLL, CustomTask
 from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
@@ -55,20 +56,16 @@ def predict(
     compute: ComputeConfig | None = None,
     pack: int = 0,
     skip_bad: bool = False,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Answer | NoAnswer]:
     """Answers to `inputs`, one by one as they come, in their order.
 
-    An input has the task's texts by their names (README), and may have an "id". An answer is
-    {"id", "prediction"}, and of classes and choices "probabilities" by label; of questions on a
-    context "start", the character of it where the answer begins (None where there is none),
-    "probability", the likeliest text's among the likely ones (None where there is none, as in a
-    context without a word), and for squad2 "null_odds". An answer to an input that is too long for
-    a row has "truncated", True, and "tokens_left_out", how many. With `pack` short inputs share
-    rows of that many tokens.
+    An input has the task's texts by their names (README), and may have an "id". An answer has "id"
+    and "prediction", and what else `Answer` says; to questions on a context it is a `SpanAnswer`.
+    With `pack` short inputs share rows of that many tokens.
 
     Raises UserError for a model that was not fine-tuned, and for an input that lacks a text or that
-    the model has no finite answer to; with `skip_bad` the answer to such an input is {"id",
-    "error"} and the others follow.
+    the model has no finite answer to; with `skip_bad` such an input has a `NoAnswer` and the others
+    follow.
     """
     if isinstance(inputs, str | bytes | Mapping):
         raise UserError(
@@ -137,7 +134,7 @@ def _answers(
     *,
     skip_bad: bool,
     tick: Callable[[int], None] | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Answer | NoAnswer]:
     """Answers to the inputs of each chunk, which are computed together. `tick` is called after each
     batch with the number of inputs that are done."""
 
@@ -152,17 +149,18 @@ def _answers(
             if asked[-1].error and not skip_bad:
                 break  # what comes before it is answered all the same
         for each, found in zip(asked, _answered(fine_tuned, asked, tick_rows), strict=True):
+            answer: Answer | NoAnswer
             if isinstance(found, UserError):
                 if not skip_bad:
                     raise found
                 count.bad += 1
-                found = {"error": str(found)}
-            elif each.cuts:
-                count.cuts[count.inputs] = each.cuts
-                left_out = sum(cut.left_out for cut in each.cuts)
-                found = found | {"truncated": True, "tokens_left_out": left_out}
+                answer = NoAnswer(id=each.id, error=str(found))
+            else:
+                answer = found
+                if each.cuts:
+                    count.cuts[count.inputs] = each.cuts
             count.inputs += 1
-            yield {"id": each.id, **found}
+            yield answer
 
 
 def _asked(fine_tuned: FineTuned, number: int, place: str, record: Any) -> _Asked:
@@ -205,8 +203,8 @@ def _features(fine_tuned: FineTuned, example: RawExample, place: str) -> list[Fe
 
 def _answered(
     fine_tuned: FineTuned, asked: Sequence[_Asked], tick: Tick
-) -> list[dict[str, Any] | UserError]:
-    """The answer to each, without its id, or the error."""
+) -> list[Answer | UserError]:
+    """The answer to each, or the error."""
     good = [each for each in asked if each.error is None]
     rows = as_rows(feature for each in good for feature in each.features)
     outputs = iter(fine_tuned(rows, tick))
@@ -218,7 +216,7 @@ def _answered(
     return [each.error or next(answers) for each in asked]
 
 
-def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[dict[str, Any]]:
+def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[Answer]:
     """Predictions, and what else `predict` says of them."""
     examples = [each.example for each in asked if each.example is not None]
     features = [
@@ -229,16 +227,24 @@ def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[dict[str, Any]]:
     predictions = task.for_answers().predictions(
         examples, features, [x for each in asked for x in each.outputs]
     )
-    answers = []
-    for example, each in zip(examples, asked, strict=True):
-        answer = predictions[example.id]  # of words a tuple, as a label each
-        found = {"prediction": list(answer) if isinstance(answer, tuple) else answer}
-        if task.head in ("classification", "multiple_choice"):
-            found["probabilities"] = _probabilities(task.labels, each.outputs[0]["logits"])
-        if isinstance(predictions, SpanPredictions):
-            found |= _place(predictions, example.id)
-        answers.append(found)
-    return answers
+    return [
+        _answer(task, each, predictions, example.id)
+        for example, each in zip(examples, asked, strict=True)
+    ]
+
+
+def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> Answer:
+    found = predictions[name]  # of words a tuple, as a label each
+    prediction = list(found) if isinstance(found, tuple) else found
+    kind: type[Answer] = Answer
+    more: dict[str, Any] = {}
+    if asked.cuts:
+        more |= {"truncated": True, "tokens_left_out": sum(cut.left_out for cut in asked.cuts)}
+    if task.head in ("classification", "multiple_choice"):
+        more["probabilities"] = _probabilities(task.labels, asked.outputs[0]["logits"])
+    if isinstance(predictions, SpanPredictions):
+        kind, more = SpanAnswer, more | _place(predictions, name)
+    return kind(id=asked.id, prediction=prediction, **more)
 
 
 def _probabilities(labels: Sequence[str], logits: np.ndarray) -> dict[str, float]:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from albert_jax.config.model import AlbertConfig
+from albert_jax.config.stages import Stage
 
 # Dense bfloat16 FLOP/s of one device, by the words that jax.Device.device_kind contains, longer
 # names first; vendors' data sheets. A TPU v2/v3 device is one core of a chip.
@@ -78,3 +80,14 @@ def forward_flops_per_sequence(config: AlbertConfig, seq: int, predictions: int)
 def train_flops_per_sequence(config: AlbertConfig, seq: int, predictions: int) -> float:
     """Matmul FLOPs of one sequence's forward and backward pass, whatever is recomputed besides."""
     return 3 * forward_flops_per_sequence(config, seq, predictions)
+
+
+def stage_flops(config: AlbertConfig, stage: Stage) -> float:
+    """Matmul FLOPs of one of a stage's updates; of a random depth, the mean."""
+    examples, (least, most) = stage.examples, stage.depths
+    length, predictions = examples.max_seq_length, examples.max_predictions_per_seq
+    of_each = [
+        train_flops_per_sequence(replace(config, num_hidden_layers=depth), length, predictions)
+        for depth in range(least, most + 1)
+    ]
+    return stage.batch_size * sum(of_each) / len(of_each)

@@ -60,6 +60,16 @@ class LabelReader:
         if self._renamed.keys() & self._numbers.keys():
             self._numbers = {}  # the file's numbers are not the published ones
 
+    def check_renamed(self) -> None:
+        """Raise UserError where --labels takes a file's label for one that the task lacks."""
+        for found, label in self._renamed.items():
+            is_none = label == "-1" and self._may_be_none
+            if self._own and not is_none and self._known(label, self._own) is None:
+                raise UserError(
+                    f"label {quoted([found])}, which --labels takes for {quoted([label])}, is "
+                    f"unknown; expected {_some(self._own)}"
+                )
+
     @_or_none
     def read(self, value: Any, field: str, place: str, labels: Sequence[str] = ()) -> str | None:
         """Return the task's label that a value stands for; None also for -1 where that says so.

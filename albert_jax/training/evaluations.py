@@ -41,7 +41,10 @@ class Evaluations:
             if self._must_stop():
                 raise Cut
 
-        log_evaluation(self._log, step, self._run.evaluate(params, step, tick))
+        metrics = self._run.evaluate(params, step, tick)
+        log_evaluation(self._log, step, metrics)
+        if self._run.standing and (said := self._run.standing.evaluated(step, metrics)):
+            self._log.event(step, f"note: {said}")
         self._run.after_evaluation()
         self._watchdog.alive(f"the evaluation at step {step}")
 

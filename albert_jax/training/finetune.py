@@ -77,6 +77,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
     started = time.time()
     with compilation_cache(config.train.compilation_cache), lock_workdir(workdir):
         prepared = set_up(config)
+        config = dataclasses.replace(config, max_seq_length=prepared.max_seq_length)
         base = baseline(prepared.task, prepared.train.examples, prepared.dev.examples)
         write_json(workdir / "config.json", to_dict(config))
         say(_announcement(config, prepared, base))
@@ -159,6 +160,7 @@ def _run_of(
     best: _Best,
 ) -> Run:
     batches = _batches(config, prepared, best.seed)
+    flops = config.train.batch_size * _flops_per_row(prepared, batches)
 
     def evaluate(params: Any, step: int, tick: Tick) -> dict[str, float]:
         return best.offer(_on_one_device(placement, params), step, tick)
@@ -166,14 +168,14 @@ def _run_of(
     return Run(
         config=dataclasses.replace(config.train, seed=best.seed),
         guard=config.guard,
-        step=made.step,
+        step_at=lambda _: made.step,
         batches=batches.batches,
         workload=Workload(
             steps=config.train.steps,
-            batch_size=config.train.batch_size,
-            flops_per_row=_flops_per_row(prepared, batches),
+            rows=lambda _: config.train.batch_size,
+            flops=lambda count: count * flops,
             schedule=made.schedule,
-            passes=lambda row: row / len(prepared.train.rows),
+            passes=lambda count: count * config.train.batch_size / len(prepared.train.rows),
         ),
         identity=finetuning_identity(config, prepared, best.seed),
         evaluate=evaluate,
@@ -231,7 +233,7 @@ def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> Trai
         batch_size=train.batch_size,
         seed=seed,
         window=config.window,
-        longest=config.max_seq_length,
+        longest=prepared.max_seq_length,
         pack=config.pack,
         unit=train.accumulate * len(local_devices(train.devices)),
     )
@@ -294,7 +296,7 @@ class _Best:
             config=source.config,  # its dropout too, which is the run's affair, not the weights'
             vocab=source.tokenizer["path"],
             tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
-            head=self.prepared.head | {"max_seq_length": self.config.max_seq_length},
+            head=self.prepared.head | {"max_seq_length": self.prepared.max_seq_length},
             provenance={
                 "made_by": "albert-jax finetune",
                 "seed": self.seed,
@@ -356,6 +358,7 @@ def _announcement(config: FinetuneConfig, prepared: FinetuneSetup, base: Baselin
     train = config.train
     batches = _batches(config, prepared, train.seed)
     length, share = batches.fill(min(train.steps, 200))
+    whole = prepared.max_seq_length
     examples, rows = len(prepared.train.examples), len(prepared.train.rows)
     passes = train.steps * train.batch_size / rows
     figures = line_of(prepared.task, prepared.task.metric, base.metrics)
@@ -366,7 +369,7 @@ def _announcement(config: FinetuneConfig, prepared: FinetuneSetup, base: Baselin
             f"updates    {train.steps:,} x {train.batch_size} rows, {passes:.2f} passes; "
             f"{'packed' if config.pack else 'padded'} to "
             f"{length:.0f} tokens in the mean, {share:.0%} of them text "
-            f"(all to {config.max_seq_length}: {share * length / config.max_seq_length:.0%})",
+            f"(all to {whole}: {share * length / whole:.0%})",
             f"baseline   {base.what}: {figures}",
         ]
     )

@@ -31,6 +31,8 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import json_sha256
 from albert_jax.utils.streams import say
 
+_MAX_SEQ_LENGTH = 512  # the paper's, where the model has so many positions
+
 
 @dataclass(frozen=True)
 class FinetuneSetup:
@@ -42,6 +44,7 @@ class FinetuneSetup:
     model: AlbertForTask
     train: SplitFeatures
     dev: SplitFeatures
+    max_seq_length: int
 
     @property
     def head(self) -> HeadManifest:
@@ -50,6 +53,21 @@ class FinetuneSetup:
         return HeadManifest(
             kind=task.head, labels=list(task.labels), task=task.name, settings=task.head_settings()
         )
+
+
+def _row_length(config: FinetuneConfig, longest: int) -> int:
+    """Return the tokens of a row, for a model of `longest` positions."""
+    length = config.max_seq_length
+    if length is None:
+        if longest < _MAX_SEQ_LENGTH:
+            say(f"rows of {longest} tokens, the model's positions; --max-seq-length gives fewer")
+        return min(_MAX_SEQ_LENGTH, longest)
+    if length > longest:
+        raise UserError(
+            f"max_seq_length {length} exceeds the model's {longest} positions; "
+            f"give --max-seq-length {longest}"
+        )
+    return length
 
 
 def set_up(config: FinetuneConfig) -> FinetuneSetup:
@@ -69,16 +87,12 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     require_finetuning_inputs(config, workdir_too=False)
     source = load_model(Path(config.model or ""))
     longest = source.config.max_position_embeddings
-    if config.max_seq_length > longest:
-        raise UserError(
-            f"max_seq_length {config.max_seq_length} exceeds the model's {longest} positions; "
-            f"give --max-seq-length {longest}"
-        )
+    length = _row_length(config, longest)
     tokenizer = tokenizer_of(config.model or "", source)
     examples = _labelled(task, "train", config.data or "")
     task = task.learn(examples)
     train, dev = (
-        features_of(task, each, tokenizer, config.max_seq_length)
+        features_of(task, each, tokenizer, length)
         for each in (examples, _labelled(task, "dev", config.data or ""))
     )
     for name, split in (("train", train), ("dev", dev)):
@@ -86,7 +100,7 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
             split.cuts,
             len(split.examples),
             f"{name} examples",
-            max_seq_length=config.max_seq_length,
+            max_seq_length=length,
             longest=longest,
         ):
             say(line)
@@ -98,7 +112,7 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
         labels=max(len(task.labels), 1),
         dropout=config.classifier_dropout,
     )
-    return FinetuneSetup(task, source, tokenizer, model, train, dev)
+    return FinetuneSetup(task, source, tokenizer, model, train, dev, length)
 
 
 def _labelled(task: Task, split: str, data: str) -> list[RawExample]:

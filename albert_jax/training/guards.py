@@ -159,7 +159,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._stop.wait(min(1.0, max(0.05, self._timeout / 10 or 1.0))):
             if self._beats and time.monotonic() - self._last > self.limit():
-                faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+                faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
                 interrupts.last_words(
                     f"nothing finished in the {self.limit():.0f} s after {self._what}; "
                     "the stacks are above; run the same command again to go on"

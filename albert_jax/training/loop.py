@@ -21,7 +21,7 @@ from albert_jax.training.guards import LossGuard, Offence, Watchdog, stop_signal
 from albert_jax.training.metrics import MetricsLog
 from albert_jax.training.pipeline import Pipeline, StepResult
 from albert_jax.training.position import Position, Tally
-from albert_jax.training.programs import Programs
+from albert_jax.training.programs import StepPrograms
 from albert_jax.training.run import Run
 from albert_jax.training.saving import Rollbacks, Saves
 from albert_jax.training.step import TrainState
@@ -66,8 +66,10 @@ class _Loop:
         self, run: Run, position: Position, placement: Placement, saves: Saves, log: MetricsLog
     ) -> None:
         self._run, self._placement, self._saves = run, placement, saves
+        if run.standing:
+            run.standing.begin(position.step)
         self._began_at = position.step
-        self._program = Programs(placement.compile(run.step), run.check_program)
+        self._program = StepPrograms(run.step_at, placement.compile, run.check_program)
         self._timetable = Timetable(run.config, evaluates=run.evaluate is not None)
         self._rollbacks = Rollbacks(run.guard.max_rollbacks, saves, log)
         self.signals = stop_signals(self._nothing_to_lose)
@@ -181,7 +183,11 @@ class Progress:
             self.meter.stepped(step)
             tally = self.position.tally.plus(step.metrics)
             if step.number == 1 or is_due(step.number, config.log_every, config.steps):
-                self.meter.report(step, tally, self._log)
+                figures = self.meter.report(step, tally, self._log)
+                if self._run.standing and (
+                    said := self._run.standing.trained(step.number, figures)
+                ):
+                    self._log.event(step.number, f"note: {said}")
                 tally = Tally()
             self.position = replace(
                 self.position, step=step.number, batch=step.batch + 1, tally=tally

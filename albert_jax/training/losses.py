@@ -53,9 +53,11 @@ def is_best(logits_NC: Array, labels_N: Array, lowering: Lowering = Lowering()) 
     return label_logits(logits_NC, labels_N, lowering.platform) >= logits_NC.max(axis=-1)
 
 
-def pretraining_objective(model: Any, *, second: bool = True) -> Objective:
-    """Masked-LM loss plus, with `second`, the sentence-order (or next-sentence) loss, equally
-    weighted.
+def pretraining_objective(
+    model: Any, *, second: bool = True, second_weight: float = 1.0
+) -> Objective:
+    """Masked-LM loss plus, with `second`, the sentence-order (or next-sentence) loss times
+    `second_weight`; the original weighs both alike.
 
     `model` is an AlbertForPretraining. A batch has input_ids, input_mask, segment_ids [B, S],
     masked_lm_positions, masked_lm_ids, masked_lm_weights [B, P], sentence_order_labels [B] and,
@@ -95,8 +97,9 @@ def pretraining_objective(model: Any, *, second: bool = True) -> Objective:
             metrics["sentence_order_loss"] = (weights_B * losses_B).sum()
             is_best_B = is_best(logits_BC, labels_B, lowering)
             metrics["sentence_order_accuracy"] = (weights_B * is_best_B).sum()
-        total = metrics["masked_lm_loss"] + metrics.get("sentence_order_loss", 0.0)
-        return total, metrics
+        order_loss = metrics.get("sentence_order_loss", 0.0)
+        weighted = order_loss if second_weight == 1 else second_weight * order_loss
+        return metrics["masked_lm_loss"] + weighted, metrics
 
     normalizer_of = {"masked_lm_loss": "masked_lm", "masked_lm_accuracy": "masked_lm"}
     if second:

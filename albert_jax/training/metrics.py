@@ -77,7 +77,7 @@ class MetricsLog:
                 temporary.write_text(text, encoding="utf-8")
         self._jsonl = self._path.open("a", encoding="utf-8")
 
-    def scalars(self, kind: str, step: int, values: dict[str, float], *, line: str = "") -> None:
+    def scalars(self, kind: str, step: int, values: Mapping[str, float], *, line: str = "") -> None:
         """Records `values` (nested names as "a/b") of a step; `line` is what a person reads."""
         self._record({"kind": kind, "step": step, **values})
         if kind == "eval":

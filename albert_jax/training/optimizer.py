@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax import Array
 
 from albert_jax.config.run import OptimizerConfig
@@ -31,6 +32,8 @@ PRESETS: dict[str, tuple[float, int]] = {
     "lamb": (0.00176, 4096),
     "optax_lamb": (0.00176, 4096),
     "adamw": (1e-4, 256),
+    "optax_adamw": (1e-4, 256),
+    "muon": (1e-4, 256),
 }
 
 
@@ -82,6 +85,29 @@ def polynomial_schedule(
         return jnp.where(since < warmup_steps, peak * since / warmup_steps, decayed)
 
     return schedule
+
+
+def warmed_up(after: optax.Schedule, peak: float, warmup_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0 to `peak`, then `after` of the steps since."""
+    if not warmup_steps:
+        return after
+    rise = optax.linear_schedule(0.0, peak, warmup_steps)
+    return optax.join_schedules([rise, after], [warmup_steps])
+
+
+def make_schedule(config: OptimizerConfig, peak: float, *, steps: int) -> optax.Schedule:
+    """The configured learning rate at a step; all but `constant` end at 0."""
+    warmup = warmup_steps(config, steps)
+    if config.schedule == "polynomial":
+        return polynomial_schedule(peak, steps=steps, warmup_steps=warmup, power=config.poly_power)
+    rest = max(1, steps - warmup)
+    if config.schedule == "cosine":
+        return warmed_up(optax.cosine_decay_schedule(peak, rest), peak, warmup)
+    if config.schedule == "constant":
+        return warmed_up(optax.constant_schedule(peak), peak, warmup)
+    decay = max(1, min(rest, round(steps * config.decay_share)))
+    fall = optax.linear_schedule(peak, 0.0, decay, transition_begin=rest - decay)
+    return warmed_up(fall, peak, warmup)
 
 
 def learning_rate_preset(name: str, batch_size: int) -> float:
@@ -220,9 +246,10 @@ def make_optimizer(
     config: OptimizerConfig, *, steps: int, batch_size: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The configured optimizer and its schedule (step -> rate), with the presets filled in."""
-    peak = peak_learning_rate(config, batch_size)
-    warmup = warmup_steps(config, steps)
-    schedule = polynomial_schedule(peak, steps=steps, warmup_steps=warmup, power=config.poly_power)
+    schedule = make_schedule(config, peak_learning_rate(config, batch_size), steps=steps)
+    if config.name in ("optax_adamw", "muon"):
+        make = _muon if config.name == "muon" else _adamw_corrected
+        return optax.chain(*_clip(config.clip_norm), make(config, schedule)), schedule
     if config.name == "optax_lamb":
         chain = optax.chain(
             *_clip(config.clip_norm),
@@ -246,6 +273,51 @@ def make_optimizer(
         trust_ratio=config.name == "lamb",
     )
     return optimizer, schedule
+
+
+def _adamw_corrected(
+    config: OptimizerConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    return optax.adamw(
+        schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        mask=is_adapted,
+    )
+
+
+def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon on the kernels; on all else, bias-corrected AdamW.
+
+    Tables of embeddings and the heads' last matrices are not kernels: their rows are looked up.
+    Differs from optax.contrib.muon: both parts decay alike and Adam has no Nesterov momentum.
+    """
+    kernels = optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=_as_matrices),
+        optax.stateless(lambda updates, _: jax.tree.map(_as_large_as_adams, updates)),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )
+    return optax.partition({"muon": kernels, "adamw": _adamw_corrected(config, schedule)}, _parts)
+
+
+def _as_matrices(kernels: Any) -> Any:
+    return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), kernels)
+
+
+def _as_large_as_adams(update: Array) -> Array:
+    """Scale an orthogonal update so that one learning rate serves both: Adam's root mean square is
+    about 0.2. Liu et al. 2025 (Moonlight), section 2.2."""
+    return 0.2 * math.sqrt(max(update.shape)) * update
+
+
+def _parts(params: Any) -> Any:
+    """A tree that names the part of Muon's which updates each parameter."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "muon" if path_name(path).endswith("kernel") else "adamw", params
+    )
 
 
 def trust_ratios(opt_state: Any) -> dict[str, Array]:

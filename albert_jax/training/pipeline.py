@@ -40,7 +40,8 @@ class Pipeline:
         state: TrainState,
         position: Position,
     ) -> None:
-        """`program` takes a state and a batch as placed; `state` is plain and is copied."""
+        """`program` takes a batch's number, a state and the batch as placed; `state` is plain and
+        is copied."""
         self._program, self._placement = program, placement
         self._stream = numbered_batches(batches, position)
         self._in_flight: collections.deque[StepResult] = collections.deque()
@@ -57,7 +58,7 @@ class Pipeline:
         tokens = int(batch["input_mask"].sum()) if "input_mask" in batch else 0
         on_device = self._placement.put_batch(batch)
         with jax.transfer_guard("disallow"):  # a stray synchronisation is an error
-            self.state, metrics = self._program(self.state, on_device)
+            self.state, metrics = self._program(number, self.state, on_device)
         self.step, self.batch = self.step + 1, number + 1
         tokens *= jax.process_count()
         self._in_flight.append(StepResult(self.step, number, metrics, tokens, waited))
@@ -80,7 +81,8 @@ def numbered_batches(
 ) -> Generator[tuple[int, Batch], None, None]:
     """Yield (number, batch) from the position on, without the ranges left out."""
     start = position.batch
-    for first, after in [*sorted(position.left_out), (None, None)]:
+    ends: list[tuple[int | None, int]] = [*sorted(position.left_out), (None, start)]
+    for first, after in ends:
         if first is not None and after <= start:
             continue
         if first is None or start < first:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,32 +19,41 @@ import numpy as np
 
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import check_destination, export_model, load_model
-from albert_jax.config.manifests import VOCABULARY
+from albert_jax.config.manifests import VOCABULARY, is_model_directory
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
-from albert_jax.data.loader import Batch, ExampleSource, batch_at, make_dataset
+from albert_jax.config.stages import Stages, stages_of
+from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import (
     PretrainingData,
     open_data,
     pretraining_identity,
     settings_identity,
 )
+from albert_jax.data.staged import StagedExamples
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed import multihost
 from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import Placement
-from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.models.flops import stage_flops
 from albert_jax.models.lowering import Lowering
 from albert_jax.training.evaluations import log_evaluation
-from albert_jax.training.losses import Objective
+from albert_jax.training.first_values import first_values
 from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
 from albert_jax.training.pretrain_report import baselines_at, closing, draw_losses, run_plan
 from albert_jax.training.programs import Programs
 from albert_jax.training.run import Evaluate, Run
 from albert_jax.training.run_inputs import require_pretraining_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
-from albert_jax.training.step import ConfiguredStep, TrainState, make_eval_step, make_pretrain_step
+from albert_jax.training.standing import Standing
+from albert_jax.training.step import (
+    ConfiguredStep,
+    StagedSteps,
+    TrainState,
+    make_eval_step,
+    make_pretrain_step,
+)
 from albert_jax.training.step_meter import Workload
 from albert_jax.utils.atomic import appearing_file, require_apart, writing
 from albert_jax.utils.errors import UserError
@@ -91,8 +100,9 @@ def _pretrain(config: PretrainConfig) -> Path:
 def _session(
     config: PretrainConfig, data: PretrainingData, placement: Placement, workdir: Path
 ) -> Session:
+    stages = stages_of(config)
     made = make_pretrain_step(config, placement.lowering)
-    run = _run_of(config, data, made, placement, workdir)
+    run = _run_of(config, data, stages, placement, workdir)
     return Session(
         config=config,
         run=run,
@@ -171,6 +181,16 @@ def _read_config(workdir: Path) -> PretrainConfig:
     try:
         return read_json(workdir / "config.json", PretrainConfig, hint=hint)
     except FileNotFoundError:
+        if not workdir.exists():
+            raise UserError(
+                f"{workdir} does not exist; give a work directory of albert-jax pretrain, the one "
+                "that --workdir named"
+            ) from None
+        if is_model_directory(workdir):
+            raise UserError(
+                f"{workdir} is a model directory already; use it as it is, or give the work "
+                "directory of albert-jax pretrain"
+            ) from None
         raise UserError(
             f"{workdir} is no work directory of albert-jax pretrain (no config.json); give the one "
             "that --workdir named"
@@ -240,7 +260,8 @@ def _first_state(
     """`init_from`'s or random weights with a fresh optimizer, and which of the two."""
     seed = config.train.seed
     if config.init_from is None:
-        return jax.jit(lambda: made.random_state(seed))(), "random weights"
+        state = jax.jit(lambda: made.random_state(seed))()
+        return state.replace(params=first_values(state.params, config, data)), "random weights"
     params = _params_of(config, data, Path(config.init_from))
     return made.state_of(jax.device_put(params), seed), f"weights of {config.init_from}"
 
@@ -281,34 +302,15 @@ def _params_of(config: PretrainConfig, data: PretrainingData, directory: Path) -
 # --------------------------------------------------------------------------------- the loop's parts
 
 
-def _batches(
-    config: PretrainConfig, source: ExampleSource, start: int, stop: int | None
-) -> Iterator[Batch]:
-    return make_dataset(
-        source,
-        batch_size=config.train.batch_size,
-        start=start,
-        stop=stop,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=config.train.data_threads,
-        workers=config.train.data_workers,
-    )
-
-
 def _run_of(
     config: PretrainConfig,
     data: PretrainingData,
-    made: ConfiguredStep,
+    stages: Stages,
     placement: Placement,
     workdir: Path,
 ) -> Run:
-    examples, source = config.examples, data.train
-
-    def passes(row: int) -> float:
-        epoch, index = source.epoch_of(row)
-        return epoch + index / source.epoch_size(epoch)
-
+    examples = StagedExamples(stages, data.train_as)
+    steps = StagedSteps(config, stages, placement.lowering)
     baselines = functools.cache(partial(baselines_at, config, data))
 
     def draw() -> None:
@@ -317,47 +319,75 @@ def _run_of(
         except OSError as error:  # a picture is no reason to stop
             say(f"{workdir / 'loss.png'} is not drawn: {error.strerror or error}")
 
+    def recall(meta: Mapping[str, Any]) -> None:
+        # 0.1.0 wrote no epochs.
+        examples.remember_epochs(meta["position"]["batch"], meta.get("epochs", []))
+
     return Run(
         config=config.train,
         guard=config.guard,
-        step=made.step,
-        batches=partial(_batches, config, source),
+        step_at=lambda batch: steps.at(batch).step,
+        batches=partial(
+            examples.batches,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            threads=config.train.data_threads,
+            workers=config.train.data_workers,
+        ),
         workload=Workload(
             steps=config.train.steps,
-            batch_size=config.train.batch_size,
-            flops_per_row=train_flops_per_sequence(
-                config.model, examples.max_seq_length, examples.max_predictions_per_seq
-            ),
-            schedule=made.schedule,
-            passes=passes,
+            rows=lambda batch: stages.at(batch).batch_size,
+            flops=lambda batches: stages.total(batches, partial(stage_flops, config.model)),
+            schedule=steps.at(0).schedule,
+            passes=examples.passes,
         ),
         identity=pretraining_identity(config, data),
-        evaluate=_evaluator(config, data, made.objective, placement),
+        evaluate=_evaluator(config, data, steps, placement),
         after_evaluation=draw if multihost.is_primary() else lambda: None,
+        standing=Standing(
+            config.train.steps,
+            data.baselines.get("unigram_entropy_nats"),
+            lambda: baselines().get("label_majority"),
+            min(config.train.eval_examples, len(data.heldout or ())),
+        )
+        if multihost.is_primary()
+        else None,
         check_program=memory_check(config),
         kept=lambda position: {
             "tokenizer": data.tokenizer,
-            "epochs": source.ended_epochs(position.batch * config.train.batch_size),
+            "epochs": examples.ended_epochs(position.batch),
         },
-        recall=lambda meta: source.remember_epochs(meta.get("epochs", [])),  # 0.1.0 wrote none
+        recall=recall,
     )
 
 
 def _evaluator(
-    config: PretrainConfig, data: PretrainingData, objective: Objective, placement: Placement
+    config: PretrainConfig, data: PretrainingData, steps: StagedSteps, placement: Placement
 ) -> Evaluate | None:
-    """Returns the means over the held-out examples, None where there are none."""
+    """Returns the means over the held-out examples, None where there are none.
+
+    The shared layer is applied as often as in the last step before.
+    """
     if data.heldout is None or not len(data.heldout):
         return None
     heldout, unit = data.heldout, len(placement.devices)
     total = min(config.train.eval_examples, len(heldout))
     size = min(config.train.batch_size // config.train.accumulate, -(-total // unit) * unit)
     index, count = jax.process_index(), jax.process_count()
-    pure = make_eval_step(objective)
-    step = Programs(placement.compile(pure, donate=False), memory_check(config))
+    check = memory_check(config)
 
-    def evaluate(params: Any, _: int, tick: Tick) -> dict[str, float]:
-        results = []
+    programs: dict[int, Programs] = {}  # by depth
+
+    def program_of(made: ConfiguredStep) -> Programs:
+        depth = made.model.config.num_hidden_layers
+        if depth not in programs:
+            pure = make_eval_step(made.objective)
+            programs[depth] = Programs(placement.compile(pure, donate=False), check)
+        return programs[depth]
+
+    def evaluate(params: Any, step: int, tick: Tick) -> dict[str, float]:
+        made = steps.to_evaluate(step)
+        program, results = program_of(made), []
         for number in range(-(-total // size)):
             # Examples past the end are drawn and weigh nothing.
             batch = batch_at(heldout, number, size, process_index=index, process_count=count)
@@ -365,13 +395,14 @@ def _evaluator(
             weights_B = (np.arange(first, first + size // count) < total).astype(np.float32)
             batch["masked_lm_weights"] = batch["masked_lm_weights"] * weights_B[:, None]
             batch["example_weights"] = weights_B
-            results.append(placement.fetch(step(params, placement.put_batch(batch))))
+            results.append(placement.fetch(program(params, placement.put_batch(batch))))
             tick(min((number + 1) * size, total), total)
         sums, weights = (
             jax.tree.map(lambda *x: float(np.sum(x, dtype=np.float64)), *(r[key] for r in results))
             for key in ("sums", "weights")
         )
-        means = {name: sums[name] / weights[of] for name, of in objective.normalizer_of.items()}
+        normalizer_of = made.objective.normalizer_of
+        means = {name: sums[name] / weights[of] for name, of in normalizer_of.items()}
         return {"loss": sum(v for n, v in means.items() if n.endswith("_loss")), **means}
 
     return evaluate

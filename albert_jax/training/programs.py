@@ -15,6 +15,27 @@ Check = Callable[[Compiled], None]
 """Raises for a program that must not run: `memory.check_fits`."""
 
 
+class StepPrograms:
+    """The programs of a run's steps: called with a batch's number, a state and the batch."""
+
+    def __init__(
+        self,
+        step_at: Callable[[int], Callable[..., Any]],
+        compile_step: Callable[..., Any],
+        check: Check | None = None,
+    ) -> None:
+        """`step_at` is `Run.step_at`, `compile_step` is `Placement.compile`."""
+        self._step_at, self._compile, self._check = step_at, compile_step, check
+        self._programs: dict[Any, Programs] = {}
+
+    def __call__(self, number: int, state: Any, batch: Mapping[str, Array]) -> Any:
+        """Run the step for batch `number` on a state and that batch, both as placed."""
+        step = self._step_at(number)
+        if step not in self._programs:
+            self._programs[step] = Programs(self._compile(step), self._check)
+        return self._programs[step](state, batch)
+
+
 class Programs:
     """A step's programs, called as the step; each is compiled for the first batch of its shape.
 

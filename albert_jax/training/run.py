@@ -11,6 +11,7 @@ from albert_jax.config.run import GuardConfig, TrainConfig
 from albert_jax.training.pipeline import Batches
 from albert_jax.training.position import Position
 from albert_jax.training.programs import Check
+from albert_jax.training.standing import Standing
 from albert_jax.training.step_meter import Workload
 from albert_jax.utils.progress import Tick
 
@@ -28,8 +29,9 @@ class Run:
 
     config: TrainConfig
     guard: GuardConfig
-    step: Callable[..., Any]
-    """A pure training step: (state, batch) -> (state, metrics)."""
+    step_at: Callable[[int], Callable[..., Any]]
+    """The pure training step for a batch of that number: (state, batch) -> (state, metrics); the
+    same object for batches that are computed alike."""
     batches: Batches
     workload: Workload
     identity: Mapping[str, Any]
@@ -37,6 +39,8 @@ class Run:
     evaluate: Evaluate | None = None
     """Held-out metrics, None where nothing is held out."""
     after_evaluation: Callable[[], None] = _nothing
+    standing: Standing | None = None
+    """Hears what is logged, and says what should be known of it."""
     check_program: Check | None = None
     """Refuses a compiled step by raising, before it runs."""
     kept: Callable[[Position], Mapping[str, Any]] = lambda _: {}

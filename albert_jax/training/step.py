@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.struct
@@ -14,6 +14,7 @@ import optax
 from jax import Array
 
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.config.stages import Stages
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
@@ -150,9 +151,43 @@ def configured_step(
     return ConfiguredStep(model, objective, tx, schedule, step)
 
 
-def make_pretrain_step(config: PretrainConfig, lowering: Lowering) -> ConfiguredStep:
+def make_pretrain_step(
+    config: PretrainConfig, lowering: Lowering, *, second_weight: float = 1.0
+) -> ConfiguredStep:
     """Return the step of a pretraining run; `lowering` is its placement's. `benchmark` measures the
     very same."""
     model = AlbertForPretraining(config.model, config.compute, lowering)
-    objective = pretraining_objective(model, second=config.examples.objective != "none")
+    objective = pretraining_objective(
+        model, second=config.examples.objective != "none", second_weight=second_weight
+    )
     return configured_step(model, objective, config)
+
+
+class StagedSteps:
+    """The steps of a run's stages, one for each depth and weight of the second objective.
+
+    All take the same state: the shared layer's parameters serve any depth.
+    """
+
+    def __init__(self, config: PretrainConfig, stages: Stages, lowering: Lowering) -> None:
+        self._config, self._stages, self._lowering = config, stages, lowering
+        self._made: dict[tuple[int, float], ConfiguredStep] = {}
+
+    def at(self, batch: int) -> ConfiguredStep:
+        """Return the step for a batch, the same object for batches that are computed alike."""
+        stage = self._stages.at(batch)
+        return self._of(stage.depth(batch), stage.sentence_order_weight)
+
+    def to_evaluate(self, step: int) -> ConfiguredStep:
+        """Return what the model is evaluated with after a step: as deep as its steps then are at
+        most, before the first one as it will be saved."""
+        depth = self._config.model.num_hidden_layers
+        return self._of(self._stages.at(step - 1).depths[1] if step else depth, 1.0)
+
+    def _of(self, depth: int, weight: float) -> ConfiguredStep:
+        if (depth, weight) not in self._made:
+            model = replace(self._config.model, num_hidden_layers=depth)
+            config = replace(self._config, model=model, train=replace(self._config.train, depth=""))
+            made = make_pretrain_step(config, self._lowering, second_weight=weight)
+            self._made[depth, weight] = made
+        return self._made[depth, weight]

@@ -19,7 +19,7 @@ from albert_jax.training.position import Tally
 
 # What a line shows in a form of its own.
 _SHOWN_APART = {"grad_norm", "learning_rate", "sequences_per_second", "tokens_per_second"}
-_SHOWN_APART |= {"input_wait", "passes", "mfu"}
+_SHOWN_APART |= {"input_wait", "passes", "mfu", "flops"}
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Workload:
 
     steps: int
     """Updates of the whole run."""
-    batch_size: int
-    """Rows in a batch, of all processes."""
-    flops_per_row: float
-    """Forward and backward, as `models.flops` counts them."""
+    rows: Callable[[int], int]
+    """Rows in the batch of a number, of all processes."""
+    flops: Callable[[int], float]
+    """Of the first so many batches, forward and backward, as `models.flops` counts them."""
     schedule: Callable[[int], Any]
     """The learning rate of an update, counted from 0."""
     passes: Callable[[int], float]
-    """Passes over the data at a row, counted from the run's first."""
+    """Passes over the data in the first so many batches."""
 
 
 class StepMeter:
@@ -49,8 +49,8 @@ class StepMeter:
         self._forget()
 
     def _forget(self) -> None:
-        self._steps = self._tokens = 0
-        self._waited = self._spent = 0.0
+        self._steps = self._tokens = self._rows = 0
+        self._waited = self._spent = self._flops = 0.0
 
     def restart_clock(self) -> None:
         """Leave out the time since the last step, for example an evaluation's."""
@@ -63,11 +63,16 @@ class StepMeter:
             self._spent += now - self._since
             self._steps += 1
             self._tokens += step.tokens
+            self._rows += self._workload.rows(step.batch)
+            if self._peak:
+                flops = self._workload.flops
+                self._flops += flops(step.batch + 1) - flops(step.batch)
             self._waited += step.waited
         self._since = now
 
-    def report(self, step: StepResult, tally: Tally, log: MetricsLog) -> None:
-        """Write a line: the tally's means, this step's learning rate and trust ratios, rates."""
+    def report(self, step: StepResult, tally: Tally, log: MetricsLog) -> dict[str, float]:
+        """Write a line and return its figures: the tally's means, this step's learning rate and
+        trust ratios, rates."""
         scalars = tally.means()
         scalars["learning_rate"] = float(self._workload.schedule(step.number - 1))
         if (ratios := step.metrics.get("trust_ratio")) is not None:
@@ -77,23 +82,24 @@ class StepMeter:
                 "trust_ratio_max": float(np.max(ratios)),
             }
         scalars |= self._rates()
-        scalars["passes"] = self._workload.passes((step.batch + 1) * self._workload.batch_size)
+        scalars["passes"] = self._workload.passes(step.batch + 1)
+        scalars["flops"] = self._workload.flops(step.batch + 1)
         log.scalars("train", step.number, scalars, line=self._line(step.number, scalars))
         self._forget()
+        return scalars
 
     def _rates(self) -> dict[str, float]:
         """Return nothing before a step was timed: the first one's time is the compiler's."""
         if not self._steps:
             return {}
         seconds = max(self._spent, 1e-9)
-        rate = self._steps * self._workload.batch_size / seconds
         rates = {
-            "sequences_per_second": rate,
+            "sequences_per_second": self._rows / seconds,
             "tokens_per_second": self._tokens / seconds,
             "input_wait": min(1.0, self._waited / seconds),
         }
         if self._peak:
-            rates["mfu"] = rate * self._workload.flops_per_row / self._peak
+            rates["mfu"] = self._flops / seconds / self._peak
         return rates
 
     def _line(self, step: int, s: Mapping[str, float]) -> str:

@@ -80,6 +80,22 @@ def test_fine_tuning_has_the_papers_settings() -> None:
     assert settings("race.py:model=base-v2") == (1e-5, 32, 0.0, 12000, 1000, 512)
 
 
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ("single", "run albert-jax finetune --task single without it"),
+        ("pair-regression", "run albert-jax finetune --task pair-regression without it"),
+        ("ax", "a model fine-tuned on mnli answers it"),
+        ("ssst2", "did you mean 'sst2'"),
+    ],
+)
+def test_a_task_without_settings_in_the_recipe_is_refused_with_what_would_do(
+    task: str, told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        load_recipe(f"{CONFIGS / 'glue.py'}:task={task}")
+
+
 def _pretraining(arguments: str) -> PretrainConfig:
     config = load_recipe(f"{CONFIGS / 'pretrain.py'}:{arguments}")
     assert isinstance(config, PretrainConfig)

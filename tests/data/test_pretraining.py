@@ -13,6 +13,7 @@ from albert_jax.data import pretraining as module
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.pretraining import objective_warnings, open_data
 from albert_jax.data.tfrecord import write_records
+from albert_jax.data.vocabulary import train_tokenizer
 from albert_jax.utils.errors import UserError
 from tests.helpers.pretraining_runs import TINY, VOCABULARY, make_store, tiny_config, write_corpus
 
@@ -186,3 +187,34 @@ def test_a_full_disk_while_the_vocabulary_is_written_is_one_line(of_text, monkey
             open_data(config, workdir)
     assert not (workdir / "vocabulary" / "made_of.json").exists()
     open_data(config, workdir)
+
+
+def heldout_rows(data):
+    return [data.heldout[i]["input_ids"].tolist() for i in range(len(data.heldout))]
+
+
+def test_another_store_s_held_out_split_takes_the_place_of_the_store_s(store, tmp_path):
+    other = prepared(write_corpus(tmp_path / "other.txt", documents=90), tmp_path / "other")
+    config = tiny_config(store, tmp_path / "run")
+    alone, theirs = (open_data(tiny_config(of, tmp_path / "run"), None) for of in (store, other))
+    for stores in (str(store), f"{store}:0.5,{other}:0.5"):
+        data = open_data(dataclasses.replace(config, store=stores, heldout=str(other)), None)
+        assert heldout_rows(data) == heldout_rows(theirs) != heldout_rows(alone)
+        assert data.baselines == theirs.baselines
+    one = open_data(dataclasses.replace(config, heldout=str(other)), None)
+    assert one.identity == alone.identity  # a run may be evaluated on another text when it resumes
+
+
+def test_a_held_out_store_that_cannot_be_is_refused(store, tmp_path):
+    config = tiny_config(store, tmp_path / "run")
+    text = write_corpus(tmp_path / "text.txt")
+    prepare(text, vocab=VOCABULARY, output=tmp_path / "whole", holdout=0.0, workers=1)
+    train_tokenizer(text, output=tmp_path / "vocab", vocab_size=36)
+    prepare(text, vocab=tmp_path / "vocab", output=tmp_path / "foreign", holdout=0.3, workers=1)
+    for name, words in [
+        ("whole", "holds no document out; prepare it with --holdout"),
+        ("foreign", "was made with another vocabulary"),
+        ("nowhere", "does not exist; give a store"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            open_data(dataclasses.replace(config, heldout=str(tmp_path / name)), None)

@@ -161,8 +161,10 @@ class Fleet:
 
 
 def environment(devices: int) -> dict[str, str]:
-    """With so many fake devices, which are steady with NPROC only; see conftest."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    """With this process's XLA flags but so many fake devices, which are steady with NPROC only; see
+    conftest."""
+    count = f"--xla_force_host_platform_device_count={devices}"
+    flags = os.environ["XLA_FLAGS"] + " " + count  # the last one counts
     return os.environ | {"XLA_FLAGS": flags, "NPROC": "16", "PYTHONPATH": str(REPOSITORY)}
 
 

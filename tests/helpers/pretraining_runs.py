@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small token store, a tiny run on it, and the same run killed again and again.
 
-`python -m tests.helpers.pretraining_runs STORE WORKDIR KILLS STEPS` kills the run KILLS times at
-random moments, lets the last one finish and prints how many kills found it running.
+`python -m tests.helpers.pretraining_runs STORE FOLDER KILLS STEPS` lets one run finish in
+FOLDER/alone. It kills the same run in FOLDER/killed KILLS times at random moments, lets the last
+one finish and prints how many kills found it running.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import signal
@@ -151,19 +151,24 @@ def kill_at_random(config: PretrainConfig, kills: int, seed: int) -> int:
 
 
 def main() -> None:
-    store, workdir, kills, steps = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5])
-    config = tiny_config(store, workdir, steps=steps, accumulate=2)
-    config = dataclasses.replace(
-        config,
-        train=dataclasses.replace(config.train, compilation_cache=str(workdir.parent / "xla")),
-    )
-    struck = kill_at_random(config, kills, seed=steps)
-    _, status = os.waitpid(fork_run(config), 0)
+    store, folder, kills, steps = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5])
+    struck = 0
+    for name, times in (("alone", 0), ("killed", kills)):
+        config = tiny_config(
+            store,
+            folder / name,
+            steps=steps,
+            accumulate=2,
+            compilation_cache=str(folder / "xla"),
+        )
+        struck += kill_at_random(config, times, seed=steps)
+        _, status = os.waitpid(fork_run(config), 0)
+        if code := os.waitstatus_to_exitcode(status):
+            sys.exit(code)
     print(struck)
-    sys.exit(os.waitstatus_to_exitcode(status))
 
 
-def run_with_kills(store: Path, workdir: Path, *, kills: int, steps: int, timeout: float) -> int:
+def run_with_kills(store: Path, folder: Path, *, kills: int, steps: int, timeout: float) -> int:
     """Runs `main` in a fresh process without fake devices; returns how many kills struck."""
     done = subprocess.run(
         [
@@ -173,7 +178,7 @@ def run_with_kills(store: Path, workdir: Path, *, kills: int, steps: int, timeou
             "-m",
             "tests.helpers.pretraining_runs",
             store,
-            workdir,
+            folder,
             str(kills),
             str(steps),
         ],

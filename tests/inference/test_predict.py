@@ -22,6 +22,7 @@ from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import finetuned
+from albert_jax.inference.answers import SpanAnswer
 from albert_jax.inference.evaluate import evaluate, evaluation_table
 from albert_jax.inference.finetuned import HeadOutputs, load_fine_tuned
 from albert_jax.inference.predict import predict, predict_file, predict_split
@@ -338,6 +339,9 @@ def test_a_context_without_a_word_has_no_answer(model, task: str) -> None:
             assert answer["start"] is None
         assert answer["probability"] is None or answer["prediction"] or task == "squad2"
     (answer,) = predict(model("squad1"), [{"question": "What?", "context": ""}])
+    assert isinstance(answer, SpanAnswer)
+    assert (answer.start, answer["start"], answer.probability) == (None, None, None)
+    assert SpanAnswer.from_json(json.loads(json.dumps(answer))) == answer
     assert (answer["prediction"], answer["start"], answer["probability"]) == ("", None, None)
 
 

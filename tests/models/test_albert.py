@@ -153,8 +153,9 @@ def test_scan_equals_a_python_loop_over_one_layer():
     def scanned(params):
         return apply(config, params, batch).encoder.sequence_BSH
 
-    np.testing.assert_allclose(scanned(params), looped(params), atol=1e-5)
-    cotangent = np.random.default_rng(1).standard_normal(looped(params).shape).astype(np.float32)
+    expected = jax.jit(looped)(params)
+    np.testing.assert_allclose(jax.jit(scanned)(params), expected, atol=1e-5)
+    cotangent = np.random.default_rng(1).standard_normal(expected.shape).astype(np.float32)
     by_scan, by_loop = (
         jax.jit(jax.grad(lambda p, f=f: (f(p) * cotangent).sum()))(params)
         for f in (scanned, looped)
@@ -305,8 +306,9 @@ def test_what_remat_leaves_out_is_computed_again(unroll):
         compiled = jax.jit(partial(grads_of, config, compute=compute)).lower(params, batch)
         return compiled.compile().as_text().count(" dot(")
 
-    assert matmuls("full") >= matmuls("none") + 4 * unroll
-    assert matmuls("full") >= matmuls("dots") + 2 * unroll
+    none, dots, full = (matmuls(remat) for remat in ("none", "dots", "full"))
+    assert full >= none + 4 * unroll
+    assert full >= dots + 2 * unroll
 
 
 @pytest.mark.parametrize(
@@ -323,8 +325,7 @@ def test_layers_are_unrolled_where_the_step_is_placed_on_devices(lowering, layer
     assert f"unroll={layers_in_a_turn}\n" in jaxpr
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_remat_saves_memory_on_a_cpu(remat):
+def test_remat_saves_memory_on_a_cpu():
     config = tiny_albert(num_hidden_layers=4)
     params, batch = noisy_params(config), random_batch(config)
 
@@ -334,7 +335,9 @@ def test_remat_saves_memory_on_a_cpu(remat):
         compiled = jax.jit(grads).lower(params, batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporaries(remat) < 0.8 * temporaries("none")
+    none, dots, full = (temporaries(remat) for remat in ("none", "dots", "full"))
+    assert dots < 0.8 * none
+    assert full < 0.8 * none
 
 
 # ----------------------------------------------------------------------- gradients that JAX makes
@@ -368,9 +371,7 @@ def test_layers_with_gradients_by_hand_equal_flaxs(hidden_act, key):
 def test_parameters_are_the_same_whatever_makes_the_gradients():
     config = tiny_albert()
     params = [
-        AlbertForPretraining(config, ComputeConfig(fused=f)).init(
-            jax.random.key(0), *[jnp.ones((1, 8), jnp.int32)] * 3
-        )
+        init_params(AlbertForPretraining(config, ComputeConfig(fused=f)), jax.random.key(0))
         for f in (True, False)
     ]
     assert_trees_close(*params, rtol=0, atol=0)

@@ -476,6 +476,13 @@ def test_a_split_without_labels_has_a_predictions_file(finished, data, tmp_path,
         assert len(list(lines)) == 8
 
 
+def test_rows_are_as_long_as_the_model_can_read_where_no_length_is_given(base, data, capsys):
+    config = toy_config(base, data, "unused", max_seq_length=None)
+    assert set_up(config).max_seq_length == 32
+    told = "rows of 32 tokens, the model's positions; --max-seq-length gives fewer"
+    assert told in capsys.readouterr().err.splitlines()
+
+
 def test_another_tasks_head_is_left_behind_and_ones_own_is_kept(finished, base, data):
     workdir, _ = finished
     own = set_up(toy_config(workdir / "model", data, "unused"))
@@ -585,7 +592,11 @@ def test_labels_in_another_order_are_put_in_the_tasks():
             "finetune --task singel --model {base} --data {data} --workdir {new}",
             "'singel' is unknown",
         ),
-        ("finetune --task single --model {base} --data {data} --workdir {new}", "32 positions"),
+        (
+            "finetune --task single --model {base} --data {data} --workdir {new} "
+            "--max-seq-length 64",
+            "max_seq_length 64 exceeds the model's 32 positions; give --max-seq-length 32",
+        ),
         (
             "finetune --task single --model {base} --data {data} --workdir {new} --doc-stride 9",
             "no use for --doc-stride",
@@ -614,6 +625,10 @@ def test_labels_in_another_order_are_put_in_the_tasks():
         (
             "predict --model {tuned} --input {none} --labels x",
             "--labels 'x' must be a label of the",
+        ),
+        (
+            "predict --model {tuned} --input {empty} --labels 0=maybe",
+            "label '0', which --labels takes for 'maybe', is unknown; expected no, yes",
         ),
         (
             "evaluate --model {tuned} --data {data} --labels no=yess",

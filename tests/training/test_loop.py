@@ -42,13 +42,14 @@ def run(workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, **set
     train = TrainConfig(**({"steps": steps} | defaults | settings))
     objective = pretraining_objective(AlbertForPretraining(CONFIG))
     tx = adamw(1e-3)
+    step = make_train_step(objective, tx)
     placement = make_placement("jit", local_devices(1))
     state, position = init_state(noisy_params(CONFIG), tx, seed=0), Position()
     state = jax.device_put(state, placement.state_sharding)
     run = Run(
         config=train,
         guard=guard,
-        step=make_train_step(objective, tx),
+        step_at=lambda _: step,
         batches=batches,
         workload=workload(train),
         identity={"run": "test"},
@@ -66,10 +67,10 @@ def run(workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, **set
 def workload(train):
     return Workload(
         steps=train.steps,
-        batch_size=train.batch_size,
-        flops_per_row=1e6,
+        rows=lambda _: train.batch_size,
+        flops=lambda batches: batches * train.batch_size * 1e6,
         schedule=lambda _: 1e-3,
-        passes=lambda row: row / 100,
+        passes=lambda batches: batches * train.batch_size / 100,
     )
 
 

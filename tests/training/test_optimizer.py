@@ -2,6 +2,7 @@
 """LAMB, AdamW and the schedule against 20 steps of the original program and against NumPy in
 float64."""
 
+import functools
 import json
 import math
 
@@ -68,11 +69,13 @@ def resumed_state(model, config):
     return MomentsState(*moments), int(variables["global_step"])
 
 
-def run_trajectory(model, golden, prefix=""):
+@functools.cache
+def run_trajectory(model, trajectory):
     """20 steps by the optimizer that pretrain and finetune build, with the golden's
     hyper-parameters; returns (metrics a step, norms a step, final state)."""
     config, params = original_model(model)
-    h, batches = hparams(golden, prefix), arrays(f"{model}/trajectories")
+    golden, prefix = arrays(f"{model}/trajectories"), f"{trajectory}/"
+    h = hparams(golden, prefix)
     optimizer = OptimizerConfig(
         name=h["optimizer"], learning_rate=h["init_lr"], warmup_steps=h["num_warmup_steps"]
     )
@@ -94,7 +97,7 @@ def run_trajectory(model, golden, prefix=""):
     history, norms = [], []
     names = list(golden[prefix + "variable_names"])
     for i in range(20):
-        state, metrics = step(state, batch_of(batches, "batch/", i))
+        state, metrics = step(state, batch_of(golden, "batch/", i))
         history.append(metrics)
         variables = as_tf(state.params, config)
         norms.append([np.linalg.norm(variables[n].astype(np.float64)) for n in names])
@@ -124,7 +127,7 @@ TRAJECTORIES = [
 @pytest.mark.parametrize(("model", "trajectory"), TRAJECTORIES)
 def test_twenty_steps_have_the_originals_losses_and_norms(model, trajectory):
     golden, prefix = arrays(f"{model}/trajectories"), f"{trajectory}/"
-    history, norms, _ = run_trajectory(model, golden, prefix)
+    history, norms, _ = run_trajectory(model, trajectory)
     check_trajectory(golden, prefix, history, norms)
 
 
@@ -132,7 +135,7 @@ def test_twenty_steps_have_the_originals_losses_and_norms(model, trajectory):
 def test_twenty_steps_end_at_the_originals_variables_and_slots(shared, model, trajectory):
     golden = dict(np.load(shared / "golden" / model / f"{trajectory}.npz"))
     config, _ = original_model(model)
-    _, _, state = run_trajectory(model, golden)
+    _, _, state = run_trajectory(model, trajectory)
     final = as_tf(state.params, config)
     for name, value in final.items():
         atol = 1e-4 if name.endswith("key/bias") else 5e-5
@@ -188,7 +191,7 @@ def test_layernorm_and_every_bias_are_exempt_and_nothing_else():
 
 def test_trust_ratios_are_reported_by_name_for_adapted_parameters_only():
     _, params = original_model()
-    _, _, state = run_trajectory("tiny", arrays("tiny/trajectories"), "lamb_trajectory/")
+    _, _, state = run_trajectory("tiny", "lamb_trajectory")
     ratios = trust_ratios(state.opt_state)
     assert len(ratios) == sum(jax.tree.leaves(is_adapted(params)))
     assert "embeddings/word_embeddings" in ratios
@@ -214,6 +217,61 @@ def test_optax_lamb_is_selectable_and_is_another_algorithm():
     (a, loss_a), (b, loss_b) = after_two("lamb"), after_two("optax_lamb")
     assert np.isfinite([loss_a, loss_b]).all()
     assert np.abs(a - b).max() > 1e-3
+
+
+def test_optax_adamw_is_optax_s_behind_the_clip():
+    config = OptimizerConfig(name="optax_adamw", learning_rate=0.1, warmup_steps=0)
+    ours, schedule = make_optimizer(config, steps=10, batch_size=8)
+    theirs = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.999, eps=1e-6, weight_decay=0.01, mask=is_adapted),
+    )
+    params = {"kernel": jnp.array([[3.0, -4.0]]), "bias": jnp.array([2.0])}
+    gradient = {"kernel": jnp.array([[30.0, 1.0]]), "bias": jnp.array([-0.1])}
+    got, expected = (tx.update(gradient, tx.init(params), params)[0] for tx in (ours, theirs))
+    for name in params:
+        np.testing.assert_array_equal(got[name], expected[name])
+    # Bias-corrected: the first step is as long as the rate, whatever the gradient.
+    assert float(got["bias"][0]) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_muon_turns_kernels_and_leaves_tables_and_vectors_to_adam():
+    config = OptimizerConfig(
+        name="muon", learning_rate=0.1, warmup_steps=0, weight_decay=0.0, clip_norm=0.0
+    )
+    tx, _ = make_optimizer(config, steps=10, batch_size=8)
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (6, 4), "word_embeddings": (9, 4), "output_weights": (2, 4), "bias": (4,)}
+    gradient = {name: jnp.array(rng.normal(size=of), jnp.float32) for name, of in shapes.items()}
+    params = jax.tree.map(jnp.ones_like, gradient)
+    update = tx.update(gradient, tx.init(params), params)[0]
+    # Newton and Schulz bring all singular values near 1; times 0.2 sqrt(largest side) times rate.
+    singular = np.linalg.svd(update["kernel"], compute_uv=False)
+    assert (np.abs(singular / (0.1 * 0.2 * math.sqrt(6)) - 1) < 0.4).all()
+    rest = {name: value for name, value in gradient.items() if name != "kernel"}
+    adam = optax.adamw(0.1, b2=0.999, eps=1e-6, weight_decay=0.0)
+    alone = adam.update(rest, adam.init(rest), rest)[0]
+    for name, value in alone.items():
+        np.testing.assert_allclose(update[name], value, rtol=1e-4)
+
+
+def test_schedules_rise_to_the_peak_and_fall_as_they_are_named():
+    def rates(**settings):
+        config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, **settings)
+        _, schedule = make_optimizer(config, steps=100, batch_size=8)
+        return [float(schedule(jnp.int32(step))) for step in (0, 5, 10, 55, 80, 90, 100)]
+
+    expected = {
+        "constant": [0, 0.5, 1, 1, 1, 1, 1],
+        "wsd": [0, 0.5, 1, 1, 1, 0.5, 0],
+        "cosine": [0, 0.5, 1, 0.5, *(0.5 + 0.5 * math.cos(math.pi * x / 90) for x in (70, 80)), 0],
+        "polynomial": [0, 0.5, 0.9, 0.45, 0.2, 0.1, 0],  # the original's falls from step 0 on
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(rates(schedule=name), values, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(
+        rates(schedule="wsd", decay_share=0.45), [0, 0.5, 1, 1, 4 / 9, 2 / 9, 0], atol=1e-6
+    )
 
 
 def test_presets_scale_by_the_square_root_of_the_batch():

@@ -28,9 +28,18 @@ WAYS = {  # name: mode, devices, micro-batches
 }
 
 
-def setup(way, **changes):
+DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+
+
+@cache
+def setup(way, *, dropout=False):
+    """Everything for a step of a tiny model, compiled once for each way."""
+    return make_setup(way, dropout=dropout)
+
+
+def make_setup(way, *, dropout=False):
     mode, devices, accumulate = way
-    config = tiny_albert(**changes)
+    config = tiny_albert(**(DROPOUT if dropout else {}))
     placement = make_placement(mode, local_devices(devices))
     model = AlbertForPretraining(config, lowering=placement.lowering)
     objective, tx = pretraining_objective(model), lamb(0.01)
@@ -39,13 +48,10 @@ def setup(way, **changes):
     return config, objective, placement, placement.compile(step), state
 
 
-DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
-
-
 @cache
 def trained(way, *, dropout=False):
     """`train`, once for each way."""
-    return train(*setup(way, **(DROPOUT if dropout else {})))
+    return train(*setup(way, dropout=dropout))
 
 
 def train(config, objective, placement, step, state, steps=3):
@@ -88,7 +94,7 @@ def test_averaging_shards_own_means_would_be_another_gradient():
 @pytest.mark.parametrize("way", [("jit", 4, 2), ("pmap", 4, 2)], ids=["jit", "pmap"])
 def test_steps_with_dropout_are_the_same_bits_each_time_and_differ_by_step(way):
     _, first = trained(way, dropout=True)
-    made = setup(way, **DROPOUT)  # compiled anew
+    made = make_setup(way, dropout=True)  # compiled anew
     _, second = train(*made)
     assert_trees_close(first, second, rtol=0, atol=0)
     config, _, placement, step, state = made
@@ -123,7 +129,7 @@ def test_a_step_sums_over_the_devices_after_its_micro_batches():
 
 @pytest.mark.parametrize("way", [("jit", 4, 1), ("pmap", 4, 1)], ids=["jit", "pmap"])
 def test_a_step_compiles_once(way, caplog):
-    config, _, placement, step, state = setup(way)
+    config, _, placement, step, state = make_setup(way)
     live = placement.put_state(state)
     with jax.log_compiles():
         for i in range(4):

@@ -14,10 +14,10 @@ from albert_jax.training.step_meter import StepMeter, Workload
 
 WORKLOAD = Workload(
     steps=100,
-    batch_size=8,
-    flops_per_row=1e9,
+    rows=lambda _: 8,
+    flops=lambda batches: batches * 8e9,
     schedule=lambda step: 0.1 * step,
-    passes=lambda row: row / 80,
+    passes=lambda batches: batches / 10,
 )
 
 
@@ -65,6 +65,7 @@ def test_a_line_has_means_rates_and_the_time_left(clock, monkeypatch):
         "input_wait": 0.25,
         "mfu": 0.5,
         "passes": 1.3,
+        "flops": 13 * 8e9,
     }
     assert line == (
         "step 3/100  loss 2.0000  |g| 2  lr 0.2  trust 1/2/6  4.0 seq/s  250 tok/s  MFU 50.0%  "

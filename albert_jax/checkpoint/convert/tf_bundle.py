@@ -364,7 +364,7 @@ def _stage(path: Path, chunks: Iterable[bytes | np.ndarray]) -> Path:
     try:
         with temporary.open("wb") as file:
             for chunk in chunks:
-                file.write(chunk)
+                file.write(chunk if isinstance(chunk, bytes) else chunk.data)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
@@ -381,6 +381,7 @@ def _encode_shard(
     for name, array in tensors.items():
         if not name or name.startswith("\0"):
             raise UserError(f"a tensor cannot be named {name!r} in a TensorFlow checkpoint")
+        raw: bytes | np.ndarray
         if array.dtype.kind in "OSU":
             dtype = _STRING
             raw, crc = _encode_strings(name, array)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What changes in the course of a pretraining run: depth, length, rows, masking, loss weights.
+
+A schedule is a text, `VALUE:SHARE,VALUE:SHARE,…`, with shares of the run's updates; together they
+divide a run into stages, in each of which one compiled step does all updates (of random depth: one
+for each depth).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from albert_jax.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from albert_jax.config.run import ExamplesConfig, PretrainConfig
+
+_DEPTH = 5  # a stream of random numbers: default_rng((seed, batch, stream)); data/ has 0 to 4
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Batches that are alike, from `first` on."""
+
+    first: int
+    """Number of its first batch."""
+    depths: tuple[int, int]
+    """Least and most passes of the shared layer; between them each batch draws its own."""
+    batch_size: int
+    examples: ExamplesConfig
+    sentence_order_weight: float
+    """Of the second objective's loss."""
+    seed: int
+
+    def depth(self, batch: int) -> int:
+        """Return how often the shared layer is applied to a batch, by its number alone."""
+        least, most = self.depths
+        if least == most:
+            return most
+        return int(np.random.default_rng((self.seed, batch, _DEPTH)).integers(least, most + 1))
+
+
+class Stages:
+    """A run's stages in order; the last one has no end."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        assert stages, "a run has a stage"
+        assert stages[0].first == 0, "and begins with it"
+        self._stages = tuple(stages)
+        self._firsts = [stage.first for stage in stages]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._stages)
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def __getitem__(self, number: int) -> Stage:
+        return self._stages[number]
+
+    def number_at(self, batch: int) -> int:
+        """Return which stage, counted from 0, a batch is of."""
+        return bisect_right(self._firsts, batch) - 1
+
+    def at(self, batch: int) -> Stage:
+        """Return the stage of a batch."""
+        return self._stages[self.number_at(batch)]
+
+    def end(self, number: int) -> int | None:
+        """Return the batch after a stage's last, None for the last stage."""
+        return self._firsts[number + 1] if number + 1 < len(self) else None
+
+    def total(self, batches: int, each: Callable[[Stage], float]) -> float:
+        """Return the sum of `each`, a figure of every batch of a stage, over the first batches."""
+        ends = [*self._firsts[1:], batches]
+        return sum(
+            (min(end, batches) - stage.first) * each(stage)
+            for stage, end in zip(self._stages, ends, strict=True)
+            if stage.first < batches
+        )
+
+
+def stages_of(config: PretrainConfig) -> Stages:
+    """Return the stages that a run's schedules make; UserError for a schedule that is none."""
+    train, examples = config.train, config.examples
+    depth = config.model.num_hidden_layers
+    schedules: dict[str, Sequence[tuple[Any, float]]] = {
+        "depth": _parsed("train.depth", train.depth, (depth, depth), _depths),
+        "batch_size": _parsed("train.batch_ramp", train.batch_ramp, train.batch_size, _count),
+        "length": _parsed("train.length", train.length, examples.max_seq_length, _count),
+        "masking": _parsed("train.masking", train.masking, examples.masked_lm_prob, _number),
+        "weight": _parsed("train.sop_weight", train.sop_weight, 1.0, _number),
+    }
+    firsts = {
+        name: [0, *(round(train.steps * share) for share in itertools.accumulate(s for _, s in of))]
+        for name, of in schedules.items()
+    }
+    starts = sorted({first for of in firsts.values() for first in of[:-1] if first < train.steps})
+
+    def value(name: str, start: int) -> Any:
+        return schedules[name][bisect_right(firsts[name][:-1], start) - 1][0]
+
+    return Stages(
+        [
+            Stage(
+                first=start,
+                depths=value("depth", start),
+                batch_size=value("batch_size", start),
+                examples=_examples(examples, value("length", start), value("masking", start)),
+                sentence_order_weight=value("weight", start),
+                seed=train.seed,
+            )
+            for start in starts
+        ]
+    )
+
+
+def _examples(examples: ExamplesConfig, length: int, rate: float) -> ExamplesConfig:
+    """Return the settings of a stage's examples, with as many predictions for the length and rate
+    as the run's have for theirs."""
+    if (length, rate) == (examples.max_seq_length, examples.masked_lm_prob):
+        return examples
+    scale = length / examples.max_seq_length * (rate / examples.masked_lm_prob)
+    return dataclasses.replace(
+        examples,
+        max_seq_length=length,
+        masked_lm_prob=rate,
+        max_predictions_per_seq=max(1, math.ceil(examples.max_predictions_per_seq * scale - 1e-9)),
+    )
+
+
+def _parsed(
+    name: str, text: str, otherwise: Value, read: Callable[[str], Value]
+) -> list[tuple[Value, float]]:
+    """Return a schedule's values with their shares; all of the run is `otherwise` for an empty
+    one."""
+    if not text:
+        return [(otherwise, 1.0)]
+    parts = [part.strip().partition(":") for part in text.split(",")]
+    try:
+        if len(parts) == 1 and not parts[0][1]:  # one value and no share
+            return [(read(parts[0][0]), 1.0)]
+        schedule = [(read(value), _number(share)) for value, _, share in parts]
+        total = sum(share for _, share in schedule)
+    except ValueError:
+        raise UserError(
+            f"{name} {text!r} is no schedule; give VALUE:SHARE,VALUE:SHARE,… as in 2:0.5,4:0.5"
+        ) from None
+    if abs(total - 1) > 1e-6 or min(share for _, share in schedule) <= 0:
+        raise UserError(
+            f"{name} {text!r} has shares of {total:g} together; give shares above 0 that make up 1"
+        )
+    return schedule
+
+
+def _depths(text: str) -> tuple[int, int]:
+    least, dash, most = text.partition("-")
+    depths = (_count(least), _count(most if dash else least))
+    if depths[0] > depths[1]:
+        raise ValueError(text)
+    return depths
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise ValueError(text)
+    return count
+
+
+def _number(text: str) -> float:
+    if not 0 <= (number := float(text)) < math.inf:
+        raise ValueError(text)
+    return number

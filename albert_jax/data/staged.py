@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The batches of a run whose examples change from stage to stage."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+from albert_jax.config.run import ExamplesConfig
+from albert_jax.config.stages import Stages
+from albert_jax.data.loader import Batch, Example, ExampleSource, make_dataset
+
+
+class StagedExamples:
+    """A run's examples: stages of the same settings share a source, and go on in it."""
+
+    def __init__(
+        self, stages: Stages, source_of: Callable[[ExamplesConfig], ExampleSource]
+    ) -> None:
+        self._stages = stages
+        self._sources = {stage.examples: source_of(stage.examples) for stage in stages}
+        self._first_rows: list[int] = []  # of each stage, in its source
+        drawn = dict.fromkeys(self._sources, 0)
+        for number, stage in enumerate(stages):
+            self._first_rows.append(drawn[stage.examples])
+            end = stages.end(number)
+            if end is not None:
+                drawn[stage.examples] += (end - stage.first) * stage.batch_size
+
+    def batches(self, start: int, stop: int | None, **loading: Any) -> Iterator[Batch]:
+        """Return batches start, start + 1, … (to stop); `loading` are `make_dataset`'s settings."""
+        if len(self._stages) == 1:
+            return self._of_stage(0, start, stop, loading)
+        return self._across(start, stop, loading)
+
+    def _across(self, start: int, stop: int | None, loading: Mapping[str, Any]) -> Iterator[Batch]:
+        for number in range(self._stages.number_at(start), len(self._stages)):
+            end = self._stages.end(number)
+            if stop is not None:
+                end = stop if end is None else min(stop, end)
+            first = max(start, self._stages[number].first)
+            if end is not None and first >= end:
+                return
+            with contextlib.closing(self._of_stage(number, first, end, loading)) as drawn:
+                yield from drawn
+
+    def _of_stage(
+        self, number: int, start: int, stop: int | None, loading: Mapping[str, Any]
+    ) -> Any:
+        stage = self._stages[number]
+        source = self._sources[stage.examples]
+        if shift := self._row(stage.first) - stage.first * stage.batch_size:
+            source = cast(ExampleSource, _Shifted(source, shift))  # a loader asks for items alone
+        return make_dataset(source, batch_size=stage.batch_size, start=start, stop=stop, **loading)
+
+    def _row(self, batch: int) -> int:
+        """Return the first row of a batch, counted in the source of its stage."""
+        number = self._stages.number_at(batch)
+        stage = self._stages[number]
+        return self._first_rows[number] + (batch - stage.first) * stage.batch_size
+
+    def passes(self, batches: int) -> float:
+        """Return how often the text is drawn in the first `batches`, in passes."""
+        passes, drawn = 0.0, dict.fromkeys(self._sources, 0)
+        for number, stage in enumerate(self._stages):
+            end = self._stages.end(number)
+            end = batches if end is None else min(end, batches)
+            drawn[stage.examples] += max(0, end - stage.first) * stage.batch_size
+        for examples, rows in drawn.items():
+            source = self._sources[examples]
+            epoch, index = source.epoch_of(rows)
+            passes += epoch + index / source.epoch_size(epoch)
+        return passes
+
+    def ended_epochs(self, batch: int) -> list[Any]:
+        """Return the sizes of the epochs that a batch's source ended before it, as JSON."""
+        return self._sources[self._stages.at(batch).examples].ended_epochs(self._row(batch))
+
+    def remember_epochs(self, batch: int, sizes: list[Any]) -> None:
+        """Take what `ended_epochs` returned for a batch: no need to plan those again."""
+        self._sources[self._stages.at(batch).examples].remember_epochs(sizes)
+
+
+class _Shifted:
+    """A source's examples from another one on; it may be sent to a worker process."""
+
+    def __init__(self, source: ExampleSource, shift: int) -> None:
+        self._source, self._shift = source, shift
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[index + self._shift]

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a pretraining run stands, said once: at the loss of knowing only frequencies, at the
+majority label, or apart from what is held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+_PLATEAU_AT = 0.2  # of the steps: what has not left the unigram entropy by then is slow
+_ORDER_AT = 0.5
+_LEFT = 0.05  # nats below the unigram entropy that count as having left it
+_APART, _RISEN = 0.3, 0.05  # nats between training and held-out loss, and above the lowest
+
+
+class Standing:
+    """Hears a run's figures as they are logged and answers with what should be known of them."""
+
+    def __init__(
+        self,
+        steps: int,
+        entropy: float | None,
+        majority: Callable[[], float | None],
+        examples: int,
+    ) -> None:
+        """`steps` are the run's, `entropy` is the held-out text's of single pieces (nats),
+        `majority` the share of the more frequent label among the `examples` of an evaluation."""
+        self._steps, self._entropy, self._majority = steps, entropy, majority
+        self._examples = examples
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """Take it that the run goes on from a step; what was due before it has been said."""
+        self._last = self._lowest_at = step
+        self._training_loss, self._lowest, self._has_parted = math.nan, math.inf, False
+        self._judges_order = step < _ORDER_AT * self._steps
+
+    def trained(self, step: int, means: Mapping[str, float]) -> str | None:
+        """Return what to say after a line on training, None for nothing."""
+        self._training_loss = loss = means.get("masked_lm_loss", math.nan)
+        passed, self._last = self._last < _PLATEAU_AT * self._steps <= step, step
+        entropy = self._entropy
+        if not passed or entropy is None or not loss > entropy - _LEFT:
+            return None
+        return (
+            f"the masked-LM loss {loss:.2f} is still that of knowing only how frequent each piece "
+            f"is, {entropy:.2f} nats; runs stay there where weights begin too small or learn too "
+            "slowly: try --kernel-init fan_in, --output-bias unigram, --optimizer.name muon, a "
+            "higher --optimizer.learning-rate or smaller batches"
+        )
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> str | None:
+        """Return what to say after an evaluation, None for nothing."""
+        return self._parting(step, metrics) or self._order(step, metrics)
+
+    def _parting(self, step: int, metrics: Mapping[str, float]) -> str | None:
+        loss = metrics.get("masked_lm_loss", math.nan)
+        if loss < self._lowest:
+            self._lowest, self._lowest_at = loss, step
+        has_risen = loss > self._lowest + _RISEN
+        if self._has_parted or not (has_risen and loss > self._training_loss + _APART):
+            return None
+        self._has_parted = True
+        return (
+            f"the held-out masked-LM loss {loss:.2f} has risen from {self._lowest:.2f} at step "
+            f"{self._lowest_at} while training's is {self._training_loss:.2f}: the text is being "
+            "learnt by heart; give more text, fewer --train.steps, or dropout "
+            "(--model.hidden-dropout-prob 0.1)"
+        )
+
+    def _order(self, step: int, metrics: Mapping[str, float]) -> str | None:
+        accuracy = metrics.get("sentence_order_accuracy")
+        if accuracy is None or not self._judges_order or step < _ORDER_AT * self._steps:
+            return None
+        self._judges_order = False
+        majority = self._majority()
+        if majority is None:
+            return None
+        error = math.sqrt(majority * (1 - majority) / max(1, self._examples))
+        if accuracy > majority + 3 * error:
+            return None
+        return (
+            f"sentence order is at {accuracy:.1%}, no more than the more frequent label's "
+            f"{majority:.1%} within three standard errors ({error:.1%} each): it is learnt after "
+            "words are; give more steps, longer rows (--examples.max-seq-length), or leave it out "
+            "(--examples.objective none)"
+        )

@@ -1,0 +1,456 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Not a test: what a recipe learns for a budget of FLOPs, on stores that are the same for all.
+
+python -m benchmarks.learning run paper --store wiki:0.8,books:0.2 --heldout ad --flops 5e13 \
+    --out learning                      # a line of OUT/learning.jsonl, the run in OUT/runs/
+python -m benchmarks.learning tasks learning/runs/NAME/model --glue glue --squad squad \
+    --out learning                      # fine-tuned from it and from random weights
+python -m benchmarks.learning plot --out learning       # held-out loss by FLOPs, a line a run
+python -m benchmarks.learning overlap --store wiki:0.8,books:0.2 --heldout ad
+
+FLOPs are matmuls' as `models.flops` counts them, and Muon's own; seconds are told but decide
+nothing, since machines differ. Every recipe trains the model of its size (`--size`); what it starts
+from is drawn by `--seed`. A run that is stopped goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from tyro.conf import Positional
+
+from albert_jax.config import (
+    AlbertConfig,
+    ComputeConfig,
+    ExamplesConfig,
+    FinetuneConfig,
+    GuardConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrainConfig,
+)
+from albert_jax.config.stages import stages_of
+from albert_jax.data.mixture import split_stores
+from albert_jax.data.store import TokenStore
+from albert_jax.models.flops import stage_flops
+from albert_jax.training.finetune import finetune
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.optimizer import learning_rate_preset
+from albert_jax.training.pretrain import pretrain
+
+EVALUATIONS = 8  # in a run
+HELD_OUT = 768  # examples of an evaluation, which costs as much as five updates
+GRAM = 13  # tokens; what training and held-out text share of these they have in common
+
+
+def _size(hidden: int, layers: int) -> AlbertConfig:
+    return AlbertConfig(
+        vocab_size=8000,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        intermediate_size=4 * hidden,
+    )
+
+
+SIZES = {"small": _size(256, 4), "mini": _size(384, 6)}
+
+# Of 4,096 tokens an update where a recipe does not say otherwise.
+LENGTH, TOKENS = 128, 4096
+
+
+def _recipe(model: AlbertConfig, *, length: int = LENGTH, rate: float = 0.15) -> PretrainConfig:
+    return PretrainConfig(
+        model=model,
+        compute=ComputeConfig(dtype="auto"),
+        examples=ExamplesConfig(
+            max_seq_length=length,
+            max_predictions_per_seq=round(length * rate),
+            masked_lm_prob=rate,
+        ),
+        guard=GuardConfig(step_timeout=3600.0),
+        train=TrainConfig(batch_size=TOKENS // length),
+    )
+
+
+def paper(model: AlbertConfig) -> PretrainConfig:
+    """LAMB, schedule, masking and weights of the paper, its rate by the square root of the batch:
+    4,096 rows of 512 would be more than the budget."""
+    return _recipe(model)
+
+
+def paper_tuned(model: AlbertConfig) -> PretrainConfig:
+    """The paper's with the rate that small models bear."""
+    recipe = _recipe(model)
+    return dataclasses.replace(recipe, optimizer=OptimizerConfig(learning_rate=0.01))
+
+
+def run_mlm(model: AlbertConfig) -> PretrainConfig:
+    """The defaults of transformers' run_mlm: AdamW at 5e-5, decaying linearly, eight rows, single
+    pieces masked, no second objective."""
+    recipe = _recipe(model)
+    return dataclasses.replace(
+        recipe,
+        examples=dataclasses.replace(
+            recipe.examples, objective="none", ngram=1, do_whole_word_mask=False
+        ),
+        optimizer=OptimizerConfig(
+            name="optax_adamw", learning_rate=5e-5, warmup_steps=0, weight_decay=0.0, epsilon=1e-8
+        ),
+        train=TrainConfig(batch_size=8),
+    )
+
+
+def found(model: AlbertConfig) -> PretrainConfig:
+    """What configs/mini.py trains with: docs/lab/learning.md says how each part was found."""
+    recipe = _recipe(model)
+    return dataclasses.replace(
+        recipe,
+        output_bias="unigram",
+        kernel_init="fan_in",
+        optimizer=OptimizerConfig(name="muon", learning_rate=3e-3, schedule="wsd", decay_share=0.3),
+    )
+
+
+RECIPES: dict[str, Callable[[AlbertConfig], PretrainConfig]] = {
+    "paper": paper,
+    "paper-tuned": paper_tuned,
+    "run-mlm": run_mlm,
+    "found": found,
+}
+
+
+# ------------------------------------------------------------------------------------------- FLOPs
+
+
+def optimizer_flops(config: PretrainConfig) -> float:
+    """Return an update's matmul FLOPs of the optimizer itself: Muon's five Newton-Schulz steps,
+    each 4 n^2 m + 2 n^3 of a kernel of sides n <= m; 0 of the others."""
+    if config.optimizer.name != "muon":
+        return 0.0
+    h, e, i = (
+        config.model.hidden_size,
+        config.model.embedding_size,
+        config.model.intermediate_size,
+    )
+    kernels = [(h, h)] * 5 + [(h, i)] * 2 + [(e, h)] * 2  # the pooler is the fifth
+    return sum(5 * (4 * min(k) ** 2 * max(k) + 2 * min(k) ** 3) for k in kernels)
+
+
+def flops_until(config: PretrainConfig, batches: int) -> float:
+    """Return the FLOPs of a run's first updates."""
+    own = optimizer_flops(config)
+    return stages_of(config).total(batches, lambda s: stage_flops(config.model, s) + own)
+
+
+def with_budget(config: PretrainConfig, flops: float) -> PretrainConfig:
+    """Return the run with as many steps as the budget pays for; schedules are shares of them."""
+
+    def of(steps: int) -> PretrainConfig:
+        train = dataclasses.replace(config.train, steps=steps)
+        return dataclasses.replace(config, train=train)
+
+    few, many = 1, 2
+    while flops_until(of(many), many) <= flops:
+        many *= 2
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (middle, many) if flops_until(of(middle), middle) <= flops else (few, middle)
+    return of(few)
+
+
+# -------------------------------------------------------------------------------------------- runs
+
+
+def configured(
+    recipe: str, size: str, flops: float, changes: Mapping[str, Any], seed: int
+) -> PretrainConfig:
+    """Return a recipe's run for a budget, with changes such as {"train.depth": "2:0.5,4:0.5"}."""
+    config = RECIPES[recipe](SIZES[size])
+    for name, value in changes.items():
+        section, _, field = name.rpartition(".")
+        if section:
+            part = dataclasses.replace(getattr(config, section), **{field: value})
+            config = dataclasses.replace(config, **{section: part})
+        else:
+            config = dataclasses.replace(config, **{field: value})
+    if config.optimizer.name == "lamb" and config.optimizer.learning_rate is None:
+        rate = learning_rate_preset("lamb", config.train.batch_size)
+        optimizer = dataclasses.replace(config.optimizer, learning_rate=rate)
+        config = dataclasses.replace(config, optimizer=optimizer)
+    config = with_budget(config, flops)
+    every = max(1, config.train.steps // EVALUATIONS)
+    train = dataclasses.replace(
+        config.train,
+        seed=seed,
+        eval_every=every,
+        eval_examples=HELD_OUT,
+        log_every=max(1, every // 4),
+        save_every=10**9,
+        save_minutes=5.0,
+        keep=2,
+    )
+    return dataclasses.replace(config, train=train)
+
+
+def run(
+    recipe: Positional[Literal["paper", "paper-tuned", "run-mlm", "found"]],
+    store: str,
+    heldout: str,
+    flops: float,
+    out: Path,
+    *,
+    size: Literal["small", "mini"] = "small",
+    change: tuple[str, ...] = (),
+    name: str | None = None,
+    seed: int = 1,
+) -> None:
+    """Trains a recipe for a budget and appends a line to OUT/learning.jsonl.
+
+    Args:
+        recipe: paper, paper-tuned, run-mlm or found.
+        store: token stores, as `pretrain --store`.
+        heldout: store of other text, whose held-out split is evaluated.
+        flops: budget.
+        out: folder of results and runs.
+        size: small (4 passes of 256) or mini (6 of 384).
+        change: settings to change, as train.depth=2:0.5,4:0.5 (values are JSON, else text).
+        name: of the run; unset: made of the above.
+        seed: of weights and examples.
+    """
+    changes = dict(_change(each) for each in change)
+    label = name or "-".join([recipe, size, f"{flops:.0e}", *change, f"seed{seed}"])
+    label = label.replace("/", "_").replace(":", "_").replace("=", "_")
+    workdir = out / "runs" / label
+    config = configured(recipe, size, flops, changes, seed)
+    config = dataclasses.replace(config, store=store, heldout=heldout, workdir=str(workdir))
+    since = time.monotonic()
+    pretrain(config)
+    entries = list(read_metrics(workdir / "metrics.jsonl"))
+    curve = [
+        [flops_until(config, e["step"]), e["step"], *(e.get(of) for of in CURVE)]
+        for e in entries
+        if e["kind"] == "eval" and e["step"]
+    ]
+    row = {
+        "name": label,
+        "recipe": recipe,
+        "size": size,
+        "changes": changes,
+        "seed": seed,
+        "flops": flops_until(config, config.train.steps),
+        "steps": config.train.steps,
+        "tokens": stages_of(config).total(
+            config.train.steps, lambda s: s.batch_size * s.examples.max_seq_length
+        ),
+        "seconds": round(time.monotonic() - since),
+        "curve": curve,
+        "final": dict(zip(CURVE, curve[-1][2:], strict=True)),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+    }
+    _append(out, row)
+    print(json.dumps({k: v for k, v in row.items() if k != "curve"}))
+
+
+CURVE = (
+    "masked_lm_loss",
+    "masked_lm_accuracy",
+    "sentence_order_loss",
+    "sentence_order_accuracy",
+)
+
+
+def _change(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _append(out: Path, row: Mapping[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "learning.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+# ------------------------------------------------------------------------------------------- tasks
+
+# Folder, steps, rows, learning rate, tokens: the same for every model, and chosen on none of them.
+TASKS = {
+    "sst2": ("SST-2", 1500, 32, 5e-4, 64),
+    "cola": ("CoLA", 800, 32, 5e-4, 48),
+    "stsb": ("STS-B", 600, 32, 5e-4, 96),
+    "mrpc": ("MRPC", 400, 32, 5e-4, 128),
+    "rte": ("RTE", 300, 32, 5e-4, 256),
+    "squad1": (None, 1500, 32, 5e-4, 192),
+}
+
+
+def tasks(
+    model: Positional[Path],
+    out: Path,
+    *,
+    glue: Path,
+    squad: Path,
+    task: tuple[str, ...] = tuple(TASKS),
+    seeds: int = 3,
+    control: bool = True,
+) -> None:
+    """Fine-tunes a model on each task and appends the means over the seeds.
+
+    Args:
+        model: model directory.
+        out: folder of results and runs.
+        glue: folder of the GLUE tasks' folders.
+        squad: folder of SQuAD 1.1's files.
+        task: names of those to run.
+        seeds: runs of each.
+        control: fine-tune random weights of the same shape too.
+    """
+    for name in task:
+        folder, steps, rows, rate, length = TASKS[name]
+        for is_random in (False, True) if control else (False,):
+            workdir = out / "tasks" / f"{model.parent.name}-{name}{'-random' if is_random else ''}"
+            since = time.monotonic()
+            results = finetune(
+                FinetuneConfig(
+                    task=name,
+                    model=str(model),
+                    random_weights=is_random,
+                    data=str(squad if folder is None else glue / folder),
+                    workdir=str(workdir),
+                    max_seq_length=length,
+                    doc_stride=96 if name == "squad1" else None,
+                    seeds=seeds,
+                    compute=ComputeConfig(dtype="auto"),
+                    optimizer=OptimizerConfig(
+                        name="adamw", learning_rate=rate, warmup_steps=steps // 10
+                    ),
+                    train=TrainConfig(
+                        steps=steps,
+                        batch_size=rows,
+                        log_every=100,
+                        eval_every=steps,
+                        eval_examples=1_000_000,
+                        save_every=steps,
+                        keep=2,
+                    ),
+                )
+            )
+            last = [seed["last"]["metrics"][results["metric"]] for seed in results["seeds"]]
+            row = {
+                "task": name,
+                "model": str(model),
+                "random_weights": is_random,
+                "metric": results["metric"],
+                "mean": statistics.mean(last),
+                "stdev": statistics.stdev(last) if len(last) > 1 else None,
+                "seeds": last,
+                "constant": results["baseline"],
+                "seconds": round(time.monotonic() - since),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "commit": _commit(),
+            }
+            _append(out, row)
+            print(json.dumps(row))
+
+
+# ----------------------------------------------------------------------------------------- pictures
+
+
+def plot(out: Path, *, only: tuple[str, ...] = (), picture: Path | None = None) -> None:
+    """Draws held-out losses and accuracies by FLOPs.
+
+    Args:
+        out: folder of results.
+        only: names of the runs to draw; unset: all.
+        picture: file to write; unset: OUT/learning.png.
+    """
+    from albert_jax.utils.plots import legend, line_style, new_figure, percent_axis
+
+    rows = {row["name"]: row for row in _rows(out) if "curve" in row}
+    rows = {name: row for name, row in rows.items() if not only or name in only}
+    figure, axes = new_figure("Held-out text by training's FLOPs", 3, height=8.0)
+    for number, (name, row) in enumerate(rows.items()):
+        curve = np.array([[np.nan if x is None else x for x in point] for point in row["curve"]])
+        for axis, column in zip(axes[:, 0], (2, 3, 5), strict=True):
+            axis.plot(curve[:, 0], curve[:, column], **line_style(number), label=name)
+    titles = ("masked-LM loss (nats)", "masked-LM accuracy", "sentence-order accuracy")
+    for axis, title in zip(axes[:, 0], titles, strict=True):
+        axis.set(xlabel="FLOPs", ylabel=title, xscale="log")
+    for axis in axes[1:, 0]:
+        percent_axis(axis)
+    legend(axes[0, 0])
+    picture = picture or out / "learning.png"
+    figure.savefig(picture)
+    print(picture)
+
+
+def _rows(out: Path) -> Iterator[dict[str, Any]]:
+    for line in (out / "learning.jsonl").read_text(encoding="utf-8").splitlines():
+        yield json.loads(line)
+
+
+# ------------------------------------------------------------------------------------------ overlap
+
+
+def overlap(store: str, heldout: str, *, gram: int = GRAM) -> None:
+    """Says how much of the held-out text stands in the training text, in runs of 13 tokens.
+
+    Args:
+        store: token stores trained on.
+        heldout: store whose held-out split is evaluated.
+        gram: tokens that must agree.
+    """
+    held = _grams(TokenStore.open(heldout, split="heldout"), gram)
+    seen = np.zeros(len(held), bool)
+    wanted, first = np.unique(held, return_inverse=True)
+    for path, _ in split_stores(store):
+        for part in _shards(TokenStore.open(path, split="train"), gram):
+            seen |= np.isin(wanted, part)[first]
+    answer = {"gram": gram, "heldout": len(held), "shared": int(seen.sum())}
+    print(json.dumps(answer | {"share": float(seen.mean())}))
+
+
+def _grams(store: TokenStore, gram: int) -> np.ndarray:
+    return np.concatenate(list(_shards(store, gram)))
+
+
+def _shards(store: TokenStore, gram: int) -> Iterator[np.ndarray]:
+    """Yields each shard's n-grams as 64-bit hashes, uint64[tokens - n + 1]."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(1, 2**63, gram, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    table = rng.integers(0, 2**63, 1 << 16, dtype=np.uint64)
+    for shard in store.shards:
+        values = table[np.asarray(shard.tokens)]
+        count = len(values) - gram + 1
+        if count > 0:
+            yield sum(
+                (values[i : i + count] * weights[i] for i in range(gram)),
+                start=np.zeros(count, np.uint64),
+            )
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict(
+        {"run": run, "tasks": tasks, "plot": plot, "overlap": overlap}
+    )

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs whose depth, length, batch size, masking and loss change on the way."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import albert_jax
+from albert_jax.config.stages import stages_of
+from albert_jax.data.loader import batch_at
+from albert_jax.data.pretraining import open_data
+from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.models.lowering import Lowering
+from albert_jax.training.metrics import read_metrics
+from albert_jax.training.pretrain import pretrain
+from albert_jax.training.step import StagedSteps
+from albert_jax.utils.errors import UserError
+from tests.helpers.paths import DATA
+from tests.helpers.pretraining_runs import VOCABULARY, make_store, tiny_config
+
+SCHEDULES = {
+    "depth": "1:0.5,2:0.5",
+    "length": "16:0.25,32:0.75",
+    "batch_ramp": "4:0.75,8:0.25",
+    "masking": "0.3:0.25,0.15:0.75",
+    "sop_weight": "0.5:0.5,1:0.5",
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("data"))
+
+
+def staged_config(store, workdir, **train):
+    config = tiny_config(store, workdir, steps=8)
+    settings = {"log_every": 1, "save_every": 1, "keep": 9, "eval_every": 4, **SCHEDULES, **train}
+    return replace(config, train=replace(config.train, **settings))
+
+
+@pytest.fixture(scope="module")
+def finished(store, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "staged"
+    pretrain(staged_config(store, workdir))
+    return workdir
+
+
+def entries(workdir, kind):
+    return [e for e in read_metrics(workdir / "metrics.jsonl") if e["kind"] == kind]
+
+
+def leaves(workdir):
+    (document,) = (workdir / "checkpoints" / "8").rglob("meta/metadata")
+    return json.loads(document.read_bytes())["leaves"]
+
+
+@pytest.mark.parametrize("kept", [1, 4])
+def test_a_run_resumed_in_any_stage_ends_with_the_same_bits(store, finished, tmp_path, kept):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        if folder.name.isdecimal() and int(folder.name) > kept:
+            shutil.rmtree(folder)
+    pretrain(staged_config(store, tmp_path / "run"))
+    assert leaves(tmp_path / "run") == leaves(finished)
+    again, once = (
+        [(e["step"], e["loss"], e["flops"]) for e in entries(workdir, "train")]
+        for workdir in (tmp_path / "run", finished)
+    )
+    assert again == once
+
+
+def test_the_schedule_is_in_the_checkpoint_and_another_is_refused(store, finished):
+    (document,) = (finished / "checkpoints" / "8").rglob("meta/metadata")
+    meta = json.loads(document.read_bytes())["meta"]
+    assert {name: meta["train"][name] for name in SCHEDULES} == SCHEDULES
+    with pytest.raises(UserError, match=r"train\.depth is '1:0.5,2:0.5'"):
+        pretrain(staged_config(store, finished, depth="1:0.75,2:0.25"))
+
+
+def test_flops_are_those_of_each_stage(store, finished):
+    config = staged_config(store, finished)
+
+    def flops(depth, length, predictions):
+        model = replace(config.model, num_hidden_layers=depth)
+        return train_flops_per_sequence(model, length, predictions)
+
+    few = config.examples.max_predictions_per_seq
+    assert config.examples.max_seq_length == 32
+    expected = [4 * flops(1, 16, few)] * 2 + [4 * flops(1, 32, few)] * 2
+    expected += [4 * flops(2, 32, few)] * 2 + [8 * flops(2, 32, few)] * 2
+    logged = [e["flops"] for e in entries(finished, "train")]
+    np.testing.assert_allclose(logged, np.cumsum(expected), rtol=1e-12)
+
+
+def test_evaluations_are_as_deep_as_the_steps_before_them(store, finished, tmp_path):
+    first, last = entries(finished, "eval")
+    assert (first["step"], last["step"]) == (4, 8)
+    shallow, deep = (
+        albert_jax.load(finished / "model", depth=depth).fill_mask("a [MASK] of it.")[0]["score"]
+        for depth in (1, 2)
+    )
+    assert shallow != deep  # else the next line would prove nothing
+    steps = StagedSteps(config := staged_config(store, finished), stages_of(config), Lowering())
+    depths = [steps.to_evaluate(n).model.config.num_hidden_layers for n in (0, 4, 5, 8)]
+    assert depths == [2, 1, 2, 2]
+
+
+def test_steps_of_any_depth_draw_one_for_each_batch(store, tmp_path):
+    config = staged_config(store, tmp_path / "run", depth="1-2", length="", batch_ramp="")
+    stages = stages_of(config)
+    steps = StagedSteps(config, stages, Lowering())
+    drawn = [steps.at(batch).model.config.num_hidden_layers for batch in range(20)]
+    assert drawn == [stages.at(batch).depth(batch) for batch in range(20)]
+    assert set(drawn) == {1, 2}
+    assert steps.at(0) is steps.at(next(b for b in range(1, 20) if drawn[b] == drawn[0]))
+
+
+def test_the_second_loss_weighs_what_it_is_told(store, tmp_path):
+    config = staged_config(store, tmp_path)
+    steps = StagedSteps(config, stages_of(config), Lowering())
+    made = steps.at(0)
+    assert stages_of(config).at(0).sentence_order_weight == 0.5
+    batch = batch_at(open_data(config, None).train, 0, 4)
+    loss, metrics = made.objective.loss(
+        made.random_state(0).params, batch, made.objective.normalizers(batch), None
+    )
+    masked_lm, order = metrics["masked_lm_loss"], metrics["sentence_order_loss"]
+    assert float(loss) == pytest.approx(float(masked_lm + 0.5 * order), rel=1e-6)
+
+
+def test_tfrecord_rows_cannot_be_drawn_otherwise(store, tmp_path):
+    records = DATA / "pretraining" / "first50.tfrecord"
+    config = replace(tiny_config(records, tmp_path, steps=2), vocab=str(VOCABULARY))
+    for schedule in ({"length": "16:0.5,32:0.5"}, {"masking": "0.3:0.5,0.15:0.5"}):
+        with pytest.raises(UserError, match="TFRecord shards hold rows as they were drawn"):
+            pretrain(replace(config, train=replace(config.train, **schedule)))
+    with pytest.raises(UserError, match="output_bias 'unigram' needs the frequencies"):
+        pretrain(replace(config, output_bias="unigram"))
