@@ -25,7 +25,8 @@ import jax
 import tyro
 
 from albert_jax.config.model import MODELS, ComputeConfig
-from albert_jax.config.run import ExamplesConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import ExamplesConfig, OptimizerConfig, TrainConfig
 from albert_jax.models.flops import peak_flops, train_flops_per_sequence
 from albert_jax.perf.workload import made_up_batch
 from benchmarks.answers import answer_of

@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 from albert_jax.config.model import MODELS, AlbertConfig
-from albert_jax.config.run import OptimizerConfig
+from albert_jax.config.sections import OptimizerConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.batching import batch_tokens
 from albert_jax.inference.finetuned import HeadOutputs, head_outputs

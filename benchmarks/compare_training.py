@@ -29,7 +29,8 @@ import transformers
 import tyro
 
 from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
-from albert_jax.config.run import ExamplesConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import ExamplesConfig, OptimizerConfig, TrainConfig
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.perf.workload import made_up_batch

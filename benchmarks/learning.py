@@ -39,7 +39,6 @@ from albert_jax.config import (
     PretrainConfig,
     TrainConfig,
 )
-from albert_jax.config.stages import stages_of
 from albert_jax.data.mixture import split_stores
 from albert_jax.data.store import TokenStore
 from albert_jax.models.flops import stage_flops
@@ -150,7 +149,7 @@ def optimizer_flops(config: PretrainConfig) -> float:
 def flops_until(config: PretrainConfig, batches: int) -> float:
     """Return the FLOPs of a run's first updates."""
     own = optimizer_flops(config)
-    return stages_of(config).total(batches, lambda s: stage_flops(config.model, s) + own)
+    return config.stages.total(batches, lambda s: stage_flops(config.model, s) + own)
 
 
 def with_budget(config: PretrainConfig, flops: float) -> PretrainConfig:
@@ -250,7 +249,7 @@ def run(
         "seed": seed,
         "flops": flops_until(config, config.train.steps),
         "steps": config.train.steps,
-        "tokens": stages_of(config).total(
+        "tokens": config.stages.total(
             config.train.steps, lambda s: s.batch_size * s.examples.max_seq_length
         ),
         "seconds": round(time.monotonic() - since),

@@ -151,3 +151,9 @@ def test_the_package_itself_and_config_need_the_standard_library_only() -> None:
     command = [sys.executable, "-S", "-c", code]  # without site-packages
     done = subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True)
     assert "albert_jax.config.run" in done.stdout
+
+
+def test_loading_a_model_does_not_import_orbax() -> None:
+    """It takes longer to import than a model to read, and who asks a model writes none."""
+    code = "import sys, albert_jax; albert_jax.load; sys.exit('orbax.checkpoint' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

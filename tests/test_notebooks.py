@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 
 from albert_jax import AlbertConfig
 from albert_jax.checkpoint.convert.convert import convert
-from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from tests.helpers.paths import REPOSITORY, VOCABULARY
 

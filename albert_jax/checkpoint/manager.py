@@ -10,7 +10,6 @@ that a killed run leaves a whole checkpoint or none; a damaged one is passed ove
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 import time
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import (
     Damaged,
     array_table,
@@ -310,22 +310,6 @@ class Checkpointer:
 
     def _path(self, name: int | str) -> Path:
         return self.directory / str(name)
-
-
-def require_space(directory: Path, size: int) -> None:
-    """OSError where `size` bytes do not fit on the disk: better than half of them on it."""
-    if size > shutil.disk_usage(directory).free:
-        raise OSError(errno.ENOSPC, "disk full")
-
-
-def cause_of(error: Exception, directory: Path, size: int) -> str:
-    """Why `size` bytes were not written, briefly; orbax has several errors for a full disk."""
-    number = error.errno if isinstance(error, OSError) else None
-    text = str(error).partition("\n")[0][:300]
-    if number in (errno.ENOSPC, errno.EDQUOT) or "RESOURCE_EXHAUSTED" in text:
-        free = shutil.disk_usage(directory).free
-        return f"disk full, {free:,} B free at {directory} for {size:,} B"
-    return f"{type(error).__name__}: {text or 'no message'}"
 
 
 def lock_workdir(path: str | Path) -> Lock:

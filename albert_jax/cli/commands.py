@@ -180,7 +180,6 @@ class Pretrain(Command):
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
         keep_freed_memory()  # before JAX is imported
         from albert_jax.distributed.multihost import Launch
-        from albert_jax.perf.dry_run import describe_plan
         from albert_jax.training.pretrain import pretrain
 
         launch = Launch(
@@ -193,6 +192,8 @@ class Pretrain(Command):
         if not self.multihost and launch != Launch():
             raise UserError("--coordinator, --process-id and the like need --multihost")
         if self.dry_run:
+            from albert_jax.perf.dry_run import describe_plan
+
             print(describe_plan(self.config))
         else:
             pretrain(self.config, launch=launch if self.multihost else None)

@@ -17,14 +17,8 @@ from albert_jax.config.model import (
 )
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.recipes import load_recipe, to_dict
-from albert_jax.config.run import (
-    ExamplesConfig,
-    FinetuneConfig,
-    GuardConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    TrainConfig,
-)
+from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.config.sections import ExamplesConfig, GuardConfig, OptimizerConfig, TrainConfig
 from albert_jax.config.task_names import TASK_NAMES, task_name
 
 __all__ = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a model is trained: pretraining and fine-tuning, section by section."""
+"""How a model is trained: pretraining and fine-tuning."""
 
 from __future__ import annotations
 
@@ -7,226 +7,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
-from albert_jax.config.stages import stages_of
+from albert_jax.config.sections import (
+    SCHEDULES,
+    ExamplesConfig,
+    GuardConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from albert_jax.config.stages import Stages, stages_of
 from albert_jax.config.task_names import label_pairs, task_name
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
-
-
-@dataclass(frozen=True)
-class ExamplesConfig:
-    """How pretraining examples are drawn; every default is create_pretraining_data.py's."""
-
-    objective: Literal["sop", "nsp", "none"] = "sop"
-    """Second objective: sentence order, next sentence (the original's --random_next_sentence), or
-    none (pairs in order, no second loss)."""
-    max_seq_length: int = 512
-    """Tokens in a row, [CLS] and two [SEP] included."""
-    max_predictions_per_seq: int = 20
-    """Most tokens predicted in a row: 20 as published (3.9 % of 512); 77 is 15 % of 512."""
-    masked_lm_prob: float = 0.15
-    """Share of a row's tokens to predict, before max_predictions_per_seq cuts it."""
-    short_seq_prob: float = 0.1
-    """Chance, per document and epoch, that its rows have a random shorter length."""
-    short_seq_per: Literal["document", "row"] = "document"
-    """What draws that length: a document, for all its rows of an epoch (the original), or each row
-    by itself."""
-    ngram: int = 3
-    """Longest n-gram masked as one, in whole words; 1 masks single words."""
-    favor_shorter_ngram: bool = True
-    """n has probability proportional to 1/n; False reverses the list."""
-    do_whole_word_mask: bool = True
-    """Mask all pieces of a word together; False masks single pieces."""
-    word_start: Literal["albert", "marker"] = "albert"
-    """Pieces that begin a word: the original's rule, by which digits, accented letters and
-    punctuation do too, or only those with SentencePiece's marker ▁."""
-    count_special_tokens: bool = True
-    """masked_lm_prob is a share of the whole row, [CLS] and both [SEP] included (the original), or
-    of its text only."""
-    single_segment: Literal["random_document", "split"] = "random_document"
-    """A chunk of ONE sentence: B from a random document, labelled 1 (the original), or the sentence
-    itself split in two at a random token."""
-    ngram_across_segments: bool = True
-    """An n-gram may span A and B, and a continuation piece after [SEP] joins A's last word (the
-    original)."""
-    replace_per: Literal["token", "ngram"] = "token"
-    """What draws between [MASK], the token itself and a random one, 80/10/10: each token (the
-    original), or an n-gram for all its tokens."""
-    random_token_excludes_special: bool = False
-    """The 10 % random replacements: any id, the original token and specials included (the
-    original), or ordinary pieces that differ from the original token only."""
-    truncate: Literal["both_ends", "end"] = "both_ends"
-    """An overlong pair loses tokens from the front or the back of the longer segment at random (the
-    original), or from the back only."""
-
-    def __post_init__(self) -> None:
-        check_types(self, "examples")
-        check_least(self, "examples", 1, "max_predictions_per_seq", "ngram")
-        if self.max_seq_length < 8:
-            raise UserError(
-                f"examples.max_seq_length {self.max_seq_length} is too short; use 8 or more"
-            )
-        if not 0 < self.masked_lm_prob < 1:
-            raise UserError(f"examples.masked_lm_prob {self.masked_lm_prob} must lie in (0, 1)")
-        if not 0 <= self.short_seq_prob <= 1:
-            raise UserError(f"examples.short_seq_prob {self.short_seq_prob} must lie in [0, 1]")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """What run_pretraining.py's flags set; defaults are its defaults."""
-
-    name: Literal["lamb", "adamw", "optax_lamb", "optax_adamw", "muon"] = "lamb"
-    """ALBERT's LAMB; ALBERT's AdamW; optax.lamb (bias-corrected, a trust ratio for every tensor);
-    optax.adamw (bias-corrected); Muon for the kernels and optax.adamw for all else.
-    """
-    learning_rate: float | None = None
-    """Peak; unset: the preset for this optimizer and batch size (0.00176 for LAMB at 4096, by the
-    square root)."""
-    warmup_steps: int | None = None
-    """Linear warm-up; unset: 2.5 % of the steps, the original's 3,125 of 125,000."""
-    schedule: Literal["polynomial", "cosine", "constant", "wsd"] = "polynomial"
-    """From the warm-up on: polynomial decay to zero (the original); half a cosine to zero; none;
-    none until the last decay_share of the steps, then linear to zero (warm-up, stable, decay)."""
-    decay_share: float = 0.2
-    """Of the steps, in which `wsd` decays."""
-    poly_power: float = 1.0
-    """Power of the polynomial decay to zero at the last step."""
-    weight_decay: float = 0.01
-    """Not applied to LayerNorm and biases."""
-    beta1: float = 0.9
-    """Decay of the gradients' mean."""
-    beta2: float = 0.999
-    """Decay of the squared gradients' mean."""
-    epsilon: float = 1e-6
-    """Added outside the square root."""
-    clip_norm: float = 1.0
-    """Global gradient norm is clipped to this before the moments; 0 turns it off."""
-
-    def __post_init__(self) -> None:
-        check_types(self, "optimizer")
-        check_least(
-            self,
-            "optimizer",
-            0,
-            "learning_rate",
-            "warmup_steps",
-            "poly_power",
-            "weight_decay",
-            "epsilon",
-        )
-        check_least(self, "optimizer", 0, "clip_norm")
-        if not 0 < self.decay_share <= 1:
-            raise UserError(f"optimizer.decay_share {self.decay_share} must lie in (0, 1]")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"optimizer.{name} {getattr(self, name)} must lie in [0, 1)")
-
-
-@dataclass(frozen=True)
-class GuardConfig:
-    """When a run is held to have gone wrong, and what is done then."""
-
-    spike: float = 2.0
-    """Nats above the median of the last `window` losses that make a spike; 0 turns spikes off."""
-    patience: int = 3
-    """Spiking steps in a row before rolling back; a loss that is not finite rolls back at once."""
-    window: int = 100
-    """Losses the median is taken over."""
-    max_rollbacks: int = 3
-    """Rollbacks without a new checkpoint in between before the run gives up."""
-    step_timeout: float = 0.0
-    """Seconds without a finished step before stacks are dumped and the run ends with status 75;
-    0: max(300, 20 x the median step)."""
-
-    def __post_init__(self) -> None:
-        check_types(self, "guard")
-        check_least(self, "guard", 1, "patience", "window")
-        check_least(self, "guard", 0, "spike", "max_rollbacks", "step_timeout")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The loop."""
-
-    steps: int = 125_000
-    """Optimizer updates."""
-    batch_size: int = 4096
-    """Sequences an update, over all devices."""
-    accumulate: int = 1
-    """Micro-batches that make up one update."""
-    depth: str = ""
-    """Of pretraining: passes of the shared layer in the course of the run, as 2:0.3,4:0.3,6:0.4
-    (passes and share of the steps); 2-6 draws a number for each step; unset:
-    model.num_hidden_layers."""
-    length: str = ""
-    """Of pretraining: tokens in a row, as 64:0.8,128:0.2; unset: examples.max_seq_length, by which
-    the held-out rows are made too."""
-    batch_ramp: str = ""
-    """Of pretraining: sequences an update, as 32:0.2,64:0.8; unset: batch_size."""
-    masking: str = ""
-    """Of pretraining: share of a row's tokens to predict, as 0.3:0.5,0.15:0.5; unset:
-    examples.masked_lm_prob."""
-    sop_weight: str = ""
-    """Of pretraining: weight of the second objective's loss, as 0.5:0.5,1:0.5; unset: 1."""
-    seed: int = 12345
-    """Of initial weights, dropout and examples; create_pretraining_data.py's --random_seed."""
-    mode: Literal["jit", "pmap"] = "jit"
-    """How the step is spread over the devices: jit over a mesh, or the same step under jax.pmap."""
-    devices: int | None = None
-    """Local devices to use; unset: all."""
-    log_every: int = 100
-    """Steps between log lines."""
-    eval_every: int = 5000
-    """Steps between held-out evaluations (one at the end always); 0: at the end only."""
-    eval_examples: int = 6400
-    """Held-out examples an evaluation takes at most: the original's 100 steps of 64."""
-    save_every: int = 5000
-    """Steps between checkpoints (one at the end and on SIGTERM always)."""
-    save_minutes: float = 30.0
-    """Minutes between checkpoints where steps are slow; 0: by steps only."""
-    keep: int = 5
-    """Checkpoints kept, at least 2."""
-    data_threads: int = 2
-    """Threads that draw examples ahead of the step."""
-    data_workers: int = 0
-    """Processes that draw examples instead; the batches are the same."""
-    compilation_cache: str | None = None
-    """Folder of compiled programs; unset: ~/.cache/albert_jax/xla; "" turns it off."""
-
-    def __post_init__(self) -> None:
-        check_types(self, "train")
-        check_least(
-            self,
-            "train",
-            1,
-            "steps",
-            "batch_size",
-            "accumulate",
-            "devices",
-            "log_every",
-            "eval_examples",
-        )
-        check_least(
-            self,
-            "train",
-            0,
-            "seed",
-            "eval_every",
-            "save_every",
-            "save_minutes",
-            "data_threads",
-            "data_workers",
-        )
-        if self.keep < 2:
-            raise UserError(
-                f"train.keep {self.keep} must be at least 2: a checkpoint may turn out damaged"
-            )
-        if self.batch_size % self.accumulate:
-            raise UserError(
-                f"train.batch_size {self.batch_size} does not divide into train.accumulate "
-                f"{self.accumulate} micro-batches"
-            )
 
 
 @dataclass(frozen=True)
@@ -263,6 +54,11 @@ class PretrainConfig:
     """Standard deviation of the kernels' first values: model.initializer_range (the original), or
     1 / sqrt(inputs), which suits any width; tables of embeddings have the former either way."""
 
+    @property
+    def stages(self) -> Stages:
+        """The stages that the schedules divide the run into; UserError for one that is none."""
+        return stages_of(self.train, self.examples, self.model.num_hidden_layers)
+
     def __post_init__(self) -> None:
         check_types(self, "")
         _check_stages(self)
@@ -274,12 +70,8 @@ class PretrainConfig:
             )
 
 
-# Fields of TrainConfig that hold a schedule over a pretraining run.
-SCHEDULES = ("depth", "length", "batch_ramp", "masking", "sop_weight")
-
-
 def _check_stages(config: PretrainConfig) -> None:
-    stages = list(stages_of(config))
+    stages = list(config.stages)
     most_depth = max(stage.depths[1] for stage in stages)
     if most_depth > config.model.num_hidden_layers:
         raise UserError(

@@ -9,21 +9,16 @@ for each depth).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-
+from albert_jax.config.sections import ExamplesConfig, TrainConfig
 from albert_jax.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from albert_jax.config.run import ExamplesConfig, PretrainConfig
-
-_DEPTH = 5  # a stream of random numbers: default_rng((seed, batch, stream)); data/ has 0 to 4
 
 Value = TypeVar("Value")
 
@@ -47,7 +42,8 @@ class Stage:
         least, most = self.depths
         if least == most:
             return most
-        return int(np.random.default_rng((self.seed, batch, _DEPTH)).integers(least, most + 1))
+        drawn = hashlib.sha256(f"depth {self.seed} {batch}".encode()).digest()
+        return least + int.from_bytes(drawn[:8], "big") % (most - least + 1)
 
 
 class Stages:
@@ -90,10 +86,11 @@ class Stages:
         )
 
 
-def stages_of(config: PretrainConfig) -> Stages:
-    """Return the stages that a run's schedules make; UserError for a schedule that is none."""
-    train, examples = config.train, config.examples
-    depth = config.model.num_hidden_layers
+def stages_of(train: TrainConfig, examples: ExamplesConfig, depth: int) -> Stages:
+    """Return the stages that a run's schedules make of its settings and its model's depth.
+
+    Raises UserError for a schedule that is none.
+    """
     schedules: dict[str, Sequence[tuple[Any, float]]] = {
         "depth": _parsed("train.depth", train.depth, (depth, depth), _depths),
         "batch_size": _parsed("train.batch_ramp", train.batch_ramp, train.batch_size, _count),

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from albert_jax.config.run import ExamplesConfig
+from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.loader import KEYS, Example
 from albert_jax.data.masking import Masker
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID

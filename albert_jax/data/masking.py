@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from albert_jax.config.run import ExamplesConfig
+from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.special_pieces import MASK_ID
 
 NUM_SPECIAL = MASK_ID + 1

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from albert_jax.config.recipes import to_dict
-from albert_jax.config.run import SCHEDULES, ExamplesConfig, PretrainConfig
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import SCHEDULES, ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import ExampleSource
 from albert_jax.data.masking import word_starts

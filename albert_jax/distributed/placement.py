@@ -214,5 +214,6 @@ def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
     )
 
 
+@jax.jit  # one program, where eager copies compile one for each shape
 def _copied(state: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
+    return jax.tree.map(jnp.copy, state)

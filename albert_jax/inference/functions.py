@@ -70,14 +70,23 @@ def turned(params: Mapping[str, Any]) -> Any:
 
 def narrowed(params: Mapping[str, Any], dtype: str) -> Any:
     """The parameters with dense layers' kernels and biases in `dtype`, that of their matmuls, so
-    that a call need not convert them; those of a fine-tuned model's head as they are."""
+    that a call need not convert them; those of a fine-tuned model's head as they are.
+
+    The word embeddings stay as they are where they are looked up. In another dtype than theirs the
+    masked-LM head gets a copy of its own, which it multiplies by.
+    """
 
     def narrow(path: tuple[Any, ...], leaf: Any) -> Any:
         names = [key.key for key in path]
         is_dense = names[-1] in ("kernel", "bias") and not names[-2].startswith("LayerNorm")
         return leaf.astype(dtype, copy=False) if is_dense and names[0] != "head" else leaf
 
-    return jax.tree_util.tree_map_with_path(narrow, params)
+    narrow_params = jax.tree_util.tree_map_with_path(narrow, params)
+    words_VE = params["embeddings"]["word_embeddings"]
+    if "predictions" in params and words_VE.dtype != dtype:
+        own = {"word_embeddings": words_VE.astype(dtype)}
+        narrow_params["predictions"] = {**narrow_params["predictions"], **own}
+    return narrow_params
 
 
 def fill_mask(

@@ -34,6 +34,7 @@ from albert_jax.models.layers import (
 )
 from albert_jax.models.lowering import Lowering
 from albert_jax.models.packing import Packing
+from albert_jax.models.parameter import parameter
 
 REMAT_POLICIES: dict[str, Any] = {
     "full": None,  # keep only each layer's input
@@ -71,12 +72,14 @@ class Embeddings(Part):
 
     def setup(self) -> None:
         c, init = self.config, initializer(self.config)
-        self.word_embeddings = self.param("word_embeddings", init, (c.vocab_size, c.embedding_size))
-        self.token_type_embeddings = self.param(
-            "token_type_embeddings", init, (c.type_vocab_size, c.embedding_size)
+        self.word_embeddings = parameter(
+            self, "word_embeddings", init, (c.vocab_size, c.embedding_size)
         )
-        self.position_embeddings = self.param(
-            "position_embeddings", init, (c.max_position_embeddings, c.embedding_size)
+        self.token_type_embeddings = parameter(
+            self, "token_type_embeddings", init, (c.type_vocab_size, c.embedding_size)
+        )
+        self.position_embeddings = parameter(
+            self, "position_embeddings", init, (c.max_position_embeddings, c.embedding_size)
         )
         self.LayerNorm = layer_norm(self)
         self.dropout = dropout(self)
@@ -215,11 +218,15 @@ class Encoder(Part):
         if c.embedding_size != c.hidden_size or self.has_variable("params", name):
             x_BSH = dense(self, c.hidden_size, name)(x_BSH)
         self.sow("intermediates", "projected_BSH", x_BSH)
+        drops = max(c.hidden_dropout_prob, c.attention_probs_dropout_prob) > 0 and not deterministic
+        # New parameters come out of the first tracing. Dropout does not need it, but what it drops
+        # depends on the number of tracings, and a run is to go on as it began.
+        traced_twice = self.is_initializing() or drops
         collected = []
         for group, length in enumerate(c.group_lengths):
             if not length:  # by rounding; the original then makes no variables for the group
                 continue
-            stack = _repeated(length, self.compute, self.lowering)
+            stack = _repeated(length, self.compute, self.lowering, traced_twice=traced_twice)
             layers = stack(
                 c, self.compute, self.lowering, deterministic, collect, name=f"group_{group}"
             )
@@ -231,9 +238,11 @@ class Encoder(Part):
         return x_BSH, jnp.concatenate([jax.lax.collapse(blocks, 0, 2) for blocks in collected])
 
 
-def _repeated(length: int, compute: ComputeConfig, lowering: Lowering) -> type[Layer]:
+def _repeated(
+    length: int, compute: ComputeConfig, lowering: Lowering, *, traced_twice: bool
+) -> type[Layer]:
     """Return `Layer` applied `length` times with one parameter set, unrolled and rematerialised as
-    configured."""
+    configured. With `traced_twice` flax traces the layer once more, beforehand."""
     unroll = min(compute.scan_unroll or _default_unroll(length, compute, lowering), length)
     layer: Any = Layer
     if compute.remat != "none":
@@ -248,6 +257,7 @@ def _repeated(length: int, compute: ComputeConfig, lowering: Lowering) -> type[L
         in_axes=nn.broadcast,
         length=length,
         unroll=unroll,
+        check_constancy_invariants=traced_twice,
     )
 
 
@@ -261,20 +271,25 @@ def _default_unroll(length: int, compute: ComputeConfig, lowering: Lowering) -> 
 
 class MaskedLMHead(Part):
     """[B, P, H] -> float32 logits [B, P, V] through the tied word embeddings.
-    run_pretraining.py:292-336."""
+    run_pretraining.py:292-336.
+
+    A parameter `word_embeddings` of its own is used in their place: they, converted beforehand.
+    """
 
     @nn.compact
     def __call__(self, hidden_BPH: Array, word_embeddings_VE: Array) -> Array:
         c = self.config
         x_BPE = activation(self)(dense(self, c.embedding_size, "transform")(hidden_BPH))
         x_BPE = layer_norm(self, "LayerNorm")(x_BPE)
+        if self.has_variable("params", "word_embeddings"):
+            word_embeddings_VE = self.get_variable("params", "word_embeddings")
         logits_BPV = jnp.einsum(
             "BPE,VE->BPV",
             x_BPE,
             word_embeddings_VE.astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
-        bias_V = self.param("output_bias", nn.initializers.zeros, (c.vocab_size,))
+        bias_V = parameter(self, "output_bias", nn.initializers.zeros, (c.vocab_size,))
         return add_bias(self, logits_BPV, bias_V)
 
 
@@ -285,8 +300,8 @@ class SentenceOrderHead(Part):
     @nn.compact
     def __call__(self, pooled_BH: Array) -> Array:
         shape = (2, self.config.hidden_size)
-        weights_CH = self.param("output_weights", initializer(self.config), shape)
-        bias_C = self.param("output_bias", nn.initializers.zeros, (2,))
+        weights_CH = parameter(self, "output_weights", initializer(self.config), shape)
+        bias_C = parameter(self, "output_bias", nn.initializers.zeros, (2,))
         return jnp.einsum("BH,CH->BC", pooled_BH.astype(jnp.float32), weights_CH) + bias_C
 
 

@@ -29,6 +29,7 @@ from jax import Array
 from albert_jax.models.attention_plain import probs, scale
 from albert_jax.models.dropout import drop
 from albert_jax.models.lowering import matmul, product_over_rows, sum_of_rows
+from albert_jax.models.parameter import parameter
 
 _SQRT_2_OVER_PI, _CUBIC = math.sqrt(2.0 / math.pi), 0.044715  # of GELU's tanh form
 
@@ -46,8 +47,8 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel_DF = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias_F = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel_DF = parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias_F = parameter(self, "bias", nn.initializers.zeros, (self.features,))
         x, kernel_DF, bias_F = (a.astype(self.dtype) for a in (x, kernel_DF, bias_F))
         return _affine(x, kernel_DF, bias_F, self.platform)
 
@@ -106,8 +107,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale_F = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias_F = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        scale_F = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],))
+        bias_F = parameter(self, "bias", nn.initializers.zeros, (x.shape[-1],))
         return _layer_norm(x, scale_F, bias_F, self.epsilon, self.dtype, self.platform)
 
 

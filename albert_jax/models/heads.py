@@ -22,6 +22,7 @@ from albert_jax.config.model import AlbertConfig
 from albert_jax.models.albert import AlbertModel
 from albert_jax.models.layers import Part, dropout, initializer, layer_norm
 from albert_jax.models.packing import Packing
+from albert_jax.models.parameter import parameter
 
 MASKED = -1e30  # what a position that cannot be in an answer has for a logit
 
@@ -66,8 +67,8 @@ class Head(Part):
 def _outputs(head: Head, hidden: Array, outputs: int) -> Array:
     """[…, H] -> float32 [… , outputs] through the parameters output_weights and output_bias."""
     shape = (outputs, hidden.shape[-1])
-    weights_CH = head.param("output_weights", nn.initializers.truncated_normal(0.02), shape)
-    bias_C = head.param("output_bias", nn.initializers.zeros, (outputs,))
+    weights_CH = parameter(head, "output_weights", nn.initializers.truncated_normal(0.02), shape)
+    bias_C = parameter(head, "output_bias", nn.initializers.zeros, (outputs,))
     return jnp.einsum("...H,CH->...C", hidden.astype(jnp.float32), weights_CH) + bias_C
 
 
@@ -205,8 +206,8 @@ class _PairDense(Part):
     @nn.compact
     def __call__(self, x: Array, y: Array) -> Array:
         c, dtype = self.config, self.dtype
-        kernel = self.param("kernel", initializer(c), (2 * c.hidden_size, c.hidden_size))
-        bias_H = self.param("bias", nn.initializers.zeros, (c.hidden_size,))
+        kernel = parameter(self, "kernel", initializer(c), (2 * c.hidden_size, c.hidden_size))
+        bias_H = parameter(self, "bias", nn.initializers.zeros, (c.hidden_size,))
         of_x, of_y = jnp.split(kernel.astype(dtype), 2)
         return x.astype(dtype) @ of_x + y.astype(dtype) @ of_y + bias_H.astype(dtype)
 

@@ -17,7 +17,8 @@ import numpy as np
 from albert_jax.config.model import MODELS, AlbertConfig, model_config
 from albert_jax.config.perf import BenchmarkConfig, StepConfig
 from albert_jax.config.recipes import load_recipe
-from albert_jax.config.run import OptimizerConfig, PretrainConfig, TrainConfig
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import OptimizerConfig, TrainConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import ExampleSource
 from albert_jax.data.mixture import split_stores

@@ -7,7 +7,7 @@ import math
 import time
 from typing import NamedTuple
 
-from albert_jax.config.run import TrainConfig
+from albert_jax.config.sections import TrainConfig
 from albert_jax.distributed import multihost
 
 # An evaluation may take hours. What is more work than this is saved before it, because the machine

@@ -16,7 +16,8 @@ import jax
 
 from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.manager import lock_workdir
-from albert_jax.checkpoint.model_dir import check_destination, export_model, load_model
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.manifests import MANIFEST
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
@@ -174,7 +175,7 @@ def _run_of(
             steps=config.train.steps,
             rows=lambda _: config.train.batch_size,
             flops=lambda count: count * flops,
-            schedule=made.schedule,
+            schedule=jax.jit(made.schedule),
             passes=lambda count: count * config.train.batch_size / len(prepared.train.rows),
         ),
         identity=finetuning_identity(config, prepared, best.seed),

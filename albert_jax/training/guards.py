@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
 
-from albert_jax.config.run import GuardConfig
+from albert_jax.config.sections import GuardConfig
 from albert_jax.distributed import multihost
 from albert_jax.utils import interrupts
 from albert_jax.utils.errors import TryAgain

@@ -20,7 +20,7 @@ import optax
 import optax.contrib
 from jax import Array
 
-from albert_jax.config.run import OptimizerConfig
+from albert_jax.config.sections import OptimizerConfig
 
 # optimization.py:73-90; "output_bias" matches "bias".
 EXCLUDED = re.compile(r"LayerNorm|layer_norm|bias")

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import jax
 import numpy as np
 
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
-from albert_jax.checkpoint.model_dir import check_destination, export_model, load_model
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.manifests import VOCABULARY, is_model_directory
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
-from albert_jax.config.stages import Stages, stages_of
+from albert_jax.config.stages import Stages
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import (
     PretrainingData,
@@ -100,16 +101,17 @@ def _pretrain(config: PretrainConfig) -> Path:
 def _session(
     config: PretrainConfig, data: PretrainingData, placement: Placement, workdir: Path
 ) -> Session:
-    stages = stages_of(config)
+    stages = config.stages
     made = make_pretrain_step(config, placement.lowering)
     run = _run_of(config, data, stages, placement, workdir)
+    random_state = jax.jit(partial(made.random_state, config.train.seed))  # traced once
     return Session(
         config=config,
         run=run,
         placement=placement,
         directory=workdir,
-        random_state=partial(made.random_state, config.train.seed),
-        first_state=partial(_first_state, config, data, made),
+        random_state=random_state,
+        first_state=partial(_first_state, config, data, made, random_state),
         begin=partial(_begin, config, data, run.evaluate, placement),
         finish=partial(_finish, config, data, workdir),
     )
@@ -255,15 +257,19 @@ def _open_data(config: PretrainConfig, workdir: Path) -> PretrainingData:
 
 
 def _first_state(
-    config: PretrainConfig, data: PretrainingData, made: ConfiguredStep
+    config: PretrainConfig,
+    data: PretrainingData,
+    made: ConfiguredStep,
+    random_state: Callable[[], TrainState],
 ) -> tuple[TrainState, str]:
     """`init_from`'s or random weights with a fresh optimizer, and which of the two."""
-    seed = config.train.seed
     if config.init_from is None:
-        state = jax.jit(lambda: made.random_state(seed))()
-        return state.replace(params=first_values(state.params, config, data)), "random weights"
+        state = random_state()
+        params = first_values(state.params, config, data)
+        return dataclasses.replace(state, params=params), "random weights"
     params = _params_of(config, data, Path(config.init_from))
-    return made.state_of(jax.device_put(params), seed), f"weights of {config.init_from}"
+    state = made.state_of(jax.device_put(params), config.train.seed)
+    return state, f"weights of {config.init_from}"
 
 
 # What may differ between `init_from` and the run: how often the shared layer is applied, and
@@ -338,7 +344,7 @@ def _run_of(
             steps=config.train.steps,
             rows=lambda batch: stages.at(batch).batch_size,
             flops=lambda batches: stages.total(batches, partial(stage_flops, config.model)),
-            schedule=steps.at(0).schedule,
+            schedule=jax.jit(steps.at(0).schedule),
             passes=examples.passes,
         ),
         identity=pretraining_identity(config, data),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from albert_jax.config.run import GuardConfig, TrainConfig
+from albert_jax.config.sections import GuardConfig, TrainConfig
 from albert_jax.training.pipeline import Batches
 from albert_jax.training.position import Position
 from albert_jax.training.programs import Check

@@ -19,12 +19,8 @@ import tensorstore as ts
 
 from albert_jax.checkpoint.convert.writers import check_export_destination
 from albert_jax.checkpoint.integrity import named_leaves, nest, not_finite
-from albert_jax.checkpoint.model_dir import (
-    check_destination,
-    export_model,
-    load_model,
-    load_optimizer,
-)
+from albert_jax.checkpoint.model_dir import load_model, load_optimizer
+from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.model import MODELS
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import SMALL, forge, made_up
@@ -169,7 +165,7 @@ def test_an_empty_folder_and_a_path_with_missing_parents_will_do(tmp_path: Path)
 )
 def test_an_export_that_fails_leaves_the_model_that_was_there(model: Path, where: str) -> None:
     failing = mock.patch(
-        f"albert_jax.checkpoint.model_dir.{where}", side_effect=OSError(28, "No space left")
+        f"albert_jax.checkpoint.model_export.{where}", side_effect=OSError(28, "No space left")
     )
     with failing, pytest.raises(UserError, match=r"NOT written: disk full, .* B free at"):
         export(model, seed=1, config=MODELS["large-v2"])
@@ -264,7 +260,7 @@ def test_numbers_that_are_not_finite_are_neither_written_nor_loaded(
         export(tmp_path / "model", params=bad)
     assert "NOT written" in str(caught.value)
     assert not (tmp_path / "model").exists()
-    with mock.patch("albert_jax.checkpoint.model_dir.require_finite"):
+    with mock.patch("albert_jax.checkpoint.model_export.require_finite"):
         export(tmp_path / "model", params=bad)
     with pytest.raises(UserError, match=re.escape(f"hold NaN or infinities {named}")):
         load_model(tmp_path / "model")
@@ -277,7 +273,7 @@ def test_an_optimizer_that_is_not_finite_is_neither_written_nor_loaded(tmp_path:
     told = r"in 1 of \d+ arrays \(adam_m/embeddings/LayerNorm/bias\)"
     with pytest.raises(UserError, match=rf"NOT written: .* {told}"):
         export(tmp_path / "model", optimizer=slots)
-    with mock.patch("albert_jax.checkpoint.model_dir.require_finite"):
+    with mock.patch("albert_jax.checkpoint.model_export.require_finite"):
         export(tmp_path / "model", optimizer=slots)
     assert_is(tmp_path / "model")
     with pytest.raises(UserError, match=rf"the optimizer's slots of .* {told}"):
@@ -519,7 +515,7 @@ def test_weights_of_another_export_are_named_by_tensor(model: Path, tmp_path: Pa
 
 
 def test_a_newer_format_is_not_taken_for_damage(tmp_path: Path) -> None:
-    with mock.patch("albert_jax.checkpoint.model_dir.FORMAT_VERSION", 99):
+    with mock.patch("albert_jax.checkpoint.model_export.FORMAT_VERSION", 99):
         path = export(tmp_path / "model")
     with pytest.raises(UserError, match="has format 99, newer than 1; update albert_jax"):
         load_model(path)

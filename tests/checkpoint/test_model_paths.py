@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import albert_jax
-from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.checkpoint.model_paths import require_model_directory, what_is
 from albert_jax.cli import main as cli
 from albert_jax.cli.info import describe_path

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.cli.info import describe_path, description_table
 from albert_jax.config.model import AlbertConfig

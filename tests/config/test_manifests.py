@@ -9,7 +9,7 @@ import pytest
 
 import albert_jax
 from albert_jax.checkpoint import integrity
-from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.config.manifests import read_model_manifest
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.tokenizer import Tokenizer

@@ -16,13 +16,8 @@ from hypothesis import strategies as st
 import albert_jax.config
 from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig, model_config
 from albert_jax.config.recipes import load_recipe, to_dict
-from albert_jax.config.run import (
-    ExamplesConfig,
-    GuardConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    TrainConfig,
-)
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import ExamplesConfig, GuardConfig, OptimizerConfig, TrainConfig
 from albert_jax.utils.errors import UserError
 from tests.helpers.paths import REPOSITORY
 

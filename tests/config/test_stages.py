@@ -12,7 +12,6 @@ from albert_jax.config import (
     PretrainConfig,
     TrainConfig,
 )
-from albert_jax.config.stages import stages_of
 from albert_jax.errors import UserError
 from albert_jax.models.flops import stage_flops, train_flops_per_sequence
 
@@ -29,7 +28,7 @@ def config(**train):
 
 
 def test_a_run_without_schedules_is_one_stage():
-    stages = stages_of(config())
+    stages = config().stages
     assert len(stages) == 1
     stage = stages[0]
     assert (stage.depths, stage.batch_size, stage.sentence_order_weight) == ((6, 6), 8, 1.0)
@@ -38,15 +37,13 @@ def test_a_run_without_schedules_is_one_stage():
 
 
 def test_schedules_divide_a_run_where_any_of_them_changes():
-    stages = stages_of(
-        config(
-            depth="2:0.3,4:0.3,6:0.4",
-            length="64:0.5,128:0.5",
-            batch_ramp="4:0.1,8:0.9",
-            masking="0.3:0.6,0.15:0.4",
-            sop_weight="0.5",
-        )
-    )
+    stages = config(
+        depth="2:0.3,4:0.3,6:0.4",
+        length="64:0.5,128:0.5",
+        batch_ramp="4:0.1,8:0.9",
+        masking="0.3:0.6,0.15:0.4",
+        sop_weight="0.5",
+    ).stages
     found = [
         (s.first, s.depths[1], s.examples.max_seq_length, s.batch_size, s.examples.masked_lm_prob)
         for s in stages
@@ -69,12 +66,12 @@ def test_schedules_divide_a_run_where_any_of_them_changes():
 
 
 def test_a_random_depth_depends_on_seed_and_batch_alone():
-    stage = stages_of(config(depth="2-6"))[0]
+    stage = config(depth="2-6").stages[0]
     drawn = [stage.depth(batch) for batch in range(400)]
     assert drawn == [stage.depth(batch) for batch in range(400)]
     assert sorted(set(drawn)) == [2, 3, 4, 5, 6]
     assert min(drawn.count(depth) for depth in range(2, 7)) > 50
-    other = stages_of(config(depth="2-6", seed=1))[0]
+    other = config(depth="2-6", seed=1).stages[0]
     assert drawn != [other.depth(batch) for batch in range(400)]
     of_each = [
         8 * train_flops_per_sequence(replace(MODEL, num_hidden_layers=depth), 128, 20)

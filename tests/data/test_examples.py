@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2, chi2_contingency
 
-from albert_jax.config.run import ExamplesConfig
+from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.examples import PretrainingSource, plan_shard
 from albert_jax.data.loader import KEYS
 from albert_jax.data.tokenizer import Tokenizer

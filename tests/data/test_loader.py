@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from albert_jax.config.run import ExamplesConfig
+from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import KEYS, batch_at, describe_examples, make_dataset
 from albert_jax.utils.errors import UserError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from albert_jax.config.run import ExamplesConfig, PretrainConfig
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data import pretraining as module
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.pretraining import objective_warnings, open_data

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from albert_jax.config import AlbertConfig, ExamplesConfig, PretrainConfig, TrainConfig
-from albert_jax.config.stages import stages_of
 from albert_jax.data.loader import KEYS
 from albert_jax.data.staged import StagedExamples
 
@@ -48,7 +47,7 @@ def staged(config=CONFIG):
     def source_of(examples):
         return sources.setdefault(examples.max_seq_length, Numbers(examples))
 
-    return StagedExamples(stages_of(config), source_of), sources
+    return StagedExamples(config.stages, source_of), sources
 
 
 def drawn(examples, start, stop, **loading):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albert_jax.config.run import ExamplesConfig
+from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import KEYS, batch_at, describe_examples, make_dataset
 from albert_jax.data.tfrecord import (

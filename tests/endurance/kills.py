@@ -21,7 +21,8 @@ from typing import Any
 from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.manager import Checkpointer
 from albert_jax.checkpoint.model_dir import MANIFEST
-from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.sections import OptimizerConfig, TrainConfig
 from albert_jax.data.prepare.build import prepare
 from albert_jax.training.finetune import finetune
 from albert_jax.training.metrics import read_metrics

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from albert_jax.config.run import ExamplesConfig
+from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import batch_at
 from albert_jax.data.masking import word_starts

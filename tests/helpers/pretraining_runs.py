@@ -18,9 +18,10 @@ from pathlib import Path
 
 import jax
 
-from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.config.model import AlbertConfig
-from albert_jax.config.run import ExamplesConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import ExamplesConfig, OptimizerConfig, TrainConfig
 from albert_jax.data.prepare.build import prepare
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.training.pretrain import pretrain

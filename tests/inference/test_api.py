@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import albert_jax
-from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.model import ComputeConfig
 from albert_jax.data.bucketing import make_row, padded_length, plan_batches

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import export
 from albert_jax.inference.api import load

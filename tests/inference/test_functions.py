@@ -84,6 +84,9 @@ def test_narrowed_parameters_give_the_same_bits_as_those_that_each_call_converts
     inputs = (*inputs_of(batch), batch["masked_lm_positions"])
     same = jax.tree.map(np.array_equal, call(params, *inputs), call(narrow, *inputs))
     assert all(jax.tree.leaves(same))
+    marked = narrow | {"predictions": jax.tree.map(np.zeros_like, narrow["predictions"])}
+    assert not np.any(call(marked, *inputs).masked_lm_logits_BPV)  # the copy is what is used
+    assert "word_embeddings" not in functions.narrowed(params, "float32")["predictions"]
     leaves = jax.tree_util.tree_leaves_with_path(narrow)
     dtypes = {
         jax.tree_util.keystr(path, simple=True, separator="/"): str(x.dtype) for path, x in leaves
@@ -91,4 +94,5 @@ def test_narrowed_parameters_give_the_same_bits_as_those_that_each_call_converts
     block = "encoder/group_0/inner_group_0"
     assert dtypes[f"{block}/ffn/kernel"] == dtypes[f"{block}/ffn/bias"] == "bfloat16"
     assert dtypes[f"{block}/LayerNorm/bias"] == dtypes["embeddings/word_embeddings"] == "float32"
+    assert dtypes["predictions/word_embeddings"] == "bfloat16"  # what the head multiplies by
     assert dtypes["head/dense/kernel"] == "float64"  # as it came

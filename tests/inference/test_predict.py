@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from albert_jax.checkpoint.model_dir import export_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.tokenizer import Tokenizer

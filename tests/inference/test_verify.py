@@ -20,7 +20,8 @@ import sentencepiece
 
 from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.convert.parameters import parameter_shapes
-from albert_jax.checkpoint.model_dir import ModelDirectory, export_model
+from albert_jax.checkpoint.model_dir import ModelDirectory
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.model import MODELS
 from albert_jax.data.tokenizer import Tokenizer
@@ -43,7 +44,7 @@ KERNEL = "encoder/group_0/inner_group_0/attention/query/kernel"
 
 def export(path: Path, params, *, config=SMALL, vocab=VOCABULARY, head=None) -> Path:
     """A model directory, also of numbers that are not finite, which no command writes."""
-    with mock.patch("albert_jax.checkpoint.model_dir.require_finite"):
+    with mock.patch("albert_jax.checkpoint.model_export.require_finite"):
         return export_model(
             path,
             params=params,

@@ -205,6 +205,18 @@ def test_dropout_differs_between_the_layers_of_one_scan():
     assert 0.2 < np.mean(first == second) < 0.8
 
 
+@pytest.mark.parametrize(("rate", "deterministic"), [(0.1, True), (0.0, False)])
+def test_the_layer_is_traced_once_where_nothing_is_drawn(monkeypatch, rate, deterministic):
+    config = tiny_albert(hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
+    model, params = AlbertForPretraining(config), noisy_params(config)
+    traced, call = [], Block.__call__
+    monkeypatch.setattr(Block, "__call__", lambda *a, **k: (traced.append(1), call(*a, **k))[1])
+    ids = jnp.zeros((2, 8), jnp.int32)
+    run = partial(model.apply, deterministic=deterministic, rngs={"dropout": jax.random.key(0)})
+    jax.eval_shape(run, {"params": params}, ids, ids + 1, ids)
+    assert len(traced) == 1
+
+
 def test_padding_does_not_change_other_positions():
     config = tiny_albert(num_hidden_layers=4)
     params, batch = noisy_params(config), random_batch(config)

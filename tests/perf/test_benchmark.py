@@ -14,7 +14,8 @@ import pytest
 
 from albert_jax.cli.main import main
 from albert_jax.config.perf import BenchmarkConfig
-from albert_jax.config.run import PretrainConfig, TrainConfig
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import TrainConfig
 from albert_jax.data.loader import batch_at
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.models.flops import (

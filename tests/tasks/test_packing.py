@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.cli import main as cli
-from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.sections import OptimizerConfig, TrainConfig
 from albert_jax.distributed.placement import make_placement
 from albert_jax.inference.evaluate import evaluate
 from albert_jax.inference.finetuned import HeadOutputs, head_outputs

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import albert_jax
-from albert_jax.config.stages import stages_of
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import open_data
 from albert_jax.models.flops import train_flops_per_sequence
@@ -104,14 +103,14 @@ def test_evaluations_are_as_deep_as_the_steps_before_them(store, finished, tmp_p
         for depth in (1, 2)
     )
     assert shallow != deep  # else the next line would prove nothing
-    steps = StagedSteps(config := staged_config(store, finished), stages_of(config), Lowering())
+    steps = StagedSteps(config := staged_config(store, finished), config.stages, Lowering())
     depths = [steps.to_evaluate(n).model.config.num_hidden_layers for n in (0, 4, 5, 8)]
     assert depths == [2, 1, 2, 2]
 
 
 def test_steps_of_any_depth_draw_one_for_each_batch(store, tmp_path):
     config = staged_config(store, tmp_path / "run", depth="1-2", length="", batch_ramp="")
-    stages = stages_of(config)
+    stages = config.stages
     steps = StagedSteps(config, stages, Lowering())
     drawn = [steps.at(batch).model.config.num_hidden_layers for batch in range(20)]
     assert drawn == [stages.at(batch).depth(batch) for batch in range(20)]
@@ -121,9 +120,9 @@ def test_steps_of_any_depth_draw_one_for_each_batch(store, tmp_path):
 
 def test_the_second_loss_weighs_what_it_is_told(store, tmp_path):
     config = staged_config(store, tmp_path)
-    steps = StagedSteps(config, stages_of(config), Lowering())
+    steps = StagedSteps(config, config.stages, Lowering())
     made = steps.at(0)
-    assert stages_of(config).at(0).sentence_order_weight == 0.5
+    assert config.stages.at(0).sentence_order_weight == 0.5
     batch = batch_at(open_data(config, None).train, 0, 4)
     loss, metrics = made.objective.loss(
         made.random_state(0).params, batch, made.objective.normalizers(batch), None

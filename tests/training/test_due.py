@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from albert_jax.config.run import TrainConfig
+from albert_jax.config.sections import TrainConfig
 from albert_jax.training import due
 from albert_jax.training.due import NOTHING, Due, Timetable, is_due
 

@@ -19,10 +19,12 @@ import pytest
 
 from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.integrity import named_leaves
-from albert_jax.checkpoint.model_dir import export_model, load_model
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.manifests import HeadManifest
-from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.sections import OptimizerConfig, TrainConfig
 from albert_jax.inference import finetuned
 from albert_jax.inference.evaluate import evaluate
 from albert_jax.inference.finetuned import HeadOutputs

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from albert_jax.checkpoint.manager import Checkpointer
-from albert_jax.config.run import GuardConfig, TrainConfig
+from albert_jax.config.sections import GuardConfig, TrainConfig
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.training.guards import LossGuard, StopSignals, Watchdog

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from albert_jax.checkpoint.convert.tf_names import tf_names
-from albert_jax.config.run import OptimizerConfig
+from albert_jax.config.sections import OptimizerConfig
 from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.training.losses import pretraining_objective
 from albert_jax.training.optimizer import (

@@ -20,7 +20,8 @@ from albert_jax.checkpoint.integrity import seal
 from albert_jax.checkpoint.manager import Checkpointer
 from albert_jax.cli.main import main
 from albert_jax.config.recipes import load_recipe
-from albert_jax.config.run import PretrainConfig, TrainConfig
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import TrainConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import LABELS_SEEN, open_data

@@ -161,6 +161,15 @@ def test_put_state_copies_so_that_donation_leaves_the_original_alive():
     assert np.isfinite(jax.device_get(state.params)["pooler"]["bias"]).all()
 
 
+def test_put_state_compiles_one_program_and_not_one_for_each_shape(caplog):
+    _, _, placement, _, state = setup(("jit", 1, 1))
+    jax.clear_caches()
+    with jax.log_compiles():
+        placement.put_state(state)
+    compiled = [r for r in caplog.records if r.getMessage().startswith("Compiling ")]
+    assert len(compiled) == 1, compiled
+
+
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_evaluation_sums_ignore_rows_that_weigh_nothing(mode):
     config, objective, placement, _, state = setup((mode, 4, 1))

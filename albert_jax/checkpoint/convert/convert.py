@@ -22,8 +22,9 @@ from albert_jax.checkpoint.convert.sources import (
     has_model_files,
     open_weights,
 )
+from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
-from albert_jax.checkpoint.manager import cause_of, require_space
+from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.manifests import ConvertedTensor, HeadManifest
 from albert_jax.data.hf_tokenizer import read_tokenizer
 from albert_jax.data.tokenizer import Tokenizer
@@ -124,7 +125,7 @@ def _check_destination(
     """UserError where writing `dest` would destroy one of the inputs or anything else."""
     require_apart(dest, [x for x in inputs if x is not None and not is_address(str(x))], "DEST")
     if to == "albert-jax":
-        model_dir.check_destination(dest)
+        check_destination(dest)
     else:
         writers.check_export_destination(dest, to)
 
@@ -274,7 +275,7 @@ def _write(
         "dtype": weights.dtype,
         "global_step": weights.global_step,
     }
-    model_dir.export_model(
+    export_model(
         dest,
         params=nest(weights.params),
         config=weights.config,

@@ -15,7 +15,8 @@ from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import load_model
-from albert_jax.config.run import FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.sections import OptimizerConfig, TrainConfig
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.predict import predict
 from albert_jax.tasks.collate import as_rows

@@ -131,7 +131,7 @@ def test_a_model_that_is_not_finite_has_no_answers(
     tensors["albert.pooler.bias"][0] = np.nan
     safetensors.numpy.save_file(tensors, texts / "model.safetensors")
     monkeypatch.setattr(readers, "_check_finite", lambda *_: None)
-    monkeypatch.setattr("albert_jax.checkpoint.model_dir.require_finite", lambda *_: None)
+    monkeypatch.setattr("albert_jax.checkpoint.model_export.require_finite", lambda *_: None)
     model = texts.parent / "model"
     convert(texts, model)
     monkeypatch.undo()
@@ -743,14 +743,15 @@ def test_no_temporary_folder_is_needed_for_a_folder_and_said_for_an_archive(
 SLOW = """
 import sys, time
 from albert_jax import __main__
-from albert_jax.checkpoint import model_dir
+from albert_jax.checkpoint import model_export
 from albert_jax.checkpoint.convert import archives, convert, writers
 def wait(*_, **__):
     print("waiting", flush=True)
     time.sleep(60)
 source, dest, where, to = sys.argv[1:]
 module, name = where.rsplit(".", 1)
-setattr({"archives": archives, "writers": writers, "model_dir": model_dir}[module], name, wait)
+modules = {"archives": archives, "writers": writers, "model_export": model_export}
+setattr(modules[module], name, wait)
 sys.argv[1:] = ["convert", source, dest, "--to", to]
 sys.exit(__main__.main())
 """
@@ -761,7 +762,7 @@ sys.exit(__main__.main())
     [
         ("archives._read_on", "hf"),
         ("writers.write_checkpoint", "tf"),
-        ("model_dir.array_table", "albert-jax"),
+        ("model_export.array_table", "albert-jax"),
     ],
 )
 def test_sigterm_leaves_nothing(original: Path, where: str, to: str) -> None:

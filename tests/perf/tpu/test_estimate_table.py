@@ -11,7 +11,8 @@ from albert_jax.cli.info import describe_path, description_table
 from albert_jax.cli.main import main
 from albert_jax.cli.recipe_plan import with_plan
 from albert_jax.config.model import ComputeConfig, model_config
-from albert_jax.config.run import ExamplesConfig, PretrainConfig
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import ExamplesConfig
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.perf.tpu import estimate, estimate_report, estimate_table
 from albert_jax.perf.tpu.estimate_table import (

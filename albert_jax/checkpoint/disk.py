@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a disk has room for what is to be written, and why something was not written."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+
+def require_space(directory: Path, size: int) -> None:
+    """OSError where `size` bytes do not fit on the disk: better than half of them on it."""
+    if size > shutil.disk_usage(directory).free:
+        raise OSError(errno.ENOSPC, "disk full")
+
+
+def cause_of(error: Exception, directory: Path, size: int) -> str:
+    """Why `size` bytes were not written, briefly; orbax has several errors for a full disk."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error).partition("\n")[0][:300]
+    if number in (errno.ENOSPC, errno.EDQUOT) or "RESOURCE_EXHAUSTED" in text:
+        free = shutil.disk_usage(directory).free
+        return f"disk full, {free:,} B free at {directory} for {size:,} B"
+    return f"{type(error).__name__}: {text or 'no message'}"

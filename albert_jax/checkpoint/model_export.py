@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a model directory: `model_dir` says what is in it, and reads it.
+
+A module of its own, because orbax takes longer to import than a model to read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from albert_jax import __version__
+from albert_jax.checkpoint.disk import cause_of, require_space
+from albert_jax.checkpoint.integrity import array_table, named_leaves, nest, on_host, seal
+from albert_jax.checkpoint.model_dir import file_sha256, require_finite, require_outside_models
+from albert_jax.config.manifests import (
+    CONFIG,
+    FORMAT_VERSION,
+    MANIFEST,
+    VOCABULARY,
+    ConvertedTensor,
+    HeadManifest,
+    ModelManifest,
+    TensorEntry,
+    TextSettings,
+    is_model_directory,
+)
+from albert_jax.config.model import AlbertConfig
+from albert_jax.utils.atomic import appearing_whole
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import finite
+from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.wording import first_ten
+
+_FILE_BYTES = 1 << 23  # of the files that orbax writes parameters to
+_PARTS = {MANIFEST, CONFIG, VOCABULARY, "params", "optimizer"}
+
+
+def export_model(
+    directory: str | Path,
+    *,
+    params: Any,
+    config: AlbertConfig,
+    vocab: Path | None,
+    tokenizer: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    head: HeadManifest | Mapping[str, Any] | None = None,
+    inventory: Sequence[ConvertedTensor] | None = None,
+    optimizer: Any = None,
+) -> Path:
+    """Writes a model directory and returns its path; it appears whole, by rename.
+
+    `tokenizer` has `mode` and `do_lower_case`; `provenance` is any JSON that says where the weights
+    come from; `head` is {"kind", "labels"} of a fine-tuned model, whose parameters are `head`;
+    `inventory` lists the tensors of a converted source; `optimizer` is a tree of its slots. A model
+    directory that exists is replaced; UserError for anything else in the way, for a disk that is
+    full and for numbers that are not finite. One process of a run calls it, with parameters that it
+    can address.
+    """
+    check_destination(directory)
+    directory = Path(directory).resolve()
+    leaves = named_leaves(params)
+    arrays, slots = on_host(leaves), on_host(named_leaves(optimizer or {}))
+    require_finite(arrays | slots, f"model directory {directory} NOT written: its parameters")
+    size = sum(x.nbytes for x in (*arrays.values(), *slots.values()))
+    with appearing_whole(directory) as folder:
+        check_destination(directory)  # it may have appeared since
+        try:
+            require_space(folder, size)
+            config.to_json(folder / CONFIG)
+            if vocab is not None:
+                shutil.copyfile(vocab, folder / VOCABULARY)
+            _write_arrays(folder / "params", arrays)
+            if slots:
+                _write_arrays(folder / "optimizer", slots)
+            files: list[Literal["albert_config.json", "spiece.model"]]
+            files = [name for name in (CONFIG, VOCABULARY) if (folder / name).exists()]
+            manifest = ModelManifest(
+                format_version=FORMAT_VERSION,
+                albert_jax=__version__,
+                tokenizer=TextSettings(
+                    mode=tokenizer["mode"], do_lower_case=tokenizer["do_lower_case"]
+                ),
+                provenance=dict(provenance),
+                head=HeadManifest.from_json(head) if head else None,
+                inventory=None if inventory is None else list(inventory),
+                sha256={name: file_sha256(folder / name) for name in files},
+                tensors=_table(leaves, arrays),
+                optimizer=_table(slots, slots) if slots else None,
+            )
+            text = json.dumps(seal(finite(manifest.to_json())), indent=1)
+            (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        except Exception as error:
+            cause = cause_of(error, directory.parent, size)
+            raise UserError(f"model directory {directory} NOT written: {cause}") from error
+    return directory
+
+
+def check_destination(directory: str | Path) -> None:
+    """UserError if no model can be exported to this path: to be said before the work, not after."""
+    if is_address(str(directory)):
+        raise UserError(f"{directory} is an address; give a folder here, and copy it there then")
+    directory = Path(directory)
+    require_outside_models(directory)
+    if directory.is_dir():
+        names = {path.name for path in directory.iterdir()}
+        if names and not is_model_directory(directory):
+            raise UserError(f"{directory} exists and is no model directory; give a new path")
+        if others := sorted(names - _PARTS):
+            raise UserError(
+                f"{directory} is a model directory with other files in it ({first_ten(others)}), "
+                "which would be lost; move them, or give a new path"
+            )
+    elif directory.exists():
+        raise UserError(f"{directory} is a file, not a directory; give a new path")
+
+
+class _AsItIs(np.ndarray):
+    """An array that orbax does not copy, lest it change meanwhile: it takes memory, and they do
+    not."""
+
+    def __deepcopy__(self, memo: Any) -> _AsItIs:
+        return self
+
+
+def _table(leaves: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, TensorEntry]:
+    return cast(dict[str, TensorEntry], array_table(leaves, arrays))
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    here = {jax.process_index()}  # of several processes, this one alone waits for no other
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes=here,
+        barrier_sync_key_prefix="export",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+        given = {name: array.view(_AsItIs) for name, array in arrays.items()}
+        # Without a size, orbax keeps all in memory until the end.
+        save = ocp.args.PyTreeSave(nest(given), ocdbt_target_data_file_size=_FILE_BYTES)
+        checkpointer.save(path, args=save)
