@@ -5,7 +5,7 @@
     python -m benchmarks.profile_kernels --instructions --dropout 0.1
 
 Prints each kernel's cycles and the share of the chip's peak that its matmuls reach, or how many
-instructions one of its blocks of heads takes; `albert_jax/perf/tpu/estimate.py` keeps the shares.
+instructions one step of its grid takes; `albert_jax/perf/tpu/estimate.py` keeps the shares.
 Needs libtpu, whose profile aborts on v4 and, by 0.0.52, on v5p and with dropout.
 """
 
@@ -31,7 +31,7 @@ from albert_jax.models import attention_pallas  # noqa: E402
 from albert_jax.models.dropout import row_seeds  # noqa: E402
 from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice  # noqa: E402
 
-ROWS = 4
+TOKENS = 2048  # of the rows of a call
 
 
 def main() -> None:
@@ -44,10 +44,11 @@ def main() -> None:
     parser.add_argument("--instructions", action="store_true")
     given = parser.parse_args()
     where = parse_slice(given.topology)
-    shape = ROWS, given.length, given.heads * given.head_size
+    rows = TOKENS // given.length
+    shape = rows, given.length, given.heads * given.head_size
 
     def loss(query_BSND, key_BSND, value_BSND, mask_BS):
-        seeds_B2 = row_seeds(jax.random.key(0), ROWS) if given.dropout else None
+        seeds_B2 = row_seeds(jax.random.key(0), rows) if given.dropout else None
         out = attention_pallas.rows(
             query_BSND, key_BSND, value_BSND, mask_BS, dropout_rate=given.dropout, seeds_B2=seeds_B2
         )
@@ -66,13 +67,13 @@ def main() -> None:
             print(f"{name}: {instructions(name):,} instructions")
         else:
             cycles = profiled_cycles(name)
-            flops = 2 * matmuls * ROWS * given.length**2 * given.heads * given.head_size
+            flops = 2 * matmuls * rows * given.length**2 * given.heads * given.head_size
             share = flops * where.chip.clock / (cycles * where.chip.peak_flops)
             print(f"{name}: {cycles:,} cycles, {share:.3f} of peak")
 
 
 def instructions(kernel: str) -> int:
-    """Of one block of heads; a TPU issues one a cycle."""
+    """Of one step of the grid; a TPU issues one a cycle."""
     (analysis,) = Path(_FOLDER.name).glob(f"*{kernel}*-schedule-analysis_final_bundles.txt")
     (count,) = re.findall(r"total scheduled bundles:\s*(\d+)", analysis.read_text())
     return int(count)

@@ -8,11 +8,16 @@ probabilities anew from the logarithms of the softmax's sums, one number a query
 FlashAttention does (arXiv:2205.14135), and what dropout takes of them by a hash of the place and
 the row's seed: the same however many devices share the rows. Letters as in `attention`; L is the
 lanes of a block, which hold L / D heads.
+
+One step of a kernel's grid takes a block of several rows, and its heads stand in the program one
+stage behind another, so that the compiler has matmuls of one for the matrix unit while the vector
+unit is busy with the softmax of another.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import jax
@@ -26,6 +31,8 @@ from albert_jax.models.dropout import SPREAD, mixed
 LANES = 128
 LOG2_E = math.log2(math.e)
 LONGEST_ROWS = 512  # a head's float32 probabilities and their gradients, in the chip's own memory
+_TOKENS = 1024  # of the rows in one step of the grid, which costs some 500 cycles by itself
+_STAGES = 3  # of a head: matmuls into its probabilities, those, matmuls out of them
 _BY_HEAD = np.int32(0x21F0AAAD)  # odd; sets the heads of a row apart
 
 
@@ -74,7 +81,7 @@ _rows.defvjp(_rows_fwd, _rows_bwd)
 
 
 def _call(kernel, head_size, dropout_rate, interpret, inputs, *of_backward):
-    """Runs `kernel` on each row and each block of heads.
+    """Runs `kernel` on a few rows at a time and each block of heads.
 
     `inputs` are q, k, v [B, S, N * D], the mask [B, S] and, for dropout, the rows' seeds [B, 2].
     Forward gives the output and the logarithms of the softmax's sums [B, N * D / L, L / D, S];
@@ -87,8 +94,9 @@ def _call(kernel, head_size, dropout_rate, interpret, inputs, *of_backward):
     rows, length, hidden = query_BFH.shape
     lanes = max(LANES, head_size) if hidden % LANES == 0 else hidden
     blocks, heads = hidden // lanes, lanes // head_size
-    by_head = pl.BlockSpec((None, length, lanes), lambda row, block: (row, 0, block))
-    by_query = pl.BlockSpec((None, None, heads, length), lambda row, block: (row, block, 0, 0))
+    step = next(n for n in range(_TOKENS // length, 0, -1) if rows % n == 0)
+    by_head = pl.BlockSpec((step, length, lanes), lambda row, block: (row, 0, block))
+    by_query = pl.BlockSpec((step, None, heads, length), lambda row, block: (row, block, 0, 0))
     # Keys run down, queries across: sums over keys are then cheap, and so is this column.
     padding_BT1 = ((1.0 - mask_BT) * (PADDING_LOGIT * LOG2_E))[:, :, None]
     like_query = jax.ShapeDtypeStruct(query_BFH.shape, query_BFH.dtype)
@@ -96,13 +104,13 @@ def _call(kernel, head_size, dropout_rate, interpret, inputs, *of_backward):
     matmuls = 5 if of_backward else 2
     return pl.pallas_call(
         partial(kernel, head_size=head_size, dropout_rate=dropout_rate),
-        grid=(rows, blocks),
+        grid=(rows // step, blocks),
         in_specs=[
             *[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(seeds_B2),
             by_head,
             by_head,
             by_head,
-            pl.BlockSpec((None, length, 1), lambda row, block: (row, 0, 0)),
+            pl.BlockSpec((step, length, 1), lambda row, block: (row, 0, 0)),
             *([by_head, by_head, by_query] if of_backward else []),
         ],
         out_specs=[by_head] * 3 if of_backward else [by_head, by_query],
@@ -113,6 +121,8 @@ def _call(kernel, head_size, dropout_rate, interpret, inputs, *of_backward):
             bytes_accessed=(8 if of_backward else 4) * query_BFH.nbytes,
         ),
         interpret=interpret,
+        # Of a chip with two cores, as v4 and v5p, each then takes half of the grid.
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name=f"attention_rows_{kernel.__name__.strip('_')}",
     )(
         *[seeds.reshape(-1) for seeds in seeds_B2],
@@ -126,58 +136,84 @@ def _call(kernel, head_size, dropout_rate, interpret, inputs, *of_backward):
 
 def _forward(*refs, head_size, dropout_rate):
     *seeds_ref, query_ref, key_ref, value_ref, padding_ref, out_ref, sums_ref = refs
-    query_FL, key_TL, value_LT = query_ref[...], key_ref[...], value_ref[...].T
-    heads, outs = _heads(query_FL.shape[1], head_size), []
-    for number, head in enumerate(heads):
-        logits_TF = _logits(query_FL, key_TL, padding_ref[...], head, head_size)
+    heads = _heads(query_ref.shape[-1], head_size)
+
+    def attended(row, value_LT, outs, number):
+        head = heads[number]
+        logits_TF = _logits(query_ref[row], key_ref[row], padding_ref[row], head)
+        yield
         largest_1F = logits_TF.max(axis=0, keepdims=True)
         exps_TF = jnp.exp2(logits_TF - largest_1F)
         sum_1F = exps_TF.sum(axis=0, keepdims=True)
-        drop = _dropout(seeds_ref, number, len(heads), dropout_rate)
-        head_DF = _dot(value_LT[head], drop(exps_TF).astype(value_LT.dtype), (1, 0))
+        drop = _dropout(seeds_ref, row, query_ref.shape, head, dropout_rate)
+        kept_TF = drop(exps_TF).astype(value_LT.dtype)
+        yield
+        head_DF = _dot(value_LT[head], kept_TF, (1, 0))
         outs.append(head_DF * (1.0 / ((1.0 - dropout_rate) * sum_1F)))
-        sums_ref[number : number + 1] = largest_1F + jnp.log2(sum_1F)
-    out_ref[...] = jnp.concatenate(outs).T.astype(out_ref.dtype)
+        sums_ref[row, number : number + 1] = largest_1F + jnp.log2(sum_1F)
+        if len(outs) == len(heads):
+            out_ref[row] = jnp.concatenate(outs).T.astype(out_ref.dtype)
+
+    rows = [(row, value_ref[row].T, []) for row in range(len(query_ref))]
+    _staggered([attended(*row, number) for row in rows for number in range(len(heads))])
 
 
 def _backward(*refs, head_size, dropout_rate):
     *seeds_ref, query_ref, key_ref, value_ref, padding_ref = refs[:-6]
     cotangent_ref, out_ref, sums_ref, *grad_refs = refs[-6:]
-    query_FL, key_TL, value_TL = query_ref[...], key_ref[...], value_ref[...]
-    cotangent_FL, dtype = cotangent_ref[...], query_ref.dtype
-    query_LF, key_LT, cotangent_LF = query_FL.T, key_TL.T, cotangent_FL.T
-    # Summed over a head's lanes: the mean over the keys of the probabilities' gradient.
-    weighed_LF = cotangent_LF.astype(jnp.float32) * out_ref[...].T.astype(jnp.float32)
+    heads, dtype = _heads(query_ref.shape[-1], head_size), query_ref.dtype
     # What is left of the probabilities makes up for what is dropped: multiplied in at the end.
     rescale = 1.0 / (1.0 - dropout_rate)
     scale = rescale / math.sqrt(head_size)
-    heads = _heads(query_FL.shape[1], head_size)
-    of_query, of_key, of_value = [], [], []
-    for number, head in enumerate(heads):
-        logits_TF = _logits(query_FL, key_TL, padding_ref[...], head, head_size)
-        probs_TF = jnp.exp2(logits_TF - sums_ref[number : number + 1])
-        drop = _dropout(seeds_ref, number, len(heads), dropout_rate)
+
+    def transposed(row):
+        cotangent_LF = cotangent_ref[row].T
+        # Summed over a head's lanes: the mean over the keys of the probabilities' gradient.
+        weighed_LF = cotangent_LF.astype(jnp.float32) * out_ref[row].T.astype(jnp.float32)
+        return query_ref[row].T, key_ref[row].T, cotangent_LF, weighed_LF
+
+    def differentiated(row, of_row, grads, number):
+        head, (query_LF, key_LT, cotangent_LF, weighed_LF) = heads[number], of_row
+        logits_TF = _logits(query_ref[row], key_ref[row], padding_ref[row], head)
+        of_kept_TF = _dot(value_ref[row], _only(head, cotangent_ref[row]), (1, 1))
+        yield
+        probs_TF = jnp.exp2(logits_TF - sums_ref[row, number : number + 1])
+        drop = _dropout(seeds_ref, row, query_ref.shape, head, dropout_rate)
         kept_TF = drop(probs_TF).astype(dtype)
-        of_value.append(_dot(cotangent_LF[head], kept_TF, (1, 1)) * rescale)
-        of_kept_TF = drop(_dot(value_TL, _only(head, cotangent_FL), (1, 1)))
         mean_1F = weighed_LF[head].sum(axis=0, keepdims=True) / rescale
-        of_logits_TF = (probs_TF * (of_kept_TF - mean_1F)).astype(dtype)
-        of_query.append(_dot(key_LT[head], of_logits_TF, (1, 0)) * scale)
-        of_key.append(_dot(query_LF[head], of_logits_TF, (1, 1)) * scale)
-    for ref, grad_DS in zip(grad_refs, (of_query, of_key, of_value), strict=True):
-        ref[...] = jnp.concatenate(grad_DS).T.astype(ref.dtype)
+        of_logits_TF = (probs_TF * (drop(of_kept_TF) - mean_1F)).astype(dtype)
+        yield
+        of_value_DT = _dot(cotangent_LF[head], kept_TF, (1, 1)) * rescale
+        of_key_DT = _dot(query_LF[head], of_logits_TF, (1, 1)) * scale
+        of_query_DF = _dot(key_LT[head], of_logits_TF, (1, 0)) * scale
+        grads.append((of_query_DF, of_key_DT, of_value_DT))
+        if len(grads) == len(heads):
+            for ref, grad_DS in zip(grad_refs, zip(*grads, strict=True), strict=True):
+                ref[row] = jnp.concatenate(grad_DS).T.astype(dtype)
+
+    rows = [(row, transposed(row), []) for row in range(len(query_ref))]
+    _staggered([differentiated(*row, number) for row in rows for number in range(len(heads))])
 
 
-def _dropout(seeds_ref, number, heads, rate):
+def _staggered(heads: Sequence[Iterator[None]]) -> None:
+    """Runs each head's stages, the next stage of one after the stage before it of the next."""
+    for turn in range(len(heads) + _STAGES - 1):
+        for head in reversed(heads[max(0, turn - _STAGES + 1) : turn + 1]):
+            next(head, None)
+
+
+def _dropout(seeds_ref, row, shape, lanes, rate):
     """Sets what dropout takes of a head's [T, F] to zero; without seeds, nothing.
 
-    `number` is the head's in this block of so many `heads`.
+    `row` and `lanes` are the head's in this block of that shape, [rows, S, L].
     """
     if not seeds_ref:
         return lambda x_TF: x_TF
     from jax.experimental import pallas as pl
 
-    row, head = pl.program_id(0), pl.program_id(1) * heads + number
+    head_size = lanes.stop - lanes.start
+    heads, number = shape[-1] // head_size, lanes.start // head_size
+    row, head = pl.program_id(0) * shape[0] + row, pl.program_id(1) * heads + number
     first, second = (seeds_ref[0][2 * row + i] for i in range(2))
     return lambda x_TF: jnp.where(is_kept(first, second, head, x_TF.shape, rate), x_TF, 0.0)
 
@@ -209,10 +245,21 @@ def _only(head, x_SL):
     return jnp.where((lane_1L >= head.start) & (lane_1L < head.stop), x_SL, jnp.zeros_like(x_SL))
 
 
-def _logits(query_FL, key_TL, padding_T1, head, head_size):
-    """Logits of a head to the base 2, f32[T, F]: their softmax is by `exp2`."""
-    logits_TF = _dot(key_TL, _only(head, query_FL), (1, 1))
-    return logits_TF * (LOG2_E / math.sqrt(head_size)) + padding_T1
+def _logits(query_FL, key_TL, padding_T1, head):
+    """Logits of a head to the base 2, f32[T, F]: their softmax is by `exp2`.
+
+    The queries are scaled, not the logits. Padding is added by the matmul where a block has lanes
+    of other heads: in one of these keys hold it and queries 1.
+    """
+    lanes, head_size = query_FL.shape[1], head.stop - head.start
+    scaled_FL = query_FL.astype(jnp.float32) * (LOG2_E / math.sqrt(head_size))
+    if lanes == head_size:
+        return _dot(key_TL, scaled_FL.astype(key_TL.dtype), (1, 1)) + padding_T1
+    # Chosen in float32: libtpu's profile aborts on choices between columns in bfloat16.
+    is_spare_1L = jax.lax.broadcasted_iota(jnp.int32, (1, lanes), 1) == head.stop % lanes
+    ones_FL = jnp.where(is_spare_1L, 1.0, _only(head, scaled_FL))
+    padded_TL = jnp.where(is_spare_1L, padding_T1, key_TL.astype(jnp.float32))
+    return _dot(padded_TL.astype(key_TL.dtype), ones_FL.astype(key_TL.dtype), (1, 1))
 
 
 def _dot(a, b, axes):

@@ -100,6 +100,20 @@ def test_the_plain_kernel_keeps_half_the_bytes_in_bfloat16():
     assert_equal(found, wanted, atol=0.02)
 
 
+@pytest.mark.parametrize("head_size", [64, 128])
+def test_rows_in_bfloat16_is_as_close_to_float32_as_the_plain_kernel(head_size):
+    """Though its queries are rounded once more, when they are scaled."""
+    *qkv, mask, cotangent = arrays(length=128, head_size=head_size, dtype=jnp.bfloat16)
+    exact = with_gradients(xla, *(x.astype(jnp.float32) for x in qkv), mask, cotangent)
+    ours, plain = (
+        with_gradients(kernel, *qkv, mask, cotangent) for kernel in (interpreted["rows"], xla)
+    )
+    for name, x in exact.items():
+        far = [float(np.abs(np.float32(found[name]) - x).mean()) for found in (ours, plain)]
+        assert far[0] < 1.5 * far[1], name
+    assert_equal(ours, exact, atol=0.03)
+
+
 def test_a_row_without_tokens_stays_finite():
     given = arrays(rows=1, length=128)
     nothing = jnp.zeros_like(given[3])
@@ -120,16 +134,20 @@ def kept_of(key, rows, heads, length):
     return np.swapaxes(np.asarray(kept), -1, -2)
 
 
-@pytest.mark.parametrize(("length", "heads", "head_size"), [(128, 4, 64), (256, 2, 128)])
-def test_rows_drops_the_probabilities_that_its_choices_name(length, heads, head_size):
-    given, key = arrays(length=length, heads=heads, head_size=head_size), jax.random.key(3)
-    kept_BNFT = jnp.asarray(kept_of(key, 2, heads, length))
+@pytest.mark.parametrize(
+    ("batch", "length", "heads", "head_size"),
+    [(10, 128, 4, 64), (2, 256, 2, 128)],  # ten rows are two steps of the kernel's grid
+)
+def test_rows_drops_the_probabilities_that_its_choices_name(batch, length, heads, head_size):
+    given = arrays(rows=batch, length=length, heads=heads, head_size=head_size)
+    key = jax.random.key(3)
+    kept_BNFT = jnp.asarray(kept_of(key, batch, heads, length))
 
     def plain(query, key, value, mask):
         probs_BNFT = probs(query, key, padding(mask)) / (1 - RATE)
         return jnp.einsum("BNFT,BTND->BFND", jnp.where(kept_BNFT, probs_BNFT, 0.0), value)
 
-    ours = partial(interpreted["rows"], dropout_rate=RATE, seeds_B2=row_seeds(key, 2))
+    ours = partial(interpreted["rows"], dropout_rate=RATE, seeds_B2=row_seeds(key, batch))
     assert_equal(with_gradients(ours, *given), with_gradients(plain, *given), **CLOSE)
 
 

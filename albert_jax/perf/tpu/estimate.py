@@ -40,32 +40,21 @@ FINENESS = 16  # the largest batch is found to within so many parts of it
 
 # Shares of peak by the compiler's own profile of each kernel alone, and what dropout leaves of them
 # by the kernels' instructions; by chip, head size and length of a row (libtpu 0.0.42.1, `python -m
-# benchmarks.profile_kernels`; v5e's heads of 128 by docs/lab/tpu.md).
+# benchmarks.profile_kernels`). docs/lab/tpu.md says which could not be had so: all of v4, whose
+# profile aborts and whose shares are by instructions and v5p's profile; v5e's heads of 128.
+_FORWARD, _BACKWARD = "attention_rows_forward", "attention_rows_backward"
 _PROFILED = {
-    ("v5e", 64, 512): {
-        "attention_rows_forward": (0.326, 0.752),
-        "attention_rows_backward": (0.540, 0.875),
-    },
-    ("v5e", 128, 512): {
-        "attention_rows_forward": (0.513, 0.866),
-        "attention_rows_backward": (0.696, 0.861),
-    },
-    ("v5p", 64, 512): {
-        "attention_rows_forward": (0.171, 0.752),
-        "attention_rows_backward": (0.231, 0.874),
-    },
-    ("v5p", 128, 512): {
-        "attention_rows_forward": (0.248, 0.871),
-        "attention_rows_backward": (0.242, 0.895),
-    },
-    ("v6e", 64, 512): {
-        "attention_rows_forward": (0.108, 0.714),
-        "attention_rows_backward": (0.170, 0.763),
-    },
-    ("v6e", 128, 512): {
-        "attention_rows_forward": (0.167, 0.770),
-        "attention_rows_backward": (0.259, 0.819),
-    },
+    ("v4", 64, 512): {_FORWARD: (0.275, 0.794), _BACKWARD: (0.357, 0.840)},
+    ("v4", 64, 128): {_FORWARD: (0.113, 0.837), _BACKWARD: (0.204, 0.952)},
+    ("v5e", 64, 512): {_FORWARD: (0.387, 0.800), _BACKWARD: (0.566, 0.834)},
+    ("v5e", 64, 128): {_FORWARD: (0.164, 0.837), _BACKWARD: (0.286, 0.952)},
+    ("v5e", 128, 512): {_FORWARD: (0.516, 0.845), _BACKWARD: (0.709, 0.919)},
+    ("v5p", 64, 512): {_FORWARD: (0.409, 0.794), _BACKWARD: (0.504, 0.840)},
+    ("v5p", 64, 128): {_FORWARD: (0.178, 0.837), _BACKWARD: (0.232, 0.952)},
+    ("v5p", 128, 512): {_FORWARD: (0.561, 0.871), _BACKWARD: (0.628, 0.895)},
+    ("v6e", 64, 512): {_FORWARD: (0.163, 0.636), _BACKWARD: (0.200, 0.699)},
+    ("v6e", 64, 128): {_FORWARD: (0.038, 0.880), _BACKWARD: (0.087, 0.960)},
+    ("v6e", 128, 512): {_FORWARD: (0.245, 0.770), _BACKWARD: (0.370, 0.819)},
 }
 
 

@@ -116,9 +116,14 @@ def command(row: EstimateRow) -> str:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChipHours(Result):
     """What a run takes on one kind of chip: for which step, by which compiler, and the command that
-    estimates it again."""
+    estimates it again.
+
+    Prices differ by region and contract: the kind is the cheaper one where its chip-hour costs less
+    than `pays_below` times that of the kind with the most hours.
+    """
 
     hours: float
+    pays_below: float = 1.0
     compiled_for: str
     by: str
     command: str
@@ -131,7 +136,7 @@ def chip_hours(
 
     Only a row of the very model, length and compute settings counts, with as many predictions or
     more; of several the one of the smallest slice, which has the least of rings, and there the
-    fastest.
+    fastest. The kind with the fewest hours comes first.
     """
     known = read_table(ESTIMATES) if rows is None else rows
     alike = [
@@ -149,7 +154,11 @@ def chip_hours(
             command=command(row),
         )
         found.setdefault(f"TPU {row.chip}", hours)
-    return found
+    most = max((each.hours for each in found.values()), default=0.0)
+    fewest_first = sorted(found.items(), key=lambda named: named[1].hours)
+    return {
+        kind: dataclasses.replace(each, pays_below=most / each.hours) for kind, each in fewest_first
+    }
 
 
 def _is_of(row: EstimateRow, config: PretrainConfig) -> bool:

@@ -116,6 +116,10 @@ def test_chip_hours_are_those_of_the_very_step() -> None:
     assert {kind: each["hours"] for kind, each in found.items()} == pytest.approx(
         {"TPU v5e": 1.0, "TPU v5p": 0.25}
     )
+    assert [(kind, each["pays_below"]) for kind, each in found.items()] == [
+        ("TPU v5p", pytest.approx(4.0)),
+        ("TPU v5e", 1.0),
+    ]
     assert found["TPU v5e"]["compiled_for"] == "v5e:2x2, 16 x 512 a chip, 77 predictions"
     assert found["TPU v5e"]["command"] == command(rows[1])
     assert found["TPU v5e"]["by"] == "libtpu 2.0, jax 1.0, 2026-11-23"
