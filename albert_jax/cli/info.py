@@ -157,6 +157,7 @@ def _recipe(spec: str) -> dict[str, Any]:
     each = flops.train_flops_per_sequence(
         config.model, config.examples.max_seq_length, config.examples.max_predictions_per_seq
     )
+    in_all = flops.run_flops(config)
     settings = to_dict(config)
     del settings["model"]
     return (
@@ -164,8 +165,9 @@ def _recipe(spec: str) -> dict[str, Any]:
         | _model(config.model)
         | {
             "flops_per_sequence": each,
-            "flops_per_step": each * config.train.batch_size,
-            "flops_in_all": each * config.train.batch_size * config.train.steps,
+            # Of a run in stages the mean.
+            "flops_per_step": in_all / config.train.steps,
+            "flops_in_all": in_all,
             "settings": settings,
         }
     )

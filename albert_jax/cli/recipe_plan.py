@@ -44,30 +44,29 @@ def with_plan(description: dict[str, Any], store: str | None = None) -> dict[str
 
 
 def _plan(config: PretrainConfig, store: str | None, spec: str) -> dict[str, Any]:
-    train, length = config.train, config.examples.max_seq_length
-    sequences = train.steps * train.batch_size
-    total = sequences * flops.train_flops_per_sequence(
-        config.model, length, config.examples.max_predictions_per_seq
-    )
+    train, stages = config.train, config.stages
+    sequences, total = stages.sequences(train.steps), flops.run_flops(config)
     plan: dict[str, Any] = {
         "steps": train.steps,
         "sequences_a_step": train.batch_size,
         "micro_batches": train.accumulate,
         "sequences": sequences,
-        "tokens_with_padding": sequences * length,
+        "tokens_with_padding": stages.tokens(train.steps),
         "peak_learning_rate": peak_learning_rate(config.optimizer, train.batch_size),
         "warmup_steps": warmup_steps(config.optimizer, train.steps),
     }
     if store is not None:
         source = open_data(dataclasses.replace(config, store=store), None).train
         size = len(source)
-        plan |= {"store": store, "sequences_a_pass": size, "passes": sequences / size}
+        passes = stages.tokens(train.steps) / (size * config.examples.max_seq_length)
+        plan |= {"store": store, "sequences_a_pass": size, "passes": passes}
         if isinstance(source, Mixture):
             plan["stores"] = source.passes(sequences)
     # A bound, at every chip's full rate; what a slice takes is the compiler's to say.
     hours = {kind: total / flops.PEAK_FLOPS[kind] / 3600 for kind in PLANNED_FOR}
     plan |= {"chip_hours_at_peak": hours}
-    if estimated := estimate_table.chip_hours(config, sequences):
+    # The table's steps are of one depth and length.
+    if len(stages) == 1 and (estimated := estimate_table.chip_hours(config, sequences)):
         told = {chip: hours.to_json() for chip, hours in estimated.items()}
         plan["chip_hours_by_the_compilers_estimate"] = told
     asked = f"albert-jax estimate --model {spec} --topology {_slice_for(config, spec)}"

@@ -76,6 +76,14 @@ class Stages:
         """Return the batch after a stage's last, None for the last stage."""
         return self._firsts[number + 1] if number + 1 < len(self) else None
 
+    def sequences(self, batches: int) -> int:
+        """Return the rows of the first batches."""
+        return int(self.total(batches, lambda stage: stage.batch_size))
+
+    def tokens(self, batches: int) -> int:
+        """Return the tokens of the first batches, padding included."""
+        return int(self.total(batches, lambda s: s.batch_size * s.examples.max_seq_length))
+
     def total(self, batches: int, each: Callable[[Stage], float]) -> float:
         """Return the sum of `each`, a figure of every batch of a stage, over the first batches."""
         ends = [*self._firsts[1:], batches]

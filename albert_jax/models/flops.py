@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 
 from albert_jax.config.model import AlbertConfig
+from albert_jax.config.run import PretrainConfig
 from albert_jax.config.stages import Stage
 
 # Dense bfloat16 FLOP/s of one device, by the words that jax.Device.device_kind contains, longer
@@ -91,3 +93,8 @@ def stage_flops(config: AlbertConfig, stage: Stage) -> float:
         for depth in range(least, most + 1)
     ]
     return stage.batch_size * sum(of_each) / len(of_each)
+
+
+def run_flops(config: PretrainConfig) -> float:
+    """Matmul FLOPs of all of a pretraining run's updates, at each stage's depth and length."""
+    return config.stages.total(config.train.steps, partial(stage_flops, config.model))

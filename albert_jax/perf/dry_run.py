@@ -16,12 +16,8 @@ from albert_jax.config.run import PretrainConfig
 from albert_jax.data.loader import describe_examples
 from albert_jax.data.pretraining import open_data
 from albert_jax.distributed.compilation_cache import compilation_cache
-from albert_jax.distributed.placement import (
-    check_batch_size,
-    make_placement,
-    run_devices,
-)
-from albert_jax.models.flops import peak_flops
+from albert_jax.distributed.placement import make_placement, run_devices
+from albert_jax.models.flops import peak_flops, run_flops
 from albert_jax.perf.workload import lower, make_work
 from albert_jax.training.memory import (
     GIB,
@@ -31,6 +27,7 @@ from albert_jax.training.memory import (
     program_bytes,
 )
 from albert_jax.training.pretrain_report import run_plan
+from albert_jax.training.session import check_batch_sizes
 from albert_jax.utils.numbers import rounded
 from albert_jax.utils.streams import say
 
@@ -44,11 +41,7 @@ def describe_plan(config: PretrainConfig) -> str:
 
     Of `config.text` nothing is made: its lengths and shares are then not known yet.
     """
-    check_batch_size(
-        config.train.batch_size,
-        config.train.accumulate,
-        len(run_devices(config.train.devices)),
-    )
+    check_batch_sizes(config)
     workdir = Path(config.workdir) if config.workdir else None
     made = workdir is not None and (workdir / "store" / "manifest.json").is_file()
     data = open_data(config, workdir) if made or config.store or not config.text else None
@@ -94,7 +87,7 @@ def _costs(config: PretrainConfig) -> list[str]:
         if needed > capacity:
             warnings.append(f"the step does not fit; {out_of_memory_advice(config)}")
     rate, whose = _rate(devices)
-    days = train.steps * train.batch_size * work.flops_per_sequence / rate / 86400
+    days = run_flops(config) / rate / 86400
     lines.append(f"time       {_days(days)} at least: {rate / 1e12:,.3g} TFLOP/s, {whose}")
     if days > _LONG_DAYS:
         warnings.append(f"{_days(days)} is long; lower --train.steps, or take more devices")

@@ -19,7 +19,7 @@ from albert_jax.inference import api as inference
 from albert_jax.models.flops import (
     parameter_count,
     parameter_counts,
-    train_flops_per_sequence,
+    stage_flops,
 )
 from albert_jax.models.lowering import matmul_dtype
 from albert_jax.training.metrics import draw_curves
@@ -30,9 +30,8 @@ _MANY_PASSES = 200  # from which on a warning is worth its line: the paper has a
 
 def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
     """Model, data, updates, optimizer and devices, a line each, then any warnings."""
-    model, train, examples = config.model, config.train, config.examples
-    length, predictions = examples.max_seq_length, examples.max_predictions_per_seq
-    flops = train.batch_size * train_flops_per_sequence(model, length, predictions)
+    model, train = config.model, config.train
+    stages = config.stages
     shared = parameter_counts(model)["shared layers"]
     devices = run_devices(train.devices)
     hosts = len({device.process_index for device in devices})
@@ -43,8 +42,7 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
         f"model      {parameter_count(model):,} parameters; the shared layer's {shared:,} are "
         f"applied {model.num_hidden_layers} times; {dtype}, "
         f"remat {config.compute.remat}",
-        f"updates    {train.steps:,} x {train.batch_size} sequences of {length} tokens, "
-        f"{predictions} predictions at most; {flops / 1e12:,.3g} TFLOP each",
+        *_updates(config),
         f"optimizer  {config.optimizer.name}, peak learning rate {peak:.4g}, "
         f"warm-up {warmup_steps(config.optimizer, train.steps)} steps",
         f"devices    {len(devices)} x {devices[0].device_kind} under {train.mode}"
@@ -52,15 +50,15 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
         + (f", {train.accumulate} micro-batches" if train.accumulate > 1 else ""),
     ]
     if data is not None:
-        size = len(data.train)
-        passes = train.steps * train.batch_size / size
+        size, sequences = len(data.train), stages.sequences(train.steps)
+        passes = stages.tokens(train.steps) / (size * config.examples.max_seq_length)
         heldout = f"{len(data.heldout):,} held out" if data.heldout else "nothing held out"
         told = [f"data       {size:,} examples a pass, {passes:,.2f} passes; {heldout}"]
         if isinstance(data.train, Mixture):
             told += [
                 f"           {name}: {part['share']:.2%} of the examples, "
                 f"{part['sequences_a_pass']:,} a pass, {part['passes']:,.2f} passes"
-                for name, part in data.train.passes(train.steps * train.batch_size).items()
+                for name, part in data.train.passes(sequences).items()
             ]
         lines[1:1] = told
     warnings = divergence_warnings(
@@ -74,6 +72,24 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
             f"--train.batch-size ({train.batch_size:,}), or prepare more text"
         )
     return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
+
+
+def _updates(config: PretrainConfig) -> list[str]:
+    """Return a line on the updates, one for each stage where there are several."""
+    stages, lines = config.stages, []
+    for number, stage in enumerate(stages):
+        end = stages.end(number) or config.train.steps
+        least, most = stage.depths
+        depth = f"{most}" if least == most else f"{least} to {most}"
+        of_depth = f", depth {depth}" if config.train.depth else ""
+        start = f"from step {stage.first + 1:,}: " if stage.first else ""
+        lines.append(
+            f"{'updates' if number == 0 else '':<10} {start}{end - stage.first:,} x "
+            f"{stage.batch_size} sequences of {stage.examples.max_seq_length} tokens, "
+            f"{stage.examples.max_predictions_per_seq} predictions at most{of_depth}; "
+            f"{stage_flops(config.model, stage) / 1e12:,.3g} TFLOP each"
+        )
+    return lines
 
 
 def closing(

@@ -109,9 +109,18 @@ def _beginning(session: Session, saves: Saves) -> Beginning:
 
 def open_placement(config: PretrainConfig | FinetuneConfig) -> Placement:
     """Return the configured placement; UserError where the batch does not divide over it."""
-    train, devices = config.train, run_devices(config.train.devices)
-    check_batch_size(train.batch_size, train.accumulate, len(devices))
-    return make_placement(train.mode, devices)
+    check_batch_sizes(config)
+    return make_placement(config.train.mode, run_devices(config.train.devices))
+
+
+def check_batch_sizes(config: PretrainConfig | FinetuneConfig) -> None:
+    """Raise UserError unless every batch of the run divides over its devices."""
+    train, devices = config.train, len(run_devices(config.train.devices))
+    sizes = {train.batch_size}
+    if isinstance(config, PretrainConfig):
+        sizes |= {stage.batch_size for stage in config.stages}
+    for size in sorted(sizes):
+        check_batch_size(size, train.accumulate, devices)
 
 
 def memory_check(config: PretrainConfig | FinetuneConfig) -> Check:

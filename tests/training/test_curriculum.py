@@ -11,10 +11,11 @@ import pytest
 import albert_jax
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import open_data
-from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.models.flops import run_flops, stage_flops, train_flops_per_sequence
 from albert_jax.models.lowering import Lowering
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import pretrain
+from albert_jax.training.pretrain_report import run_plan
 from albert_jax.training.step import StagedSteps
 from albert_jax.utils.errors import UserError
 from tests.helpers.paths import DATA
@@ -139,3 +140,34 @@ def test_tfrecord_rows_cannot_be_drawn_otherwise(store, tmp_path):
             pretrain(replace(config, train=replace(config.train, **schedule)))
     with pytest.raises(UserError, match="output_bias 'unigram' needs the frequencies"):
         pretrain(replace(config, output_bias="unigram"))
+
+
+def test_the_plan_has_a_line_for_each_stage_and_adds_them_up(store, tmp_path):
+    config = staged_config(store, tmp_path / "run")
+    lines = run_plan(config, open_data(config, None)).splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("updates"))
+    few = config.examples.max_predictions_per_seq
+    sequences = "sequences of {} tokens, {} predictions at most, depth {}"
+    assert lines[first].startswith(f"updates    2 x 4 {sequences.format(16, few, 1)}; ")
+    assert [line.strip().partition(";")[0] for line in lines[first + 1 : first + 4]] == [
+        f"from step 3: 2 x 4 {sequences.format(32, few, 1)}",
+        f"from step 5: 2 x 4 {sequences.format(32, few, 2)}",
+        f"from step 7: 2 x 8 {sequences.format(32, few, 2)}",
+    ]
+    assert config.stages.sequences(8) == 6 * 4 + 2 * 8
+    assert config.stages.tokens(8) == 2 * 4 * 16 + 4 * 4 * 32 + 2 * 8 * 32
+    assert run_flops(config) == pytest.approx(
+        sum(
+            (config.stages.end(n) or 8) * stage_flops(config.model, stage)
+            - stage.first * stage_flops(config.model, stage)
+            for n, stage in enumerate(config.stages)
+        )
+    )
+
+
+def test_a_stage_whose_batch_does_not_divide_over_the_devices_is_refused_before_it_begins(
+    store, tmp_path
+):
+    config = staged_config(store, tmp_path / "run", devices=4, batch_ramp="6:0.5,8:0.5")
+    with pytest.raises(UserError, match="batch_size 6 does not divide over 4 devices"):
+        pretrain(config)
