@@ -71,7 +71,7 @@ class _Reading(Command):
 
     text: Text
     """Files (plain or .gz), folders or patterns, also at gs://; with tfds: the names of splits; or
-    python-docs, the English text that every Python carries."""
+    python-docs or package-docs, the documentation inside Python and installed packages."""
     output: str
     """Folder to write."""
     format: str = "text"

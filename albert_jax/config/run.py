@@ -41,7 +41,8 @@ class PretrainConfig:
     TFRecord shards, which have none, TFRecord shards."""
     text: tuple[str, ...] = ()
     """Where no store is given: text files to train a vocabulary on (model.vocab_size pieces) and to
-    prepare inside the work directory; `python-docs` is the English text that every Python carries.
+    prepare inside the work directory; `python-docs` and `package-docs` are the documentation inside
+    every Python and the packages that are installed with this one.
     """
     workdir: str | None = None
     """Work directory: checkpoints, logs and, at the end, model/."""

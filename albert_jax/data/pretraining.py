@@ -88,12 +88,9 @@ def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingD
     """Data whose held-out examples are of the store that `heldout` names, if it names one."""
     if config.heldout is None:
         return data
-    other = _open_store(config, config.heldout, local_store(config.heldout))
-    if other.identity["vocabulary"] != data.identity["vocabulary"]:
-        raise UserError(
-            f"the held-out store {config.heldout} was made with another vocabulary than the "
-            f"store; prepare its text with {data.vocab}"
-        )
+    folder = local_store(config.heldout)
+    TokenStore.open(folder, split="heldout").check_vocabulary(data.identity["vocabulary"])
+    other = _open_store(config, config.heldout, folder)
     if other.heldout is None:
         raise UserError(
             f"the store {config.heldout} holds no document out; prepare it with --holdout 0.5"

@@ -12,6 +12,7 @@ from albert_jax.config.run import PretrainConfig
 from albert_jax.data.loader import describe_examples
 from albert_jax.data.mixture import Mixture
 from albert_jax.data.pretraining import PretrainingData, objective_warnings
+from albert_jax.data.text.python_docs import is_docs
 from albert_jax.distributed.placement import (
     run_devices,
 )
@@ -101,8 +102,8 @@ def closing(
 ) -> str:
     """Says what came of a run and, last, how to use it."""
     baselines = baselines_at(config, data)
-    is_docs = config.text == ("python-docs",)
-    gap = "the function returns a [MASK]." if is_docs else "it was the [MASK] of the year."
+    of_docs = bool(config.text) and all(map(is_docs, config.text))
+    gap = "the function returns a [MASK]." if of_docs else "it was the [MASK] of the year."
     answers = inference.load(model, compute=config.compute).fill_mask(gap, top_k=5)
     words = ", ".join(f"{a['token_str']} {a['score']:.1%}" for a in answers)
     shown = os.path.relpath(model) if model.is_relative_to(Path.cwd()) else str(model)

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import os
-import platform
 import re
 import shutil
 import unicodedata
@@ -60,6 +59,7 @@ from albert_jax.data.store_manifest import (
 from albert_jax.data.text.documents import COUNTS, find_pieces, read_piece, summarize_counts
 from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
+from albert_jax.data.text.python_docs import versions_of
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
@@ -88,7 +88,8 @@ def prepare(
     beam: Sequence[str] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Makes a token store of files, folders, patterns or `python-docs`; returns its manifest.
+    """Makes a token store of files, folders, patterns or the docs of `python_docs`; returns its
+    manifest.
 
     Files and `output` may lie at gs:// or another of fsspec's addresses. `format` is text, wiki or
     tfds:NAME (then the inputs name splits). `workers` unset takes all cores. `holdout` is the share
@@ -192,8 +193,9 @@ def _settings(
         "sentencex": version("sentencex"),
         "unicode": unicodedata.unidata_version,
     }
-    if any(piece.kind == "python-docs" for piece in pieces):
-        made_with["python"] = platform.python_version()
+    for piece in pieces:
+        if piece.kind == "docs":
+            made_with |= versions_of(piece.path)
     return Settings(
         format_version=FORMAT_VERSION,
         vocabulary=StoreVocabulary(

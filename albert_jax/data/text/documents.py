@@ -92,9 +92,9 @@ def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
         return _tfds_pieces(inputs, reading)
     pieces: dict[str, Piece] = {}
     for given in map(str, inputs):
-        if given == "python-docs" and not os.path.exists(given):
-            size = python_docs.PROSE_BYTES
-            pieces[given] = Piece("python-docs", given, 0, size, size, size=size)
+        if python_docs.is_docs(given):
+            size = python_docs.PROSE_BYTES[given]
+            pieces[given] = Piece("docs", given, 0, size, size, size=size)
             continue
         for path in find_files(given):
             real = path if is_address(path) else os.path.realpath(path)
@@ -184,7 +184,8 @@ def read_documents(
     *,
     counts: Counter[str] | None = None,
 ) -> Iterator[list[str]]:
-    """Documents of the inputs as lists of sentences; `python-docs` names Python's documentation."""
+    """Documents of the inputs as lists of sentences; `python-docs` and `package-docs` name what is
+    on every machine (`python_docs`)."""
     inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     reading = reading or Reading()
     for piece in find_pieces(inputs, reading):
@@ -200,8 +201,8 @@ def read_piece(
 ) -> Iterator[list[str]]:
     """Documents of one piece, no document and no sentence empty; `tick` hears of bytes read."""
     counts = Counter() if counts is None else counts
-    if piece.kind == "python-docs":
-        for document in python_docs.read_python_docs(reading.language):
+    if piece.kind == "docs":
+        for document in python_docs.read_docs(piece.path, reading.language):
             tick(sum(map(len, document)))
             yield document
         return

@@ -18,7 +18,7 @@ from albert_jax.utils.errors import UserError
 MAX_LINE_BYTES = 1 << 20  # a longer line is cut at white space
 BLOCK_BYTES = 1 << 18
 
-Kind = Literal["text", "gzip", "tfds", "python-docs"]
+Kind = Literal["text", "gzip", "tfds", "docs"]
 
 
 @dataclass(frozen=True)

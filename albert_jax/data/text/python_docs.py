@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""English prose that every CPython carries: `pydoc_data.topics` and the library's docstrings.
+"""English prose that is on every machine: documentation inside CPython and installed packages.
 
-A default corpus for trying things out. Modules are parsed, never imported.
+`python-docs` is CPython's `pydoc_data.topics` and its library's docstrings. `package-docs` is the
+docstrings of packages that this one depends on. Both are default corpora for trying things out.
+Modules are parsed, never imported.
 """
 
 from __future__ import annotations
@@ -9,33 +11,65 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import os
+import platform
 import re
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from albert_jax.data.text.sentences import split_sentences
 from albert_jax.utils.errors import UserError
 
-PROSE_BYTES = 1_750_000  # of all documents, nearly, in CPython 3.11 to 3.13; for the forecast
+# Bytes of all documents, nearly (CPython 3.11 to 3.13, packages of 2026); for the forecast.
+PROSE_BYTES = {"python-docs": 1_750_000, "package-docs": 7_600_000}
 MIN_SENTENCES = 3  # the character sets alone are 80 modules with the same one-line docstring
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
+# Packages with much prose that are installed with this one: what is imported -> distribution.
+PACKAGES = {
+    "flax": "flax",
+    "jax": "jax",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "optax": "optax",
+    "orbax": "orbax-checkpoint",
+    "scipy": "scipy",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+
 # Not prose, or not part of every installation.
-_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "lib-dynload"}
+_LEFT_OUT = {"test", "tests", "testing", "idle_test", "site-packages", "dist-packages"}
+_LEFT_OUT |= {"lib-dynload", "_vendor"}
 
 
-def read_python_docs(language: str = "en") -> Iterator[list[str]]:
-    """One document for each help topic, then one for each module: its docstrings, top to bottom."""
-    for text in _topics().values():
-        if len(sentences := _sentences(text, language)) >= MIN_SENTENCES:
-            yield sentences
-    for path in _modules():
+def is_docs(given: str) -> bool:
+    """Return whether an input names one of the two corpora and no file."""
+    return given in PROSE_BYTES and not os.path.exists(given)
+
+
+def read_docs(name: str, language: str = "en") -> Iterator[list[str]]:
+    """Documents of `python-docs`: one for each help topic, then one for each module, its docstrings
+    from top to bottom; of `package-docs`: one for each module."""
+    if name == "python-docs":
+        for text in _topics().values():
+            if len(sentences := _sentences(text, language)) >= MIN_SENTENCES:
+                yield sentences
+    for path in _library() if name == "python-docs" else _packages():
         sentences = [s for text in _docstrings(path) for s in _sentences(text, language)]
         if len(sentences) >= MIN_SENTENCES:
             yield sentences
+
+
+def versions_of(name: str) -> dict[str, str]:
+    """Return the versions that the text of a corpus depends on."""
+    if name == "python-docs":
+        return {"python": platform.python_version()}
+    return {package: version(package) for package in PACKAGES.values()}
 
 
 def _topics() -> dict[str, str]:
@@ -45,19 +79,33 @@ def _topics() -> dict[str, str]:
 
 
 @functools.cache
-def _modules() -> list[Path]:
+def _library() -> list[Path]:
     library = Path(sysconfig.get_path("stdlib"))
     found = [
         path
-        for path in library.rglob("*.py")
-        if not _LEFT_OUT & set(path.relative_to(library).parts[:-1])
-        and not path.name.startswith("_sysconfigdata")
-        and path.parent.name != "pydoc_data"
+        for path in _modules(library)
+        if not path.name.startswith("_sysconfigdata") and path.parent.name != "pydoc_data"
     ]
     if not found:
         raise UserError(
             f"python-docs: this Python has no library sources in {library}; give text files instead"
         )
+    return found
+
+
+@functools.cache
+def _packages() -> list[Path]:
+    folders: list[Path] = []
+    for name in PACKAGES:
+        spec = find_spec(name)  # which imports no package
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"package-docs: {name} is not installed; give text files instead")
+        folders += map(Path, spec.submodule_search_locations)
+    return [path for folder in folders for path in _modules(folder)]
+
+
+def _modules(folder: Path) -> list[Path]:
+    found = (p for p in folder.rglob("*.py") if not _LEFT_OUT & {*p.relative_to(folder).parts[:-1]})
     return sorted(found)
 
 
@@ -87,7 +135,8 @@ def _documented(node: ast.AST) -> Iterator[Documented]:
 def _sentences(text: str, language: str) -> list[str]:
     """The prose of a docstring or topic: no code, tables, signatures or headings."""
     found: list[str] = []
-    for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
+    text = re.sub(r"(?m)^.*\n\s*[-=~]{3,}\s*$", "\n", inspect.cleandoc(text))  # underlined headings
+    for block in re.split(r"\n\s*\n", text):
         lines = block.splitlines()
         if ">>>" in block or any(line.lstrip().startswith(("...", "|", "+--")) for line in lines):
             continue

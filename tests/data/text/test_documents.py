@@ -6,6 +6,7 @@ import gzip
 import itertools
 import os
 import re
+import subprocess
 import sys
 import time
 import unicodedata
@@ -413,7 +414,7 @@ def test_text_without_empty_lines_is_cut_at_lines(write):
 def test_pythons_documentation_is_english_prose_and_the_same_each_time():
     documents = list(read_documents("python-docs"))
     text = " ".join(s for d in documents for s in d)
-    assert len(text.encode()) == pytest.approx(python_docs.PROSE_BYTES, rel=0.2)
+    assert len(text.encode()) == pytest.approx(python_docs.PROSE_BYTES["python-docs"], rel=0.2)
     assert len(documents) > 300
     assert "The pass statement" in text or '"pass" is a null operation' in text
     letters = sum(unicodedata.category(c)[0] in "LZ" for c in text)
@@ -422,6 +423,34 @@ def test_pythons_documentation_is_english_prose_and_the_same_each_time():
     assert [w for w, _ in words.most_common(2)] == ["the", "a"]
     assert ">>>" not in text
     assert documents[:40] == list(read_documents("python-docs"))[:40]
+
+
+@pytest.mark.slow
+def test_packages_documentation_is_prose_of_all_of_them_without_headings():
+    documents = list(read_documents("package-docs"))
+    text = " ".join(s for d in documents for s in d)
+    assert len(text.encode()) == pytest.approx(python_docs.PROSE_BYTES["package-docs"], rel=0.2)
+    assert len(documents) > 1000
+    assert text.count("----") < 100
+    assert sum(unicodedata.category(c)[0] in "LZ" for c in text) > 0.9 * len(text)
+    found = str(python_docs._packages())
+    assert all(f"site-packages/{name}/" in found for name in python_docs.PACKAGES)
+    assert "/tests/" not in found
+
+
+def test_packages_documentation_is_read_without_importing_them():
+    code = "import sys; from albert_jax.data.text.python_docs import read_docs as read; "
+    code += "print(len(next(read('package-docs'))), *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    sentences, *modules = done.stdout.split()
+    assert int(sentences) >= python_docs.MIN_SENTENCES
+    assert not {"flax", "jax", "scipy", "matplotlib", "optax"} & set(modules)
+
+
+def test_underlined_headings_are_no_part_of_a_sentence():
+    text = "Rotate an array.\n\nParameters\n----------\naxis : int\n    The axis to rotate around."
+    assert python_docs._sentences(text, "en") == ["axis : int The axis to rotate around."]
+    assert python_docs._sentences(f"Notes\n=====\n{text}", "en")[-1].endswith("rotate around.")
 
 
 def test_reading_pythons_documentation_imports_no_module_of_it():
