@@ -18,7 +18,7 @@ from albert_jax.config import (
 )
 
 
-def get_config(steps: int = 2400) -> PretrainConfig:
+def get_config(steps: int = 3200) -> PretrainConfig:
     return PretrainConfig(
         text=("python-docs", "package-docs"),
         model=AlbertConfig(
