@@ -103,7 +103,7 @@ def closing(
     """Says what came of a run and, last, how to use it."""
     baselines = baselines_at(config, data)
     of_docs = bool(config.text) and all(map(is_docs, config.text))
-    gap = "the function returns a [MASK]." if of_docs else "it was the [MASK] of the year."
+    gap = "return the [MASK] of the list." if of_docs else "it was the [MASK] of the year."
     answers = inference.load(model, compute=config.compute).fill_mask(gap, top_k=5)
     words = ", ".join(f"{a['token_str']} {a['score']:.1%}" for a in answers)
     shown = os.path.relpath(model) if model.is_relative_to(Path.cwd()) else str(model)
