@@ -6,7 +6,7 @@ albert-jax pretrain configs/python_docs.py --workdir runs/python_docs
 
 Optimizer, schedules and first values are those that small models learn fastest with
 (docs/lab/learning.md): half of the updates are made with one pass of the shared layer, the others
-with three. The paper's settings are the defaults, as in configs/pretrain.py.
+with all. The paper's settings are the defaults, as in configs/pretrain.py.
 """
 
 from albert_jax.config import (
@@ -39,7 +39,7 @@ def get_config(steps: int = 3600) -> PretrainConfig:
         train=TrainConfig(
             steps=steps,
             batch_size=32,
-            depth="1:0.5,3:0.5",
+            depth="1:0.5,all:0.5",
             log_every=50,
             eval_every=400,
             eval_examples=2400,

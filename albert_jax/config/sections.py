@@ -156,9 +156,9 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches that make up one update."""
     depth: str = ""
-    """Of pretraining: passes of the shared layer in the course of the run, as 2:0.3,4:0.3,6:0.4
-    (passes and share of the steps); 2-6 draws a number for each step; unset:
-    model.num_hidden_layers."""
+    """Of pretraining: passes of the shared layer in the course of the run, as 2:0.3,4:0.3,all:0.4
+    (passes and share of the steps; all: model.num_hidden_layers); 2-6 draws a number for each step;
+    unset: all."""
     length: str = ""
     """Of pretraining: tokens in a row, as 64:0.8,128:0.2; unset: examples.max_seq_length, by which
     the held-out rows are made too."""

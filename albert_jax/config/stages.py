@@ -15,6 +15,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from albert_jax.config.sections import ExamplesConfig, TrainConfig
@@ -100,7 +101,7 @@ def stages_of(train: TrainConfig, examples: ExamplesConfig, depth: int) -> Stage
     Raises UserError for a schedule that is none.
     """
     schedules: dict[str, Sequence[tuple[Any, float]]] = {
-        "depth": _parsed("train.depth", train.depth, (depth, depth), _depths),
+        "depth": _parsed("train.depth", train.depth, (depth, depth), partial(_depths, depth)),
         "batch_size": _parsed("train.batch_ramp", train.batch_ramp, train.batch_size, _count),
         "length": _parsed("train.length", train.length, examples.max_seq_length, _count),
         "masking": _parsed("train.masking", train.masking, examples.masked_lm_prob, _number),
@@ -168,7 +169,10 @@ def _parsed(
     return schedule
 
 
-def _depths(text: str) -> tuple[int, int]:
+def _depths(whole: int, text: str) -> tuple[int, int]:
+    """Return the least and most passes that `2`, `2-6` and `all` mean; `whole` is all of them."""
+    if text == "all":
+        return whole, whole
     least, dash, most = text.partition("-")
     depths = (_count(least), _count(most if dash else least))
     if depths[0] > depths[1]:

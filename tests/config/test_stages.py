@@ -65,6 +65,11 @@ def test_schedules_divide_a_run_where_any_of_them_changes():
     assert stages.total(20, lambda stage: 1) == 20
 
 
+def test_all_passes_are_as_many_as_the_model_has():
+    stages = config(depth="2:0.5,all:0.5").stages
+    assert [stage.depths for stage in stages] == [(2, 2), (6, 6)]
+
+
 def test_a_random_depth_depends_on_seed_and_batch_alone():
     stage = config(depth="2-6").stages[0]
     drawn = [stage.depth(batch) for batch in range(400)]
