@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+_LONG = 200  # steps; a shorter run is a trial, and stands where it must
 _PLATEAU_AT = 0.2  # of the steps: what has not left the unigram entropy by then is slow
 _ORDER_AT = 0.5
 _LEFT = 0.05  # nats below the unigram entropy that count as having left it
@@ -33,12 +34,13 @@ class Standing:
         """Take it that the run goes on from a step; what was due before it has been said."""
         self._last = self._lowest_at = step
         self._training_loss, self._lowest, self._has_parted = math.nan, math.inf, False
-        self._judges_order = step < _ORDER_AT * self._steps
+        self._judges_order = self._steps >= _LONG and step < _ORDER_AT * self._steps
 
     def trained(self, step: int, means: Mapping[str, float]) -> str | None:
         """Return what to say after a line on training, None for nothing."""
         self._training_loss = loss = means.get("masked_lm_loss", math.nan)
         passed, self._last = self._last < _PLATEAU_AT * self._steps <= step, step
+        passed = passed and self._steps >= _LONG
         entropy = self._entropy
         if not passed or entropy is None or not loss > entropy - _LEFT:
             return None

@@ -60,3 +60,10 @@ def test_a_loss_that_rises_with_training_s_is_no_learning_by_heart():
     run.evaluated(100, {"masked_lm_loss": 5.1})
     run.trained(200, {"masked_lm_loss": 5.4})
     assert run.evaluated(200, {"masked_lm_loss": 5.5}) is None
+
+
+def test_a_run_of_few_steps_is_a_trial_of_which_nothing_is_said():
+    for steps, is_said in ((199, False), (200, True)):
+        run = standing(steps)
+        assert (run.trained(steps, {"masked_lm_loss": 8.0}) is not None) == is_said
+        assert (run.evaluated(steps, {"sentence_order_accuracy": 0.5}) is not None) == is_said
