@@ -103,7 +103,9 @@ def closing(
     """Says what came of a run and, last, how to use it."""
     baselines = baselines_at(config, data)
     of_docs = bool(config.text) and all(map(is_docs, config.text))
-    gap = "return the [MASK] of the list." if of_docs else "it was the [MASK] of the year."
+    gap = "it was the [MASK] of the year."
+    if of_docs:
+        gap = "the input array must have the same [MASK] as the output."
     answers = inference.load(model, compute=config.compute).fill_mask(gap, top_k=5)
     words = ", ".join(f"{a['token_str']} {a['score']:.1%}" for a in answers)
     shown = os.path.relpath(model) if model.is_relative_to(Path.cwd()) else str(model)
