@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -56,7 +56,7 @@ class Stages:
         self._stages = tuple(stages)
         self._firsts = [stage.first for stage in stages]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Stage]:
         return iter(self._stages)
 
     def __len__(self) -> int:

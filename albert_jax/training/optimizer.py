@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -247,22 +248,11 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The configured optimizer and its schedule (step -> rate), with the presets filled in."""
     schedule = make_schedule(config, peak_learning_rate(config, batch_size), steps=steps)
-    if config.name in ("optax_adamw", "muon"):
-        make = _muon if config.name == "muon" else _adamw_corrected
-        return optax.chain(*_clip(config.clip_norm), make(config, schedule)), schedule
-    if config.name == "optax_lamb":
-        chain = optax.chain(
-            *_clip(config.clip_norm),
-            optax.lamb(
-                schedule,
-                b1=config.beta1,
-                b2=config.beta2,
-                eps=config.epsilon,
-                weight_decay=config.weight_decay,
-                mask=is_adapted,
-            ),
+    if config.name in ("optax_adamw", "optax_lamb", "muon"):
+        update = (
+            _muon if config.name == "muon" else functools.partial(_of_optax, OPTAX[config.name])
         )
-        return chain, schedule
+        return optax.chain(*_clip(config.clip_norm), update(config, schedule)), schedule
     optimizer = lamb(
         schedule,
         beta1=config.beta1,
@@ -275,10 +265,15 @@ def make_optimizer(
     return optimizer, schedule
 
 
-def _adamw_corrected(
-    config: OptimizerConfig, schedule: optax.Schedule
+OPTAX = {"optax_adamw": optax.adamw, "optax_lamb": optax.lamb}  # bias-corrected
+
+
+def _of_optax(
+    make: Callable[..., optax.GradientTransformation],
+    config: OptimizerConfig,
+    schedule: optax.Schedule,
 ) -> optax.GradientTransformation:
-    return optax.adamw(
+    return make(
         schedule,
         b1=config.beta1,
         b2=config.beta2,
@@ -300,7 +295,8 @@ def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(schedule),
     )
-    return optax.partition({"muon": kernels, "adamw": _adamw_corrected(config, schedule)}, _parts)
+    others = _of_optax(optax.adamw, config, schedule)
+    return optax.partition({"muon": kernels, "adamw": others}, _parts)
 
 
 def _as_matrices(kernels: Any) -> Any:
