@@ -23,7 +23,6 @@ import numpy as np
 from albert_jax.checkpoint.convert.parameters import check_sizes, misfits
 from albert_jax.checkpoint.integrity import (
     Damaged,
-    named_leaves,
     nest,
     not_finite,
     read_arrays,
@@ -37,6 +36,7 @@ from albert_jax.config.manifests import (
     HeadManifest,
     ModelManifest,
     is_model_directory,
+    model_path,
 )
 from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.errors import UserError
@@ -79,13 +79,15 @@ def require_outside_models(path: Path) -> None:
 
 
 def load_model(directory: str | Path, *, check_values: bool = True) -> ModelDirectory:
-    """Reads a model directory and verifies every digest.
+    """Reads a model directory, or the packaged model of that name, and verifies every digest.
+
+    Parameters are float32, also where they were exported narrower.
 
     Raises UserError for a path that is no model directory, for a newer format, for each file or
     array that is not as it was exported, and for parameters that are not finite or not those of the
     configuration; the last two pass with `check_values` False, for who reports on them.
     """
-    directory = Path(directory)
+    directory = model_path(directory)
     if not is_model_directory(directory):
         raise UserError(
             f"{directory} is no model directory (no {MANIFEST} or {CONFIG}); make one from "
@@ -102,11 +104,12 @@ def load_model(directory: str | Path, *, check_values: bool = True) -> ModelDire
         check_sizes(config, directory / CONFIG)
         if check_values:
             _check_fit(directory, config, manifest)
-        params = nest(read_arrays(directory / "params", manifest.tensors))
+        arrays = read_arrays(directory / "params", manifest.tensors)
     except Damaged as error:
         raise _damaged(directory, error) from None
     if check_values:
-        require_finite(named_leaves(params), f"the parameters of {directory}")
+        require_finite(arrays, f"the parameters of {directory}")
+    params = nest({name: array.astype(np.float32, copy=False) for name, array in arrays.items()})
     vocab = directory / VOCABULARY if VOCABULARY in manifest.sha256 else None
     tokenizer = {"path": vocab, **manifest.tokenizer}
     return ModelDirectory(params, config, tokenizer, document)

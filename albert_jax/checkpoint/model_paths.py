@@ -17,6 +17,7 @@ from albert_jax.config.manifests import (
     SERVING,
     VOCABULARY,
     is_model_directory,
+    model_path,
 )
 from albert_jax.config.model import MODELS
 from albert_jax.data.text_settings import is_transformers_folder
@@ -29,9 +30,9 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".msgpack", ".index", ".data-00000-of
 
 
 def require_model_directory(path: Any, name: str = "model") -> Path:
-    """Returns the path of a model directory; raises UserError for anything else, which says what it
-    is and what to run or give instead."""
-    folder = path_of(path, name)
+    """Returns the path of a model directory, or of the packaged one of that name; raises UserError
+    for anything else, which says what it is and what to run or give instead."""
+    folder = model_path(path_of(path, name))
     if is_model_directory(folder):
         return folder
     if told := what_is(path):
@@ -39,7 +40,8 @@ def require_model_directory(path: Any, name: str = "model") -> Path:
     if not folder.exists():
         raise UserError(
             f"{path} does not exist; give a model directory: WORKDIR/model of a finished run, or "
-            "what albert-jax convert makes of released weights"
+            "what albert-jax convert makes of released weights; or mini, which comes with the "
+            "package"
         )
     raise UserError(
         f"{path} is no model directory (no {MANIFEST} or {CONFIG}); make one from "

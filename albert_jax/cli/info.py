@@ -15,6 +15,7 @@ from albert_jax.config.manifests import (
     MANIFEST,
     TensorEntry,
     is_model_directory,
+    model_path,
     read_model_manifest,
 )
 from albert_jax.config.model import AlbertConfig
@@ -56,7 +57,7 @@ def describe_path(path: str | Path) -> dict[str, Any]:
         return _recipe(str(path))
     if is_address(str(path)):
         return _store(str(path), remote_manifest(str(path)).to_json())
-    place = path_of(path, "path")
+    place = model_path(path_of(path, "path"))
     if place.suffix == ".json" and place.name != MANIFEST and place.is_file():
         return {"kind": "configuration", "path": str(path)} | _model(AlbertConfig.from_json(place))
     for directory in (place, place / "model"):  # a work directory keeps its model there

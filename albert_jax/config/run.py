@@ -42,12 +42,14 @@ class PretrainConfig:
     text: tuple[str, ...] = ()
     """Where no store is given: text files to train a vocabulary on (model.vocab_size pieces) and to
     prepare inside the work directory; `python-docs` and `package-docs` are the documentation inside
-    every Python and the packages that are installed with this one.
+    every Python and the packages that are installed with this one. With init_from its vocabulary is
+    used.
     """
     workdir: str | None = None
     """Work directory: checkpoints, logs and, at the end, model/."""
     init_from: str | None = None
-    """Model directory to start from, also one of another depth: the shared layer allows it."""
+    """Model directory to start from, or mini, also one of another depth: the shared layer allows
+    it."""
     output_bias: Literal["zero", "unigram"] = "zero"
     """First values of the masked-LM head's bias: zero (the original), or the logarithms of the
     pieces' frequencies in the store, so that they need not be learnt."""

@@ -222,6 +222,10 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
     vocabulary, store = workdir / "vocabulary", workdir / "store"
     if not (store / "manifest.json").is_file():
         require_output_apart(workdir, config.text, flag="--workdir")
+    if config.init_from:  # its pieces are those that its weights know
+        if not (store / "manifest.json").is_file():
+            prepare(config.text, vocab=config.init_from, output=store, holdout=0.05)
+        return store
     wanted = _MadeOf(list(config.text), config.model.vocab_size)
     made_of = _made_of(vocabulary)
     if made_of not in (None, wanted):

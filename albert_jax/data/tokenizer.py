@@ -22,7 +22,7 @@ from typing import Any, Literal, SupportsIndex, cast
 import numpy as np
 import sentencepiece
 
-from albert_jax.config.manifests import is_model_directory
+from albert_jax.config.manifests import is_model_directory, model_path
 from albert_jax.data.special_pieces import CLS_ID, MASK_ID, PAD_ID, SEP_ID, SPECIAL_PIECES, UNK_ID
 from albert_jax.data.text_settings import text_settings
 from albert_jax.utils.arguments import checked, path_of, shown, texts_of
@@ -143,7 +143,7 @@ class Tokenizer:
         Raises UserError for a missing file, one that is no SentencePiece model, one whose ids 0
         to 4 are not <pad> <unk> [CLS] [SEP] [MASK], and a transformers folder with further tokens.
         """
-        given = path_of(path, "path")
+        given = model_path(path_of(path, "path"))
         path = _model_file(given)
         if (mode is None or do_lower_case is None) and path.name in _FILE_NAMES:
             beside = text_settings(path.parent, path, whole=path != given)

@@ -161,8 +161,11 @@ def _finish(
     say(closing(config, data, workdir, workdir / "model", _last_eval(workdir)))
 
 
-def export(workdir: str | Path, dest: str | Path) -> Path:
-    """Writes a run's newest good checkpoint as a model directory, also while the run goes on."""
+def export(workdir: str | Path, dest: str | Path, *, dtype: str = "float32") -> Path:
+    """Writes a run's newest good checkpoint as a model directory, also while the run goes on.
+
+    With `dtype` bfloat16 it takes half the room; what is read of it is float32 again.
+    """
     workdir = Path(workdir)
     require_apart(dest, [workdir], "DEST")
     check_destination(dest)
@@ -175,6 +178,8 @@ def export(workdir: str | Path, dest: str | Path) -> Path:
         raise UserError(f"{workdir} has no checkpoint yet; wait for the run's first")
     state, meta = restored
     vocab, tokenizer = _kept_vocabulary(config, workdir, meta)
+    params = jax.tree.map(lambda x: x.astype(dtype), state.params)
+    state = dataclasses.replace(state, params=params)
     return _export(config, vocab, tokenizer, workdir, state, Path(dest))
 
 

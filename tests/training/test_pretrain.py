@@ -111,6 +111,17 @@ def test_export_writes_the_model_that_the_run_ended_with(finished, tmp_path):
     np.testing.assert_array_equal(ours["pooler"]["kernel"], theirs["pooler"]["kernel"])
 
 
+def test_an_export_in_bfloat16_takes_half_the_room_and_reads_as_float32(finished, tmp_path):
+    assert main(["export", str(finished), str(tmp_path / "m"), "--dtype", "bfloat16"]) == 0
+    tensors = json.loads((tmp_path / "m" / "manifest.json").read_text())["tensors"]
+    assert {entry["dtype"] for entry in tensors.values()} == {"bfloat16"}
+    narrow, whole = (albert_jax.load(d).params for d in (tmp_path / "m", finished / "model"))
+    kernel = narrow["pooler"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_allclose(kernel, whole["pooler"]["kernel"], rtol=2**-8)
+    assert (kernel != whole["pooler"]["kernel"]).any()
+
+
 def test_export_needs_neither_the_store_nor_the_place_it_was_started_from(
     one_step, tmp_path, monkeypatch
 ):
@@ -503,6 +514,19 @@ def test_another_depth_starts_from_the_same_shared_layer(finished, store, tmp_pa
     )
     assert ours.config.num_hidden_layers == 5
     assert "the weights started from, held out" in capfd.readouterr().err
+
+
+def test_text_is_cut_by_the_vocabulary_of_the_model_started_from(finished, tmp_path):
+    text = tmp_path / "own.txt"
+    text.write_text("A sentence of words.\nAnother of them.\n\n" * 60)
+    config = tiny_config(tmp_path / "unused", tmp_path / "run", steps=1)
+    config = dataclasses.replace(
+        config, store=None, text=(str(text),), init_from=str(finished / "model")
+    )
+    pretrain(config)
+    ours, theirs = (albert_jax.load(d / "model") for d in (tmp_path / "run", finished))
+    assert ours.tokenizer.sha256 == theirs.tokenizer.sha256
+    assert not (tmp_path / "run" / "vocabulary").exists()
 
 
 def test_weights_that_do_not_fit_are_refused_by_what_differs(finished, store, tmp_path):

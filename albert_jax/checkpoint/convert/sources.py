@@ -20,6 +20,7 @@ from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
 from albert_jax.checkpoint.convert.tensors import Tensor
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
 from albert_jax.checkpoint.convert.torch_zip import read_torch
+from albert_jax.config.manifests import model_path
 from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
@@ -67,7 +68,7 @@ def fetched(source: str | Path) -> Iterator[Path]:
     """
     if not str(source):
         raise UserError("the source has no name; give a tar.gz, a folder or a checkpoint's prefix")
-    path = Path(source)
+    path = model_path(source)
     if not is_address(str(source)) and not _is_archive(path):
         if not path.exists() and not _is_prefix(path):
             raise UserError(
