@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Not a test: what to measure when a GPU is at hand for a quarter of an hour, in parts of minutes.
 
-python -m benchmarks.accelerator --part 1 --out gpu      # then 2 to 5; in any order, and again
+python -m benchmarks.accelerator --part 1 --out gpu      # then 2 to 6; in any order, and again
+python -m benchmarks.accelerator --part 6 --out gpu --data learning.tar.gz    # learns for 5 minutes
 python -m benchmarks.accelerator --part 1 --out try --tiny    # the same commands, on a CPU
 
 Each measurement is a command of its own with a time limit. What it answers is written to
@@ -27,6 +28,8 @@ from benchmarks.answers import answer_of
 BENCHMARK = (sys.executable, "-m", "albert_jax", "benchmark", "--json", "--seconds", "15")
 PEERS = (sys.executable, "-m", "benchmarks.compare_gpu")
 PRETRAIN = (sys.executable, "-m", "albert_jax", "pretrain", "configs/python_docs.py")
+LEARNING = (sys.executable, "-m", "benchmarks.learning", "minutes")
+DATA = Path("learning.tar.gz")
 TESTS = (sys.executable, "-m", "pytest", "-q", "tests/models/test_attention.py")
 
 
@@ -40,8 +43,9 @@ class Measurement:
     seconds: int  # at most
 
 
-def measurements(out: Path, *, tiny: bool = False) -> list[Measurement]:
-    """Return all that is to be measured; `tiny`: by the same commands at sizes for a CPU."""
+def measurements(out: Path, *, data: Path = DATA, tiny: bool = False) -> list[Measurement]:
+    """Return all that is to be measured; `data` is what `learning pack` wrote; `tiny`: by the same
+    commands at sizes for a CPU."""
     base, large, first = "base-v2", "large-v2", "base-v1"
     size = ("--sequence", "512", "--predictions", "77", "--dtype", "bfloat16")
     rows, few, many = "batch_size=32,64,128", "32", "64"
@@ -55,6 +59,8 @@ def measurements(out: Path, *, tiny: bool = False) -> list[Measurement]:
     def step(model: str, *flags: str) -> tuple[str, ...]:
         return (*BENCHMARK, "--model", model, *size, *flags)
 
+    learn = ("--data", str(data), "--out", str(out / "learning"))
+    learn += ("--tiny", "--minutes", "0.2") if tiny else ()
     run = ("--workdir", str(out / "run"), *(("--train.steps", "2") if tiny else ()))
     return [
         Measurement(1, "attention kernels against XLA's", TESTS, 150),
@@ -76,6 +82,7 @@ def measurements(out: Path, *, tiny: bool = False) -> list[Measurement]:
         Measurement(4, "drawing batches", step(base, "--phase", "input", "--batch-size", many), 60),
         Measurement(4, "fine-tuning", step(base, "--phase", "finetune", "--batch-size", few), 60),
         Measurement(5, "the embedded recipe", (*PRETRAIN, *run), 300),
+        Measurement(6, "what base learns in five minutes", (*LEARNING, *learn), 480),
     ]
 
 
@@ -93,14 +100,15 @@ def measured(each: Measurement, seconds: float) -> dict[str, Any]:
     return row | {"seconds": round(time.monotonic() - since, 1)} | found
 
 
-def main(part: int, out: Path, minutes: float = 8.0, tiny: bool = False) -> None:
+def main(part: int, out: Path, minutes: float = 8.0, data: Path = DATA, tiny: bool = False) -> None:
     """Measures one part.
 
     Args:
         part: 1 kernels, base and large; 2 base beside PyTorch; 3 large beside it; 4 modes, dropout,
-            memory and input; 5 a run.
+            memory and input; 5 a run; 6 what base learns in five minutes.
         out: folder for accelerator.jsonl.
         minutes: what the part may take; what does not fit is left out and said.
+        data: file that `python -m benchmarks.learning pack` wrote, for part 6.
         tiny: try the commands at sizes for a CPU.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -108,9 +116,9 @@ def main(part: int, out: Path, minutes: float = 8.0, tiny: bool = False) -> None
         from tests.helpers.models import tiny_albert
 
         tiny_albert().to_json(out / "tiny.json")
-    chosen = [each for each in measurements(out, tiny=tiny) if each.part == part]
+    chosen = [each for each in measurements(out, data=data, tiny=tiny) if each.part == part]
     if not chosen:
-        raise SystemExit(f"there is no part {part}; parts are 1 to 5")
+        raise SystemExit(f"there is no part {part}; parts are 1 to 6")
     end = time.monotonic() + minutes * 60
     for each in chosen:
         left = end - time.monotonic()

@@ -7,6 +7,8 @@ python -m benchmarks.learning tasks learning/runs/NAME/model --glue glue --squad
     --out learning                      # fine-tuned from it and from random weights
 python -m benchmarks.learning plot --out learning       # held-out loss by FLOPs, a line a run
 python -m benchmarks.learning overlap --store wiki:0.8,books:0.2 --heldout ad
+python -m benchmarks.learning pack --store wiki --heldout ad --file learning.tar.gz
+python -m benchmarks.learning minutes --data learning.tar.gz --out gpu    # what 5 minutes here give
 
 FLOPs are matmuls' as `models.flops` counts them, and Muon's own; seconds are told but decide
 nothing, since machines differ. Every recipe trains the model of its size (`--size`); what it starts
@@ -19,6 +21,7 @@ import dataclasses
 import json
 import statistics
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -31,6 +34,7 @@ from tyro.conf import Positional
 
 from albert_jax.config import (
     AlbertConfig,
+    BenchmarkConfig,
     ComputeConfig,
     ExamplesConfig,
     FinetuneConfig,
@@ -38,10 +42,13 @@ from albert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
     TrainConfig,
+    load_recipe,
 )
 from albert_jax.data.mixture import split_stores
 from albert_jax.data.store import TokenStore
 from albert_jax.models.flops import stage_flops
+from albert_jax.perf.benchmark import benchmark
+from albert_jax.perf.results import StepBenchmark
 from albert_jax.training.finetune import finetune
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.optimizer import learning_rate_preset
@@ -187,11 +194,14 @@ def configured(
         rate = learning_rate_preset("lamb", config.train.batch_size)
         optimizer = dataclasses.replace(config.optimizer, learning_rate=rate)
         config = dataclasses.replace(config, optimizer=optimizer)
-    config = with_budget(config, flops)
+    train = dataclasses.replace(config.train, seed=seed)
+    return _with_evaluations(with_budget(dataclasses.replace(config, train=train), flops))
+
+
+def _with_evaluations(config: PretrainConfig) -> PretrainConfig:
     every = max(1, config.train.steps // EVALUATIONS)
     train = dataclasses.replace(
         config.train,
-        seed=seed,
         eval_every=every,
         eval_examples=HELD_OUT,
         log_every=max(1, every // 4),
@@ -233,7 +243,17 @@ def run(
     workdir = out / "runs" / label
     config = configured(recipe, size, flops, changes, seed)
     config = dataclasses.replace(config, store=store, heldout=heldout, workdir=str(workdir))
-    since = time.monotonic()
+    row = _trained(
+        config, label, {"recipe": recipe, "size": size, "changes": changes, "seed": seed}
+    )
+    _append(out, row)
+    print(json.dumps({k: v for k, v in row.items() if k != "curve"}))
+
+
+def _trained(config: PretrainConfig, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Train a run, and return its line."""
+    assert config.workdir is not None
+    workdir, since = Path(config.workdir), time.monotonic()
     pretrain(config)
     entries = list(read_metrics(workdir / "metrics.jsonl"))
     curve = [
@@ -241,12 +261,9 @@ def run(
         for e in entries
         if e["kind"] == "eval" and e["step"]
     ]
-    row = {
-        "name": label,
-        "recipe": recipe,
-        "size": size,
-        "changes": changes,
-        "seed": seed,
+    return {
+        "name": name,
+        **about,
         "flops": flops_until(config, config.train.steps),
         "steps": config.train.steps,
         "tokens": config.stages.total(
@@ -258,8 +275,6 @@ def run(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
     }
-    _append(out, row)
-    print(json.dumps({k: v for k, v in row.items() if k != "curve"}))
 
 
 CURVE = (
@@ -289,6 +304,95 @@ def _commit() -> str:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return done.stdout.strip()
+
+
+# --------------------------------------------------------------------- minutes of a machine at hand
+
+MOST_BYTES = 50_000_000  # of the data's one file
+
+
+def pack(store: str, heldout: str, file: Path) -> None:
+    """Puts a store to train on and one to evaluate on into one file for `minutes`.
+
+    Args:
+        store: token store.
+        heldout: store of other text, whose held-out split is evaluated.
+        file: tar.gz to write, of at most 50 MB.
+    """
+    with tarfile.open(file, "w:gz") as archive:
+        archive.add(store, "store")
+        archive.add(heldout, "heldout")
+    if (size := file.stat().st_size) > MOST_BYTES:
+        file.unlink()
+        raise SystemExit(f"{size:,} bytes are more than {MOST_BYTES:,}; prepare less text")
+    print(f"{file}: {size:,} bytes")
+
+
+def minutes(
+    data: Path,
+    out: Path,
+    *,
+    recipe: str = "configs/one_gpu_day.py",
+    minutes: float = 5.0,
+    tiny: bool = False,
+) -> None:
+    """Trains a recipe for some minutes of this machine, evaluates it, and draws its curve.
+
+    How many updates that are is reckoned from the measured FLOP/s of one at full depth, so that
+    shallower stages, which reach less of them, make it a little longer.
+
+    Args:
+        data: file that `pack` wrote.
+        out: folder for the data, the run, learning.jsonl and learning.png.
+        recipe: recipe of pretraining; its vocabulary size becomes the data's.
+        minutes: of training, compilation and evaluations apart.
+        tiny: try it with a model for a CPU.
+    """
+    with tarfile.open(data) as archive:
+        archive.extractall(out / "data", filter="data")
+    config = found(SIZES["small"]) if tiny else load_recipe(recipe)
+    assert isinstance(config, PretrainConfig)
+    pieces = TokenStore.open(out / "data" / "store").manifest["vocabulary"]["size"]
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, vocab_size=pieces),
+        store=str(out / "data" / "store"),
+        heldout=str(out / "data" / "heldout"),
+        workdir=str(out / "run"),
+    )
+    rate = _flops_per_second(config, out)
+    print(f"{rate:.3g} FLOP/s", flush=True)
+    config = _with_evaluations(with_budget(config, rate * 60 * minutes))
+    about = {"recipe": "found, tiny" if tiny else recipe, "flops_per_second": rate}
+    row = _trained(config, "minutes", about)
+    _append(out, row)
+    plot(out, only=("minutes",))
+    print("| FLOPs | updates | masked-LM loss | accuracy | sentence order |\n" + "| --- " * 5 + "|")
+    for flops, step, loss, accuracy, _, order in row["curve"]:
+        told = "" if order is None else f"{order:.1%}"
+        print(f"| {flops:.2e} | {step:,} | {loss:.3f} | {accuracy:.1%} | {told} |")
+    print(json.dumps({k: v for k, v in row.items() if k != "curve"}))
+
+
+def _flops_per_second(config: PretrainConfig, out: Path) -> float:
+    """Return the rate of a few updates of the last stage, the deepest, on made-up rows."""
+    stage = config.stages[-1]
+    file = out / "albert_config.json"
+    config.model.to_json(file)
+    measured = benchmark(
+        BenchmarkConfig(
+            model=str(file),
+            batch_size=stage.batch_size,
+            sequence=stage.examples.max_seq_length,
+            predictions=stage.examples.max_predictions_per_seq,
+            dtype=config.compute.dtype,
+            accumulate=config.train.accumulate,
+            steps=5,
+            seconds=20.0,
+        )
+    )
+    assert isinstance(measured, StepBenchmark)
+    return measured.tflop_per_second * 1e12
 
 
 # ------------------------------------------------------------------------------------------- tasks
@@ -451,5 +555,12 @@ def _shards(store: TokenStore, gram: int) -> Iterator[np.ndarray]:
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
-        {"run": run, "tasks": tasks, "plot": plot, "overlap": overlap}
+        {
+            "run": run,
+            "tasks": tasks,
+            "plot": plot,
+            "overlap": overlap,
+            "pack": pack,
+            "minutes": minutes,
+        }
     )

@@ -2,6 +2,7 @@
 """The script of measurements for a borrowed GPU: its commands are ones that this version has."""
 
 import functools
+import inspect
 import json
 import sys
 from collections import defaultdict
@@ -12,7 +13,7 @@ import tyro
 
 from albert_jax.cli.commands import COMMANDS
 from albert_jax.cli.parse import parse
-from benchmarks import accelerator
+from benchmarks import accelerator, learning
 from benchmarks.accelerator import PEERS, Measurement, measured, measurements
 
 
@@ -29,6 +30,11 @@ def test_every_command_is_one_that_this_version_takes(tmp_path: Path, tiny: bool
                 parse(COMMANDS[name], flags, name)
         elif module == "pytest":
             assert Path(arguments[-1]).exists()
+        elif module == "benchmarks.learning":
+            assert arguments[0] == "minutes"
+            assert {flag for flag in arguments if flag.startswith("--")} <= {
+                f"--{name}" for name in inspect.signature(learning.minutes).parameters
+            }
         else:
             assert module == "benchmarks.compare_gpu"
 
@@ -56,7 +62,7 @@ def test_each_part_fits_eight_minutes_and_names_are_its_own(tmp_path: Path) -> N
     chosen = measurements(tmp_path)
     for each in chosen:
         seconds[each.part] += each.seconds
-    assert sorted(seconds) == [1, 2, 3, 4, 5]
+    assert sorted(seconds) == [1, 2, 3, 4, 5, 6]
     assert max(seconds.values()) <= 480
     assert len({each.name for each in chosen}) == len(chosen)
 
@@ -87,5 +93,5 @@ def test_each_answer_is_written_at_once(tmp_path: Path, monkeypatch) -> None:
     assert before == list(range(len(file.read_text().splitlines())))
     accelerator.main(4, tmp_path, minutes=0.1)
     assert json.loads(file.read_text().splitlines()[-1])["error"] == "no time left"
-    with pytest.raises(SystemExit, match="no part 6"):
-        accelerator.main(6, tmp_path)
+    with pytest.raises(SystemExit, match="no part 7"):
+        accelerator.main(7, tmp_path)
