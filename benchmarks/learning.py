@@ -6,6 +6,7 @@ python -m benchmarks.learning run paper --store wiki:0.8,books:0.2 --heldout ad 
 python -m benchmarks.learning tasks learning/runs/NAME/model --glue glue --squad squad \
     --out learning                      # fine-tuned from it and from random weights
 python -m benchmarks.learning plot --out learning       # held-out loss by FLOPs, a line a run
+python -m benchmarks.learning budgets --out learning    # final loss by budget, a line a recipe
 python -m benchmarks.learning overlap --store wiki:0.8,books:0.2 --heldout ad
 python -m benchmarks.learning pack --store wiki --heldout ad --file learning.tar.gz
 python -m benchmarks.learning minutes --data learning.tar.gz --out gpu    # what 5 minutes here give
@@ -50,6 +51,7 @@ from albert_jax.models.flops import stage_flops
 from albert_jax.perf.benchmark import benchmark
 from albert_jax.perf.results import StepBenchmark
 from albert_jax.training.finetune import finetune
+from albert_jax.training.heldout import evaluate_on_store
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.optimizer import learning_rate_preset
 from albert_jax.training.pretrain import pretrain
@@ -69,7 +71,7 @@ def _size(hidden: int, layers: int) -> AlbertConfig:
     )
 
 
-SIZES = {"small": _size(256, 4), "mini": _size(384, 6)}
+SIZES = {"small": _size(256, 4), "mini": _size(384, 4)}
 
 # Of 4,096 tokens an update where a recipe does not say otherwise.
 LENGTH, TOKENS = 128, 4096
@@ -125,6 +127,13 @@ def found(model: AlbertConfig) -> PretrainConfig:
         output_bias="unigram",
         kernel_init="fan_in",
         optimizer=OptimizerConfig(name="muon", learning_rate=3e-3, schedule="wsd", decay_share=0.3),
+        train=dataclasses.replace(
+            recipe.train,
+            depth="1:0.45,2:0.25,all:0.3",
+            length=f"{LENGTH // 2}:0.7,{LENGTH}:0.3",
+            masking="0.2:0.7,0.15:0.3",
+            batch_ramp=f"{TOKENS * 2 // LENGTH}:0.7,{TOKENS // LENGTH}:0.3",
+        ),
     )
 
 
@@ -232,7 +241,7 @@ def run(
         heldout: store of other text, whose held-out split is evaluated.
         flops: budget.
         out: folder of results and runs.
-        size: small (4 passes of 256) or mini (6 of 384).
+        size: small (4 passes of 256) or mini (4 of 384).
         change: settings to change, as train.depth=2:0.5,4:0.5 (values are JSON, else text).
         name: of the run; unset: made of the above.
         seed: of weights and examples.
@@ -272,9 +281,25 @@ def _trained(config: PretrainConfig, name: str, about: Mapping[str, Any]) -> dic
         "seconds": round(time.monotonic() - since),
         "curve": curve,
         "final": dict(zip(CURVE, curve[-1][2:], strict=True)),
+        "judged": _judged(workdir / "model", config),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
     }
+
+
+def _judged(model: Path, config: PretrainConfig) -> dict[str, dict[str, float | None]]:
+    """Evaluate a model on the same rows for all recipes, whose own rows differ with their masking.
+
+    Returns the figures of `CURVE` by kind of masking.
+    """
+    assert config.heldout is not None
+    judged = {}
+    for masking in ("ngram", "word"):
+        found = evaluate_on_store(
+            model, config.heldout, masking=masking, examples=2048, compute=config.compute
+        )
+        judged[masking] = {name: found.get(name) for name in CURVE}
+    return judged
 
 
 CURVE = (
@@ -398,13 +423,14 @@ def _flops_per_second(config: PretrainConfig, out: Path) -> float:
 # ------------------------------------------------------------------------------------------- tasks
 
 # Folder, steps, rows, learning rate, tokens: the same for every model, and chosen on none of them.
+# No more than 128 tokens, as many as models trained here have positions for.
 TASKS = {
     "sst2": ("SST-2", 1500, 32, 5e-4, 64),
     "cola": ("CoLA", 800, 32, 5e-4, 48),
     "stsb": ("STS-B", 600, 32, 5e-4, 96),
     "mrpc": ("MRPC", 400, 32, 5e-4, 128),
-    "rte": ("RTE", 300, 32, 5e-4, 256),
-    "squad1": (None, 1500, 32, 5e-4, 192),
+    "rte": ("RTE", 300, 32, 5e-4, 128),
+    "squad1": (None, 600, 32, 5e-4, 128),
 }
 
 
@@ -442,7 +468,7 @@ def tasks(
                     data=str(squad if folder is None else glue / folder),
                     workdir=str(workdir),
                     max_seq_length=length,
-                    doc_stride=96 if name == "squad1" else None,
+                    doc_stride=64 if name == "squad1" else None,
                     seeds=seeds,
                     compute=ComputeConfig(dtype="auto"),
                     optimizer=OptimizerConfig(
@@ -508,6 +534,48 @@ def plot(out: Path, *, only: tuple[str, ...] = (), picture: Path | None = None) 
     print(picture)
 
 
+def budgets(out: Path, *, size: str = "mini", picture: Path | None = None) -> None:
+    """Draws each recipe's loss at the end of its runs by their budgets, and prints it as a table.
+
+    The rows are the same for all recipes, with n-grams masked as in the original.
+
+    Args:
+        out: folder of results.
+        size: of the models.
+        picture: file to write; unset: OUT/budgets.png.
+    """
+    from albert_jax.utils.plots import legend, line_style, new_figure, percent_axis
+
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in _rows(out):
+        if "judged" in row and row.get("size") == size and not row["changes"]:
+            runs.setdefault(row["recipe"], []).append(row)
+    figure, axes = new_figure("Held-out text at the end of a run, by its budget", 2, height=6.0)
+    print("| recipe | FLOPs | tokens | masked-LM loss | accuracy | sentence order |")
+    print("| --- " * 6 + "|")
+    for number, (recipe, rows) in enumerate(runs.items()):
+        rows = sorted(rows, key=lambda row: row["flops"])
+        judged = [row["judged"]["ngram"] for row in rows]
+        for axis, name in zip(axes[:, 0], CURVE[:2], strict=True):
+            values = [each[name] for each in judged]
+            flops = [row["flops"] for row in rows]
+            axis.plot(flops, values, **line_style(number), label=recipe)
+        for row, each in zip(rows, judged, strict=True):
+            order = each["sentence_order_accuracy"]
+            print(
+                f"| {recipe} | {row['flops']:.1e} | {row['tokens'] / 1e6:.1f} M | "
+                f"{each['masked_lm_loss']:.3f} | {each['masked_lm_accuracy']:.1%} | "
+                f"{'' if order is None else f'{order:.1%}'} |"
+            )
+    for axis, title in zip(axes[:, 0], ("masked-LM loss (nats)", "accuracy"), strict=True):
+        axis.set(xlabel="FLOPs", ylabel=title, xscale="log")
+    percent_axis(axes[1, 0])
+    legend(axes[0, 0])
+    picture = picture or out / "budgets.png"
+    figure.savefig(picture)
+    print(picture)
+
+
 def _rows(out: Path) -> Iterator[dict[str, Any]]:
     for line in (out / "learning.jsonl").read_text(encoding="utf-8").splitlines():
         yield json.loads(line)
@@ -559,6 +627,7 @@ if __name__ == "__main__":
             "run": run,
             "tasks": tasks,
             "plot": plot,
+            "budgets": budgets,
             "overlap": overlap,
             "pack": pack,
             "minutes": minutes,

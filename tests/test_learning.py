@@ -53,6 +53,9 @@ def test_a_run_leaves_a_line_and_the_picture_shows_it(tiny, tmp_path, capsys):
     assert row["flops"] <= 2e10
     assert row["curve"][-1][:2] == [row["flops"], row["steps"]]
     assert row["final"]["masked_lm_loss"] == row["curve"][-1][2] > 0
+    assert row["judged"]["ngram"]["masked_lm_loss"] > 0
+    learning.budgets(tmp_path / "out", size="small")
+    assert "| found | 2.0e+10 |" in capsys.readouterr().out
     learning.plot(tmp_path / "out")
     assert (tmp_path / "out" / "learning.png").stat().st_size > 10_000
 

@@ -263,6 +263,9 @@ class _Answering(Command):
 class Evaluate(_Answering):
     """Scores a fine-tuned model by its task's official metrics; writes the official predictions.
 
+    With --store it tells how well a pretrained model predicts masked pieces and the order of
+    sentences in a token store's held-out documents.
+
     With --suite card it prints the model card's row of several fine-tuned models, of a task each,
     beside the published one.
 
@@ -270,9 +273,16 @@ class Evaluate(_Answering):
     """
 
     model: tuple[str, ...]
-    """Fine-tuned model directory; of a suite one for each task."""
-    data: str
+    """Fine-tuned model directory; of a suite one for each task; with --store a pretrained one."""
+    data: str | None = None
     """Folder of the task's files as published, or tfds."""
+    store: str | None = None
+    """Token store with the model's vocabulary, in place of --data."""
+    masking: Literal["ngram", "word", "piece"] = "ngram"
+    """With --store, what is masked: n-grams of words (the original), single words, single pieces.
+    """
+    examples: int = 6400
+    """With --store, the most rows."""
     split: str = "dev"
     """dev, or another split with labels (dev_mismatched of MNLI, test of RACE)."""
     suite: Literal["card"] | None = None
@@ -288,12 +298,19 @@ class Evaluate(_Answering):
     def run(self) -> None:
         for each in self.model:
             require_model_directory(each)
+        if (self.data is None) == (self.store is None):
+            raise UserError("give --data DIR for a task, or --store STORE for a pretrained model")
+        if self.store is not None:
+            self._evaluate_store(self.store)
+            return
         if self.suite:
             self._evaluate_suite()
             return
         if len(self.model) != 1:
             raise UserError(f"{len(self.model)} models; give one, or --suite card")
         from albert_jax.inference.evaluate import evaluate, evaluation_table
+
+        assert self.data is not None
 
         _keep_programs()
         found = evaluate(
@@ -306,8 +323,33 @@ class Evaluate(_Answering):
         )
         _print_json(found) if self.json else print(evaluation_table(found))
 
+    def _evaluate_store(self, store: str) -> None:
+        own = ("task", "suite", "released", "output", "split", "doc_stride", "labels", "pack")
+        alone = Evaluate(model=self.model, store=store)
+        if len(self.model) != 1 or any(getattr(self, n) != getattr(alone, n) for n in own):
+            raise UserError(
+                "--store takes one --model, --masking, --examples, --max-seq-length and --dtype; "
+                "leave out the others"
+            )
+        from albert_jax.data.required import require_stores
+
+        require_stores(store)
+        from albert_jax.training.heldout import evaluate_on_store, evaluation_lines
+
+        _keep_programs()
+        found = evaluate_on_store(
+            self.model[0],
+            store,
+            masking=self.masking,
+            max_seq_length=self.max_seq_length,
+            examples=self.examples,
+            compute=ComputeConfig(dtype=self.dtype),
+        )
+        _print_json(found) if self.json else print(evaluation_lines(found))
+
     def _evaluate_suite(self) -> None:
         own = ("task", "output", "split", "max_seq_length", "doc_stride", "labels", "pack")
+        assert self.data is not None
         alone = Evaluate(model=self.model, data=self.data)
         if any(getattr(self, name) != getattr(alone, name) for name in own):
             raise UserError(

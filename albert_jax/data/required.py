@@ -17,9 +17,8 @@ def require_pretraining_data(config: PretrainConfig) -> None:
     not there."""
     if config.store is None and not config.text:
         raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
-    for store, _ in split_stores(config.store) if config.store else ():
-        if not is_address(store) and not Path(store).exists() and not glob.glob(store):
-            raise UserError(f"store {store} does not exist; make one with albert-jax prepare")
+    if config.store:
+        require_stores(config.store)
     heldout = config.heldout
     if heldout and not (is_address(heldout) or Path(heldout).exists() or glob.glob(heldout)):
         raise UserError(
@@ -27,3 +26,10 @@ def require_pretraining_data(config: PretrainConfig) -> None:
         )
     if config.vocab is not None and not Path(config.vocab).exists():
         raise UserError(f"vocab {config.vocab} does not exist; give a spiece.model")
+
+
+def require_stores(stores: str) -> None:
+    """Raise UserError where a store, or one of a mixture, is not there."""
+    for store, _ in split_stores(stores):
+        if not is_address(store) and not Path(store).exists() and not glob.glob(store):
+            raise UserError(f"store {store} does not exist; make one with albert-jax prepare")

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first values of a pretraining run's weights, where they are not the original's."""
+"""The first values of a pretraining run's weights, where they are not the original's: drawn
+otherwise, or those of another model."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.pretraining import PretrainingData
 from albert_jax.training.optimizer import path_name
+from albert_jax.utils.errors import UserError
 
 
 def first_values(params: Any, config: PretrainConfig, data: PretrainingData) -> Any:
@@ -49,3 +54,38 @@ def unigram_bias(frequencies_V: np.ndarray, rows: int) -> np.ndarray:
     padded[absent] = padded[~absent].min() / max(1, absent.sum())
     logs = np.log(padded)
     return (logs - logs.mean()).astype(np.float32)
+
+
+# What may differ between `init_from` and the run: how often the shared layer is applied, and
+# dropout.
+_FREE = {
+    "num_hidden_layers",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+}
+
+
+def params_of(config: PretrainConfig, data: PretrainingData, directory: Path) -> Any:
+    """Return the parameters in a model directory; UserError where they do not fit the run's model
+    or its vocabulary."""
+    source = load_model(directory)
+    theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
+    differing = [
+        f"{k} is {theirs[k]} there and {ours[k]} here"
+        for k in ours
+        if k not in _FREE and theirs[k] != ours[k]
+    ]
+    if differing:
+        raise UserError(
+            f"init_from {directory} does not fit the model: {'; '.join(differing)}; "
+            "give --model.… as there"
+        )
+    recorded = source.manifest["sha256"].get("spiece.model")
+    if recorded is not None and recorded != data.identity["vocabulary"]:
+        raise UserError(
+            f"init_from {directory} was trained with another vocabulary (SHA-256 "
+            f"{recorded[:12]}…, the data's is {data.identity['vocabulary'][:12]}…); "
+            f"prepare the text with {directory / 'spiece.model'}"
+        )
+    return source.params

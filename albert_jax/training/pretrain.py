@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
-from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.manifests import VOCABULARY, is_model_directory
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.stages import Stages
-from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import (
     PretrainingData,
     open_data,
@@ -40,10 +37,10 @@ from albert_jax.distributed.placement import Placement
 from albert_jax.models.flops import stage_flops
 from albert_jax.models.lowering import Lowering
 from albert_jax.training.evaluations import log_evaluation
-from albert_jax.training.first_values import first_values
+from albert_jax.training.first_values import first_values, params_of
+from albert_jax.training.heldout import evaluator
 from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
 from albert_jax.training.pretrain_report import baselines_at, closing, draw_losses, run_plan
-from albert_jax.training.programs import Programs
 from albert_jax.training.run import Evaluate, Run
 from albert_jax.training.run_inputs import require_pretraining_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
@@ -52,14 +49,12 @@ from albert_jax.training.step import (
     ConfiguredStep,
     StagedSteps,
     TrainState,
-    make_eval_step,
     make_pretrain_step,
 )
 from albert_jax.training.step_meter import Workload
 from albert_jax.utils.atomic import appearing_file, require_apart, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
-from albert_jax.utils.progress import Tick
 from albert_jax.utils.provenance import versions
 from albert_jax.utils.streams import say
 
@@ -272,42 +267,9 @@ def _first_state(
         state = random_state()
         params = first_values(state.params, config, data)
         return dataclasses.replace(state, params=params), "random weights"
-    params = _params_of(config, data, Path(config.init_from))
+    params = params_of(config, data, Path(config.init_from))
     state = made.state_of(jax.device_put(params), config.train.seed)
     return state, f"weights of {config.init_from}"
-
-
-# What may differ between `init_from` and the run: how often the shared layer is applied, and
-# dropout.
-_FREE = {
-    "num_hidden_layers",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "initializer_range",
-}
-
-
-def _params_of(config: PretrainConfig, data: PretrainingData, directory: Path) -> Any:
-    source = load_model(directory)
-    theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
-    differing = [
-        f"{k} is {theirs[k]} there and {ours[k]} here"
-        for k in ours
-        if k not in _FREE and theirs[k] != ours[k]
-    ]
-    if differing:
-        raise UserError(
-            f"init_from {directory} does not fit the model: {'; '.join(differing)}; "
-            "give --model.… as there"
-        )
-    recorded = source.manifest["sha256"].get("spiece.model")
-    if recorded is not None and recorded != data.identity["vocabulary"]:
-        raise UserError(
-            f"init_from {directory} was trained with another vocabulary (SHA-256 "
-            f"{recorded[:12]}…, the data's is {data.identity['vocabulary'][:12]}…); "
-            f"prepare the text with {directory / 'spiece.model'}"
-        )
-    return source.params
 
 
 # --------------------------------------------------------------------------------- the loop's parts
@@ -353,7 +315,7 @@ def _run_of(
             passes=examples.passes,
         ),
         identity=pretraining_identity(config, data),
-        evaluate=_evaluator(config, data, steps, placement),
+        evaluate=evaluator(config, data, steps, placement),
         after_evaluation=draw if multihost.is_primary() else lambda: None,
         standing=Standing(
             config.train.steps,
@@ -370,53 +332,6 @@ def _run_of(
         },
         recall=recall,
     )
-
-
-def _evaluator(
-    config: PretrainConfig, data: PretrainingData, steps: StagedSteps, placement: Placement
-) -> Evaluate | None:
-    """Returns the means over the held-out examples, None where there are none.
-
-    The shared layer is applied as often as in the last step before.
-    """
-    if data.heldout is None or not len(data.heldout):
-        return None
-    heldout, unit = data.heldout, len(placement.devices)
-    total = min(config.train.eval_examples, len(heldout))
-    size = min(config.train.batch_size // config.train.accumulate, -(-total // unit) * unit)
-    index, count = jax.process_index(), jax.process_count()
-    check = memory_check(config)
-
-    programs: dict[int, Programs] = {}  # by depth
-
-    def program_of(made: ConfiguredStep) -> Programs:
-        depth = made.model.config.num_hidden_layers
-        if depth not in programs:
-            pure = make_eval_step(made.objective)
-            programs[depth] = Programs(placement.compile(pure, donate=False), check)
-        return programs[depth]
-
-    def evaluate(params: Any, step: int, tick: Tick) -> dict[str, float]:
-        made = steps.to_evaluate(step)
-        program, results = program_of(made), []
-        for number in range(-(-total // size)):
-            # Examples past the end are drawn and weigh nothing.
-            batch = batch_at(heldout, number, size, process_index=index, process_count=count)
-            first = number * size + index * (size // count)
-            weights_B = (np.arange(first, first + size // count) < total).astype(np.float32)
-            batch["masked_lm_weights"] = batch["masked_lm_weights"] * weights_B[:, None]
-            batch["example_weights"] = weights_B
-            results.append(placement.fetch(program(params, placement.put_batch(batch))))
-            tick(min((number + 1) * size, total), total)
-        sums, weights = (
-            jax.tree.map(lambda *x: float(np.sum(x, dtype=np.float64)), *(r[key] for r in results))
-            for key in ("sums", "weights")
-        )
-        normalizer_of = made.objective.normalizer_of
-        means = {name: sums[name] / weights[of] for name, of in normalizer_of.items()}
-        return {"loss": sum(v for n, v in means.items() if n.endswith("_loss")), **means}
-
-    return evaluate
 
 
 # ------------------------------------------------------------------------------------------ the end

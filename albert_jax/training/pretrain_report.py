@@ -111,7 +111,7 @@ def closing(
     shown = os.path.relpath(model) if model.is_relative_to(Path.cwd()) else str(model)
     text = [f"curves     {workdir / 'loss.png'}"]
     if heldout:
-        text += _figures(baselines, heldout)
+        text += figures(baselines, heldout)
     text.append(f"filled in  {gap} -> {words}")
     text.append(f'use it     albert-jax fill-mask {shown} "{gap}"')
     return "\n".join(text)
@@ -144,7 +144,7 @@ def draw_losses(config: PretrainConfig, baselines: Mapping[str, float], workdir:
     )
 
 
-def _figures(baselines: Mapping[str, float], heldout: Mapping[str, float]) -> list[str]:
+def figures(baselines: Mapping[str, float], heldout: Mapping[str, float]) -> list[str]:
     """Held-out figures, each beside what knowing frequencies alone would reach."""
     beside = {
         name: f" ({what} {baselines[key]:{form}})" if key in baselines else ""

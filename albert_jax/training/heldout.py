@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well a pretraining model predicts held-out text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.model import ComputeConfig
+from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import ExamplesConfig, TrainConfig
+from albert_jax.data.loader import batch_at
+from albert_jax.data.pretraining import PretrainingData, open_data
+from albert_jax.distributed.placement import Placement
+from albert_jax.training.first_values import params_of
+from albert_jax.training.pretrain_report import baselines_at, figures
+from albert_jax.training.programs import Programs
+from albert_jax.training.run import Evaluate
+from albert_jax.training.session import memory_check, open_placement
+from albert_jax.training.step import ConfiguredStep, StagedSteps, make_eval_step
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.progress import Tick
+from albert_jax.utils.results import ABSENT_IF_NONE, Result
+
+
+def evaluator(
+    config: PretrainConfig, data: PretrainingData, steps: StagedSteps, placement: Placement
+) -> Evaluate | None:
+    """Returns the means over the held-out examples, None where there are none.
+
+    The shared layer is applied as often as in the last step before.
+    """
+    if data.heldout is None or not len(data.heldout):
+        return None
+    heldout, unit = data.heldout, len(placement.devices)
+    total = min(config.train.eval_examples, len(heldout))
+    size = min(config.train.batch_size // config.train.accumulate, -(-total // unit) * unit)
+    index, count = jax.process_index(), jax.process_count()
+    check = memory_check(config)
+
+    programs: dict[int, Programs] = {}  # by depth
+
+    def program_of(made: ConfiguredStep) -> Programs:
+        depth = made.model.config.num_hidden_layers
+        if depth not in programs:
+            pure = make_eval_step(made.objective)
+            programs[depth] = Programs(placement.compile(pure, donate=False), check)
+        return programs[depth]
+
+    def evaluate(params: Any, step: int, tick: Tick) -> dict[str, float]:
+        made = steps.to_evaluate(step)
+        program, results = program_of(made), []
+        for number in range(-(-total // size)):
+            # Examples past the end are drawn and weigh nothing.
+            batch = batch_at(heldout, number, size, process_index=index, process_count=count)
+            first = number * size + index * (size // count)
+            weights_B = (np.arange(first, first + size // count) < total).astype(np.float32)
+            batch["masked_lm_weights"] = batch["masked_lm_weights"] * weights_B[:, None]
+            batch["example_weights"] = weights_B
+            results.append(placement.fetch(program(params, placement.put_batch(batch))))
+            tick(min((number + 1) * size, total), total)
+        sums, weights = (
+            jax.tree.map(lambda *x: float(np.sum(x, dtype=np.float64)), *(r[key] for r in results))
+            for key in ("sums", "weights")
+        )
+        normalizer_of = made.objective.normalizer_of
+        means = {name: sums[name] / weights[of] for name, of in normalizer_of.items()}
+        return {"loss": sum(v for n, v in means.items() if n.endswith("_loss")), **means}
+
+    return evaluate
+
+
+Masking = Literal["ngram", "word", "piece"]
+_MASKING: dict[Masking, dict[str, Any]] = {
+    "ngram": {},
+    "word": {"ngram": 1},
+    "piece": {"ngram": 1, "do_whole_word_mask": False},
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoreEvaluation(Result):
+    """How well a model predicts a store's held-out documents, and what frequencies alone reach."""
+
+    model: str
+    store: str
+    masking: Masking
+    max_seq_length: int
+    examples: int
+    masked_lm_loss: float
+    """Nats a masked piece."""
+    masked_lm_accuracy: float
+    sentence_order_loss: float | None = field(default=None, metadata=ABSENT_IF_NONE)
+    sentence_order_accuracy: float | None = field(default=None, metadata=ABSENT_IF_NONE)
+    unigram_entropy_nats: float | None = None
+    most_frequent_token_rate: float | None = None
+    label_majority: float | None = None
+    """Share of the more frequent sentence-order label."""
+
+
+def evaluate_on_store(
+    model: str | Path,
+    store: str,
+    *,
+    masking: Masking = "ngram",
+    max_seq_length: int | None = None,
+    examples: int = 6400,
+    compute: ComputeConfig | None = None,
+) -> StoreEvaluation:
+    """Evaluate a model with its pretraining heads on a store's held-out documents.
+
+    15 % of each row are to be predicted, and drawn as for pretraining with the same seed, so that
+    models of one vocabulary are given the same rows. Rows have `max_seq_length` tokens; unset: 128,
+    or as many as the model has positions for.
+
+    Raises:
+        UserError: for a model without a masked-LM head, a store of another vocabulary, and one that
+            holds no documents out.
+    """
+    if masking not in _MASKING:
+        raise UserError(f"masking {masking!r} is unknown; known: {', '.join(_MASKING)}")
+    directory = require_model_directory(model)
+    source = load_model(directory)
+    if "predictions" not in source.params:
+        raise UserError(f"{model} has no masked-LM head to be evaluated; give a pretrained model")
+    longest = source.config.max_position_embeddings
+    length = max_seq_length or min(128, longest)
+    config = PretrainConfig(
+        model=source.config,
+        compute=compute or ComputeConfig(),
+        examples=ExamplesConfig(
+            objective="sop" if "seq_relationship" in source.params else "none",
+            max_seq_length=length,
+            max_predictions_per_seq=max(1, round(0.15 * length)),
+            **_MASKING[masking],
+        ),
+        train=TrainConfig(batch_size=64, eval_examples=examples, devices=1),
+        store=store,
+        init_from=str(model),
+    )
+    data = open_data(config, None)
+    placement = open_placement(config)
+    steps = StagedSteps(config, config.stages, placement.lowering)
+    params = placement.put_state(_whole(params_of(config, data, directory), steps.at(0)))
+    evaluate = evaluator(config, data, steps, placement)
+    if evaluate is None:
+        raise UserError(f"the store {store} holds no document out; prepare it with --holdout 0.5")
+    metrics = evaluate(params, 0, lambda done, total: None)
+    return StoreEvaluation(
+        model=str(model),
+        store=store,
+        masking=masking,
+        max_seq_length=length,
+        examples=min(examples, len(data.heldout or ())),
+        **{name: value for name, value in metrics.items() if name != "loss"},
+        **baselines_at(config, data),
+    )
+
+
+def _whole(params: Any, made: ConfiguredStep) -> Any:
+    """Parameters with zeros for the parts that a model lacks, of which nothing is then asked."""
+    shapes = jax.eval_shape(partial(made.random_state, 0)).params
+    absent = {name: shapes[name] for name in shapes.keys() - params.keys()}
+    return {**params, **jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), absent)}
+
+
+def evaluation_lines(found: StoreEvaluation) -> str:
+    """Return an evaluation as lines for a person."""
+    masked = {"ngram": "n-grams", "word": "single words", "piece": "single pieces"}[found.masking]
+    rows = f"{found.examples:,} rows of {found.max_seq_length} tokens, {masked} masked"
+    return "\n".join([f"{found.model} on {found.store}: {rows}", *figures(found, found)])
