@@ -425,12 +425,12 @@ def _flops_per_second(config: PretrainConfig, out: Path) -> float:
 # Folder, steps, rows, learning rate, tokens: the same for every model, and chosen on none of them.
 # No more than 128 tokens, as many as models trained here have positions for.
 TASKS = {
-    "sst2": ("SST-2", 1500, 32, 5e-4, 64),
-    "cola": ("CoLA", 800, 32, 5e-4, 48),
-    "stsb": ("STS-B", 600, 32, 5e-4, 96),
-    "mrpc": ("MRPC", 400, 32, 5e-4, 128),
-    "rte": ("RTE", 300, 32, 5e-4, 128),
-    "squad1": (None, 600, 32, 5e-4, 128),
+    "sst2": ("SST-2", 1500, 32, 1e-4, 64),
+    "cola": ("CoLA", 800, 32, 1e-4, 48),
+    "stsb": ("STS-B", 600, 32, 1e-4, 96),
+    "mrpc": ("MRPC", 400, 32, 1e-4, 128),
+    "rte": ("RTE", 300, 32, 1e-4, 128),
+    "squad1": (None, 600, 32, 1e-4, 128),
 }
 
 
@@ -485,7 +485,7 @@ def tasks(
                     ),
                 )
             )
-            last = [seed["last"]["metrics"][results["metric"]] for seed in results["seeds"]]
+            last = [run["last"]["metrics"][results["metric"]] for run in results["runs"]]
             row = {
                 "task": name,
                 "model": str(model),

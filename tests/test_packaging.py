@@ -4,14 +4,19 @@
 import re
 import subprocess
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import requires, version
+from pathlib import Path
 
 import pytest
+import yaml
+from flit_core.buildapi import build_wheel as flit_build
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import albert_jax
 from tests.helpers.paths import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -119,3 +124,35 @@ def test_an_extras_lock_has_what_it_adds_and_nothing_twice(extra: str) -> None:
     for requirement in asked:
         assert Version(pins[canonicalize_name(requirement.name)]) in requirement.specifier
     assert any(requirement.name in added for requirement in asked)
+
+
+def test_what_repeats_a_version_has_the_same() -> None:
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    (ruff,) = _locked("requirements-dev.lock")["ruff"]
+    assert f"=={hooks[0]['rev'].removeprefix('v')}" == str(ruff.specifier)
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == albert_jax.__version__
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())
+    pythons = {
+        line.rpartition(" ")[2]
+        for line in PROJECT["project"]["classifiers"]
+        if re.search(r":: 3\.\d+$", line)
+    }
+    assert set(workflow["jobs"]["all"]["strategy"]["matrix"]["python"]) == pythons
+
+
+def test_the_wheel_has_the_packaged_model_its_card_and_its_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    wheel = tmp_path / flit_build(str(tmp_path))
+    assert wheel.stat().st_size < 8_000_000
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        told = archive.read(metadata).decode()
+    packaged = REPOSITORY / "albert_jax" / "packaged"
+    files = {str(path.relative_to(REPOSITORY)) for path in packaged.rglob("*") if path.is_file()}
+    assert {f"albert_jax/packaged/{name}" for name in ("LICENSE", "mini/README.md")} <= files
+    assert files <= names
+    assert "License-Expression: Apache-2.0 AND CC-BY-SA-4.0" in told

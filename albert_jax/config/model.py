@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from albert_jax.config.manifests import CONFIG, PACKAGED, model_path
 from albert_jax.config.validation import check_least, check_most, check_types
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_files import read_json
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import did_you_mean, shortened
 
@@ -222,10 +224,13 @@ MODELS: dict[str, AlbertConfig] = {
 
 
 def model_config(name: str) -> AlbertConfig:
-    """The released model of that name; raises UserError that names the nearest."""
+    """The released or packaged model of that name; raises UserError that names the nearest."""
+    if name in PACKAGED:
+        return read_json(model_path(name) / CONFIG, AlbertConfig, hint="install the package again")
     if name not in MODELS:
+        known = (*MODELS, *PACKAGED)
         raise UserError(
-            f"model {name!r} is unknown{did_you_mean(name, MODELS)}; known: {', '.join(MODELS)}"
+            f"model {name!r} is unknown{did_you_mean(name, known)}; known: {', '.join(known)}"
         )
     return MODELS[name]
 

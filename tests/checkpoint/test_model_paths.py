@@ -51,6 +51,20 @@ def test_a_model_directory_is_returned(model: Path) -> None:
     assert what_is(model) is None
 
 
+def test_mini_is_the_packaged_model_unless_something_here_has_that_name(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = Path(albert_jax.__file__).parent / "packaged" / "mini"
+    monkeypatch.chdir(tmp_path)
+    assert require_model_directory("mini") == packaged
+    assert describe_path("mini")["path"] == str(packaged)
+    assert albert_jax.Tokenizer.load("mini").path == packaged / "spiece.model"
+    shutil.copytree(model, "mini")
+    assert require_model_directory("mini") == Path("mini")
+    assert albert_jax.load("mini").config == worded_albert()
+    assert told("./maxi").startswith("./maxi does not exist; give a model directory: ")
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_released_name_tells_the_command_that_fetches_it(name: str) -> None:
     size, version = name.split("-")

@@ -243,6 +243,7 @@ def test_every_recipe_makes_a_step_at_a_tiny_size(recipe, store, tmp_path):
         train=dataclasses.replace(tiny.train, accumulate=min(2, config.train.accumulate)),
         store=str(store),
         text=(),
+        init_from=None,
         workdir=str(tmp_path),
     )
     assert pretrain(config).is_dir()
