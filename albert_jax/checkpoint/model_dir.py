@@ -36,9 +36,9 @@ from albert_jax.config.manifests import (
     HeadManifest,
     ModelManifest,
     is_model_directory,
-    model_path,
 )
 from albert_jax.config.model import AlbertConfig
+from albert_jax.config.packaged import model_path
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import refuse_newer_format
@@ -78,10 +78,12 @@ def require_outside_models(path: Path) -> None:
             raise UserError(f"{path} lies in the model directory {parent}; give a path outside")
 
 
-def load_model(directory: str | Path, *, check_values: bool = True) -> ModelDirectory:
+def load_model(
+    directory: str | Path, *, check_values: bool = True, as_float32: bool = False
+) -> ModelDirectory:
     """Reads a model directory, or the packaged model of that name, and verifies every digest.
 
-    Parameters are float32, also where they were exported narrower.
+    Parameters have the dtypes that they were exported with, or float32 with `as_float32`.
 
     Raises UserError for a path that is no model directory, for a newer format, for each file or
     array that is not as it was exported, and for parameters that are not finite or not those of the
@@ -109,10 +111,11 @@ def load_model(directory: str | Path, *, check_values: bool = True) -> ModelDire
         raise _damaged(directory, error) from None
     if check_values:
         require_finite(arrays, f"the parameters of {directory}")
-    params = nest({name: array.astype(np.float32, copy=False) for name, array in arrays.items()})
+    if as_float32:
+        arrays = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
     vocab = directory / VOCABULARY if VOCABULARY in manifest.sha256 else None
     tokenizer = {"path": vocab, **manifest.tokenizer}
-    return ModelDirectory(params, config, tokenizer, document)
+    return ModelDirectory(nest(arrays), config, tokenizer, document)
 
 
 def _read_manifest(directory: Path) -> tuple[dict[str, Any], ModelManifest]:

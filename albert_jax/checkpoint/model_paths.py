@@ -17,9 +17,9 @@ from albert_jax.config.manifests import (
     SERVING,
     VOCABULARY,
     is_model_directory,
-    model_path,
 )
 from albert_jax.config.model import MODELS
+from albert_jax.config.packaged import model_path
 from albert_jax.data.text_settings import is_transformers_folder
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.errors import UserError

@@ -15,10 +15,10 @@ from albert_jax.config.manifests import (
     MANIFEST,
     TensorEntry,
     is_model_directory,
-    model_path,
     read_model_manifest,
 )
 from albert_jax.config.model import AlbertConfig
+from albert_jax.config.packaged import model_path
 from albert_jax.config.recipes import load_recipe, to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.store import TokenStore

@@ -24,8 +24,6 @@ CONFIG: Final = "albert_config.json"
 VOCABULARY: Final = "spiece.model"
 SERVING = "serving.json"
 FORMAT_VERSION = 1
-PACKAGED = ("mini",)
-"""Names of the models that come with the package, each a model directory inside it."""
 _AGAIN = "copy or convert it again"
 _NAME = re.compile(r"\w+(/\w+)*", re.ASCII)
 _AtLeast1 = Annotated[int, msgspec.Meta(ge=1)]
@@ -125,15 +123,6 @@ class ModelManifest(Result):
             if not _NAME.fullmatch(name):
                 raise msgspec.ValidationError(f"no array can be named {shortened(name)!r}")
         return manifest
-
-
-def model_path(given: str | Path) -> Path:
-    """Return the folder of a model that comes with the package, for its name; any other path, and
-    whatever lies here under such a name, as it is."""
-    path = Path(given)
-    if str(path) in PACKAGED and not path.exists():
-        return Path(__file__).resolve().parents[1] / "packaged" / path
-    return path
 
 
 def is_model_directory(folder: Path) -> bool:

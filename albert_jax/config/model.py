@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from albert_jax.config.manifests import CONFIG, PACKAGED, model_path
+from albert_jax.config.packaged import PACKAGED, model_path
 from albert_jax.config.validation import check_least, check_most, check_types
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_files import read_json
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import did_you_mean, shortened
 
@@ -226,7 +225,7 @@ MODELS: dict[str, AlbertConfig] = {
 def model_config(name: str) -> AlbertConfig:
     """The released or packaged model of that name; raises UserError that names the nearest."""
     if name in PACKAGED:
-        return read_json(model_path(name) / CONFIG, AlbertConfig, hint="install the package again")
+        return AlbertConfig(**json.loads((model_path(name) / "albert_config.json").read_bytes()))
     if name not in MODELS:
         known = (*MODELS, *PACKAGED)
         raise UserError(

@@ -76,7 +76,7 @@ def load(
     `albert_jax.distributed.compilation_cache.set_compilation_cache`. Raises UserError for a
     directory that is damaged and for anything else than a model directory, with what to do.
     """
-    model = load_model(require_model_directory(directory, "directory"))
+    model = load_model(require_model_directory(directory, "directory"), as_float32=True)
     tokenizer = None
     if model.tokenizer["path"] is not None:
         settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}

@@ -183,7 +183,7 @@ def load_fine_tuned(
     labels in another order than the task's are put in the task's. Raises UserError for a model that
     was not fine-tuned, or for another task or other labels.
     """
-    model = load_model(require_model_directory(directory))
+    model = load_model(require_model_directory(directory), as_float32=True)
     head = head_of(directory, model)
     if (name := task or head.task) is None:
         raise UserError(

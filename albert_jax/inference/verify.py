@@ -66,7 +66,9 @@ def verify(
         )
     model, checks, name = None, [], None
     try:
-        model = load_model(directory, check_values=False)  # the checks below report on them
+        model = load_model(
+            directory, check_values=False, as_float32=True
+        )  # the checks below report on them
     except UserError as error:
         checks.append(Check("files", "FAIL", str(error)))
     if model is not None:

@@ -85,7 +85,7 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     )
     check_pack(task, config.pack)
     require_finetuning_inputs(config, workdir_too=False)
-    source = load_model(Path(config.model or ""))
+    source = load_model(Path(config.model or ""), as_float32=True)
     longest = source.config.max_position_embeddings
     length = _row_length(config, longest)
     tokenizer = tokenizer_of(config.model or "", source)

@@ -69,7 +69,7 @@ _FREE = {
 def params_of(config: PretrainConfig, data: PretrainingData, directory: Path) -> Any:
     """Return the parameters in a model directory; UserError where they do not fit the run's model
     or its vocabulary."""
-    source = load_model(directory)
+    source = load_model(directory, as_float32=True)
     theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
     differing = [
         f"{k} is {theirs[k]} there and {ours[k]} here"

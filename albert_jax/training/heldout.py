@@ -127,7 +127,7 @@ def evaluate_on_store(
     if masking not in _MASKING:
         raise UserError(f"masking {masking!r} is unknown; known: {', '.join(_MASKING)}")
     directory = require_model_directory(model)
-    source = load_model(directory)
+    source = load_model(directory, as_float32=True)
     if "predictions" not in source.params:
         raise UserError(f"{model} has no masked-LM head to be evaluated; give a pretrained model")
     longest = source.config.max_position_embeddings

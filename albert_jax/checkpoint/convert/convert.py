@@ -177,7 +177,7 @@ def _read_source(
 
 
 def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
-    model = model_dir.load_model(path)
+    model = model_dir.load_model(path, as_float32=True)
     try:
         provenance = msgspec.convert(model.manifest["provenance"], _Provenance)
     except (msgspec.ValidationError, UnicodeError) as error:
