@@ -66,9 +66,8 @@ def verify(
         )
     model, checks, name = None, [], None
     try:
-        model = load_model(
-            directory, check_values=False, as_float32=True
-        )  # the checks below report on them
+        # The checks below report on its values.
+        model = load_model(directory, check_values=False, as_float32=True)
     except UserError as error:
         checks.append(Check("files", "FAIL", str(error)))
     if model is not None:
