@@ -89,6 +89,11 @@ def test_a_copy_elsewhere_is_the_same_model(model: Path) -> None:
     assert_is(model)
 
 
+def test_no_file_names_the_folder_that_the_model_was_written_in(exported: Path) -> None:
+    folder = str(exported.parent).encode()
+    assert not [p for p in exported.rglob("*") if p.is_file() and folder in p.read_bytes()]
+
+
 def test_the_manifest_is_as_documented(exported: Path) -> None:
     manifest = json.loads((exported / "manifest.json").read_text())
     assert manifest["format_version"] == 1

@@ -58,6 +58,10 @@ def test_it_is_what_its_recipe_makes_and_names_no_path_of_the_machine() -> None:
     assert made["config"]["train"]["depth"] == recipe.train.depth
     assert {entry["dtype"] for entry in manifest["tensors"].values()} == {"bfloat16"}
     assert not any("/" in str(made["config"][key] or "") for key in ("store", "heldout", "workdir"))
+    texts = [path.read_bytes() for path in PACKAGED.rglob("*") if path.is_file()]
+    assert not any(PACKAGED.as_posix().encode() in text for text in texts)
+    marker = (PACKAGED / "params" / "commit_success.txt").read_text()
+    assert marker == "Checkpoint commit was successful\n"
 
 
 def test_its_card_says_what_its_manifest_does() -> None:
