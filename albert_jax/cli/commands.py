@@ -311,7 +311,6 @@ class Evaluate(_Answering):
         from albert_jax.inference.evaluate import evaluate, evaluation_table
 
         assert self.data is not None
-
         _keep_programs()
         found = evaluate(
             self.task,
@@ -325,8 +324,7 @@ class Evaluate(_Answering):
 
     def _evaluate_store(self, store: str) -> None:
         own = ("task", "suite", "released", "output", "split", "doc_stride", "labels", "pack")
-        alone = Evaluate(model=self.model, store=store)
-        if len(self.model) != 1 or any(getattr(self, n) != getattr(alone, n) for n in own):
+        if len(self.model) != 1 or self._gives_any(own):
             raise UserError(
                 "--store takes one --model, --masking, --examples, --max-seq-length and --dtype; "
                 "leave out the others"
@@ -347,11 +345,15 @@ class Evaluate(_Answering):
         )
         _print_json(found) if self.json else print(evaluation_lines(found))
 
+    def _gives_any(self, names: Sequence[str]) -> bool:
+        """Return whether one of these flags has another value than its default."""
+        defaults = Evaluate(model=self.model)
+        return any(getattr(self, name) != getattr(defaults, name) for name in names)
+
     def _evaluate_suite(self) -> None:
         own = ("task", "output", "split", "max_seq_length", "doc_stride", "labels", "pack")
         assert self.data is not None
-        alone = Evaluate(model=self.model, data=self.data)
-        if any(getattr(self, name) != getattr(alone, name) for name in own):
+        if self._gives_any(own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
                 "--output, --split, --max-seq-length, --doc-stride, --labels and --pack"

@@ -5,14 +5,13 @@ otherwise, or those of another model."""
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_dir import ModelDirectory
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.pretraining import PretrainingData
 from albert_jax.training.optimizer import path_name
@@ -66,10 +65,11 @@ _FREE = {
 }
 
 
-def params_of(config: PretrainConfig, data: PretrainingData, directory: Path) -> Any:
-    """Return the parameters in a model directory; UserError where they do not fit the run's model
-    or its vocabulary."""
-    source = load_model(directory, as_float32=True)
+def params_of(
+    source: ModelDirectory, name: str, config: PretrainConfig, data: PretrainingData
+) -> Any:
+    """Return a model's parameters; UserError, in which it has that name, where they do not fit the
+    run's model or its vocabulary."""
     theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
     differing = [
         f"{k} is {theirs[k]} there and {ours[k]} here"
@@ -78,14 +78,13 @@ def params_of(config: PretrainConfig, data: PretrainingData, directory: Path) ->
     ]
     if differing:
         raise UserError(
-            f"init_from {directory} does not fit the model: {'; '.join(differing)}; "
-            "give --model.… as there"
+            f"{name} does not fit the model: {'; '.join(differing)}; give --model.… as there"
         )
     recorded = source.manifest["sha256"].get("spiece.model")
     if recorded is not None and recorded != data.identity["vocabulary"]:
         raise UserError(
-            f"init_from {directory} was trained with another vocabulary (SHA-256 "
+            f"{name} was trained with another vocabulary (SHA-256 "
             f"{recorded[:12]}…, the data's is {data.identity['vocabulary'][:12]}…); "
-            f"prepare the text with {directory / 'spiece.model'}"
+            f"prepare the text with {source.tokenizer['path']}"
         )
     return source.params

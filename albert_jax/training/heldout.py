@@ -126,8 +126,7 @@ def evaluate_on_store(
     """
     if masking not in _MASKING:
         raise UserError(f"masking {masking!r} is unknown; known: {', '.join(_MASKING)}")
-    directory = require_model_directory(model)
-    source = load_model(directory, as_float32=True)
+    source = load_model(require_model_directory(model), as_float32=True)
     if "predictions" not in source.params:
         raise UserError(f"{model} has no masked-LM head to be evaluated; give a pretrained model")
     longest = source.config.max_position_embeddings
@@ -148,7 +147,8 @@ def evaluate_on_store(
     data = open_data(config, None)
     placement = open_placement(config)
     steps = StagedSteps(config, config.stages, placement.lowering)
-    params = placement.put_state(_whole(params_of(config, data, directory), steps.at(0)))
+    params = params_of(source, str(model), config, data)
+    params = placement.put_state(_whole(params, steps.at(0)))
     evaluate = evaluator(config, data, steps, placement)
     if evaluate is None:
         raise UserError(f"the store {store} holds no document out; prepare it with --holdout 0.5")

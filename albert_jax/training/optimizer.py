@@ -248,11 +248,8 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The configured optimizer and its schedule (step -> rate), with the presets filled in."""
     schedule = make_schedule(config, peak_learning_rate(config, batch_size), steps=steps)
-    if config.name in ("optax_adamw", "optax_lamb", "muon"):
-        update = (
-            _muon if config.name == "muon" else functools.partial(_of_optax, OPTAX[config.name])
-        )
-        return optax.chain(*_clip(config.clip_norm), update(config, schedule)), schedule
+    if make := _CORRECTED.get(config.name):
+        return optax.chain(*_clip(config.clip_norm), make(config, schedule)), schedule
     optimizer = lamb(
         schedule,
         beta1=config.beta1,
@@ -263,9 +260,6 @@ def make_optimizer(
         trust_ratio=config.name == "lamb",
     )
     return optimizer, schedule
-
-
-OPTAX = {"optax_adamw": optax.adamw, "optax_lamb": optax.lamb}  # bias-corrected
 
 
 def _of_optax(
@@ -314,6 +308,14 @@ def _parts(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "muon" if path_name(path).endswith("kernel") else "adamw", params
     )
+
+
+_Make = Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]
+_CORRECTED: dict[str, _Make] = {  # for Adam's bias
+    "optax_adamw": functools.partial(_of_optax, optax.adamw),
+    "optax_lamb": functools.partial(_of_optax, optax.lamb),
+    "muon": _muon,
+}
 
 
 def trust_ratios(opt_state: Any) -> dict[str, Array]:

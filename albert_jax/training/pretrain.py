@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
+from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.manifests import VOCABULARY, is_model_directory
 from albert_jax.config.recipes import to_dict
@@ -267,7 +268,8 @@ def _first_state(
         state = random_state()
         params = first_values(state.params, config, data)
         return dataclasses.replace(state, params=params), "random weights"
-    params = params_of(config, data, Path(config.init_from))
+    source = load_model(config.init_from, as_float32=True)
+    params = params_of(source, f"init_from {config.init_from}", config, data)
     state = made.state_of(jax.device_put(params), config.train.seed)
     return state, f"weights of {config.init_from}"
 

@@ -69,5 +69,7 @@ def test_the_command_prints_the_figures_and_refuses_in_a_line(model, store, caps
     ):
         assert main([*given, *more]) == 2
         assert told in capsys.readouterr().err
+    assert main(["evaluate", "--model", "mini", "--store", str(store)]) == 2
+    assert "albert-jax: mini was trained with another vocabulary" in capsys.readouterr().err
     assert main(["evaluate", "--model", str(model), "--store", "nowhere"]) == 2
     assert "store nowhere does not exist" in capsys.readouterr().err
