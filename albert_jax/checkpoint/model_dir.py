@@ -3,7 +3,8 @@
 
 DIR/params/             the parameters, orbax
 DIR/albert_config.json  the architecture, Google's field names
-DIR/spiece.model        the vocabulary; not there for a model without one
+DIR/spiece.model        the vocabulary, or tokenizer.json or vocab.txt, by its kind; not there for a
+                        model without one
 DIR/optimizer/          the optimizer's slots, orbax; only where a conversion was asked to keep them
 DIR/manifest.json       versions, each array's shape, dtype and CRC-32C, each file's SHA-256,
                         tokenizer settings, the fine-tuned head's kind and labels, where the weights
@@ -32,7 +33,6 @@ from albert_jax.config.manifests import (
     CONFIG,
     FORMAT_VERSION,
     MANIFEST,
-    VOCABULARY,
     HeadManifest,
     ModelManifest,
     is_model_directory,
@@ -50,7 +50,7 @@ class ModelDirectory(NamedTuple):
 
     params: dict[str, Any]  # nested dicts of NumPy arrays
     config: AlbertConfig
-    tokenizer: dict[str, Any]  # "path" (None without a vocabulary), "mode", "do_lower_case"
+    tokenizer: dict[str, Any]  # "path" (None without a vocabulary), and `TextSettings`
     manifest: Mapping[str, Any]  # as it is on disk; `ModelManifest` has the types
 
     @property
@@ -113,7 +113,7 @@ def load_model(
         require_finite(arrays, f"the parameters of {directory}")
     if as_float32:
         arrays = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
-    vocab = directory / VOCABULARY if VOCABULARY in manifest.sha256 else None
+    vocab = directory / manifest.vocabulary if manifest.vocabulary else None
     tokenizer = {"path": vocab, **manifest.tokenizer}
     return ModelDirectory(nest(arrays), config, tokenizer, document)
 

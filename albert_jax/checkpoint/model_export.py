@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -22,15 +22,18 @@ from albert_jax.checkpoint.integrity import array_table, named_leaves, nest, on_
 from albert_jax.checkpoint.model_dir import file_sha256, require_finite, require_outside_models
 from albert_jax.config.manifests import (
     CONFIG,
-    FORMAT_VERSION,
     MANIFEST,
+    VOCABULARIES,
     VOCABULARY,
     ConvertedTensor,
     HeadManifest,
     ModelManifest,
     TensorEntry,
     TextSettings,
+    format_version,
     is_model_directory,
+    settings_in,
+    vocabulary_name,
 )
 from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.atomic import appearing_whole
@@ -40,7 +43,7 @@ from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten
 
 _FILE_BYTES = 1 << 23  # of the files that orbax writes parameters to
-_PARTS = {MANIFEST, CONFIG, VOCABULARY, "params", "optimizer"}
+_PARTS = {MANIFEST, CONFIG, *VOCABULARIES, "params", "optimizer"}
 
 
 def export_model(
@@ -57,7 +60,7 @@ def export_model(
 ) -> Path:
     """Writes a model directory and returns its path; it appears whole, by rename.
 
-    `tokenizer` has `mode` and `do_lower_case`; `provenance` is any JSON that says where the weights
+    `tokenizer` has the `TextSettings`; `provenance` is any JSON that says where the weights
     come from; `head` is {"kind", "labels"} of a fine-tuned model, whose parameters are `head`;
     `inventory` lists the tensors of a converted source; `optimizer` is a tree of its slots. A model
     directory that exists is replaced; UserError for anything else in the way, for a disk that is
@@ -75,23 +78,25 @@ def export_model(
         try:
             require_space(folder, size)
             config.to_json(folder / CONFIG)
+            vocabulary = VOCABULARY if vocab is None else vocabulary_name(vocab)
             if vocab is not None:
-                shutil.copyfile(vocab, folder / VOCABULARY)
+                shutil.copyfile(vocab, folder / vocabulary)
             _write_arrays(folder / "params", arrays)
             if slots:
                 _write_arrays(folder / "optimizer", slots)
-            files: list[Literal["albert_config.json", "spiece.model"]]
-            files = [name for name in (CONFIG, VOCABULARY) if (folder / name).exists()]
+            settings = settings_in(tokenizer)
             manifest = ModelManifest(
-                format_version=FORMAT_VERSION,
+                format_version=format_version(settings, vocabulary),
                 albert_jax=__version__,
-                tokenizer=TextSettings(
-                    mode=tokenizer["mode"], do_lower_case=tokenizer["do_lower_case"]
-                ),
+                tokenizer=cast("TextSettings", settings),
                 provenance=dict(provenance),
                 head=HeadManifest.from_json(head) if head else None,
                 inventory=None if inventory is None else list(inventory),
-                sha256={name: file_sha256(folder / name) for name in files},
+                sha256={
+                    name: file_sha256(folder / name)
+                    for name in (CONFIG, *VOCABULARIES)
+                    if (folder / name).exists()
+                },
                 tensors=_table(leaves, arrays),
                 optimizer=_table(slots, slots) if slots else None,
             )

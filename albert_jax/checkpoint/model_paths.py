@@ -15,8 +15,9 @@ from albert_jax.config.manifests import (
     CONFIG,
     MANIFEST,
     SERVING,
-    VOCABULARY,
+    VOCABULARIES,
     is_model_directory,
+    vocabulary_in,
 )
 from albert_jax.config.model import MODELS
 from albert_jax.config.packaged import model_path
@@ -110,7 +111,7 @@ def _folder(folder: Path) -> str | None:
         return f"{folder} is a TensorFlow checkpoint; {_convert(str(folder))}"
     if (folder / "saved_model.pb").is_file():
         return f"{folder} is a TF-Hub module; {_convert(str(folder))}"
-    if (folder / VOCABULARY).is_file():
+    if vocabulary_in(folder).is_file():
         return f"{folder} holds a vocabulary and no model; give a model directory"
     return None
 
@@ -126,7 +127,7 @@ def _file(file: Path) -> str | None:
         return f"{file} is a file of the token store {file.parent}, which holds text and no model"
     if file.suffix == ".py":
         return f"{file} is a recipe; train a model with it, or give a model directory"
-    if file.name == VOCABULARY or file.suffix == ".model":
+    if file.name in VOCABULARIES or file.suffix == ".model":
         return f"{file} is a vocabulary; give a model directory"
     if file.suffix in _WEIGHTS or file.name.endswith(_WEIGHTS):
         return f"{file} is a file of weights; {_convert(str(file))}"

@@ -118,13 +118,14 @@ class Prepare(_Reading):
     output: str
     """Folder of the store, or gs://…; of an interrupted one, to go on with it."""
     vocab: str
-    """spiece.model, or the folder that holds it."""
+    """spiece.model, tokenizer.json, vocab.txt, or the folder that holds it."""
     workers: int | None = None
     """Processes; unset: all cores."""
     holdout: float = 0.01
     """Share of the documents kept from training, for evaluation."""
-    mode: Literal["google", "hf"] = "google"
-    """Clean text as the original does (google) or as transformers does (hf)."""
+    mode: Literal["google", "hf", "hf-fast", "wordpiece"] = "google"
+    """Of a SentencePiece model: text as the original has it (google), or transformers' slow (hf) or
+    fast (hf-fast) tokenizer; other vocabularies say it themselves."""
     do_lower_case: bool = True
     """As the vocabulary was trained."""
     beam: tuple[str, ...] | None = None
@@ -655,9 +656,11 @@ class Convert(Command):
     config: str | None = None
     """albert_config.json or config.json that is not beside the weights."""
     vocab: str | None = None
-    """SentencePiece model that is not beside the weights."""
+    """SentencePiece model, tokenizer.json or vocab.txt that is not beside the weights."""
     no_vocab: Switch = False
     """Go without a vocabulary."""
+    mode: Literal["google", "hf", "hf-fast", "wordpiece"] | None = None
+    """How text is divided, docs/data.md; unset: as the source says."""
     do_lower_case: bool | None = None
     """As the vocabulary was trained; unset: as the source says, else True."""
     with_optimizer: Switch = False

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypedDict
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 
 import msgspec
 
@@ -22,8 +22,11 @@ from albert_jax.utils.wording import shortened
 MANIFEST: Final = "manifest.json"
 CONFIG: Final = "albert_config.json"
 VOCABULARY: Final = "spiece.model"
+# What a model directory, a token store and a serving folder call their vocabulary, by its kind.
+VOCABULARIES: Final = (VOCABULARY, "tokenizer.json", "vocab.txt")
 SERVING = "serving.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_FIRST_FORMAT = 1  # SentencePiece alone, which drops accents
 _AGAIN = "copy or convert it again"
 _NAME = re.compile(r"\w+(/\w+)*", re.ASCII)
 _AtLeast1 = Annotated[int, msgspec.Meta(ge=1)]
@@ -44,6 +47,28 @@ class TextSettings(TypedDict):
 
     mode: str
     do_lower_case: bool
+    keep_accents: NotRequired[bool]  # where it is not the mode's default
+
+
+def settings_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `TextSettings` among other values, as arguments of `Tokenizer.load`."""
+    return {key: values[key] for key in TextSettings.__annotations__ if key in values}
+
+
+def vocabulary_name(path: Path) -> str:
+    """Return what a vocabulary's file is called in a folder of ours."""
+    return next((name for name in VOCABULARIES if path.suffix == Path(name).suffix), VOCABULARY)
+
+
+def vocabulary_in(folder: Path) -> Path:
+    """Return the vocabulary of a folder of ours; of one without, where spiece.model would be."""
+    return next((folder / n for n in VOCABULARIES if (folder / n).is_file()), folder / VOCABULARY)
+
+
+def format_version(settings: Mapping[str, Any], vocabulary: str) -> int:
+    """Return the lowest format that says how text is divided, so that older versions read it."""
+    known = settings["mode"] in ("google", "hf") and "keep_accents" not in settings
+    return _FIRST_FORMAT if known and vocabulary == VOCABULARY else FORMAT_VERSION
 
 
 class TensorEntry(TypedDict):
@@ -105,7 +130,7 @@ class ModelManifest(Result):
     provenance: dict[str, Any]
     head: HeadManifest | None = None
     inventory: list[ConvertedTensor] | None = None
-    sha256: dict[Literal["albert_config.json", "spiece.model"], str]
+    sha256: dict[Literal["albert_config.json", "spiece.model", "tokenizer.json", "vocab.txt"], str]
     tensors: dict[str, TensorEntry]
     optimizer: dict[str, TensorEntry] | None = None
 
@@ -123,6 +148,11 @@ class ModelManifest(Result):
             if not _NAME.fullmatch(name):
                 raise msgspec.ValidationError(f"no array can be named {shortened(name)!r}")
         return manifest
+
+    @property
+    def vocabulary(self) -> str | None:
+        """The name of the vocabulary's file, None for a model without one."""
+        return next((name for name in VOCABULARIES if name in self.sha256), None)
 
 
 def is_model_directory(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from albert_jax.data.special_pieces import CLS_ID, PAD_ID, SEP_ID
+from albert_jax.data.special_pieces import ALBERT_IDS, PAD_ID, SpecialIds
 
 SHORTEST = 16  # tokens
 FEW = 8  # rows
@@ -26,18 +26,25 @@ class Row(NamedTuple):
     masked: Sequence[int] = ()  # positions to fill in
 
 
-def make_row(ids: list[int], second: list[int] | None = None, *, longest: int) -> Row:
+def make_row(
+    ids: list[int],
+    second: list[int] | None = None,
+    *,
+    longest: int,
+    special: SpecialIds = ALBERT_IDS,
+) -> Row:
     """[CLS] ids [SEP], or [CLS] ids [SEP] second [SEP], cut to `longest` tokens.
 
     A pair loses tokens from the end of its longer half, as the original's _truncate_seq_pair.
     """
+    _, _, cls, sep, _ = special
     if second is None:
         ids = ids[: longest - 2]
-        return Row([CLS_ID, *ids, SEP_ID], len(ids) + 2)
+        return Row([cls, *ids, sep], len(ids) + 2)
     keep = min(longest - 3, len(ids) + len(second))
     kept = max(min(len(ids), (keep + 1) // 2), keep - len(second))
     ids, second = ids[:kept], second[: keep - kept]
-    return Row([CLS_ID, *ids, SEP_ID, *second, SEP_ID], len(ids) + 2)
+    return Row([cls, *ids, sep, *second, sep], len(ids) + 2)
 
 
 class Batch(NamedTuple):

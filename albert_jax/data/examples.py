@@ -20,7 +20,7 @@ import numpy as np
 from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.loader import KEYS, Example
 from albert_jax.data.masking import Masker
-from albert_jax.data.special_pieces import CLS_ID, SEP_ID
+from albert_jax.data.special_pieces import ALBERT_IDS, SpecialIds
 from albert_jax.utils.errors import UserError
 
 # A row of the plan: sentences first..split are A and split..end are B, unless B comes from another
@@ -118,6 +118,7 @@ class PretrainingSource:
         seed: int,
         starts_word: np.ndarray,
         vocab_size: int,
+        special: SpecialIds = ALBERT_IDS,
         shuffle: bool = True,
     ):
         """`starts_word` bool[V] is `masking.word_starts`; raises UserError for an empty store.
@@ -125,7 +126,7 @@ class PretrainingSource:
         With `shuffle=False` the rows of an epoch come in the order of the text.
         """
         self.store, self.config, self.seed, self.shuffle = store, config, seed, shuffle
-        self._masker = Masker(config, starts_word, vocab_size)
+        self._masker = Masker(config, starts_word, vocab_size, special)
         counts = [len(shard.document_starts) - 1 for shard in store.shards]
         self._first_document = np.cumsum([0, *counts]).tolist()
         self._epoch_ends = [0]
@@ -270,7 +271,8 @@ class PretrainingSource:
         ids, mask, segments, boundary = np.zeros((4, config.max_seq_length), np.int32)
         ids[row] = text
         ids[row[masked.positions]] = masked.inputs
-        ids[[0, separator, length - 1]] = CLS_ID, SEP_ID, SEP_ID
+        _, _, cls, sep, _ = self._masker.special
+        ids[[0, separator, length - 1]] = cls, sep, sep
         mask[:length] = 1
         segments[separator + 1 : length] = 1
         boundary[row] = self._masker.starts_word[text]

@@ -196,7 +196,9 @@ def _draw_in_worker(batch_index: int) -> Batch:
 # --------------------------------------------------------------------------------------- the report
 
 
-def describe_examples(source: ExampleSource, examples: int = 1000) -> dict[str, Any]:
+def describe_examples(
+    source: ExampleSource, examples: int = 1000, mask_id: int = MASK_ID
+) -> dict[str, Any]:
     """What the first examples of a source are like: lengths and shares as they came out.
 
     `ngrams` is the share of masked n-grams by words, None where the source does not know them
@@ -213,7 +215,7 @@ def describe_examples(source: ExampleSource, examples: int = 1000) -> dict[str, 
         real = example["masked_lm_weights"] > 0
         inputs = example["input_ids"][example["masked_lm_positions"][real]]
         masked += int(real.sum())
-        as_mask += int((inputs == MASK_ID).sum())
+        as_mask += int((inputs == mask_id).sum())
         kept += int((inputs == example["masked_lm_ids"][real]).sum())
         words.update(example.get("ngram_words", np.empty(0, int)).tolist())
     return {

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from albert_jax.config.sections import ExamplesConfig
-from albert_jax.data.special_pieces import MASK_ID
+from albert_jax.data.special_pieces import ALBERT_IDS, MASK_ID, SpecialIds
 
 NUM_SPECIAL = MASK_ID + 1
 
@@ -29,8 +29,11 @@ class PieceVocabulary(Protocol):
 def word_starts(
     tokenizer: PieceVocabulary, rule: Literal["albert", "marker"] = "albert"
 ) -> np.ndarray:
-    """Which pieces begin a word, bool[V]: by the original's rule, or only those with ▁."""
-    if rule == "albert":
+    """Which pieces begin a word, bool[V]: by the original's rule, or only those with ▁.
+
+    WordPiece has one rule for both: all but ## pieces, and so each Chinese character by itself.
+    """
+    if rule == "albert" or any(piece.startswith("##") for piece in tokenizer.pieces):
         return tokenizer.starts_word
     return np.array([piece.startswith("▁") for piece in tokenizer.pieces])
 
@@ -46,10 +49,20 @@ class Masked(NamedTuple):
 class Masker:
     """Draws masks for rows of text under one configuration and vocabulary."""
 
-    def __init__(self, config: ExamplesConfig, starts_word: np.ndarray, vocab_size: int):
+    def __init__(
+        self,
+        config: ExamplesConfig,
+        starts_word: np.ndarray,
+        vocab_size: int,
+        special: SpecialIds = ALBERT_IDS,
+    ):
         """`starts_word` bool[V] says which pieces begin a word (`word_starts`)."""
         assert len(starts_word) == vocab_size, "one entry a piece"
-        self.config, self.vocab_size = config, vocab_size
+        self.config, self.vocab_size, self.special = config, vocab_size, special
+        # Pieces to draw from where the special ones are left out, if these are not the first five.
+        self._ordinary = None
+        if special != ALBERT_IDS:
+            self._ordinary = np.delete(np.arange(vocab_size), special)
         self.starts_word = np.asarray(starts_word, bool)
         weights = 1.0 / np.arange(1, config.ngram + 1)
         if not config.favor_shorter_ngram:
@@ -70,7 +83,7 @@ class Masker:
             draw = np.repeat(rng.random(len(spans)), [stop - start for start, stop, _ in spans])
         original = text[positions]
         inputs = np.where(draw < 0.9, original, self._random_pieces(original, rng))
-        inputs[draw < 0.8] = MASK_ID
+        inputs[draw < 0.8] = self.special.mask
         return Masked(positions, inputs, [words for _, _, words in spans])
 
     def _words(self, text: np.ndarray, length_a: int) -> tuple[list[int], int]:
@@ -118,6 +131,12 @@ class Masker:
     def _random_pieces(self, original: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not self.config.random_token_excludes_special:
             return rng.integers(0, self.vocab_size, len(original))
+        if self._ordinary is not None:
+            places = np.searchsorted(self._ordinary, original)
+            last = len(self._ordinary) - 1
+            is_choice = self._ordinary[np.minimum(places, last)] == original
+            drawn = rng.integers(0, len(self._ordinary) - is_choice)
+            return self._ordinary[drawn + (is_choice & (drawn >= places))]
         # One piece fewer to choose from where the original is itself a choice: skip over it.
         ordinary = original >= NUM_SPECIAL
         pieces = rng.integers(NUM_SPECIAL, self.vocab_size - ordinary)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.config.manifests import settings_in
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import SCHEDULES, ExamplesConfig
@@ -54,12 +55,13 @@ class PretrainingData:
     train_as: Callable[[ExamplesConfig], ExampleSource]  # with other settings than the run's
     heldout: ExampleSource | None
     vocab: Path | None
-    tokenizer: dict[str, Any]  # mode, do_lower_case
+    tokenizer: dict[str, Any]  # `Tokenizer.settings`
     identity: dict[str, Any]  # what a run that resumes must have in common
     baselines: dict[
         str, float
     ]  # of the held-out tokens: unigram_entropy_nats, most_frequent_token_rate
     frequencies: Callable[[], np.ndarray]  # f64[V], of each piece in the training text
+    mask_id: int  # of [MASK]
 
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> PretrainingData:
@@ -103,7 +105,7 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
     remedy = f"delete {folder} to have it made again" if is_made_here else remedy_for(path, folder)
     store, heldout = (TokenStore.open(folder, split=split, remedy=remedy) for split in SPLITS)
     vocabulary = store.manifest["vocabulary"]
-    settings = {key: vocabulary[key] for key in ("mode", "do_lower_case")}
+    settings = settings_in(vocabulary)
     tokenizer = Tokenizer.load(config.vocab or store.vocab_path, **settings)
     store.check_vocabulary(tokenizer.sha256)
     _check_vocab_size(config, tokenizer, path)
@@ -112,6 +114,7 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
         seed=config.train.seed,
         starts_word=word_starts(tokenizer, config.examples.word_start),
         vocab_size=tokenizer.vocab_size,
+        special=tokenizer.special,
     )
     if not store.num_tokens:
         raise UserError(f"the store {path} has no documents to train on; prepare it with more text")
@@ -129,6 +132,7 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
         },
         baselines=baselines_of(totals),
         frequencies=lambda: _frequencies(store),
+        mask_id=tokenizer.special.mask,
     )
 
 
@@ -296,13 +300,14 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
         train_as=train_as,
         heldout=heldout,
         vocab=tokenizer.path,
-        tokenizer={"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
+        tokenizer=tokenizer.settings,
         identity={
             "vocabulary": tokenizer.sha256,
             "data": json_sha256([(f, Path(f).stat().st_size) for f in files]),
         },
         baselines={},
         frequencies=frequencies,
+        mask_id=tokenizer.special.mask,
     )
 
 

@@ -1,5 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five pieces that every ALBERT vocabulary begins with."""
+"""The five pieces that every ALBERT vocabulary begins with, and their like in BERT's."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
 
 SPECIAL_PIECES = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID = range(5)
+
+# The same of a WordPiece vocabulary, which may have them anywhere.
+WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class SpecialIds(NamedTuple):
+    """The ids of the five special pieces of a vocabulary."""
+
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+
+
+ALBERT_IDS = SpecialIds(PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID)

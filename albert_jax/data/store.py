@@ -2,7 +2,8 @@
 """The token store on disk: a tokenised corpus at about 2.2 bytes a token, read through memory maps.
 
     STORE/manifest.json          written last; its presence says that the store is complete
-    STORE/spiece.model           a copy of the vocabulary that the tokens are ids of
+    STORE/spiece.model           a copy of the vocabulary that the tokens are ids of, or
+                                 tokenizer.json or vocab.txt, by its kind
     STORE/SPLIT/NAME.tokens      uint16[T]    ids, one document after another, no special tokens
     STORE/SPLIT/NAME.sentences   uint32[s+1]  where each sentence starts in .tokens; last entry T
     STORE/SPLIT/NAME.documents   uint32[d+1]  where each document starts in .sentences; last entry s
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from albert_jax.config.manifests import VOCABULARY
 from albert_jax.data.store_manifest import (
     DTYPES,
     SPLITS,
@@ -65,7 +67,7 @@ class TokenStore:
     def __init__(self, path: Path, split: Split, manifest: StoreManifest, shards: list[Shard]):
         self.path, self.split, self.shards = path, split, shards
         self.record = manifest
-        self.vocab_path = path / "spiece.model"
+        self.vocab_path = path / (manifest.vocabulary.file or VOCABULARY)
         self.vocab_sha256: str = manifest.vocabulary.sha256
         totals = manifest.split(split)
         self.num_tokens: int = totals.tokens

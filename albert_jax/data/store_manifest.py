@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
+from albert_jax.config.manifests import VOCABULARY
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import decode_json
 
@@ -97,8 +98,14 @@ class StoreVocabulary:
 
     sha256: Sha256
     size: Annotated[int, msgspec.Meta(ge=5, le=MAX_VOCAB_SIZE)]
-    mode: Literal["google", "hf"]
+    mode: Literal["google", "hf", "hf-fast", "wordpiece"]
     do_lower_case: bool
+    keep_accents: bool | None = None  # not written where it is the mode's default
+    file: Literal["tokenizer.json", "vocab.txt"] | None = None  # not written for spiece.model
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that the manifest has."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that the file holds."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"vocabulary": self.vocabulary.to_json()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +262,11 @@ class StoreFile:
 
 def files_of(manifest: StoreManifest, splits: Iterable[str] = SPLITS) -> list[StoreFile]:
     """Return the vocabulary and the files of some splits, as the manifest has them."""
-    files = [StoreFile("spiece.model", "vocabulary", None, manifest.vocabulary.sha256)]
+    files = [
+        StoreFile(
+            manifest.vocabulary.file or VOCABULARY, "vocabulary", None, manifest.vocabulary.sha256
+        )
+    ]
     for split in splits:
         for shard in manifest.split(split).shards:
             sizes = shard.sizes()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How text is cleaned for a vocabulary, as the files beside it say."""
+"""Which file of a folder is its vocabulary, and how text is cleaned for it, as the files say."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 from albert_jax.config.manifests import (
     MANIFEST,
@@ -13,12 +13,16 @@ from albert_jax.config.manifests import (
     TextSettings,
     is_model_directory,
     read_model_manifest,
+    settings_in,
 )
-from albert_jax.data.hf_tokenizer import read_tokenizer
+from albert_jax.data.hf_tokenizer import choose_vocabulary, read_tokenizer
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import first_ten
+
+# transformers' and the original archives' SentencePiece model, and what `tokenizers` reads.
+FILE_NAMES = ("spiece.model", "30k-clean.model", "tokenizer.json", "vocab.txt")
 
 
 class _Vocabulary(TypedDict):
@@ -36,14 +40,25 @@ def is_transformers_folder(folder: Path) -> bool:
     return (folder / "tokenizer_config.json").is_file() and not any(folder.glob("*.index"))
 
 
-def text_settings(folder: Path, vocabulary: Path, *, whole: bool = True) -> TextSettings:
-    """Returns how text is cleaned for the vocabulary in a folder.
+def find_vocabulary_file(folder: Path, mode: str | None = None) -> Path | None:
+    """Return the vocabulary of a folder, None where there is none.
+
+    A transformers folder may have several, of which `choose_vocabulary` takes one; of any other
+    folder the first of `FILE_NAMES` counts. `mode` is the caller's, who may want another one.
+    """
+    if not is_model_directory(folder) and is_transformers_folder(folder):
+        choice = choose_vocabulary(folder, read_tokenizer(folder), mode)
+        return choice and choice.file
+    return next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
+
+
+def text_settings(folder: Path, vocabulary: Path, *, whole: bool = True) -> TextSettings | None:
+    """Return how text is cleaned for the vocabulary in a folder; None where no file says it.
 
     A model directory, a token store and a serving folder say it themselves; a transformers folder
-    has the mode hf and the case of its tokenizer_config.json, as conversion reads it; any other
-    folder the original's defaults. Raises UserError for a file that is damaged and, where the
-    folder is taken for a `whole`, for a transformers tokenizer that makes other ids of a text;
-    where the vocabulary's file was named, that is said.
+    has what `choose_vocabulary` finds, as conversion does. Raises UserError for a file that is
+    damaged and, where the folder is taken for a `whole`, for a transformers tokenizer that makes
+    other ids of a text; where the vocabulary's file was named, that is said.
     """
     found: TextSettings | None = None
     if is_model_directory(folder):
@@ -56,13 +71,11 @@ def text_settings(folder: Path, vocabulary: Path, *, whole: bool = True) -> Text
         found = read_json(folder / SERVING, _Tokenizer, hint=hint).get("tokenizer")
     elif is_transformers_folder(folder):
         found = _of_transformers(folder, vocabulary, whole)
-    return found or {"mode": "google", "do_lower_case": True}
+    return found and cast("TextSettings", settings_in(found))
 
 
 def _of_transformers(folder: Path, vocabulary: Path, whole: bool) -> TextSettings:
     tokenizer = read_tokenizer(folder)
-    for note in tokenizer.notes:
-        say(f"note: {note}")
     if differences := tokenizer.differences(vocabulary):
         told = f"{folder}: its tokenizer has {first_ten(differences)}, which albert_jax's has not"
         if whole:
@@ -70,4 +83,4 @@ def _of_transformers(folder: Path, vocabulary: Path, whole: bool) -> TextSetting
                 f"{told}, so that texts would get other ids; give {vocabulary} itself to go without"
             )
         say(f"note: {told}")
-    return {"mode": "hf", "do_lower_case": tokenizer.do_lower_case}
+    return tokenizer.settings_of(vocabulary)

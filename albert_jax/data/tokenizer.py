@@ -2,7 +2,9 @@
 """Text to ids and back: ALBERT's text cleaning over SentencePiece, offsets, a new vocabulary.
 
 Mode `google` is google-research/albert's tokenization.py as it runs on Python 3, which that code's
-checkpoints and data files belong to; mode `hf` is transformers' slow AlbertTokenizer.
+checkpoints and data files belong to; mode `hf` is transformers' slow AlbertTokenizer. Two more are
+run by Hugging Face's `tokenizers` library: `hf-fast`, transformers' fast ALBERT tokenizer, and
+`wordpiece`, BERT's, which most Chinese ALBERTs have.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 import re
 import string
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, cast
@@ -22,26 +24,41 @@ from typing import Any, Literal, SupportsIndex, cast
 import numpy as np
 import sentencepiece
 
-from albert_jax.config.manifests import is_model_directory
+from albert_jax.config.manifests import TextSettings, is_model_directory
 from albert_jax.config.packaged import model_path
-from albert_jax.data.special_pieces import CLS_ID, MASK_ID, PAD_ID, SEP_ID, SPECIAL_PIECES, UNK_ID
-from albert_jax.data.text_settings import text_settings
+from albert_jax.data import tokenizer_json
+from albert_jax.data.fast_engine import FastEngine
+from albert_jax.data.hf_tokenizer import keeps_accents, text_settings_with
+from albert_jax.data.special_pieces import (
+    ALBERT_IDS,
+    CLS_ID,
+    MASK_ID,
+    PAD_ID,
+    SEP_ID,
+    SPECIAL_PIECES,
+    UNK_ID,
+    SpecialIds,
+)
+from albert_jax.data.text_settings import FILE_NAMES, find_vocabulary_file, text_settings
 from albert_jax.utils.arguments import checked, path_of, shown, texts_of
 from albert_jax.utils.atomic import appearing_file, remove_leftovers, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.locks import Lock
 from albert_jax.utils.streams import say
 
-Mode = Literal["google", "hf"]
+Mode = Literal["google", "hf", "hf-fast", "wordpiece"]
+MODES: tuple[Mode, ...] = ("google", "hf", "hf-fast", "wordpiece")
 
 MARKER = "\u2581"  # SentencePiece's "a word starts here"
 
-_FILE_NAMES = ("spiece.model", "30k-clean.model")  # transformers' and the original archives'
 _SPECIALS = re.compile("(" + "|".join(map(re.escape, SPECIAL_PIECES)) + ")")
 _WORD = re.compile(r"\S+")
 _UNITS = {"google": re.compile(r"\S"), "hf": re.compile(r"``|''|\S")}
+_MODES_OF = {".json": ("hf-fast", "wordpiece"), ".txt": ("wordpiece",)}  # by a file's end
+_SPIECE_MODES = ("google", "hf", "hf-fast")
 # No combining character lies below U+0300: Western text pays for few function calls.
 _MAYBE_COMBINING = re.compile(r"[^\x00-\u02ff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PUNCTUATION = frozenset('!"#$%&()*+,-./:;?@[\\]^_`{|}~')  # the original's, without ' < = >
 _WORD_CHARACTERS = _PUNCTUATION | frozenset(string.ascii_lowercase)
 
@@ -49,10 +66,13 @@ _WORD_CHARACTERS = _PUNCTUATION | frozenset(string.ascii_lowercase)
 # --------------------------------------------------------------------------------------- cleaning
 
 
-def clean_text(text: str, *, mode: Mode = "google", lower: bool = True) -> str:
+def clean_text(
+    text: str, *, mode: Mode = "google", lower: bool = True, keep_accents: bool = False
+) -> str:
     """Collapses white space, decomposes, drops accents, lower-cases. tokenization.py:77.
 
-    `hf` lower-cases character by character before that (so no final ς) and turns `` and '' into ".
+    With `keep_accents`, as transformers has it, nothing is decomposed or dropped. `hf` lower-cases
+    character by character before that (so no final ς) and turns `` and '' into ".
     Lone surrogates, which no UTF-8 can hold, become U+FFFD.
     """
     if mode == "hf" and lower:
@@ -60,7 +80,9 @@ def clean_text(text: str, *, mode: Mode = "google", lower: bool = True) -> str:
     text = " ".join(text.split())
     if mode == "hf":
         text = text.replace("``", '"').replace("''", '"')
-    if not text.isascii():
+    if keep_accents:
+        text = _SURROGATE.sub("\ufffd", text)
+    elif not text.isascii():
         text = _MAYBE_COMBINING.sub(_uncombined, unicodedata.normalize("NFKD", text))
     return text.lower() if lower else text
 
@@ -71,8 +93,12 @@ def _uncombined(match: re.Match[str]) -> str:
     return "" if unicodedata.combining(match[0]) else match[0]
 
 
-def _origins(text: str, cleaned: str, mode: Mode, lower: bool) -> tuple[Sequence[int], ...]:
+def _origins(
+    text: str, cleaned: str, units: re.Pattern[str], clean: Callable[[str], str]
+) -> tuple[Sequence[int], ...]:
     """Start and end, in `text`, of what each character of `cleaned` was made from.
+
+    `units` finds what `clean` cleans by itself.
 
     Characters can be cleaned one by one: NFKD moves combining characters only, which are dropped.
     """
@@ -89,8 +115,8 @@ def _origins(text: str, cleaned: str, mode: Mode, lower: bool) -> tuple[Sequence
             starts += range(word.start(), word.end())
             ends += range(word.start() + 1, word.end() + 1)
             continue
-        for unit in _UNITS[mode].finditer(text, *word.span()):
-            width = len(clean_text(unit[0], mode=mode, lower=lower))
+        for unit in units.finditer(text, *word.span()):
+            width = len(clean(unit[0]))
             starts += [unit.start()] * width
             ends += [unit.end()] * width
             if not width and ends and ends[-1] == unit.start():
@@ -116,54 +142,73 @@ class Encoding:
 
 
 class Tokenizer:
-    """A SentencePiece vocabulary in ALBERT's layout; made by `Tokenizer.load`; can be pickled."""
+    """A vocabulary and how text is cleaned for it; made by `Tokenizer.load`; can be pickled.
+
+    This class divides text by SentencePiece, in modes google and hf; `_FastTokenizer`, which `load`
+    returns for the other two, by the `tokenizers` library.
+    """
 
     path: Path
     mode: Mode
     do_lower_case: bool
+    keep_accents: bool
     vocab_size: int
     sha256: str
-    """Hex digest of the model file."""
+    """Hex digest of the vocabulary's file."""
     pieces: list[str]
     """By id."""
     starts_word: np.ndarray
     """bool[vocab_size]: whether a word starts at the piece. create_pretraining_data.py:393."""
+    special: SpecialIds
+    """The ids of padding, unknown text, [CLS], [SEP] and [MASK]."""
 
     @classmethod
     @checked
     def load(
-        cls, path: str | Path, *, mode: Mode | None = None, do_lower_case: bool | None = None
+        cls,
+        path: str | Path,
+        *,
+        mode: Mode | None = None,
+        do_lower_case: bool | None = None,
+        keep_accents: bool | None = None,
     ) -> Tokenizer:
-        """Reads a SentencePiece model, or a folder's spiece.model or 30k-clean.model.
+        """Reads a vocabulary: a SentencePiece model, a tokenizer.json, a vocab.txt, or a folder's.
 
-        `mode` and `do_lower_case` say how text is cleaned. Where they are None they are as the
-        files beside the vocabulary say: those of a model directory, a token store or a serving
-        folder, and of a transformers folder what conversion would take, mode hf and the case in
-        its tokenizer_config.json. Elsewhere they are the original's, google and True.
+        `mode`, `do_lower_case` and `keep_accents` say how text is cleaned. Where they are None they
+        are as the files beside the vocabulary say: those of a model directory, a token store or a
+        serving folder, and of a transformers folder what conversion would take. Elsewhere a
+        SentencePiece model has the original's, google, True and False. A tokenizer.json of
+        transformers' fast ALBERT tokenizer has mode hf-fast and is run as it is; one of BERT's, and
+        a vocab.txt, has mode wordpiece. hf-fast of a SentencePiece model is what transformers'
+        AlbertConverter makes of it.
 
-        Raises UserError for a missing file, one that is no SentencePiece model, one whose ids 0
-        to 4 are not <pad> <unk> [CLS] [SEP] [MASK], and a transformers folder with further tokens.
+        Raises UserError for a missing file, one that is no vocabulary, one without ALBERT's special
+        pieces (SentencePiece and hf-fast: <pad> <unk> [CLS] [SEP] [MASK] at ids 0 to 4; wordpiece:
+        [PAD] [UNK] [CLS] [SEP] [MASK]), a mode that the file has not, a transformers folder with
+        further tokens, and a missing `tokenizers` library.
         """
         given = model_path(path_of(path, "path"))
-        path = _model_file(given)
-        if (mode is None or do_lower_case is None) and path.name in _FILE_NAMES:
-            beside = text_settings(path.parent, path, whole=path != given)
-            mode = cast("Mode", beside["mode"]) if mode is None else mode
-            do_lower_case = beside["do_lower_case"] if do_lower_case is None else do_lower_case
-        mode, do_lower_case = mode or "google", do_lower_case is not False
-        if mode not in _UNITS:  # in the file of a later version, say
-            raise UserError(f"tokenizer mode {mode!r} is unknown; known: {', '.join(_UNITS)}")
-        processor = sentencepiece.SentencePieceProcessor()
-        try:
-            model = path.read_bytes()
-            processor.LoadFromSerializedProto(model)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
-        except RuntimeError:
+        path = vocabulary_file(given, mode)
+        wanted: TextSettings | None = None
+        if path.name in FILE_NAMES and (mode is None or do_lower_case is None):
+            wanted = text_settings(path.parent, path, whole=path != given)
+        if wanted is not None:
+            mode = cast("Mode", wanted["mode"]) if mode is None else mode
+            if do_lower_case is None:
+                do_lower_case = wanted["do_lower_case"]
+                keep = wanted.get("keep_accents", keeps_accents(wanted["mode"], do_lower_case))
+                keep_accents = keep if keep_accents is None else keep_accents
+        if mode is not None and mode not in MODES:  # in the file of a later version, say
+            raise UserError(f"tokenizer mode {mode!r} is unknown; known: {', '.join(MODES)}")
+        known = _MODES_OF.get(path.suffix, _SPIECE_MODES)
+        if mode is not None and mode not in known:
             raise UserError(
-                f"{path} is no SentencePiece model; give ALBERT's spiece.model or 30k-clean.model"
-            ) from None
-        return cls(processor, path, hashlib.sha256(model).hexdigest(), mode, do_lower_case)
+                f"{path} has no mode {mode}, but {' or '.join(known)}; leave the mode out, or give "
+                "another vocabulary"
+            )
+        if path.suffix in _MODES_OF or mode == "hf-fast":
+            return _FastTokenizer(path, mode, do_lower_case, keep_accents)
+        return _load_spiece(path, mode or "google", do_lower_case is not False, bool(keep_accents))
 
     def __init__(
         self,
@@ -172,8 +217,10 @@ class Tokenizer:
         sha256: str,
         mode: Mode,
         do_lower_case: bool,
+        keep_accents: bool = False,
     ) -> None:
         self.path, self.sha256, self.mode, self.do_lower_case = path, sha256, mode, do_lower_case
+        self.keep_accents, self.special = keep_accents, ALBERT_IDS
         self._processor = processor
         try:
             self.pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
@@ -193,12 +240,17 @@ class Tokenizer:
         self._split = {
             piece: self._split_comma(piece)
             for piece in self._ids
-            if piece[-1] == "," and piece[-2:-1].isdigit()
+            if tokenizer_json.is_divided(piece)
         }
         self._split_ids = {
             self._ids[piece]: [self._id(part) for part in parts]
             for piece, parts in self._split.items()
         } | {i: [UNK_ID] for i in (PAD_ID, CLS_ID, SEP_ID, MASK_ID)}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How text is cleaned, as `load` takes it and files beside a vocabulary have it."""
+        return {**text_settings_with(self.mode, self.do_lower_case, self.keep_accents)}
 
     def _id(self, piece: str) -> int:
         return self._ids.get(piece, UNK_ID)
@@ -212,11 +264,19 @@ class Tokenizer:
             parts = parts[1:] if parts[0] == MARKER else [parts[0][1:], *parts[1:]]
         return [*parts, ","]
 
+    @checked
+    def clean(self, text: str) -> str:
+        """A text as SentencePiece gets it; in the other modes `tokenizers` cleans it itself."""
+        return self._clean(text)
+
     def _clean(self, text: str) -> str:
-        return clean_text(text, mode=self.mode, lower=self.do_lower_case)
+        return clean_text(
+            text, mode=self.mode, lower=self.do_lower_case, keep_accents=self.keep_accents
+        )
 
     def __repr__(self) -> str:
         case = "lower-cased" if self.do_lower_case else "cased"
+        case += ", accents kept" * self.keep_accents
         return f"<Tokenizer {self.vocab_size:,} pieces, {self.mode}, {case}, from {self.path}>"
 
     @checked
@@ -227,7 +287,7 @@ class Tokenizer:
 
         `parse_special`: a literal [MASK], [SEP], [CLS], <pad> or <unk> becomes that id, and the
         text on either side is encoded by itself; None: as in the mode's original, which is never
-        in google and always in hf.
+        in google and always in the others.
         """
         return self.encode_batch([text], add_special_tokens, parse_special, threads=1)[0]
 
@@ -261,14 +321,24 @@ class Tokenizer:
                 for token, start, end in self._locate(part, *next(encoded)):
                     found.append((self._id(token), token, (offset + start, offset + end)))
             offset += len(part)
-        if add_special_tokens:
-            found = [(CLS_ID, "[CLS]", (0, 0)), *found, (SEP_ID, "[SEP]", (0, 0))]
         ids, tokens, offsets = zip(*found, strict=True) if found else ((), (), ())
-        return Encoding(list(ids), list(tokens), list(offsets))
+        return self._encoding(list(ids), list(tokens), list(offsets), add_special_tokens)
+
+    def _encoding(
+        self,
+        ids: list[int],
+        tokens: list[str],
+        offsets: list[tuple[int, int]],
+        add_special_tokens: bool,
+    ) -> Encoding:
+        if not add_special_tokens:
+            return Encoding(ids, tokens, offsets)
+        ids = [self.special.cls, *ids, self.special.sep]
+        return Encoding(ids, ["[CLS]", *tokens, "[SEP]"], [(0, 0), *offsets, (0, 0)])
 
     def _locate(self, text: str, cleaned: str, pieces: list[str]) -> Iterator[tuple[str, int, int]]:
         """Applies the digit-comma rule and yields (token, start, end), offsets in `text`."""
-        starts, ends = _origins(text, cleaned, self.mode, self.do_lower_case)
+        starts, ends = _origins(text, cleaned, _UNITS[self.mode], self._clean)
         # The pieces spell `normalized`; its character k was made from cleaned[at[k] : at[k + 1]].
         normalized, at = self._processor.Normalize(cleaned, with_offsets=True)
         position = 0
@@ -301,7 +371,8 @@ class Tokenizer:
 
     @checked
     def decode(self, ids: Iterable[SupportsIndex], *, skip_special_tokens: bool = False) -> str:
-        """The cleaned text of ids, as near as they tell; `hf` spaces ids 0 to 4 as transformers.
+        """The cleaned text of ids, as near as they tell; special ones are spaced as transformers
+        does, but for google.
 
         Raises UserError for what is no whole number and for an id outside the vocabulary.
         """
@@ -309,7 +380,10 @@ class Tokenizer:
         if wrong := [i for i in numbers if not 0 <= i < self.vocab_size]:
             raise UserError(f"id {wrong[0]} is not in the vocabulary, 0 to {self.vocab_size - 1}")
         if skip_special_tokens:
-            numbers = [i for i in numbers if i > MASK_ID]
+            numbers = [i for i in numbers if i not in self.special]
+        return self._decode(numbers)
+
+    def _decode(self, numbers: list[int]) -> str:
         if self.mode == "google":
             return "".join(self.pieces[i] for i in numbers).replace(MARKER, " ").strip()
         text, run, after_special = "", [], False
@@ -322,6 +396,121 @@ class Tokenizer:
                 run = []
             after_special = i <= MASK_ID
         return (text + self._processor.decode(run)).strip()
+
+
+class _FastTokenizer(Tokenizer):
+    """A vocabulary whose text the `tokenizers` library cleans and divides."""
+
+    def __init__(
+        self,
+        path: Path,
+        mode: Mode | None,
+        do_lower_case: bool | None,
+        keep_accents: bool | None,
+    ) -> None:
+        """None: as the file says, else lower-cased and accents as the mode has them by default.
+
+        Raises UserError as `Tokenizer.load` does.
+        """
+        self.path, self.sha256 = path, hashlib.sha256(_read(path)).hexdigest()
+        kind: tokenizer_json.Kind = "wordpiece" if path.suffix == ".txt" else "hf-fast"
+        lower = do_lower_case is not False
+        if path.suffix == ".json":
+            document = tokenizer_json.read_tokenizer_json(path)
+            kind = tokenizer_json.kind_of(document, path)
+            if mode not in (None, kind):
+                raise UserError(f"{path} has mode {kind}, not {mode}; leave the mode out")
+            own = tokenizer_json.cleaning_of(document)
+            lower = own[0] if do_lower_case is None else lower
+            if keep_accents is None:
+                keep_accents = own[1] if do_lower_case is None else keeps_accents(kind, lower)
+            if kind == "wordpiece":
+                document = tokenizer_json.with_cleaning(document, lower, keep_accents)
+            elif (lower, keep_accents) != own:
+                raise UserError(
+                    f"{path} says itself that text is {_case(*own)}, not "
+                    f"{_case(lower, keep_accents)}; leave that out, or give another vocabulary"
+                )
+        else:
+            keep_accents = keeps_accents(kind, lower) if keep_accents is None else keep_accents
+            if path.suffix != ".txt":
+                _load_spiece(path, mode or "hf", lower, keep_accents)  # says what is wrong with it
+            document = _document_made_of(path, lower, keep_accents)
+        self.mode, self.do_lower_case, self.keep_accents = kind, lower, keep_accents
+        self._engine = FastEngine(document, kind, path)
+        self.special, self.pieces = self._engine.special, self._engine.pieces
+        self.vocab_size = len(self.pieces)
+        starts = _starts_word if kind == "hf-fast" else _starts_wordpiece
+        self.starts_word = np.array([starts(piece) for piece in self.pieces])
+
+    def _clean(self, text: str) -> str:
+        return text.strip()
+
+    @checked
+    def encode_batch(
+        self,
+        texts: Iterable[str],
+        add_special_tokens: bool = False,
+        parse_special: bool | None = None,
+        *,
+        threads: int | None = None,
+    ) -> list[Encoding]:
+        """`encode` of each text; None for `threads`: as many as there are cores."""
+        found = self._engine.encode(_several(texts), parse_special is not False, threads)
+        return [self._encoding(*each, add_special_tokens) for each in found]
+
+    @checked
+    def encode_ids(self, texts: Iterable[str], *, threads: int = 1) -> list[list[int]]:
+        """The ids of `encode` with no special ones, without offsets."""
+        return self._engine.encode_ids(_several(texts), threads)
+
+    def _decode(self, numbers: list[int]) -> str:
+        return self._engine.decode(numbers)
+
+
+def document_of(tokenizer: Tokenizer) -> tokenizer_json.Document:
+    """The tokenizer.json that gives a tokenizer's ids in transformers; of modes google and hf as
+    near as `tokenizer_json.of_mode` says. Raises UserError where there can be none."""
+    path, mode = tokenizer.path, tokenizer.mode
+    cleaning = tokenizer.do_lower_case, tokenizer.keep_accents
+    if path.suffix == ".json":
+        document = tokenizer_json.read_tokenizer_json(path)
+        return tokenizer_json.with_cleaning(document, *cleaning)
+    if mode in ("hf-fast", "wordpiece"):
+        return _document_made_of(path, *cleaning)
+    return tokenizer_json.of_mode(tokenizer_json.read_spiece(path), mode, *cleaning)
+
+
+def _document_made_of(path: Path, lower: bool, keep_accents: bool) -> tokenizer_json.Document:
+    """The tokenizer that transformers would make of a vocab.txt or a SentencePiece model."""
+    if path.suffix == ".txt":
+        pieces = tokenizer_json.read_vocab_txt(path)
+        return tokenizer_json.wordpiece(pieces, lower, keep_accents)
+    return tokenizer_json.albert_converter(tokenizer_json.read_spiece(path), lower, keep_accents)
+
+
+def _case(lower: bool, keep_accents: bool) -> str:
+    return f"{'lower-cased' if lower else 'cased'}, accents {'kept' if keep_accents else 'dropped'}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _load_spiece(path: Path, mode: Mode, lower: bool, keep_accents: bool) -> Tokenizer:
+    processor = sentencepiece.SentencePieceProcessor()
+    model = _read(path)
+    try:
+        processor.LoadFromSerializedProto(model)
+    except RuntimeError:
+        raise UserError(
+            f"{path} is no SentencePiece model; give ALBERT's spiece.model or 30k-clean.model"
+        ) from None
+    sha256 = hashlib.sha256(model).hexdigest()
+    return Tokenizer(processor, path, sha256, mode, lower, keep_accents)
 
 
 def _several(texts: Iterable[str]) -> list[str]:
@@ -339,27 +528,31 @@ def _whole(ids: Iterable[SupportsIndex]) -> list[int]:
         raise UserError(f"ids {shown(ids)} must be whole numbers in a list") from None
 
 
-def _model_file(path: Path) -> Path:
+def vocabulary_file(path: str | Path, mode: str | None = None) -> Path:
+    """The vocabulary that a path names, or a folder's; UserError where there is none."""
+    path = model_path(path)
     if path.is_file():
         return path
     if not path.is_dir():
         raise UserError(f"{path} does not exist; give a spiece.model or the folder that holds it")
-    for name in _FILE_NAMES:
-        if (path / name).is_file():
-            return path / name
-    if (path / "tokenizer.json").is_file():
-        raise UserError(
-            f"{path} has a tokenizer.json but no spiece.model, which is needed: put the original "
-            "model's in, or one saved by transformers' slow AlbertTokenizer"
-        )
+    if found := find_vocabulary_file(path, mode):
+        return found
     if is_model_directory(path / "model"):
         raise UserError(f"{path} is a work directory; give its model, {path / 'model'}")
-    raise UserError(f"{path} holds no spiece.model; give the file or the folder that holds it")
+    raise UserError(
+        f"{path} holds no spiece.model, tokenizer.json or vocab.txt; give the file or the folder "
+        "that holds it"
+    )
 
 
 def _starts_word(piece: str) -> bool:
     """The original's _is_start_piece_sp: punctuation, or a character no English word has."""
     return piece in _PUNCTUATION or any(c.lower() not in _WORD_CHARACTERS for c in piece)
+
+
+def _starts_wordpiece(piece: str) -> bool:
+    """Whether a piece of BERT's begins a word: Chinese characters do, each by itself."""
+    return not piece.startswith("##")
 
 
 # -------------------------------------------------------------------------------- a new vocabulary

@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.manifests import settings_in
 from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
-from albert_jax.data.special_pieces import MASK_ID
+from albert_jax.data.special_pieces import ALBERT_IDS
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import functions
 from albert_jax.inference.batching import batch_tokens, one_ahead
@@ -79,8 +80,7 @@ def load(
     model = load_model(require_model_directory(directory, "directory"), as_float32=True)
     tokenizer = None
     if model.tokenizer["path"] is not None:
-        settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
-        tokenizer = Tokenizer.load(model.tokenizer["path"], **settings)
+        tokenizer = Tokenizer.load(model.tokenizer["path"], **settings_in(model.tokenizer))
     config = model.config if depth is None else _with_depth(model.config, depth)
     return Albert(
         config, model.params, tokenizer, compute=compute, head=model.head, source=str(directory)
@@ -122,6 +122,7 @@ class Albert:
             raise UserError(f"params has no {' and no '.join(sorted(lacking))}; give a whole model")
         self.config, self.params, self._tokenizer, self.head = config, params, tokenizer, head
         self.source = source
+        self._special = ALBERT_IDS if tokenizer is None else tokenizer.special
         self._on_cpu = jax.default_backend() == "cpu"
         # Unrolled, so that a kernel's transposition is part of each layer's matmul.
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
@@ -259,10 +260,10 @@ class Albert:
         name_of = _namer(text, "text", texts)
         encodings = self.tokenizer.encode_batch(texts, parse_special=True)
         rows = self._rows([encoding.ids for encoding in encodings], None, truncate, name_of)
-        rows = [row._replace(masked=_masked(row)) for row in rows]
+        rows = [row._replace(masked=self._masked(row)) for row in rows]
         for index, (row, encoding) in enumerate(zip(rows, encodings, strict=True)):
             if not row.masked:
-                cut = " left in what was not cut off" if MASK_ID in encoding.ids else ""
+                cut = " left in what was not cut off" if self._special.mask in encoding.ids else ""
                 raise UserError(
                     f"{name_of(index)} has no [MASK]{cut}; "
                     "write [MASK] where a word is to be filled in"
@@ -404,8 +405,12 @@ class Albert:
                     f"{name_of(index)}: {length} tokens are more than the model's {longest}; "
                     f"shorten or split the text{advice}"
                 )
-            rows.append(make_row(first, second, longest=longest))
+            rows.append(make_row(first, second, longest=longest, special=self._special))
         return rows
+
+    def _masked(self, row: Row) -> list[int]:
+        mask = self._special.mask
+        return [position for position, id in enumerate(row.ids) if id == mask]
 
     def _not_finite(self, what: str) -> str:
         wider = "" if self.compute.dtype == "float32" else ", or compute in float32"
@@ -467,10 +472,6 @@ class Albert:
                 ]
             )
         return answers if several else answers[0]
-
-
-def _masked(row: Row) -> list[int]:
-    return [position for position, id in enumerate(row.ids) if id == MASK_ID]
 
 
 def _namer(given: Any, argument: str, texts: Sequence[str]) -> Callable[[int], str]:

@@ -5,7 +5,7 @@ DEST/encode.jax_export     jax.export's serialized StableHLO of `functions.encod
 DEST/fill_mask.jax_export  the same of `functions.fill_mask`, of a model that has that head
 DEST/params.npz            the programs' first argument, one array for each name
 DEST/serving.json          inputs and outputs, configuration, how text is cleaned, versions
-DEST/spiece.model          the vocabulary, where the model has one
+DEST/spiece.model          the vocabulary, where the model has one; or tokenizer.json or vocab.txt
 
 Batch, length and number of masked positions are symbols in the programs, and the weights are
 arguments of them, so one small file serves every shape on every platform.
@@ -29,7 +29,7 @@ from jax import export as jax_export
 from albert_jax import __version__
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.manifests import SERVING, VOCABULARY
+from albert_jax.config.manifests import SERVING, vocabulary_name
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert, load
@@ -87,7 +87,8 @@ def export_serving(
         description = json.dumps(_description(albert, programs), indent=1)
         (folder / SERVING).write_text(f"{description}\n", encoding="utf-8")
         if albert.vocabulary is not None:
-            shutil.copyfile(albert.vocabulary.path, folder / VOCABULARY)
+            vocabulary = albert.vocabulary.path
+            shutil.copyfile(vocabulary, folder / vocabulary_name(vocabulary))
         _check(albert, folder)
     return dest
 
@@ -180,7 +181,6 @@ def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) ->
         "platforms": PLATFORMS,
         "compute": dataclasses.asdict(albert.compute),
         "config": dataclasses.asdict(albert.config),
-        "tokenizer": tokenizer
-        and {"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
+        "tokenizer": tokenizer and tokenizer.settings,
         "programs": described,
     }

@@ -15,7 +15,7 @@ from jax import Array
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.manifests import HeadManifest
+from albert_jax.config.manifests import HeadManifest, settings_in
 from albert_jax.config.model import ComputeConfig
 from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
@@ -266,8 +266,7 @@ def tokenizer_of(directory: str | Path, model: ModelDirectory) -> Tokenizer:
         raise UserError(
             f"{directory} has no vocabulary; convert the model with --vocab spiece.model"
         )
-    settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
-    return Tokenizer.load(model.tokenizer["path"], **settings)
+    return Tokenizer.load(model.tokenizer["path"], **settings_in(model.tokenizer))
 
 
 def _outputs_of(model: ModelDirectory) -> int:

@@ -15,7 +15,8 @@ from albert_jax.checkpoint.convert.parameters import misfits, part_of
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.data.special_pieces import CLS_ID, PAD_ID, SEP_ID, SPECIAL_PIECES
+from albert_jax.config.manifests import settings_in
+from albert_jax.data.special_pieces import ALBERT_IDS, CLS_ID, PAD_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import Albert
 from albert_jax.inference.published import RELEASED, Released
@@ -152,9 +153,7 @@ def _vocabulary(model: ModelDirectory) -> tuple[Check, Tokenizer | None]:
     if path is None:
         return Check("vocabulary", "SKIP", "none: the model takes ids and no text"), None
     try:
-        tokenizer = Tokenizer.load(
-            path, mode=settings["mode"], do_lower_case=settings["do_lower_case"]
-        )
+        tokenizer = Tokenizer.load(path, **settings_in(settings))
     except UserError as error:
         return Check("vocabulary", "FAIL", str(error)), None
     pieces, rows = f"{tokenizer.vocab_size:,} pieces", model.config.vocab_size
@@ -163,9 +162,10 @@ def _vocabulary(model: ModelDirectory) -> tuple[Check, Tokenizer | None]:
     if tokenizer.vocab_size < rows:
         pieces += f" for {rows:,} rows of embeddings"
     case = "lower-cased" if tokenizer.do_lower_case else "cased"
-    detail = (
-        f"{pieces}, {' '.join(SPECIAL_PIECES)} at 0 to 4; cleaned as {tokenizer.mode}'s, {case}"
-    )
+    case += ", accents kept" * (tokenizer.keep_accents and tokenizer.do_lower_case)
+    special = [tokenizer.pieces[i] for i in tokenizer.special]
+    where = "0 to 4" if tokenizer.special == ALBERT_IDS else ", ".join(map(str, tokenizer.special))
+    detail = f"{pieces}, {' '.join(special)} at {where}; cleaned as {tokenizer.mode}'s, {case}"
     return Check("vocabulary", "PASS", detail), tokenizer
 
 

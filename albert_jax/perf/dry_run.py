@@ -47,7 +47,7 @@ def describe_plan(config: PretrainConfig) -> str:
     data = open_data(config, workdir) if made or config.store or not config.text else None
     lines = [run_plan(config, data)]
     if data is not None:
-        lines.append(_examples(describe_examples(data.train, examples=200)))
+        lines.append(_examples(describe_examples(data.train, 200, data.mask_id)))
     return "\n".join([*lines, *_costs(config)])
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from albert_jax.config.heads import HeadKind
 from albert_jax.config.manifests import TaskSettings
-from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 
@@ -175,10 +174,11 @@ def pair_features(
         longer = first if len(first) > len(second) else second
         longer.pop()
         over -= 1
-    ids = [CLS_ID, *first, SEP_ID]
+    special = tokenizer.special
+    ids = [special.cls, *first, special.sep]
     segments = [0] * len(ids)
     if second:
-        ids += [*second, SEP_ID]
+        ids += [*second, special.sep]
         segments += [1] * (len(second) + 1)
     return ids, segments
 

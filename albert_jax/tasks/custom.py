@@ -16,7 +16,6 @@ import numpy as np
 
 from albert_jax.config.heads import IGNORED_LABEL
 from albert_jax.config.manifests import TaskSettings
-from albert_jax.data.special_pieces import CLS_ID, SEP_ID, UNK_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
@@ -240,18 +239,19 @@ class CustomTask(Task):
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
     ) -> list[Features]:
         # A word that is cleaned away, a lone accent, still has a label to predict.
-        words = [ids or [UNK_ID] for ids in tokenizer.encode_ids(example.texts)]
+        special = tokenizer.special
+        words = [ids or [special.unk] for ids in tokenizer.encode_ids(example.texts)]
         rows = []
         first = 0
         while first < len(words):
-            ids, starts = [CLS_ID], []
+            ids, starts = [special.cls], []
             room = max_seq_length - 1
             last = first
             while last < len(words) and (last == first or len(ids) + len(words[last]) <= room):
                 starts.append(len(ids))
                 ids += words[last]
                 last += 1
-            ids = [*ids[:room], SEP_ID]
+            ids = [*ids[:room], special.sep]
             targets = {}
             if isinstance(example.label, tuple):
                 tags = [IGNORED_LABEL] * len(ids)

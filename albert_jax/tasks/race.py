@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.config.heads import HeadKind
-from albert_jax.data.special_pieces import CLS_ID, SEP_ID
-from albert_jax.data.tokenizer import Tokenizer, clean_text
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
     TFDS,
@@ -52,19 +51,18 @@ def choice_features(
     else it follows. The passage loses its end, question and option their beginning.
     race_utils.py:126-137, 154-232.
     """
-    mode, lower = tokenizer.mode, tokenizer.do_lower_case
-    passage, question, *options = (clean_text(text, mode=mode, lower=lower) for text in texts)
+    passage, question, *options = map(tokenizer.clean, texts)
     asked = [
         question.replace("_", option) if "_" in question else f"{question} {option}"
         for option in options
     ]
     passage_ids, *asked_ids = tokenizer.encode_ids([passage, *asked])
-    room = max_seq_length - 3
+    room, special = max_seq_length - 3, tokenizer.special
     rows, segments = [], []
     for ids in asked_ids:
         ids = ids[-min(max_qa_length, room) :]
-        first = [CLS_ID, *passage_ids[: room - len(ids)], SEP_ID]
-        rows.append([*first, *ids, SEP_ID])
+        first = [special.cls, *passage_ids[: room - len(ids)], special.sep]
+        rows.append([*first, *ids, special.sep])
         segments.append([0] * len(first) + [1] * (len(ids) + 1))
     return rows, segments
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.config.manifests import TaskSettings
-from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample, Task
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
@@ -154,7 +153,7 @@ class SquadTask(Task):
         if example.extra["answer"] is not None and passage.ids:
             text, start = example.extra["answer"]
             answer = passage.pieces_of(start, start + len(text))
-        rows = []
+        rows, (_, _, cls, sep, _) = [], tokenizer.special
         for window in windows(len(passage.ids), room, self.doc_stride):
             part = slice(window.start, window.start + window.length)
             first = len(query) + 2
@@ -166,7 +165,7 @@ class SquadTask(Task):
             rows.append(
                 Features(
                     index,
-                    [CLS_ID, *query, SEP_ID, *passage.ids[part], SEP_ID],
+                    [cls, *query, sep, *passage.ids[part], sep],
                     [0] * first + [1] * (window.length + 1),
                     targets,
                     _extra(passage, window, part, first),

@@ -18,7 +18,7 @@ from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.manager import lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.manifests import MANIFEST
+from albert_jax.config.manifests import MANIFEST, settings_in
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.distributed.compilation_cache import compilation_cache
@@ -296,7 +296,7 @@ class _Best:
             params=jax.device_get(params),
             config=source.config,  # its dropout too, which is the run's affair, not the weights'
             vocab=source.tokenizer["path"],
-            tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
+            tokenizer=settings_in(source.tokenizer),
             head=self.prepared.head | {"max_seq_length": self.prepared.max_seq_length},
             provenance={
                 "made_by": "albert-jax finetune",

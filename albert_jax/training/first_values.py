@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory
+from albert_jax.config.manifests import VOCABULARIES
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.pretraining import PretrainingData
 from albert_jax.training.optimizer import path_name
@@ -80,7 +81,8 @@ def params_of(
         raise UserError(
             f"{name} does not fit the model: {'; '.join(differing)}; give --model.… as there"
         )
-    recorded = source.manifest["sha256"].get("spiece.model")
+    digests = source.manifest["sha256"]
+    recorded = next((digests[name] for name in VOCABULARIES if name in digests), None)
     if recorded is not None and recorded != data.identity["vocabulary"]:
         raise UserError(
             f"{name} was trained with another vocabulary (SHA-256 "

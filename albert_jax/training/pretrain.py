@@ -19,7 +19,7 @@ import jax
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.manifests import VOCABULARY, is_model_directory
+from albert_jax.config.manifests import is_model_directory, vocabulary_in, vocabulary_name
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.stages import Stages
@@ -207,7 +207,8 @@ def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
     """Copies the vocabulary into the work directory, so that `export` needs nothing else."""
     if data.vocab is None or not multihost.is_primary():
         return
-    with writing(workdir / VOCABULARY), appearing_file(workdir / VOCABULARY) as temporary:
+    kept = workdir / vocabulary_name(data.vocab)
+    with writing(kept), appearing_file(kept) as temporary:
         shutil.copyfile(data.vocab, temporary)
 
 
@@ -215,7 +216,7 @@ def _kept_vocabulary(
     config: PretrainConfig, workdir: Path, meta: Mapping[str, Any]
 ) -> tuple[Path | None, dict[str, Any]]:
     """The run's vocabulary and how text is cleaned for it."""
-    kept = workdir / VOCABULARY
+    kept = vocabulary_in(workdir)
     if not kept.is_file() or "tokenizer" not in meta:  # 0.1.0 kept none
         data = open_data(config, workdir)
         return data.vocab, data.tokenizer

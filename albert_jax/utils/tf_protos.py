@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages of TensorFlow's files, as classes of Google's protobuf library.
+"""The messages of TensorFlow's and SentencePiece's files, as classes of Google's protobuf library.
 
 They are built here from field numbers, because generated code runs only with the protobuf releases
-that its generator knows. What they lack of TensorFlow's definitions is passed over when it is read.
+that its generator knows. What they lack of the original definitions is passed over when it is read.
 Sources: tensorflow/core/example/{example,feature}.proto, framework/{tensor_shape,versions}.proto,
-protobuf/tensor_bundle.proto.
+protobuf/tensor_bundle.proto; sentencepiece's src/sentencepiece_model.proto.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-__all__ = ["BundleEntry", "BundleHeader", "DecodeError", "Example"]
+__all__ = ["BundleEntry", "BundleHeader", "DecodeError", "Example", "SentencePieceModel"]
 
 _PACKAGE = "albert_jax"
 _Field = descriptor_pb2.FieldDescriptorProto
@@ -56,6 +56,18 @@ _MESSAGES: dict[str, dict[str, tuple[int, str, bool]]] = {
         "crc32c": (6, "fixed32", False),
         "slices": (7, "bytes", True),
     },
+    "SentencePiece": {
+        "piece": (1, "bytes", False),
+        "score": (2, "float", False),
+        "type": (3, "int64", False),
+    },
+    "TrainerSpec": {"model_type": (3, "int64", False)},
+    "NormalizerSpec": {"precompiled_charsmap": (2, "bytes", False)},
+    "SentencePieceModel": {
+        "pieces": (1, "SentencePiece", True),
+        "trainer_spec": (2, "TrainerSpec", False),
+        "normalizer_spec": (3, "NormalizerSpec", False),
+    },
 }
 
 
@@ -84,3 +96,4 @@ _CLASSES = _classes()
 Example: Any = _CLASSES["Example"]
 BundleHeader: Any = _CLASSES["BundleHeader"]
 BundleEntry: Any = _CLASSES["BundleEntry"]
+SentencePieceModel: Any = _CLASSES["SentencePieceModel"]

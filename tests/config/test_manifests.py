@@ -100,11 +100,14 @@ def test_a_transformers_folder_and_what_conversion_makes_of_it_give_the_same_ids
     assert Tokenizer.load(tmp_path / "back").encode(TEXT) == own
 
 
-def test_accents_that_are_dropped_are_told(tmp_path: Path, capsys) -> None:
+def test_accents_are_kept_where_a_transformers_folder_says_so(tmp_path: Path) -> None:
     shutil.copyfile(VOCABULARY, tmp_path / "spiece.model")
+    assert not Tokenizer.load(tmp_path).keep_accents
     (tmp_path / "tokenizer_config.json").write_text('{"keep_accents": true}')
-    Tokenizer.load(tmp_path)
-    assert "keeps accents, which albert_jax's tokenizer drops" in capsys.readouterr().err
+    assert Tokenizer.load(tmp_path).keep_accents
+    (tmp_path / "tokenizer_config.json").write_text('{"keep_accents": 3}')
+    with pytest.raises(UserError, match="keep_accents 3 must be true or false"):
+        Tokenizer.load(tmp_path)
 
 
 def test_a_transformers_tokenizer_with_further_tokens_is_refused_as_conversion_refuses_it(
@@ -187,5 +190,5 @@ def test_an_edited_configuration_and_a_newer_format_are_refused(
     del manifest["crc32c"]
     sealed = integrity.seal(manifest | {"format_version": 9})
     (copy / "manifest.json").write_text(json.dumps(sealed))
-    with pytest.raises(UserError, match="has format 9, newer than 1; update albert_jax"):
+    with pytest.raises(UserError, match="has format 9, newer than 2; update albert_jax"):
         read_model_manifest(copy)

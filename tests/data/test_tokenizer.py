@@ -295,17 +295,19 @@ def test_what_a_tokenizer_knows_of_its_file(tmp_path: Path) -> None:
     for name in ("30k-clean.model", "spiece.model"):
         (tmp_path / name).write_bytes(MODEL.read_bytes())
         assert Tokenizer.load(tmp_path).path == tmp_path / name
-    with pytest.raises(UserError, match="mode 'fast' must be one of google, hf"):
+    with pytest.raises(
+        UserError, match="mode 'fast' must be one of google, hf, hf-fast, wordpiece"
+    ):
         Tokenizer.load(MODEL, mode="fast")  # type: ignore[arg-type]
 
 
 def test_files_that_hold_no_vocabulary_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing does not exist; give a spiece\.model"):
         Tokenizer.load(tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"holds no spiece\.model"):
+    with pytest.raises(UserError, match=r"holds no spiece\.model, tokenizer\.json or vocab\.txt"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"has a tokenizer\.json but no spiece\.model"):
+    with pytest.raises(UserError, match=r"tokenizer\.json has no model; ALBERT's is Unigram"):
         Tokenizer.load(tmp_path)
     for content in (b"", b"{}", MODEL.read_bytes()[:1000]):
         (tmp_path / "spiece.model").write_bytes(content)

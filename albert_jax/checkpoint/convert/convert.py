@@ -25,9 +25,9 @@ from albert_jax.checkpoint.convert.sources import (
 from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.manifests import ConvertedTensor, HeadManifest
-from albert_jax.data.hf_tokenizer import read_tokenizer
-from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.config.manifests import VOCABULARY, ConvertedTensor, HeadManifest, settings_in
+from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, read_tokenizer
+from albert_jax.data.tokenizer import Mode, Tokenizer, vocabulary_file
 from albert_jax.utils.atomic import appearing_whole, require_apart
 from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError
@@ -81,14 +81,16 @@ def convert(
     config: str | Path | None = None,
     vocab: str | Path | None = None,
     no_vocab: bool = False,
+    mode: Mode | None = None,
     do_lower_case: bool | None = None,
     with_optimizer: bool = False,
 ) -> Inventory:
     """Convert a model and return its inventory; docs/checkpoints.md has the formats.
 
     `head` says what a head of one output is; `config` and `vocab` name files that are not beside
-    the weights; `no_vocab` goes without one; `do_lower_case` is as the vocabulary was trained
-    (None: as the source says, else True). `dest` appears whole. What is found is printed to stderr.
+    the weights; `no_vocab` goes without one; `mode` is how text is divided (None: as the source
+    says; docs/data.md has the modes); `do_lower_case` is as the vocabulary was trained (None: as
+    the source says, else True). `dest` appears whole. What is found is printed to stderr.
     Raises UserError for what cannot be read or does not fit, and then writes nothing.
     """
     if to not in ("albert-jax", *writers.FILES):
@@ -107,9 +109,9 @@ def convert(
             found = _read_model_directory(path, with_optimizer)
         else:
             found = _read_source(path, config, head, with_optimizer)
-        if do_lower_case is not None:
-            found.settings["do_lower_case"] = do_lower_case
-        vocabulary = None if no_vocab else _choose_vocabulary(found, vocab)
+        asked = {"mode": mode, "do_lower_case": do_lower_case}
+        asked = {key: value for key, value in asked.items() if value is not None}
+        vocabulary = None if no_vocab else _choose_vocabulary(found, vocab, asked)
         inventory = _inventory(str(source), found, vocabulary, str(dest), to)
         _print(inventory)
         notes = _write(dest, to, found, vocabulary, inventory)
@@ -139,10 +141,9 @@ class _Found:
 
     kind: str
     weights: Weights
-    find_vocabulary: Callable[[], Path | None]
-    settings: dict[str, Any]  # of the tokenizer
-    differences: Callable[[Path], list[str]]  # of its tokenizer from ours, for a vocabulary
-    added: int  # tokens that its tokenizer has beside the vocabulary, at most
+    find_vocabulary: Callable[[str | None], Choice | None]  # takes the mode that is asked for
+    settings: dict[str, Any]  # `Tokenizer.settings`
+    hf: HfTokenizer | None  # what the files of a transformers folder say
     notes: list[str]
 
 
@@ -165,15 +166,12 @@ def _read_source(
         with_optimizer=with_optimizer,
     )
     settings: dict[str, Any] = {"mode": "google", "do_lower_case": True}  # its flag's default
-    differences: Callable[[Path], list[str]] = _no_differences
-    added, notes = 0, list(weights.notes)
+    hf = None
     if source.kind == "hf":
-        tokenizer = read_tokenizer(source.file.parent)
-        settings = {"mode": "hf", "do_lower_case": tokenizer.do_lower_case}
-        differences, added = tokenizer.differences, len(tokenizer.added)
-        notes += tokenizer.notes
-    find = partial(find_vocabulary, source)
-    return _Found(source.description, weights, find, settings, differences, added, notes)
+        hf = read_tokenizer(source.file.parent)
+        settings = {**hf.settings_of(Path(VOCABULARY))}
+    find = partial(find_vocabulary, source, hf)
+    return _Found(source.description, weights, find, settings, hf, list(weights.notes))
 
 
 def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
@@ -204,48 +202,49 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
         ignored={"optimizer's tensors": len(kept)} if kept and not slots else {},
         notes=("albert_config.json, Google's meaning of each name",),
     )
-    settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
-    return _Found(
-        _OURS,
-        weights,
-        lambda: model.tokenizer["path"],
-        settings,
-        _no_differences,
-        0,
-        list(weights.notes),
-    )
+    settings = settings_in(model.tokenizer)
+    kept_as, own = model.tokenizer["path"], settings["mode"]
+    choice = kept_as and Choice(kept_as, own, "")
+    return _Found(_OURS, weights, lambda _: choice, settings, None, list(weights.notes))
 
 
-def _no_differences(_: Path) -> list[str]:
-    return []
-
-
-def _choose_vocabulary(found: _Found, given: str | Path | None) -> Path | None:
-    """The vocabulary's file, the user's or the source's; notes what the user should know.
+def _choose_vocabulary(
+    found: _Found, given: str | Path | None, asked: dict[str, Any]
+) -> Path | None:
+    """The vocabulary's file, the user's or the source's; notes what the user should know, and sets
+    the settings. `asked` has the user's.
 
     Raises UserError for one that is not the model's, and for a tokenizer that makes other ids of a
     text than ours, unless the user chose the vocabulary.
     """
-    path = Path(given) if given is not None else found.find_vocabulary()
-    if path is None:
-        return None
-    tokenizer = Tokenizer.load(path, **found.settings)
-    if differences := found.differences(tokenizer.path):
+    choice = None
+    if given is None:
+        choice = found.find_vocabulary(asked.get("mode"))
+        if choice is None:
+            return None
+    path = choice.file if choice else vocabulary_file(given or "", asked.get("mode"))
+    tokenizer = Tokenizer.load(path, **_settings_for(found, path, choice) | asked)
+    if choice and choice.why:
+        found.notes.append(f"text in mode {tokenizer.mode}: {choice.why}")
+    found.settings = tokenizer.settings
+    if found.hf and (differences := found.hf.differences(tokenizer.path)):
         told = f"its tokenizer has {first_ten(differences)}"
         if given is None:
+            has_fast = tokenizer.path.suffix == ".model" and found.hf.fast is not None
+            advice = ", --mode hf-fast to take its tokenizer.json" * has_fast
             raise UserError(
-                f"{path.parent}: {told}, which albert_jax's does not know, so that texts would get "
-                f"other ids; give {path.name} itself with --vocab to go without these, or "
-                "--no-vocab to go without text"
+                f"{tokenizer.path.parent}: {told}, which albert_jax's does not know, so that texts "
+                f"would get other ids; give {tokenizer.path.name} itself with --vocab to go "
+                f"without these, or --no-vocab to go without text{advice}"
             )
         found.notes.append(f"{told}; albert_jax goes without, as --vocab was given")
     pieces, rows = tokenizer.vocab_size, found.weights.config.vocab_size
-    most = pieces + found.added + max(_PADDING, rows // 10)
+    most = pieces + (found.hf.added_count if found.hf else 0) + max(_PADDING, rows // 10)
     if given is None and found.kind == _OURS:
         most = rows  # it was looked at when the model directory was made
     if not pieces <= rows <= most:
         raise UserError(
-            f"the vocabulary {path} has {pieces} pieces and the model {rows}; "
+            f"the vocabulary {tokenizer.path} has {pieces} pieces and the model {rows}; "
             "give the model's own with --vocab FILE, or go without text by --no-vocab"
         )
     if pieces < rows:
@@ -254,6 +253,18 @@ def _choose_vocabulary(found: _Found, given: str | Path | None) -> Path | None:
             "they are kept, and never answered"
         )
     return tokenizer.path
+
+
+def _settings_for(found: _Found, vocabulary: Path, choice: Choice | None) -> dict[str, Any]:
+    """How the source says that text is cleaned for a vocabulary, its own or another."""
+    settings = dict(found.settings)
+    if found.hf is not None:
+        settings = {**found.hf.settings_of(vocabulary)}
+    if choice is not None:
+        settings["mode"] = choice.mode
+    elif vocabulary.suffix in (".json", ".txt"):
+        del settings["mode"]  # it says itself what it is
+    return settings
 
 
 # ------------------------------------------------------------------------------------- the writing
@@ -346,6 +357,7 @@ def _print(inventory: Inventory) -> None:
         say(f"head: {head.kind}{labels}")
     vocabulary, settings = inventory.vocabulary, inventory.tokenizer
     case = "lower-cased" if settings["do_lower_case"] else "cased"
+    case += ", accents kept" * settings.get("keep_accents", False)
     say(
         f"vocabulary: {vocabulary}, text cleaned as {settings['mode']}'s, {case}"
         if vocabulary

@@ -21,6 +21,7 @@ from albert_jax.checkpoint.convert.tensors import Tensor
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
 from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.config.packaged import model_path
+from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, choose_vocabulary
 from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
@@ -267,25 +268,30 @@ def _read_parts(path: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[s
     return {name: files[file][name] for name, file in places.items()}
 
 
-def find_vocabulary(source: WeightSource) -> Path | None:
-    """The SentencePiece model beside the weights, or None if no tokenizer is there.
+def find_vocabulary(
+    source: WeightSource, hf: HfTokenizer | None, mode: str | None
+) -> Choice | None:
+    """The vocabulary beside the weights, or None if no tokenizer is there; of a transformers folder
+    the one that `choose_vocabulary` takes for its files `hf`.
 
-    Raises UserError where there is one of another kind only.
+    Raises UserError where several are there, or one of another kind only.
     """
+    try:
+        choice = None if hf is None else choose_vocabulary(hf.folder, hf, mode)
+    except UserError as error:
+        raise UserError(
+            f"{error}; or give one with --vocab FILE, or go without text by --no-vocab"
+        ) from None
+    if choice is not None:
+        return choice
     for folder in source.folders:
         found = [folder / n for n in _VOCABULARIES if (folder / n).is_file()]
-        found = found or sorted(folder.glob("*.model"))
+        found = found or sorted(folder.glob("*.model")) or sorted(folder.glob("vocab*.txt"))
         if len(found) > 1 and found[0].name not in _VOCABULARIES:
             names = first_ten([p.name for p in found])
             raise UserError(f"{folder} has several vocabularies ({names}); say which with --vocab")
+        if found and found[0].suffix == ".txt":
+            return Choice(found[0], "wordpiece", f"it has {found[0].name}")
         if found:
-            return found[0]
-    for folder in source.folders:
-        for name in ("tokenizer.json", "vocab.txt"):
-            if (folder / name).is_file():
-                raise UserError(
-                    f"{folder} has {name} but no spiece.model, the SentencePiece vocabulary that "
-                    "albert_jax reads; give that file with --vocab FILE, or go without text by "
-                    "--no-vocab"
-                )
+            return Choice(found[0], mode or ("google" if hf is None else "hf"), "")
     return None

@@ -25,7 +25,12 @@ from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
 from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
 from albert_jax.checkpoint.model_dir import require_outside_models
+from albert_jax.config.manifests import vocabulary_name
 from albert_jax.config.model import AlbertConfig, act_for_transformers
+from albert_jax.data.hf_tokenizer import OWN_MODE
+from albert_jax.data.special_pieces import SPECIAL_PIECES
+from albert_jax.data.tokenizer import MARKER, Tokenizer, document_of
+from albert_jax.data.tokenizer_json import is_divided
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten
@@ -37,7 +42,9 @@ FILES = {
         "model.safetensors",
         "special_tokens_map.json",
         "spiece.model",
+        "tokenizer.json",
         "tokenizer_config.json",
+        "vocab.txt",
     },
     "tf": {
         "30k-clean.model",
@@ -47,7 +54,7 @@ FILES = {
     },
 }
 _NOT_THE_ORIGINALS = ("gelu_erf", "silu")
-_SPECIAL = {"<pad>": "pad", "<unk>": "unk", "[CLS]": "cls", "[SEP]": "sep", "[MASK]": "mask"}
+_ROLES = ("pad", "unk", "cls", "sep", "mask")
 
 
 def check_export_destination(dest: str | Path, kind: str) -> None:
@@ -87,9 +94,11 @@ def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
         tensors[GLOBAL_STEP] = np.array(weights.global_step, np.int64)
     write_checkpoint(folder / "model.ckpt-best", tensors)
     config.to_json(folder / "albert_config.json")
-    if vocab:
-        shutil.copyfile(vocab, folder / "30k-clean.model")
     notes = []
+    if vocab and vocab.suffix == ".model":
+        shutil.copyfile(vocab, folder / "30k-clean.model")
+    elif vocab:
+        notes.append(f"{vocab.name} left out: the original reads SentencePiece models alone")
     if config.hidden_act in _NOT_THE_ORIGINALS:
         known = f"the original's code knows no {config.hidden_act!r}"
         notes.append(f"{known}; albert_jax reads it back")
@@ -134,8 +143,7 @@ def write_hf(
     write_safetensors(folder / "model.safetensors", tensors)
     _write_json(folder / "config.json", _config_json(weights, architecture, str(dtype)))
     if vocab:
-        shutil.copyfile(vocab, folder / "spiece.model")
-        _write_tokenizer(folder, config, tokenizer)
+        notes += _write_tokenizer(folder, config, Tokenizer.load(vocab, **tokenizer))
     return notes
 
 
@@ -184,26 +192,63 @@ def _config_json(weights: Weights, architecture: str, dtype: str) -> dict[str, A
     return values
 
 
-def _write_tokenizer(folder: Path, config: AlbertConfig, settings: Mapping[str, Any]) -> None:
+def _write_tokenizer(folder: Path, config: AlbertConfig, tokenizer: Tokenizer) -> list[str]:
+    """Writes the vocabulary and the tokenizer that gives its mode's ids in transformers 4 and 5.
+
+    transformers runs tokenizer.json as it is only for the general class PreTrainedTokenizerFast;
+    its AlbertTokenizer of version 5 and its BertTokenizer make one of their own.
+    """
+    notes = []
+    shutil.copyfile(tokenizer.path, folder / vocabulary_name(tokenizer.path))
+    try:
+        document = document_of(tokenizer)
+        _write_json(folder / "tokenizer.json", document, indent=None)
+        kind = "PreTrainedTokenizerFast"
+        notes += _cannot_say(tokenizer)
+    except UserError as error:
+        notes.append(f"no tokenizer.json: {error}")
+        kind = "AlbertTokenizer"
     plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-    tokens = {piece: {"content": piece} | plain for piece in _SPECIAL}
-    tokens["[MASK]"]["lstrip"] = True
-    names = {f"{role}_token": piece for piece, role in _SPECIAL.items()}
+    pieces = [tokenizer.pieces[i] for i in tokenizer.special]
+    tokens = {piece: {"content": piece} | plain for piece in pieces}
+    tokens[pieces[-1]]["lstrip"] = pieces[0] == SPECIAL_PIECES[0]  # not of BERT's
+    names = {f"{role}_token": piece for role, piece in zip(_ROLES, pieces, strict=True)}
     names |= {"bos_token": "[CLS]", "eos_token": "[SEP]"}
-    special = {str(i): token | {"special": True} for i, token in enumerate(tokens.values())}
     values = {
-        "added_tokens_decoder": special,
+        "added_tokens_decoder": {
+            str(i): token | {"special": True}
+            for i, token in zip(tokenizer.special, tokens.values(), strict=True)
+        },
+        OWN_MODE: tokenizer.mode,
         "clean_up_tokenization_spaces": False,
-        "do_lower_case": settings["do_lower_case"],
-        "keep_accents": False,
+        "do_lower_case": tokenizer.do_lower_case,
+        "keep_accents": tokenizer.keep_accents,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "model_max_length": config.max_position_embeddings,
         "remove_space": True,
-        "tokenizer_class": "AlbertTokenizer",
+        "strip_accents": not tokenizer.keep_accents,
+        "tokenizer_class": kind,
     }
     _write_json(folder / "tokenizer_config.json", values | names)
-    mask = {"mask_token": tokens["[MASK]"]}
+    mask = {"mask_token": tokens[pieces[-1]]}
     _write_json(folder / "special_tokens_map.json", names | mask)
+    return notes
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _cannot_say(tokenizer: Tokenizer) -> list[str]:
+    """What a tokenizer.json cannot do as a mode does."""
+    divided = [piece for piece in tokenizer.pieces if is_divided(piece)]
+    if tokenizer.mode not in ("google", "hf") or not divided:
+        return []
+    within = sum(not piece.startswith(MARKER) for piece in divided)
+    inside = f", {within:,} of them within words" if within and tokenizer.mode == "google" else ""
+    return [
+        f"tokenizer.json cannot divide pieces such as {divided[0]!r} as mode {tokenizer.mode} does "
+        f"({len(divided):,} end in digit and comma{inside}): few numbers get other ids in "
+        "transformers"
+    ]
+
+
+def _write_json(path: Path, values: Mapping[str, Any], indent: int | None = 2) -> None:
+    text = json.dumps(values, indent=indent, sort_keys=indent is not None)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -22,11 +22,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from albert_jax import __version__
+from albert_jax.config.manifests import VOCABULARIES, VOCABULARY, vocabulary_name
 from albert_jax.data.prepare.beam_runner import make_pipeline, run_units_on_beam
 from albert_jax.data.prepare.forecast import make_forecast
 from albert_jax.data.prepare.local_runner import run_units
@@ -60,7 +61,7 @@ from albert_jax.data.text.documents import COUNTS, find_pieces, read_piece, summ
 from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.text.python_docs import versions_of
-from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.data.tokenizer import Mode, Tokenizer, vocabulary_file
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
 from albert_jax.utils.progress import ProgressMeter, show_bytes
@@ -83,7 +84,7 @@ def prepare(
     strict: bool = False,
     language: str = "en",
     data_dir: str | None = None,
-    mode: Literal["google", "hf"] = "google",
+    mode: Mode = "google",
     do_lower_case: bool = True,
     beam: Sequence[str] | None = None,
     progress: bool = True,
@@ -108,7 +109,7 @@ def prepare(
     place = open_place(output)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     reading = Reading(format, sentences, strict, language, data_dir)
-    tokenizer = Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
+    tokenizer = _load_tokenizer(vocab, mode, do_lower_case)
     _check(tokenizer, holdout, workers)
     pieces = find_pieces(inputs, reading)
     if not reading.format.startswith("tfds:"):
@@ -126,7 +127,13 @@ def prepare(
         why = ": all the text is one document" if holdout else ""
         _say(f"nothing is held out{why}", progress)
     job = Job(
-        place.name, reading, mode, do_lower_case, holdout, fixed, json.dumps(settings.to_json())
+        place.name,
+        reading,
+        vocabulary_name(tokenizer.path),
+        tokenizer.settings,
+        holdout,
+        fixed,
+        json.dumps(settings.to_json()),
     )
     workers = workers or (_cores() if pipeline is None else 1)
     records = read_unit_records(units, job)
@@ -171,6 +178,14 @@ def _say(text: str, progress: bool) -> None:
 # --------------------------------------------------------------------------------- before it starts
 
 
+def _load_tokenizer(vocab: str | Path, mode: Mode, do_lower_case: bool) -> Tokenizer:
+    """The vocabulary; one that is no SentencePiece model says itself how it is used, unless it is
+    to be cased."""
+    if mode in ("google", "hf") and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
+        return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
+    return Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
+
+
 def _check(tokenizer: Tokenizer, holdout: float, workers: int | None) -> None:
     if not 0 <= holdout < 1:
         raise UserError(f"holdout {holdout} must lie in [0, 1): it is a share of the documents")
@@ -193,13 +208,21 @@ def _settings(
         "sentencex": version("sentencex"),
         "unicode": unicodedata.unidata_version,
     }
+    name = vocabulary_name(tokenizer.path)
+    if tokenizer.mode in ("hf-fast", "wordpiece"):
+        made_with["tokenizers"] = version("tokenizers")
     for piece in pieces:
         if piece.kind == "docs":
             made_with |= versions_of(piece.path)
     return Settings(
         format_version=FORMAT_VERSION,
         vocabulary=StoreVocabulary(
-            tokenizer.sha256, tokenizer.vocab_size, tokenizer.mode, tokenizer.do_lower_case
+            tokenizer.sha256,
+            tokenizer.vocab_size,
+            tokenizer.mode,
+            tokenizer.do_lower_case,
+            tokenizer.settings.get("keep_accents"),
+            None if name == VOCABULARY else cast(Any, name),
         ),
         reading={k: v for k, v in asdict(reading).items() if k != "data_dir"},
         holdout=holdout,
@@ -233,7 +256,7 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
         _refuse_differences(place, begun.to_json(), settings)
         return None
     # A vocabulary by itself is somebody's own, which tidying up after a failure would delete.
-    own = {"progress", "spiece.model", *SPLITS} if "progress" in entries else set()
+    own = {"progress", *VOCABULARIES, *SPLITS} if "progress" in entries else set()
     if foreign := entries.keys() - own:
         raise UserError(
             f"{place.name} holds {min(foreign)}, which is no part of a store; name a new or empty "
@@ -325,7 +348,7 @@ def _copy_vocabulary(tokenizer: Tokenizer, place: Place) -> None:
     model = tokenizer.path.read_bytes()
     if hashlib.sha256(model).hexdigest() != tokenizer.sha256:
         raise UserError(f"{tokenizer.path} changed while it was read; run the same command again")
-    place.write("spiece.model", model)
+    place.write(vocabulary_name(tokenizer.path), model)
 
 
 def _clean(place: Place) -> None:
@@ -338,7 +361,7 @@ def _clean(place: Place) -> None:
         return
     for folder in SPLITS:
         place.remove_folder(folder)
-    place.remove(["spiece.model"])
+    place.remove([name for name in VOCABULARIES if name in place.entries()])
     place.remove_folder("progress")  # last: with it, the rest is known for what it is
 
 

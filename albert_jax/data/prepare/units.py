@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -49,15 +49,15 @@ class Job:
 
     store: str
     reading: Reading
-    mode: Literal["google", "hf"]  # of the tokenizer
-    do_lower_case: bool
+    vocabulary: str  # its file's name in the store
+    cleaning: dict[str, Any]  # `Tokenizer.settings`
     holdout: float
     fixed: tuple[int, int] | None  # hashes of a document that is held out and of one that is not
     settings: str  # all that a finished unit depends on beside its pieces and `fixed`, as JSON
 
     def load_tokenizer(self) -> Tokenizer:
-        with open_place(self.store).fetched("spiece.model") as file:
-            return Tokenizer.load(file, mode=self.mode, do_lower_case=self.do_lower_case)
+        with open_place(self.store).fetched(self.vocabulary) as file:
+            return Tokenizer.load(file, **self.cleaning)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a tokenizer.json by Hugging Face's `tokenizers` library, an optional package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from albert_jax.data.special_pieces import SpecialIds
+from albert_jax.data.tokenizer_json import Document, Kind, special_ids, without_specials
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import shortened
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # which no UTF-8 can hold
+_MARKER = "\u2581"
+
+
+class Divided(NamedTuple):
+    """A text's ids, their pieces, and [start, end) of each in the text."""
+
+    ids: list[int]
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+
+
+def require_tokenizers(path: Path) -> Any:
+    """Return the `tokenizers` module; raise UserError, which names the file that needs it."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError(
+            f"{path} needs the tokenizers library for its text, which is not installed; pip "
+            "install 'albert-jax[tokenizers]'"
+        ) from None
+    return tokenizers
+
+
+class FastEngine:
+    """A tokenizer.json at work; can be pickled."""
+
+    def __init__(self, document: Document, kind: Kind, path: Path) -> None:
+        """Raises UserError for what `tokenizers` cannot read, and where it is not installed."""
+        self.special: SpecialIds = special_ids(document, kind)
+        self._path = path
+        # Whether literal special tokens are parsed -> the JSON of a tokenizer.
+        self._json = {
+            True: msgspec.json.encode(document).decode(),
+            False: msgspec.json.encode(without_specials(document, kind)).decode(),
+        }
+        self._made: dict[bool, Any] = {}
+        vocabulary = self._tokenizer(True).get_vocab(with_added_tokens=True)
+        pieces = [""] * (max(vocabulary.values()) + 1)  # "" where an id has none
+        for piece, number in vocabulary.items():
+            pieces[number] = piece
+        self.pieces: list[str] = pieces
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_made": {}}
+
+    def _tokenizer(self, parse_special: bool) -> Any:
+        if parse_special not in self._made:
+            library = require_tokenizers(self._path)
+            try:
+                self._made[parse_special] = library.Tokenizer.from_str(self._json[parse_special])
+            # It has no type of its own for what it cannot read, and may panic in Rust.
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+                    raise
+                raise UserError(
+                    f"{self._path} is not read by tokenizers {library.__version__} "
+                    f"({shortened(str(error))}); copy it again, or update tokenizers"
+                ) from None
+        return self._made[parse_special]
+
+    def encode(
+        self, texts: Sequence[str], parse_special: bool, threads: int | None
+    ) -> Iterator[Divided]:
+        """Divide texts; `parse_special`: a literal [MASK], say, becomes its id."""
+        texts = [_SURROGATE.sub("\ufffd", text) for text in texts]
+        tokenizer = self._tokenizer(parse_special)
+        if threads == 1:
+            found = (tokenizer.encode(text, add_special_tokens=False) for text in texts)
+        else:
+            found = iter(tokenizer.encode_batch(texts, add_special_tokens=False))
+        for text, encoding in zip(texts, found, strict=True):
+            yield self._divided(text, encoding)
+
+    def encode_ids(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        """Divide texts into ids alone; special tokens in them are text."""
+        texts = [_SURROGATE.sub("\ufffd", text) for text in texts]
+        tokenizer = self._tokenizer(False)
+        if threads == 1:
+            return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def _divided(self, text: str, encoding: Any) -> Divided:
+        """What `tokenizers` found, offsets without white space and in order."""
+        ids, offsets = list(encoding.ids), []
+        tokens = [self.pieces[i] for i in ids]  # its own hold white space before [MASK]
+        least = 0
+        for i, (start, end) in enumerate(encoding.offsets):
+            while start < end and text[start].isspace():
+                start += 1
+            if tokens[i] == _MARKER:
+                end = start
+            # Replacements of several characters by one can shift what `tokenizers` says.
+            start = max(start, least)
+            offsets.append((start, max(start, end)))
+            least = start
+            if ids[i] == self.special.unk:
+                tokens[i] = text[start:end] or tokens[i]
+        return Divided(ids, tokens, offsets)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special ones included."""
+        text: str = self._tokenizer(True).decode(list(ids), skip_special_tokens=False)
+        return text.strip()
