@@ -520,7 +520,7 @@ def test_weights_of_another_export_are_named_by_tensor(model: Path, tmp_path: Pa
 
 
 def test_a_newer_format_is_not_taken_for_damage(tmp_path: Path) -> None:
-    with mock.patch("albert_jax.checkpoint.model_export.format_version", lambda *_: 99):
+    with mock.patch("albert_jax.checkpoint.model_export.format_version", return_value=99):
         path = export(tmp_path / "model")
     with pytest.raises(UserError, match="has format 99, newer than 2; update albert_jax"):
         load_model(path)
