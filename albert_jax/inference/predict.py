@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -100,6 +100,16 @@ def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterato
         raise
     if chunk:
         yield chunk
+
+
+class AnswerSettings(TypedDict, total=False):
+    """How a model is to answer, as `predict` and `evaluate` take it."""
+
+    max_seq_length: int | None
+    doc_stride: int | None
+    compute: ComputeConfig | None
+    pack: int
+    labels: str | Sequence[str]
 
 
 # -------------------------------------------------------------------------------------- answering
@@ -278,7 +288,7 @@ def predict_file(
     *,
     task: str | None = None,
     skip_bad: bool = False,
-    **settings: Any,
+    **settings: Unpack[AnswerSettings],
 ) -> int:
     """Answers each row of `source` in a line of JSON of `dest`, as they come; returns how many.
 
@@ -340,7 +350,7 @@ def predict_split(
     split: str = "test",
     output: str | Path | None = None,
     task: str | None = None,
-    **settings: Any,
+    **settings: Unpack[AnswerSettings],
 ) -> list[Path]:
     """Writes the official predictions file or files of a split, labels or none, and returns them.
 
