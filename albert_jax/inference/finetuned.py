@@ -184,6 +184,31 @@ def load_fine_tuned(
     was not fine-tuned, or for another task or other labels.
     """
     model = load_model(require_model_directory(directory), as_float32=True)
+    return fine_tuned_of(
+        directory,
+        model,
+        task,
+        max_seq_length=max_seq_length,
+        compute=compute,
+        pack=pack,
+        labels=labels,
+        **settings,
+    )
+
+
+def fine_tuned_of(
+    directory: str | Path,
+    model: ModelDirectory,
+    task: str | None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    max_seq_length: int | None = None,
+    compute: ComputeConfig | None = None,
+    pack: int = 0,
+    labels: str | Sequence[str] = (),
+    **settings: Any,
+) -> FineTuned:
+    """What `load_fine_tuned` returns, of a model that is loaded; `directory` is its name."""
     head = head_of(directory, model)
     if (name := task or head.task) is None:
         raise UserError(
@@ -207,7 +232,7 @@ def load_fine_tuned(
     for_head = AlbertForTask(
         model.config, compute or ComputeConfig(), kind=head.kind, labels=_outputs_of(model)
     )
-    tokenizer = tokenizer_of(directory, model)
+    tokenizer = tokenizer or tokenizer_of(directory, model)
     outputs = HeadOutputs(for_head, pack=pack)
     return FineTuned(str(directory), model, chosen, tokenizer, length, outputs, order)
 

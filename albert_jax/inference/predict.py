@@ -30,9 +30,11 @@ from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
 from albert_jax.tasks.squad import SpanPredictions
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, json_rows
 from albert_jax.tasks.values import id_of, json_shown
+from albert_jax.utils.arguments import shown
 from albert_jax.utils.atomic import require_apart, result_lines, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter, Tick
+from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import json_line, say
 from albert_jax.utils.text_files import Stream, file_lines, kind_of, lines_together
 
@@ -81,6 +83,47 @@ def predict(
     )
     rows = ((f"input {i}", record) for i, record in enumerate(inputs))
     return _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=skip_bad)
+
+
+Texts = str | Sequence[Any] | Mapping[str, Any]
+"""An input of `answers_to`: a text, several by their order or several by their names."""
+
+
+def answers_to(fine_tuned: FineTuned, inputs: Iterable[Texts]) -> Rows[Answer]:
+    """Return the answers to inputs, the same as `predict`'s to records of them.
+
+    An input is a record, or the task's text or texts in the order of `Task.record_names`; for token
+    classification its words, or a text whose words are divided by white space. Raises UserError, as
+    `predict` does, for an input that has no answer.
+    """
+    task = fine_tuned.task
+    rows = ((f"inputs[{i}]", _record(task, f"inputs[{i}]", x)) for i, x in enumerate(inputs))
+    found = _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=False)
+    return Rows(answer for answer in found if isinstance(answer, Answer))
+
+
+def _record(task: Task, place: str, given: Texts) -> Mapping[str, Any]:
+    """Return texts by their names."""
+    if isinstance(given, Mapping):
+        return given
+    if not isinstance(given, (str, list, tuple)):
+        raise UserError(
+            f"{place} {shown(given)} must be a string, a tuple of texts or a mapping of them"
+        )
+    names = task.record_names
+    if task.head == "token_classification":
+        return {names[0]: given.split() if isinstance(given, str) else list(given)}
+    texts = [given] if isinstance(given, str) else list(given)
+    if len(texts) != len(names):
+        count = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
+        raise UserError(
+            f"{place} has {count}, and {task.name} takes {len(names)} "
+            f"({', '.join(names)}); give {_SHAPES.get(len(names), 'a tuple of them')}"
+        )
+    return dict(zip(names, texts, strict=True))
+
+
+_SHAPES = {1: "a text, or a list of texts", 2: "a tuple of two texts, or a list of such tuples"}
 
 
 def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterator[list[Input]]:
