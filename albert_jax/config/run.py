@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from albert_jax.config.heads import Long
 from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
 from albert_jax.config.sections import (
     SCHEDULES,
@@ -135,6 +136,12 @@ class FinetuneConfig:
     """Tokens from one SQuAD window's start to the next's; unset: 128."""
     max_query_length: int | None = None
     """Tokens a SQuAD question is cut to; unset: 64."""
+    long: Long = "cut"
+    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
+    windows makes a training row of each window and takes the mean of their logits on dev; of
+    classification and regression."""
+    stride: int | None = None
+    """With long windows, tokens from one window's start to the next's; unset: half a window."""
     dropout: float | None = None
     """Both dropouts of the encoder; unset: as the model directory has them."""
     classifier_dropout: float = 0.1
@@ -178,7 +185,9 @@ class FinetuneConfig:
                 raise UserError(
                     f"train.{name} {getattr(self.train, name)!r} is of pretraining; leave it out"
                 )
-        check_least(self, "", 1, "doc_stride", "max_query_length", "length_window", "seeds")
+        check_least(
+            self, "", 1, "doc_stride", "max_query_length", "stride", "length_window", "seeds"
+        )
         check_least(self, "", 0, "restarts", "pack")
         if self.max_seq_length is not None and self.max_seq_length < 8:
             raise UserError(f"max_seq_length {self.max_seq_length} is too short; use 8 or more")

@@ -25,6 +25,7 @@ from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.collate import FeatureRow
 from albert_jax.tasks.cuts import lines_about
+from albert_jax.tasks.long_texts import LongTexts, windows_line
 from albert_jax.tasks.split_features import SplitFeatures, features_of
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.utils.errors import UserError
@@ -88,11 +89,12 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     source = load_model(Path(config.model or ""), as_float32=True)
     longest = source.config.max_position_embeddings
     length = _row_length(config, longest)
+    long = LongTexts(config.long, config.stride).check(task, length)
     tokenizer = tokenizer_of(config.model or "", source)
     examples = _labelled(task, "train", config.data or "")
     task = task.learn(examples)
     train, dev = (
-        features_of(task, each, tokenizer, length)
+        features_of(task, each, tokenizer, length, long)
         for each in (examples, _labelled(task, "dev", config.data or ""))
     )
     for name, split in (("train", train), ("dev", dev)):
@@ -103,6 +105,8 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
             max_seq_length=length,
             longest=longest,
         ):
+            say(line)
+        for line in windows_line(split.windows, len(split.examples), f"{name} examples", length):
             say(line)
     train = dataclasses.replace(train, features=[])  # the arrays are enough, and much smaller
     model = AlbertForTask(
