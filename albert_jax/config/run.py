@@ -13,6 +13,7 @@ from albert_jax.config.sections import (
     ExamplesConfig,
     GuardConfig,
     OptimizerConfig,
+    Positions,
     TrainConfig,
 )
 from albert_jax.config.stages import Stages, stages_of
@@ -51,6 +52,9 @@ class PretrainConfig:
     init_from: str | None = None
     """Model directory to start from, or mini, also one of another depth: the shared layer allows
     it."""
+    positions: Positions = "same"
+    """Of init_from, where model.max_position_embeddings is larger: an error, or its position
+    embeddings are repeated from the first on, or interpolated (stretched over the new ones)."""
     output_bias: Literal["zero", "unigram"] = "zero"
     """First values of the masked-LM head's bias: zero (the original), or the logarithms of the
     pieces' frequencies in the store, so that they need not be learnt."""
@@ -66,6 +70,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_types(self, "")
         _check_stages(self)
+        if self.positions != "same" and self.init_from is None:
+            raise UserError(
+                f"positions {self.positions!r} is for the model of init_from, and none is given"
+            )
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
                 f"examples.max_seq_length {self.examples.max_seq_length} exceeds "
@@ -125,6 +133,10 @@ class FinetuneConfig:
     max_seq_length: int | None = None
     """Tokens in a row, special ones included; what is longer is cut, or divided into windows.
     Unset: 512, or as many as the model has positions for."""
+    positions: Positions = "same"
+    """Where max_seq_length exceeds the model's positions: an error, or they become as many, the
+    position embeddings repeated from the first on, or interpolated (stretched over the new ones).
+    """
     texts: tuple[str, ...] = ()
     """Columns of a user's own task that hold its texts; unset: as the task has them."""
     label: str | None = None
