@@ -26,6 +26,7 @@ from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.tasks.batches import TrainingBatches
+from albert_jax.tasks.long_texts import pooled
 from albert_jax.tasks.scores import Scores, line_of
 from albert_jax.tasks.split_features import SplitFeatures
 from albert_jax.training.finetune_report import (
@@ -285,7 +286,7 @@ class _Best:
         """Metrics and predictions; `tick` hears of rows done."""
         task = self.prepared.task
         outputs = self._outputs(jax.device_put(params), split.rows, tick)
-        predictions = task.predictions(split.examples, split.features, outputs)
+        predictions = task.predictions(split.examples, *pooled(split.features, outputs))
         return task.metrics(split.examples, predictions), predictions
 
     def export(self, params: Any, directory: Path, step: int, metrics: dict[str, float]) -> None:
@@ -297,7 +298,9 @@ class _Best:
             config=source.config,  # its dropout too, which is the run's affair, not the weights'
             vocab=source.tokenizer["path"],
             tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
-            head=self.prepared.head | {"max_seq_length": self.prepared.max_seq_length},
+            head=self.prepared.head
+            | {"max_seq_length": self.prepared.max_seq_length}
+            | _long_of(self.config),
             provenance={
                 "made_by": "albert-jax finetune",
                 "seed": self.seed,
@@ -311,6 +314,12 @@ class _Best:
                 },
             },
         )
+
+
+def _long_of(config: FinetuneConfig) -> dict[str, Any]:
+    """What a manifest says of long texts, where they are not cut."""
+    kept = {"long": config.long, "stride": config.stride} if config.long != "cut" else {}
+    return {name: value for name, value in kept.items() if value is not None}
 
 
 def _some_of(split: SplitFeatures, limit: int) -> SplitFeatures:

@@ -25,7 +25,9 @@ from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.collate import FeatureRow
 from albert_jax.tasks.cuts import lines_about
+from albert_jax.tasks.long_texts import LongTexts, windows_line
 from albert_jax.tasks.split_features import SplitFeatures, features_of
+from albert_jax.training.first_values import with_positions
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import json_sha256
@@ -65,7 +67,7 @@ def _row_length(config: FinetuneConfig, longest: int) -> int:
     if length > longest:
         raise UserError(
             f"max_seq_length {length} exceeds the model's {longest} positions; "
-            f"give --max-seq-length {longest}"
+            f"give --max-seq-length {longest}, or --positions interpolate or repeat"
         )
     return length
 
@@ -86,13 +88,16 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     check_pack(task, config.pack)
     require_finetuning_inputs(config, workdir_too=False)
     source = load_model(Path(config.model or ""), as_float32=True)
+    length = config.max_seq_length or 0
+    source = with_positions(source, f"model {config.model}", length, config.positions)
     longest = source.config.max_position_embeddings
     length = _row_length(config, longest)
+    long = LongTexts(config.long, config.stride).check(task, length)
     tokenizer = tokenizer_of(config.model or "", source)
     examples = _labelled(task, "train", config.data or "")
     task = task.learn(examples)
     train, dev = (
-        features_of(task, each, tokenizer, length)
+        features_of(task, each, tokenizer, length, long)
         for each in (examples, _labelled(task, "dev", config.data or ""))
     )
     for name, split in (("train", train), ("dev", dev)):
@@ -103,6 +108,8 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
             max_seq_length=length,
             longest=longest,
         ):
+            say(line)
+        for line in windows_line(split.windows, len(split.examples), f"{name} examples", length):
             say(line)
     train = dataclasses.replace(train, features=[])  # the arrays are enough, and much smaller
     model = AlbertForTask(
@@ -179,7 +186,9 @@ def finetuning_identity(
         "optimizer": settings["optimizer"],
         "train": {key: settings["train"][key] for key in keys} | {"seed": seed},
         # Packed rows are drawn as those of a window of 1, and have the same updates.
-        "settings": {key: settings[key] for key in kept} | {"length_window": config.window},
+        "settings": {key: settings[key] for key in kept}
+        | {"length_window": config.window}
+        | ({"positions": config.positions} if config.positions != "same" else {}),
     }
 
 
