@@ -129,7 +129,7 @@ class Albert:
         self.config, self.params, self._tokenizer, self.head = config, params, tokenizer, head
         self.source = source
         self._asked_compute = compute
-        self._answering: tuple[tuple[Any, ...], FineTuned] | None = None
+        self._answering: tuple[dict[str, Any], FineTuned] | None = None
         self._on_cpu = jax.default_backend() == "cpu"
         # Unrolled, so that a kernel's transposition is part of each layer's matmul.
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
@@ -433,6 +433,8 @@ class Albert:
         max_seq_length: int | None = None,
         doc_stride: int | None = None,
         pack: int = 0,
+        long: Long | None = None,
+        stride: int | None = None,
     ) -> Answer: ...
 
     @overload
@@ -444,6 +446,8 @@ class Albert:
         max_seq_length: int | None = None,
         doc_stride: int | None = None,
         pack: int = 0,
+        long: Long | None = None,
+        stride: int | None = None,
     ) -> Rows[Answer]: ...
 
     @checked
@@ -455,6 +459,8 @@ class Albert:
         max_seq_length: int | None = None,
         doc_stride: int | None = None,
         pack: int = 0,
+        long: Long | None = None,
+        stride: int | None = None,
     ) -> Answer | Rows[Answer]:
         """Answer inputs with the fine-tuned head: the answers of `albert-jax predict`.
 
@@ -466,6 +472,9 @@ class Albert:
             task: unset, the one that the model was fine-tuned for.
             max_seq_length: tokens in a row; unset, as in fine-tuning. So is `doc_stride`, of SQuAD.
             pack: short inputs share rows of that many tokens, with the same answers.
+            long: what is done with a text longer than a row: "cut" leaves out its end, "refuse" is
+                an error, "windows" takes the mean of its windows' logits, each `stride` tokens
+                after the one before; unset, as in fine-tuning.
 
         Returns:
             For one input an `Answer`, whose `prediction` is a label, a score, a text (then it is a
@@ -477,16 +486,21 @@ class Albert:
                 that the model has no finite answer to.
         """
         is_one = isinstance(inputs, (str, tuple, Mapping))
-        settings = (task, max_seq_length, doc_stride, pack)
+        settings: dict[str, Any] = {
+            "task": task,
+            "max_seq_length": max_seq_length,
+            "doc_stride": doc_stride,
+            "pack": pack,
+            "long": long,
+            "stride": stride,
+        }
         if self._answering is None or self._answering[0] != settings:
-            self._answering = settings, self._fine_tuned(*settings)
+            self._answering = settings, self._fine_tuned(settings)
         given = [inputs] if is_one else cast(Iterable[Texts], inputs)
         answers = answers_to(self._answering[1], cast(Iterable[Texts], given))
         return answers[0] if is_one else answers
 
-    def _fine_tuned(
-        self, task: str | None, max_seq_length: int | None, doc_stride: int | None, pack: int
-    ) -> FineTuned:
+    def _fine_tuned(self, settings: Mapping[str, Any]) -> FineTuned:
         name = self.source or "this model"
         if self.head is None:
             raise UserError(
@@ -496,14 +510,7 @@ class Albert:
         manifest = {"head": self.head}
         model = ModelDirectory(dict(self.params), self.config, {}, manifest)
         return fine_tuned_of(
-            name,
-            model,
-            task,
-            tokenizer=self.tokenizer,
-            max_seq_length=max_seq_length,
-            compute=self._asked_compute,
-            pack=pack,
-            doc_stride=doc_stride,
+            name, model, tokenizer=self.tokenizer, compute=self._asked_compute, **settings
         )
 
     # -------------------------------------------------------------------------------------- details

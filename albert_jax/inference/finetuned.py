@@ -199,6 +199,8 @@ def load_fine_tuned(
         compute=compute,
         pack=pack,
         labels=labels,
+        long=long,
+        stride=stride,
         **settings,
     )
 
@@ -213,6 +215,8 @@ def fine_tuned_of(
     compute: ComputeConfig | None = None,
     pack: int = 0,
     labels: str | Sequence[str] = (),
+    long: Long | None = None,
+    stride: int | None = None,
     **settings: Any,
 ) -> FineTuned:
     """What `load_fine_tuned` returns, of a model that is loaded; `directory` is its name."""

@@ -161,6 +161,8 @@ class AnswerSettings(TypedDict, total=False):
     compute: ComputeConfig | None
     pack: int
     labels: str | Sequence[str]
+    long: Long | None
+    stride: int | None
 
 
 # -------------------------------------------------------------------------------------- answering
