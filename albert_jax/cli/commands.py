@@ -24,6 +24,7 @@ from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.config.sections import Destination
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import json_line, say
 
@@ -171,12 +172,16 @@ class Pretrain(Command):
     """Seconds for all of them to come."""
     peer_timeout: int = 30
     """Seconds without a sign of life after which one counts as dead, and all stop."""
+    log: tuple[Destination, ...] = ("tensorboard",)
+    """Trackers that are sent the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_pretraining_inputs
+        from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
         require_pretraining_inputs(self.config, workdir_too=not self.dry_run)
+        require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
         keep_freed_memory()  # before JAX is imported
@@ -197,7 +202,7 @@ class Pretrain(Command):
 
             print(describe_plan(self.config))
         else:
-            pretrain(self.config, launch=launch if self.multihost else None)
+            pretrain(self.config, launch=launch if self.multihost else None, log=self.log)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,16 +218,20 @@ class Finetune(Command):
     config: Flags[FinetuneConfig]
     json: bool = False
     """Print what results.json holds."""
+    log: tuple[Destination, ...] = ("tensorboard",)
+    """Trackers that are sent the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_finetuning_inputs
+        from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
         require_finetuning_inputs(self.config)
+        require_trackers(self.log)
         keep_freed_memory()  # before JAX is imported, as pretrain does
         from albert_jax.training.finetune import finetune
 
-        results = finetune(self.config)
+        results = finetune(self.config, log=self.log)
         if self.json:
             _print_json(results)
 

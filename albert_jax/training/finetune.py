@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.manifests import MANIFEST
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.sections import Destination
 from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs
@@ -56,24 +58,37 @@ from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
 from albert_jax.training.step import ConfiguredStep, TrainState, configured_step
 from albert_jax.training.step_meter import Workload
+from albert_jax.training.trackers import require_trackers
+from albert_jax.training.watching import TENSORBOARD, Callback, Watching, watching_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
 from albert_jax.utils.progress import ProgressMeter, Tick
-from albert_jax.utils.provenance import commit, versions
+from albert_jax.utils.provenance import commit, versions, without_credentials
 from albert_jax.utils.streams import say
 
 RESULTS = "results.json"
 
 
-def finetune(config: FinetuneConfig) -> FinetuneResults:
+def finetune(
+    config: FinetuneConfig,
+    *,
+    log: Destination | Sequence[Destination] = TENSORBOARD,
+    on_step: Callback | None = None,
+    on_evaluation: Callback | None = None,
+) -> FinetuneResults:
     """Fine-tune as configured, or go on with it, and return what results.json holds.
 
     The work directory gets config.json, results.json, a folder `seed-N` for each run with
     checkpoints/, metrics.jsonl, tensorboard/ and the model directories last/ and best/, and links
     `last`, `best` and `model` to those of the run that is best on dev; `model` is its best step.
+    `log`, `on_step` and `on_evaluation` are `pretrain`'s, for the run of each seed: StopTraining
+    ends one seed's run.
+
     Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
     """
+    watching = watching_of(log, on_step, on_evaluation)
     require_finetuning_inputs(config)
+    require_trackers(watching.log)
     workdir = Path(config.workdir or "")
     placement = open_placement(config)
     started = time.time()
@@ -83,7 +98,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
         base = baseline(prepared.task, prepared.train.examples, prepared.dev.examples)
         write_json(workdir / "config.json", to_dict(config))
         say(_announcement(config, prepared, base))
-        runs = _runs(config, prepared, placement)
+        runs = _runs(config, prepared, placement, watching)
         kept = [run for run in runs if not run.restarted]
         metric = prepared.task.metric
         results = FinetuneResults(
@@ -101,7 +116,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
             commit=commit(),
             versions={**versions(), "python": platform.python_version()},
             hardware=hardware(),
-            config=to_dict(config),
+            config=without_credentials(to_dict(config)),
         )
         chosen = max(kept, key=lambda run: _comparable(run.best.metrics[metric]))
         _link(workdir, Path(chosen.directory))
@@ -111,14 +126,16 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
         return results
 
 
-def _runs(config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement) -> list[SeedRun]:
+def _runs(
+    config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement, watching: Watching
+) -> list[SeedRun]:
     """A run for each seed, and for each degenerate one, as often as allowed, one of a new seed."""
     runs = []
     fresh = config.train.seed + config.seeds  # the first seed that is not asked for
     for number in range(config.seeds):
         seed = config.train.seed + number
         for attempt in range(config.restarts + 1):
-            run = carry_out(_session(config, prepared, placement, seed))
+            run = carry_out(_session(config, prepared, placement, watching, seed))
             again = run.degenerate and attempt < config.restarts
             runs.append(dataclasses.replace(run, restarted=again))
             if run.degenerate:
@@ -131,7 +148,11 @@ def _runs(config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement)
 
 
 def _session(
-    config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement, seed: int
+    config: FinetuneConfig,
+    prepared: FinetuneSetup,
+    placement: Placement,
+    watching: Watching,
+    seed: int,
 ) -> Session:
     """One seed's run."""
     directory = Path(config.workdir or "") / f"seed-{seed}"
@@ -144,7 +165,7 @@ def _session(
     made = configured_step(model, task_objective(model), config)
     return Session(
         config=config,
-        run=_run_of(config, prepared, made, placement, best),
+        run=_run_of(config, prepared, made, placement, watching, best),
         placement=placement,
         directory=directory,
         random_state=partial(made.random_state, seed),
@@ -159,6 +180,7 @@ def _run_of(
     prepared: FinetuneSetup,
     made: ConfiguredStep,
     placement: Placement,
+    watching: Watching,
     best: _Best,
 ) -> Run:
     batches = _batches(config, prepared, best.seed)
@@ -181,6 +203,7 @@ def _run_of(
         ),
         identity=finetuning_identity(config, prepared, best.seed),
         evaluate=evaluate,
+        watching=watching,
         check_program=memory_check(config),
     )
 
@@ -307,7 +330,7 @@ class _Best:
                 "step": step,
                 "chosen_by": finite(metrics[self.prepared.task.metric]),
                 "dev": finite(metrics),
-                "config": to_dict(self.config),
+                "config": without_credentials(to_dict(self.config)),
                 "started_from": {
                     key: source.manifest["provenance"].get(key)
                     for key in ("made_by", "source", "step")

@@ -13,6 +13,7 @@ from albert_jax.training.position import Position
 from albert_jax.training.programs import Check
 from albert_jax.training.standing import Standing
 from albert_jax.training.step_meter import Workload
+from albert_jax.training.watching import NOBODY, Watching
 from albert_jax.utils.progress import Tick
 
 Evaluate = Callable[[Any, int, Tick], dict[str, float]]
@@ -41,6 +42,8 @@ class Run:
     after_evaluation: Callable[[], None] = _nothing
     standing: Standing | None = None
     """Hears what is logged, and says what should be known of it."""
+    watching: Watching = NOBODY
+    """The caller's functions and the trackers that hear of it."""
     check_program: Check | None = None
     """Refuses a compiled step by raising, before it runs."""
     kept: Callable[[Position], Mapping[str, Any]] = lambda _: {}
