@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
@@ -229,6 +230,10 @@ class Finetune(Command):
 # -------------------------------------------------------------------------- with a fine-tuned model
 
 
+# Flags of `_Answering` that are for one model on one task's data.
+_OF_TASKS = ("doc_stride", "long", "stride", "labels", "pack")
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Answering(Command):
     """Flags of the commands that answer with a fine-tuned model."""
@@ -239,6 +244,11 @@ class _Answering(Command):
     """Tokens in a row; unset: as in fine-tuning."""
     doc_stride: int | None = None
     """Tokens from one SQuAD window's start to the next's."""
+    long: Long | None = None
+    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
+    windows takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
+    stride: int | None = None
+    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
     labels: tuple[str, ...] = ()
     """What the data's labels are in the task, as negative=0,positive=1; those not named: as they
     are."""
@@ -256,6 +266,8 @@ class _Answering(Command):
             "compute": ComputeConfig(dtype=self.dtype),
             "pack": self.pack,
             "labels": self.labels,
+            "long": self.long,
+            "stride": self.stride,
         }
 
 
@@ -323,7 +335,7 @@ class Evaluate(_Answering):
         _print_json(found) if self.json else print(evaluation_table(found))
 
     def _evaluate_store(self, store: str) -> None:
-        own = ("task", "suite", "released", "output", "split", "doc_stride", "labels", "pack")
+        own = ("task", "suite", "released", "output", "split", *_OF_TASKS)
         if len(self.model) != 1 or self._gives_any(own):
             raise UserError(
                 "--store takes one --model, --masking, --examples, --max-seq-length and --dtype; "
@@ -351,12 +363,13 @@ class Evaluate(_Answering):
         return any(getattr(self, name) != getattr(defaults, name) for name in names)
 
     def _evaluate_suite(self) -> None:
-        own = ("task", "output", "split", "max_seq_length", "doc_stride", "labels", "pack")
+        own = ("task", "output", "split", "max_seq_length", *_OF_TASKS)
         assert self.data is not None
         if self._gives_any(own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
-                "--output, --split, --max-seq-length, --doc-stride, --labels and --pack"
+                "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --labels "
+                "and --pack"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 
@@ -494,6 +507,11 @@ class Encode(_OnTexts):
     """0 is what the first layer takes, 1 what it gives, -1 what the last gives."""
     pool: Literal["cls", "mean", "none"] = "none"
     """One vector for each text: the layer's at [CLS], or its mean over the tokens."""
+    long: Long | None = None
+    """What is done with a text too long for the model: refuse it (or unset), cut it, or with --pool
+    take the mean of its windows' vectors."""
+    stride: int | None = None
+    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
 
     def run(self) -> None:
         from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
@@ -507,7 +525,14 @@ class Encode(_OnTexts):
         _keep_programs()
         pool = None if self.pool == "none" else self.pool
         albert = load(self.model, depth=self.depth)
-        encoded = albert.encode(texts, layer=self.layer, pool=pool, truncate=self.truncate)
+        encoded = albert.encode(
+            texts,
+            layer=self.layer,
+            pool=pool,
+            truncate=self.truncate,
+            long=self.long,
+            stride=self.stride,
+        )
         arrays = {name: x for name, x in vars(encoded).items() if x is not None}
         if self.output is None:
             _print_vectors(texts, arrays)

@@ -6,12 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from albert_jax.config.heads import Long
 from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
 from albert_jax.config.sections import (
     SCHEDULES,
     ExamplesConfig,
     GuardConfig,
     OptimizerConfig,
+    Positions,
     TrainConfig,
 )
 from albert_jax.config.stages import Stages, stages_of
@@ -50,6 +52,9 @@ class PretrainConfig:
     init_from: str | None = None
     """Model directory to start from, or mini, also one of another depth: the shared layer allows
     it."""
+    positions: Positions = "same"
+    """Of init_from, where model.max_position_embeddings is larger: an error, or its position
+    embeddings are repeated from the first on, or interpolated (stretched over the new ones)."""
     output_bias: Literal["zero", "unigram"] = "zero"
     """First values of the masked-LM head's bias: zero (the original), or the logarithms of the
     pieces' frequencies in the store, so that they need not be learnt."""
@@ -65,6 +70,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_types(self, "")
         _check_stages(self)
+        if self.positions != "same" and self.init_from is None:
+            raise UserError(
+                f"positions {self.positions!r} is for the model of init_from, and none is given"
+            )
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
                 f"examples.max_seq_length {self.examples.max_seq_length} exceeds "
@@ -124,6 +133,10 @@ class FinetuneConfig:
     max_seq_length: int | None = None
     """Tokens in a row, special ones included; what is longer is cut, or divided into windows.
     Unset: 512, or as many as the model has positions for."""
+    positions: Positions = "same"
+    """Where max_seq_length exceeds the model's positions: an error, or they become as many, the
+    position embeddings repeated from the first on, or interpolated (stretched over the new ones).
+    """
     texts: tuple[str, ...] = ()
     """Columns of a user's own task that hold its texts; unset: as the task has them."""
     label: str | None = None
@@ -135,6 +148,12 @@ class FinetuneConfig:
     """Tokens from one SQuAD window's start to the next's; unset: 128."""
     max_query_length: int | None = None
     """Tokens a SQuAD question is cut to; unset: 64."""
+    long: Long = "cut"
+    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
+    windows makes a training row of each window and takes the mean of their logits on dev; of
+    classification and regression."""
+    stride: int | None = None
+    """With long windows, tokens from one window's start to the next's; unset: half a window."""
     dropout: float | None = None
     """Both dropouts of the encoder; unset: as the model directory has them."""
     classifier_dropout: float = 0.1
@@ -197,7 +216,9 @@ class FinetuneConfig:
                 raise UserError(
                     f"train.{name} {getattr(self.train, name)!r} is of pretraining; leave it out"
                 )
-        check_least(self, "", 1, "doc_stride", "max_query_length", "length_window", "seeds")
+        check_least(
+            self, "", 1, "doc_stride", "max_query_length", "stride", "length_window", "seeds"
+        )
         check_least(self, "", 0, "restarts", "pack", "early_stopping")
         if self.early_stopping and not self.train.eval_every:
             raise UserError(

@@ -9,6 +9,10 @@ from typing import Literal
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
 
+# What becomes of the position embeddings of a model that is to have more of them: it is an error,
+# they begin anew from the first, or they are stretched.
+Positions = Literal["same", "repeat", "interpolate"]
+
 # Fields of TrainConfig that hold a schedule over a pretraining run.
 SCHEDULES = ("depth", "length", "batch_ramp", "masking", "sop_weight")
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.heads import Long
 from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import MASK_ID
@@ -30,6 +31,7 @@ from albert_jax.inference import functions
 from albert_jax.inference.batching import batch_tokens, one_ahead
 from albert_jax.inference.id_arrays import model_inputs
 from albert_jax.models.lowering import matmul_dtype
+from albert_jax.tasks.long_texts import check_stride, window_parts
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 
@@ -289,6 +291,8 @@ class Albert:
         pool: functions.Pool | None = None,
         parse_special: bool = False,
         truncate: bool = False,
+        long: Long | None = None,
+        stride: int | None = None,
     ) -> Encoded:
         """Vectors of texts, in their order.
 
@@ -298,14 +302,25 @@ class Albert:
         layer (None for a model without one). With it `.sequence` is None, so that many texts fit,
         and `.pooled` is that layer's [CLS] vector ("cls") or the mean over its tokens, [CLS] and
         [SEP] included ("mean"). With `parse_special`, [MASK], [CLS] and [SEP] in a text are the
-        special tokens. Raises UserError for a text too long, unless `truncate` cuts it, and for one
-        whose vectors are not finite.
+        special tokens.
+
+        A text longer than the model is an error (`long` "refuse", the default), is cut ("cut", or
+        `truncate`), or with a `pool` is read in windows ("windows"), each `stride` tokens after the
+        one before (None: half a window); its vector is the mean of theirs, weighted by the tokens
+        that each has of the text. Raises UserError for such a text, and for one whose vectors are
+        not finite.
         """
+        long = _long_of(long, truncate)
         blocks = self.config.num_hidden_layers * self.config.inner_group_num
         layer = whole_number(layer, "layer", -blocks - 1, blocks)
         given, texts = texts, texts_of(texts, "texts")
         name_of = _namer(given, "texts", texts)
-        rows = self._rows(self._ids(texts, parse_special), None, truncate, name_of)
+        ids = self._ids(texts, parse_special)
+        if long == "windows":
+            return self._encode_windows(ids, layer % (blocks + 1), pool, stride, name_of)
+        if stride is not None:
+            raise UserError(f'stride {stride!r} is for long="windows"; leave it out')
+        rows = self._rows(ids, None, long == "cut", name_of)
         longest = max((len(row.ids) for row in rows), default=0)
         mask_BS = np.zeros((len(rows), longest), np.int32)
         for at, row in enumerate(rows):
@@ -322,6 +337,39 @@ class Albert:
             if pooled is not None:
                 pooled[batch.rows] = pooled_BH
         return Encoded(sequence, pooled, mask_BS)
+
+    def _encode_windows(
+        self,
+        texts: Sequence[list[int]],
+        layer: int,
+        pool: functions.Pool | None,
+        stride: int | None,
+        name_of: Callable[[int], str],
+    ) -> Encoded:
+        """The mean vectors of texts' windows, with a mask as wide as the longest text."""
+        if pool is None:
+            raise UserError(
+                'long="windows" gives one vector for a text, the mean of its windows; give pool '
+                '"mean" or "cls"'
+            )
+        longest = self.config.max_position_embeddings
+        if stride is not None:
+            check_stride(whole_number(stride, "stride", 1, LARGEST), longest)
+        parts = [window_parts(ids, longest - 2, stride) for ids in texts]
+        owners = [index for index, own in enumerate(parts) for _ in own]
+        rows = [make_row(list(part), longest=longest) for own in parts for part in own]
+        # Of texts that are empty too: their one window has the special tokens alone.
+        weights = np.array([max(len(part), 1) for own in parts for part in own], np.float64)
+        vectors = np.zeros((len(texts), self.config.hidden_size), np.float64)
+        call = partial(self._encode, layer=layer, pool=pool)
+        for batch, (_, pooled_BH) in self._run(call, rows, lambda row: name_of(owners[row])):
+            weighted_BH = pooled_BH * weights[batch.rows, None]
+            np.add.at(vectors, [owners[row] for row in batch.rows], weighted_BH)
+        totals = np.bincount(owners, weights, minlength=len(texts))
+        lengths_B = np.array([len(ids) + 2 for ids in texts], int)
+        mask_BS = np.arange(max(lengths_B, default=0)) < lengths_B[:, None]
+        pooled = (vectors / totals[:, None]).astype(np.float32)
+        return Encoded(None, pooled, mask_BS.astype(np.int32))
 
     @checked
     def score_order(
@@ -467,6 +515,12 @@ class Albert:
                 ]
             )
         return answers if several else answers[0]
+
+
+def _long_of(long: Long | None, truncate: bool) -> Long:
+    if truncate and long not in (None, "cut"):
+        raise UserError(f'truncate cuts long texts and long="{long}" does not; give one of them')
+    return "cut" if truncate else long or "refuse"
 
 
 def _masked(row: Row) -> list[int]:

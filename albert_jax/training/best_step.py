@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from albert_jax.config.manifests import MANIFEST
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.inference.finetuned import HeadOutputs
-from albert_jax.tasks.collate import FeatureRow
+from albert_jax.tasks import Features
+from albert_jax.tasks.long_texts import pooled
 from albert_jax.tasks.scores import LOSS, Scores, goodness, line_of
 from albert_jax.tasks.split_features import SplitFeatures
 from albert_jax.training.finetune_setup import FinetuneSetup
@@ -102,11 +103,12 @@ class BestStep:
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics and predictions; `tick` hears of rows done."""
         task = self.prepared.task
-        outputs = self._outputs(jax.device_put(params), split.rows, tick)
-        predictions = task.predictions(split.examples, split.features, outputs)
+        found = self._outputs(jax.device_put(params), split.rows, tick)
+        features, outputs = pooled(split.features, found)
+        predictions = task.predictions(split.examples, features, outputs)
         metrics = task.metrics(split.examples, predictions)
         if self.prepared.metric == LOSS:
-            metrics = metrics | {LOSS: mean_loss(task.head, split.rows, outputs)}
+            metrics = metrics | {LOSS: mean_loss(task.head, features, outputs)}
         return metrics, predictions
 
     def export(self, params: Any, directory: Path, step: int, metrics: dict[str, float]) -> None:
@@ -118,7 +120,9 @@ class BestStep:
             config=source.config,  # its dropout too, which is the run's affair, not the weights'
             vocab=source.tokenizer["path"],
             tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
-            head=self.prepared.head | {"max_seq_length": self.prepared.max_seq_length},
+            head=self.prepared.head
+            | {"max_seq_length": self.prepared.max_seq_length}
+            | _long_of(self.config),
             provenance={
                 "made_by": "albert-jax finetune",
                 "seed": self.seed,
@@ -132,6 +136,12 @@ class BestStep:
                 },
             },
         )
+
+
+def _long_of(config: FinetuneConfig) -> dict[str, Any]:
+    """What a manifest says of long texts, where they are not cut."""
+    kept = {"long": config.long, "stride": config.stride} if config.long != "cut" else {}
+    return {name: value for name, value in kept.items() if value is not None}
 
 
 def some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
@@ -150,11 +160,13 @@ def some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
     )
 
 
-def mean_loss(head: str, rows: list[FeatureRow], outputs: list[dict[str, np.ndarray]]) -> float:
-    """Return the mean loss of rows by the head's outputs, as training has it but without class
+def mean_loss(
+    head: str, features: Sequence[Features], outputs: Sequence[Mapping[str, np.ndarray]]
+) -> float:
+    """Return the mean loss of examples by the head's outputs, as training has it but without class
     weights and label smoothing: cross-entropy in nats, squared error of scores."""
     logits = [np.asarray(x["logits"], np.float64) for x in outputs]
-    labels = [row.targets["labels"] for row in rows]
+    labels = [np.asarray(feature.targets["labels"]) for feature in features]
     if head == "regression":
         return float(
             np.mean([np.square(x.ravel()[0] - y) for x, y in zip(logits, labels, strict=True)])

@@ -27,11 +27,13 @@ from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.collate import FeatureRow
 from albert_jax.tasks.cuts import lines_about
+from albert_jax.tasks.long_texts import LongTexts, windows_line
 from albert_jax.tasks.scores import check_metric
 from albert_jax.tasks.split_features import SplitFeatures, features_of
 from albert_jax.tasks.values import quoted
 from albert_jax.training.finetune_report import baseline
 from albert_jax.training.finetune_results import Baseline
+from albert_jax.training.first_values import with_positions
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import json_sha256
@@ -81,7 +83,7 @@ def _row_length(config: FinetuneConfig, longest: int) -> int:
     if length > longest:
         raise UserError(
             f"max_seq_length {length} exceeds the model's {longest} positions; "
-            f"give --max-seq-length {longest}"
+            f"give --max-seq-length {longest}, or --positions interpolate or repeat"
         )
     return length
 
@@ -102,8 +104,11 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     check_pack(task, config.pack)
     require_finetuning_inputs(config, workdir_too=False)
     source = load_model(Path(config.model or ""), as_float32=True)
+    length = config.max_seq_length or 0
+    source = with_positions(source, f"model {config.model}", length, config.positions)
     longest = source.config.max_position_embeddings
     length = _row_length(config, longest)
+    long = LongTexts(config.long, config.stride).check(task, length)
     tokenizer = tokenizer_of(config.model or "", source)
     examples = _labelled(task, "train", config.data or "")
     task = task.learn(examples)
@@ -117,7 +122,9 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
             f"{task.name} has no classes or choices, so that label_smoothing "
             f"{config.label_smoothing} has no meaning; leave it out"
         )
-    train, dev = (features_of(task, each, tokenizer, length) for each in (examples, dev_examples))
+    train, dev = (
+        features_of(task, each, tokenizer, length, long) for each in (examples, dev_examples)
+    )
     for name, split in (("train", train), ("dev", dev)):
         for line in lines_about(
             split.cuts,
@@ -126,6 +133,8 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
             max_seq_length=length,
             longest=longest,
         ):
+            say(line)
+        for line in windows_line(split.windows, len(split.examples), f"{name} examples", length):
             say(line)
     train = dataclasses.replace(train, features=[])  # the arrays are enough, and much smaller
     model = AlbertForTask(
@@ -235,7 +244,9 @@ def finetuning_identity(
         "optimizer": settings["optimizer"],
         "train": {key: settings["train"][key] for key in keys} | {"seed": seed},
         # Packed rows are drawn as those of a window of 1, and have the same updates.
-        "settings": {key: settings[key] for key in kept} | {"length_window": config.window},
+        "settings": {key: settings[key] for key in kept}
+        | {"length_window": config.window}
+        | ({"positions": config.positions} if config.positions != "same" else {}),
         # Each a key of its own: a checkpoint that is older than a setting does not have its key,
         # and is resumed.
         **{key: settings[key] for key in _RECIPE},
