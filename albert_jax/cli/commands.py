@@ -119,7 +119,7 @@ class Prepare(_Reading):
     output: str
     """Folder of the store, or gs://…; of an interrupted one, to go on with it."""
     vocab: str
-    """spiece.model, or the folder that holds it."""
+    """spiece.model, the folder that holds it, or a model's name."""
     workers: int | None = None
     """Processes; unset: all cores."""
     holdout: float = 0.01
@@ -135,8 +135,11 @@ class Prepare(_Reading):
     """Print the store's manifest as JSON."""
 
     def run(self) -> None:
+        from albert_jax.config.model_names import name_of
         from albert_jax.data.prepare.build import prepare
 
+        if name_of(self.vocab):
+            require_model_directory(self.vocab, "vocab")
         manifest = prepare(self.text, **_fields(self, "text", "json"))
         _print_json(manifest) if self.json else print(self.output)
 
@@ -176,10 +179,13 @@ class Pretrain(Command):
         from albert_jax.training.run_inputs import require_pretraining_inputs
         from albert_jax.utils.malloc import keep_freed_memory
 
-        require_pretraining_inputs(self.config, workdir_too=not self.dry_run)
+        keep_freed_memory()  # before JAX is imported, which a model's first use does
+        # Converting starts JAX, which several processes must not before they have met.
+        require_pretraining_inputs(
+            self.config, workdir_too=not self.dry_run, fetch=not self.multihost
+        )
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
-        keep_freed_memory()  # before JAX is imported
         from albert_jax.distributed.multihost import Launch
         from albert_jax.training.pretrain import pretrain
 
@@ -218,8 +224,8 @@ class Finetune(Command):
         from albert_jax.training.run_inputs import require_finetuning_inputs
         from albert_jax.utils.malloc import keep_freed_memory
 
-        require_finetuning_inputs(self.config)
         keep_freed_memory()  # before JAX is imported, as pretrain does
+        require_finetuning_inputs(self.config)
         from albert_jax.training.finetune import finetune
 
         results = finetune(self.config)
@@ -437,7 +443,8 @@ class _OnModel(Command):
     """Flags of the commands that take a model directory."""
 
     model: Model
-    """Model directory, as pretrain, convert and export write it; or mini, the packaged one."""
+    """Model directory, transformers folder, or a name: base-v2 and the like, OWNER/NAME of the
+    Hugging Face hub, mini."""
 
 
 @dataclass(frozen=True, kw_only=True)
