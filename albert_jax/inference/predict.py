@@ -391,7 +391,7 @@ def _name(source: str) -> str:
 
 
 def _chunks(
-    source: str, task: Task, kind: InputFormat | None, *, skip_bad: bool
+    source: str, task: Task, kind: InputFormat | None = None, *, skip_bad: bool
 ) -> Iterator[list[Input]]:
     """The inputs, together those that are answered together. With `skip_bad` a row that is none is
     its error, and the next follow."""
