@@ -17,7 +17,7 @@ from albert_jax.config.sections import (
     TrainConfig,
 )
 from albert_jax.config.stages import Stages, stages_of
-from albert_jax.config.task_names import label_pairs, task_name
+from albert_jax.config.task_names import class_weights, label_pairs, task_name
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
 
@@ -170,6 +170,24 @@ class FinetuneConfig:
     restarts: int = 0
     """Times that a degenerate run, one that answers all dev examples alike, may begin anew with
     another seed."""
+    metric: str | None = None
+    """Which of the task's dev metrics chooses the best step, or loss, the mean dev loss; unset: the
+    task's own. Of loss and mean_squared_error less is better, of all others more."""
+    early_stopping: int = 0
+    """Evaluations in a row without a better best step after which a run ends; 0: it makes all
+    steps."""
+    class_weights: tuple[str, ...] = ()
+    """Weights of the training loss by label, as positive=1,negative=4 (those not named: 1), or
+    balanced: examples / (labels x examples of the label). Of classification and words' classes."""
+    label_smoothing: float = 0.0
+    """Share of a label's target that is spread evenly over all labels, for tasks with classes or
+    choices."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate for each step down from the head and the pooler: the shared layer
+    learns at learning_rate times this, the embeddings at that times this once more."""
+    freeze: Literal["none", "embeddings", "encoder"] = "none"
+    """What keeps its values: the embeddings with their projection, or these and the shared layer,
+    so that only the pooler and the head are trained."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="adamw", learning_rate=1e-5)
@@ -192,6 +210,7 @@ class FinetuneConfig:
         check_types(self, "")
         task_name(self.task)
         label_pairs(self.labels)
+        class_weights(self.class_weights)
         for name in SCHEDULES:
             if getattr(self.train, name):
                 raise UserError(
@@ -200,13 +219,20 @@ class FinetuneConfig:
         check_least(
             self, "", 1, "doc_stride", "max_query_length", "stride", "length_window", "seeds"
         )
-        check_least(self, "", 0, "restarts", "pack")
+        check_least(self, "", 0, "restarts", "pack", "early_stopping")
+        if self.early_stopping and not self.train.eval_every:
+            raise UserError(
+                f"early_stopping {self.early_stopping} counts evaluations, and train.eval_every 0 "
+                "makes none before the end; give --train.eval-every"
+            )
         if self.max_seq_length is not None and self.max_seq_length < 8:
             raise UserError(f"max_seq_length {self.max_seq_length} is too short; use 8 or more")
-        for name in ("dropout", "classifier_dropout"):
+        for name in ("dropout", "classifier_dropout", "label_smoothing"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"{name} {value} must lie in [0, 1)")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"layer_decay {self.layer_decay} must lie in (0, 1]")
 
     @property
     def window(self) -> int:

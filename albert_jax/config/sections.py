@@ -92,9 +92,10 @@ class OptimizerConfig:
     square root)."""
     warmup_steps: int | None = None
     """Linear warm-up; unset: 2.5 % of the steps, the original's 3,125 of 125,000."""
-    schedule: Literal["polynomial", "cosine", "constant", "wsd"] = "polynomial"
-    """From the warm-up on: polynomial decay to zero (the original); half a cosine to zero; none;
-    none until the last decay_share of the steps, then linear to zero (warm-up, stable, decay)."""
+    schedule: Literal["polynomial", "linear", "cosine", "constant", "wsd"] = "polynomial"
+    """From the warm-up on: polynomial decay to zero, which began at step 0 (the original); linear
+    to zero, from the peak (transformers); half a cosine to zero; none; none until the last
+    decay_share of the steps, then linear to zero (warm-up, stable, decay)."""
     decay_share: float = 0.2
     """Of the steps, in which `wsd` decays."""
     poly_power: float = 1.0

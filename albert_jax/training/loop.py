@@ -87,10 +87,14 @@ class _Loop:
         self.pipeline = Pipeline(self._program, self._run.batches, self._placement, state, position)
 
     def run(self) -> None:
-        """Train to the last step, or to the one after which a callback stops the run."""
+        """Train to the last step, or to the one at which the run ends early."""
         if self._owes_evaluation():
             self._evaluate()
-        while self.pipeline.step < self._run.config.steps and not self._hooks.stopped:
+        while self.pipeline.step < self._run.config.steps:
+            # After an evaluation no step is in flight: these are the parameters that it judged.
+            if self._hooks.stopped or self._run.ends_at(self._progress.position.step):
+                self._end_early()
+                break
             self.pipeline.start()
             due = self._timetable.due(self.pipeline.step, stop=self.signals.due())
             offence = self._progress.observe(self.pipeline.finished(self._ahead(due)))
@@ -106,8 +110,6 @@ class _Loop:
                 raise self._stopped()
             if due.evaluate:
                 self._evaluate()
-        if self._hooks.stopped:
-            self._end_early()
 
     def _ahead(self, due: Due) -> int:
         """Return how many steps may stay in flight: none where something is done with the last."""
@@ -115,9 +117,10 @@ class _Loop:
         return self._placement.max_in_flight if due == NOTHING and not is_told else 0
 
     def _end_early(self) -> None:
-        step, steps = self._progress.position.step, self._run.config.steps
-        self.save(self._placement.get_state(self.pipeline.state))
-        self._log.event(step, f"stopped by a callback after step {step} of {steps}")
+        self._save_unsaved()
+        if self._hooks.stopped:
+            step, steps = self._progress.position.step, self._run.config.steps
+            self._log.event(step, f"stopped by a callback after step {step} of {steps}")
 
     def _raise_failure(self) -> None:
         """Raise what a callback raised, with the steps so far saved."""
@@ -140,6 +143,11 @@ class _Loop:
         self._timetable.saved()
         self._rollbacks.forgive()
         self.watchdog.alive(f"the checkpoint at step {position.step}")
+
+    def _save_unsaved(self) -> None:
+        self._saves.wait()
+        if self._progress.position.step not in self._saves.steps():
+            self.save(self._placement.get_state(self.pipeline.state))
 
     def _evaluate(self) -> None:
         state = self.pipeline.state
