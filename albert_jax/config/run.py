@@ -140,7 +140,11 @@ class FinetuneConfig:
     texts: tuple[str, ...] = ()
     """Columns of a user's own task that hold its texts; unset: as the task has them."""
     label: str | None = None
-    """Column of a user's own task that holds the label; unset: label."""
+    """Column of a user's own task that holds the label; unset: label. Of multi-label (unset:
+    labels) it has several with ; between them; or name columns of 0 and 1 with , between them."""
+    thresholds: Literal["half", "fit"] = "half"
+    """Probability from which multi-label gives a text a label: 0.5, or for each label the one that
+    has the best F1 on dev, which are then scores of tuned answers."""
     labels: tuple[str, ...] = ()
     """What the files' labels are in the task, as negative=0,positive=1; those not named: as they
     are."""

@@ -22,9 +22,10 @@ from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.tasks import Task
 from albert_jax.tasks.batches import TrainingBatches
 from albert_jax.tasks.scores import goodness, line_of
-from albert_jax.training.best_step import BestStep
+from albert_jax.training.best_step import BestStep, Judged
 from albert_jax.training.finetune_report import (
     command_line,
     hardware,
@@ -207,31 +208,32 @@ def _begin(best: BestStep, beginning: Beginning, log: MetricsLog) -> None:
 def _finish(best: BestStep, state: TrainState) -> SeedRun:
     """Judge a run at its last and its best step, and export the last."""
     prepared, directory, step = best.prepared, best.directory, int(state.step)
-    metrics, predictions = _judged(best, state.params, f"dev at step {step}")
-    best.export(state.params, directory.parent / "last", step, metrics)
+    last = _judged(best, state.params, f"dev at step {step}")
+    best.export(state.params, directory.parent / "last", step, last)
     found = load_model(directory)
     best_step = found.manifest["provenance"]["step"]
-    best_metrics, best_predictions = _judged(best, found.params, f"dev at step {best_step}")
+    # With the thresholds that the model keeps, which may be of fewer dev examples.
+    task = prepared.task.with_settings(found.head.settings if found.head else None)
+    kept = _judged(best, found.params, f"dev at step {best_step}", task)
     collapsed, learnt_nothing = (
-        is_degenerate(prepared.task, prepared.dev.examples, x)
-        for x in (predictions, best_predictions)
+        is_degenerate(prepared.task, prepared.dev.examples, x.predictions) for x in (last, kept)
     )
     return SeedRun(
         seed=best.seed,
         directory=directory.parent.name,
-        last=JudgedStep(step=step, metrics={**metrics}),
-        best=JudgedStep(step=best_step, metrics={**best_metrics}),
+        last=JudgedStep(step=step, metrics={**last.metrics}),
+        best=JudgedStep(step=best_step, metrics={**kept.metrics}),
         degenerate=learnt_nothing,
         collapsed_at_the_end=collapsed,
         ended="last_step" if step >= best.config.train.steps else "early_stopping",
     )
 
 
-def _judged(best: BestStep, params: Any, what: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics and predictions on all of dev, with a bar."""
+def _judged(best: BestStep, params: Any, what: str, task: Task | None = None) -> Judged:
+    """Judge parameters on all of dev, with a bar."""
     dev = best.prepared.dev
     with ProgressMeter(what, len(dev.rows), unit="row") as meter:
-        return best.judge(params, dev, meter.tick)
+        return best.judge(params, dev, meter.tick, task)
 
 
 def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> TrainingBatches:

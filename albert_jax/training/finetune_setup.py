@@ -40,7 +40,7 @@ from albert_jax.utils.json_values import json_sha256
 from albert_jax.utils.streams import say
 
 # Settings of FinetuneConfig that later versions added and that decide what a run does.
-_RECIPE = ("metric", "class_weights", "label_smoothing", "layer_decay", "freeze")
+_RECIPE = ("metric", "thresholds", "class_weights", "label_smoothing", "layer_decay", "freeze")
 # Heads whose classes may have weights, and those whose targets may be smoothed.
 WEIGHTED = ("classification", "token_classification")
 SMOOTHED = (*WEIGHTED, "multiple_choice")
@@ -116,6 +116,11 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     base = baseline(task, examples, dev_examples)
     if config.metric is not None:
         check_metric(task, config.metric, base.metrics)
+    if config.thresholds != "half" and task.head != "multi_label":
+        raise UserError(
+            f"thresholds {config.thresholds} is for multi-label, and not for {task.name}; leave it "
+            "out"
+        )
     weights = weights_of_classes(task, examples, config.class_weights)
     if config.label_smoothing and task.head not in SMOOTHED:
         raise UserError(

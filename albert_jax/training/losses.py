@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from albert_jax.config.heads import LABEL_SET
 from albert_jax.models.lowering import Lowering, label_logits
 
 Batch = dict[str, Array]
@@ -207,6 +208,17 @@ def classification_losses(logits_BC: Array, batch: Batch, lowering: Lowering) ->
     }
 
 
+def multi_label_losses(logits_BC: Array, batch: Batch, _: Lowering) -> Metrics:
+    """Return the mean over the labels of binary cross-entropy with `label_set` [B, C], and the
+    share of them that are told right at a probability of 0.5. torch's BCEWithLogitsLoss."""
+    labels_BC = batch[LABEL_SET]
+    losses_BC = jax.nn.softplus(logits_BC) - labels_BC * logits_BC
+    return {
+        "task_loss": losses_BC.mean(axis=-1),
+        "accuracy": ((logits_BC > 0) == (labels_BC > 0)).mean(axis=-1),
+    }
+
+
 def regression_losses(scores_B: Array, batch: Batch, _: Lowering) -> Metrics:
     """Return squared error from `labels` [B]. classifier_utils.py:817."""
     return {"task_loss": jnp.square(scores_B - batch["labels"])}
@@ -267,6 +279,7 @@ _SPAN_METRICS = ("task_loss", "start_accuracy", "end_accuracy")
 
 TASK_LOSSES: dict[str, TaskLoss] = {
     "classification": TaskLoss(classification_losses, ("task_loss", "accuracy")),
+    "multi_label": TaskLoss(multi_label_losses, ("task_loss", "accuracy")),
     "regression": TaskLoss(regression_losses, ("task_loss",)),
     "multiple_choice": TaskLoss(classification_losses, ("task_loss", "accuracy")),
     "token_classification": TaskLoss(token_losses, ("task_loss", "accuracy")),

@@ -11,7 +11,13 @@ import pytest
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.losses import ClassLoss, cross_entropy, is_best, task_objective
+from albert_jax.training.losses import (
+    ClassLoss,
+    cross_entropy,
+    is_best,
+    multi_label_losses,
+    task_objective,
+)
 from albert_jax.training.step import init_state, make_train_step
 from tests.helpers.models import random_batch, tiny_albert
 
@@ -111,3 +117,14 @@ def test_smoothed_targets_are_optaxs():
     wanted = optax.softmax_cross_entropy(logits_BPV, targets)
     found = ClassLoss(smoothing=0.1).losses(logits_BPV, labels_BP)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_losses_of_several_labels_are_optaxs():
+    rng = np.random.default_rng(0)
+    logits_BC = (5 * rng.standard_normal((7, 4))).astype(np.float32)
+    labels_BC = rng.integers(0, 2, (7, 4)).astype(np.float32)
+    found = multi_label_losses(logits_BC, {"label_set": labels_BC}, Lowering())
+    wanted = optax.sigmoid_binary_cross_entropy(logits_BC, labels_BC).mean(axis=-1)
+    np.testing.assert_allclose(found["task_loss"], wanted, rtol=1e-5, atol=1e-6)
+    right = ((1 / (1 + np.exp(-logits_BC)) > 0.5) == labels_BC).mean(axis=-1)
+    np.testing.assert_allclose(found["accuracy"], right, rtol=1e-6)
