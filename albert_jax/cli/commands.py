@@ -119,7 +119,7 @@ class Prepare(_Reading):
     output: str
     """Folder of the store, or gs://…; of an interrupted one, to go on with it."""
     vocab: str
-    """spiece.model, or the folder that holds it."""
+    """spiece.model, the folder that holds it, or a model's name."""
     workers: int | None = None
     """Processes; unset: all cores."""
     holdout: float = 0.01
@@ -135,8 +135,11 @@ class Prepare(_Reading):
     """Print the store's manifest as JSON."""
 
     def run(self) -> None:
+        from albert_jax.config.model_names import name_of
         from albert_jax.data.prepare.build import prepare
 
+        if name_of(self.vocab):
+            require_model_directory(self.vocab, "vocab")
         manifest = prepare(self.text, **_fields(self, "text", "json"))
         _print_json(manifest) if self.json else print(self.output)
 
@@ -176,10 +179,13 @@ class Pretrain(Command):
         from albert_jax.training.run_inputs import require_pretraining_inputs
         from albert_jax.utils.malloc import keep_freed_memory
 
-        require_pretraining_inputs(self.config, workdir_too=not self.dry_run)
+        keep_freed_memory()  # before JAX is imported, which a model's first use does
+        # Converting starts JAX, which several processes must not before they have met.
+        require_pretraining_inputs(
+            self.config, workdir_too=not self.dry_run, fetch=not self.multihost
+        )
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
-        keep_freed_memory()  # before JAX is imported
         from albert_jax.distributed.multihost import Launch
         from albert_jax.training.pretrain import pretrain
 
@@ -218,8 +224,8 @@ class Finetune(Command):
         from albert_jax.training.run_inputs import require_finetuning_inputs
         from albert_jax.utils.malloc import keep_freed_memory
 
-        require_finetuning_inputs(self.config)
         keep_freed_memory()  # before JAX is imported, as pretrain does
+        require_finetuning_inputs(self.config)
         from albert_jax.training.finetune import finetune
 
         results = finetune(self.config)
@@ -231,7 +237,7 @@ class Finetune(Command):
 
 
 # Flags of `_Answering` that are for one model on one task's data.
-_OF_TASKS = ("doc_stride", "long", "stride", "labels", "pack")
+_OF_TASKS = ("doc_stride", "long", "stride", "texts", "label", "labels", "pack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +255,10 @@ class _Answering(Command):
     windows takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
     stride: int | None = None
     """With --long windows, tokens from one window's start to the next's; unset: half a window."""
+    texts: tuple[str, ...] = ()
+    """Columns that hold the texts; unset: as in fine-tuning."""
+    label: str | None = None
+    """Column that holds the label; unset: as in fine-tuning."""
     labels: tuple[str, ...] = ()
     """What the data's labels are in the task, as negative=0,positive=1; those not named: as they
     are."""
@@ -268,6 +278,8 @@ class _Answering(Command):
             "labels": self.labels,
             "long": self.long,
             "stride": self.stride,
+            "texts": self.texts or None,
+            "label": self.label,
         }
 
 
@@ -287,7 +299,7 @@ class Evaluate(_Answering):
     model: tuple[str, ...]
     """Fine-tuned model directory; of a suite one for each task; with --store a pretrained one."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or one such file, or tfds."""
     store: str | None = None
     """Token store with the model's vocabulary, in place of --data."""
     masking: Literal["ngram", "word", "piece"] = "ngram"
@@ -368,8 +380,8 @@ class Evaluate(_Answering):
         if self._gives_any(own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
-                "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --labels "
-                "and --pack"
+                "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
+                "--label, --labels and --pack"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 
@@ -394,13 +406,15 @@ class Predict(_Answering):
     model: str
     """Fine-tuned model directory."""
     input: str | None = None
-    """JSONL, or by its name CSV or TSV, whose first row names the columns, or for token
-    classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    """JSONL, or by its name CSV or TSV, whose first row names the columns, or a text a line (.txt),
+    or for token classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    input_format: Literal["jsonl", "csv", "tsv", "conll", "text"] | None = None
+    """What the input is, whatever its name; text: a text a line."""
     output: str | None = None
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
     unset: predictions/ beside the model."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or one such file, or tfds."""
     split: str = "test"
     """Split of --data to answer."""
     skip_bad: Switch = False
@@ -410,6 +424,8 @@ class Predict(_Answering):
         require_model_directory(self.model)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
+        if self.data is not None and self.input_format is not None:
+            raise UserError("--input-format is for --input; files of --data say it by their names")
         if self.data is not None and self.skip_bad:
             raise UserError(
                 "--skip-bad is for --input; a split's official file has an answer for each"
@@ -420,7 +436,14 @@ class Predict(_Answering):
         settings = {"task": self.task, **self._settings()}
         if self.input is not None:
             dest = self.output or "-"
-            predict_file(self.model, self.input, dest, skip_bad=self.skip_bad, **settings)
+            predict_file(
+                self.model,
+                self.input,
+                dest,
+                input_format=self.input_format,
+                skip_bad=self.skip_bad,
+                **settings,
+            )
             return
         assert self.data is not None
         for file in predict_split(
@@ -437,7 +460,8 @@ class _OnModel(Command):
     """Flags of the commands that take a model directory."""
 
     model: Model
-    """Model directory, as pretrain, convert and export write it; or mini, the packaged one."""
+    """Model directory, transformers folder, or a name: base-v2 and the like, OWNER/NAME of the
+    Hugging Face hub, mini."""
 
 
 @dataclass(frozen=True, kw_only=True)
