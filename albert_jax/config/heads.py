@@ -28,3 +28,6 @@ IGNORED_LABEL: Final = -100
 
 # Target of a multi_label head: for each label 1.0 where the text has it, or 0.0.
 LABEL_SET: Final = "label_set"
+
+# Target that a teacher gives: its logits for the example, in the order of the task's labels.
+TEACHER_LOGITS: Final = "teacher_logits"

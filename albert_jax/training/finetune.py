@@ -44,12 +44,17 @@ from albert_jax.training.finetune_setup import (
     first_params,
     set_up,
 )
-from albert_jax.training.losses import ClassLoss, task_objective
+from albert_jax.training.losses import ClassLoss, Distillation, task_objective
 from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
 from albert_jax.training.run import Run
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
-from albert_jax.training.step import ConfiguredStep, TrainState, configured_step
+from albert_jax.training.step import (
+    ConfiguredStep,
+    TrainState,
+    configured_step,
+    evaluated_weights,
+)
 from albert_jax.training.step_meter import Workload
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
@@ -143,7 +148,8 @@ def _session(
     best = BestStep(config, prepared, outputs, directory / "best", seed)
     model = prepared.model.clone(lowering=placement.lowering)
     classes = ClassLoss(prepared.class_weights, config.label_smoothing)
-    made = configured_step(model, task_objective(model, classes), config)
+    teacher = Distillation(config.distill_weight, config.temperature) if config.teacher else None
+    made = configured_step(model, task_objective(model, classes, teacher), config)
     return Session(
         config=config,
         run=_run_of(config, prepared, made, placement, best),
@@ -184,6 +190,7 @@ def _run_of(
         identity=finetuning_identity(config, prepared, best.seed),
         evaluate=evaluate,
         check_program=memory_check(config),
+        evaluated=evaluated_weights,
         ends_at=best.patience.is_over,
     )
 
@@ -208,8 +215,9 @@ def _begin(best: BestStep, beginning: Beginning, log: MetricsLog) -> None:
 def _finish(best: BestStep, state: TrainState) -> SeedRun:
     """Judge a run at its last and its best step, and export the last."""
     prepared, directory, step = best.prepared, best.directory, int(state.step)
-    last = _judged(best, state.params, f"dev at step {step}")
-    best.export(state.params, directory.parent / "last", step, last)
+    params = evaluated_weights(state)
+    last = _judged(best, params, f"dev at step {step}")
+    best.export(params, directory.parent / "last", step, last)
     found = load_model(directory)
     best_step = found.manifest["provenance"]["step"]
     # With the thresholds that the model keeps, which may be of fewer dev examples.
