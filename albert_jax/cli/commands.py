@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
@@ -235,6 +236,10 @@ class Finetune(Command):
 # -------------------------------------------------------------------------- with a fine-tuned model
 
 
+# Flags of `_Answering` that are for one model on one task's data.
+_OF_TASKS = ("doc_stride", "long", "stride", "texts", "label", "labels", "pack")
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Answering(Command):
     """Flags of the commands that answer with a fine-tuned model."""
@@ -245,6 +250,15 @@ class _Answering(Command):
     """Tokens in a row; unset: as in fine-tuning."""
     doc_stride: int | None = None
     """Tokens from one SQuAD window's start to the next's."""
+    long: Long | None = None
+    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
+    windows takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
+    stride: int | None = None
+    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
+    texts: tuple[str, ...] = ()
+    """Columns that hold the texts; unset: as in fine-tuning."""
+    label: str | None = None
+    """Column that holds the label; unset: as in fine-tuning."""
     labels: tuple[str, ...] = ()
     """What the data's labels are in the task, as negative=0,positive=1; those not named: as they
     are."""
@@ -262,6 +276,10 @@ class _Answering(Command):
             "compute": ComputeConfig(dtype=self.dtype),
             "pack": self.pack,
             "labels": self.labels,
+            "long": self.long,
+            "stride": self.stride,
+            "texts": self.texts or None,
+            "label": self.label,
         }
 
 
@@ -281,7 +299,7 @@ class Evaluate(_Answering):
     model: tuple[str, ...]
     """Fine-tuned model directory; of a suite one for each task; with --store a pretrained one."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or one such file, or tfds."""
     store: str | None = None
     """Token store with the model's vocabulary, in place of --data."""
     masking: Literal["ngram", "word", "piece"] = "ngram"
@@ -329,7 +347,7 @@ class Evaluate(_Answering):
         _print_json(found) if self.json else print(evaluation_table(found))
 
     def _evaluate_store(self, store: str) -> None:
-        own = ("task", "suite", "released", "output", "split", "doc_stride", "labels", "pack")
+        own = ("task", "suite", "released", "output", "split", *_OF_TASKS)
         if len(self.model) != 1 or self._gives_any(own):
             raise UserError(
                 "--store takes one --model, --masking, --examples, --max-seq-length and --dtype; "
@@ -357,12 +375,13 @@ class Evaluate(_Answering):
         return any(getattr(self, name) != getattr(defaults, name) for name in names)
 
     def _evaluate_suite(self) -> None:
-        own = ("task", "output", "split", "max_seq_length", "doc_stride", "labels", "pack")
+        own = ("task", "output", "split", "max_seq_length", *_OF_TASKS)
         assert self.data is not None
         if self._gives_any(own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
-                "--output, --split, --max-seq-length, --doc-stride, --labels and --pack"
+                "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
+                "--label, --labels and --pack"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 
@@ -387,13 +406,15 @@ class Predict(_Answering):
     model: str
     """Fine-tuned model directory."""
     input: str | None = None
-    """JSONL, or by its name CSV or TSV, whose first row names the columns, or for token
-    classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    """JSONL, or by its name CSV or TSV, whose first row names the columns, or a text a line (.txt),
+    or for token classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    input_format: Literal["jsonl", "csv", "tsv", "conll", "text"] | None = None
+    """What the input is, whatever its name; text: a text a line."""
     output: str | None = None
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
     unset: predictions/ beside the model."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or one such file, or tfds."""
     split: str = "test"
     """Split of --data to answer."""
     skip_bad: Switch = False
@@ -403,6 +424,8 @@ class Predict(_Answering):
         require_model_directory(self.model)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
+        if self.data is not None and self.input_format is not None:
+            raise UserError("--input-format is for --input; files of --data say it by their names")
         if self.data is not None and self.skip_bad:
             raise UserError(
                 "--skip-bad is for --input; a split's official file has an answer for each"
@@ -413,7 +436,14 @@ class Predict(_Answering):
         settings = {"task": self.task, **self._settings()}
         if self.input is not None:
             dest = self.output or "-"
-            predict_file(self.model, self.input, dest, skip_bad=self.skip_bad, **settings)
+            predict_file(
+                self.model,
+                self.input,
+                dest,
+                input_format=self.input_format,
+                skip_bad=self.skip_bad,
+                **settings,
+            )
             return
         assert self.data is not None
         for file in predict_split(
@@ -501,6 +531,11 @@ class Encode(_OnTexts):
     """0 is what the first layer takes, 1 what it gives, -1 what the last gives."""
     pool: Literal["cls", "mean", "none"] = "none"
     """One vector for each text: the layer's at [CLS], or its mean over the tokens."""
+    long: Long | None = None
+    """What is done with a text too long for the model: refuse it (or unset), cut it, or with --pool
+    take the mean of its windows' vectors."""
+    stride: int | None = None
+    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
 
     def run(self) -> None:
         from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
@@ -514,7 +549,14 @@ class Encode(_OnTexts):
         _keep_programs()
         pool = None if self.pool == "none" else self.pool
         albert = load(self.model, depth=self.depth)
-        encoded = albert.encode(texts, layer=self.layer, pool=pool, truncate=self.truncate)
+        encoded = albert.encode(
+            texts,
+            layer=self.layer,
+            pool=pool,
+            truncate=self.truncate,
+            long=self.long,
+            stride=self.stride,
+        )
         arrays = {name: x for name, x in vars(encoded).items() if x is not None}
         if self.output is None:
             _print_vectors(texts, arrays)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from albert_jax.tasks.base import (
     pair_features,
     unique_ids,
 )
+from albert_jax.tasks.guessed_columns import advice
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.race import choice_features
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, write_text
@@ -123,7 +125,8 @@ class CustomTask(Task):
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True
     ) -> list[RawExample]:
-        """Examples of `data`/SPLIT.csv, .tsv, .jsonl or, for words, .conll or .txt; or their .gz.
+        """Examples of `data`/SPLIT.csv, .tsv, .jsonl or, for words, .conll or .txt; or their .gz;
+        or of `data` itself, one such file.
 
         CSV cells may be quoted; quotes in TSV are plain text; row 1 names the columns. A test split
         may lack the label. Raises UserError, with the row and the field, for a column that is
@@ -153,8 +156,17 @@ class CustomTask(Task):
         needed = [text for text in self.texts if text]
         if has_labels:
             needed.append(self.label)
-        hint = "; name its own with --texts and --label of albert-jax finetune"
-        return file_rows(path, needed, hint=hint)
+        return file_rows(path, needed, hint=partial(self._advice, is_asked=has_labels))
+
+    def _advice(self, found: Iterable[str], *, is_asked: bool = False) -> str:
+        """What to do where a file or a record has other columns; `is_asked`: a label too."""
+        return advice(
+            found,
+            texts=len(self.texts),
+            label=self.label,
+            of_words=self.head == "token_classification",
+            is_asked=is_asked,
+        )
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
         """The example of a record, whose id is its "id" or else its number, without its label."""
@@ -168,7 +180,7 @@ class CustomTask(Task):
         return RawExample(id_of(record, ("id",), number, place), texts, label, place=place)
 
     def _texts(self, record: Mapping[str, Any], place: str) -> tuple[str, ...]:
-        require_keys(record, place, [text for text in self.texts if text])
+        require_keys(record, place, [text for text in self.texts if text], hint=self._advice)
         if self.head == "token_classification":
             name = self.texts[0]
             # A word of U+00A0 alone is one: it stands in real CoNLL files, with a tag.

@@ -40,6 +40,11 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
         raise UserError(
             f"data {config.data} does not exist; give the folder of the task's files, or tfds"
         )
+    if not is_address(config.data) and Path(config.data).is_file():
+        raise UserError(
+            f"data {config.data} is a file; give the folder that holds it as train, and dev beside "
+            "it"
+        )
 
 
 def _require_workdir(workdir: str | None) -> None:
