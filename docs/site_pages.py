@@ -380,7 +380,7 @@ def packages_picture() -> str:
     step, left, top = 34, 300, 100
     width, height = left + step * len(names) + 40, top + step * len(names) + 10
     parts = [
-        f'<svg class="packages" viewBox="0 0 {width} {height}" role="img" '
+        f'<div class="packages"><svg viewBox="0 0 {width} {height}" role="img" '
         'aria-label="Which package imports which">'
     ]
     for column, name in enumerate(names):
@@ -404,7 +404,7 @@ def packages_picture() -> str:
                 )
             elif name == other:
                 parts.append(f'<circle class="self" cx="{x}" cy="{y}" r="2"/>')
-    return "".join([*parts, "</svg>"])
+    return "".join([*parts, "</svg></div>"])
 
 
 # ----------------------------------------------------------------------------------------- details
