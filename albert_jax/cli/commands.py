@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
@@ -118,7 +119,7 @@ class Prepare(_Reading):
     output: str
     """Folder of the store, or gs://…; of an interrupted one, to go on with it."""
     vocab: str
-    """spiece.model, or the folder that holds it."""
+    """spiece.model, the folder that holds it, or a model's name."""
     workers: int | None = None
     """Processes; unset: all cores."""
     holdout: float = 0.01
@@ -134,8 +135,11 @@ class Prepare(_Reading):
     """Print the store's manifest as JSON."""
 
     def run(self) -> None:
+        from albert_jax.config.model_names import name_of
         from albert_jax.data.prepare.build import prepare
 
+        if name_of(self.vocab):
+            require_model_directory(self.vocab, "vocab")
         manifest = prepare(self.text, **_fields(self, "text", "json"))
         _print_json(manifest) if self.json else print(self.output)
 
@@ -175,10 +179,13 @@ class Pretrain(Command):
         from albert_jax.training.run_inputs import require_pretraining_inputs
         from albert_jax.utils.malloc import keep_freed_memory
 
-        require_pretraining_inputs(self.config, workdir_too=not self.dry_run)
+        keep_freed_memory()  # before JAX is imported, which a model's first use does
+        # Converting starts JAX, which several processes must not before they have met.
+        require_pretraining_inputs(
+            self.config, workdir_too=not self.dry_run, fetch=not self.multihost
+        )
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
-        keep_freed_memory()  # before JAX is imported
         from albert_jax.distributed.multihost import Launch
         from albert_jax.training.pretrain import pretrain
 
@@ -217,8 +224,8 @@ class Finetune(Command):
         from albert_jax.training.run_inputs import require_finetuning_inputs
         from albert_jax.utils.malloc import keep_freed_memory
 
-        require_finetuning_inputs(self.config)
         keep_freed_memory()  # before JAX is imported, as pretrain does
+        require_finetuning_inputs(self.config)
         from albert_jax.training.finetune import finetune
 
         results = finetune(self.config)
@@ -227,6 +234,10 @@ class Finetune(Command):
 
 
 # -------------------------------------------------------------------------- with a fine-tuned model
+
+
+# Flags of `_Answering` that are for one model on one task's data.
+_OF_TASKS = ("doc_stride", "long", "stride", "labels", "pack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +250,11 @@ class _Answering(Command):
     """Tokens in a row; unset: as in fine-tuning."""
     doc_stride: int | None = None
     """Tokens from one SQuAD window's start to the next's."""
+    long: Long | None = None
+    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
+    windows takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
+    stride: int | None = None
+    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
     labels: tuple[str, ...] = ()
     """What the data's labels are in the task, as negative=0,positive=1; those not named: as they
     are."""
@@ -256,6 +272,8 @@ class _Answering(Command):
             "compute": ComputeConfig(dtype=self.dtype),
             "pack": self.pack,
             "labels": self.labels,
+            "long": self.long,
+            "stride": self.stride,
         }
 
 
@@ -323,7 +341,7 @@ class Evaluate(_Answering):
         _print_json(found) if self.json else print(evaluation_table(found))
 
     def _evaluate_store(self, store: str) -> None:
-        own = ("task", "suite", "released", "output", "split", "doc_stride", "labels", "pack")
+        own = ("task", "suite", "released", "output", "split", *_OF_TASKS)
         if len(self.model) != 1 or self._gives_any(own):
             raise UserError(
                 "--store takes one --model, --masking, --examples, --max-seq-length and --dtype; "
@@ -351,12 +369,13 @@ class Evaluate(_Answering):
         return any(getattr(self, name) != getattr(defaults, name) for name in names)
 
     def _evaluate_suite(self) -> None:
-        own = ("task", "output", "split", "max_seq_length", "doc_stride", "labels", "pack")
+        own = ("task", "output", "split", "max_seq_length", *_OF_TASKS)
         assert self.data is not None
         if self._gives_any(own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
-                "--output, --split, --max-seq-length, --doc-stride, --labels and --pack"
+                "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --labels "
+                "and --pack"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 
@@ -424,7 +443,8 @@ class _OnModel(Command):
     """Flags of the commands that take a model directory."""
 
     model: Model
-    """Model directory, as pretrain, convert and export write it; or mini, the packaged one."""
+    """Model directory, transformers folder, or a name: base-v2 and the like, OWNER/NAME of the
+    Hugging Face hub, mini."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -494,6 +514,11 @@ class Encode(_OnTexts):
     """0 is what the first layer takes, 1 what it gives, -1 what the last gives."""
     pool: Literal["cls", "mean", "none"] = "none"
     """One vector for each text: the layer's at [CLS], or its mean over the tokens."""
+    long: Long | None = None
+    """What is done with a text too long for the model: refuse it (or unset), cut it, or with --pool
+    take the mean of its windows' vectors."""
+    stride: int | None = None
+    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
 
     def run(self) -> None:
         from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
@@ -507,7 +532,14 @@ class Encode(_OnTexts):
         _keep_programs()
         pool = None if self.pool == "none" else self.pool
         albert = load(self.model, depth=self.depth)
-        encoded = albert.encode(texts, layer=self.layer, pool=pool, truncate=self.truncate)
+        encoded = albert.encode(
+            texts,
+            layer=self.layer,
+            pool=pool,
+            truncate=self.truncate,
+            long=self.long,
+            stride=self.stride,
+        )
         arrays = {name: x for name, x in vars(encoded).items() if x is not None}
         if self.output is None:
             _print_vectors(texts, arrays)

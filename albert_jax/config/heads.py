@@ -14,6 +14,10 @@ HeadKind = Literal[
     "span_v2",
 ]
 
+# What is done with a text that is longer than a row: its end is left out, it is an error, or it is
+# read in several windows.
+Long = Literal["cut", "refuse", "windows"]
+
 # Starts that the span_v2 head answers, and ends for each: run_squad_v2.py's start_n_top and
 # end_n_top.
 BEAM: Final = 5

@@ -6,16 +6,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from albert_jax.config.heads import Long
 from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
 from albert_jax.config.sections import (
     SCHEDULES,
     ExamplesConfig,
     GuardConfig,
     OptimizerConfig,
+    Positions,
     TrainConfig,
 )
 from albert_jax.config.stages import Stages, stages_of
-from albert_jax.config.task_names import label_pairs, task_name
+from albert_jax.config.task_names import class_weights, label_pairs, task_name
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
 
@@ -50,6 +52,9 @@ class PretrainConfig:
     init_from: str | None = None
     """Model directory to start from, or mini, also one of another depth: the shared layer allows
     it."""
+    positions: Positions = "same"
+    """Of init_from, where model.max_position_embeddings is larger: an error, or its position
+    embeddings are repeated from the first on, or interpolated (stretched over the new ones)."""
     output_bias: Literal["zero", "unigram"] = "zero"
     """First values of the masked-LM head's bias: zero (the original), or the logarithms of the
     pieces' frequencies in the store, so that they need not be learnt."""
@@ -65,6 +70,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_types(self, "")
         _check_stages(self)
+        if self.positions != "same" and self.init_from is None:
+            raise UserError(
+                f"positions {self.positions!r} is for the model of init_from, and none is given"
+            )
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
                 f"examples.max_seq_length {self.examples.max_seq_length} exceeds "
@@ -124,6 +133,10 @@ class FinetuneConfig:
     max_seq_length: int | None = None
     """Tokens in a row, special ones included; what is longer is cut, or divided into windows.
     Unset: 512, or as many as the model has positions for."""
+    positions: Positions = "same"
+    """Where max_seq_length exceeds the model's positions: an error, or they become as many, the
+    position embeddings repeated from the first on, or interpolated (stretched over the new ones).
+    """
     texts: tuple[str, ...] = ()
     """Columns of a user's own task that hold its texts; unset: as the task has them."""
     label: str | None = None
@@ -135,6 +148,12 @@ class FinetuneConfig:
     """Tokens from one SQuAD window's start to the next's; unset: 128."""
     max_query_length: int | None = None
     """Tokens a SQuAD question is cut to; unset: 64."""
+    long: Long = "cut"
+    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
+    windows makes a training row of each window and takes the mean of their logits on dev; of
+    classification and regression."""
+    stride: int | None = None
+    """With long windows, tokens from one window's start to the next's; unset: half a window."""
     dropout: float | None = None
     """Both dropouts of the encoder; unset: as the model directory has them."""
     classifier_dropout: float = 0.1
@@ -151,6 +170,24 @@ class FinetuneConfig:
     restarts: int = 0
     """Times that a degenerate run, one that answers all dev examples alike, may begin anew with
     another seed."""
+    metric: str | None = None
+    """Which of the task's dev metrics chooses the best step, or loss, the mean dev loss; unset: the
+    task's own. Of loss and mean_squared_error less is better, of all others more."""
+    early_stopping: int = 0
+    """Evaluations in a row without a better best step after which a run ends; 0: it makes all
+    steps."""
+    class_weights: tuple[str, ...] = ()
+    """Weights of the training loss by label, as positive=1,negative=4 (those not named: 1), or
+    balanced: examples / (labels x examples of the label). Of classification and words' classes."""
+    label_smoothing: float = 0.0
+    """Share of a label's target that is spread evenly over all labels, for tasks with classes or
+    choices."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate for each step down from the head and the pooler: the shared layer
+    learns at learning_rate times this, the embeddings at that times this once more."""
+    freeze: Literal["none", "embeddings", "encoder"] = "none"
+    """What keeps its values: the embeddings with their projection, or these and the shared layer,
+    so that only the pooler and the head are trained."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="adamw", learning_rate=1e-5)
@@ -173,19 +210,29 @@ class FinetuneConfig:
         check_types(self, "")
         task_name(self.task)
         label_pairs(self.labels)
+        class_weights(self.class_weights)
         for name in SCHEDULES:
             if getattr(self.train, name):
                 raise UserError(
                     f"train.{name} {getattr(self.train, name)!r} is of pretraining; leave it out"
                 )
-        check_least(self, "", 1, "doc_stride", "max_query_length", "length_window", "seeds")
-        check_least(self, "", 0, "restarts", "pack")
+        check_least(
+            self, "", 1, "doc_stride", "max_query_length", "stride", "length_window", "seeds"
+        )
+        check_least(self, "", 0, "restarts", "pack", "early_stopping")
+        if self.early_stopping and not self.train.eval_every:
+            raise UserError(
+                f"early_stopping {self.early_stopping} counts evaluations, and train.eval_every 0 "
+                "makes none before the end; give --train.eval-every"
+            )
         if self.max_seq_length is not None and self.max_seq_length < 8:
             raise UserError(f"max_seq_length {self.max_seq_length} is too short; use 8 or more")
-        for name in ("dropout", "classifier_dropout"):
+        for name in ("dropout", "classifier_dropout", "label_smoothing"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"{name} {value} must lie in [0, 1)")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"layer_decay {self.layer_decay} must lie in (0, 1]")
 
     @property
     def window(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.prediction_files import (
@@ -51,6 +52,8 @@ def evaluate(
     compute: ComputeConfig | None = None,
     pack: int = 0,
     labels: str | Sequence[str] = (),
+    long: Long | None = None,
+    stride: int | None = None,
 ) -> Evaluation:
     """Return the official metrics of a fine-tuned model on a split with labels.
 
@@ -66,6 +69,9 @@ def evaluate(
         pack: short examples share rows of that many tokens, with the same results.
         labels: what the data's labels are in the task, as "negative=0,positive=1"; those not named:
             as they are.
+        long: what is done with a text longer than a row: "cut" leaves out its end, "refuse" is an
+            error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
+        stride: tokens from one window's start to the next's; unset, half a window.
 
     Raises:
         UserError: for a model that was not fine-tuned for the task or whose outputs are not finite,
@@ -79,6 +85,8 @@ def evaluate(
         pack=pack,
         labels=labels,
         doc_stride=doc_stride,
+        long=long,
+        stride=stride,
     )
     chosen = fine_tuned.task
     folder = predictions_folder(chosen, model, split, output)

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 
+from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.answers import Answer, NoAnswer, SpanAnswer
 from albert_jax.inference.finetuned import FineTuned, is_finite, load_fine_tuned
@@ -26,13 +27,16 @@ from albert_jax.tasks import Features, RawExample, Task
 from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.custom import CONLL, CustomTask
-from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
+from albert_jax.tasks.cuts import Cut, lines_about
+from albert_jax.tasks.long_texts import fitted, pooled, window_count, windows_line
 from albert_jax.tasks.squad import SpanPredictions
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, json_rows
 from albert_jax.tasks.values import id_of, json_shown
+from albert_jax.utils.arguments import shown
 from albert_jax.utils.atomic import require_apart, result_lines, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter, Tick
+from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import json_line, say
 from albert_jax.utils.text_files import Stream, file_lines, kind_of, lines_together
 
@@ -56,12 +60,16 @@ def predict(
     compute: ComputeConfig | None = None,
     pack: int = 0,
     skip_bad: bool = False,
+    long: Long | None = None,
+    stride: int | None = None,
 ) -> Iterator[Answer | NoAnswer]:
     """Answers to `inputs`, one by one as they come, in their order.
 
     An input has the task's texts by their names (README), and may have an "id". An answer has "id"
     and "prediction", and what else `Answer` says; to questions on a context it is a `SpanAnswer`.
-    With `pack` short inputs share rows of that many tokens.
+    With `pack` short inputs share rows of that many tokens. A text longer than a row is cut
+    (`long` "cut"), an error ("refuse"), or read in windows whose logits are averaged ("windows"),
+    each `stride` tokens after the one before; unset: as in fine-tuning.
 
     Raises UserError for a model that was not fine-tuned, and for an input that lacks a text or that
     the model has no finite answer to; with `skip_bad` such an input has a `NoAnswer` and the others
@@ -78,9 +86,52 @@ def predict(
         compute=compute,
         pack=pack,
         doc_stride=doc_stride,
+        long=long,
+        stride=stride,
     )
     rows = ((f"input {i}", record) for i, record in enumerate(inputs))
     return _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=skip_bad)
+
+
+Texts = str | Sequence[Any] | Mapping[str, Any]
+"""An input of `answers_to`: a text, several by their order or several by their names."""
+
+
+def answers_to(fine_tuned: FineTuned, inputs: Iterable[Texts]) -> Rows[Answer]:
+    """Return the answers to inputs, the same as `predict`'s to records of them.
+
+    An input is a record, or the task's text or texts in the order of `Task.record_names`; for token
+    classification its words, or a text whose words are divided by white space. Raises UserError, as
+    `predict` does, for an input that has no answer.
+    """
+    task = fine_tuned.task
+    rows = ((f"inputs[{i}]", _record(task, f"inputs[{i}]", x)) for i, x in enumerate(inputs))
+    found = _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=False)
+    return Rows(answer for answer in found if isinstance(answer, Answer))
+
+
+def _record(task: Task, place: str, given: Texts) -> Mapping[str, Any]:
+    """Return texts by their names."""
+    if isinstance(given, Mapping):
+        return given
+    if not isinstance(given, (str, list, tuple)):
+        raise UserError(
+            f"{place} {shown(given)} must be a string, a tuple of texts or a mapping of them"
+        )
+    names = task.record_names
+    if task.head == "token_classification":
+        return {names[0]: given.split() if isinstance(given, str) else list(given)}
+    texts = [given] if isinstance(given, str) else list(given)
+    if len(texts) != len(names):
+        count = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
+        raise UserError(
+            f"{place} has {count}, and {task.name} takes {len(names)} "
+            f"({', '.join(names)}); give {_SHAPES.get(len(names), 'a tuple of them')}"
+        )
+    return dict(zip(names, texts, strict=True))
+
+
+_SHAPES = {1: "a text, or a list of texts", 2: "a tuple of two texts, or a list of such tuples"}
 
 
 def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterator[list[Input]]:
@@ -102,6 +153,18 @@ def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterato
         yield chunk
 
 
+class AnswerSettings(TypedDict, total=False):
+    """How a model is to answer, as `predict` and `evaluate` take it."""
+
+    max_seq_length: int | None
+    doc_stride: int | None
+    compute: ComputeConfig | None
+    pack: int
+    labels: str | Sequence[str]
+    long: Long | None
+    stride: int | None
+
+
 # -------------------------------------------------------------------------------------- answering
 
 
@@ -112,6 +175,7 @@ class _Count:
     inputs: int = 0
     bad: int = 0
     cuts: dict[int, Sequence[Cut]] = field(default_factory=dict)  # by the input's number
+    windows: list[int] = field(default_factory=list)  # of each text that was read in several
 
 
 @dataclass
@@ -123,6 +187,7 @@ class _Asked:
     example: RawExample | None = None
     features: Sequence[Features] = ()
     cuts: Sequence[Cut] = ()
+    windows: int = 0
     outputs: Sequence[Mapping[str, np.ndarray]] = ()
     error: UserError | None = None
 
@@ -159,6 +224,8 @@ def _answers(
                 answer = found
                 if each.cuts:
                     count.cuts[count.inputs] = each.cuts
+                if each.windows:
+                    count.windows.append(each.windows)
             count.inputs += 1
             yield answer
 
@@ -173,8 +240,11 @@ def _asked(fine_tuned: FineTuned, number: int, place: str, record: Any) -> _Aske
             raise record
         asked.id = _id_of(number, place, record)
         asked.example = _example(task, number, place, record)
-        asked.features = _features(fine_tuned, asked.example, place)
-        asked.cuts = cuts_of(task, asked.example, asked.features, tokenizer, length)
+        features = _features(fine_tuned, asked.example, place)
+        asked.features, asked.cuts = fitted(
+            task, asked.example, features, tokenizer, length, fine_tuned.long
+        )
+        asked.windows = window_count(asked.features)
     except UserError as error:
         asked.error = error
     return asked
@@ -212,6 +282,8 @@ def _answered(
         each.outputs = list(itertools.islice(outputs, len(each.features)))
         if not all(map(is_finite, each.outputs)):
             each.error = fine_tuned.broken(each.place)
+        else:
+            each.features, each.outputs = pooled(each.features, each.outputs)
     answers = iter(_answers_of(fine_tuned.task, [each for each in good if each.error is None]))
     return [each.error or next(answers) for each in asked]
 
@@ -240,6 +312,8 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
     more: dict[str, Any] = {}
     if asked.cuts:
         more |= {"truncated": True, "tokens_left_out": sum(cut.left_out for cut in asked.cuts)}
+    if asked.windows:
+        more["windows"] = asked.windows
     if task.head in ("classification", "multiple_choice"):
         more["probabilities"] = _probabilities(task.labels, asked.outputs[0]["logits"])
     if isinstance(predictions, SpanPredictions):
@@ -278,7 +352,7 @@ def predict_file(
     *,
     task: str | None = None,
     skip_bad: bool = False,
-    **settings: Any,
+    **settings: Unpack[AnswerSettings],
 ) -> int:
     """Answers each row of `source` in a line of JSON of `dest`, as they come; returns how many.
 
@@ -331,6 +405,8 @@ def _say_counts(fine_tuned: FineTuned, count: _Count) -> None:
         longest=fine_tuned.longest,
     ):
         say(f"predict: {line}")
+    for line in windows_line(count.windows, count.inputs, "inputs", fine_tuned.max_seq_length):
+        say(f"predict: {line}")
 
 
 def predict_split(
@@ -340,7 +416,7 @@ def predict_split(
     split: str = "test",
     output: str | Path | None = None,
     task: str | None = None,
-    **settings: Any,
+    **settings: Unpack[AnswerSettings],
 ) -> list[Path]:
     """Writes the official predictions file or files of a split, labels or none, and returns them.
 

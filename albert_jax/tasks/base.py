@@ -139,6 +139,11 @@ class Task(ABC):
         """What files call the texts, where that is a setting; () where the names are fixed."""
         return ()
 
+    @property
+    def record_names(self) -> tuple[str, ...]:
+        """Return the names of a record's texts (`from_record`), in the order of a tuple of them."""
+        return tuple(filter(None, self.text_columns))
+
     def data_folders(self, data: str | Path) -> tuple[Path, ...]:
         """Return the folders that may hold the task's files, the most specific first."""
         return (Path(data),)

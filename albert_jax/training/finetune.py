@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import platform
 import time
@@ -14,11 +13,9 @@ from typing import Any
 
 import jax
 
-from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.manager import lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
-from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.manifests import MANIFEST
+from albert_jax.checkpoint.model_export import check_destination
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.distributed.compilation_cache import compilation_cache
@@ -26,10 +23,9 @@ from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.tasks.batches import TrainingBatches
-from albert_jax.tasks.scores import Scores, line_of
-from albert_jax.tasks.split_features import SplitFeatures
+from albert_jax.tasks.scores import goodness, line_of
+from albert_jax.training.best_step import BestStep
 from albert_jax.training.finetune_report import (
-    baseline,
     command_line,
     hardware,
     is_degenerate,
@@ -37,7 +33,6 @@ from albert_jax.training.finetune_report import (
     summary,
 )
 from albert_jax.training.finetune_results import (
-    Baseline,
     FinetuneResults,
     JudgedStep,
     SeedRun,
@@ -48,8 +43,8 @@ from albert_jax.training.finetune_setup import (
     first_params,
     set_up,
 )
-from albert_jax.training.losses import task_objective
-from albert_jax.training.metrics import MetricsLog, write_json
+from albert_jax.training.losses import ClassLoss, task_objective
+from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
 from albert_jax.training.run import Run
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
@@ -57,6 +52,7 @@ from albert_jax.training.step import ConfiguredStep, TrainState, configured_step
 from albert_jax.training.step_meter import Workload
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
+from albert_jax.utils.numbers import rounded
 from albert_jax.utils.progress import ProgressMeter, Tick
 from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.streams import say
@@ -79,12 +75,11 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
     with compilation_cache(config.train.compilation_cache), lock_workdir(workdir):
         prepared = set_up(config)
         config = dataclasses.replace(config, max_seq_length=prepared.max_seq_length)
-        base = baseline(prepared.task, prepared.train.examples, prepared.dev.examples)
         write_json(workdir / "config.json", to_dict(config))
-        say(_announcement(config, prepared, base))
+        say(_announcement(config, prepared))
         runs = _runs(config, prepared, placement)
         kept = [run for run in runs if not run.restarted]
-        metric = prepared.task.metric
+        metric, base = prepared.metric, prepared.baseline
         results = FinetuneResults(
             task=prepared.task.name,
             metric=metric,
@@ -95,6 +90,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
             runs=runs,
             summary=summary(kept, metric),
             baseline=base,
+            class_weights=_weights_by_label(prepared),
             seconds=time.time() - started,
             command=command_line(),
             commit=commit(),
@@ -102,12 +98,17 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
             hardware=hardware(),
             config=to_dict(config),
         )
-        chosen = max(kept, key=lambda run: _comparable(run.best.metrics[metric]))
+        chosen = max(kept, key=lambda run: goodness(metric, run.best.metrics[metric]))
         _link(workdir, Path(chosen.directory))
         write_json(workdir / RESULTS, finite(results))
-        say(results_table(prepared.task, runs, results.summary, base))
+        say(results_table(prepared.task, runs, results.summary, base, metric))
         say(f"use it     albert-jax predict --model {workdir / 'model'} --input FILE --output FILE")
         return results
+
+
+def _weights_by_label(prepared: FinetuneSetup) -> dict[str, float] | None:
+    weights = prepared.class_weights
+    return dict(zip(prepared.task.labels, weights, strict=True)) if weights else None
 
 
 def _runs(config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement) -> list[SeedRun]:
@@ -138,9 +139,10 @@ def _session(
     for which in ("last", "best"):
         check_destination(directory / which)
     outputs = HeadOutputs(prepared.model, pack=config.pack)
-    best = _Best(config, prepared, outputs, directory / "best", seed)
+    best = BestStep(config, prepared, outputs, directory / "best", seed)
     model = prepared.model.clone(lowering=placement.lowering)
-    made = configured_step(model, task_objective(model), config)
+    classes = ClassLoss(prepared.class_weights, config.label_smoothing)
+    made = configured_step(model, task_objective(model, classes), config)
     return Session(
         config=config,
         run=_run_of(config, prepared, made, placement, best),
@@ -158,7 +160,7 @@ def _run_of(
     prepared: FinetuneSetup,
     made: ConfiguredStep,
     placement: Placement,
-    best: _Best,
+    best: BestStep,
 ) -> Run:
     batches = _batches(config, prepared, best.seed)
     flops = config.train.batch_size * _flops_per_row(prepared, batches)
@@ -181,6 +183,7 @@ def _run_of(
         identity=finetuning_identity(config, prepared, best.seed),
         evaluate=evaluate,
         check_program=memory_check(config),
+        ends_at=best.patience.is_over,
     )
 
 
@@ -192,13 +195,16 @@ def _first_state(
     return made.state_of(jax.device_put(params), seed), origin
 
 
-def _begin(best: _Best, beginning: Beginning, log: MetricsLog) -> None:
+def _begin(best: BestStep, beginning: Beginning, log: MetricsLog) -> None:
     if beginning.position.step == 0:
         best.forget()
+    else:
+        entries = read_metrics(best.directory.parent / "metrics.jsonl")
+        best.recall(entry for entry in entries if entry["kind"] == "eval")
     log.event(beginning.position.step, f"seed {best.seed}: {beginning.origin}")
 
 
-def _finish(best: _Best, state: TrainState) -> SeedRun:
+def _finish(best: BestStep, state: TrainState) -> SeedRun:
     """Judge a run at its last and its best step, and export the last."""
     prepared, directory, step = best.prepared, best.directory, int(state.step)
     metrics, predictions = _judged(best, state.params, f"dev at step {step}")
@@ -217,10 +223,11 @@ def _finish(best: _Best, state: TrainState) -> SeedRun:
         best=JudgedStep(step=best_step, metrics={**best_metrics}),
         degenerate=learnt_nothing,
         collapsed_at_the_end=collapsed,
+        ended="last_step" if step >= best.config.train.steps else "early_stopping",
     )
 
 
-def _judged(best: _Best, params: Any, what: str) -> tuple[dict[str, float], dict[str, Any]]:
+def _judged(best: BestStep, params: Any, what: str) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics and predictions on all of dev, with a bar."""
     dev = best.prepared.dev
     with ProgressMeter(what, len(dev.rows), unit="row") as meter:
@@ -238,99 +245,6 @@ def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> Trai
         pack=config.pack,
         unit=train.accumulate * len(local_devices(train.devices)),
     )
-
-
-class _Best:
-    """Judges a seed's run on dev, and keeps its best step as a model directory."""
-
-    def __init__(
-        self,
-        config: FinetuneConfig,
-        prepared: FinetuneSetup,
-        outputs: HeadOutputs,
-        directory: Path,
-        seed: int,
-    ) -> None:
-        self.config, self.prepared, self.directory, self.seed = config, prepared, directory, seed
-        self._outputs = outputs
-        self._dev = _some_of(prepared.dev, config.train.eval_examples)
-        self._value, self._nothing_kept = self._recorded(), not directory.exists()
-
-    def _recorded(self) -> float:
-        """The best value of the run that goes on."""
-        try:
-            found = read_document(self.directory / MANIFEST)["provenance"]
-        except (Damaged, OSError, KeyError):
-            return -math.inf
-        return _comparable(found["chosen_by"])
-
-    def forget(self) -> None:
-        """Takes the first offer that comes: what is kept may be an earlier run's."""
-        self._value, self._nothing_kept = -math.inf, True
-
-    def offer(self, params: Any, step: int, tick: Tick) -> dict[str, float]:
-        """The metrics of these parameters, which are kept where none were better."""
-        metrics, _ = self.judge(params, self._dev, tick)
-        value = _comparable(metrics[self.prepared.task.metric])
-        if value > self._value or self._nothing_kept:
-            self._value, self._nothing_kept = value, False
-            self.export(params, self.directory, step, metrics)
-        numbers = {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
-        task = self.prepared.task
-        return Scores(numbers, line_of(task, task.metric, numbers))
-
-    def judge(
-        self, params: Any, split: SplitFeatures, tick: Tick | None = None
-    ) -> tuple[dict[str, float], dict[str, Any]]:
-        """Metrics and predictions; `tick` hears of rows done."""
-        task = self.prepared.task
-        outputs = self._outputs(jax.device_put(params), split.rows, tick)
-        predictions = task.predictions(split.examples, split.features, outputs)
-        return task.metrics(split.examples, predictions), predictions
-
-    def export(self, params: Any, directory: Path, step: int, metrics: dict[str, float]) -> None:
-        """Write parameters as a model directory, with the metrics that they have on dev."""
-        source = self.prepared.source
-        export_model(
-            directory,
-            params=jax.device_get(params),
-            config=source.config,  # its dropout too, which is the run's affair, not the weights'
-            vocab=source.tokenizer["path"],
-            tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
-            head=self.prepared.head | {"max_seq_length": self.prepared.max_seq_length},
-            provenance={
-                "made_by": "albert-jax finetune",
-                "seed": self.seed,
-                "step": step,
-                "chosen_by": finite(metrics[self.prepared.task.metric]),
-                "dev": finite(metrics),
-                "config": to_dict(self.config),
-                "started_from": {
-                    key: source.manifest["provenance"].get(key)
-                    for key in ("made_by", "source", "step")
-                },
-            },
-        )
-
-
-def _some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
-    """At most `limit` of the examples, evenly spread over the file."""
-    count = len(split.examples)
-    if count <= limit:
-        return split
-    kept = {i * count // limit: i for i in range(limit)}
-    pairs = [
-        (dataclasses.replace(feature, example=kept[feature.example]), row)
-        for feature, row in zip(split.features, split.rows, strict=True)
-        if feature.example in kept
-    ]
-    return SplitFeatures(
-        [split.examples[i] for i in kept], [f for f, _ in pairs], [row for _, row in pairs]
-    )
-
-
-def _comparable(value: float | None) -> float:
-    return -math.inf if value is None or math.isnan(value) else value
 
 
 def _on_one_device(placement: Placement, params: Any) -> Any:
@@ -355,14 +269,16 @@ def _link(workdir: Path, run: Path) -> None:
         os.replace(temporary, link)
 
 
-def _announcement(config: FinetuneConfig, prepared: FinetuneSetup, base: Baseline) -> str:
-    train = config.train
+def _announcement(config: FinetuneConfig, prepared: FinetuneSetup) -> str:
+    train, base = config.train, prepared.baseline
     batches = _batches(config, prepared, train.seed)
     length, share = batches.fill(min(train.steps, 200))
     whole = prepared.max_seq_length
     examples, rows = len(prepared.train.examples), len(prepared.train.rows)
     passes = train.steps * train.batch_size / rows
-    figures = line_of(prepared.task, prepared.task.metric, base.metrics)
+    figures = line_of(prepared.task, prepared.metric, base.metrics)
+    weights = _weights_by_label(prepared) or {}
+    told = ", ".join(f"{label} {rounded(weight)}" for label, weight in weights.items())
     return "\n".join(
         [
             f"task       {prepared.task.name}, head {prepared.task.head}; {examples:,} examples to "
@@ -372,5 +288,6 @@ def _announcement(config: FinetuneConfig, prepared: FinetuneSetup, base: Baselin
             f"{length:.0f} tokens in the mean, {share:.0%} of them text "
             f"(all to {whole}: {share * length / whole:.0%})",
             f"baseline   {base.what}: {figures}",
+            *([f"weights    {told}"] if told else []),
         ]
     )

@@ -110,16 +110,27 @@ def hardware() -> Hardware:
     )
 
 
-def results_table(task: Task, runs: Sequence[SeedRun], summary: Summary, baseline: Baseline) -> str:
+def results_table(
+    task: Task,
+    runs: Sequence[SeedRun],
+    summary: Summary,
+    baseline: Baseline,
+    metric: str | None = None,
+) -> str:
     """Return the results as lines: each run's last and best dev step, several runs' median and
-    spread, and the baseline."""
-    metric, lines = task.metric, []
+    spread, and the baseline.
+
+    `metric` chose the best steps; None: the task's own did.
+    """
+    metric, lines = metric or task.metric, []
     for run in runs:
         told = ""
         if run.degenerate:
             told = "   DEGENERATE: answers all dev examples alike"
         elif run.collapsed_at_the_end:
             told = "   COLLAPSED: the last step answers all dev examples alike"
+        if run.ended == "early_stopping":
+            told += f"   ended early: {metric} no longer improved; step {run.best.step} is kept"
         lines.append(f"seed {run.seed}{told}")
         for which, judged in (("last", run.last), ("best", run.best)):
             figures = line_of(task, metric, judged.metrics)

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from albert_jax.tasks.scores import Metrics
-from albert_jax.utils.results import Result
+from albert_jax.utils.results import ABSENT_IF_NONE, Result
 
 RESULTS_FORMAT = 1  # 0.1 wrote this format without its number
 
@@ -24,9 +24,10 @@ class JudgedStep(Result):
 class SeedRun(Result):
     """One seed's run.
 
-    `directory` is relative to the work directory. `degenerate` runs answer all dev examples alike
-    at their best step, `collapsed_at_the_end` at their last. A run that was `restarted` does not
-    count: another seed began anew in its place.
+    `directory` is relative to the work directory. `best` is the step that is kept as the model.
+    `ended` says why no step followed `last`: all were made, or the metric no longer improved.
+    `degenerate` runs answer all dev examples alike at their best step, `collapsed_at_the_end` at
+    their last. A run that was `restarted` does not count: another seed began anew in its place.
     """
 
     seed: int
@@ -36,6 +37,7 @@ class SeedRun(Result):
     degenerate: bool
     collapsed_at_the_end: bool
     restarted: bool = False
+    ended: Literal["last_step", "early_stopping"] = "last_step"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +90,7 @@ class FinetuneResults(Result):
     runs: list[SeedRun]
     summary: Summary
     baseline: Baseline
+    class_weights: dict[str, float] | None = field(default=None, metadata=ABSENT_IF_NONE)
     seconds: float
     command: str
     commit: str | None

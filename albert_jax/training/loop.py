@@ -83,10 +83,14 @@ class _Loop:
         self.pipeline = Pipeline(self._program, self._run.batches, self._placement, state, position)
 
     def run(self) -> None:
-        """Train to the last step."""
+        """Train to the last step, or to the one at which the run ends early."""
         if self._owes_evaluation():
             self._evaluate()
         while self.pipeline.step < self._run.config.steps:
+            # After an evaluation no step is in flight: these are the parameters that it judged.
+            if self._run.ends_at(self._progress.position.step):
+                self._save_unsaved()
+                break
             self.pipeline.start()
             due = self._timetable.due(self.pipeline.step, stop=self.signals.due())
             ahead = self._placement.max_in_flight if due == NOTHING else 0
@@ -114,6 +118,11 @@ class _Loop:
         self._timetable.saved()
         self._rollbacks.forgive()
         self.watchdog.alive(f"the checkpoint at step {position.step}")
+
+    def _save_unsaved(self) -> None:
+        self._saves.wait()
+        if self._progress.position.step not in self._saves.steps():
+            self.save(self._placement.get_state(self.pipeline.state))
 
     def _evaluate(self) -> None:
         state = self.pipeline.state

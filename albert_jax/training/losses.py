@@ -110,14 +110,49 @@ def pretraining_objective(
     return Objective(normalizers, loss, normalizer_of, model.lowering.axis_name)
 
 
-def task_objective(model: Any) -> Objective:
+@dataclass(frozen=True)
+class ClassLoss:
+    """What changes the cross-entropy of a task with classes.
+
+    `weights` are those of the labels, in the order of the head's outputs; () for all 1. `smoothing`
+    is the share of the target that is spread evenly over all labels.
+    """
+
+    weights: tuple[float, ...] = ()
+    smoothing: float = 0.0
+
+    def of_labels(self, labels: Array) -> Array:
+        """Return each label's weight, f32[...], of labels [...]."""
+        if not self.weights:
+            return jnp.ones(labels.shape, jnp.float32)
+        return jnp.asarray(self.weights, jnp.float32)[labels]
+
+    def losses(self, logits_NC: Array, labels_N: Array) -> Array:
+        """Return weighted cross-entropies, nats, f32[...], of logits [..., C] and labels [...].
+
+        As torch's CrossEntropyLoss: a weight is that of the class whose log-probability it
+        multiplies, in the part of the target that smoothing spreads, too.
+        """
+        classes = logits_NC.shape[-1]
+        targets_NC = (1 - self.smoothing) * jax.nn.one_hot(labels_N, classes)
+        targets_NC += self.smoothing / classes
+        if self.weights:
+            targets_NC *= jnp.asarray(self.weights, jnp.float32)
+        return -(targets_NC * jax.nn.log_softmax(logits_NC)).sum(axis=-1)
+
+
+def task_objective(model: Any, classes: ClassLoss = ClassLoss()) -> Objective:
     """The mean loss of a fine-tuned head; `model` is an AlbertForTask.
+
+    The mean is weighted by `classes`, which only heads with classes or choices have a use for.
+
 
     A batch has input_ids, input_mask, segment_ids [B, S] (multiple choice: [B, C, S]), what the
     functions of `TASK_LOSSES` read and, where some rows are filling, example_weights [B]. Rows that
     examples share have their starts [B, P], labels [B, P] and example_weights [B, P].
     """
     task = TASK_LOSSES[model.kind]
+    is_plain = classes == ClassLoss()
 
     def weights(batch: Batch) -> Array:
         if model.kind != "token_classification":
@@ -126,7 +161,11 @@ def task_objective(model: Any) -> Objective:
         return is_labelled_BS * _example_weights(batch)[:, None]
 
     def normalizers(batch: Batch) -> dict[str, Array]:
-        return {"labels": weights(batch).sum()}
+        found = {"labels": weights(batch).sum()}
+        if not is_plain:
+            weighted = weights(batch) * classes.of_labels(jnp.maximum(batch["labels"], 0))
+            found["weighted_labels"] = weighted.sum()
+        return found
 
     def loss(
         params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
@@ -145,9 +184,16 @@ def task_objective(model: Any) -> Objective:
         shares = weights(batch) / jnp.maximum(normalizers["labels"], 1.0)
         losses = task.losses(output, batch, model.lowering)
         metrics = {name: (shares * x).sum() for name, x in losses.items()}
+        if not is_plain:
+            whole = normalizers["weighted_labels"]
+            shares = weights(batch) / jnp.where(whole > 0, whole, 1.0)
+            weighted = classes.losses(output, jnp.maximum(batch["labels"], 0))
+            metrics["task_loss"] = (shares * weighted).sum()
         return metrics["task_loss"], metrics
 
     normalizer_of = dict.fromkeys(task.metrics, "labels")
+    if not is_plain:
+        normalizer_of["task_loss"] = "weighted_labels"
     return Objective(normalizers, loss, normalizer_of, model.lowering.axis_name)
 
 

@@ -102,6 +102,8 @@ def make_schedule(config: OptimizerConfig, peak: float, *, steps: int) -> optax.
     if config.schedule == "polynomial":
         return polynomial_schedule(peak, steps=steps, warmup_steps=warmup, power=config.poly_power)
     rest = max(1, steps - warmup)
+    if config.schedule == "linear":
+        return warmed_up(optax.linear_schedule(peak, 0.0, rest), peak, warmup)
     if config.schedule == "cosine":
         return warmed_up(optax.cosine_decay_schedule(peak, rest), peak, warmup)
     if config.schedule == "constant":

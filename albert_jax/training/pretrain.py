@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -35,13 +35,14 @@ from albert_jax.distributed import multihost
 from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import Placement
-from albert_jax.models.flops import stage_flops
+from albert_jax.models.flops import parameter_count, stage_flops
 from albert_jax.models.lowering import Lowering
 from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.first_values import first_values, params_of
 from albert_jax.training.heldout import evaluator
 from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
 from albert_jax.training.pretrain_report import baselines_at, closing, draw_losses, run_plan
+from albert_jax.training.pretrain_results import PretrainResult
 from albert_jax.training.run import Evaluate, Run
 from albert_jax.training.run_inputs import require_pretraining_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
@@ -60,9 +61,8 @@ from albert_jax.utils.provenance import versions
 from albert_jax.utils.streams import say
 
 
-def pretrain(config: PretrainConfig, *, launch: Launch | None = None) -> Path:
-    """Runs the configured pretraining, or goes on with it, and returns the model directory it
-    exports.
+def pretrain(config: PretrainConfig, *, launch: Launch | None = None) -> PretrainResult:
+    """Runs the configured pretraining, or goes on with it, and exports a model directory.
 
     With `launch` this process is one of several that make the run together, over all their devices;
     they share the work directory, and process 0 logs and exports.
@@ -75,7 +75,7 @@ def pretrain(config: PretrainConfig, *, launch: Launch | None = None) -> Path:
         return _pretrain(config)
 
 
-def _pretrain(config: PretrainConfig) -> Path:
+def _pretrain(config: PretrainConfig) -> PretrainResult:
     with multihost.together():
         require_pretraining_inputs(config)
     workdir = Path(config.workdir or "")
@@ -90,8 +90,9 @@ def _pretrain(config: PretrainConfig) -> Path:
     with locked:
         data = _open_data(config, workdir)
         _keep_vocabulary(data, workdir)
-        carry_out(_session(config, data, placement, workdir))
-    return workdir / "model"
+        result = carry_out(_session(config, data, placement, workdir))
+    # Process 0 made it.
+    return PretrainResult.from_json(multihost.gather(result)[0])
 
 
 def _session(
@@ -151,13 +152,26 @@ def _evaluate_first(
 
 def _finish(
     config: PretrainConfig, data: PretrainingData, workdir: Path, state: TrainState
-) -> None:
+) -> PretrainResult:
     """Exports the model and says how good it is."""
-    _export(config, data.vocab, data.tokenizer, workdir, state, workdir / "model")
-    say(closing(config, data, workdir, workdir / "model", _last_eval(workdir)))
+    model, held_out = workdir / "model", _last_eval(workdir)
+    _export(config, data.vocab, data.tokenizer, workdir, state, model)
+    baselines = baselines_at(config, data)
+    say(closing(config, workdir, model, held_out, baselines))
+    return PretrainResult(
+        model=str(model),
+        workdir=str(workdir),
+        step=int(state.step),
+        steps=config.train.steps,
+        parameters=parameter_count(config.model),
+        held_out=held_out,
+        baselines=baselines,
+    )
 
 
-def export(workdir: str | Path, dest: str | Path, *, dtype: str = "float32") -> Path:
+def export(
+    workdir: str | Path, dest: str | Path, *, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> Path:
     """Writes a run's newest good checkpoint as a model directory, also while the run goes on.
 
     With `dtype` bfloat16 it takes half the room; what is read of it is float32 again.

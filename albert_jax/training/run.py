@@ -39,6 +39,9 @@ class Run:
     evaluate: Evaluate | None = None
     """Held-out metrics, None where nothing is held out."""
     after_evaluation: Callable[[], None] = _nothing
+    ends_at: Callable[[int], bool] = lambda _: False
+    """Whether a run that stands at this step, whose evaluation is made if one is due, ends there,
+    before its last step."""
     standing: Standing | None = None
     """Hears what is logged, and says what should be known of it."""
     check_program: Check | None = None

@@ -14,12 +14,15 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 
 
-def require_pretraining_inputs(config: PretrainConfig, *, workdir_too: bool = True) -> None:
-    """Raises UserError where a run has no data or no work directory, or names what is not there."""
+def require_pretraining_inputs(
+    config: PretrainConfig, *, workdir_too: bool = True, fetch: bool = True
+) -> None:
+    """Raises UserError where a run has no data or no work directory, or names what is not there;
+    with `fetch` False also for a model that would have to be fetched or converted first."""
     if workdir_too:
         _require_workdir(config.workdir)
     if config.init_from is not None:
-        require_model_directory(config.init_from, "init_from")
+        require_model_directory(config.init_from, "init_from", fetch=fetch)
     require_pretraining_data(config)
 
 

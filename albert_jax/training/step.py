@@ -20,6 +20,7 @@ from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
 from albert_jax.training.losses import Batch, Metrics, Objective, pretraining_objective
 from albert_jax.training.optimizer import global_norm, make_optimizer, trust_ratios
+from albert_jax.training.relative_rates import RelativeRates
 
 
 @flax.struct.dataclass
@@ -147,6 +148,10 @@ def configured_step(
     """Return the step that a run's optimizer and batches mean."""
     train = config.train
     tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
+    if isinstance(config, FinetuneConfig):
+        groups = model.config.num_hidden_groups
+        rates = RelativeRates(groups, decay=config.layer_decay, freeze=config.freeze)
+        objective, tx = rates.applied(objective, tx)
     step = make_train_step(objective, tx, accumulate=train.accumulate)
     return ConfiguredStep(model, objective, tx, schedule, step)
 

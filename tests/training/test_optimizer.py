@@ -264,6 +264,8 @@ def test_schedules_rise_to_the_peak_and_fall_as_they_are_named():
     expected = {
         "constant": [0, 0.5, 1, 1, 1, 1, 1],
         "wsd": [0, 0.5, 1, 1, 1, 0.5, 0],
+        # transformers' get_linear_schedule_with_warmup: (steps - step) / (steps - warm-up).
+        "linear": [0, 0.5, 1, 45 / 90, 20 / 90, 10 / 90, 0],
         "cosine": [0, 0.5, 1, 0.5, *(0.5 + 0.5 * math.cos(math.pi * x / 90) for x in (70, 80)), 0],
         "polynomial": [0, 0.5, 0.9, 0.45, 0.2, 0.1, 0],  # the original's falls from step 0 on
     }
