@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from albert_jax.training.metrics import read_metrics
     from albert_jax.training.pretrain import export, pretrain
     from albert_jax.training.pretrain_results import PretrainResult
+    from albert_jax.training.watching import StopTraining
 
 __all__ = [
     "MODELS",
@@ -86,6 +87,7 @@ __all__ = [
     "PretrainResult",
     "SpanAnswer",
     "StepBenchmark",
+    "StopTraining",
     "StoreEvaluation",
     "Tokenizer",
     "TrainConfig",
@@ -138,6 +140,7 @@ _LATE = {
     "PretrainResult": "training.pretrain_results",
     "SpanAnswer": "inference.answers",
     "StepBenchmark": "perf.results",
+    "StopTraining": "training.watching",
     "StoreEvaluation": "training.heldout",
     "Tokenizer": "data.tokenizer",
     "Verification": "inference.verify",

@@ -44,6 +44,7 @@ _MOST_PARTS = 100
 _FREE = 1 << 26  # bytes of weights beside those that the configuration asks for
 _MOST_OF_WEIGHTS = 2  # times as many bytes as float32 parameters: tied copies, position ids
 _CHUNK = 1 << 20
+_SYSTEMS_WORDS = re.compile(r"\[Errno -?\d+\] ([\w ]+)")  # inside what HTTP clients make of them
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,10 @@ class _Download:
     def run(self) -> Path:
         chosen = chosen_files(self._listed, str(self._named))
         self._require_sizes(chosen, _BESIDE | dict.fromkeys(TRANSFORMERS_WEIGHTS, math.inf))
-        config = self._fetched(_CONFIG)
+        # By its revision, whose commit huggingface_hub notes then for when there is no network.
+        config = self._fetched(_CONFIG, self._named.revision)
+        if config.parent.name != self._commit:
+            raise UserError(f"{self._named} has changed meanwhile; run this again")
         _require_albert(config, str(self._named))
         self._require_sizes(chosen, _limits(config, chosen))
         self._require_room(chosen)
@@ -127,13 +131,13 @@ class _Download:
                 "HF_HOME to a folder with more"
             )
 
-    def _fetched(self, name: str) -> Path:
+    def _fetched(self, name: str, revision: str | None = None) -> Path:
         """The path of a file on this disk, which is what the hub lists."""
         path = Path(
             self._hub.hf_hub_download(
                 self._named.name,
                 name,
-                revision=self._commit,
+                revision=revision or self._commit,
                 endpoint=hub_endpoint(),
                 library_name="albert_jax",
             )
@@ -360,5 +364,7 @@ def _not_done(named: ModelName, done: str, error: Exception) -> UserError:
 
 def _said(error: Exception) -> str:
     """A library's words in a short line; never a header, and so never a token."""
+    if found := _SYSTEMS_WORDS.search(str(error)):
+        return found[1]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return shortened(" ".join(lines[:2])) if lines else type(error).__name__

@@ -24,6 +24,7 @@ from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.config.sections import Destination
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import json_line, say
 
@@ -174,9 +175,12 @@ class Pretrain(Command):
     """Seconds for all of them to come."""
     peer_timeout: int = 30
     """Seconds without a sign of life after which one counts as dead, and all stop."""
+    log: tuple[Destination, ...] = ("tensorboard",)
+    """Trackers that are sent the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_pretraining_inputs
+        from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
         keep_freed_memory()  # before JAX is imported, which a model's first use does
@@ -184,6 +188,7 @@ class Pretrain(Command):
         require_pretraining_inputs(
             self.config, workdir_too=not self.dry_run, fetch=not self.multihost
         )
+        require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
         from albert_jax.distributed.multihost import Launch
@@ -203,7 +208,7 @@ class Pretrain(Command):
 
             print(describe_plan(self.config))
         else:
-            pretrain(self.config, launch=launch if self.multihost else None)
+            pretrain(self.config, launch=launch if self.multihost else None, log=self.log)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,16 +224,20 @@ class Finetune(Command):
     config: Flags[FinetuneConfig]
     json: bool = False
     """Print what results.json holds."""
+    log: tuple[Destination, ...] = ("tensorboard",)
+    """Trackers that are sent the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_finetuning_inputs
+        from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
         keep_freed_memory()  # before JAX is imported, as pretrain does
         require_finetuning_inputs(self.config)
+        require_trackers(self.log)
         from albert_jax.training.finetune import finetune
 
-        results = finetune(self.config)
+        results = finetune(self.config, log=self.log)
         if self.json:
             _print_json(results)
 
@@ -237,7 +246,7 @@ class Finetune(Command):
 
 
 # Flags of `_Answering` that are for one model on one task's data.
-_OF_TASKS = ("doc_stride", "long", "stride", "labels", "pack")
+_OF_TASKS = ("doc_stride", "long", "stride", "texts", "label", "labels", "pack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +264,10 @@ class _Answering(Command):
     windows takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
     stride: int | None = None
     """With --long windows, tokens from one window's start to the next's; unset: half a window."""
+    texts: tuple[str, ...] = ()
+    """Columns that hold the texts; unset: as in fine-tuning."""
+    label: str | None = None
+    """Column that holds the label; unset: as in fine-tuning."""
     labels: tuple[str, ...] = ()
     """What the data's labels are in the task, as negative=0,positive=1; those not named: as they
     are."""
@@ -274,6 +287,8 @@ class _Answering(Command):
             "labels": self.labels,
             "long": self.long,
             "stride": self.stride,
+            "texts": self.texts or None,
+            "label": self.label,
         }
 
 
@@ -293,7 +308,7 @@ class Evaluate(_Answering):
     model: tuple[str, ...]
     """Fine-tuned model directory; of a suite one for each task; with --store a pretrained one."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or one such file, or tfds."""
     store: str | None = None
     """Token store with the model's vocabulary, in place of --data."""
     masking: Literal["ngram", "word", "piece"] = "ngram"
@@ -374,8 +389,8 @@ class Evaluate(_Answering):
         if self._gives_any(own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
-                "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --labels "
-                "and --pack"
+                "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
+                "--label, --labels and --pack"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 
@@ -400,13 +415,15 @@ class Predict(_Answering):
     model: str
     """Fine-tuned model directory."""
     input: str | None = None
-    """JSONL, or by its name CSV or TSV, whose first row names the columns, or for token
-    classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    """JSONL, or by its name CSV or TSV, whose first row names the columns, or a text a line (.txt),
+    or for token classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    input_format: Literal["jsonl", "csv", "tsv", "conll", "text"] | None = None
+    """What the input is, whatever its name; text: a text a line."""
     output: str | None = None
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
     unset: predictions/ beside the model."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or one such file, or tfds."""
     split: str = "test"
     """Split of --data to answer."""
     skip_bad: Switch = False
@@ -416,6 +433,8 @@ class Predict(_Answering):
         require_model_directory(self.model)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
+        if self.data is not None and self.input_format is not None:
+            raise UserError("--input-format is for --input; files of --data say it by their names")
         if self.data is not None and self.skip_bad:
             raise UserError(
                 "--skip-bad is for --input; a split's official file has an answer for each"
@@ -426,7 +445,14 @@ class Predict(_Answering):
         settings = {"task": self.task, **self._settings()}
         if self.input is not None:
             dest = self.output or "-"
-            predict_file(self.model, self.input, dest, skip_bad=self.skip_bad, **settings)
+            predict_file(
+                self.model,
+                self.input,
+                dest,
+                input_format=self.input_format,
+                skip_bad=self.skip_bad,
+                **settings,
+            )
             return
         assert self.data is not None
         for file in predict_split(

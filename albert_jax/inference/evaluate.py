@@ -54,13 +54,15 @@ def evaluate(
     labels: str | Sequence[str] = (),
     long: Long | None = None,
     stride: int | None = None,
+    texts: Sequence[str] | None = None,
+    label: str | None = None,
 ) -> Evaluation:
     """Return the official metrics of a fine-tuned model on a split with labels.
 
     Args:
         task: unset, the one that the model was fine-tuned for.
         model: model directory.
-        data: folder of the task's files, or "tfds".
+        data: folder of the task's files, or the file of the split, or "tfds".
         split: dev, or another that has labels.
         output: folder for the official predictions file or files; unset: `predictions/TASK-SPLIT`
             beside the model.
@@ -72,6 +74,7 @@ def evaluate(
         long: what is done with a text longer than a row: "cut" leaves out its end, "refuse" is an
             error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
         stride: tokens from one window's start to the next's; unset, half a window.
+        texts: columns that hold the texts, where not as in fine-tuning. So is `label`.
 
     Raises:
         UserError: for a model that was not fine-tuned for the task or whose outputs are not finite,
@@ -87,6 +90,8 @@ def evaluate(
         doc_stride=doc_stride,
         long=long,
         stride=stride,
+        texts=texts,
+        label=label,
     )
     chosen = fine_tuned.task
     folder = predictions_folder(chosen, model, split, output)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -23,14 +23,14 @@ from albert_jax.inference.prediction_files import (
     predictions_of,
     write_files,
 )
-from albert_jax.tasks import Features, RawExample, Task
+from albert_jax.tasks import Features, RawExample, Task, metrics
 from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.custom import CONLL, CustomTask
 from albert_jax.tasks.cuts import Cut, lines_about
 from albert_jax.tasks.long_texts import fitted, pooled, window_count, windows_line
 from albert_jax.tasks.squad import SpanPredictions
-from albert_jax.tasks.tables import Row, conll_rows, file_rows, json_rows
+from albert_jax.tasks.tables import ROW_READERS, conll_rows, text_rows
 from albert_jax.tasks.values import id_of, json_shown
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.atomic import require_apart, result_lines, writing
@@ -45,6 +45,9 @@ _CHUNKS = (1, 8, 64)
 _FULL_CHUNK = 512
 _IDS = ("id", "index", "idx")  # what a record may call its number
 _RECORD = 'a mapping of the task\'s texts by their names, as {"sentence": "…"}'
+
+InputFormat = Literal["jsonl", "csv", "tsv", "conll", "text"]
+_BY_LINES = ("jsonl", "text")  # formats in which each line is an input by itself
 
 # Where an input stands, for errors, and what stands there: a record, or why there is none.
 Input = tuple[str, Mapping[str, Any] | UserError]
@@ -316,6 +319,9 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
         more["windows"] = asked.windows
     if task.head in ("classification", "multiple_choice"):
         more["probabilities"] = _probabilities(task.labels, asked.outputs[0]["logits"])
+    if task.head == "multi_label":
+        shares = metrics.sigmoid(asked.outputs[0]["logits"])
+        more["probabilities"] = _by_label(task.labels, shares)
     if isinstance(predictions, SpanPredictions):
         kind, more = SpanAnswer, more | _place(predictions, name)
     return kind(id=asked.id, prediction=prediction, **more)
@@ -325,6 +331,10 @@ def _probabilities(labels: Sequence[str], logits: np.ndarray) -> dict[str, float
     logits = logits.astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
+    return _by_label(labels, shares)
+
+
+def _by_label(labels: Sequence[str], shares: np.ndarray) -> dict[str, float]:
     names = labels or tuple(map(str, range(len(shares))))
     return {name: round(float(x), 6) for name, x in zip(names, shares, strict=False)}
 
@@ -351,13 +361,14 @@ def predict_file(
     dest: str,
     *,
     task: str | None = None,
+    input_format: InputFormat | None = None,
     skip_bad: bool = False,
     **settings: Unpack[AnswerSettings],
 ) -> int:
     """Answers each row of `source` in a line of JSON of `dest`, as they come; returns how many.
 
-    `source` is JSONL, CSV, TSV or CoNLL by its name; - is standard input, JSONL. `dest` - is
-    standard output.
+    `source` is JSONL, CSV, TSV, CoNLL or, a text a line, .txt by its name, unless `input_format`
+    says what it is; - is standard input, JSONL. `dest` - is standard output.
 
     The columns of CSV and TSV are named by their first row. `dest` appears at the end. Inputs that
     were cut are counted on stderr, and with `skip_bad` those that were not answered. Raises
@@ -367,7 +378,7 @@ def predict_file(
     _require_another(source, dest)
     fine_tuned = load_fine_tuned(model, task, **settings)
     count = _Count()
-    chunks = _chunks(source, fine_tuned.task, skip_bad=skip_bad)
+    chunks = _chunks(source, fine_tuned.task, input_format, skip_bad=skip_bad)
     # Who asks and waits, or reads the answers on the screen, sees how far it is.
     is_seen = dest == "-" and (source == "-" or sys.stdout.isatty())
     with writing(dest), result_lines(dest) as out:
@@ -441,28 +452,70 @@ def _name(source: str) -> str:
     return "standard input" if source == "-" else source
 
 
-def _chunks(source: str, task: Task, *, skip_bad: bool) -> Iterator[list[Input]]:
+def _chunks(
+    source: str, task: Task, kind: InputFormat | None = None, *, skip_bad: bool
+) -> Iterator[list[Input]]:
     """The inputs, together those that are answered together. With `skip_bad` a row that is none is
     its error, and the next follow."""
+    kind = kind or _kind(source, task)
+    name = _name(source)
     if source != "-":
-        yield from _in_chunks(_rows(source, task, skip_bad=skip_bad))
+        keep_errors = skip_bad and kind in _BY_LINES
+        lines = file_lines(source, keep_errors=keep_errors)
+        yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad))
+        return
+    together = lines_together(
+        cast(Stream, sys.stdin.buffer), name, keep_errors=skip_bad and kind in _BY_LINES
+    )
+    if kind not in _BY_LINES:  # a row may need the lines before it
+        lines = itertools.chain.from_iterable(together)
+        yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad))
         return
     # Together those that came together: none waits for the next, which may come from one who waits
     # for the answer.
-    for lines in lines_together(
-        cast(Stream, sys.stdin.buffer), _name(source), keep_errors=skip_bad
-    ):
-        yield from _in_chunks(json_rows(lines, _name(source), keep_errors=skip_bad), first=())
+    for lines in together:
+        yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad), first=())
 
 
-def _rows(source: str, task: Task, *, skip_bad: bool) -> Iterator[Row]:
-    """The rows of a file with their places, read as they are asked for."""
-    kind = kind_of(source)
-    if kind in CONLL and isinstance(task, CustomTask) and task.head == "token_classification":
-        return conll_rows(file_lines(source), source, task.texts[0], task.label)
+def _kind(source: str, task: Task) -> InputFormat:
+    """What an input is by its name; standard input is JSONL."""
+    kind = "jsonl" if source == "-" else kind_of(source)
+    if kind in CONLL and task.head == "token_classification":
+        return "conll"
     if kind == "conll":
         raise UserError(
             f"{source} has a word a line, by its name, which {task.name} does not read; give "
             "JSONL, CSV or TSV"
         )
-    return file_rows(Path(source), (), keep_errors=skip_bad)
+    kinds: dict[str, InputFormat] = {"txt": "text", "csv": "csv", "tsv": "tsv"}
+    return kinds.get(kind, "jsonl")
+
+
+def _rows(
+    lines: Iterator[Any], name: str, task: Task, kind: InputFormat, *, skip_bad: bool
+) -> Iterator[Any]:
+    """The rows of an input with their places, read as they are asked for."""
+    is_words = isinstance(task, CustomTask) and task.head == "token_classification"
+    columns = [column for column in task.text_columns if column]
+    if kind == "conll":
+        if not isinstance(task, CustomTask) or not is_words:
+            raise UserError(f"{task.name} does not read CoNLL; give JSONL, CSV or TSV")
+        return conll_rows(lines, name, task.texts[0], task.label)
+    if kind != "text":
+        return ROW_READERS[kind](lines, name, (), keep_errors=skip_bad)
+    if len(columns) != 1:
+        raise UserError(
+            f"{name} has a text a line, and {task.name} takes {_several(columns)}; give JSONL, CSV "
+            "or TSV"
+        )
+    rows = text_rows(lines, name, columns[0])
+    return ((at, _divided(row, columns[0])) for at, row in rows) if is_words else rows
+
+
+def _several(columns: Sequence[str]) -> str:
+    return " and ".join(columns) or "several"
+
+
+def _divided(row: Mapping[str, Any] | UserError, name: str) -> Mapping[str, Any] | UserError:
+    """A row's text as words, which white space divides."""
+    return row if isinstance(row, UserError) else {name: row[name].split()}

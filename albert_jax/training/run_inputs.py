@@ -34,11 +34,18 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
     if config.model is None:
         raise UserError("no model directory to start from; give --model DIR")
     require_model_directory(config.model)
+    if config.teacher is not None:
+        require_model_directory(config.teacher)
     if config.data is None:
         raise UserError("no data; give --data DIR, or tfds")
     if config.data != TFDS and not is_address(config.data) and not Path(config.data).exists():
         raise UserError(
             f"data {config.data} does not exist; give the folder of the task's files, or tfds"
+        )
+    if not is_address(config.data) and Path(config.data).is_file():
+        raise UserError(
+            f"data {config.data} is a file; give the folder that holds it as train, and dev beside "
+            "it"
         )
 
 

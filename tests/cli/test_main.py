@@ -261,8 +261,8 @@ def test_a_mistake_ends_a_process_with_status_2(run_cli: Callable[..., Any]) -> 
     result = run_cli("info", "no where")
     assert (result.rc, result.stdout) == (2, "")
     assert result.stderr == (
-        "albert-jax: no where does not exist; give a model directory, a model's name, a token store "
-        "or a recipe\n"
+        "albert-jax: no where does not exist; give a model directory, a model's name, a token "
+        "store or a recipe\n"
     )
 
 

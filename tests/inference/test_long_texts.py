@@ -5,12 +5,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 from albert_jax.checkpoint.model_dir import load_model
-from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.sections import OptimizerConfig, TrainConfig
@@ -20,22 +18,17 @@ from albert_jax.inference.api import Albert, load
 from albert_jax.inference.evaluate import evaluate
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.predict import predict
-from albert_jax.models.albert import init_params
-from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import Features, find_task
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.long_texts import window_parts
 from albert_jax.training.finetune import finetune
 from albert_jax.training.finetune_setup import set_up
 from albert_jax.utils.errors import UserError
-from tests.helpers.models import tiny_albert
 from tests.helpers.paths import VOCABULARY
 from tests.helpers.pretraining_runs import random_model
+from tests.helpers.task_models import SHORT, task_model
 
 ROW = 32
-TINY = tiny_albert(
-    vocab_size=8000, num_hidden_layers=1, max_position_embeddings=ROW, initializer_range=0.1
-)
 TOKENIZER = Tokenizer.load(VOCABULARY)
 WORDS = ("the", "value", "of", "a", "list", "is", "open", "file", "string", "return")
 # Other batch shapes sum in another order: two float32 sums of 32 tokens differ by 1e-7.
@@ -51,23 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`model("single")` is a model directory with a random head for that task."""
     folder = tmp_path_factory.mktemp("heads")
 
-    def made(name: str) -> Path:
-        task = find_task(name)
-        labels = list(task.labels) or (["no", "yes"] if task.head == "classification" else [])
-        if (folder / name).exists():
-            return folder / name
-        head = AlbertForTask(TINY, kind=task.head, labels=max(len(labels), 1))
-        return export_model(
-            folder / name,
-            params=jax.device_get(init_params(head, jax.random.key(1))),
-            config=TINY,
-            vocab=VOCABULARY,
-            tokenizer={"mode": "google", "do_lower_case": True},
-            head={"kind": task.head, "labels": labels, "task": name},
-            provenance={"made_by": "a test"},
-        )
-
-    return made
+    return lambda name: task_model(folder / name, name)
 
 
 def rows_by_hand(first: str, second: str | None, stride: int) -> list[tuple[list[int], list[int]]]:
@@ -222,7 +199,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_read(
 def config_of(documents: Path, workdir: Path) -> FinetuneConfig:
     return FinetuneConfig(
         task="single",
-        model=str(random_model(workdir / "base", TINY)),
+        model=str(random_model(workdir / "base", SHORT)),
         data=str(documents),
         workdir=str(workdir / "run"),
         long="windows",
@@ -262,7 +239,7 @@ def test_a_model_fine_tuned_on_windows_answers_by_them(documents: Path, tmp_path
 
 @pytest.fixture(scope="module")
 def albert(tmp_path_factory: pytest.TempPathFactory) -> Albert:
-    return load(random_model(tmp_path_factory.mktemp("models") / "base", TINY))
+    return load(random_model(tmp_path_factory.mktemp("models") / "base", SHORT))
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
