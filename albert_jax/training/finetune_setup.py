@@ -98,7 +98,7 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     task = task.learn(examples)
     train, dev = (
         features_of(task, each, tokenizer, length, long)
-        for each in (examples, _labelled(task, "dev", config.data or ""))
+        for each in (examples, _labelled(task, config.dev_split, config.data or ""))
     )
     for name, split in (("train", train), ("dev", dev)):
         for line in lines_about(
