@@ -24,6 +24,7 @@ from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.config.sections import Destination
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import json_line, say
 
@@ -122,7 +123,7 @@ class Prepare(_Reading):
     output: str
     """Folder of the store, or gs://…; of an interrupted one, to go on with it."""
     vocab: str
-    """spiece.model, or the folder that holds it."""
+    """spiece.model, the folder that holds it, or a model's name."""
     workers: int | None = None
     """Processes; unset: all cores."""
     holdout: float = 0.01
@@ -138,8 +139,11 @@ class Prepare(_Reading):
     """Print the store's manifest as JSON."""
 
     def run(self) -> None:
+        from albert_jax.config.model_names import name_of
         from albert_jax.data.prepare.build import prepare
 
+        if name_of(self.vocab):
+            require_model_directory(self.vocab, "vocab")
         manifest = prepare(self.text, **_fields(self, "text", "json"))
         _print_json(manifest) if self.json else print(self.output)
 
@@ -174,15 +178,22 @@ class Pretrain(Command):
     """Seconds for all of them to come."""
     peer_timeout: int = 30
     """Seconds without a sign of life after which one counts as dead, and all stop."""
+    log: tuple[Destination, ...] = ("tensorboard",)
+    """Trackers that are sent the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_pretraining_inputs
+        from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
-        require_pretraining_inputs(self.config, workdir_too=not self.dry_run)
+        keep_freed_memory()  # before JAX is imported, which a model's first use does
+        # Converting starts JAX, which several processes must not before they have met.
+        require_pretraining_inputs(
+            self.config, workdir_too=not self.dry_run, fetch=not self.multihost
+        )
+        require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
-        keep_freed_memory()  # before JAX is imported
         from albert_jax.distributed.multihost import Launch
         from albert_jax.training.pretrain import pretrain
 
@@ -200,7 +211,7 @@ class Pretrain(Command):
 
             print(describe_plan(self.config))
         else:
-            pretrain(self.config, launch=launch if self.multihost else None)
+            pretrain(self.config, launch=launch if self.multihost else None, log=self.log)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,16 +227,20 @@ class Finetune(Command):
     config: Flags[FinetuneConfig]
     json: bool = False
     """Print what results.json holds."""
+    log: tuple[Destination, ...] = ("tensorboard",)
+    """Trackers that are sent the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_finetuning_inputs
+        from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
-        require_finetuning_inputs(self.config)
         keep_freed_memory()  # before JAX is imported, as pretrain does
+        require_finetuning_inputs(self.config)
+        require_trackers(self.log)
         from albert_jax.training.finetune import finetune
 
-        results = finetune(self.config)
+        results = finetune(self.config, log=self.log)
         if self.json:
             _print_json(results)
 
@@ -459,7 +474,8 @@ class _OnModel(Command):
     """Flags of the commands that take a model directory."""
 
     model: Model
-    """Model directory, as pretrain, convert and export write it; or mini, the packaged one."""
+    """Model directory, transformers folder, or a name: base-v2 and the like, OWNER/NAME of the
+    Hugging Face hub, mini."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained ALBERT that answers: `load` a model directory, then `fill_mask`, `encode`,
-`score_order` and `forward`.
+`score_order` and `forward`, or `predict` with a fine-tuned one.
 
 Texts run in batches by length (`batching`), so that few programs are compiled and answers come in
 the order of the texts.
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
 from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype
@@ -28,12 +28,16 @@ from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_lengt
 from albert_jax.data.special_pieces import MASK_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import functions
+from albert_jax.inference.answers import Answer
 from albert_jax.inference.batching import batch_tokens, one_ahead
+from albert_jax.inference.finetuned import FineTuned, fine_tuned_of
 from albert_jax.inference.id_arrays import model_inputs
+from albert_jax.inference.predict import Texts, answers_to
 from albert_jax.models.lowering import matmul_dtype
 from albert_jax.tasks.long_texts import check_stride, window_parts
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.results import Rows
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
 MANY = 100  # texts from which on a terminal sees a progress bar
@@ -124,6 +128,8 @@ class Albert:
             raise UserError(f"params has no {' and no '.join(sorted(lacking))}; give a whole model")
         self.config, self.params, self._tokenizer, self.head = config, params, tokenizer, head
         self.source = source
+        self._asked_compute = compute
+        self._answering: tuple[dict[str, Any], FineTuned] | None = None
         self._on_cpu = jax.default_backend() == "cpu"
         # Unrolled, so that a kernel's transposition is part of each layer's matmul.
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
@@ -415,6 +421,97 @@ class Albert:
         if not np.isfinite(probs_LNSS).all():
             raise UserError(self._not_finite(shown(text)))
         return [self.tokenizer.pieces[i] for i in row.ids], probs_LNSS
+
+    # --------------------------------------------------------------------- with a fine-tuned head
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a string is a list of strings, too
+        self,
+        inputs: str | tuple[Any, ...] | Mapping[str, Any],
+        *,
+        task: str | None = None,
+        max_seq_length: int | None = None,
+        doc_stride: int | None = None,
+        pack: int = 0,
+        long: Long | None = None,
+        stride: int | None = None,
+    ) -> Answer: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: Iterable[Texts],
+        *,
+        task: str | None = None,
+        max_seq_length: int | None = None,
+        doc_stride: int | None = None,
+        pack: int = 0,
+        long: Long | None = None,
+        stride: int | None = None,
+    ) -> Rows[Answer]: ...
+
+    @checked
+    def predict(
+        self,
+        inputs: Texts | Iterable[Texts],
+        *,
+        task: str | None = None,
+        max_seq_length: int | None = None,
+        doc_stride: int | None = None,
+        pack: int = 0,
+        long: Long | None = None,
+        stride: int | None = None,
+    ) -> Answer | Rows[Answer]:
+        """Answer inputs with the fine-tuned head: the answers of `albert-jax predict`.
+
+        Args:
+            inputs: a string, a tuple or a mapping is one input; a list, or any other iterable,
+                several. A string is a text, a tuple the task's texts in their order (premise and
+                hypothesis, question and context), a mapping the texts by their names. For token
+                classification a string is divided at white space, and a list in a list has words.
+            task: unset, the one that the model was fine-tuned for.
+            max_seq_length: tokens in a row; unset, as in fine-tuning. So is `doc_stride`, of SQuAD.
+            pack: short inputs share rows of that many tokens, with the same answers.
+            long: what is done with a text longer than a row: "cut" leaves out its end, "refuse" is
+                an error, "windows" takes the mean of its windows' logits, each `stride` tokens
+                after the one before; unset, as in fine-tuning.
+
+        Returns:
+            For one input an `Answer`, whose `prediction` is a label, a score, a text (then it is a
+            `SpanAnswer`) or a label for each word; `probabilities` has those of classes and
+            choices. For several a list of them, in their order.
+
+        Raises:
+            UserError: for a model that was not fine-tuned, and for an input that lacks a text or
+                that the model has no finite answer to.
+        """
+        is_one = isinstance(inputs, (str, tuple, Mapping))
+        settings: dict[str, Any] = {
+            "task": task,
+            "max_seq_length": max_seq_length,
+            "doc_stride": doc_stride,
+            "pack": pack,
+            "long": long,
+            "stride": stride,
+        }
+        if self._answering is None or self._answering[0] != settings:
+            self._answering = settings, self._fine_tuned(settings)
+        given = [inputs] if is_one else cast(Iterable[Texts], inputs)
+        answers = answers_to(self._answering[1], cast(Iterable[Texts], given))
+        return answers[0] if is_one else answers
+
+    def _fine_tuned(self, settings: Mapping[str, Any]) -> FineTuned:
+        name = self.source or "this model"
+        if self.head is None:
+            raise UserError(
+                f"{name} is not fine-tuned (it has no head); fine-tune it first with "
+                "albert_jax.finetune"
+            )
+        manifest = {"head": self.head}
+        model = ModelDirectory(dict(self.params), self.config, {}, manifest)
+        return fine_tuned_of(
+            name, model, tokenizer=self.tokenizer, compute=self._asked_compute, **settings
+        )
 
     # -------------------------------------------------------------------------------------- details
 

@@ -41,6 +41,7 @@ ANSWERED_BY = {"ax": "mnli"}
 # What to ask for by a model that does not say its task, as one converted from elsewhere.
 _FITTING = {
     "classification": "--task single for a text, --task pair for two, or GLUE's name for it",
+    "multi_label": "--task multi-label",
     "regression": "--task regression for a text, --task pair-regression for two, or --task stsb",
     "multiple_choice": "--task multiple-choice, or --task race",
     "token_classification": "--task token-classification",
@@ -191,6 +192,35 @@ def load_fine_tuned(
     was not fine-tuned, or for another task or other labels.
     """
     model = load_model(require_model_directory(directory), as_float32=True)
+    return fine_tuned_of(
+        directory,
+        model,
+        task,
+        max_seq_length=max_seq_length,
+        compute=compute,
+        pack=pack,
+        labels=labels,
+        long=long,
+        stride=stride,
+        **settings,
+    )
+
+
+def fine_tuned_of(
+    directory: str | Path,
+    model: ModelDirectory,
+    task: str | None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    max_seq_length: int | None = None,
+    compute: ComputeConfig | None = None,
+    pack: int = 0,
+    labels: str | Sequence[str] = (),
+    long: Long | None = None,
+    stride: int | None = None,
+    **settings: Any,
+) -> FineTuned:
+    """What `load_fine_tuned` returns, of a model that is loaded; `directory` is its name."""
     head = head_of(directory, model)
     if (name := task or head.task) is None:
         raise UserError(
@@ -214,7 +244,7 @@ def load_fine_tuned(
     for_head = AlbertForTask(
         model.config, compute or ComputeConfig(), kind=head.kind, labels=_outputs_of(model)
     )
-    tokenizer = tokenizer_of(directory, model)
+    tokenizer = tokenizer or tokenizer_of(directory, model)
     outputs = HeadOutputs(for_head, pack=pack)
     texts = LongTexts(long or head.long or "cut", stride or (None if long else head.stride))
     return FineTuned(

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from albert_jax.inference.prediction_files import (
     predictions_of,
     write_files,
 )
-from albert_jax.tasks import Features, RawExample, Task
+from albert_jax.tasks import Features, RawExample, Task, metrics
 from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.custom import CONLL, CustomTask
@@ -32,9 +32,11 @@ from albert_jax.tasks.long_texts import fitted, pooled, window_count, windows_li
 from albert_jax.tasks.squad import SpanPredictions
 from albert_jax.tasks.tables import ROW_READERS, conll_rows, text_rows
 from albert_jax.tasks.values import id_of, json_shown
+from albert_jax.utils.arguments import shown
 from albert_jax.utils.atomic import require_apart, result_lines, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter, Tick
+from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import json_line, say
 from albert_jax.utils.text_files import Stream, file_lines, kind_of, lines_together
 
@@ -94,6 +96,47 @@ def predict(
     return _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=skip_bad)
 
 
+Texts = str | Sequence[Any] | Mapping[str, Any]
+"""An input of `answers_to`: a text, several by their order or several by their names."""
+
+
+def answers_to(fine_tuned: FineTuned, inputs: Iterable[Texts]) -> Rows[Answer]:
+    """Return the answers to inputs, the same as `predict`'s to records of them.
+
+    An input is a record, or the task's text or texts in the order of `Task.record_names`; for token
+    classification its words, or a text whose words are divided by white space. Raises UserError, as
+    `predict` does, for an input that has no answer.
+    """
+    task = fine_tuned.task
+    rows = ((f"inputs[{i}]", _record(task, f"inputs[{i}]", x)) for i, x in enumerate(inputs))
+    found = _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=False)
+    return Rows(answer for answer in found if isinstance(answer, Answer))
+
+
+def _record(task: Task, place: str, given: Texts) -> Mapping[str, Any]:
+    """Return texts by their names."""
+    if isinstance(given, Mapping):
+        return given
+    if not isinstance(given, (str, list, tuple)):
+        raise UserError(
+            f"{place} {shown(given)} must be a string, a tuple of texts or a mapping of them"
+        )
+    names = task.record_names
+    if task.head == "token_classification":
+        return {names[0]: given.split() if isinstance(given, str) else list(given)}
+    texts = [given] if isinstance(given, str) else list(given)
+    if len(texts) != len(names):
+        count = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
+        raise UserError(
+            f"{place} has {count}, and {task.name} takes {len(names)} "
+            f"({', '.join(names)}); give {_SHAPES.get(len(names), 'a tuple of them')}"
+        )
+    return dict(zip(names, texts, strict=True))
+
+
+_SHAPES = {1: "a text, or a list of texts", 2: "a tuple of two texts, or a list of such tuples"}
+
+
 def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterator[list[Input]]:
     """The rows, a few together. Before an error of theirs goes through, what came before it."""
     sizes = itertools.chain(first, itertools.repeat(_FULL_CHUNK))
@@ -111,6 +154,18 @@ def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterato
         raise
     if chunk:
         yield chunk
+
+
+class AnswerSettings(TypedDict, total=False):
+    """How a model is to answer, as `predict` and `evaluate` take it."""
+
+    max_seq_length: int | None
+    doc_stride: int | None
+    compute: ComputeConfig | None
+    pack: int
+    labels: str | Sequence[str]
+    long: Long | None
+    stride: int | None
 
 
 # -------------------------------------------------------------------------------------- answering
@@ -264,6 +319,9 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
         more["windows"] = asked.windows
     if task.head in ("classification", "multiple_choice"):
         more["probabilities"] = _probabilities(task.labels, asked.outputs[0]["logits"])
+    if task.head == "multi_label":
+        shares = metrics.sigmoid(asked.outputs[0]["logits"])
+        more["probabilities"] = _by_label(task.labels, shares)
     if isinstance(predictions, SpanPredictions):
         kind, more = SpanAnswer, more | _place(predictions, name)
     return kind(id=asked.id, prediction=prediction, **more)
@@ -273,6 +331,10 @@ def _probabilities(labels: Sequence[str], logits: np.ndarray) -> dict[str, float
     logits = logits.astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
+    return _by_label(labels, shares)
+
+
+def _by_label(labels: Sequence[str], shares: np.ndarray) -> dict[str, float]:
     names = labels or tuple(map(str, range(len(shares))))
     return {name: round(float(x), 6) for name, x in zip(names, shares, strict=False)}
 
@@ -301,7 +363,7 @@ def predict_file(
     task: str | None = None,
     input_format: InputFormat | None = None,
     skip_bad: bool = False,
-    **settings: Any,
+    **settings: Unpack[AnswerSettings],
 ) -> int:
     """Answers each row of `source` in a line of JSON of `dest`, as they come; returns how many.
 
@@ -365,7 +427,7 @@ def predict_split(
     split: str = "test",
     output: str | Path | None = None,
     task: str | None = None,
-    **settings: Any,
+    **settings: Unpack[AnswerSettings],
 ) -> list[Path]:
     """Writes the official predictions file or files of a split, labels or none, and returns them.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,6 +84,11 @@ class CustomTask(Task):
         return "pearson" if self.head == "regression" else "accuracy"
 
     @property
+    def label_columns(self) -> tuple[str, ...]:
+        """What files call the columns that labels are read from."""
+        return (self.label,)
+
+    @property
     def text_columns(self) -> tuple[str, ...]:
         return self.texts
 
@@ -116,10 +121,8 @@ class CustomTask(Task):
                 f"the training file of {self.name} has the one label {found.pop()!r}; there is "
                 "nothing to tell apart"
             )
-        _say_of_case(self.name, found)
-        # Thousands of digits are a name: Python refuses to make a number of them.
-        numeric = all(label.isdecimal() and len(label) < 20 for label in found)
-        return self.with_labels(sorted(found, key=int if numeric else None))
+        say_of_case(self.name, found)
+        return self.with_labels(in_order(found))
 
     # ---------------------------------------------------------------------------------- reading
 
@@ -152,7 +155,7 @@ class CustomTask(Task):
     ) -> tuple[str | Path, Iterator[Row]]:
         needed = [text for text in self.texts if text]
         if has_labels:
-            needed.append(self.label)
+            needed += self.label_columns
         hint = partial(self._advice, is_asked=has_labels)
         if is_hub_data(data):
             return f"{data} {split}", hub_rows(data, split, needed, hint=hint)
@@ -348,7 +351,15 @@ def _require_as_many(examples: Sequence[RawExample]) -> None:
             )
 
 
-def _say_of_case(task: str, labels: Iterable[str]) -> None:
+def in_order(labels: Collection[str]) -> list[str]:
+    """Return labels sorted, numbers as numbers."""
+    # Thousands of digits are a name: Python refuses to make a number of them.
+    numeric = all(label.isdecimal() and len(label) < 20 for label in labels)
+    return sorted(labels, key=int if numeric else None)
+
+
+def say_of_case(task: str, labels: Iterable[str]) -> None:
+    """Say which labels differ in case alone."""
     by_case: dict[str, list[str]] = {}
     for label in sorted(labels):
         by_case.setdefault(label.casefold(), []).append(label)

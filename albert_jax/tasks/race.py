@@ -102,6 +102,10 @@ class RaceTask(Task):
                 examples += _questions(passage, level, place, labels)
         return unique_ids(examples, data)
 
+    @property
+    def record_names(self) -> tuple[str, ...]:
+        return "article", "question", "options"
+
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
         """The example of {"article", "question", "options"} and, if need be, "id"."""
         require_keys(record, place, ("article", "question", "options"))

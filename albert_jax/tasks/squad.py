@@ -129,6 +129,10 @@ class SquadTask(Task):
             )
         return examples
 
+    @property
+    def record_names(self) -> tuple[str, ...]:
+        return "question", "context"
+
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
         """A question to answer: `question`, `context` and, if it has one, its `id`."""
         require_keys(record, place, ("question", "context"))

@@ -15,12 +15,15 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 
 
-def require_pretraining_inputs(config: PretrainConfig, *, workdir_too: bool = True) -> None:
-    """Raises UserError where a run has no data or no work directory, or names what is not there."""
+def require_pretraining_inputs(
+    config: PretrainConfig, *, workdir_too: bool = True, fetch: bool = True
+) -> None:
+    """Raises UserError where a run has no data or no work directory, or names what is not there;
+    with `fetch` False also for a model that would have to be fetched or converted first."""
     if workdir_too:
         _require_workdir(config.workdir)
     if config.init_from is not None:
-        require_model_directory(config.init_from, "init_from")
+        require_model_directory(config.init_from, "init_from", fetch=fetch)
     require_pretraining_data(config)
 
 
@@ -32,6 +35,8 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
     if config.model is None:
         raise UserError("no model directory to start from; give --model DIR")
     require_model_directory(config.model)
+    if config.teacher is not None:
+        require_model_directory(config.teacher)
     if config.data is None:
         raise UserError("no data; give --data DIR, hf:NAME, or tfds")
     if config.data == TFDS or config.data.startswith(HUB) or is_address(config.data):

@@ -26,6 +26,7 @@ from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.manifests import ConvertedTensor, HeadManifest
+from albert_jax.config.model import AlbertConfig
 from albert_jax.data.hf_tokenizer import read_tokenizer
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.atomic import appearing_whole, require_apart
@@ -99,7 +100,8 @@ def convert(
         raise UserError("--no-vocab and --vocab exclude each other; drop one of the two")
     _check_destination(dest, to, [source, f"{source}.index", config, vocab])
     dest = Path(dest)
-    with fetched(source) as path:
+    with fetched(source) as origin:
+        path = origin.path
         if has_model_files(path):
             for flag, given in (("--config", config), ("--head", head)):
                 if given is not None:
@@ -110,13 +112,33 @@ def convert(
         if do_lower_case is not None:
             found.settings["do_lower_case"] = do_lower_case
         vocabulary = None if no_vocab else _choose_vocabulary(found, vocab)
-        inventory = _inventory(str(source), found, vocabulary, str(dest), to)
+        inventory = _inventory(origin.origin, found, vocabulary, str(dest), to)
         _print(inventory)
         notes = _write(dest, to, found, vocabulary, inventory)
     for note in notes:
         say(f"note: {note}")
     say(f"{dest}: {to}, written whole")
     return dataclasses.replace(inventory, notes=[*inventory.notes, *notes])
+
+
+def convert_as_it_is(
+    path: Path, dest: Path, origin: str, check: Callable[[AlbertConfig], None] | None = None
+) -> int:
+    """Convert a model on this disk into a model directory, and return its parameters' number.
+
+    `origin` is what the model directory calls its source; `check` is called with the configuration
+    before anything is written. No inventory is printed. Raises UserError as `convert` does.
+    """
+    with fetched(path) as opened:
+        is_ours = has_model_files(opened.path)
+        read = _read_model_directory if is_ours else partial(_read_source, config=None, head=None)
+        found = read(opened.path, with_optimizer=False)
+        if check is not None:
+            check(found.weights.config)
+        vocabulary = _choose_vocabulary(found, None)
+        inventory = _inventory(origin, found, vocabulary, str(dest), "albert-jax")
+        _write(dest, "albert-jax", found, vocabulary, inventory)
+    return inventory.parameters
 
 
 def _check_destination(

@@ -19,7 +19,7 @@ import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -41,12 +41,14 @@ from albert_jax.data.prepare.units import (
     read_unit_records,
 )
 from albert_jax.data.store_manifest import (
+    CHECKSUM,
     FORMAT_REVISION,
     FORMAT_VERSION,
     MAX_VOCAB_SIZE,
     SETTINGS,
     SPLITS,
     Input,
+    PreparedStore,
     Settings,
     SplitRecord,
     Splits,
@@ -89,7 +91,7 @@ def prepare(
     do_lower_case: bool = True,
     beam: Sequence[str] | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> PreparedStore:
     """Makes a token store of files, folders, patterns or the docs of `python_docs`; returns its
     manifest.
 
@@ -120,7 +122,7 @@ def prepare(
     if (finished := _finished(place, settings, pieces)) is not None:
         place.remove_folder("progress")  # of a run killed at its very end
         _say(f"{place.name} is complete already", progress)
-        return finished.to_json()
+        return PreparedStore(manifest=finished)
     units = plan_units(pieces, reading)
     hashes = _first_documents(units, reading, tokenizer, wanted=2 if holdout else 1)
     # Of two documents one is held out and one is not, so neither split is ever empty.
@@ -157,7 +159,7 @@ def prepare(
         place.write("manifest.json", json_bytes(document))
         place.remove_folder("progress")
     _summarize(manifest, place.name, progress)
-    return document
+    return PreparedStore(manifest=replace(manifest, checksum=document[CHECKSUM]))
 
 
 def _cores() -> int:
