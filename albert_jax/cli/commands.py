@@ -73,12 +73,15 @@ class _Reading(Command):
     """Flags of the commands that read text."""
 
     text: Text
-    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: the names of splits; or
-    python-docs or package-docs, the documentation inside Python and installed packages."""
+    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: or hf: names of splits;
+    or python-docs or package-docs, the documentation inside Python and installed packages."""
     output: str
     """Folder to write."""
     format: str = "text"
-    """text, wiki (WikiExtractor's output) or tfds:NAME."""
+    """text (also JSONL, by its name, and Parquet), wiki (WikiExtractor's output), tfds:NAME or
+    hf:NAME[/CONFIG], a data set of the hub."""
+    field: str | None = None
+    """Column or key that holds the text, of hf:, Parquet and JSONL; unset: text."""
     sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
     """One a line, to be split out of lines, or out of lines wrapped at a width."""
     language: str = "en"
@@ -309,7 +312,8 @@ class Evaluate(_Answering):
     model: tuple[str, ...]
     """Fine-tuned model directory; of a suite one for each task; with --store a pretrained one."""
     data: str | None = None
-    """Folder of the task's files as published, or one such file, or tfds."""
+    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    folder of Parquet or Arrow files, or tfds."""
     store: str | None = None
     """Token store with the model's vocabulary, in place of --data."""
     masking: Literal["ngram", "word", "piece"] = "ngram"
@@ -424,7 +428,8 @@ class Predict(_Answering):
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
     unset: predictions/ beside the model."""
     data: str | None = None
-    """Folder of the task's files as published, or one such file, or tfds."""
+    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    folder of Parquet or Arrow files, or tfds."""
     split: str = "test"
     """Split of --data to answer."""
     skip_bad: Switch = False
