@@ -7,8 +7,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from albert_jax.cli.info import describe_path
 from albert_jax.config.recipes import load_recipe
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.mixture import Mixture
@@ -18,10 +22,44 @@ from albert_jax.perf.tpu import estimate_table
 from albert_jax.perf.tpu.topology import CHIPS, parse_slice
 from albert_jax.training.optimizer import peak_learning_rate, warmup_steps
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.results import Result
 
 # Whose chip-hours are told; of these a device is a chip.
 PLANNED_FOR = ("TPU v4", "TPU v5e", "TPU v5p", "TPU v6e", "A100", "H100")
 FEW_TOKENS = 16 * 512  # at a time keep a chip busy, docs/tpu.md
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Description(Result):
+    """What `info` tells of a path: its kind and, of each kind, other facts.
+
+    `kind` is model, configuration, token store or recipe. In JSON the three are one object.
+    """
+
+    kind: str
+    path: str
+    facts: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "path": self.path, **self.facts}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Description:
+        facts = {key: x for key, x in document.items() if key not in ("kind", "path")}
+        return cls(kind=document["kind"], path=document["path"], facts=facts)
+
+
+def info(path: str | Path, *, store: str | None = None) -> Description:
+    """Describe a model, work directory, token store, configuration file or recipe, as the command.
+
+    Args:
+        path: a directory or file, or for a recipe FILE.py:key=value,….
+        store: of a recipe for pretraining, the token store whose passes are counted.
+
+    Raises:
+        UserError: for what is damaged, for anything else, and for a `store` beside anything else.
+    """
+    return Description.from_json(with_plan(describe_path(path), store))
 
 
 def with_plan(description: dict[str, Any], store: str | None = None) -> dict[str, Any]:

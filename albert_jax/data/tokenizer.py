@@ -25,7 +25,7 @@ import numpy as np
 import sentencepiece
 
 from albert_jax.config.manifests import TextSettings, is_model_directory
-from albert_jax.config.packaged import model_path
+from albert_jax.config.model_names import model_path
 from albert_jax.data import tokenizer_json
 from albert_jax.data.fast_engine import FastEngine
 from albert_jax.data.hf_tokenizer import keeps_accents, text_settings_with
