@@ -201,7 +201,8 @@ def choose_vocabulary(
         own = str(tokenizer.config.get(OWN_MODE))
         if own in _OWN_MODES:
             return Choice(spiece, mode or own, "as albert-jax convert wrote it")
-        beside = "; --mode hf-fast takes the tokenizer.json beside it" if is_fast else ""
+        beside = "; --mode hf-fast takes the tokenizer.json beside it, as AutoTokenizer does"
+        beside = beside if is_fast else ""
         return Choice(spiece, mode or "hf", f"it has {spiece.name}{beside}")
     # transformers itself takes the case from tokenizer_config.json, whatever tokenizer.json says.
     if is_words and not (is_fast and _has_further_tokens(read_tokenizer_json(fast))):

@@ -303,7 +303,7 @@ def _model(folder: Path) -> None:
         load_model(folder, check_values=False)
     load_optimizer(folder)
     found = _read_model_directory(folder, with_optimizer=False)
-    vocabulary = found.find_vocabulary()
+    vocabulary = found.find_vocabulary(None)
     if vocabulary:
         Tokenizer.load(vocabulary, **found.settings)
 

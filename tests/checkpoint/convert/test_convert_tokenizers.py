@@ -8,6 +8,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from albert_jax.data.prepare.build import prepare
 from albert_jax.data.store import TokenStore
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.export import export_serving
+from albert_jax.inference.predict import predict
 from albert_jax.utils.errors import UserError
 from tests.helpers.compressed import unpack
 from tests.helpers.conversions import SMALL, made_up, write_original, write_transformers
 from tests.helpers.fast_tokenizers import write_transformers_5
-from tests.helpers.paths import DATA
+from tests.helpers.paths import DATA, VOCABULARY
 
 FILES = DATA / "tokenizer"
 CHINESE = FILES / "zh_vocab.txt"
@@ -269,3 +271,59 @@ def test_auto_tokenizer_gives_the_models_own_ids(
         assert pair["input_ids"][0] == ours.special.cls
         assert sum(pair["token_type_ids"]) == len(ours.encode("the text").ids) + 1
     assert Tokenizer.load(tmp_path / "hf").settings == ours.settings
+
+
+@pytest.mark.peers
+def test_a_model_fine_tuned_in_transformers_answers_as_its_pipeline_does(tmp_path: Path) -> None:
+    """With the fast tokenizer, on lines of Python's documentation; of transformers 4 or 5."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    lines = list(dict.fromkeys(x for text in topics.values() for x in text.splitlines()))
+    kinds: dict[int, list[str]] = {0: [], 1: [], 2: []}
+    for line in lines:
+        if len(line) > 20:
+            kinds[1 if '"' in line else 2 if "(" in line else 0].append(line)
+    train = [line for found in kinds.values() for line in found[:24]]
+    dev = [line for found in kinds.values() for line in found[24:74]]
+    (tmp_path / "base").mkdir()
+    shutil.copyfile(VOCABULARY, tmp_path / "base" / "spiece.model")
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "albert"}')
+    torch.manual_seed(0)
+    config = transformers.AlbertConfig(
+        vocab_size=8000,
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        id2label={0: "other", 1: "quoted", 2: "bracketed"},
+        label2id={"other": 0, "quoted": 1, "bracketed": 2},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "base")
+        model = transformers.AlbertForSequenceClassification(config)
+        labels = torch.tensor([kind for kind in kinds for _ in range(24)])
+        inputs = tokenizer(train, padding=True, truncation=True, max_length=64, return_tensors="pt")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        for _ in range(30):
+            model(**inputs, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        for part in (model.eval(), tokenizer):
+            part.save_pretrained(tmp_path / "tuned")
+        pipeline = transformers.pipeline(
+            "text-classification", model=str(tmp_path / "tuned"), device="cpu", top_k=None
+        )
+        theirs = pipeline(dev, truncation=True, max_length=64)
+    is_4 = transformers.__version__.startswith("4.")  # which writes spiece.model too
+    report = convert(tmp_path / "tuned", tmp_path / "ours", mode="hf-fast" if is_4 else None)
+    assert report["tokenizer"]["mode"] == "hf-fast"
+    records = [{"text": line} for line in dev]
+    ours = list(predict(tmp_path / "ours", records, task="single", max_seq_length=64))
+    for answer, found in zip(ours, theirs, strict=True):
+        wanted = {x["label"]: x["score"] for x in found}
+        assert answer["prediction"] == max(wanted, key=wanted.__getitem__)
+        assert answer["probabilities"] == pytest.approx(wanted, abs=2e-5)
+    assert len({answer["prediction"] for answer in ours}) > 1
