@@ -69,6 +69,12 @@ class BenchmarkResult(StepSetting):
     peak_bytes: int
     peak_bytes_of: str
 
+    def shown(self) -> Mapping[str, Any]:
+        """Return what was asked, where it ran, times, rates and memory."""
+        asked = ("model", "phase", "batch_size", "sequence", "dtype", "device", "devices")
+        rates = ("step_ms", "ms_per_sequence", "sequences_per_second", "mfu", "peak_bytes")
+        return {name: self[name] for name in (*asked, "compile_seconds", *rates)}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepBenchmark(BenchmarkResult):
