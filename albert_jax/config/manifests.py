@@ -62,6 +62,7 @@ class TaskSettings(Result):
     max_query_length: _AtLeast1 | None = field(default=None, metadata=ABSENT_IF_NONE)
     texts: list[str] | None = field(default=None, metadata=ABSENT_IF_NONE)
     label: str | None = field(default=None, metadata=ABSENT_IF_NONE)
+    thresholds: list[float] | None = field(default=None, metadata=ABSENT_IF_NONE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -41,6 +41,7 @@ ANSWERED_BY = {"ax": "mnli"}
 # What to ask for by a model that does not say its task, as one converted from elsewhere.
 _FITTING = {
     "classification": "--task single for a text, --task pair for two, or GLUE's name for it",
+    "multi_label": "--task multi-label",
     "regression": "--task regression for a text, --task pair-regression for two, or --task stsb",
     "multiple_choice": "--task multiple-choice, or --task race",
     "token_classification": "--task token-classification",

@@ -23,7 +23,7 @@ from albert_jax.inference.prediction_files import (
     predictions_of,
     write_files,
 )
-from albert_jax.tasks import Features, RawExample, Task
+from albert_jax.tasks import Features, RawExample, Task, metrics
 from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.custom import CONLL, CustomTask
@@ -319,6 +319,9 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
         more["windows"] = asked.windows
     if task.head in ("classification", "multiple_choice"):
         more["probabilities"] = _probabilities(task.labels, asked.outputs[0]["logits"])
+    if task.head == "multi_label":
+        shares = metrics.sigmoid(asked.outputs[0]["logits"])
+        more["probabilities"] = _by_label(task.labels, shares)
     if isinstance(predictions, SpanPredictions):
         kind, more = SpanAnswer, more | _place(predictions, name)
     return kind(id=asked.id, prediction=prediction, **more)
@@ -328,6 +331,10 @@ def _probabilities(labels: Sequence[str], logits: np.ndarray) -> dict[str, float
     logits = logits.astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
+    return _by_label(labels, shares)
+
+
+def _by_label(labels: Sequence[str], shares: np.ndarray) -> dict[str, float]:
     names = labels or tuple(map(str, range(len(shares))))
     return {name: round(float(x), 6) for name, x in zip(names, shares, strict=False)}
 

@@ -24,9 +24,10 @@ from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.tasks import Task
 from albert_jax.tasks.batches import TrainingBatches
 from albert_jax.tasks.scores import goodness, line_of
-from albert_jax.training.best_step import BestStep
+from albert_jax.training.best_step import BestStep, Judged
 from albert_jax.training.finetune_report import (
     command_line,
     hardware,
@@ -45,12 +46,17 @@ from albert_jax.training.finetune_setup import (
     first_params,
     set_up,
 )
-from albert_jax.training.losses import ClassLoss, task_objective
+from albert_jax.training.losses import ClassLoss, Distillation, task_objective
 from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
 from albert_jax.training.run import Run
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
-from albert_jax.training.step import ConfiguredStep, TrainState, configured_step
+from albert_jax.training.step import (
+    ConfiguredStep,
+    TrainState,
+    configured_step,
+    evaluated_weights,
+)
 from albert_jax.training.step_meter import Workload
 from albert_jax.training.trackers import require_trackers
 from albert_jax.training.watching import TENSORBOARD, Callback, Watching, watching_of
@@ -163,7 +169,8 @@ def _session(
     best = BestStep(config, prepared, outputs, directory / "best", seed)
     model = prepared.model.clone(lowering=placement.lowering)
     classes = ClassLoss(prepared.class_weights, config.label_smoothing)
-    made = configured_step(model, task_objective(model, classes), config)
+    teacher = Distillation(config.distill_weight, config.temperature) if config.teacher else None
+    made = configured_step(model, task_objective(model, classes, teacher), config)
     return Session(
         config=config,
         run=_run_of(config, prepared, made, placement, watching, best),
@@ -206,6 +213,7 @@ def _run_of(
         evaluate=evaluate,
         watching=watching,
         check_program=memory_check(config),
+        evaluated=evaluated_weights,
         ends_at=best.patience.is_over,
     )
 
@@ -230,20 +238,22 @@ def _begin(best: BestStep, beginning: Beginning, log: MetricsLog) -> None:
 def _finish(best: BestStep, state: TrainState) -> SeedRun:
     """Judge a run at its last and its best step, and export the last."""
     prepared, directory, step = best.prepared, best.directory, int(state.step)
-    metrics, predictions = _judged(best, state.params, f"dev at step {step}")
-    best.export(state.params, directory.parent / "last", step, metrics)
+    params = evaluated_weights(state)
+    last = _judged(best, params, f"dev at step {step}")
+    best.export(params, directory.parent / "last", step, last)
     found = load_model(directory)
     best_step = found.manifest["provenance"]["step"]
-    best_metrics, best_predictions = _judged(best, found.params, f"dev at step {best_step}")
+    # With the thresholds that the model keeps, which may be of fewer dev examples.
+    task = prepared.task.with_settings(found.head.settings if found.head else None)
+    kept = _judged(best, found.params, f"dev at step {best_step}", task)
     collapsed, learnt_nothing = (
-        is_degenerate(prepared.task, prepared.dev.examples, x)
-        for x in (predictions, best_predictions)
+        is_degenerate(prepared.task, prepared.dev.examples, x.predictions) for x in (last, kept)
     )
     return SeedRun(
         seed=best.seed,
         directory=directory.parent.name,
-        last=JudgedStep(step=step, metrics={**metrics}),
-        best=JudgedStep(step=best_step, metrics={**best_metrics}),
+        last=JudgedStep(step=step, metrics={**last.metrics}),
+        best=JudgedStep(step=best_step, metrics={**kept.metrics}),
         degenerate=learnt_nothing,
         collapsed_at_the_end=collapsed,
         ended=_why_it_ended(best, step),
@@ -256,11 +266,11 @@ def _why_it_ended(best: BestStep, step: int) -> Literal["last_step", "early_stop
     return "early_stopping" if best.patience.is_over(step) else "callback"
 
 
-def _judged(best: BestStep, params: Any, what: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics and predictions on all of dev, with a bar."""
+def _judged(best: BestStep, params: Any, what: str, task: Task | None = None) -> Judged:
+    """Judge parameters on all of dev, with a bar."""
     dev = best.prepared.dev
     with ProgressMeter(what, len(dev.rows), unit="row") as meter:
-        return best.judge(params, dev, meter.tick)
+        return best.judge(params, dev, meter.tick, task)
 
 
 def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> TrainingBatches:

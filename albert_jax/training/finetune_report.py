@@ -51,6 +51,7 @@ def constant_predictions(
 BASELINE = {
     "regression": "mean of the training scores",
     "token_classification": "most frequent label of the training words",
+    "multi_label": "most frequent set of labels in training",
     "span_v1": "no answers at all",
     "span_v2": "no answers at all",
 }

@@ -152,7 +152,7 @@ class _Loop:
     def _evaluate(self) -> None:
         state = self.pipeline.state
         try:
-            self._evaluations.make(state.params, self._progress.position.step)
+            self._evaluations.make(self._run.evaluated(state), self._progress.position.step)
         except Cut:
             self.save(self._placement.get_state(state), wait=True)
             raise self._stopped() from None

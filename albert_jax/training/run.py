@@ -12,6 +12,7 @@ from albert_jax.training.pipeline import Batches
 from albert_jax.training.position import Position
 from albert_jax.training.programs import Check
 from albert_jax.training.standing import Standing
+from albert_jax.training.step import TrainState
 from albert_jax.training.step_meter import Workload
 from albert_jax.training.watching import NOBODY, Watching
 from albert_jax.utils.progress import Tick
@@ -39,6 +40,8 @@ class Run:
     """What a run that resumes must have in common with this one."""
     evaluate: Evaluate | None = None
     """Held-out metrics, None where nothing is held out."""
+    evaluated: Callable[[TrainState], Any] = lambda state: state.params
+    """Which part of the state is evaluated, as placed."""
     after_evaluation: Callable[[], None] = _nothing
     ends_at: Callable[[int], bool] = lambda _: False
     """Whether a run that stands at this step, whose evaluation is made if one is due, ends there,
