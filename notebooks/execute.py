@@ -3,7 +3,7 @@
 
 python notebooks/execute.py [NAME…]
 
-Pictures are stored with 64 colours, which makes them a third as large. A notebook's environment,
+Pictures are stored with 256 colours, which makes them half as large. A notebook's environment,
 and the data of glue_eval.ipynb, are made here: SciPy's documentation as SST-2's files (1: about
 statistics) and passages that are made up as SQuAD's.
 """
@@ -72,11 +72,11 @@ def noise(output: Any) -> bool:
 
 
 def small(output: Any) -> Any:
-    """Return an output whose picture has 64 colours."""
+    """Return an output whose picture has 256 colours."""
     if "image/png" in output.get("data", {}):
         picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
         file = io.BytesIO()
-        picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
             file, "PNG", optimize=True
         )
         output.data["image/png"] = base64.b64encode(file.getvalue()).decode()

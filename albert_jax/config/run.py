@@ -127,7 +127,10 @@ class FinetuneConfig:
     random_weights: bool = False
     """Take only the architecture and the vocabulary from `model`, as a control."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or a data set: hf:NAME[/CONFIG] of the hub, a folder
+    of Parquet or Arrow files, or tfds."""
+    dev_split: str = "dev"
+    """Split that chooses the best step, where the data has another than dev."""
     workdir: str | None = None
     """Work directory: checkpoints, logs, results.json, and the model directories last and best."""
     max_seq_length: int | None = None

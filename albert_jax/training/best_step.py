@@ -28,6 +28,7 @@ from albert_jax.training.finetune_setup import FinetuneSetup
 from albert_jax.training.lora import LORA, merged, write_adapter
 from albert_jax.utils.json_values import finite
 from albert_jax.utils.progress import Tick
+from albert_jax.utils.provenance import without_credentials
 
 
 class Patience:
@@ -152,7 +153,7 @@ class BestStep:
                 "step": step,
                 "chosen_by": finite(metrics[self.prepared.metric]),
                 "dev": finite(metrics),
-                "config": to_dict(self.config),
+                "config": without_credentials(to_dict(self.config)),
                 "started_from": {
                     key: source.manifest["provenance"].get(key)
                     for key in ("made_by", "source", "step")

@@ -27,6 +27,7 @@ from albert_jax.training.finetune_results import (
     SeedSpread,
     Summary,
 )
+from albert_jax.utils.provenance import without_credentials
 
 
 def constant_predictions(
@@ -96,7 +97,8 @@ def _spread(found: Sequence[float | None]) -> SeedSpread:
 def command_line() -> str:
     """Return the command that runs, or "Python" where it is none of ours."""
     is_ours = Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
-    return shlex.join(["albert-jax", *sys.argv[1:]]) if is_ours else "Python"
+    arguments: list[str] = without_credentials(sys.argv[1:])
+    return shlex.join(["albert-jax", *arguments]) if is_ours else "Python"
 
 
 def hardware() -> Hardware:

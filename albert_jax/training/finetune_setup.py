@@ -132,7 +132,7 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     tokenizer = tokenizer_of(config.model or "", source)
     examples = _labelled(task, "train", config.data or "")
     task = task.learn(examples)
-    dev_examples = _labelled(task, "dev", config.data or "")
+    dev_examples = _labelled(task, config.dev_split, config.data or "")
     base = baseline(task, examples, dev_examples)
     if config.metric is not None:
         check_metric(task, config.metric, base.metrics)

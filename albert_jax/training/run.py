@@ -14,6 +14,7 @@ from albert_jax.training.programs import Check
 from albert_jax.training.standing import Standing
 from albert_jax.training.step import TrainState
 from albert_jax.training.step_meter import Workload
+from albert_jax.training.watching import NOBODY, Watching
 from albert_jax.utils.progress import Tick
 
 Evaluate = Callable[[Any, int, Tick], dict[str, float]]
@@ -47,6 +48,8 @@ class Run:
     before its last step."""
     standing: Standing | None = None
     """Hears what is logged, and says what should be known of it."""
+    watching: Watching = NOBODY
+    """The caller's functions and the trackers that hear of it."""
     check_program: Check | None = None
     """Refuses a compiled step by raising, before it runs."""
     kept: Callable[[Position], Mapping[str, Any]] = lambda _: {}
