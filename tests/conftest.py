@@ -59,6 +59,7 @@ _SEVERAL_DEVICES = {
     "packing",
     "pretrain",
     "step",
+    "teacher",
 }
 
 # A busy machine is slow, not wrong; CI tries the same examples each time.
