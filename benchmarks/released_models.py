@@ -4,7 +4,7 @@ name, and prints a table: for a machine with a network, by hand or by the workfl
 
 `python -m benchmarks.released_models [NAME…] [--output FILE.md]`; without names all. Each model is
 verified by `albert-jax verify NAME` in a process of its own, with caches of its own, which go when
-it ends. HF_ENDPOINT and ALBERT_JAX_ARCHIVES lead it to other servers. Exit status 1 where one fails.
+it ends. HF_ENDPOINT and ALBERT_JAX_ARCHIVES lead it to other servers. Exit status 1 if one fails.
 """
 
 from __future__ import annotations
