@@ -32,6 +32,7 @@ from albert_jax.utils.errors import TryAgain, UserError
 if TYPE_CHECKING:
     from albert_jax import optimizer, plots
     from albert_jax.checkpoint.convert.convert import Inventory, convert
+    from albert_jax.checkpoint.push import Pushed, push
     from albert_jax.cli.recipe_plan import Description, info
     from albert_jax.data.prepare.build import prepare
     from albert_jax.data.store_manifest import PreparedStore
@@ -85,6 +86,7 @@ __all__ = [
     "PreparedStore",
     "PretrainConfig",
     "PretrainResult",
+    "Pushed",
     "SpanAnswer",
     "StepBenchmark",
     "StopTraining",
@@ -115,6 +117,7 @@ __all__ = [
     "predict_split",
     "prepare",
     "pretrain",
+    "push",
     "read_metrics",
     "sweep",
     "train_tokenizer",
@@ -138,6 +141,7 @@ _LATE = {
     "NoAnswer": "inference.answers",
     "PreparedStore": "data.store_manifest",
     "PretrainResult": "training.pretrain_results",
+    "Pushed": "checkpoint.push",
     "SpanAnswer": "inference.answers",
     "StepBenchmark": "perf.results",
     "StopTraining": "training.watching",
@@ -164,6 +168,7 @@ _LATE = {
     "predict_split": "inference.predict",
     "prepare": "data.prepare.build",
     "pretrain": "training.pretrain",
+    "push": "checkpoint.push",
     "read_metrics": "training.metrics",
     "sweep": "perf.benchmark",
     "train_tokenizer": "data.vocabulary",

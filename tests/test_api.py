@@ -33,6 +33,7 @@ CALLS = {
     "export": ["export"],
     "export-serving": ["export_serving"],
     "convert": ["convert"],
+    "push": ["push"],
     "verify": ["verify"],
     "benchmark": ["benchmark", "sweep"],
     "estimate": ["estimate", "find_batch"],

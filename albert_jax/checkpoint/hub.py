@@ -23,7 +23,7 @@ from typing import Any
 from albert_jax.checkpoint.convert.parameters import check_sizes, parameter_shapes
 from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS
 from albert_jax.config.model import AlbertConfig
-from albert_jax.config.model_names import COMMIT, ModelName, hub_endpoint
+from albert_jax.config.model_names import COMMIT, MAIN, ModelName, hub_endpoint
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.wording import first_ten, shortened
@@ -44,6 +44,7 @@ _MOST_PARTS = 100
 _FREE = 1 << 26  # bytes of weights beside those that the configuration asks for
 _MOST_OF_WEIGHTS = 2  # times as many bytes as float32 parameters: tied copies, position ids
 _CHUNK = 1 << 20
+_LOG_IN = "log in with hf auth login, or set HF_TOKEN"
 _SYSTEMS_WORDS = re.compile(r"\[Errno -?\d+\] ([\w ]+)")  # inside what HTTP clients make of them
 
 
@@ -250,9 +251,19 @@ def _offline(hub: Any, named: ModelName, why: Exception) -> Snapshot:
 # ------------------------------------------------------------------------------------ going there
 
 
-def upload(folder: Path, named: ModelName, files: Collection[str], *, private: bool) -> str:
-    """Upload files of a folder to a repository, which is made where it is missing, as one commit;
-    return the commit's address.
+def require_token(named: ModelName) -> None:
+    """Raise UserError where nothing can be written to a repository: without huggingface_hub, and
+    without a token where that looks for one."""
+    if _huggingface_hub(named).get_token() is None:
+        raise UserError(
+            f"{named} is written with a token, and there is none; {_LOG_IN}, with one that may "
+            "write"
+        )
+
+
+def upload(files: Mapping[str, Path], named: ModelName, *, private: bool) -> str:
+    """Upload files, by their names there, to a repository, which is made where it is missing, as
+    one commit; return the commit's address.
 
     Raises UserError where the hub cannot be reached or refuses it.
     """
@@ -260,10 +271,10 @@ def upload(folder: Path, named: ModelName, files: Collection[str], *, private: b
     api = hub.HfApi(endpoint=hub_endpoint(), library_name="albert_jax")
     with _as_sentences(hub, named, "written"):
         api.create_repo(named.name, private=private, exist_ok=True)
-        if named.revision != "main":
+        if named.revision != MAIN:
             api.create_branch(named.name, branch=named.revision, exist_ok=True)
         operations = [
-            hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name))
+            hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(files[name]))
             for name in sorted(files)
         ]
         commit = api.create_commit(
@@ -273,11 +284,6 @@ def upload(folder: Path, named: ModelName, files: Collection[str], *, private: b
             revision=named.revision,
         )
     return str(commit.commit_url)
-
-
-def require_hub(named: ModelName) -> None:
-    """Raise UserError where huggingface_hub, which a repository needs, is not installed."""
-    _huggingface_hub(named)
 
 
 # ------------------------------------------------------------------------------------- its errors
@@ -315,7 +321,6 @@ def _failures(hub: Any) -> tuple[type[Exception], ...]:
 def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
     """Turns what huggingface_hub raises into UserError; `done` is what was to be."""
     errors = hub.errors
-    log_in = "log in with hf auth login, or set HF_TOKEN"
     try:
         yield
     except UserError:
@@ -323,7 +328,7 @@ def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
     except errors.GatedRepoError:
         raise UserError(
             f"{named} is gated; accept its conditions at {hub_endpoint()}/{named.name}, and "
-            f"{log_in}"
+            f"{_LOG_IN}"
         ) from None
     except errors.RevisionNotFoundError:
         raise UserError(
@@ -332,9 +337,9 @@ def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
         ) from None
     except errors.RepositoryNotFoundError:
         if done == "written":
-            told = f"or you may not write there; {log_in}, with a token that may write"
+            told = f"or you may not write there; {_LOG_IN}, with a token that may write"
         else:
-            told = f"or it is private; check the name, or {log_in}"
+            told = f"or it is private; check the name, or {_LOG_IN}"
         raise UserError(
             f"{named.name} is no path here, and {hub_endpoint()} has no such repository, {told}"
         ) from None
@@ -348,7 +353,7 @@ def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             told = f"{hub_endpoint()} refuses {named} ({_said(error)})"
-            raise UserError(f"{told}; {log_in}") from None
+            raise UserError(f"{told}; {_LOG_IN}") from None
         raise _not_done(named, done, error) from None
     except _failures(hub) as error:
         raise _not_done(named, done, error) from None
@@ -364,6 +369,8 @@ def _not_done(named: ModelName, done: str, error: Exception) -> UserError:
 
 def _said(error: Exception) -> str:
     """A library's words in a short line; never a header, and so never a token."""
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        return _said(error.__cause__)
     if found := _SYSTEMS_WORDS.search(str(error)):
         return found[1]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

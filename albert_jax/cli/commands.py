@@ -36,6 +36,7 @@ Text = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="T
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 Dest = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
+Repository = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="hub:OWNER/NAME")]
 Workdir = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR")]
 First = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIRST")]
 Second = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SECOND")]
@@ -72,12 +73,15 @@ class _Reading(Command):
     """Flags of the commands that read text."""
 
     text: Text
-    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: the names of splits; or
-    python-docs or package-docs, the documentation inside Python and installed packages."""
+    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: or hf: names of splits;
+    or python-docs or package-docs, the documentation inside Python and installed packages."""
     output: str
     """Folder to write."""
     format: str = "text"
-    """text, wiki (WikiExtractor's output) or tfds:NAME."""
+    """text (also JSONL, by its name, and Parquet), wiki (WikiExtractor's output), tfds:NAME or
+    hf:NAME[/CONFIG], a data set of the hub."""
+    field: str | None = None
+    """Column or key that holds the text, of hf:, Parquet and JSONL; unset: text."""
     sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
     """One a line, to be split out of lines, or out of lines wrapped at a width."""
     language: str = "en"
@@ -308,7 +312,8 @@ class Evaluate(_Answering):
     model: tuple[str, ...]
     """Fine-tuned model directory; of a suite one for each task; with --store a pretrained one."""
     data: str | None = None
-    """Folder of the task's files as published, or one such file, or tfds."""
+    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    folder of Parquet or Arrow files, or tfds."""
     store: str | None = None
     """Token store with the model's vocabulary, in place of --data."""
     masking: Literal["ngram", "word", "piece"] = "ngram"
@@ -423,7 +428,8 @@ class Predict(_Answering):
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
     unset: predictions/ beside the model."""
     data: str | None = None
-    """Folder of the task's files as published, or one such file, or tfds."""
+    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    folder of Parquet or Arrow files, or tfds."""
     split: str = "test"
     """Split of --data to answer."""
     skip_bad: Switch = False
@@ -702,7 +708,7 @@ class Convert(Command):
 
     source: Source
     """tar.gz, folder, checkpoint prefix or .index, TF-Hub module, transformers folder,
-    model directory; also at gs:// or https://."""
+    model directory; also at gs:// or https://; or a name: base-v2, hub:OWNER/NAME@REVISION."""
     dest: Dest
     """Folder to write; it appears whole."""
     to: Literal["albert-jax", "hf", "tf"] = "albert-jax"
@@ -728,6 +734,34 @@ class Convert(Command):
 
         inventory = convert(**_fields(self, "json"))
         _print_json(inventory) if self.json else print(self.dest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(_OnModel):
+    """Uploads a model to the Hugging Face hub, in transformers' format with a model card.
+
+    The token is huggingface_hub's: hf auth login, or HF_TOKEN. It is not kept.
+
+    Example: albert-jax push runs/sst2/model hub:me/albert-sst2 --private
+    """
+
+    repository: Repository
+    """hub:OWNER/NAME; made where it is missing."""
+    private: Switch = False
+    """Make a repository that is missing a private one."""
+    revision: str | None = None
+    """Branch to commit to; unset: main."""
+    license: str | None = None
+    """Identifier of the licence in the model card, as apache-2.0; unset: that of released weights,
+    else unknown."""
+    json: bool = False
+    """Print {"repository", "revision", "url", "files"} as JSON."""
+
+    def run(self) -> None:
+        from albert_jax.checkpoint.push import push
+
+        pushed = push(**_fields(self, "json"))
+        _print_json(pushed) if self.json else print(pushed.url)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -881,6 +915,7 @@ COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "export-serving": ExportServing,
     "convert": Convert,
+    "push": Push,
     "verify": Verify,
     "benchmark": Benchmark,
     "estimate": Estimate,

@@ -30,6 +30,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 _RELEASED = re.compile(r"(?:albert[-_])?([a-z]+)[-_](v\d)")
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _REPOSITORY = re.compile(rf"(?P<name>{_PART}(/{_PART})?)(@(?P<revision>[\w][\w./-]{{0,199}}))?")
+_PREFIXES = ("hub:", "hf:", "released:")
 _KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,99}")
 
 
@@ -59,21 +60,28 @@ def name_of(given: str | Path) -> ModelName | None:
     Raises UserError for a prefix before what is no name of its kind.
     """
     text = str(given)
+    if text.startswith(_PREFIXES):
+        return named_by(text)
+    if Path(given).exists():
+        return None
+    # OWNER/NAME below a folder that is here is a path that was mistyped.
+    owner, slash, _ = text.partition("/")
+    return None if slash and Path(owner).exists() else named_by(text)
+
+
+def named_by(text: str) -> ModelName | None:
+    """Return the model that a text names, whatever is on this disk; None for what is no name.
+
+    Raises UserError for a prefix before what is no name of its kind.
+    """
     prefix, _, rest = text.partition(":")
     if prefix == "released":
         return _released(rest)
     if prefix in ("hub", "hf"):
         return _repository(rest.lstrip("/") if prefix == "hf" else rest, text)
-    path = Path(given)
-    if path.exists():
-        return None
-    if found := _known(text):
-        return found
-    # OWNER/NAME below a folder that is here is a path that was mistyped.
-    owner, slash, _ = text.partition("/")
-    if slash and _REPOSITORY.fullmatch(text) and not Path(owner).exists():
-        return _repository(text, text)
-    return None
+    if "/" in text:
+        return _repository(text, text) if _REPOSITORY.fullmatch(text) else None
+    return _known(text)
 
 
 def known_names() -> tuple[str, ...]:

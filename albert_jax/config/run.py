@@ -127,7 +127,10 @@ class FinetuneConfig:
     random_weights: bool = False
     """Take only the architecture and the vocabulary from `model`, as a control."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or a data set: hf:NAME[/CONFIG] of the hub, a folder
+    of Parquet or Arrow files, or tfds."""
+    dev_split: str = "dev"
+    """Split that chooses the best step, where the data has another than dev."""
     workdir: str | None = None
     """Work directory: checkpoints, logs, results.json, and the model directories last and best."""
     max_seq_length: int | None = None
@@ -189,6 +192,9 @@ class FinetuneConfig:
     layer_decay: float = 1.0
     """Factor of the learning rate for each step down from the head and the pooler: the shared layer
     learns at learning_rate times this, the embeddings at that times this once more."""
+    lora: int = 0
+    """Rank of an adapter (LoRA) of the shared layer's query and value, which is trained in place of
+    the encoder and serves all its passes; 0: the encoder itself is trained."""
     ema: float = 0.0
     """Decay of a moving average of the weights, as 0.999, which is evaluated and exported in place
     of the weights; 0: none."""
@@ -233,7 +239,7 @@ class FinetuneConfig:
         check_least(
             self, "", 1, "doc_stride", "max_query_length", "stride", "length_window", "seeds"
         )
-        check_least(self, "", 0, "restarts", "pack", "early_stopping")
+        check_least(self, "", 0, "restarts", "pack", "early_stopping", "lora")
         if self.early_stopping and not self.train.eval_every:
             raise UserError(
                 f"early_stopping {self.early_stopping} counts evaluations, and train.eval_every 0 "

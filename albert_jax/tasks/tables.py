@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from albert_jax.data.hub import open_hub_split
 from albert_jax.data.tfds import open_split
 from albert_jax.tasks.values import Hint, json_shown, no_hint, quoted, require_keys
 from albert_jax.utils.errors import UserError
@@ -352,6 +353,24 @@ def tfds_rows(name: str, split: str) -> Iterator[Row]:
 def _tfds_source(name: str, split: str) -> Sequence[Mapping[str, Any]]:
     _, source = open_split(name, split)
     return source
+
+
+def hub_rows(
+    data: str | Path,
+    split: str,
+    needed: Sequence[str] = (),
+    *,
+    others: Sequence[Sequence[str]] = (),
+    hint: Hint = no_hint,
+) -> Iterator[Row]:
+    """Yield the rows of a data set of the hub, classes by their names and -1 as None.
+
+    Raises UserError for a data set that cannot be had, and for one that lacks the columns `needed`
+    and each of `others`.
+    """
+    found = open_hub_split(data, split)
+    _require_columns(found.columns, found.place, (needed, *others), hint)
+    return found.rows()
 
 
 def _plain(value: Any, name: str, place: str) -> Any:

@@ -25,6 +25,7 @@ from albert_jax.tasks.long_texts import pooled
 from albert_jax.tasks.scores import LOSS, Scores, goodness, line_of
 from albert_jax.tasks.split_features import SplitFeatures
 from albert_jax.training.finetune_setup import FinetuneSetup
+from albert_jax.training.lora import LORA, merged, write_adapter
 from albert_jax.utils.json_values import finite
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.provenance import without_credentials
@@ -121,7 +122,7 @@ class BestStep:
         """
         fit = task is None and self.config.thresholds == "fit"
         task = task or self.prepared.task
-        found = self._outputs(jax.device_put(params), split.rows, tick)
+        found = self._outputs(jax.device_put(merged(params)), split.rows, tick)
         features, outputs = pooled(split.features, found)
         if fit:
             task = task.fitted(split.examples, features, outputs)
@@ -134,9 +135,12 @@ class BestStep:
     def export(self, params: Any, directory: Path, step: int, judged: Judged) -> None:
         """Write parameters as a model directory, with what dev says of them."""
         source, metrics = self.prepared.source, judged.metrics
+        if LORA in params:
+            adapter = directory.with_name(f"{directory.name}-adapter")
+            write_adapter(adapter, jax.device_get(params), source.config, judged.task.head)
         export_model(
             directory,
-            params=jax.device_get(params),
+            params=jax.device_get(merged(params)),
             config=source.config,  # its dropout too, which is the run's affair, not the weights'
             vocab=source.tokenizer["path"],
             tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},

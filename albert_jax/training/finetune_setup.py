@@ -51,7 +51,7 @@ from albert_jax.utils.streams import say
 # Settings of FinetuneConfig that later versions added and that decide what a run does.
 _RECIPE = (
     *("metric", "thresholds", "class_weights", "label_smoothing", "layer_decay", "freeze"),
-    *("ema", "distill_weight", "temperature"),
+    *("lora", "ema", "distill_weight", "temperature"),
 )
 # Heads whose classes may have weights, and those whose targets may be smoothed.
 WEIGHTED = ("classification", "token_classification")
@@ -122,12 +122,17 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     length = config.max_seq_length or 0
     source = with_positions(source, f"model {config.model}", length, config.positions)
     longest = source.config.max_position_embeddings
+    if config.lora > source.config.hidden_size:
+        raise UserError(
+            f"lora {config.lora} exceeds the model's hidden_size {source.config.hidden_size}; "
+            "ranks of 4 to 64 are usual"
+        )
     length = _row_length(config, longest)
     long = LongTexts(config.long, config.stride).check(task, length)
     tokenizer = tokenizer_of(config.model or "", source)
     examples = _labelled(task, "train", config.data or "")
     task = task.learn(examples)
-    dev_examples = _labelled(task, "dev", config.data or "")
+    dev_examples = _labelled(task, config.dev_split, config.data or "")
     base = baseline(task, examples, dev_examples)
     if config.metric is not None:
         check_metric(task, config.metric, base.metrics)

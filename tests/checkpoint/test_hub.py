@@ -24,8 +24,12 @@ from tests.helpers.paths import VOCABULARY
 
 constants = pytest.importorskip("huggingface_hub.constants", reason="needs huggingface_hub")
 
-# An interrupted download is resumed by huggingface_hub with a warning.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:huggingface_hub")
+pytestmark = [
+    # An interrupted download is resumed by huggingface_hub with a warning.
+    pytest.mark.filterwarnings("ignore::UserWarning:huggingface_hub"),
+    # huggingface_hub 2.4 gives its HTTP client a file as this does not want it.
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -327,3 +331,105 @@ def test_names_that_lead_outside_are_never_fetched(hub: FakeHub, files: dict[str
     hub.add("me/it", {k: v for k, v in files.items() if k != "spiece.model"} | evil)
     chosen = client.chosen_files([*files, *evil], "me/it")
     assert not [name for name in chosen if "evil" in name or name == "model-x.safetensors"]
+
+
+# ---------------------------------------------------------------------------------------- pushing
+
+
+@pytest.fixture
+def may_write(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    # What a commit's address begins with: huggingface_hub reads HF_ENDPOINT when it is imported.
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    hub.may_write = "hf_secret"
+    return hub
+
+
+def everything_below(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_model_directory_is_pushed_with_its_card_and_comes_back_the_same(
+    may_write: FakeHub,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = ["push", str(model), "hub:me/new", "--private", "--license", "mit"]
+    assert cli.main(line) == 0
+    printed = capsys.readouterr()
+    repository = may_write.repositories["me/new"]
+    commit = repository.refs["main"]
+    assert printed.out == f"{may_write.endpoint}/me/new/commit/{commit}\n"
+    assert repository.private
+    assert repository.messages == ["Upload an ALBERT with albert_jax"]
+    assert repository.commits[commit].keys() >= {"README.md", "model.safetensors", "spiece.model"}
+    card = repository.commits[commit]["README.md"].decode()
+    assert 'license: "mit"\n' in card
+    assert 'albert_jax.load("me/new")' in card
+    assert str(model) not in card
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # as the addresses of files
+    np.testing.assert_array_equal(
+        albert_jax.load("me/new").forward([[2, 10, 3]]).masked_lm_logits,
+        albert_jax.load(model).forward([[2, 10, 3]]).masked_lm_logits,
+    )
+    assert "hf_secret" not in printed.out + printed.err
+    assert b"hf_secret" not in everything_below(tmp_path)
+
+
+def test_a_transformers_folder_is_pushed_as_it_is_to_a_branch(
+    may_write: FakeHub, files: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "spiece.model", "tf_model.h5"):
+        (folder / name).write_bytes(files[name])
+    pushed = albert_jax.push(folder, "me/it", revision="v1")
+    assert "left out, as no model needs it: tf_model.h5" in capsys.readouterr().err
+    assert pushed.files == ["README.md", "config.json", "model.safetensors", "spiece.model"]
+    assert pushed.revision == "v1"
+    repository = may_write.repositories["me/it"]
+    assert repository.commits[repository.refs["main"]] == {}
+    there = repository.commits[repository.refs["v1"]]
+    assert there["model.safetensors"] == files["model.safetensors"]
+    assert not (folder / "README.md").exists()
+    (folder / "README.md").write_bytes(b"# Mine")
+    albert_jax.push(folder, "hub:me/it@v1")
+    assert repository.commits[repository.refs["v1"]]["README.md"] == b"# Mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["hub:it"], "hub:it has no owner; give hub:OWNER/NAME"),
+        (["hub:a/b/c"], "hub:a/b/c names no repository of the hub"),
+        (["hub:me/it@v1", "--revision", "v2"], "hub:me/it@v1 and --revision v2 are two; give one"),
+        (["hub:me/it", "--license", "My own"], "license 'My own' is no identifier of the hub's"),
+    ],
+)
+def test_a_push_that_says_two_things_or_none_is_told(
+    may_write: FakeHub, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["push", "mini", *arguments]) == 2
+    assert expected in capsys.readouterr().err
+    assert may_write.requests == []
+
+
+def test_a_push_that_is_refused_is_one_line_and_tells_no_token(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path
+) -> None:
+    assert cli.main(["push", "mini", "hub:me/it"]) == 2
+    assert "is written with a token, and there is none; log in with" in capsys.readouterr().err
+    assert hub.requests == []
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    hub.may_write = "hf_secret"
+    assert cli.main(["push", "mini", "hub:me/it"]) == 2
+    said = capsys.readouterr().err
+    assert "log in with hf auth login, or set HF_TOKEN" in said.splitlines()[-1]
+    assert "hf_other" not in said
+    assert "me/it" not in hub.repositories
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "model.safetensors").write_bytes(b"no weights")
+    assert cli.main(["push", str(tmp_path / "folder"), "hub:me/it"]) == 2
+    assert not hub.asked("POST", "/preupload/main")

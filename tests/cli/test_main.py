@@ -19,6 +19,7 @@ import pytest
 
 import albert_jax
 from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.push import push
 from albert_jax.cli import commands, parse
 from albert_jax.cli import main as cli
 from albert_jax.config.model import MODELS
@@ -178,6 +179,7 @@ def test_every_field_of_a_command_has_its_comment(command: str) -> None:
         (commands.TrainTokenizer, train_tokenizer),
         (commands.Prepare, prepare),
         (commands.Convert, convert),
+        (commands.Push, push),
         (commands.ExportServing, export_serving),
     ],
 )

@@ -182,7 +182,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path = self._begin()
-        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content = self._content()
         if path == "/api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -197,9 +197,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             name, _, action = name.rpartition("/")
             self._change(self.hub.repositories[name], name, action, unquote(rest), content)
 
+    def _content(self) -> bytes:
+        if "chunked" not in (self.headers.get("Transfer-Encoding") or ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
     def do_PUT(self) -> None:
         path = self._begin()
-        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content = self._content()
         self.hub.stored[path.removeprefix("/lfs/")] = content
         self._json({})
 
@@ -207,7 +217,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
         if name in self.hub.repositories:
             return self._refuse(409, None, body={"url": f"{self.hub.endpoint}/{name}"})
-        repository = Repository(private=bool(asked.get("private")))
+        is_private = asked.get("private") or asked.get("visibility") == "private"  # 0.36, 2.4
+        repository = Repository(private=bool(is_private))
         repository.commit({})
         self.hub.repositories[name] = repository
         self._json({"url": f"{self.hub.endpoint}/{name}", "name": name})

@@ -45,7 +45,7 @@ def _keep(
     path: Path, dest: Path, origin: str, check: Callable[[AlbertConfig], None] | None
 ) -> None:
     try:
-        parameters = convert_as_it_is(path, dest, origin, check)
+        parameters = convert_as_it_is(path, dest, origin, check=check)
     except UserError as error:
         raise UserError(
             f"{origin} cannot be used as it is: {error} (flags are those of albert-jax convert "

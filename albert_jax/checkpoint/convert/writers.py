@@ -34,6 +34,7 @@ from albert_jax.utils.wording import first_ten
 # Every file that an export of the format may have: a folder with another is not one of them.
 FILES = {
     "hf": {
+        "README.md",
         "config.json",
         "model.safetensors",
         "special_tokens_map.json",
