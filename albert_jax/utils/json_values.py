@@ -14,6 +14,9 @@ import google_crc32c
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import shortened
 
+JsonObject = dict[str, Any]
+"""A JSON object as `json.loads` returns it: its values are JSON values of any kind."""
+
 
 def json_sha256(value: Any) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys; part of a run's identity."""

@@ -25,9 +25,9 @@ ABSENT_IF_NONE = {"absent_if_none": True}
 class Result(dict[str, Any]):
     """Base of results: `result.step_ms` is a typed field, `result["step_ms"]` a JSON value.
 
-    A subclass is a dataclass with `frozen=True, kw_only=True, eq=False`; its fields are JSON values
-    or other results. As a dict, a result is what `to_json` returns, so that `json.dumps`, `|`, `in`
-    and `==` do what they do with it; it cannot be changed.
+    A subclass is a dataclass with `frozen=True, kw_only=True, eq=False`; its fields are JSON
+    values, other results, or dataclasses of JSON values. As a dict, a result is what `to_json`
+    returns, so that `json.dumps`, `|`, `in` and `==` do what they do with it; it cannot be changed.
     """
 
     def __post_init__(self) -> None:
@@ -116,11 +116,13 @@ def _as_results(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a JSON value without results and tuples in it."""
+    """Return a JSON value without results, other dataclasses and tuples in it."""
     if isinstance(value, Result):
         return value.to_json()
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     return value
