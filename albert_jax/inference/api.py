@@ -79,8 +79,7 @@ def load(
     model = load_model(require_model_directory(directory, "directory"), as_float32=True)
     tokenizer = None
     if model.tokenizer["path"] is not None:
-        settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
-        tokenizer = Tokenizer.load(model.tokenizer["path"], **settings)
+        tokenizer = Tokenizer.load(model.tokenizer["path"], **model.text_settings)
     config = model.config if depth is None else _with_depth(model.config, depth)
     return Albert(
         config, model.params, tokenizer, compute=compute, head=model.head, source=str(directory)

@@ -36,6 +36,7 @@ from albert_jax.inference.api import Albert, load
 from albert_jax.utils.arguments import checked, path_of, whole_number
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
@@ -97,12 +98,12 @@ def _functions(albert: Albert, top_k: int) -> dict[str, tuple[Callable[..., Any]
     model = functions.network(albert.config, albert.compute, albert.params)
     blocks = albert.config.num_hidden_layers * albert.config.inner_group_num
 
-    def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
+    def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
         sequence_BSH, pooled_BH = functions.encode(model, nest(params), *inputs, layer=blocks)
         output = {"sequence": sequence_BSH, "pooled": pooled_BH}
         return {name: x for name, x in output.items() if x is not None}
 
-    def fill_mask(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
+    def fill_mask(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
         scores, tokens = functions.fill_mask(
             model, nest(params), *inputs, top_k=top_k, pieces=albert.pieces
         )
@@ -164,7 +165,7 @@ def _assert_close(found: Any, wanted: np.ndarray, compute: ComputeConfig) -> Non
     assert worst <= TOLERANCE[compute.dtype], f"the exported program is {worst:.1e} off"
 
 
-def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) -> dict[str, Any]:
+def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) -> JsonObject:
     described, tokenizer = {}, albert.vocabulary
     for name, program in programs.items():
         (_, *inputs), _ = jax.tree.unflatten(program.in_tree, program.in_avals)

@@ -75,7 +75,7 @@ def read_tfds(split: str, version: str, *, is_training: bool) -> list[RawExample
     return _examples(f"TFDS {name}", questions, is_training)
 
 
-def _tfds_answers(answers: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _tfds_answers(answers: Mapping[str, Any]) -> list[dict[str, str | int]]:
     return [
         {"text": t.decode() if isinstance(t, bytes) else t, "answer_start": int(start)}
         for t, start in zip(answers["text"], answers["answer_start"], strict=True)

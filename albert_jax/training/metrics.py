@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from albert_jax.training.curves import curves_figure
 from albert_jax.utils.atomic import appearing_file
-from albert_jax.utils.json_values import finite
+from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.plots import save_picture, styled
 
 LINE_SECONDS = 30.0  # between lines of what goes on where there is no bar
@@ -134,7 +134,7 @@ class MetricsLog:
         if self._board is not None:
             self._board.close()
 
-    def _record(self, entry: dict[str, Any]) -> None:
+    def _record(self, entry: Mapping[str, Any]) -> None:
         if self._jsonl is not None:
             # One write call a line: a killed run leaves at most one line cut short, which readers
             # skip.
@@ -152,12 +152,12 @@ def _as_line(entry: Mapping[str, Any]) -> str:
     return json.dumps(finite(entry)) + "\n"
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[JsonObject]:
     """Returns the entries of a `metrics.jsonl`; lines that are none are passed over."""
     return _entries(path)[0]
 
 
-def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:
+def _entries(path: Path) -> tuple[list[JsonObject], int]:
     """The entries, and how many lines are damaged, but for a last one that a kill cut short."""
     try:
         lines = path.read_bytes().split(b"\n")
@@ -167,7 +167,7 @@ def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:
     return entries, len(lines) - len(entries) - (_entry(lines[-1]) is None)
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def _entry(line: bytes) -> JsonObject | None:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 
 import msgspec
 
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.wording import shortened
 
 Self = TypeVar("Self", bound="Result")
@@ -33,7 +34,7 @@ class Result(dict[str, Any]):
     def __post_init__(self) -> None:
         super().update(self.to_json())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the fields as a JSON object, results in them as JSON objects."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # its subclasses are
         values = ((field, getattr(self, field.name)) for field in fields)
