@@ -41,6 +41,10 @@ os.environ["NPROC"] = "16"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+# No test asks a real server for a model: those of names start one of their own.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ["ALBERT_JAX_ARCHIVES"] = str(REPOSITORY / "no archives")
+
 # Tracing makes so many objects that last that an eighth of the time is the collector's.
 gc.set_threshold(200_000, 20, 50)
 

@@ -29,6 +29,7 @@ from albert_jax.checkpoint.integrity import (
     read_arrays,
     read_document,
 )
+from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import (
     CONFIG,
     FORMAT_VERSION,
@@ -40,7 +41,6 @@ from albert_jax.config.manifests import (
     is_model_directory,
 )
 from albert_jax.config.model import AlbertConfig
-from albert_jax.config.packaged import model_path
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import JsonObject, refuse_newer_format
@@ -94,7 +94,7 @@ def require_outside_models(path: Path) -> None:
 def load_model(
     directory: str | Path, *, check_values: bool = True, as_float32: bool = False
 ) -> ModelDirectory:
-    """Reads a model directory, or the packaged model of that name, and verifies every digest.
+    """Reads a model directory, or the model of that name, and verifies every digest.
 
     Parameters have the dtypes that they were exported with, or float32 with `as_float32`.
 
@@ -102,12 +102,7 @@ def load_model(
     array that is not as it was exported, and for parameters that are not finite or not those of the
     configuration; the last two pass with `check_values` False, for who reports on them.
     """
-    directory = model_path(directory)
-    if not is_model_directory(directory):
-        raise UserError(
-            f"{directory} is no model directory (no {MANIFEST} or {CONFIG}); make one from "
-            "released weights with albert-jax convert, or take WORKDIR/model of a finished run"
-        )
+    directory = require_model_directory(directory)
     try:
         document, manifest = _read_manifest(directory)
         for name, digest in manifest.sha256.items():

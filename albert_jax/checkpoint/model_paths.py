@@ -1,52 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies at a path that should be a model directory, and which command makes one of it.
+"""The model directory that a path or a name stands for; else what lies there, and which command
+makes one of it.
 
 Standard library and small files only, so that a mistyped path is told before JAX is imported.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import Any
 
+from albert_jax.checkpoint.named_models import converted_folder, kept_folder, named_model
 from albert_jax.config.manifests import (
     CONFIG,
     MANIFEST,
     SERVING,
+    TRANSFORMERS_WEIGHTS,
     VOCABULARY,
     is_model_directory,
 )
 from albert_jax.config.model import MODELS
-from albert_jax.config.packaged import model_path
+from albert_jax.config.model_names import hidden_by, kept_model, known_names, name_of
 from albert_jax.data.text_settings import is_transformers_folder
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.streams import say
+from albert_jax.utils.wording import did_you_mean, first_ten
 
-_ARCHIVES = "https://storage.googleapis.com/albert_models/albert_{size}_{version}.tar.gz"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".msgpack", ".index", ".data-00000-of-00001")
 
 
-def require_model_directory(path: Any, name: str = "model") -> Path:
-    """Returns the path of a model directory, or of the packaged one of that name; raises UserError
-    for anything else, which says what it is and what to run or give instead."""
-    folder = model_path(path_of(path, name))
+def require_model_directory(path: Any, name: str = "model", *, fetch: bool = True) -> Path:
+    """Return the model directory at a path or of a name; a transformers folder's, a released
+    model's and a hub repository's are made in the user's cache, where they are not there yet.
+
+    With `fetch` False nothing is made, and what would have to be is refused. Raises UserError for
+    anything else, which says what it is and what to run or give instead.
+    """
+    folder = path_of(path, name)
+    if named := name_of(path):
+        if not fetch and not kept_model(named):
+            raise _not_here(path)
+        return named_model(named)
     if is_model_directory(folder):
         return folder
+    hides = hidden_name(folder)
+    if holds_transformers_weights(folder):
+        if not fetch and not kept_folder(folder):
+            raise _not_here(path)
+        if hides:
+            say(f"note: {folder} is the folder here{hides}")
+        return converted_folder(folder)
     if told := what_is(path):
-        raise UserError(told)
+        raise UserError(f"{told}{hides}")
     if not folder.exists():
+        nearest = did_you_mean(str(path), known_names())
         raise UserError(
-            f"{path} does not exist; give a model directory: WORKDIR/model of a finished run, or "
-            "what albert-jax convert makes of released weights; or mini, which comes with the "
-            "package"
+            f"{path} does not exist{nearest}; give a model directory: WORKDIR/model of a finished "
+            "run, or what albert-jax convert makes; or a name: a released model's "
+            f"({', '.join(MODELS)}), mini, which comes with the package, or OWNER/NAME of the "
+            "Hugging Face hub"
         )
     raise UserError(
         f"{path} is no model directory (no {MANIFEST} or {CONFIG}); make one from "
-        "released weights with albert-jax convert, or take WORKDIR/model of a finished run"
+        f"released weights with albert-jax convert, or take WORKDIR/model of a finished run{hides}"
     )
+
+
+def hidden_name(folder: Path) -> str:
+    """Return what an error adds of an existing path that hides a known model; else nothing."""
+    known = hidden_by(folder) if folder.exists() else None
+    return f"; the model of that name is {known}" if known else ""
+
+
+def _not_here(path: Any) -> UserError:
+    return UserError(
+        f"{path} has not been fetched or converted on this host, which processes that start "
+        f"together do not do; run albert-jax info {shlex.quote(str(path))} on each host first"
+    )
+
+
+def holds_transformers_weights(folder: Path) -> bool:
+    """Whether a folder has weights of transformers, and is no model directory."""
+    return any((folder / name).is_file() for name in TRANSFORMERS_WEIGHTS)
 
 
 def what_is(path: Any) -> str | None:
@@ -61,7 +99,7 @@ def what_is(path: Any) -> str | None:
         return f"{path} is an address; {_convert(str(path))}"
     if place.with_name(f"{place.name}.index").is_file():
         return f"{path} is a TensorFlow checkpoint; {_convert(str(path))}"
-    return _name(str(path))
+    return None
 
 
 def _convert(source: str, dest: str = "DEST") -> str:
@@ -105,7 +143,10 @@ def _folder(folder: Path) -> str | None:
             f"albert-jax pretrain --store {shlex.quote(str(folder))} --workdir WORKDIR"
         )
     if is_transformers_folder(folder):
-        return f"{folder} is a transformers folder; {_convert(str(folder))}"
+        return (
+            f"{folder} is a transformers folder without weights; give one with "
+            f"{first_ten(TRANSFORMERS_WEIGHTS)}"
+        )
     if any(folder.glob("*.index")):
         return f"{folder} is a TensorFlow checkpoint; {_convert(str(folder))}"
     if (folder / "saved_model.pb").is_file():
@@ -144,22 +185,3 @@ def _is_archive(file: Path) -> bool:
     except OSError:
         return False
     return head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar"
-
-
-def _name(text: str) -> str | None:
-    """A sentence on a released model's name, or a hub's, that is no path here."""
-    owner, _, last = text.rpartition("/")
-    found = re.fullmatch(r"(?:albert[-_])?([a-z]+)[-_](v\d)", last)
-    released = f"{found[1]}-{found[2]}" if found else None
-    if released in MODELS and owner in ("", "albert") and found is not None:
-        what = f"{text} is a released model, which is not fetched by its name"
-        archive = _ARCHIVES.format(size=found[1], version=found[2])
-        return f"{what}; {_convert(archive, released)}"
-    is_hub_name = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(owner).exists()
-    if is_hub_name and "albert" in text.lower():
-        return (
-            f"{text} is no path here, and a model of the Hugging Face hub is not fetched by its "
-            f"name; run hf download {text} --local-dir {last}, then "
-            f"albert-jax convert {last} DEST, and give DEST"
-        )
-    return None

@@ -20,9 +20,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.config.sections import Destination
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import json_line, say
 
@@ -34,6 +36,7 @@ Text = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="T
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 Dest = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
+Repository = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="hub:OWNER/NAME")]
 Workdir = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WORKDIR")]
 First = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIRST")]
 Second = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SECOND")]
@@ -70,12 +73,15 @@ class _Reading(Command):
     """Flags of the commands that read text."""
 
     text: Text
-    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: the names of splits; or
-    python-docs or package-docs, the documentation inside Python and installed packages."""
+    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: or hf: names of splits;
+    or python-docs or package-docs, the documentation inside Python and installed packages."""
     output: str
     """Folder to write."""
     format: str = "text"
-    """text, wiki (WikiExtractor's output) or tfds:NAME."""
+    """text (also JSONL, by its name, and Parquet), wiki (WikiExtractor's output), tfds:NAME or
+    hf:NAME[/CONFIG], a data set of the hub."""
+    field: str | None = None
+    """Column or key that holds the text, of hf:, Parquet and JSONL; unset: text."""
     sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
     """One a line, to be split out of lines, or out of lines wrapped at a width."""
     language: str = "en"
@@ -118,7 +124,7 @@ class Prepare(_Reading):
     output: str
     """Folder of the store, or gs://…; of an interrupted one, to go on with it."""
     vocab: str
-    """spiece.model, or the folder that holds it."""
+    """spiece.model, the folder that holds it, or a model's name."""
     workers: int | None = None
     """Processes; unset: all cores."""
     holdout: float = 0.01
@@ -134,8 +140,11 @@ class Prepare(_Reading):
     """Print the store's manifest as JSON."""
 
     def run(self) -> None:
+        from albert_jax.config.model_names import name_of
         from albert_jax.data.prepare.build import prepare
 
+        if name_of(self.vocab):
+            require_model_directory(self.vocab, "vocab")
         manifest = prepare(self.text, **_fields(self, "text", "json"))
         _print_json(manifest) if self.json else print(self.output)
 
@@ -170,15 +179,22 @@ class Pretrain(Command):
     """Seconds for all of them to come."""
     peer_timeout: int = 30
     """Seconds without a sign of life after which one counts as dead, and all stop."""
+    log: tuple[Destination, ...] = ("tensorboard",)
+    """Trackers that are sent the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_pretraining_inputs
+        from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
-        require_pretraining_inputs(self.config, workdir_too=not self.dry_run)
+        keep_freed_memory()  # before JAX is imported, which a model's first use does
+        # Converting starts JAX, which several processes must not before they have met.
+        require_pretraining_inputs(
+            self.config, workdir_too=not self.dry_run, fetch=not self.multihost
+        )
+        require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
-        keep_freed_memory()  # before JAX is imported
         from albert_jax.distributed.multihost import Launch
         from albert_jax.training.pretrain import pretrain
 
@@ -196,7 +212,7 @@ class Pretrain(Command):
 
             print(describe_plan(self.config))
         else:
-            pretrain(self.config, launch=launch if self.multihost else None)
+            pretrain(self.config, launch=launch if self.multihost else None, log=self.log)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,21 +228,29 @@ class Finetune(Command):
     config: Flags[FinetuneConfig]
     json: bool = False
     """Print what results.json holds."""
+    log: tuple[Destination, ...] = ("tensorboard",)
+    """Trackers that are sent the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_finetuning_inputs
+        from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
-        require_finetuning_inputs(self.config)
         keep_freed_memory()  # before JAX is imported, as pretrain does
+        require_finetuning_inputs(self.config)
+        require_trackers(self.log)
         from albert_jax.training.finetune import finetune
 
-        results = finetune(self.config)
+        results = finetune(self.config, log=self.log)
         if self.json:
             _print_json(results)
 
 
 # -------------------------------------------------------------------------- with a fine-tuned model
+
+
+# Flags of `_Answering` that are for one model on one task's data.
+_OF_TASKS = ("doc_stride", "long", "stride", "texts", "label", "labels", "pack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +263,15 @@ class _Answering(Command):
     """Tokens in a row; unset: as in fine-tuning."""
     doc_stride: int | None = None
     """Tokens from one SQuAD window's start to the next's."""
+    long: Long | None = None
+    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
+    windows takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
+    stride: int | None = None
+    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
+    texts: tuple[str, ...] = ()
+    """Columns that hold the texts; unset: as in fine-tuning."""
+    label: str | None = None
+    """Column that holds the label; unset: as in fine-tuning."""
     labels: tuple[str, ...] = ()
     """What the data's labels are in the task, as negative=0,positive=1; those not named: as they
     are."""
@@ -256,6 +289,10 @@ class _Answering(Command):
             "compute": ComputeConfig(dtype=self.dtype),
             "pack": self.pack,
             "labels": self.labels,
+            "long": self.long,
+            "stride": self.stride,
+            "texts": self.texts or None,
+            "label": self.label,
         }
 
 
@@ -275,7 +312,8 @@ class Evaluate(_Answering):
     model: tuple[str, ...]
     """Fine-tuned model directory; of a suite one for each task; with --store a pretrained one."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    folder of Parquet or Arrow files, or tfds."""
     store: str | None = None
     """Token store with the model's vocabulary, in place of --data."""
     masking: Literal["ngram", "word", "piece"] = "ngram"
@@ -323,7 +361,7 @@ class Evaluate(_Answering):
         _print_json(found) if self.json else print(evaluation_table(found))
 
     def _evaluate_store(self, store: str) -> None:
-        own = ("task", "suite", "released", "output", "split", "doc_stride", "labels", "pack")
+        own = ("task", "suite", "released", "output", "split", *_OF_TASKS)
         if len(self.model) != 1 or self._gives_any(own):
             raise UserError(
                 "--store takes one --model, --masking, --examples, --max-seq-length and --dtype; "
@@ -351,12 +389,13 @@ class Evaluate(_Answering):
         return any(getattr(self, name) != getattr(defaults, name) for name in names)
 
     def _evaluate_suite(self) -> None:
-        own = ("task", "output", "split", "max_seq_length", "doc_stride", "labels", "pack")
+        own = ("task", "output", "split", "max_seq_length", *_OF_TASKS)
         assert self.data is not None
         if self._gives_any(own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
-                "--output, --split, --max-seq-length, --doc-stride, --labels and --pack"
+                "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
+                "--label, --labels and --pack"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 
@@ -381,13 +420,16 @@ class Predict(_Answering):
     model: str
     """Fine-tuned model directory."""
     input: str | None = None
-    """JSONL, or by its name CSV or TSV, whose first row names the columns, or for token
-    classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    """JSONL, or by its name CSV or TSV, whose first row names the columns, or a text a line (.txt),
+    or for token classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    input_format: Literal["jsonl", "csv", "tsv", "conll", "text"] | None = None
+    """What the input is, whatever its name; text: a text a line."""
     output: str | None = None
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
     unset: predictions/ beside the model."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    folder of Parquet or Arrow files, or tfds."""
     split: str = "test"
     """Split of --data to answer."""
     skip_bad: Switch = False
@@ -397,6 +439,8 @@ class Predict(_Answering):
         require_model_directory(self.model)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
+        if self.data is not None and self.input_format is not None:
+            raise UserError("--input-format is for --input; files of --data say it by their names")
         if self.data is not None and self.skip_bad:
             raise UserError(
                 "--skip-bad is for --input; a split's official file has an answer for each"
@@ -407,7 +451,14 @@ class Predict(_Answering):
         settings = {"task": self.task, **self._settings()}
         if self.input is not None:
             dest = self.output or "-"
-            predict_file(self.model, self.input, dest, skip_bad=self.skip_bad, **settings)
+            predict_file(
+                self.model,
+                self.input,
+                dest,
+                input_format=self.input_format,
+                skip_bad=self.skip_bad,
+                **settings,
+            )
             return
         assert self.data is not None
         for file in predict_split(
@@ -424,7 +475,8 @@ class _OnModel(Command):
     """Flags of the commands that take a model directory."""
 
     model: Model
-    """Model directory, as pretrain, convert and export write it; or mini, the packaged one."""
+    """Model directory, transformers folder, or a name: base-v2 and the like, OWNER/NAME of the
+    Hugging Face hub, mini."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -494,6 +546,11 @@ class Encode(_OnTexts):
     """0 is what the first layer takes, 1 what it gives, -1 what the last gives."""
     pool: Literal["cls", "mean", "none"] = "none"
     """One vector for each text: the layer's at [CLS], or its mean over the tokens."""
+    long: Long | None = None
+    """What is done with a text too long for the model: refuse it (or unset), cut it, or with --pool
+    take the mean of its windows' vectors."""
+    stride: int | None = None
+    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
 
     def run(self) -> None:
         from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
@@ -507,7 +564,14 @@ class Encode(_OnTexts):
         _keep_programs()
         pool = None if self.pool == "none" else self.pool
         albert = load(self.model, depth=self.depth)
-        encoded = albert.encode(texts, layer=self.layer, pool=pool, truncate=self.truncate)
+        encoded = albert.encode(
+            texts,
+            layer=self.layer,
+            pool=pool,
+            truncate=self.truncate,
+            long=self.long,
+            stride=self.stride,
+        )
         arrays = {name: x for name, x in vars(encoded).items() if x is not None}
         if self.output is None:
             _print_vectors(texts, arrays)
@@ -644,7 +708,7 @@ class Convert(Command):
 
     source: Source
     """tar.gz, folder, checkpoint prefix or .index, TF-Hub module, transformers folder,
-    model directory; also at gs:// or https://."""
+    model directory; also at gs:// or https://; or a name: base-v2, hub:OWNER/NAME@REVISION."""
     dest: Dest
     """Folder to write; it appears whole."""
     to: Literal["albert-jax", "hf", "tf"] = "albert-jax"
@@ -670,6 +734,34 @@ class Convert(Command):
 
         inventory = convert(**_fields(self, "json"))
         _print_json(inventory) if self.json else print(self.dest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(_OnModel):
+    """Uploads a model to the Hugging Face hub, in transformers' format with a model card.
+
+    The token is huggingface_hub's: hf auth login, or HF_TOKEN. It is not kept.
+
+    Example: albert-jax push runs/sst2/model hub:me/albert-sst2 --private
+    """
+
+    repository: Repository
+    """hub:OWNER/NAME; made where it is missing."""
+    private: Switch = False
+    """Make a repository that is missing a private one."""
+    revision: str | None = None
+    """Branch to commit to; unset: main."""
+    license: str | None = None
+    """Identifier of the licence in the model card, as apache-2.0; unset: that of released weights,
+    else unknown."""
+    json: bool = False
+    """Print {"repository", "revision", "url", "files"} as JSON."""
+
+    def run(self) -> None:
+        from albert_jax.checkpoint.push import push
+
+        pushed = push(**_fields(self, "json"))
+        _print_json(pushed) if self.json else print(pushed.url)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -823,6 +915,7 @@ COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "export-serving": ExportServing,
     "convert": Convert,
+    "push": Push,
     "verify": Verify,
     "benchmark": Benchmark,
     "estimate": Estimate,

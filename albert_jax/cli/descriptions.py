@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import msgspec
+
 from albert_jax.config.manifests import HeadManifest, TextSettings
 from albert_jax.config.model import AlbertConfig
 from albert_jax.data.mixture import StorePasses
@@ -14,16 +16,26 @@ from albert_jax.data.store_manifest import Split, StoreVocabulary
 from albert_jax.perf.tpu.estimate_table import ChipHours
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.results import ABSENT_IF_NONE, Result
+from albert_jax.utils.wording import shortened
 
 Self = TypeVar("Self", bound="ModelSizes")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Described(Result):
-    """What a path is, and the path as it was given."""
+class Description(Result):
+    """What `info` tells of a path; a subclass for each kind has what there is to know of it.
+
+    `kind` is model, configuration, token store or recipe, `path` is as it was given.
+    """
 
     kind: str
     path: str
+
+    @classmethod
+    def from_json(cls: type[Any], document: Mapping[str, Any]) -> Any:
+        if cls is Description:
+            return _kind_of(document).from_json(document)
+        return super().from_json(document)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,14 +70,14 @@ def _flops_key(length: object) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ConfigurationDescription(ModelSizes, _Described):
+class ConfigurationDescription(ModelSizes, Description):
     """An `albert_config.json` by itself: the sizes of a pretraining model of it."""
 
     kind: Literal["configuration"] = "configuration"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _VerifiedModel(_Described):
+class _VerifiedModel(Description):
     """A model directory: which of its files were verified, and its fine-tuned head, if any."""
 
     kind: Literal["model"] = "model"
@@ -97,7 +109,7 @@ class SplitDescription(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StoreDescription(_Described):
+class StoreDescription(Description):
     """A token store: its manifest without the lists of shards and inputs.
 
     `verified` says that every file has its checksum; None of a store at an address, of which only
@@ -118,7 +130,7 @@ class StoreDescription(_Described):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RecipeDescription(_Described):
+class RecipeDescription(Description):
     """A recipe for anything but pretraining: the class of its configuration, and its settings."""
 
     kind: Literal["recipe"] = "recipe"
@@ -153,7 +165,7 @@ class PretrainPlan(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PretrainDescription(ModelSizes, _Described):
+class PretrainDescription(ModelSizes, Description):
     """A recipe for pretraining: the model's sizes, FLOPs, the plan where it was asked for, and the
     settings but for the model's. `flops_per_step` is the mean of a run in stages."""
 
@@ -165,11 +177,11 @@ class PretrainDescription(ModelSizes, _Described):
     settings: JsonObject
 
 
-Description = (
-    ConfigurationDescription
-    | ModelDescription
-    | StoreDescription
-    | RecipeDescription
-    | PretrainDescription
-)
-"""What a path may be."""
+def _kind_of(document: Mapping[str, Any]) -> type[Description]:
+    if document.get("kind") == "recipe" and "parameters" in document:
+        return PretrainDescription
+    kinds = (ModelDescription, ConfigurationDescription, StoreDescription, RecipeDescription)
+    for each in kinds:
+        if each.kind == document.get("kind"):
+            return each
+    raise msgspec.ValidationError(f"no kind {shortened(str(document.get('kind')))!r}")

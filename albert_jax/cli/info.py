@@ -9,7 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from albert_jax.checkpoint.model_paths import what_is
+from albert_jax.checkpoint.model_paths import (
+    hidden_name,
+    holds_transformers_weights,
+    require_model_directory,
+    what_is,
+)
 from albert_jax.cli.descriptions import (
     ConfigurationDescription,
     Description,
@@ -28,7 +33,7 @@ from albert_jax.config.manifests import (
     read_model_manifest,
 )
 from albert_jax.config.model import AlbertConfig
-from albert_jax.config.packaged import model_path
+from albert_jax.config.model_names import known_names, name_of
 from albert_jax.config.recipes import load_recipe, to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.store import TokenStore
@@ -39,6 +44,7 @@ from albert_jax.utils.arguments import path_of
 from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.wording import did_you_mean
 
 # The part that a parameter belongs to, by how its name begins; the first that fits counts. The
 # names are those of `flops.parameter_counts`.
@@ -58,16 +64,19 @@ def describe_path(path: str | Path) -> Description:
     """Describe a model, work directory, token store, configuration file or recipe.
 
     Every file of a store is verified, unless that was done before and it has not changed. A store
-    may lie at gs:// or another of fsspec's addresses; then only its manifest is read. A recipe is
+    may lie at gs:// or another of fsspec's addresses; then only its manifest is read. A model that
+    is given by its name is fetched where it is not here yet. A recipe is
     `file.py` or `file.py:key=value,…`. Of a model the manifest and the configuration are verified,
     and the parameters counted that it has. FLOPs count a multiplication and an addition as two.
     Raises UserError for what is damaged, and for anything else, with what it is and what to do.
     """
     if str(path).partition(":")[0].endswith(".py"):
         return _recipe(str(path))
-    if is_address(str(path)):
+    place = path_of(path, "path")
+    if is_address(str(path)) and not str(path).startswith("hf:"):
         return _store(str(path), remote_manifest(str(path)))
-    place = model_path(path_of(path, "path"))
+    if name_of(path) or holds_transformers_weights(place):
+        return _model_directory(require_model_directory(path))
     if place.suffix == ".json" and place.name != MANIFEST and place.is_file():
         return ConfigurationDescription(
             path=str(path), **vars(_sizes(AlbertConfig.from_json(place)))
@@ -80,12 +89,16 @@ def describe_path(path: str | Path) -> Description:
         stores = [TokenStore.open(place, split=split) for split in SPLITS]
         return _store(str(path), stores[0].record, verified=True)
     if told := what_is(path):
-        raise UserError(told)
+        raise UserError(f"{told}{hidden_name(place)}")
     if not place.exists():
-        raise UserError(f"{path} does not exist; give a model directory, a token store or a recipe")
+        nearest = did_you_mean(str(path), known_names())
+        raise UserError(
+            f"{path} does not exist{nearest}; give a model directory, a model's name, a token "
+            "store or a recipe"
+        )
     raise UserError(
         f"{path} is no model directory ({CONFIG} and {MANIFEST}), no token store ({MANIFEST}) and "
-        "no recipe (.py)"
+        f"no recipe (.py){hidden_name(place)}"
     )
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from pathlib import Path
 from typing import TypedDict
 
 from albert_jax.cli.descriptions import Description, PretrainDescription, PretrainPlan
+from albert_jax.cli.info import describe_path
 from albert_jax.config.recipes import load_recipe
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.mixture import Mixture, StorePasses
@@ -23,6 +25,19 @@ from albert_jax.utils.errors import UserError
 # Whose chip-hours are told; of these a device is a chip.
 PLANNED_FOR = ("TPU v4", "TPU v5e", "TPU v5p", "TPU v6e", "A100", "H100")
 FEW_TOKENS = 16 * 512  # at a time keep a chip busy, docs/tpu.md
+
+
+def info(path: str | Path, *, store: str | None = None) -> Description:
+    """Describe a model, work directory, token store, configuration file or recipe, as the command.
+
+    Args:
+        path: a directory or file, or for a recipe FILE.py:key=value,….
+        store: of a recipe for pretraining, the token store whose passes are counted.
+
+    Raises:
+        UserError: for what is damaged, for anything else, and for a `store` beside anything else.
+    """
+    return with_plan(describe_path(path), store)
 
 
 def with_plan(description: Description, store: str | None = None) -> Description:

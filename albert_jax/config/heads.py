@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 HeadKind = Literal[
     "classification",
+    "multi_label",
     "regression",
     "multiple_choice",
     "token_classification",
@@ -14,9 +15,19 @@ HeadKind = Literal[
     "span_v2",
 ]
 
+# What is done with a text that is longer than a row: its end is left out, it is an error, or it is
+# read in several windows.
+Long = Literal["cut", "refuse", "windows"]
+
 # Starts that the span_v2 head answers, and ends for each: run_squad_v2.py's start_n_top and
 # end_n_top.
 BEAM: Final = 5
 
 # Label of a token that has none: padding, and all but the first piece of a word. transformers'.
 IGNORED_LABEL: Final = -100
+
+# Target of a multi_label head: for each label 1.0 where the text has it, or 0.0.
+LABEL_SET: Final = "label_set"
+
+# Target that a teacher gives: its logits for the example, in the order of the task's labels.
+TEACHER_LOGITS: Final = "teacher_logits"

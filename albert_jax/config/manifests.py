@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypedDict
 
 import msgspec
 
-from albert_jax.config.heads import HeadKind
+from albert_jax.config.heads import HeadKind, Long
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import JsonObject, json_crc32c, refuse_newer_format
@@ -62,6 +62,7 @@ class TaskSettings(Result):
     max_query_length: _AtLeast1 | None = field(default=None, metadata=ABSENT_IF_NONE)
     texts: list[str] | None = field(default=None, metadata=ABSENT_IF_NONE)
     label: str | None = field(default=None, metadata=ABSENT_IF_NONE)
+    thresholds: list[float] | None = field(default=None, metadata=ABSENT_IF_NONE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +70,8 @@ class HeadManifest(Result):
     """A fine-tuned head: its kind, its labels, and which task `albert-jax finetune` made it for.
 
     `labels` is None where the model's source does not name them. A head that was converted from
-    elsewhere says no task, settings or length.
+    elsewhere says no task, settings or length. `long` is what `albert-jax finetune` did with long
+    texts where it did not cut them, and `stride` that of the windows.
     """
 
     kind: HeadKind
@@ -77,6 +79,8 @@ class HeadManifest(Result):
     task: str | None = field(default=None, metadata=ABSENT_IF_NONE)
     settings: TaskSettings | None = field(default=None, metadata=ABSENT_IF_NONE)
     max_seq_length: _RowLength | None = field(default=None, metadata=ABSENT_IF_NONE)
+    long: Long | None = field(default=None, metadata=ABSENT_IF_NONE)
+    stride: _AtLeast1 | None = field(default=None, metadata=ABSENT_IF_NONE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

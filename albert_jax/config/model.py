@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from albert_jax.config.packaged import PACKAGED, model_path
+from albert_jax.config.packaged import PACKAGED, packaged_path
 from albert_jax.config.validation import check_least, check_most, check_types
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
@@ -225,7 +225,7 @@ MODELS: dict[str, AlbertConfig] = {
 def model_config(name: str) -> AlbertConfig:
     """The released or packaged model of that name; raises UserError that names the nearest."""
     if name in PACKAGED:
-        return AlbertConfig(**json.loads((model_path(name) / "albert_config.json").read_bytes()))
+        return AlbertConfig(**json.loads((packaged_path(name) / "albert_config.json").read_bytes()))
     if name not in MODELS:
         known = (*MODELS, *PACKAGED)
         raise UserError(

@@ -6,16 +6,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from albert_jax.config.heads import Long
 from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
 from albert_jax.config.sections import (
     SCHEDULES,
     ExamplesConfig,
     GuardConfig,
     OptimizerConfig,
+    Positions,
     TrainConfig,
 )
 from albert_jax.config.stages import Stages, stages_of
-from albert_jax.config.task_names import label_pairs, task_name
+from albert_jax.config.task_names import class_weights, label_pairs, task_name
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
 
@@ -50,6 +52,9 @@ class PretrainConfig:
     init_from: str | None = None
     """Model directory to start from, or mini, also one of another depth: the shared layer allows
     it."""
+    positions: Positions = "same"
+    """Of init_from, where model.max_position_embeddings is larger: an error, or its position
+    embeddings are repeated from the first on, or interpolated (stretched over the new ones)."""
     output_bias: Literal["zero", "unigram"] = "zero"
     """First values of the masked-LM head's bias: zero (the original), or the logarithms of the
     pieces' frequencies in the store, so that they need not be learnt."""
@@ -65,6 +70,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_types(self, "")
         _check_stages(self)
+        if self.positions != "same" and self.init_from is None:
+            raise UserError(
+                f"positions {self.positions!r} is for the model of init_from, and none is given"
+            )
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
                 f"examples.max_seq_length {self.examples.max_seq_length} exceeds "
@@ -118,16 +127,27 @@ class FinetuneConfig:
     random_weights: bool = False
     """Take only the architecture and the vocabulary from `model`, as a control."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or a data set: hf:NAME[/CONFIG] of the hub, a folder
+    of Parquet or Arrow files, or tfds."""
+    dev_split: str = "dev"
+    """Split that chooses the best step, where the data has another than dev."""
     workdir: str | None = None
     """Work directory: checkpoints, logs, results.json, and the model directories last and best."""
     max_seq_length: int | None = None
     """Tokens in a row, special ones included; what is longer is cut, or divided into windows.
     Unset: 512, or as many as the model has positions for."""
+    positions: Positions = "same"
+    """Where max_seq_length exceeds the model's positions: an error, or they become as many, the
+    position embeddings repeated from the first on, or interpolated (stretched over the new ones).
+    """
     texts: tuple[str, ...] = ()
     """Columns of a user's own task that hold its texts; unset: as the task has them."""
     label: str | None = None
-    """Column of a user's own task that holds the label; unset: label."""
+    """Column of a user's own task that holds the label; unset: label. Of multi-label (unset:
+    labels) it has several with ; between them; or name columns of 0 and 1 with , between them."""
+    thresholds: Literal["half", "fit"] = "half"
+    """Probability from which multi-label gives a text a label: 0.5, or for each label the one that
+    has the best F1 on dev, which are then scores of tuned answers."""
     labels: tuple[str, ...] = ()
     """What the files' labels are in the task, as negative=0,positive=1; those not named: as they
     are."""
@@ -135,6 +155,12 @@ class FinetuneConfig:
     """Tokens from one SQuAD window's start to the next's; unset: 128."""
     max_query_length: int | None = None
     """Tokens a SQuAD question is cut to; unset: 64."""
+    long: Long = "cut"
+    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
+    windows makes a training row of each window and takes the mean of their logits on dev; of
+    classification and regression."""
+    stride: int | None = None
+    """With long windows, tokens from one window's start to the next's; unset: half a window."""
     dropout: float | None = None
     """Both dropouts of the encoder; unset: as the model directory has them."""
     classifier_dropout: float = 0.1
@@ -151,6 +177,37 @@ class FinetuneConfig:
     restarts: int = 0
     """Times that a degenerate run, one that answers all dev examples alike, may begin anew with
     another seed."""
+    metric: str | None = None
+    """Which of the task's dev metrics chooses the best step, or loss, the mean dev loss; unset: the
+    task's own. Of loss and mean_squared_error less is better, of all others more."""
+    early_stopping: int = 0
+    """Evaluations in a row without a better best step after which a run ends; 0: it makes all
+    steps."""
+    class_weights: tuple[str, ...] = ()
+    """Weights of the training loss by label, as positive=1,negative=4 (those not named: 1), or
+    balanced: examples / (labels x examples of the label). Of classification and words' classes."""
+    label_smoothing: float = 0.0
+    """Share of a label's target that is spread evenly over all labels, for tasks with classes or
+    choices."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate for each step down from the head and the pooler: the shared layer
+    learns at learning_rate times this, the embeddings at that times this once more."""
+    lora: int = 0
+    """Rank of an adapter (LoRA) of the shared layer's query and value, which is trained in place of
+    the encoder and serves all its passes; 0: the encoder itself is trained."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, as 0.999, which is evaluated and exported in place
+    of the weights; 0: none."""
+    teacher: str | None = None
+    """Model directory fine-tuned on the same task, larger as a rule, whose probabilities are learnt
+    beside the labels (distillation). Of classification and multiple choice."""
+    distill_weight: float = 0.5
+    """Share of the loss that is the distance from the teacher's probabilities."""
+    temperature: float = 2.0
+    """By which the teacher's and the model's logits are divided before that distance."""
+    freeze: Literal["none", "embeddings", "encoder"] = "none"
+    """What keeps its values: the embeddings with their projection, or these and the shared layer,
+    so that only the pooler and the head are trained."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="adamw", learning_rate=1e-5)
@@ -173,19 +230,35 @@ class FinetuneConfig:
         check_types(self, "")
         task_name(self.task)
         label_pairs(self.labels)
+        class_weights(self.class_weights)
         for name in SCHEDULES:
             if getattr(self.train, name):
                 raise UserError(
                     f"train.{name} {getattr(self.train, name)!r} is of pretraining; leave it out"
                 )
-        check_least(self, "", 1, "doc_stride", "max_query_length", "length_window", "seeds")
-        check_least(self, "", 0, "restarts", "pack")
+        check_least(
+            self, "", 1, "doc_stride", "max_query_length", "stride", "length_window", "seeds"
+        )
+        check_least(self, "", 0, "restarts", "pack", "early_stopping", "lora")
+        if self.early_stopping and not self.train.eval_every:
+            raise UserError(
+                f"early_stopping {self.early_stopping} counts evaluations, and train.eval_every 0 "
+                "makes none before the end; give --train.eval-every"
+            )
         if self.max_seq_length is not None and self.max_seq_length < 8:
             raise UserError(f"max_seq_length {self.max_seq_length} is too short; use 8 or more")
-        for name in ("dropout", "classifier_dropout"):
+        for name in ("dropout", "classifier_dropout", "label_smoothing"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"{name} {value} must lie in [0, 1)")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"ema {self.ema} must lie in [0, 1)")
+        if not 0 <= self.distill_weight <= 1:
+            raise UserError(f"distill_weight {self.distill_weight} must lie in [0, 1]")
+        if not self.temperature > 0:
+            raise UserError(f"temperature {self.temperature} must be more than 0")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"layer_decay {self.layer_decay} must lie in (0, 1]")
 
     @property
     def window(self) -> int:

@@ -9,6 +9,13 @@ from typing import Literal
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
 
+# Where a run's figures go beside the console and metrics.jsonl.
+Destination = Literal["tensorboard", "wandb", "mlflow"]
+
+# What becomes of the position embeddings of a model that is to have more of them: it is an error,
+# they begin anew from the first, or they are stretched.
+Positions = Literal["same", "repeat", "interpolate"]
+
 # Fields of TrainConfig that hold a schedule over a pretraining run.
 SCHEDULES = ("depth", "length", "batch_ramp", "masking", "sop_weight")
 
@@ -85,9 +92,10 @@ class OptimizerConfig:
     square root)."""
     warmup_steps: int | None = None
     """Linear warm-up; unset: 2.5 % of the steps, the original's 3,125 of 125,000."""
-    schedule: Literal["polynomial", "cosine", "constant", "wsd"] = "polynomial"
-    """From the warm-up on: polynomial decay to zero (the original); half a cosine to zero; none;
-    none until the last decay_share of the steps, then linear to zero (warm-up, stable, decay)."""
+    schedule: Literal["polynomial", "linear", "cosine", "constant", "wsd"] = "polynomial"
+    """From the warm-up on: polynomial decay to zero, which began at step 0 (the original); linear
+    to zero, from the peak (transformers); half a cosine to zero; none; none until the last
+    decay_share of the steps, then linear to zero (warm-up, stable, decay)."""
     decay_share: float = 0.2
     """Of the steps, in which `wsd` decays."""
     poly_power: float = 1.0

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
 from collections.abc import Sequence
+from typing import Final, Literal
 
 from albert_jax.utils.errors import UserError
 
@@ -13,7 +16,7 @@ TASK_NAMES = (
     *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"),
     *("squad1", "squad2", "race", "race-middle", "race-high"),
     *("single", "pair", "regression", "pair-regression"),
-    *("multiple-choice", "token-classification"),
+    *("multiple-choice", "token-classification", "multi-label"),
 )
 
 
@@ -52,3 +55,30 @@ def label_pairs(labels: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
                 f"--labels gives {theirs!r} two meanings, {pairs[theirs]!r} and {ours!r}; give one"
             )
     return tuple(pairs.items())
+
+
+BALANCED: Final = "balanced"
+
+
+def class_weights(weights: str | Sequence[str]) -> dict[str, float] | Literal["balanced"]:
+    """Return the weights by label that `--class-weights a=1,b=4` names, or "balanced"; {} for none.
+
+    Raises UserError for what is neither, and for a weight that is no positive number.
+    """
+    parts = (weights if isinstance(weights, str) else ",".join(weights)).split(",")
+    if parts == [BALANCED]:
+        return BALANCED
+    found: dict[str, float] = {}
+    for part in parts if parts != [""] else ():
+        label, separator, number = (x.strip() for x in part.rpartition("="))
+        value = math.nan
+        with contextlib.suppress(ValueError):
+            value = float(number)
+        if not (separator and label and 0 < value < math.inf):
+            raise UserError(
+                f"--class-weights {part!r} must be balanced, or a label, = and its weight, a "
+                "positive number, as in positive=1,negative=4"
+            )
+        if found.setdefault(label, value) != value:
+            raise UserError(f"--class-weights gives {label!r} two weights; give one")
+    return found

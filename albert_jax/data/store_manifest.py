@@ -21,6 +21,7 @@ import numpy as np
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import decode_json
 from albert_jax.utils.json_values import JsonObject
+from albert_jax.utils.results import Result
 
 FORMAT_VERSION = 1
 FORMAT_REVISION = 1
@@ -154,6 +155,28 @@ class StoreManifest(Settings):
 
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedStore(Result):
+    """What `prepare` made: a store's manifest, which is its JSON object."""
+
+    manifest: StoreManifest
+
+    def to_json(self) -> dict[str, Any]:
+        return self.manifest.to_json()
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> PreparedStore:
+        return cls(manifest=msgspec.convert(document, StoreManifest))
+
+    def shown(self) -> Mapping[str, Any]:
+        """Return the vocabulary, and how much each split holds."""
+        splits: dict[str, Any] = {}
+        for name in SPLITS:
+            values = dataclasses.asdict(self.manifest.split(name))
+            splits[name] = {key: x for key, x in values.items() if key != "shards"}
+        return {"vocabulary": dataclasses.asdict(self.manifest.vocabulary), **splits}
 
 
 # --------------------------------------------------------------------------------------- checksums

@@ -23,7 +23,7 @@ import numpy as np
 import sentencepiece
 
 from albert_jax.config.manifests import is_model_directory
-from albert_jax.config.packaged import model_path
+from albert_jax.config.model_names import model_path
 from albert_jax.data.special_pieces import CLS_ID, MASK_ID, PAD_ID, SEP_ID, SPECIAL_PIECES, UNK_ID
 from albert_jax.data.text_settings import text_settings
 from albert_jax.utils.arguments import checked, path_of, shown, texts_of

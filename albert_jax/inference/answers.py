@@ -29,6 +29,8 @@ class Answer(Result):
     """True where the input was too long for a row."""
     tokens_left_out: int | None = field(default=None, metadata=ABSENT_IF_NONE)
     """How many tokens a truncated input lost."""
+    windows: int | None = field(default=None, metadata=ABSENT_IF_NONE)
+    """In how many windows a long text was read, whose mean is the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained ALBERT that answers: `load` a model directory, then `fill_mask`, `encode`,
-`score_order` and `forward`.
+`score_order` and `forward`, or `predict` with a fine-tuned one.
 
 Texts run in batches by length (`batching`), so that few programs are compiled and answers come in
 the order of the texts.
@@ -13,25 +13,31 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_dir import ModelDirectory, ModelTokenizer, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.heads import Long
 from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import MASK_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import functions
+from albert_jax.inference.answers import Answer
 from albert_jax.inference.batching import batch_tokens, one_ahead
+from albert_jax.inference.finetuned import FineTuned, fine_tuned_of
 from albert_jax.inference.id_arrays import model_inputs
+from albert_jax.inference.predict import Texts, answers_to
 from albert_jax.models.lowering import matmul_dtype
+from albert_jax.tasks.long_texts import check_stride, window_parts
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.results import Rows
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
 MANY = 100  # texts from which on a terminal sees a progress bar
@@ -121,6 +127,8 @@ class Albert:
             raise UserError(f"params has no {' and no '.join(sorted(lacking))}; give a whole model")
         self.config, self.params, self._tokenizer, self.head = config, params, tokenizer, head
         self.source = source
+        self._asked_compute = compute
+        self._answering: tuple[dict[str, Any], FineTuned] | None = None
         self._on_cpu = jax.default_backend() == "cpu"
         # Unrolled, so that a kernel's transposition is part of each layer's matmul.
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
@@ -288,6 +296,8 @@ class Albert:
         pool: functions.Pool | None = None,
         parse_special: bool = False,
         truncate: bool = False,
+        long: Long | None = None,
+        stride: int | None = None,
     ) -> Encoded:
         """Vectors of texts, in their order.
 
@@ -297,14 +307,25 @@ class Albert:
         layer (None for a model without one). With it `.sequence` is None, so that many texts fit,
         and `.pooled` is that layer's [CLS] vector ("cls") or the mean over its tokens, [CLS] and
         [SEP] included ("mean"). With `parse_special`, [MASK], [CLS] and [SEP] in a text are the
-        special tokens. Raises UserError for a text too long, unless `truncate` cuts it, and for one
-        whose vectors are not finite.
+        special tokens.
+
+        A text longer than the model is an error (`long` "refuse", the default), is cut ("cut", or
+        `truncate`), or with a `pool` is read in windows ("windows"), each `stride` tokens after the
+        one before (None: half a window); its vector is the mean of theirs, weighted by the tokens
+        that each has of the text. Raises UserError for such a text, and for one whose vectors are
+        not finite.
         """
+        long = _long_of(long, truncate)
         blocks = self.config.num_hidden_layers * self.config.inner_group_num
         layer = whole_number(layer, "layer", -blocks - 1, blocks)
         given, texts = texts, texts_of(texts, "texts")
         name_of = _namer(given, "texts", texts)
-        rows = self._rows(self._ids(texts, parse_special), None, truncate, name_of)
+        ids = self._ids(texts, parse_special)
+        if long == "windows":
+            return self._encode_windows(ids, layer % (blocks + 1), pool, stride, name_of)
+        if stride is not None:
+            raise UserError(f'stride {stride!r} is for long="windows"; leave it out')
+        rows = self._rows(ids, None, long == "cut", name_of)
         longest = max((len(row.ids) for row in rows), default=0)
         mask_BS = np.zeros((len(rows), longest), np.int32)
         for at, row in enumerate(rows):
@@ -321,6 +342,39 @@ class Albert:
             if pooled is not None:
                 pooled[batch.rows] = pooled_BH
         return Encoded(sequence, pooled, mask_BS)
+
+    def _encode_windows(
+        self,
+        texts: Sequence[list[int]],
+        layer: int,
+        pool: functions.Pool | None,
+        stride: int | None,
+        name_of: Callable[[int], str],
+    ) -> Encoded:
+        """The mean vectors of texts' windows, with a mask as wide as the longest text."""
+        if pool is None:
+            raise UserError(
+                'long="windows" gives one vector for a text, the mean of its windows; give pool '
+                '"mean" or "cls"'
+            )
+        longest = self.config.max_position_embeddings
+        if stride is not None:
+            check_stride(whole_number(stride, "stride", 1, LARGEST), longest)
+        parts = [window_parts(ids, longest - 2, stride) for ids in texts]
+        owners = [index for index, own in enumerate(parts) for _ in own]
+        rows = [make_row(list(part), longest=longest) for own in parts for part in own]
+        # Of texts that are empty too: their one window has the special tokens alone.
+        weights = np.array([max(len(part), 1) for own in parts for part in own], np.float64)
+        vectors = np.zeros((len(texts), self.config.hidden_size), np.float64)
+        call = partial(self._encode, layer=layer, pool=pool)
+        for batch, (_, pooled_BH) in self._run(call, rows, lambda row: name_of(owners[row])):
+            weighted_BH = pooled_BH * weights[batch.rows, None]
+            np.add.at(vectors, [owners[row] for row in batch.rows], weighted_BH)
+        totals = np.bincount(owners, weights, minlength=len(texts))
+        lengths_B = np.array([len(ids) + 2 for ids in texts], int)
+        mask_BS = np.arange(max(lengths_B, default=0)) < lengths_B[:, None]
+        pooled = (vectors / totals[:, None]).astype(np.float32)
+        return Encoded(None, pooled, mask_BS.astype(np.int32))
 
     @checked
     def score_order(
@@ -366,6 +420,99 @@ class Albert:
         if not np.isfinite(probs_LNSS).all():
             raise UserError(self._not_finite(shown(text)))
         return [self.tokenizer.pieces[i] for i in row.ids], probs_LNSS
+
+    # --------------------------------------------------------------------- with a fine-tuned head
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a string is a list of strings, too
+        self,
+        inputs: str | tuple[Any, ...] | Mapping[str, Any],
+        *,
+        task: str | None = None,
+        max_seq_length: int | None = None,
+        doc_stride: int | None = None,
+        pack: int = 0,
+        long: Long | None = None,
+        stride: int | None = None,
+    ) -> Answer: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: Iterable[Texts],
+        *,
+        task: str | None = None,
+        max_seq_length: int | None = None,
+        doc_stride: int | None = None,
+        pack: int = 0,
+        long: Long | None = None,
+        stride: int | None = None,
+    ) -> Rows[Answer]: ...
+
+    @checked
+    def predict(
+        self,
+        inputs: Texts | Iterable[Texts],
+        *,
+        task: str | None = None,
+        max_seq_length: int | None = None,
+        doc_stride: int | None = None,
+        pack: int = 0,
+        long: Long | None = None,
+        stride: int | None = None,
+    ) -> Answer | Rows[Answer]:
+        """Answer inputs with the fine-tuned head: the answers of `albert-jax predict`.
+
+        Args:
+            inputs: a string, a tuple or a mapping is one input; a list, or any other iterable,
+                several. A string is a text, a tuple the task's texts in their order (premise and
+                hypothesis, question and context), a mapping the texts by their names. For token
+                classification a string is divided at white space, and a list in a list has words.
+            task: unset, the one that the model was fine-tuned for.
+            max_seq_length: tokens in a row; unset, as in fine-tuning. So is `doc_stride`, of SQuAD.
+            pack: short inputs share rows of that many tokens, with the same answers.
+            long: what is done with a text longer than a row: "cut" leaves out its end, "refuse" is
+                an error, "windows" takes the mean of its windows' logits, each `stride` tokens
+                after the one before; unset, as in fine-tuning.
+
+        Returns:
+            For one input an `Answer`, whose `prediction` is a label, a score, a text (then it is a
+            `SpanAnswer`) or a label for each word; `probabilities` has those of classes and
+            choices. For several a list of them, in their order.
+
+        Raises:
+            UserError: for a model that was not fine-tuned, and for an input that lacks a text or
+                that the model has no finite answer to.
+        """
+        is_one = isinstance(inputs, (str, tuple, Mapping))
+        settings: dict[str, Any] = {
+            "task": task,
+            "max_seq_length": max_seq_length,
+            "doc_stride": doc_stride,
+            "pack": pack,
+            "long": long,
+            "stride": stride,
+        }
+        if self._answering is None or self._answering[0] != settings:
+            self._answering = settings, self._fine_tuned(settings)
+        given = [inputs] if is_one else cast(Iterable[Texts], inputs)
+        answers = answers_to(self._answering[1], cast(Iterable[Texts], given))
+        return answers[0] if is_one else answers
+
+    def _fine_tuned(self, settings: Mapping[str, Any]) -> FineTuned:
+        name = self.source or "this model"
+        if self.head is None:
+            raise UserError(
+                f"{name} is not fine-tuned (it has no head); fine-tune it first with "
+                "albert_jax.finetune"
+            )
+        manifest = {"head": self.head}
+        # The tokenizer is given beside it.
+        nothing: ModelTokenizer = {"path": None, "mode": "google", "do_lower_case": True}
+        model = ModelDirectory(dict(self.params), self.config, nothing, manifest)
+        return fine_tuned_of(
+            name, model, tokenizer=self.tokenizer, compute=self._asked_compute, **settings
+        )
 
     # -------------------------------------------------------------------------------------- details
 
@@ -466,6 +613,12 @@ class Albert:
                 ]
             )
         return answers if several else answers[0]
+
+
+def _long_of(long: Long | None, truncate: bool) -> Long:
+    if truncate and long not in (None, "cut"):
+        raise UserError(f'truncate cuts long texts and long="{long}" does not; give one of them')
+    return "cut" if truncate else long or "refuse"
 
 
 def _masked(row: Row) -> list[int]:

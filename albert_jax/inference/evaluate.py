@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.prediction_files import (
@@ -51,13 +52,17 @@ def evaluate(
     compute: ComputeConfig | None = None,
     pack: int = 0,
     labels: str | Sequence[str] = (),
+    long: Long | None = None,
+    stride: int | None = None,
+    texts: Sequence[str] | None = None,
+    label: str | None = None,
 ) -> Evaluation:
     """Return the official metrics of a fine-tuned model on a split with labels.
 
     Args:
         task: unset, the one that the model was fine-tuned for.
         model: model directory.
-        data: folder of the task's files, or "tfds".
+        data: folder of the task's files, or the file of the split, or "tfds".
         split: dev, or another that has labels.
         output: folder for the official predictions file or files; unset: `predictions/TASK-SPLIT`
             beside the model.
@@ -66,6 +71,10 @@ def evaluate(
         pack: short examples share rows of that many tokens, with the same results.
         labels: what the data's labels are in the task, as "negative=0,positive=1"; those not named:
             as they are.
+        long: what is done with a text longer than a row: "cut" leaves out its end, "refuse" is an
+            error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
+        stride: tokens from one window's start to the next's; unset, half a window.
+        texts: columns that hold the texts, where not as in fine-tuning. So is `label`.
 
     Raises:
         UserError: for a model that was not fine-tuned for the task or whose outputs are not finite,
@@ -79,6 +88,10 @@ def evaluate(
         pack=pack,
         labels=labels,
         doc_stride=doc_stride,
+        long=long,
+        stride=stride,
+        texts=texts,
+        label=label,
     )
     chosen = fine_tuned.task
     folder = predictions_folder(chosen, model, split, output)

@@ -15,6 +15,7 @@ from jax import Array
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.heads import Long
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import ComputeConfig
 from albert_jax.config.task_names import label_pairs
@@ -26,6 +27,7 @@ from albert_jax.tasks import Task, find_task
 from albert_jax.tasks.batches import SHORTEST, evaluation_batches
 from albert_jax.tasks.collate import FeatureRow
 from albert_jax.tasks.labels import LabelReader
+from albert_jax.tasks.long_texts import LongTexts
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.streams import say
@@ -39,6 +41,7 @@ ANSWERED_BY = {"ax": "mnli"}
 # What to ask for by a model that does not say its task, as one converted from elsewhere.
 _FITTING = {
     "classification": "--task single for a text, --task pair for two, or GLUE's name for it",
+    "multi_label": "--task multi-label",
     "regression": "--task regression for a text, --task pair-regression for two, or --task stsb",
     "multiple_choice": "--task multiple-choice, or --task race",
     "token_classification": "--task token-classification",
@@ -126,6 +129,7 @@ class FineTuned:
     max_seq_length: int
     outputs: HeadOutputs
     order: tuple[int, ...] | None  # of the model's outputs, where the task lists its labels anew
+    long: LongTexts
 
     @property
     def longest(self) -> int:
@@ -174,16 +178,49 @@ def load_fine_tuned(
     compute: ComputeConfig | None = None,
     pack: int = 0,
     labels: str | Sequence[str] = (),
+    long: Long | None = None,
+    stride: int | None = None,
     **settings: Any,
 ) -> FineTuned:
     """A model directory with a head that answers `task`; unset: the one it was fine-tuned for.
 
     `settings` are of the task, None as in fine-tuning; with `pack` short examples share rows of so
-    many tokens; `labels` are pairs of a data file's label and the task's, a=0,b=1. The head's
-    labels in another order than the task's are put in the task's. Raises UserError for a model that
+    many tokens; `labels` are pairs of a data file's label and the task's, a=0,b=1. What is done
+    with a text longer than a row is `long`, with the `stride` of windows; unset: as in fine-tuning,
+    else it is cut. The head's labels in another order than the task's are put in the task's. Raises
+    UserError for a model that
     was not fine-tuned, or for another task or other labels.
     """
     model = load_model(require_model_directory(directory), as_float32=True)
+    return fine_tuned_of(
+        directory,
+        model,
+        task,
+        max_seq_length=max_seq_length,
+        compute=compute,
+        pack=pack,
+        labels=labels,
+        long=long,
+        stride=stride,
+        **settings,
+    )
+
+
+def fine_tuned_of(
+    directory: str | Path,
+    model: ModelDirectory,
+    task: str | None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    max_seq_length: int | None = None,
+    compute: ComputeConfig | None = None,
+    pack: int = 0,
+    labels: str | Sequence[str] = (),
+    long: Long | None = None,
+    stride: int | None = None,
+    **settings: Any,
+) -> FineTuned:
+    """What `load_fine_tuned` returns, of a model that is loaded; `directory` is its name."""
     head = head_of(directory, model)
     if (name := task or head.task) is None:
         raise UserError(
@@ -207,9 +244,19 @@ def load_fine_tuned(
     for_head = AlbertForTask(
         model.config, compute or ComputeConfig(), kind=head.kind, labels=_outputs_of(model)
     )
-    tokenizer = tokenizer_of(directory, model)
+    tokenizer = tokenizer or tokenizer_of(directory, model)
     outputs = HeadOutputs(for_head, pack=pack)
-    return FineTuned(str(directory), model, chosen, tokenizer, length, outputs, order)
+    texts = LongTexts(long or head.long or "cut", stride or (None if long else head.stride))
+    return FineTuned(
+        path=str(directory),
+        directory=model,
+        task=chosen,
+        tokenizer=tokenizer,
+        max_seq_length=length,
+        outputs=outputs,
+        order=order,
+        long=texts.check(chosen, length),
+    )
 
 
 def _row_length(max_seq_length: int, longest: int) -> int:

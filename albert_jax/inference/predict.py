@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 
+from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.answers import Answer, NoAnswer, SpanAnswer
 from albert_jax.inference.finetuned import FineTuned, is_finite, load_fine_tuned
@@ -22,17 +23,20 @@ from albert_jax.inference.prediction_files import (
     predictions_of,
     write_files,
 )
-from albert_jax.tasks import Features, RawExample, Task
+from albert_jax.tasks import Features, RawExample, Task, metrics
 from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.custom import CONLL, CustomTask
-from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
+from albert_jax.tasks.cuts import Cut, lines_about
+from albert_jax.tasks.long_texts import fitted, pooled, window_count, windows_line
 from albert_jax.tasks.squad import SpanPredictions
-from albert_jax.tasks.tables import Row, conll_rows, file_rows, json_rows
+from albert_jax.tasks.tables import ROW_READERS, conll_rows, text_rows
 from albert_jax.tasks.values import id_of, json_shown
+from albert_jax.utils.arguments import shown
 from albert_jax.utils.atomic import require_apart, result_lines, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter, Tick
+from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import json_line, say
 from albert_jax.utils.text_files import Stream, file_lines, kind_of, lines_together
 
@@ -41,6 +45,9 @@ _CHUNKS = (1, 8, 64)
 _FULL_CHUNK = 512
 _IDS = ("id", "index", "idx")  # what a record may call its number
 _RECORD = 'a mapping of the task\'s texts by their names, as {"sentence": "…"}'
+
+InputFormat = Literal["jsonl", "csv", "tsv", "conll", "text"]
+_BY_LINES = ("jsonl", "text")  # formats in which each line is an input by itself
 
 # Where an input stands, for errors, and what stands there: a record, or why there is none.
 Input = tuple[str, Mapping[str, Any] | UserError]
@@ -56,12 +63,16 @@ def predict(
     compute: ComputeConfig | None = None,
     pack: int = 0,
     skip_bad: bool = False,
+    long: Long | None = None,
+    stride: int | None = None,
 ) -> Iterator[Answer | NoAnswer]:
     """Answers to `inputs`, one by one as they come, in their order.
 
     An input has the task's texts by their names (README), and may have an "id". An answer has "id"
     and "prediction", and what else `Answer` says; to questions on a context it is a `SpanAnswer`.
-    With `pack` short inputs share rows of that many tokens.
+    With `pack` short inputs share rows of that many tokens. A text longer than a row is cut
+    (`long` "cut"), an error ("refuse"), or read in windows whose logits are averaged ("windows"),
+    each `stride` tokens after the one before; unset: as in fine-tuning.
 
     Raises UserError for a model that was not fine-tuned, and for an input that lacks a text or that
     the model has no finite answer to; with `skip_bad` such an input has a `NoAnswer` and the others
@@ -78,9 +89,52 @@ def predict(
         compute=compute,
         pack=pack,
         doc_stride=doc_stride,
+        long=long,
+        stride=stride,
     )
     rows = ((f"input {i}", record) for i, record in enumerate(inputs))
     return _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=skip_bad)
+
+
+Texts = str | Sequence[Any] | Mapping[str, Any]
+"""An input of `answers_to`: a text, several by their order or several by their names."""
+
+
+def answers_to(fine_tuned: FineTuned, inputs: Iterable[Texts]) -> Rows[Answer]:
+    """Return the answers to inputs, the same as `predict`'s to records of them.
+
+    An input is a record, or the task's text or texts in the order of `Task.record_names`; for token
+    classification its words, or a text whose words are divided by white space. Raises UserError, as
+    `predict` does, for an input that has no answer.
+    """
+    task = fine_tuned.task
+    rows = ((f"inputs[{i}]", _record(task, f"inputs[{i}]", x)) for i, x in enumerate(inputs))
+    found = _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=False)
+    return Rows(answer for answer in found if isinstance(answer, Answer))
+
+
+def _record(task: Task, place: str, given: Texts) -> Mapping[str, Any]:
+    """Return texts by their names."""
+    if isinstance(given, Mapping):
+        return given
+    if not isinstance(given, (str, list, tuple)):
+        raise UserError(
+            f"{place} {shown(given)} must be a string, a tuple of texts or a mapping of them"
+        )
+    names = task.record_names
+    if task.head == "token_classification":
+        return {names[0]: given.split() if isinstance(given, str) else list(given)}
+    texts = [given] if isinstance(given, str) else list(given)
+    if len(texts) != len(names):
+        count = f"{len(texts)} text{'' if len(texts) == 1 else 's'}"
+        raise UserError(
+            f"{place} has {count}, and {task.name} takes {len(names)} "
+            f"({', '.join(names)}); give {_SHAPES.get(len(names), 'a tuple of them')}"
+        )
+    return dict(zip(names, texts, strict=True))
+
+
+_SHAPES = {1: "a text, or a list of texts", 2: "a tuple of two texts, or a list of such tuples"}
 
 
 def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterator[list[Input]]:
@@ -102,6 +156,18 @@ def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterato
         yield chunk
 
 
+class AnswerSettings(TypedDict, total=False):
+    """How a model is to answer, as `predict` and `evaluate` take it."""
+
+    max_seq_length: int | None
+    doc_stride: int | None
+    compute: ComputeConfig | None
+    pack: int
+    labels: str | Sequence[str]
+    long: Long | None
+    stride: int | None
+
+
 # -------------------------------------------------------------------------------------- answering
 
 
@@ -112,6 +178,7 @@ class _Count:
     inputs: int = 0
     bad: int = 0
     cuts: dict[int, Sequence[Cut]] = field(default_factory=dict)  # by the input's number
+    windows: list[int] = field(default_factory=list)  # of each text that was read in several
 
 
 @dataclass
@@ -123,6 +190,7 @@ class _Asked:
     example: RawExample | None = None
     features: Sequence[Features] = ()
     cuts: Sequence[Cut] = ()
+    windows: int = 0
     outputs: Sequence[Mapping[str, np.ndarray]] = ()
     error: UserError | None = None
 
@@ -159,6 +227,8 @@ def _answers(
                 answer = found
                 if each.cuts:
                     count.cuts[count.inputs] = each.cuts
+                if each.windows:
+                    count.windows.append(each.windows)
             count.inputs += 1
             yield answer
 
@@ -173,8 +243,11 @@ def _asked(fine_tuned: FineTuned, number: int, place: str, record: Any) -> _Aske
             raise record
         asked.id = _id_of(number, place, record)
         asked.example = _example(task, number, place, record)
-        asked.features = _features(fine_tuned, asked.example, place)
-        asked.cuts = cuts_of(task, asked.example, asked.features, tokenizer, length)
+        features = _features(fine_tuned, asked.example, place)
+        asked.features, asked.cuts = fitted(
+            task, asked.example, features, tokenizer, length, fine_tuned.long
+        )
+        asked.windows = window_count(asked.features)
     except UserError as error:
         asked.error = error
     return asked
@@ -212,6 +285,8 @@ def _answered(
         each.outputs = list(itertools.islice(outputs, len(each.features)))
         if not all(map(is_finite, each.outputs)):
             each.error = fine_tuned.broken(each.place)
+        else:
+            each.features, each.outputs = pooled(each.features, each.outputs)
     answers = iter(_answers_of(fine_tuned.task, [each for each in good if each.error is None]))
     return [each.error or next(answers) for each in asked]
 
@@ -240,8 +315,13 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
     more: dict[str, Any] = {}
     if asked.cuts:
         more |= {"truncated": True, "tokens_left_out": sum(cut.left_out for cut in asked.cuts)}
+    if asked.windows:
+        more["windows"] = asked.windows
     if task.head in ("classification", "multiple_choice"):
         more["probabilities"] = _probabilities(task.labels, asked.outputs[0]["logits"])
+    if task.head == "multi_label":
+        shares = metrics.sigmoid(asked.outputs[0]["logits"])
+        more["probabilities"] = _by_label(task.labels, shares)
     if isinstance(predictions, SpanPredictions):
         kind, more = SpanAnswer, more | _place(predictions, name)
     return kind(id=asked.id, prediction=prediction, **more)
@@ -251,6 +331,10 @@ def _probabilities(labels: Sequence[str], logits: np.ndarray) -> dict[str, float
     logits = logits.astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
+    return _by_label(labels, shares)
+
+
+def _by_label(labels: Sequence[str], shares: np.ndarray) -> dict[str, float]:
     names = labels or tuple(map(str, range(len(shares))))
     return {name: round(float(x), 6) for name, x in zip(names, shares, strict=False)}
 
@@ -285,13 +369,14 @@ def predict_file(
     dest: str,
     *,
     task: str | None = None,
+    input_format: InputFormat | None = None,
     skip_bad: bool = False,
-    **settings: Any,
+    **settings: Unpack[AnswerSettings],
 ) -> int:
     """Answers each row of `source` in a line of JSON of `dest`, as they come; returns how many.
 
-    `source` is JSONL, CSV, TSV or CoNLL by its name; - is standard input, JSONL. `dest` - is
-    standard output.
+    `source` is JSONL, CSV, TSV, CoNLL or, a text a line, .txt by its name, unless `input_format`
+    says what it is; - is standard input, JSONL. `dest` - is standard output.
 
     The columns of CSV and TSV are named by their first row. `dest` appears at the end. Inputs that
     were cut are counted on stderr, and with `skip_bad` those that were not answered. Raises
@@ -301,7 +386,7 @@ def predict_file(
     _require_another(source, dest)
     fine_tuned = load_fine_tuned(model, task, **settings)
     count = _Count()
-    chunks = _chunks(source, fine_tuned.task, skip_bad=skip_bad)
+    chunks = _chunks(source, fine_tuned.task, input_format, skip_bad=skip_bad)
     # Who asks and waits, or reads the answers on the screen, sees how far it is.
     is_seen = dest == "-" and (source == "-" or sys.stdout.isatty())
     with writing(dest), result_lines(dest) as out:
@@ -339,6 +424,8 @@ def _say_counts(fine_tuned: FineTuned, count: _Count) -> None:
         longest=fine_tuned.longest,
     ):
         say(f"predict: {line}")
+    for line in windows_line(count.windows, count.inputs, "inputs", fine_tuned.max_seq_length):
+        say(f"predict: {line}")
 
 
 def predict_split(
@@ -348,7 +435,7 @@ def predict_split(
     split: str = "test",
     output: str | Path | None = None,
     task: str | None = None,
-    **settings: Any,
+    **settings: Unpack[AnswerSettings],
 ) -> list[Path]:
     """Writes the official predictions file or files of a split, labels or none, and returns them.
 
@@ -373,28 +460,70 @@ def _name(source: str) -> str:
     return "standard input" if source == "-" else source
 
 
-def _chunks(source: str, task: Task, *, skip_bad: bool) -> Iterator[list[Input]]:
+def _chunks(
+    source: str, task: Task, kind: InputFormat | None = None, *, skip_bad: bool
+) -> Iterator[list[Input]]:
     """The inputs, together those that are answered together. With `skip_bad` a row that is none is
     its error, and the next follow."""
+    kind = kind or _kind(source, task)
+    name = _name(source)
     if source != "-":
-        yield from _in_chunks(_rows(source, task, skip_bad=skip_bad))
+        keep_errors = skip_bad and kind in _BY_LINES
+        lines = file_lines(source, keep_errors=keep_errors)
+        yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad))
+        return
+    together = lines_together(
+        cast(Stream, sys.stdin.buffer), name, keep_errors=skip_bad and kind in _BY_LINES
+    )
+    if kind not in _BY_LINES:  # a row may need the lines before it
+        lines = itertools.chain.from_iterable(together)
+        yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad))
         return
     # Together those that came together: none waits for the next, which may come from one who waits
     # for the answer.
-    for lines in lines_together(
-        cast(Stream, sys.stdin.buffer), _name(source), keep_errors=skip_bad
-    ):
-        yield from _in_chunks(json_rows(lines, _name(source), keep_errors=skip_bad), first=())
+    for lines in together:
+        yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad), first=())
 
 
-def _rows(source: str, task: Task, *, skip_bad: bool) -> Iterator[Row]:
-    """The rows of a file with their places, read as they are asked for."""
-    kind = kind_of(source)
-    if kind in CONLL and isinstance(task, CustomTask) and task.head == "token_classification":
-        return conll_rows(file_lines(source), source, task.texts[0], task.label)
+def _kind(source: str, task: Task) -> InputFormat:
+    """What an input is by its name; standard input is JSONL."""
+    kind = "jsonl" if source == "-" else kind_of(source)
+    if kind in CONLL and task.head == "token_classification":
+        return "conll"
     if kind == "conll":
         raise UserError(
             f"{source} has a word a line, by its name, which {task.name} does not read; give "
             "JSONL, CSV or TSV"
         )
-    return file_rows(Path(source), (), keep_errors=skip_bad)
+    kinds: dict[str, InputFormat] = {"txt": "text", "csv": "csv", "tsv": "tsv"}
+    return kinds.get(kind, "jsonl")
+
+
+def _rows(
+    lines: Iterator[Any], name: str, task: Task, kind: InputFormat, *, skip_bad: bool
+) -> Iterator[Any]:
+    """The rows of an input with their places, read as they are asked for."""
+    is_words = isinstance(task, CustomTask) and task.head == "token_classification"
+    columns = [column for column in task.text_columns if column]
+    if kind == "conll":
+        if not isinstance(task, CustomTask) or not is_words:
+            raise UserError(f"{task.name} does not read CoNLL; give JSONL, CSV or TSV")
+        return conll_rows(lines, name, task.texts[0], task.label)
+    if kind != "text":
+        return ROW_READERS[kind](lines, name, (), keep_errors=skip_bad)
+    if len(columns) != 1:
+        raise UserError(
+            f"{name} has a text a line, and {task.name} takes {_several(columns)}; give JSONL, CSV "
+            "or TSV"
+        )
+    rows = text_rows(lines, name, columns[0])
+    return ((at, _divided(row, columns[0])) for at, row in rows) if is_words else rows
+
+
+def _several(columns: Sequence[str]) -> str:
+    return " and ".join(columns) or "several"
+
+
+def _divided(row: Mapping[str, Any] | UserError, name: str) -> Mapping[str, Any] | UserError:
+    """A row's text as words, which white space divides."""
+    return row if isinstance(row, UserError) else {name: row[name].split()}

@@ -14,6 +14,7 @@ from albert_jax.inference.finetuned import FineTuned, is_finite
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.base import TFDS
 from albert_jax.tasks.cuts import lines_about
+from albert_jax.tasks.long_texts import pooled, windows_line
 from albert_jax.tasks.split_features import features_of
 from albert_jax.utils.atomic import require_apart, writing
 from albert_jax.utils.errors import UserError
@@ -27,7 +28,8 @@ def predictions_of(
     """Returns the predictions for a split by id, and how many of its examples were cut, which is
     said on stderr too. Raises UserError where the model's outputs for one are not finite."""
     task = fine_tuned.task
-    found = features_of(task, examples, fine_tuned.tokenizer, fine_tuned.max_seq_length)
+    length = fine_tuned.max_seq_length
+    found = features_of(task, examples, fine_tuned.tokenizer, length, fine_tuned.long)
     what = "questions" if task.head.startswith(("span", "multiple")) else "examples"
     title = f"{split}, {len(examples):,} {what}"
     with ProgressMeter(title, len(found.rows), unit="row") as meter:
@@ -40,11 +42,13 @@ def predictions_of(
         found.cuts,
         len(examples),
         f"{split} {what}",
-        max_seq_length=fine_tuned.max_seq_length,
+        max_seq_length=length,
         longest=fine_tuned.longest,
     ):
         say(line)
-    return task.predictions(examples, found.features, outputs), len(found.cuts)
+    for line in windows_line(found.windows, len(examples), f"{split} {what}", length):
+        say(line)
+    return task.predictions(examples, *pooled(found.features, outputs)), len(found.cuts)
 
 
 def predictions_folder(

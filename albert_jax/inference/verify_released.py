@@ -93,7 +93,7 @@ def named_by_source(manifest: Mapping[str, Any], released: Released) -> str | No
     parts = ["", "", *re.split(r"[/\\]+", source.rstrip("/\\"))]
     if re.match(r"model\.|variables$|pytorch_model|flax_model", parts[-1]):
         parts.pop()
-    last = parts.pop()
+    last = parts.pop().partition("@")[0]  # a hub's revision
     if parts and parts[-1] == "snapshots":  # the hub's cache
         last = parts[-2].removeprefix("models--").rpartition("--")[2]
     found = re.fullmatch(r"albert[-_](\w+?)[-_](v\d)(\.tar\.gz|\.tgz|\.tar)?", last)

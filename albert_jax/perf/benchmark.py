@@ -52,13 +52,16 @@ from albert_jax.training.memory import (
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.malloc import give_back_large_buffers
 from albert_jax.utils.provenance import commit, versions
+from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import say
 
 WARM_UP = 3  # steps before any is timed
 PROFILED = 5
 
 
-def benchmark(config: BenchmarkConfig, *, profile: str | None = None) -> BenchmarkResult:
+def benchmark(
+    config: BenchmarkConfig = BenchmarkConfig(), *, profile: str | None = None
+) -> BenchmarkResult:
     """Measure one configuration; of a step on the devices, return a `StepBenchmark`.
 
     Args:
@@ -96,7 +99,7 @@ def _checked(config: BenchmarkConfig) -> PretrainConfig:
     return settings
 
 
-def sweep(config: BenchmarkConfig, points: Sequence[str]) -> list[SweepPoint]:
+def sweep(config: BenchmarkConfig, points: Sequence[str]) -> Rows[SweepPoint]:
     """Measure every combination of `points`, such as ["batch_size=8,16", "remat=none,full"].
 
     One that does not fit has `error` instead of figures. Raises UserError for other mistakes,
@@ -115,7 +118,7 @@ def sweep(config: BenchmarkConfig, points: Sequence[str]) -> list[SweepPoint]:
     configs = [dataclasses.replace(config, **change) for change in changes]
     for each in configs:
         _checked(each)
-    results = []
+    results: Rows[SweepPoint] = Rows()
     for change, each in zip(changes, configs, strict=True):
         say(" ".join([*(f"{k}={v}" for k, v in change.items()), "…"]))
         try:

@@ -102,6 +102,13 @@ class SweepPoint(Result):
         found = self.change | (self.measured.to_json() if self.measured else {})
         return found | ({"error": self.error} if self.error is not None else {})
 
+    def shown(self) -> Mapping[str, Any]:
+        """Return what was varied, and the time, the rates and the memory, or the error."""
+        if self.measured is None:
+            return {**self.change, "error": self.error}
+        names = ("step_ms", "ms_per_sequence", "sequences_per_second", "mfu", "peak_bytes")
+        return self.change | {name: self.measured[name] for name in names}
+
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> SweepPoint:
         if "error" in document:

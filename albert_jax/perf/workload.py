@@ -14,7 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from albert_jax.config.model import MODELS, AlbertConfig, model_config
+from albert_jax.checkpoint.model_paths import (
+    holds_transformers_weights,
+    require_model_directory,
+)
+from albert_jax.config.model import AlbertConfig, model_config
+from albert_jax.config.model_names import name_of
 from albert_jax.config.perf import BenchmarkConfig, StepConfig
 from albert_jax.config.recipes import load_recipe
 from albert_jax.config.run import PretrainConfig
@@ -110,10 +115,13 @@ def _base(name: str) -> PretrainConfig:
                 "PretrainConfig, as configs/pretrain.py makes"
             )
         return config
+    named = name_of(name)
+    if (named and named.kind == "hub") or holds_transformers_weights(path):
+        path = require_model_directory(name)
     if path.suffix == ".json" or path.is_dir():
         model = AlbertConfig.from_json(path / "albert_config.json" if path.is_dir() else path)
-    elif name in MODELS or not ("/" in name or path.exists()):
-        model = model_config(name)
+    elif named or not ("/" in name or path.exists()):
+        model = model_config(named.name if named else name)
     else:
         raise UserError(
             f"model {name} is no released model, .json file, model directory or .py recipe"

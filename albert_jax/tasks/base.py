@@ -139,6 +139,11 @@ class Task(ABC):
         """What files call the texts, where that is a setting; () where the names are fixed."""
         return ()
 
+    @property
+    def record_names(self) -> tuple[str, ...]:
+        """Return the names of a record's texts (`from_record`), in the order of a tuple of them."""
+        return tuple(filter(None, self.text_columns))
+
     def data_folders(self, data: str | Path) -> tuple[Path, ...]:
         """Return the folders that may hold the task's files, the most specific first."""
         return (Path(data),)
@@ -153,6 +158,17 @@ class Task(ABC):
 
     def learn(self, train: Sequence[RawExample]) -> Task:
         """Return the task with what its training examples decide, such as labels."""
+        return self
+
+    def fitted(
+        self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
+    ) -> Task:
+        """Return the task with what the outputs for labelled examples decide, such as
+        thresholds."""
+        return self
+
+    def with_settings(self, settings: TaskSettings | None) -> Task:
+        """Return the task with those of a model's settings that `fitted` decides."""
         return self
 
     def for_answers(self) -> Task:

@@ -9,13 +9,18 @@ from typing import Any, NamedTuple
 
 from albert_jax.tasks.base import Task
 from albert_jax.tasks.squad_metrics import TUNED
+from albert_jax.utils.errors import UserError
 from albert_jax.utils.numbers import rounded
+
+LOSS = "loss"  # the mean dev loss, which any task with logits has besides its metrics
+_LESS_IS_BETTER = (LOSS, "mean_squared_error")
 
 _NOTES = {
     "matthews": "-1 to 1",
     "pearson": "-1 to 1",
     "spearman": "-1 to 1",
     "mean_squared_error": "of the labels' own unit, squared",
+    LOSS: "less is better",
     **dict.fromkeys(TUNED, "threshold tuned on these very answers"),
 }
 
@@ -64,9 +69,31 @@ def in_words(task: Task, name: str, value: float | None) -> str:
         return "-"
     if isinstance(value, int):
         return f"{value:,}"
-    if name == "mean_squared_error":
+    if name in _LESS_IS_BETTER:
         return rounded(value)
     if name in ("matthews", "pearson", "spearman") or name.endswith("_thresh"):
         return f"{value:.4f}"
     whole = 100 if task.head.startswith("span") else 1
     return f"{value / whole:.2%}"
+
+
+def goodness(name: str, value: float | None) -> float:
+    """Return a metric's value as a number of which more is better; -inf for none and for NaN."""
+    if value is None or math.isnan(value):
+        return -math.inf
+    return -value if name in _LESS_IS_BETTER else value
+
+
+def check_metric(task: Task, name: str, metrics: Mapping[str, Any]) -> None:
+    """Raise UserError for a metric that cannot choose the best step.
+
+    Args:
+        task: whose metric it is to be.
+        name: the metric's name, or `LOSS`.
+        metrics: the task's metrics for any predictions, for their names.
+    """
+    known = [n for n, x in metrics.items() if isinstance(x, float) and not n.endswith("_thresh")]
+    if not task.head.startswith("span"):
+        known.append(LOSS)
+    if name not in known:
+        raise UserError(f"metric {name!r} is none of {task.name}'s; give {', '.join(known)}")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import Features, RawExample, Task
 from albert_jax.tasks.collate import FeatureRow, as_rows
-from albert_jax.tasks.cuts import Cut, cuts_of
+from albert_jax.tasks.cuts import Cut
+from albert_jax.tasks.long_texts import CUT, LongTexts, fitted, window_count
 from albert_jax.utils.progress import ProgressMeter
 
 MANY = 5000  # examples whose tokenizing is worth a bar
@@ -22,21 +23,33 @@ class SplitFeatures:
     features: list[Features]
     rows: list[FeatureRow]
     cuts: dict[int, list[Cut]] = field(default_factory=dict)  # of the examples that lost tokens
+    windows: list[int] = field(default_factory=list)  # those of each text that was read in several
 
 
 def features_of(
-    task: Task, examples: list[RawExample], tokenizer: Tokenizer, max_seq_length: int
+    task: Task,
+    examples: list[RawExample],
+    tokenizer: Tokenizer,
+    max_seq_length: int,
+    long: LongTexts = CUT,
 ) -> SplitFeatures:
-    """The examples with their features, and what these lack of the texts."""
+    """The examples with their features, and what these lack of the texts.
+
+    Raises UserError for a text that is too long, where `long` refuses it.
+    """
     features: list[Features] = []
     cuts: dict[int, list[Cut]] = {}
+    windows: list[int] = []
     with ProgressMeter(
         "tokens", len(examples), unit="example", show=len(examples) >= MANY
     ) as meter:
         for index, example in enumerate(examples):
             found = task.features(example, index, tokenizer, max_seq_length)
+            found, lost = fitted(task, example, found, tokenizer, max_seq_length, long)
             features += found
-            if lost := cuts_of(task, example, found, tokenizer, max_seq_length):
+            if lost:
                 cuts[index] = lost
+            if count := window_count(found):
+                windows.append(count)
             meter.add(1)
-    return SplitFeatures(examples, features, as_rows(features), cuts)
+    return SplitFeatures(examples, features, as_rows(features), cuts, windows)

@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.config.manifests import TaskSettings
+from albert_jax.data.hub import is_hub_data
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample, Task
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
-from albert_jax.tasks.squad_reader import find_squad_file, read_squad, read_tfds, some
+from albert_jax.tasks.squad_reader import (
+    find_squad_file,
+    read_hub,
+    read_squad,
+    read_tfds,
+    some,
+)
 from albert_jax.tasks.squad_spans import (
     GIVEN_UP,
     Passage,
@@ -110,6 +117,8 @@ class SquadTask(Task):
         is_training = split == "train" and needs_labels
         if str(data) == TFDS:
             examples = read_tfds(split, self.version, is_training=is_training)
+        elif is_hub_data(data):
+            examples = read_hub(data, split, is_training=is_training)
         else:
             path = find_squad_file(data, split, self.version)
             examples = read_squad(path, is_training=is_training)
@@ -120,6 +129,10 @@ class SquadTask(Task):
                 f"{some(unanswerable)}; {self.name} answers each, use squad2"
             )
         return examples
+
+    @property
+    def record_names(self) -> tuple[str, ...]:
+        return "question", "context"
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
         """A question to answer: `question`, `context` and, if it has one, its `id`."""

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from albert_jax.data.hub import open_hub_split
 from albert_jax.data.tfds import open_split
-from albert_jax.tasks.values import json_shown, quoted, require_keys
+from albert_jax.tasks.values import Hint, json_shown, no_hint, quoted, require_keys
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.streams import say
@@ -27,13 +28,26 @@ Row = tuple[str, Mapping[str, Any]]  # place, for errors; cells by column
 # The same where a reader keeps errors: a row that is none is the error that says so.
 RowOrError = tuple[str, Mapping[str, Any] | UserError]
 
+# What files of a split are called, by all tasks.
+SPLITS = (
+    "train",
+    "dev",
+    "test",
+    "dev_matched",
+    "dev_mismatched",
+    "test_matched",
+    "test_mismatched",
+)
+
 # The csv module ends a cell at 131,072 characters. A cell over this has a quote that never ends.
 _MOST_CELL = 1 << 26
 
 
 def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path:
-    """Return the first of `names`, or of these with .gz, in the first of `folders` that has any;
-    UserError where none has."""
+    """Return the first of `names`, or of these with .gz, in the first of `folders` that has any; or
+    the last of the folders where that is a file of such a kind; UserError where there is none."""
+    if folders[-1].is_file():
+        return _given_file(folders[-1], names)
     for folder in folders:
         for name in names:
             for path in (folder / name, folder / f"{name}.gz"):
@@ -45,8 +59,24 @@ def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path:
     )
 
 
+def _given_file(path: Path, names: Sequence[str]) -> Path:
+    kinds = list(dict.fromkeys(kind_of(name) for name in names))
+    if kind_of(path) not in kinds:
+        raise UserError(
+            f"{path} is not {' or '.join(kinds)} by its name; give such a file, or the folder that "
+            f"holds {names[0]}"
+        )
+    split, own = names[0].partition(".")[0], path.name.partition(".")[0]
+    if own != split and {own, split} <= set(SPLITS):
+        raise UserError(
+            f"{path} is not the {split} split by its name; give --split {own}, or the folder that "
+            f"holds {names[0]}"
+        )
+    return path
+
+
 def file_rows(
-    path: Path, needed: Sequence[str], *, hint: str = "", keep_errors: bool = False
+    path: Path, needed: Sequence[str], *, hint: Hint = no_hint, keep_errors: bool = False
 ) -> Iterator[Any]:
     """Yield the rows of a file that is CSV, TSV or else JSONL by its name.
 
@@ -66,7 +96,7 @@ def tsv_rows(
     others: Sequence[Sequence[str]] = (),
     without_header: Sequence[str] = (),
     leave_out_short: bool = False,
-    hint: str = "",
+    hint: Hint = no_hint,
     keep_errors: bool = False,
 ) -> Iterator[Any]:
     """Yield the rows of a tab-separated file, whose quotes are plain text (csv.QUOTE_NONE).
@@ -93,7 +123,7 @@ def csv_rows(
     needed: Sequence[str] = (),
     *,
     others: Sequence[Sequence[str]] = (),
-    hint: str = "",
+    hint: Hint = no_hint,
     keep_errors: bool = False,
 ) -> Iterator[Any]:
     """Yield the rows of a comma-separated file, a cell with commas, quotes or new lines in double
@@ -143,7 +173,7 @@ def _by_column(
     *,
     without_header: tuple[str, ...] = (),
     leave_out_short: bool = False,
-    hint: str = "",
+    hint: Hint = no_hint,
     keep_errors: bool = False,
 ) -> Iterator[RowOrError]:
     number, cells = next(rows, (1, []))
@@ -173,7 +203,7 @@ def _by_column(
 
 
 def _require_columns(
-    columns: Sequence[str], place: str, needed: Sequence[Sequence[str]], hint: str
+    columns: Sequence[str], place: str, needed: Sequence[Sequence[str]], hint: Hint
 ) -> None:
     """Raise UserError for two columns of one name, and where no list of names is there whole."""
     for column in columns:
@@ -182,12 +212,13 @@ def _require_columns(
     lacking = [[name for name in names if name not in columns] for names in needed]
     if not all(lacking):
         return
+    told = hint(columns)
     if len(columns) == 1 and (mark := next((x for x in ";\t|," if x in columns[0]), None)):
-        hint = f"; its columns seem to be divided by {mark!r}"
+        told = f"; its columns seem to be divided by {mark!r}"
     plural = "column" if len(lacking[0]) == 1 else "columns"
     raise UserError(
         f"{place} lacks the {plural} {quoted(lacking[0])}: expected {quoted(needed[0])}; found "
-        f"{quoted(columns)}{hint}"
+        f"{quoted(columns)}{told}"
     )
 
 
@@ -196,7 +227,7 @@ def json_rows(
     name: str,
     needed: Sequence[str] = (),
     *,
-    hint: str = "",
+    hint: Hint = no_hint,
     keep_errors: bool = False,
 ) -> Iterator[Any]:
     """Yield the objects of JSONL, one a line."""
@@ -295,6 +326,12 @@ def conll_rows(lines: Iterable[Line], name: str, text: str, label: str) -> Itera
             words, tags = [], []
 
 
+def text_rows(lines: Iterable[LineOrError], name: str, text: str) -> Iterator[RowOrError]:
+    """Yield each line as a text, {text: line}; an empty line is an empty text."""
+    for number, line in lines:
+        yield f"{name} row {number}", line if isinstance(line, UserError) else {text: line}
+
+
 ROW_READERS: dict[str, Callable[..., Iterator[Any]]] = {
     "csv": csv_rows,
     "tsv": tsv_rows,
@@ -317,6 +354,24 @@ def tfds_rows(name: str, split: str) -> Iterator[Row]:
 def _tfds_source(name: str, split: str) -> Sequence[Mapping[str, Any]]:
     _, source = open_split(name, split)
     return source
+
+
+def hub_rows(
+    data: str | Path,
+    split: str,
+    needed: Sequence[str] = (),
+    *,
+    others: Sequence[Sequence[str]] = (),
+    hint: Hint = no_hint,
+) -> Iterator[Row]:
+    """Yield the rows of a data set of the hub, classes by their names and -1 as None.
+
+    Raises UserError for a data set that cannot be had, and for one that lacks the columns `needed`
+    and each of `others`.
+    """
+    found = open_hub_split(data, split)
+    _require_columns(found.columns, found.place, (needed, *others), hint)
+    return found.rows()
 
 
 def _plain(value: Any, name: str, place: str) -> Any:

@@ -7,11 +7,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 from albert_jax.utils.errors import UserError
+
+# From the keys or columns that are there, what to do about one that is not.
+Hint = Callable[[Iterable[str]], str]
 
 # The loss squares the distance of two scores in float32, whose largest is 3.4e38.
 MOST_SCORE = 1e18
@@ -79,8 +82,8 @@ def class_of(value: Any, name: str, place: str) -> str:
         return value.strip()
     if isinstance(value, (list, tuple)):
         raise UserError(
-            f"{place}: {name!r} is the list {json_shown(value)}; multi-label classification is not "
-            "supported: give one class"
+            f"{place}: {name!r} is the list {json_shown(value)}; give one class, or --task "
+            "multi-label for texts with several labels"
         )
     if (number := _whole(value)) is None:
         raise wrong_value(place, name, value, "a class: a string or a whole number")
@@ -109,14 +112,19 @@ def _whole(value: Any) -> int | None:
     return None
 
 
+def no_hint(found: Iterable[str]) -> str:
+    """Return nothing: there is no advice to give."""
+    return ""
+
+
 def require_keys(
-    record: Mapping[str, Any], place: str, needed: Iterable[str], *, hint: str = ""
+    record: Mapping[str, Any], place: str, needed: Iterable[str], *, hint: Hint = no_hint
 ) -> None:
     """Raise UserError where a record lacks one of the keys."""
     if missing := [name for name in needed if name not in record]:
         raise UserError(
             f"{place} lacks {quoted(missing)}: expected {quoted(needed)}; found "
-            f"{quoted(record) or 'nothing'}{hint}"
+            f"{quoted(record) or 'nothing'}{hint(record)}"
         )
 
 

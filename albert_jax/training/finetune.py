@@ -4,32 +4,31 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import platform
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
-from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.manager import lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
-from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.manifests import MANIFEST
+from albert_jax.checkpoint.model_export import check_destination
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.sections import Destination
 from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.tasks import Task
 from albert_jax.tasks.batches import TrainingBatches
-from albert_jax.tasks.scores import Scores, line_of
-from albert_jax.tasks.split_features import SplitFeatures
+from albert_jax.tasks.scores import goodness, line_of
+from albert_jax.training.best_step import BestStep, Judged
 from albert_jax.training.finetune_report import (
-    baseline,
     command_line,
     hardware,
     is_degenerate,
@@ -37,7 +36,6 @@ from albert_jax.training.finetune_report import (
     summary,
 )
 from albert_jax.training.finetune_results import (
-    Baseline,
     FinetuneResults,
     JudgedStep,
     SeedRun,
@@ -48,43 +46,61 @@ from albert_jax.training.finetune_setup import (
     first_params,
     set_up,
 )
-from albert_jax.training.losses import task_objective
-from albert_jax.training.metrics import MetricsLog, write_json
+from albert_jax.training.losses import ClassLoss, Distillation, task_objective
+from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
 from albert_jax.training.run import Run
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
-from albert_jax.training.step import ConfiguredStep, TrainState, configured_step
+from albert_jax.training.step import (
+    ConfiguredStep,
+    TrainState,
+    configured_step,
+    evaluated_weights,
+)
 from albert_jax.training.step_meter import Workload
+from albert_jax.training.trackers import require_trackers
+from albert_jax.training.watching import TENSORBOARD, Callback, Watching, watching_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
+from albert_jax.utils.numbers import rounded
 from albert_jax.utils.progress import ProgressMeter, Tick
-from albert_jax.utils.provenance import commit, versions
+from albert_jax.utils.provenance import commit, versions, without_credentials
 from albert_jax.utils.streams import say
 
 RESULTS = "results.json"
 
 
-def finetune(config: FinetuneConfig) -> FinetuneResults:
+def finetune(
+    config: FinetuneConfig,
+    *,
+    log: Destination | Sequence[Destination] = TENSORBOARD,
+    on_step: Callback | None = None,
+    on_evaluation: Callback | None = None,
+) -> FinetuneResults:
     """Fine-tune as configured, or go on with it, and return what results.json holds.
 
     The work directory gets config.json, results.json, a folder `seed-N` for each run with
     checkpoints/, metrics.jsonl, tensorboard/ and the model directories last/ and best/, and links
     `last`, `best` and `model` to those of the run that is best on dev; `model` is its best step.
+    `log`, `on_step` and `on_evaluation` are `pretrain`'s, for the run of each seed: StopTraining
+    ends one seed's run.
+
     Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
     """
+    watching = watching_of(log, on_step, on_evaluation)
     require_finetuning_inputs(config)
+    require_trackers(watching.log)
     workdir = Path(config.workdir or "")
     placement = open_placement(config)
     started = time.time()
     with compilation_cache(config.train.compilation_cache), lock_workdir(workdir):
         prepared = set_up(config)
         config = dataclasses.replace(config, max_seq_length=prepared.max_seq_length)
-        base = baseline(prepared.task, prepared.train.examples, prepared.dev.examples)
         write_json(workdir / "config.json", to_dict(config))
-        say(_announcement(config, prepared, base))
-        runs = _runs(config, prepared, placement)
+        say(_announcement(config, prepared))
+        runs = _runs(config, prepared, placement, watching)
         kept = [run for run in runs if not run.restarted]
-        metric = prepared.task.metric
+        metric, base = prepared.metric, prepared.baseline
         results = FinetuneResults(
             task=prepared.task.name,
             metric=metric,
@@ -95,29 +111,37 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
             runs=runs,
             summary=summary(kept, metric),
             baseline=base,
+            class_weights=_weights_by_label(prepared),
             seconds=time.time() - started,
             command=command_line(),
             commit=commit(),
             versions={**versions(), "python": platform.python_version()},
             hardware=hardware(),
-            config=to_dict(config),
+            config=without_credentials(to_dict(config)),
         )
-        chosen = max(kept, key=lambda run: _comparable(run.best.metrics[metric]))
+        chosen = max(kept, key=lambda run: goodness(metric, run.best.metrics[metric]))
         _link(workdir, Path(chosen.directory))
         write_json(workdir / RESULTS, finite(results))
-        say(results_table(prepared.task, runs, results.summary, base))
+        say(results_table(prepared.task, runs, results.summary, base, metric))
         say(f"use it     albert-jax predict --model {workdir / 'model'} --input FILE --output FILE")
         return results
 
 
-def _runs(config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement) -> list[SeedRun]:
+def _weights_by_label(prepared: FinetuneSetup) -> dict[str, float] | None:
+    weights = prepared.class_weights
+    return dict(zip(prepared.task.labels, weights, strict=True)) if weights else None
+
+
+def _runs(
+    config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement, watching: Watching
+) -> list[SeedRun]:
     """A run for each seed, and for each degenerate one, as often as allowed, one of a new seed."""
     runs = []
     fresh = config.train.seed + config.seeds  # the first seed that is not asked for
     for number in range(config.seeds):
         seed = config.train.seed + number
         for attempt in range(config.restarts + 1):
-            run = carry_out(_session(config, prepared, placement, seed))
+            run = carry_out(_session(config, prepared, placement, watching, seed))
             again = run.degenerate and attempt < config.restarts
             runs.append(dataclasses.replace(run, restarted=again))
             if run.degenerate:
@@ -130,7 +154,11 @@ def _runs(config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement)
 
 
 def _session(
-    config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement, seed: int
+    config: FinetuneConfig,
+    prepared: FinetuneSetup,
+    placement: Placement,
+    watching: Watching,
+    seed: int,
 ) -> Session:
     """One seed's run."""
     directory = Path(config.workdir or "") / f"seed-{seed}"
@@ -138,12 +166,14 @@ def _session(
     for which in ("last", "best"):
         check_destination(directory / which)
     outputs = HeadOutputs(prepared.model, pack=config.pack)
-    best = _Best(config, prepared, outputs, directory / "best", seed)
+    best = BestStep(config, prepared, outputs, directory / "best", seed)
     model = prepared.model.clone(lowering=placement.lowering)
-    made = configured_step(model, task_objective(model), config)
+    classes = ClassLoss(prepared.class_weights, config.label_smoothing)
+    teacher = Distillation(config.distill_weight, config.temperature) if config.teacher else None
+    made = configured_step(model, task_objective(model, classes, teacher), config)
     return Session(
         config=config,
-        run=_run_of(config, prepared, made, placement, best),
+        run=_run_of(config, prepared, made, placement, watching, best),
         placement=placement,
         directory=directory,
         random_state=partial(made.random_state, seed),
@@ -158,7 +188,8 @@ def _run_of(
     prepared: FinetuneSetup,
     made: ConfiguredStep,
     placement: Placement,
-    best: _Best,
+    watching: Watching,
+    best: BestStep,
 ) -> Run:
     batches = _batches(config, prepared, best.seed)
     flops = config.train.batch_size * _flops_per_row(prepared, batches)
@@ -180,7 +211,10 @@ def _run_of(
         ),
         identity=finetuning_identity(config, prepared, best.seed),
         evaluate=evaluate,
+        watching=watching,
         check_program=memory_check(config),
+        evaluated=evaluated_weights,
+        ends_at=best.patience.is_over,
     )
 
 
@@ -192,39 +226,51 @@ def _first_state(
     return made.state_of(jax.device_put(params), seed), origin
 
 
-def _begin(best: _Best, beginning: Beginning, log: MetricsLog) -> None:
+def _begin(best: BestStep, beginning: Beginning, log: MetricsLog) -> None:
     if beginning.position.step == 0:
         best.forget()
+    else:
+        entries = read_metrics(best.directory.parent / "metrics.jsonl")
+        best.recall(entry for entry in entries if entry["kind"] == "eval")
     log.event(beginning.position.step, f"seed {best.seed}: {beginning.origin}")
 
 
-def _finish(best: _Best, state: TrainState) -> SeedRun:
+def _finish(best: BestStep, state: TrainState) -> SeedRun:
     """Judge a run at its last and its best step, and export the last."""
     prepared, directory, step = best.prepared, best.directory, int(state.step)
-    metrics, predictions = _judged(best, state.params, f"dev at step {step}")
-    best.export(state.params, directory.parent / "last", step, metrics)
+    params = evaluated_weights(state)
+    last = _judged(best, params, f"dev at step {step}")
+    best.export(params, directory.parent / "last", step, last)
     found = load_model(directory)
     best_step = found.manifest["provenance"]["step"]
-    best_metrics, best_predictions = _judged(best, found.params, f"dev at step {best_step}")
+    # With the thresholds that the model keeps, which may be of fewer dev examples.
+    task = prepared.task.with_settings(found.head.settings if found.head else None)
+    kept = _judged(best, found.params, f"dev at step {best_step}", task)
     collapsed, learnt_nothing = (
-        is_degenerate(prepared.task, prepared.dev.examples, x)
-        for x in (predictions, best_predictions)
+        is_degenerate(prepared.task, prepared.dev.examples, x.predictions) for x in (last, kept)
     )
     return SeedRun(
         seed=best.seed,
         directory=directory.parent.name,
-        last=JudgedStep(step=step, metrics={**metrics}),
-        best=JudgedStep(step=best_step, metrics={**best_metrics}),
+        last=JudgedStep(step=step, metrics={**last.metrics}),
+        best=JudgedStep(step=best_step, metrics={**kept.metrics}),
         degenerate=learnt_nothing,
         collapsed_at_the_end=collapsed,
+        ended=_why_it_ended(best, step),
     )
 
 
-def _judged(best: _Best, params: Any, what: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics and predictions on all of dev, with a bar."""
+def _why_it_ended(best: BestStep, step: int) -> Literal["last_step", "early_stopping", "callback"]:
+    if step >= best.config.train.steps:
+        return "last_step"
+    return "early_stopping" if best.patience.is_over(step) else "callback"
+
+
+def _judged(best: BestStep, params: Any, what: str, task: Task | None = None) -> Judged:
+    """Judge parameters on all of dev, with a bar."""
     dev = best.prepared.dev
     with ProgressMeter(what, len(dev.rows), unit="row") as meter:
-        return best.judge(params, dev, meter.tick)
+        return best.judge(params, dev, meter.tick, task)
 
 
 def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> TrainingBatches:
@@ -238,99 +284,6 @@ def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> Trai
         pack=config.pack,
         unit=train.accumulate * len(local_devices(train.devices)),
     )
-
-
-class _Best:
-    """Judges a seed's run on dev, and keeps its best step as a model directory."""
-
-    def __init__(
-        self,
-        config: FinetuneConfig,
-        prepared: FinetuneSetup,
-        outputs: HeadOutputs,
-        directory: Path,
-        seed: int,
-    ) -> None:
-        self.config, self.prepared, self.directory, self.seed = config, prepared, directory, seed
-        self._outputs = outputs
-        self._dev = _some_of(prepared.dev, config.train.eval_examples)
-        self._value, self._nothing_kept = self._recorded(), not directory.exists()
-
-    def _recorded(self) -> float:
-        """The best value of the run that goes on."""
-        try:
-            found = read_document(self.directory / MANIFEST)["provenance"]
-        except (Damaged, OSError, KeyError):
-            return -math.inf
-        return _comparable(found["chosen_by"])
-
-    def forget(self) -> None:
-        """Takes the first offer that comes: what is kept may be an earlier run's."""
-        self._value, self._nothing_kept = -math.inf, True
-
-    def offer(self, params: Any, step: int, tick: Tick) -> dict[str, float]:
-        """The metrics of these parameters, which are kept where none were better."""
-        metrics, _ = self.judge(params, self._dev, tick)
-        value = _comparable(metrics[self.prepared.task.metric])
-        if value > self._value or self._nothing_kept:
-            self._value, self._nothing_kept = value, False
-            self.export(params, self.directory, step, metrics)
-        numbers = {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
-        task = self.prepared.task
-        return Scores(numbers, line_of(task, task.metric, numbers))
-
-    def judge(
-        self, params: Any, split: SplitFeatures, tick: Tick | None = None
-    ) -> tuple[dict[str, float], dict[str, Any]]:
-        """Metrics and predictions; `tick` hears of rows done."""
-        task = self.prepared.task
-        outputs = self._outputs(jax.device_put(params), split.rows, tick)
-        predictions = task.predictions(split.examples, split.features, outputs)
-        return task.metrics(split.examples, predictions), predictions
-
-    def export(self, params: Any, directory: Path, step: int, metrics: dict[str, float]) -> None:
-        """Write parameters as a model directory, with the metrics that they have on dev."""
-        source = self.prepared.source
-        export_model(
-            directory,
-            params=jax.device_get(params),
-            config=source.config,  # its dropout too, which is the run's affair, not the weights'
-            vocab=source.tokenizer["path"],
-            tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
-            head=self.prepared.head | {"max_seq_length": self.prepared.max_seq_length},
-            provenance={
-                "made_by": "albert-jax finetune",
-                "seed": self.seed,
-                "step": step,
-                "chosen_by": finite(metrics[self.prepared.task.metric]),
-                "dev": finite(metrics),
-                "config": to_dict(self.config),
-                "started_from": {
-                    key: source.manifest["provenance"].get(key)
-                    for key in ("made_by", "source", "step")
-                },
-            },
-        )
-
-
-def _some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
-    """At most `limit` of the examples, evenly spread over the file."""
-    count = len(split.examples)
-    if count <= limit:
-        return split
-    kept = {i * count // limit: i for i in range(limit)}
-    pairs = [
-        (dataclasses.replace(feature, example=kept[feature.example]), row)
-        for feature, row in zip(split.features, split.rows, strict=True)
-        if feature.example in kept
-    ]
-    return SplitFeatures(
-        [split.examples[i] for i in kept], [f for f, _ in pairs], [row for _, row in pairs]
-    )
-
-
-def _comparable(value: float | None) -> float:
-    return -math.inf if value is None or math.isnan(value) else value
 
 
 def _on_one_device(placement: Placement, params: Any) -> Any:
@@ -355,14 +308,16 @@ def _link(workdir: Path, run: Path) -> None:
         os.replace(temporary, link)
 
 
-def _announcement(config: FinetuneConfig, prepared: FinetuneSetup, base: Baseline) -> str:
-    train = config.train
+def _announcement(config: FinetuneConfig, prepared: FinetuneSetup) -> str:
+    train, base = config.train, prepared.baseline
     batches = _batches(config, prepared, train.seed)
     length, share = batches.fill(min(train.steps, 200))
     whole = prepared.max_seq_length
     examples, rows = len(prepared.train.examples), len(prepared.train.rows)
     passes = train.steps * train.batch_size / rows
-    figures = line_of(prepared.task, prepared.task.metric, base.metrics)
+    figures = line_of(prepared.task, prepared.metric, base.metrics)
+    weights = _weights_by_label(prepared) or {}
+    told = ", ".join(f"{label} {rounded(weight)}" for label, weight in weights.items())
     return "\n".join(
         [
             f"task       {prepared.task.name}, head {prepared.task.head}; {examples:,} examples to "
@@ -372,5 +327,6 @@ def _announcement(config: FinetuneConfig, prepared: FinetuneSetup, base: Baselin
             f"{length:.0f} tokens in the mean, {share:.0%} of them text "
             f"(all to {whole}: {share * length / whole:.0%})",
             f"baseline   {base.what}: {figures}",
+            *([f"weights    {told}"] if told else []),
         ]
     )

@@ -27,6 +27,7 @@ from albert_jax.training.finetune_results import (
     SeedSpread,
     Summary,
 )
+from albert_jax.utils.provenance import without_credentials
 
 
 def constant_predictions(
@@ -50,6 +51,7 @@ def constant_predictions(
 BASELINE = {
     "regression": "mean of the training scores",
     "token_classification": "most frequent label of the training words",
+    "multi_label": "most frequent set of labels in training",
     "span_v1": "no answers at all",
     "span_v2": "no answers at all",
 }
@@ -95,7 +97,8 @@ def _spread(found: Sequence[float | None]) -> SeedSpread:
 def command_line() -> str:
     """Return the command that runs, or "Python" where it is none of ours."""
     is_ours = Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
-    return shlex.join(["albert-jax", *sys.argv[1:]]) if is_ours else "Python"
+    arguments: list[str] = without_credentials(sys.argv[1:])
+    return shlex.join(["albert-jax", *arguments]) if is_ours else "Python"
 
 
 def hardware() -> Hardware:
@@ -110,16 +113,27 @@ def hardware() -> Hardware:
     )
 
 
-def results_table(task: Task, runs: Sequence[SeedRun], summary: Summary, baseline: Baseline) -> str:
+def results_table(
+    task: Task,
+    runs: Sequence[SeedRun],
+    summary: Summary,
+    baseline: Baseline,
+    metric: str | None = None,
+) -> str:
     """Return the results as lines: each run's last and best dev step, several runs' median and
-    spread, and the baseline."""
-    metric, lines = task.metric, []
+    spread, and the baseline.
+
+    `metric` chose the best steps; None: the task's own did.
+    """
+    metric, lines = metric or task.metric, []
     for run in runs:
         told = ""
         if run.degenerate:
             told = "   DEGENERATE: answers all dev examples alike"
         elif run.collapsed_at_the_end:
             told = "   COLLAPSED: the last step answers all dev examples alike"
+        if run.ended == "early_stopping":
+            told += f"   ended early: {metric} no longer improved; step {run.best.step} is kept"
         lines.append(f"seed {run.seed}{told}")
         for which, judged in (("last", run.last), ("best", run.best)):
             figures = line_of(task, metric, judged.metrics)

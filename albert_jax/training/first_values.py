@@ -13,9 +13,11 @@ import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory
 from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import Positions
 from albert_jax.data.pretraining import PretrainingData
 from albert_jax.training.optimizer import path_name
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.streams import say
 
 
 def first_values(params: Any, config: PretrainConfig, data: PretrainingData) -> Any:
@@ -55,6 +57,37 @@ def unigram_bias(frequencies_V: np.ndarray, rows: int) -> np.ndarray:
     return (logs - logs.mean()).astype(np.float32)
 
 
+def with_positions(
+    source: ModelDirectory, name: str, positions: int, how: Positions
+) -> ModelDirectory:
+    """Return a model with that number of positions, where it has fewer and `how` says how they are
+    made; else the model itself.
+
+    "repeat" begins anew with the first position embedding after the last; "interpolate" stretches
+    them, linearly between neighbours, so that the first and the last stay. Says which in a line, in
+    which the model has that name.
+    """
+    theirs = source.config.max_position_embeddings
+    if how == "same" or positions <= theirs:
+        return source
+    table_SE = source.params["embeddings"]["position_embeddings"]
+    if how == "repeat":
+        longer_SE = table_SE[np.arange(positions) % theirs]
+    else:
+        at = np.linspace(0, theirs - 1, positions)
+        columns = [np.interp(at, np.arange(theirs), column) for column in table_SE.T]
+        longer_SE = np.stack(columns, axis=1).astype(table_SE.dtype)
+    say(f"{name} has {theirs} positions; {positions} are made of them: {_MADE[how]}")
+    embeddings = {**source.params["embeddings"], "position_embeddings": longer_SE}
+    return source._replace(
+        params={**source.params, "embeddings": embeddings},
+        config=dataclasses.replace(source.config, max_position_embeddings=positions),
+    )
+
+
+_MADE = {"repeat": "repeated from the first on", "interpolate": "interpolated"}
+
+
 # What may differ between `init_from` and the run: how often the shared layer is applied, and
 # dropout.
 _FREE = {
@@ -68,8 +101,9 @@ _FREE = {
 def params_of(
     source: ModelDirectory, name: str, config: PretrainConfig, data: PretrainingData
 ) -> Any:
-    """Return a model's parameters; UserError, in which it has that name, where they do not fit the
-    run's model or its vocabulary."""
+    """Return a model's parameters, with more positions where the run's settings say so; UserError,
+    in which it has that name, where they do not fit the run's model or its vocabulary."""
+    source = with_positions(source, name, config.model.max_position_embeddings, config.positions)
     theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
     differing = [
         f"{k} is {theirs[k]} there and {ours[k]} here"
@@ -77,8 +111,10 @@ def params_of(
         if k not in _FREE and theirs[k] != ours[k]
     ]
     if differing:
+        is_longer = theirs["max_position_embeddings"] < ours["max_position_embeddings"]
+        more = ", or more positions with --positions interpolate or repeat" if is_longer else ""
         raise UserError(
-            f"{name} does not fit the model: {'; '.join(differing)}; give --model.… as there"
+            f"{name} does not fit the model: {'; '.join(differing)}; give --model.… as there{more}"
         )
     recorded = source.manifest["sha256"].get("spiece.model")
     if recorded is not None and recorded != data.identity["vocabulary"]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from albert_jax.config.heads import LABEL_SET, TEACHER_LOGITS
 from albert_jax.models.lowering import Lowering, label_logits
 
 Batch = dict[str, Array]
@@ -110,14 +111,71 @@ def pretraining_objective(
     return Objective(normalizers, loss, normalizer_of, model.lowering.axis_name)
 
 
-def task_objective(model: Any) -> Objective:
+@dataclass(frozen=True)
+class ClassLoss:
+    """What changes the cross-entropy of a task with classes.
+
+    `weights` are those of the labels, in the order of the head's outputs; () for all 1. `smoothing`
+    is the share of the target that is spread evenly over all labels.
+    """
+
+    weights: tuple[float, ...] = ()
+    smoothing: float = 0.0
+
+    def of_labels(self, labels: Array) -> Array:
+        """Return each label's weight, f32[...], of labels [...]."""
+        if not self.weights:
+            return jnp.ones(labels.shape, jnp.float32)
+        return jnp.asarray(self.weights, jnp.float32)[labels]
+
+    def losses(self, logits_NC: Array, labels_N: Array) -> Array:
+        """Return weighted cross-entropies, nats, f32[...], of logits [..., C] and labels [...].
+
+        As torch's CrossEntropyLoss: a weight is that of the class whose log-probability it
+        multiplies, in the part of the target that smoothing spreads, too.
+        """
+        classes = logits_NC.shape[-1]
+        targets_NC = (1 - self.smoothing) * jax.nn.one_hot(labels_N, classes)
+        targets_NC += self.smoothing / classes
+        if self.weights:
+            targets_NC *= jnp.asarray(self.weights, jnp.float32)
+        return -(targets_NC * jax.nn.log_softmax(logits_NC)).sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a teacher's logits, `TEACHER_LOGITS` [B, C] of a batch, add to a task's loss.
+
+    `weight` is their part of the loss, `temperature` divides both models' logits.
+    """
+
+    weight: float
+    temperature: float = 1.0
+
+    def losses(self, logits_BC: Array, teacher_BC: Array) -> Array:
+        """Return each example's Kullback-Leibler divergence from the teacher's probabilities, times
+        the squared temperature, nats, f32[B]. Hinton et al. 2015, section 2."""
+        theirs_BC, ours_BC = (
+            jax.nn.log_softmax(x / self.temperature) for x in (teacher_BC, logits_BC)
+        )
+        divergence_B = (jnp.exp(theirs_BC) * (theirs_BC - ours_BC)).sum(axis=-1)
+        return self.temperature**2 * divergence_B
+
+
+def task_objective(
+    model: Any, classes: ClassLoss = ClassLoss(), teacher: Distillation | None = None
+) -> Objective:
     """The mean loss of a fine-tuned head; `model` is an AlbertForTask.
+
+    The mean is weighted by `classes`, which only heads with classes or choices have a use for, and
+    mixed with the distance from a `teacher`.
 
     A batch has input_ids, input_mask, segment_ids [B, S] (multiple choice: [B, C, S]), what the
     functions of `TASK_LOSSES` read and, where some rows are filling, example_weights [B]. Rows that
     examples share have their starts [B, P], labels [B, P] and example_weights [B, P].
     """
     task = TASK_LOSSES[model.kind]
+    is_plain = classes == ClassLoss()
 
     def weights(batch: Batch) -> Array:
         if model.kind != "token_classification":
@@ -126,7 +184,11 @@ def task_objective(model: Any) -> Objective:
         return is_labelled_BS * _example_weights(batch)[:, None]
 
     def normalizers(batch: Batch) -> dict[str, Array]:
-        return {"labels": weights(batch).sum()}
+        found = {"labels": weights(batch).sum()}
+        if not is_plain:
+            weighted = weights(batch) * classes.of_labels(jnp.maximum(batch["labels"], 0))
+            found["weighted_labels"] = weighted.sum()
+        return found
 
     def loss(
         params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
@@ -145,9 +207,24 @@ def task_objective(model: Any) -> Objective:
         shares = weights(batch) / jnp.maximum(normalizers["labels"], 1.0)
         losses = task.losses(output, batch, model.lowering)
         metrics = {name: (shares * x).sum() for name, x in losses.items()}
-        return metrics["task_loss"], metrics
+        if not is_plain:
+            whole = normalizers["weighted_labels"]
+            shares = weights(batch) / jnp.where(whole > 0, whole, 1.0)
+            weighted = classes.losses(output, jnp.maximum(batch["labels"], 0))
+            metrics["task_loss"] = (shares * weighted).sum()
+        total = metrics["task_loss"]
+        if teacher is not None:
+            distances = teacher.losses(output, batch[TEACHER_LOGITS])
+            shares = weights(batch) / jnp.maximum(normalizers["labels"], 1.0)
+            metrics["distill_loss"] = (shares * distances).sum()
+            total = (1 - teacher.weight) * total + teacher.weight * metrics["distill_loss"]
+        return total, metrics
 
     normalizer_of = dict.fromkeys(task.metrics, "labels")
+    if teacher is not None:
+        normalizer_of["distill_loss"] = "labels"
+    if not is_plain:
+        normalizer_of["task_loss"] = "weighted_labels"
     return Objective(normalizers, loss, normalizer_of, model.lowering.axis_name)
 
 
@@ -158,6 +235,17 @@ def classification_losses(logits_BC: Array, batch: Batch, lowering: Lowering) ->
     return {
         "task_loss": cross_entropy(logits_BC, labels_B, lowering),
         "accuracy": is_best(logits_BC, labels_B, lowering),
+    }
+
+
+def multi_label_losses(logits_BC: Array, batch: Batch, _: Lowering) -> Metrics:
+    """Return the mean over the labels of binary cross-entropy with `label_set` [B, C], and the
+    share of them that are told right at a probability of 0.5. torch's BCEWithLogitsLoss."""
+    labels_BC = batch[LABEL_SET]
+    losses_BC = jax.nn.softplus(logits_BC) - labels_BC * logits_BC
+    return {
+        "task_loss": losses_BC.mean(axis=-1),
+        "accuracy": ((logits_BC > 0) == (labels_BC > 0)).mean(axis=-1),
     }
 
 
@@ -221,6 +309,7 @@ _SPAN_METRICS = ("task_loss", "start_accuracy", "end_accuracy")
 
 TASK_LOSSES: dict[str, TaskLoss] = {
     "classification": TaskLoss(classification_losses, ("task_loss", "accuracy")),
+    "multi_label": TaskLoss(multi_label_losses, ("task_loss", "accuracy")),
     "regression": TaskLoss(regression_losses, ("task_loss",)),
     "multiple_choice": TaskLoss(classification_losses, ("task_loss", "accuracy")),
     "token_classification": TaskLoss(token_losses, ("task_loss", "accuracy")),

@@ -95,13 +95,12 @@ def _updates(config: PretrainConfig) -> list[str]:
 
 def closing(
     config: PretrainConfig,
-    data: PretrainingData,
     workdir: Path,
     model: Path,
     heldout: Mapping[str, float],
+    baselines: Mapping[str, float],
 ) -> str:
-    """Says what came of a run and, last, how to use it."""
-    baselines = baselines_at(config, data)
+    """Says what came of a run and, last, how to use it; `baselines` are `baselines_at`."""
     of_docs = bool(config.text) and all(map(is_docs, config.text))
     gap = "it was the [MASK] of the year."
     if of_docs:

@@ -8,18 +8,22 @@ from pathlib import Path
 
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.data.hub import HUB
 from albert_jax.data.required import require_pretraining_data
 from albert_jax.tasks.base import TFDS
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 
 
-def require_pretraining_inputs(config: PretrainConfig, *, workdir_too: bool = True) -> None:
-    """Raises UserError where a run has no data or no work directory, or names what is not there."""
+def require_pretraining_inputs(
+    config: PretrainConfig, *, workdir_too: bool = True, fetch: bool = True
+) -> None:
+    """Raises UserError where a run has no data or no work directory, or names what is not there;
+    with `fetch` False also for a model that would have to be fetched or converted first."""
     if workdir_too:
         _require_workdir(config.workdir)
     if config.init_from is not None:
-        require_model_directory(config.init_from, "init_from")
+        require_model_directory(config.init_from, "init_from", fetch=fetch)
     require_pretraining_data(config)
 
 
@@ -31,11 +35,21 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
     if config.model is None:
         raise UserError("no model directory to start from; give --model DIR")
     require_model_directory(config.model)
+    if config.teacher is not None:
+        require_model_directory(config.teacher)
     if config.data is None:
-        raise UserError("no data; give --data DIR, or tfds")
-    if config.data != TFDS and not is_address(config.data) and not Path(config.data).exists():
+        raise UserError("no data; give --data DIR, hf:NAME, or tfds")
+    if config.data == TFDS or config.data.startswith(HUB) or is_address(config.data):
+        return
+    if not Path(config.data).exists():
         raise UserError(
-            f"data {config.data} does not exist; give the folder of the task's files, or tfds"
+            f"data {config.data} does not exist; give the folder of the task's files, hf:NAME or "
+            "tfds"
+        )
+    if Path(config.data).is_file():
+        raise UserError(
+            f"data {config.data} is a file; give the folder that holds it as train, and dev beside "
+            "it"
         )
 
 

@@ -8,11 +8,19 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.interrupts import undone_on_exit
 from albert_jax.utils.streams import say
+
+_WAIT_SECONDS = 0.1  # between two attempts
+
+
+class Busy(UserError):
+    """Another process holds the lock."""
 
 
 class Lock:
@@ -22,8 +30,8 @@ class Lock:
     where they are missing; those that are still empty on release go with it. A file system without
     locks is said aloud and otherwise passed over.
 
-    Raises UserError where another holds it: `busy`, with the owner in place of {owner}. Raises
-    OSError where the file cannot be written.
+    Raises Busy where another holds it: `busy`, with the owner in place of {owner}. Raises OSError
+    where the file cannot be written.
     """
 
     def __init__(self, path: Path, busy: str) -> None:
@@ -55,6 +63,24 @@ class Lock:
         self.release()
 
 
+@contextlib.contextmanager
+def waited_for(path: Path, busy: str) -> Iterator[None]:
+    """Holds the lock on `path` while entered; where another holds it, prints `busy` once, with the
+    owner in place of {owner}, and waits. Raises OSError where the file cannot be written."""
+    is_said = False
+    while True:
+        try:
+            lock = Lock(path, busy)
+            break
+        except Busy as error:
+            if not is_said:
+                say(str(error))
+            is_said = True
+            time.sleep(_WAIT_SECONDS)
+    with lock, undone_on_exit(lock.release):
+        yield
+
+
 def _locked(path: Path, busy: str) -> int | None:
     """An open, locked file at `path`, as a descriptor."""
     while True:
@@ -64,7 +90,7 @@ def _locked(path: Path, busy: str) -> int | None:
         except BlockingIOError:
             owner = os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(file)
-            raise UserError(busy.format(owner=owner)) from None
+            raise Busy(busy.format(owner=owner)) from None
         except OSError as error:
             say(f"{path.parent} cannot be locked ({error.strerror}); let nothing else write there")
         if _is_at(file, path):

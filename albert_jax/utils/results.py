@@ -8,14 +8,27 @@ import functools
 import operator
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 
+from albert_jax.utils import tables
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.wording import shortened
 
 Self = TypeVar("Self", bound="Result")
+Row = TypeVar("Row", bound="Result")
+
+_SHOWN = 20  # rows that a list of results shows
 
 
 ABSENT_IF_NONE = {"absent_if_none": True}
@@ -29,7 +42,12 @@ class Result(dict[str, Any]):
     A subclass is a dataclass with `frozen=True, kw_only=True, eq=False`; its fields are JSON
     values, other results, or dataclasses of JSON values. As a dict, a result is what `to_json`
     returns, so that `json.dumps`, `|`, `in` and `==` do what they do with it; it cannot be changed.
+    Printed, and in a notebook, it is a table.
     """
+
+    def __init_subclass__(cls) -> None:
+        if "__repr__" not in vars(cls):  # which @dataclass would write otherwise
+            cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         super().update(self.to_json())
@@ -56,6 +74,19 @@ class Result(dict[str, Any]):
             raise msgspec.ValidationError(shortened(str(error))) from None
         return found
 
+    def shown(self) -> Mapping[str, Any]:
+        """Return what a table of this result shows, by name: unless a subclass says less, all."""
+        return self
+
+    def __repr__(self) -> str:
+        return tables.text_of(type(self).__name__, list(tables.lines_of(self.shown())))
+
+    def _repr_html_(self) -> str:
+        return tables.html_of(type(self).__name__, list(tables.lines_of(self.shown())))
+
+    def _repr_markdown_(self) -> str:
+        return tables.markdown_of(type(self).__name__, list(tables.lines_of(self.shown())))
+
     def __reduce__(self) -> tuple[Any, ...]:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # its subclasses are
         return _made, (type(self), {field.name: getattr(self, field.name) for field in fields})
@@ -65,6 +96,24 @@ class Result(dict[str, Any]):
 
     __setitem__ = __delitem__ = __ior__ = _unchangeable
     clear = pop = popitem = setdefault = update = _unchangeable
+
+
+class Rows(list[Row]):
+    """A list of results, which is a table when printed and in a notebook."""
+
+    def __repr__(self) -> str:
+        return tables.grid_text(self._grid()) if self else "[]"
+
+    def _repr_html_(self) -> str:
+        return tables.grid_html(self._grid())
+
+    def _repr_markdown_(self) -> str:
+        return tables.grid_markdown(self._grid())
+
+    def _grid(self) -> tables.Grid:
+        first = [each.shown() for each in self[:_SHOWN]]
+        grid = tables.grid_of(first, limit=_SHOWN)
+        return grid._replace(more=len(self) - len(first))
 
 
 def _made(kind: type[Self], fields: dict[str, Any]) -> Self:

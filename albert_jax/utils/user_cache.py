@@ -10,10 +10,13 @@ from albert_jax.utils.errors import UserError
 
 
 def user_cache(name: str) -> Path:
-    """Return a folder of the user's cache: $XDG_CACHE_HOME/albert_jax/NAME, else below ~/.cache.
+    """Return a folder of the user's cache: $ALBERT_JAX_CACHE/NAME where that is set, else
+    $XDG_CACHE_HOME/albert_jax/NAME, else ~/.cache/albert_jax/NAME.
 
     Raises UserError where the user has no home.
     """
+    if own := os.environ.get("ALBERT_JAX_CACHE"):
+        return Path(own).absolute() / name
     home = os.environ.get("XDG_CACHE_HOME")
     try:
         folder = Path(home) if home else Path("~/.cache").expanduser()

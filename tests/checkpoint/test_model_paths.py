@@ -65,32 +65,38 @@ def test_mini_is_the_packaged_model_unless_something_here_has_that_name(
     assert told("./maxi").startswith("./maxi does not exist; give a model directory: ")
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_released_name_tells_the_command_that_fetches_it(name: str) -> None:
-    size, version = name.split("-")
-    url = f"https://storage.googleapis.com/albert_models/albert_{size}_{version}.tar.gz"
-    for given in (name, f"albert-{name}", f"albert/albert-{name}", f"albert_{size}_{version}"):
-        assert told(given) == (
-            f"{given} is a released model, which is not fetched by its name; "
-            f"run albert-jax convert {url} {name}, and give {name}"
-        )
-
-
-def test_a_hubs_name_tells_the_commands() -> None:
-    assert (
-        "run hf download me/my-albert --local-dir my-albert, then "
-        "albert-jax convert my-albert DEST, and give DEST"
-    ) in told("me/my-albert")
-    for path in ("runs/base/model", "runs/base", "base-v3", "nowhere", "/a/albert-base-v2"):
-        assert re.match(f"{path} does not exist; give a model directory: WORKDIR/model", told(path))
-
-
 def test_an_existing_path_wins_over_a_name(model: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(model, "base-v2")
     assert require_model_directory("base-v2") == Path("base-v2")
-    write(tmp_path / "me" / "albert" / "model.safetensors")
-    assert told("me/albert").startswith("me/albert is a transformers folder")
+    write(tmp_path / "me" / "albert" / "tokenizer_config.json", b"{}")
+    assert told("me/albert").startswith("me/albert is a transformers folder without weights")
+
+
+def test_what_is_neither_here_nor_a_name_says_the_nearest_and_what_would_be_right() -> None:
+    for path in ("runs/base/model", "nowhere", "/a/albert-base-v2", "tests/no-model", "a" * 200):
+        assert re.match(f"{path} does not exist; give a model directory: WORKDIR/model", told(path))
+    sentence = told("base-v3")
+    assert sentence.startswith("base-v3 does not exist (did you mean 'base-v2'?); give ")
+    assert all(name in sentence for name in (*MODELS, "mini", "OWNER/NAME"))
+    with pytest.raises(UserError, match="'base-v2'"):
+        describe_path("base-v3")
+
+
+def test_a_folder_with_a_models_name_that_is_no_model_says_which_prefix_names_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "mini" / "notes.txt")
+    write(tmp_path / "base-v2" / "spiece.model")
+    assert told("mini").endswith("; the model of that name is released:mini")
+    assert told("base-v2").endswith(
+        "give a model directory; the model of that name is released:base-v2"
+    )
+    with pytest.raises(UserError, match="the model of that name is released:mini"):
+        describe_path("mini")
+    assert require_model_directory("released:mini").parent.name == "packaged"
+    assert albert_jax.Tokenizer.load("released:mini").vocab_size == 8000
 
 
 def test_folders_are_recognised(model: Path, tmp_path: Path) -> None:
@@ -107,9 +113,7 @@ def test_folders_are_recognised(model: Path, tmp_path: Path) -> None:
         (["progress/0"], "is a token store that albert-jax prepare has not finished"),
         (["model.ckpt-best.index", "albert_config.json"], "is a TensorFlow checkpoint"),
         (["saved_model.pb"], "is a TF-Hub module"),
-        (["model.safetensors", "config.json"], "is a transformers folder"),
-        (["pytorch_model.bin"], "is a transformers folder"),
-        (["tokenizer_config.json", "spiece.model"], "is a transformers folder"),
+        (["tokenizer_config.json", "spiece.model"], "is a transformers folder without weights"),
         (["spiece.model"], "holds a vocabulary and no model"),
         (["readme"], r"is no model directory \(no manifest.json or albert_config.json\)"),
     )
@@ -119,7 +123,7 @@ def test_folders_are_recognised(model: Path, tmp_path: Path) -> None:
             write(folder / name)
         sentence = told(folder)
         assert re.match(f"{re.escape(str(folder))} .*{expected}", sentence), sentence
-        if "checkpoint;" in sentence or "module" in sentence or "transformers" in sentence:
+        if "checkpoint;" in sentence or "module" in sentence:
             assert f"run albert-jax convert '{folder}' DEST, and give DEST" in sentence
 
 
@@ -153,8 +157,8 @@ def test_files_are_recognised(model: Path, tmp_path: Path) -> None:
 
 
 def test_every_reader_of_a_model_says_so(tmp_path: Path) -> None:
-    expected = "is a transformers folder; run albert-jax convert"
-    folder = str(write(tmp_path / "model.safetensors").parent)
+    expected = "is a TensorFlow checkpoint; run albert-jax convert"
+    folder = str(write(tmp_path / "model.ckpt-best.index").parent)
     for call in (
         lambda: albert_jax.load(folder),
         lambda: albert_jax.verify(folder),
@@ -186,12 +190,12 @@ def test_every_command_says_so_before_jax_is_imported(line: str, tmp_path: Path)
         f"status = main({line.split()!r})\n"
         "sys.exit(f'status {status}, jax' if 'jax' in sys.modules else status)"
     )
-    write(tmp_path / "MODEL" / "model.safetensors")
+    write(tmp_path / "MODEL" / "model.ckpt-best.index")
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert ended.stderr == (
-        "albert-jax: MODEL is a transformers folder; "
+        "albert-jax: MODEL is a TensorFlow checkpoint; "
         "run albert-jax convert MODEL DEST, and give DEST\n"
     )
     assert ended.returncode == 2

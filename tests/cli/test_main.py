@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as a user meets it: help, flags, errors, exit statuses, the README's lines."""
+"""The command line as a user meets it: help, flags, errors, exit statuses."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 
 import albert_jax
 from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.push import push
 from albert_jax.cli import commands, parse
 from albert_jax.cli import main as cli
 from albert_jax.config.model import MODELS
@@ -28,6 +28,7 @@ from albert_jax.data.prepare.build import prepare
 from albert_jax.data.vocabulary import train_tokenizer
 from albert_jax.inference.export import export_serving
 from albert_jax.utils.errors import TryAgain, UserError
+from tests.helpers.documents import parsed as _parsed
 from tests.helpers.paths import REPOSITORY
 
 RECIPE = REPOSITORY / "configs" / "python_docs.py"
@@ -86,29 +87,13 @@ def test_importing_the_package_is_instant_and_its_names_resolve() -> None:
 # ------------------------------------------------------------------------------------------ parsing
 
 
-def _parsed(line: str) -> Any:
-    """The command that a line is, whose first word is the program's name."""
-    program, command, *arguments = shlex.split(line)
-    assert program == "albert-jax"
-    return parse.parse(cli.COMMANDS[command], arguments, f"albert-jax {command}")
-
-
-def _lines_of_readme() -> list[str]:
-    """Lines in code blocks that run the program; what stands in the table is another test's."""
-    blocks = re.findall(r"^```\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.M | re.S)
-    lines = [line for block in blocks for line in block.splitlines()]
-    return [line.split("&& .venv/bin/")[-1] for line in lines if "albert-jax" in line]
-
-
 def _examples() -> list[str]:
     found = [re.search(r"Example: (.*)", c.__doc__ or "") for c in cli.COMMANDS.values()]
     return [match.group(1) for match in found if match]
 
 
-@pytest.mark.parametrize("line", [*_examples(), *_lines_of_readme()])
-def test_examples_and_the_readmes_commands_parse(
-    line: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("line", _examples())
+def test_each_helps_example_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     assert type(_parsed(line)) in cli.COMMANDS.values()
 
@@ -119,15 +104,6 @@ def _help(command: str) -> str:
         cli.main([command, "--help"])
     page.seek(0)
     return page.read()
-
-
-def test_every_command_in_the_readme_is_one_with_flags_that_it_has() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    quoted = re.findall(r"`albert-jax ([a-z-]+)([^`]*)`", readme)
-    assert {name for name, _ in quoted} == set(cli.COMMANDS)
-    for name, rest in quoted:
-        for flag in re.findall(r"--[a-z.-]+", rest):
-            assert f"│ {flag}" in _help(name), name
 
 
 def test_recipe_values_are_the_defaults_and_flags_change_them(tmp_path: Path) -> None:
@@ -203,6 +179,7 @@ def test_every_field_of_a_command_has_its_comment(command: str) -> None:
         (commands.TrainTokenizer, train_tokenizer),
         (commands.Prepare, prepare),
         (commands.Convert, convert),
+        (commands.Push, push),
         (commands.ExportServing, export_serving),
     ],
 )
@@ -286,7 +263,8 @@ def test_a_mistake_ends_a_process_with_status_2(run_cli: Callable[..., Any]) -> 
     result = run_cli("info", "no where")
     assert (result.rc, result.stdout) == (2, "")
     assert result.stderr == (
-        "albert-jax: no where does not exist; give a model directory, a token store or a recipe\n"
+        "albert-jax: no where does not exist; give a model directory, a model's name, a token "
+        "store or a recipe\n"
     )
 
 

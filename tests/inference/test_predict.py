@@ -22,7 +22,8 @@ from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import finetuned
-from albert_jax.inference.answers import SpanAnswer
+from albert_jax.inference.answers import Answer, SpanAnswer
+from albert_jax.inference.api import load
 from albert_jax.inference.evaluate import evaluate, evaluation_table
 from albert_jax.inference.finetuned import HeadOutputs, load_fine_tuned
 from albert_jax.inference.predict import predict, predict_file, predict_split
@@ -663,3 +664,107 @@ def test_predict_file_returns_how_many_it_answered(model, tmp_path) -> None:
     with pytest.raises(UserError, match="is empty"):
         predict_file(model("single"), str(empty), str(dest))
     assert len(read_lines(dest)) == 3
+
+
+# ---------------------------------------------------------------------------------- Albert.predict
+
+# By task: inputs by their order, and the records that they are.
+ASKED: dict[str, tuple[list[object], list[dict[str, object]]]] = {
+    "sst2": (
+        ["the list is open", {"sentence": "a file"}, LONG],
+        [{"sentence": "the list is open"}, {"sentence": "a file"}, {"sentence": LONG}],
+    ),
+    "mnli": (
+        [("the list", "a value"), ["is open", "the file is read"]],
+        [
+            {"premise": "the list", "hypothesis": "a value"},
+            {"premise": "is open", "hypothesis": "the file is read"},
+        ],
+    ),
+    "stsb": (
+        [("the list", "a list")],
+        [{"sentence1": "the list", "sentence2": "a list"}],
+    ),
+    "token-classification": (
+        ["the list  is open", ["the", "list is"]],
+        [{"words": ["the", "list", "is", "open"]}, {"words": ["the", "list is"]}],
+    ),
+    "squad1": (
+        [("What is open?", "The list is open.")],
+        [{"question": "What is open?", "context": "The list is open."}],
+    ),
+    "squad2": (
+        [("What is open?", "The list is open.")],
+        [{"question": "What is open?", "context": "The list is open."}],
+    ),
+    "race": (
+        [("The list is open.", "What is", ["a", "b", "the list", "d"])],
+        [
+            {
+                "article": "The list is open.",
+                "question": "What is",
+                "options": ["a", "b", "the list", "d"],
+            }
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("task", ASKED)
+def test_albert_answers_as_the_command_does(model, tmp_path, task: str) -> None:
+    inputs, records = ASKED[task]
+    path = model(task)
+    source = write_lines(tmp_path / "in.jsonl", *records)
+    assert cli.main(command(path, "--input", source, "--output", tmp_path / "out.jsonl")) == 0
+    printed = read_lines(tmp_path / "out.jsonl")
+    albert = load(path)
+    assert albert.predict(inputs) == printed
+    assert albert.predict(iter(records)) == printed
+    first = inputs[0] if isinstance(inputs[0], str | dict) else tuple(inputs[0])
+    assert albert.predict(first) == albert.predict([first])[0]
+    kinds = {type(answer) for answer in albert.predict(inputs)}
+    assert kinds == {SpanAnswer if task.startswith("squad") else Answer}
+
+
+def test_alberts_answers_have_the_types_of_their_heads(model) -> None:
+    label = load(model("sst2")).predict("the list is open")
+    assert label.probabilities is not None
+    assert label.prediction == max(label.probabilities, key=label.probabilities.get)
+    assert "prediction" in repr(label)
+    assert isinstance(load(model("stsb")).predict(("a", "b")).prediction, float)
+    tags = load(model("token-classification")).predict(["the list is open", "a"])
+    assert [len(answer.prediction) for answer in tags] == [4, 1]
+    assert repr(tags).splitlines()[0].split() == ["id", "prediction"]
+    span = load(model("squad1")).predict(("What is open?", "The list is open."))
+    assert "The list is open."[span.start :].startswith(span.prediction)
+
+
+def test_settings_of_an_answer_are_those_of_its_call(model) -> None:
+    albert = load(model("sst2"))
+    whole = albert.predict(["the list is open"] * 3)
+    cut = albert.predict(["the list is open " * 3], max_seq_length=8)
+    assert cut[0].truncated
+    assert albert.predict(["the list is open"] * 3) == whole
+    packed = albert.predict(["the list is open"] * 3, pack=32)
+    for one, other in zip(packed, whole, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "told"),
+    [
+        ("sst2", ("a", "b"), r"inputs\[0\] has 2 texts, and sst2 takes 1 \(sentence\); give a"),
+        ("mnli", ["a"], r"inputs\[0\] has 1 text, and mnli takes 2 \(sentence1, sentence2\)"),
+        ("sst2", ["a", 3], r"inputs\[1\] 3 must be a string"),
+        ("sst2", [{"text": "a"}], r"inputs\[0\] lacks 'sentence'"),
+        ("token-classification", [""], r"inputs\[0\].* list of words"),
+    ],
+)
+def test_an_input_of_another_form_is_one_sentence(model, task: str, inputs, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        load(model(task)).predict(inputs)
+
+
+def test_a_model_without_a_head_is_told_to_be_fine_tuned() -> None:
+    with pytest.raises(UserError, match=r"mini is not fine-tuned .it has no head.; fine-tune it"):
+        load("mini").predict("a text")

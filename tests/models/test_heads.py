@@ -309,6 +309,8 @@ def small_batch(kind, rows=4, length=12, labels=3, seed=0):
         batch |= {"p_mask": np.zeros(shape, np.float32), "is_impossible": np.arange(rows) % 2}
     elif kind == "token_classification":
         batch["labels"] = rng.integers(-1, labels, shape).astype(np.int32)
+    elif kind == "multi_label":
+        batch["label_set"] = rng.integers(0, 2, (rows, labels)).astype(np.float32)
     elif kind == "regression":
         batch["labels"] = rng.random(rows).astype(np.float32)
     else:
@@ -330,12 +332,15 @@ def test_parameters_are_the_agreed_ones_and_the_pooler_only_where_it_is_used(kin
             if name.endswith("kernel"):
                 assert shape == next(size for part, size in sizes.items() if part in name)
     else:
-        n = {"classification": 3, "token_classification": 3, "span_v1": 2}.get(kind, 1)
+        classes = dict.fromkeys(("classification", "multi_label", "token_classification"), 3)
+        n = (classes | {"span_v1": 2}).get(kind, 1)
         assert shapes == {"output_weights": (n, h), "output_bias": (n,)}
 
 
 # The other kinds' gradients are held against the original's above.
-@pytest.mark.parametrize("kind", ["multiple_choice", "token_classification", "span_v2"])
+@pytest.mark.parametrize(
+    "kind", ["multi_label", "multiple_choice", "token_classification", "span_v2"]
+)
 def test_a_few_steps_lower_the_loss(kind):
     model = AlbertForTask(SMALL, kind=kind, labels=3)
     batch = small_batch(kind)

@@ -23,8 +23,7 @@ from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.manifests import HeadManifest
-from albert_jax.config.run import FinetuneConfig
-from albert_jax.config.sections import OptimizerConfig, TrainConfig
+from albert_jax.config.sections import OptimizerConfig
 from albert_jax.inference import finetuned
 from albert_jax.inference.evaluate import evaluate
 from albert_jax.inference.finetuned import HeadOutputs
@@ -50,72 +49,23 @@ from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import init_state, make_train_step
 from albert_jax.utils.errors import UserError
 from tests.helpers.golden import original_model
-from tests.helpers.models import tiny_albert
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.pretraining_runs import VOCABULARY, random_model
+from tests.helpers.pretraining_runs import VOCABULARY
 from tests.helpers.reference import optimizer_step
+from tests.helpers.toy_task import TINY, sentences, toy_config, toy_data, toy_model
 
-TINY = tiny_albert(
-    vocab_size=8000,
-    hidden_size=32,
-    num_hidden_layers=1,
-    intermediate_size=64,
-    max_position_embeddings=32,
-    initializer_range=0.1,
-)
 SMALL = dataclasses.replace(TINY, vocab_size=90, num_hidden_layers=2, max_position_embeddings=24)
-GOOD, BAD = ("open", "list"), ("file", "string")
-
-
-def sentences(count, seed):
-    """(text, label): one of four words among fillers says which."""
-    rng = random.Random(seed)
-    for _ in range(count):
-        label = rng.choice(("no", "yes"))
-        words = rng.choices(("the", "value", "is", "of"), k=rng.randint(2, 6))
-        words.insert(rng.randrange(len(words)), rng.choice(GOOD if label == "yes" else BAD))
-        yield " ".join(words), label
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for split, count in (("train", 256), ("dev", 64), ("test", 8)):
-        lines = [
-            json.dumps({"text": text} | ({"label": label} if split != "test" else {}))
-            for text, label in sentences(count, split)
-        ]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
+    return toy_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A model directory with both pretraining heads, as pretrain leaves it."""
-    return random_model(tmp_path_factory.mktemp("models") / "base", TINY)
-
-
-def toy_config(base, data, workdir, *, steps=60, **changes):
-    config = FinetuneConfig(
-        task="single",
-        model=str(base),
-        data=str(data),
-        workdir=str(workdir),
-        max_seq_length=16,
-        optimizer=OptimizerConfig(name="adamw", learning_rate=0.005, warmup_steps=5),
-        train=TrainConfig(
-            steps=steps,
-            batch_size=32,
-            seed=3,
-            devices=1,
-            log_every=10,
-            eval_every=20,
-            eval_examples=1_000_000,
-            save_every=20,
-            keep=2,
-        ),
-    )
-    return dataclasses.replace(config, **changes)
+    return toy_model(tmp_path_factory.mktemp("models") / "base")
 
 
 @pytest.fixture(scope="module")

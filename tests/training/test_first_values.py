@@ -7,12 +7,22 @@ import jax
 import numpy as np
 import pytest
 
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.pretraining import open_data
 from albert_jax.models.albert import AlbertForPretraining, init_params
-from albert_jax.training.first_values import fan_in_kernels, first_values, unigram_bias
+from albert_jax.training.finetune_setup import set_up
+from albert_jax.training.first_values import (
+    fan_in_kernels,
+    first_values,
+    params_of,
+    unigram_bias,
+    with_positions,
+)
 from albert_jax.training.optimizer import path_name
+from albert_jax.utils.errors import UserError
 from tests.helpers.models import tiny_albert
-from tests.helpers.pretraining_runs import make_store, tiny_config
+from tests.helpers.pretraining_runs import make_store, random_model, tiny_config
 
 
 def test_kernels_of_any_width_have_the_deviation_of_their_inputs():
@@ -54,3 +64,62 @@ def test_a_run_begins_with_them(tmp_path):
     shares = np.exp(bias) / np.exp(bias).sum()
     occurring = frequencies > 0
     np.testing.assert_allclose(shares[occurring], frequencies[occurring], rtol=0.1)
+
+
+# ---------------------------------------------------------------------------------- more positions
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A model directory of 24 positions."""
+    return random_model(tmp_path_factory.mktemp("short") / "model", tiny_albert(vocab_size=8000))
+
+
+def test_positions_are_repeated_or_stretched_and_it_is_said(short, capsys):
+    source = load_model(short)
+    table = source.params["embeddings"]["position_embeddings"]
+    repeated = with_positions(source, "base", 60, "repeat")
+    found = repeated.params["embeddings"]["position_embeddings"]
+    np.testing.assert_array_equal(found, np.concatenate([table, table, table[:12]]))
+    assert repeated.config.max_position_embeddings == 60
+    said = capsys.readouterr().err
+    assert "base has 24 positions; 60 are made of them: repeated from the first on" in said
+
+    stretched = with_positions(source, "base", 47, "interpolate")
+    found = stretched.params["embeddings"]["position_embeddings"]
+    # 47 positions over 23 steps: every second is one of the old, the others lie halfway.
+    np.testing.assert_array_equal(found[::2], table)
+    np.testing.assert_allclose(found[1::2], (table[1:] + table[:-1]) / 2, rtol=1e-6)
+    assert found.dtype == table.dtype
+    # The words are the same, and a model that has enough is the very same.
+    assert stretched.params["encoder"] is source.params["encoder"]
+    assert with_positions(source, "base", 24, "repeat") is source
+    assert with_positions(source, "base", 60, "same") is source
+
+
+def test_a_pretraining_run_takes_more_positions_only_where_it_is_asked(short, tmp_path):
+    config = tiny_config(make_store(tmp_path), tmp_path / "run")
+    longer = replace(load_model(short).config, max_position_embeddings=40)
+    examples = replace(config.examples, max_seq_length=24)
+    config = replace(config, model=longer, examples=examples, init_from=str(short))
+    data = open_data(config, None)
+    source = load_model(short)
+    with pytest.raises(UserError, match=r"24 there and 40 here.*--positions interpolate or repeat"):
+        params_of(source, "short", config, data)
+    found = params_of(source, "short", replace(config, positions="repeat"), data)
+    assert found["embeddings"]["position_embeddings"].shape[0] == 40
+    with pytest.raises(UserError, match="none is given"):
+        replace(config, positions="repeat", init_from=None)
+
+
+def test_fine_tuning_takes_rows_longer_than_the_model_only_where_it_is_asked(short, tmp_path):
+    for split in ("train", "dev"):
+        rows = [f"text,label\n{'the list is open ' * 9},no\nthe file,yes\n"]
+        (tmp_path / f"{split}.csv").write_text("".join(rows))
+    config = FinetuneConfig(task="single", model=str(short), data=str(tmp_path), max_seq_length=64)
+    with pytest.raises(UserError, match=r"24 positions; .*or --positions interpolate or repeat"):
+        set_up(config)
+    prepared = set_up(replace(config, positions="interpolate"))
+    assert prepared.source.config.max_position_embeddings == prepared.max_seq_length == 64
+    assert max(row.length for row in prepared.train.rows) > 24
+    assert prepared.model.config.max_position_embeddings == 64

@@ -220,7 +220,10 @@ def test_every_argument_of_the_wrong_kind_is_one_sentence(
         function = getattr(Tokenizer if method == "load" else selves[owner], method)
     settings = {
         "benchmark": BenchmarkConfig(),
+        "describe_plan": albert_jax.PretrainConfig(),
         "estimate": EstimateConfig(),
+        "find_batch": EstimateConfig(),
+        "sweep": BenchmarkConfig(),
         "finetune": albert_jax.FinetuneConfig(),
         "pretrain": albert_jax.PretrainConfig(),
     }

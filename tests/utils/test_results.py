@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from albert_jax.utils.results import ABSENT_IF_NONE, Result
+from albert_jax.utils.results import ABSENT_IF_NONE, Result, Rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,3 +92,68 @@ def test_a_result_cannot_be_changed():
             change()
     with pytest.raises(TypeError):
         MEASURED["mfu"] = 1.0
+
+
+# --------------------------------------------------------------------------------------- as a table
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Score(Result):
+    name: str
+    value: float | None
+    count: int = 0
+    of: dict[str, float] = field(default_factory=dict)
+    runs: list[Spread] = field(default_factory=list)
+
+
+SCORE = Score(name="a|b <c>\nd", value=0.123456, count=12345, of={"x": 1e-9}, runs=[SPREAD, SPREAD])
+
+
+def test_a_result_is_an_aligned_table_when_printed():
+    assert repr(SCORE).splitlines() == [
+        "Score",
+        "  name   a|b <c> d",
+        "  value  0.1235",
+        "  count  12,345",
+        "  of",
+        "    x    1e-09",
+        "  runs   least  most",
+        "         1      2",
+        "         1      2",
+    ]
+    assert str(SCORE) == repr(SCORE)
+    assert SCORE.value == SCORE["value"] == 0.123456  # the data are exact
+    assert repr(Score(name="", value=None)).splitlines()[2:4] == ["  value  -", "  count  0"]
+
+
+def test_long_values_are_cut():
+    many = Score(name="x" * 200, value=1234.5, of=dict.fromkeys(map(str, range(99)), 0.0))
+    many = Score(**{**vars(many), "runs": [SPREAD] * 9})
+    text = repr(many)
+    assert max(map(len, text.splitlines())) < 95
+    assert "99 entries" in text
+    assert "1,234" in text
+    assert "… 4 more" in text
+
+
+def test_a_notebook_gets_tables():
+    page = SCORE._repr_html_()
+    assert page.startswith("<table><caption>Score</caption>")
+    assert "a|b &lt;c&gt; d" in page
+    assert page.count("<table>") == 2
+    assert page.count("<tr>") == page.count("</tr>") == 6 + 3
+    lines = SCORE._repr_markdown_().splitlines()
+    assert lines[:3] == ["| Score |  |", "| --- | --- |", r"| name | a\|b <c> d |"]
+
+
+def test_rows_are_one_table_and_still_a_list():
+    rows = Rows([SPREAD] * 25)
+    assert rows == [SPREAD] * 25
+    lines = repr(rows).splitlines()
+    assert lines[0].split() == ["least", "most"]
+    assert len(lines) == 1 + 20 + 1
+    assert lines[-1] == "… 5 more"
+    assert rows._repr_html_().count("<tr>") == 21
+    assert rows._repr_markdown_().splitlines()[2] == "| 1 | 2 |"
+    assert repr(Rows()) == "[]"
+    assert pickle.loads(pickle.dumps(rows)) == rows

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import gzip
 import http.client
+import os
 import shutil
 import tarfile
 import tempfile
@@ -14,8 +15,15 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from tqdm import tqdm
+
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import shortened
+
+# Google's; ALBERT_JAX_ARCHIVES names a mirror, a folder or an address.
+_RELEASED = "https://storage.googleapis.com/albert_models"
+_OVER_HTTP = ("https://", "http://127.0.0.1:", "http://localhost:")
 
 # Weights hardly compress; zeros, as a new optimizer has them, do 1000 times.
 _MOST_UNPACKED = 32  # bytes an archive may have for each of its own
@@ -25,26 +33,55 @@ _MOST_MEMBERS = 10_000  # files and folders; a model has some ten, or some hundr
 _BESIDE = ("albert_config.json", "config.json", ".model")  # what a checkpoint in a bucket may need
 
 
-def download(address: str, folder: Path) -> Path:
-    """Copies what https:// or gs:// names into `folder` and returns where it is now.
+class NotDownloaded(UserError):
+    """An address that did not answer, or not with a file; `brief` says so without advice."""
 
-    Raises UserError for another scheme, for one whose library is missing, and where it fails.
+    def __init__(self, brief: str, advice: str = "") -> None:
+        super().__init__(f"{brief}{advice}")
+        self.brief = brief
+
+
+def released_archive(name: str, folder: Path) -> tuple[Path, str]:
+    """Return the archive of a released model on this disk, downloaded into `folder` unless a mirror
+    is a folder, and its address.
+
+    Raises NotDownloaded where it cannot be had, which HF_HUB_OFFLINE says of Google's too.
     """
-    if address.startswith("https://"):
+    mirror = os.environ.get("ALBERT_JAX_ARCHIVES", "").rstrip("/")
+    place = mirror or _RELEASED
+    address = f"{place}/albert_{name.replace('-', '_')}.tar.gz"
+    if not is_address(place):
+        if not Path(address).is_file():
+            raise NotDownloaded(f"{address} does not exist (ALBERT_JAX_ARCHIVES is {mirror})")
+        return Path(address), address
+    if not mirror and os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise NotDownloaded(f"{address} is not downloaded, as HF_HUB_OFFLINE is set")
+    return download(address, folder), address
+
+
+def download(address: str, folder: Path) -> Path:
+    """Copies what https:// or gs:// names into `folder` and returns where it is now; a terminal
+    sees a progress bar.
+
+    Raises UserError for another scheme, for one whose library is missing, and where it fails:
+    NotDownloaded where a server does not answer, or not with a file.
+    """
+    if address.startswith(_OVER_HTTP):
         target = folder / (PurePosixPath(address.partition("?")[0]).name or "download")
         try:
             with (
                 urllib.request.urlopen(address, timeout=60) as response,  # noqa: S310
                 target.open("wb") as file,
             ):
-                _require_room(address, folder, _length_of(response))
-                shutil.copyfileobj(response, file, 1 << 20)
+                size = _length_of(response)
+                _require_room(address, folder, size)
+                _copy(response, file, size)
         except (http.client.HTTPException, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise _no_room(address, folder) from None
-            raise UserError(
-                f"{address} cannot be downloaded ({error}); is there a network here? "
-                "Otherwise download it elsewhere and give the file"
+            raise NotDownloaded(
+                f"{address} cannot be downloaded ({error})",
+                "; is there a network here? Otherwise download it elsewhere and give the file",
             ) from None
         return target
     if not address.startswith("gs://"):
@@ -56,6 +93,17 @@ def download(address: str, folder: Path) -> Path:
         if error.errno == errno.ENOSPC:
             raise _no_room(address, folder) from None
         raise UserError(f"{address} cannot be downloaded ({error}); check the address") from None
+
+
+def _copy(response: Any, file: IO[bytes], size: int) -> None:
+    """Copies a response's bytes; OSError where there are fewer than it said."""
+    done = 0
+    with tqdm(total=size or None, unit="B", unit_scale=True, disable=None) as bar:
+        while content := response.read(1 << 20):
+            done += file.write(content)
+            bar.update(len(content))
+    if done < size:
+        raise OSError(f"{done:,} of {size:,} bytes came")
 
 
 def _length_of(response: Any) -> int:

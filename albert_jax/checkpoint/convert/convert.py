@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
 from albert_jax.checkpoint import model_dir
 from albert_jax.checkpoint.convert import writers
+from albert_jax.checkpoint.convert.card import CardSubject, model_card
 from albert_jax.checkpoint.convert.readers import Weights, read_weights
 from albert_jax.checkpoint.convert.sources import (
     fetched,
@@ -26,6 +27,7 @@ from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_export import check_destination, export_model
 from albert_jax.config.manifests import ConvertedTensor, HeadManifest, TextSettings
+from albert_jax.config.model import AlbertConfig
 from albert_jax.data.hf_tokenizer import read_tokenizer
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.atomic import appearing_whole, require_apart
@@ -100,7 +102,8 @@ def convert(
         raise UserError("--no-vocab and --vocab exclude each other; drop one of the two")
     _check_destination(dest, to, [source, f"{source}.index", config, vocab])
     dest = Path(dest)
-    with fetched(source) as path:
+    with fetched(source) as origin:
+        path = origin.path
         if has_model_files(path):
             for flag, given in (("--config", config), ("--head", head)):
                 if given is not None:
@@ -111,13 +114,59 @@ def convert(
         if do_lower_case is not None:
             found.settings["do_lower_case"] = do_lower_case
         vocabulary = None if no_vocab else _choose_vocabulary(found, vocab)
-        inventory = _inventory(str(source), found, vocabulary, str(dest), to)
+        inventory = _inventory(origin.origin, found, vocabulary, str(dest), to)
         _print(inventory)
         notes = _write(dest, to, found, vocabulary, inventory)
     for note in notes:
         say(f"note: {note}")
     say(f"{dest}: {to}, written whole")
     return dataclasses.replace(inventory, notes=[*inventory.notes, *notes])
+
+
+class CardWords(TypedDict):
+    """What a model card says that the model does not: its title, and a licence's identifier."""
+
+    title: str
+    license: str | None
+
+
+def convert_as_it_is(
+    path: Path,
+    dest: Path,
+    origin: str,
+    *,
+    to: Format = "albert-jax",
+    check: Callable[[AlbertConfig], None] | None = None,
+    card: CardWords | None = None,
+) -> int:
+    """Convert a model on this disk without flags, and return its parameters' number.
+
+    `origin` is what is written of where it comes from; `check` is called with the configuration
+    before anything is written. No inventory is printed. Raises UserError as `convert` does.
+    """
+    with fetched(path) as opened:
+        found = _read_as_it_is(opened.path)
+        if check is not None:
+            check(found.weights.config)
+        vocabulary = _choose_vocabulary(found, None)
+        inventory = _inventory(origin, found, vocabulary, str(dest), to)
+        for note in _write(dest, to, found, vocabulary, inventory, card):
+            say(f"note: {note}")
+    return inventory.parameters
+
+
+def card_of(folder: Path, title: str, license: str | None) -> str:
+    """Return the model card of a transformers folder; UserError where it cannot be read."""
+    found = _read_as_it_is(folder)
+    vocabulary = _choose_vocabulary(found, None)
+    words: CardWords = {"title": title, "license": license}
+    return _card(found, _inventory(str(folder), found, vocabulary, "", "hf"), words)
+
+
+def _read_as_it_is(path: Path) -> _Found:
+    if has_model_files(path):
+        return _read_model_directory(path, with_optimizer=False)
+    return _read_source(path, None, None, with_optimizer=False)
 
 
 def _check_destination(
@@ -145,6 +194,7 @@ class _Found:
     differences: Callable[[Path], list[str]]  # of its tokenizer from ours, for a vocabulary
     added: int  # tokens that its tokenizer has beside the vocabulary, at most
     notes: list[str]
+    provenance: dict[str, Any] = field(default_factory=dict)  # of a model directory
 
 
 class _Provenance(TypedDict, total=False):
@@ -213,6 +263,7 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
         _no_differences,
         0,
         list(weights.notes),
+        model.manifest["provenance"],
     )
 
 
@@ -260,12 +311,18 @@ def _choose_vocabulary(found: _Found, given: str | Path | None) -> Path | None:
 
 
 def _write(
-    dest: Path, to: Format, found: _Found, vocab: Path | None, inventory: Inventory
+    dest: Path,
+    to: Format,
+    found: _Found,
+    vocab: Path | None,
+    inventory: Inventory,
+    card: CardWords | None = None,
 ) -> list[str]:
     """Writes `dest` and returns what the user should know."""
     weights = found.weights
     if to != "albert-jax":
-        return _write_export(dest, to, found, vocab)
+        words: CardWords = card or {"title": dest.resolve().name, "license": None}
+        return _write_export(dest, to, found, vocab, _card(found, inventory, words))
     provenance = {
         "source": inventory.source,
         "kind": inventory.kind,
@@ -289,7 +346,24 @@ def _write(
     return []
 
 
-def _write_export(dest: Path, to: Format, found: _Found, vocab: Path | None) -> list[str]:
+def _card(found: _Found, inventory: Inventory, words: CardWords) -> str:
+    return model_card(
+        CardSubject(
+            title=words["title"],
+            license=words["license"],
+            config=found.weights.config,
+            head=found.weights.head,
+            parameters=inventory.parameters,
+            vocabulary=inventory.vocabulary is not None,
+            origin=inventory.source,
+            provenance=found.provenance,
+        )
+    )
+
+
+def _write_export(
+    dest: Path, to: Format, found: _Found, vocab: Path | None, card: str
+) -> list[str]:
     weights = found.weights
     size = sum(x.nbytes for x in (*weights.params.values(), *(weights.optimizer or {}).values()))
     with appearing_whole(dest) as folder:
@@ -297,6 +371,7 @@ def _write_export(dest: Path, to: Format, found: _Found, vocab: Path | None) -> 
         try:
             require_space(folder, size)
             if to == "hf":
+                (folder / "README.md").write_text(card, encoding="utf-8")
                 return writers.write_hf(folder, weights, vocab, found.settings)
             return writers.write_tf(folder, weights, vocab)
         except OSError as error:

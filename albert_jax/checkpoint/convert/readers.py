@@ -47,7 +47,11 @@ _OF_ARCHITECTURE = {
 }
 # Kind of head -> the problem_type of transformers that it is; token_classification and
 # multiple_choice know none.
-_PROBLEMS = {"classification": "single_label_classification", "regression": "regression"}
+PROBLEMS = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 # Keys of a transformers config.json that we write ourselves.
 _OWN_KEYS = {"architectures", "id2label", "label2id", "model_type", "num_labels"}
 _OWN_KEYS |= {"transformers_version", "torch_dtype", "dtype", "_name_or_path"}
@@ -196,6 +200,8 @@ def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: We
         return "token_classification"
     if architecture == "AlbertForMultipleChoice":
         return "multiple_choice"
+    if values.get("problem_type") == PROBLEMS["multi_label"]:
+        return "multi_label"
     if architecture == "AlbertForSequenceClassification" and rows == 1:
         return "regression"  # as transformers takes num_labels 1
     if values.get("problem_type") == "regression":
@@ -211,12 +217,12 @@ def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: We
 def _check_problem(values: Mapping[str, Any], kind: str, source: WeightSource) -> None:
     """UserError for outputs that mean something else to transformers than to that kind of head."""
     problem = values.get("problem_type")
-    if problem is None or kind not in _PROBLEMS or problem == _PROBLEMS[kind]:
+    if problem is None or kind not in PROBLEMS or problem == PROBLEMS[kind]:
         return
     raise UserError(
         f"{source.file} has the problem_type {shown(problem)}, which is not supported for its head "
         f"({kind}): a classification here chooses one label of several, with probabilities that "
-        "sum to 1, and a regression has one value"
+        "sum to 1, multi_label any number of them, and a regression has one value"
     )
 
 

@@ -8,23 +8,33 @@ transformers model (folder or file), on disk, in a tar archive, or at an address
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from albert_jax.checkpoint.convert.archives import download, is_archive, unpack
+from albert_jax.checkpoint import hub
+from albert_jax.checkpoint.convert.archives import (
+    NotDownloaded,
+    download,
+    is_archive,
+    released_archive,
+    unpack,
+)
 from albert_jax.checkpoint.convert.flax_msgpack import read_flax
 from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
 from albert_jax.checkpoint.convert.tensors import Tensor
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
 from albert_jax.checkpoint.convert.torch_zip import read_torch
-from albert_jax.config.packaged import model_path
+from albert_jax.config.model_names import ModelName, hub_endpoint, name_of
+from albert_jax.config.packaged import packaged_path
 from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.streams import say
 from albert_jax.utils.wording import first_ten
 
 MODEL_FILES = ("manifest.json", "albert_config.json", "params")
@@ -40,6 +50,7 @@ _HF_FILES: dict[str, Callable[[Path], dict[str, Tensor]]] = {
 _BY_SUFFIX = {".safetensors": read_safetensors, ".bin": read_torch, ".pt": read_torch}
 _BY_SUFFIX |= {".msgpack": read_flax}
 _VOCABULARIES = ("30k-clean.model", "spiece.model")
+_DIGITS = 16  # of an archive's SHA-256, in its key
 
 
 @dataclass(frozen=True)
@@ -59,28 +70,77 @@ class WeightSource:
         return f"{names[self.kind]} {self.file.name}"
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """A source on this disk; `origin` is what to call it, `key` tells states of a name apart."""
+
+    path: Path
+    origin: str
+    key: str | None = None
+
+
 @contextlib.contextmanager
-def fetched(source: str | Path) -> Iterator[Path]:
-    """Yields the path of a source on this disk; what had to be downloaded or unpacked for it goes
-    at the end, however that comes.
+def fetched(source: str | Path) -> Iterator[Fetched]:
+    """Yields a source on this disk; what had to be downloaded or unpacked for it goes at the end,
+    however that comes, but for what huggingface_hub keeps.
 
     Raises UserError where there is nothing, or nothing that can be used.
     """
     if not str(source):
         raise UserError("the source has no name; give a tar.gz, a folder or a checkpoint's prefix")
-    path = model_path(source)
-    if not is_address(str(source)) and not _is_archive(path):
-        if not path.exists() and not _is_prefix(path):
-            raise UserError(
-                f"{path} does not exist; give a tar.gz, a folder, a checkpoint's prefix or its "
-                ".index"
-            )
-        yield path
-        return
-    with _scratch() as scratch:
-        if is_address(str(source)):
-            path = download(str(source), scratch)
-        yield _unpacked(path, scratch) if _is_archive(path) else path
+    path = Path(source)
+    with contextlib.ExitStack() as stack:
+        if named := _name_of(source):
+            found = _fetched_by_name(named, stack)
+            path = found.path
+        elif is_address(str(source)):
+            path = download(str(source), stack.enter_context(_scratch()))
+            found = Fetched(path, str(source))
+        else:
+            found = Fetched(path, str(source))
+            if not path.exists() and not _is_prefix(path):
+                raise UserError(
+                    f"{path} does not exist; give a tar.gz, a folder, a checkpoint's prefix or its "
+                    ".index, a released model's name, or hub:OWNER/NAME"
+                )
+        if _is_archive(path):
+            unpacked = _unpacked(path, stack.enter_context(_scratch()))
+            found = Fetched(unpacked, found.origin, found.key)
+        yield found
+
+
+def _name_of(source: str | Path) -> ModelName | None:
+    """The model that a source names, None for a path, a checkpoint's prefix and an address."""
+    is_hub = str(source).startswith(("hub:", "hf:", "released:"))
+    if not is_hub and (is_address(str(source)) or _is_prefix(Path(source))):
+        return None
+    return name_of(source)
+
+
+def _fetched_by_name(named: ModelName, stack: contextlib.ExitStack) -> Fetched:
+    """What a name stands for; of a released model Google's archive, else the hub's folder of it.
+    What is temporary goes with the stack."""
+    if named.kind == "packaged":
+        return Fetched(packaged_path(named.name), named.name)
+    if named.kind == "hub":
+        return _fetched_from_hub(named, "")
+    try:
+        archive, address = released_archive(named.name, stack.enter_context(_scratch()))
+    except NotDownloaded as error:
+        repository = ModelName("hub", f"albert/albert-{named.name}")
+        say(f"{error.brief}; trying {hub_endpoint()}/{repository}")
+        try:
+            return _fetched_from_hub(repository, "hub-")
+        except UserError as second:
+            raise UserError(f"{named} cannot be fetched: {error.brief}, and {second}") from None
+    with archive.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Fetched(archive, address, digest[:_DIGITS])
+
+
+def _fetched_from_hub(named: ModelName, prefix: str) -> Fetched:
+    found = hub.snapshot(named)
+    return Fetched(found.folder, f"hub:{named.name}@{found.commit}", f"{prefix}{found.commit}")
 
 
 def _is_archive(path: Path) -> bool:

@@ -17,6 +17,7 @@ from albert_jax.checkpoint.convert.hf_names import ARCHITECTURES, WITHOUT_POOLER
 from albert_jax.checkpoint.convert.parameters import LABELS, MAPPING, part_of
 from albert_jax.checkpoint.convert.readers import (
     CLASSIFIER_DROPOUT,
+    PROBLEMS,
     Weights,
     identity_mapping,
     leftovers,
@@ -34,6 +35,7 @@ from albert_jax.utils.wording import first_ten
 # Every file that an export of the format may have: a folder with another is not one of them.
 FILES = {
     "hf": {
+        "README.md",
         "config.json",
         "model.safetensors",
         "special_tokens_map.json",
@@ -180,8 +182,8 @@ def _config_json(weights: Weights, architecture: str, dtype: str) -> JsonObject:
         labels = weights.head.labels or [f"LABEL_{i}" for i in range(count)]
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
         values["label2id"] = {label: i for i, label in enumerate(labels)}
-        if kind == "regression":
-            values["problem_type"] = "regression"
+        if kind in ("regression", "multi_label"):
+            values["problem_type"] = PROBLEMS[kind]
     return values
 
 

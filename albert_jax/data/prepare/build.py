@@ -19,7 +19,7 @@ import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 
 from albert_jax import __version__
+from albert_jax.data.hub import HUB
 from albert_jax.data.prepare.beam_runner import make_pipeline, run_units_on_beam
 from albert_jax.data.prepare.forecast import make_forecast
 from albert_jax.data.prepare.local_runner import run_units
@@ -40,12 +41,14 @@ from albert_jax.data.prepare.units import (
     read_unit_records,
 )
 from albert_jax.data.store_manifest import (
+    CHECKSUM,
     FORMAT_REVISION,
     FORMAT_VERSION,
     MAX_VOCAB_SIZE,
     SETTINGS,
     SPLITS,
     Input,
+    PreparedStore,
     Settings,
     SplitRecord,
     Splits,
@@ -83,19 +86,21 @@ def prepare(
     strict: bool = False,
     language: str = "en",
     data_dir: str | None = None,
+    field: str | None = None,
     mode: Literal["google", "hf"] = "google",
     do_lower_case: bool = True,
     beam: Sequence[str] | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> PreparedStore:
     """Makes a token store of files, folders, patterns or the docs of `python_docs`; returns its
     manifest.
 
-    Files and `output` may lie at gs:// or another of fsspec's addresses. `format` is text, wiki or
-    tfds:NAME (then the inputs name splits). `workers` unset takes all cores. `holdout` is the share
-    of documents kept from training. `beam`, Beam's pipeline options as NAME=VALUE, runs the units
-    there instead. The same inputs and settings give the same bytes, whatever the number of workers;
-    killed, the same call goes on where it was.
+    Files and `output` may lie at gs:// or another of fsspec's addresses. `format` is text, wiki,
+    tfds:NAME or hf:NAME[/CONFIG] (then the inputs name splits); `field` is the column or key that
+    holds the text of the hub's data sets, of Parquet and of JSONL files. `workers` unset takes all
+    cores. `holdout` is the share of documents kept from training. `beam`, Beam's pipeline options
+    as NAME=VALUE, runs the units there instead. The same inputs and settings give the same bytes,
+    whatever the number of workers; killed, the same call goes on where it was.
     Raises UserError for bad inputs or settings, a full disk and an address that cannot be reached,
     TryAgain where a worker was killed or two prepares wrote one address.
     """
@@ -107,17 +112,17 @@ def prepare(
         output = os.path.abspath(output)  # workers stand elsewhere
     place = open_place(output)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    reading = Reading(format, sentences, strict, language, data_dir)
+    reading = Reading(format, sentences, strict, language, data_dir, field)
     tokenizer = Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
     _check(tokenizer, holdout, workers)
     pieces = find_pieces(inputs, reading)
-    if not reading.format.startswith("tfds:"):
+    if not reading.format.startswith(("tfds:", HUB)):
         require_output_apart(output, inputs, (piece.path for piece in pieces))
     settings = _settings(tokenizer, reading, holdout, pieces)
     if (finished := _finished(place, settings, pieces)) is not None:
         place.remove_folder("progress")  # of a run killed at its very end
         _say(f"{place.name} is complete already", progress)
-        return finished.to_json()
+        return PreparedStore(manifest=finished)
     units = plan_units(pieces, reading)
     hashes = _first_documents(units, reading, tokenizer, wanted=2 if holdout else 1)
     # Of two documents one is held out and one is not, so neither split is ever empty.
@@ -154,7 +159,7 @@ def prepare(
         place.write("manifest.json", json_bytes(document))
         place.remove_folder("progress")
     _summarize(manifest, place.name, progress)
-    return document
+    return PreparedStore(manifest=replace(manifest, checksum=document[CHECKSUM]))
 
 
 def _cores() -> int:
@@ -201,7 +206,12 @@ def _settings(
         vocabulary=StoreVocabulary(
             tokenizer.sha256, tokenizer.vocab_size, tokenizer.mode, tokenizer.do_lower_case
         ),
-        reading={k: v for k, v in asdict(reading).items() if k != "data_dir"},
+        # Stores that were made before there were fields say none.
+        reading={
+            k: v
+            for k, v in asdict(reading).items()
+            if k != "data_dir" and (k, v) != ("field", None)
+        },
         holdout=holdout,
         made_with=made_with,
     )

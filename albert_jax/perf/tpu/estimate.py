@@ -32,6 +32,7 @@ from albert_jax.perf.workload import Work, lower, make_work, pretrain_config, se
 from albert_jax.training.memory import OutOfMemory, out_of_memory_told, program_bytes
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.provenance import commit, versions
+from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import say
 
 OPERATIONS = 12  # of the most expensive
@@ -58,7 +59,7 @@ _PROFILED = {
 }
 
 
-def estimate(config: EstimateConfig) -> EstimateResult:
+def estimate(config: EstimateConfig = EstimateConfig()) -> EstimateResult:
     """Compile one configuration for its slice; return a `FittingEstimate` where a chip holds it.
 
     Raises UserError for what cannot be compiled.
@@ -69,13 +70,13 @@ def estimate(config: EstimateConfig) -> EstimateResult:
     return _compiled(config, settings, where, compile_only_devices(where))
 
 
-def find_batch(config: EstimateConfig) -> list[EstimateResult]:
+def find_batch(config: EstimateConfig = EstimateConfig()) -> Rows[EstimateResult]:
     """Return the estimate of the largest batch that a chip holds, to within a sixteenth, for the
     configured remat, "none" and "full"; one that holds no sequence has `fits` False."""
     where = parse_slice(config.topology)
     first = estimated_config(config, where)
     devices = compile_only_devices(where)
-    found = []
+    found: Rows[EstimateResult] = Rows()
     for remat in dict.fromkeys((first.compute.remat, "none", "full")):
         wanted = dataclasses.replace(config, remat=remat)
         found.append(_largest(wanted, where, devices))

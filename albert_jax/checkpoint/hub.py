@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Hugging Face hub's side of a model: a repository's files come here, checked, and a folder's
+go there.
+
+huggingface_hub, an optional package, does the talking: revisions, tokens, HF_ENDPOINT, its cache,
+HF_HUB_OFFLINE and progress bars are its own. What a repository says is not trusted: only files that
+a conversion reads are fetched, each with a limit on its size, and what came is compared with the
+digests that the hub lists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from albert_jax.checkpoint.convert.parameters import check_sizes, parameter_shapes
+from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS
+from albert_jax.config.model import AlbertConfig
+from albert_jax.config.model_names import COMMIT, MAIN, ModelName, hub_endpoint
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_files import read_foreign_json
+from albert_jax.utils.wording import first_ten, shortened
+
+_CONFIG = "config.json"
+# Beside the weights: file -> most bytes. Those of ALBERT have some 1 KB, 0.8 MB and 1.3 MB.
+_BESIDE = {
+    _CONFIG: 1 << 22,
+    "tokenizer_config.json": 1 << 22,
+    "special_tokens_map.json": 1 << 22,
+    "added_tokens.json": 1 << 22,
+    "tokenizer.json": 1 << 26,
+    "spiece.model": 1 << 26,
+}
+_MOST_INDEX = 1 << 22
+_PART = r"-\d{5}-of-\d{5}"
+_MOST_PARTS = 100
+_FREE = 1 << 26  # bytes of weights beside those that the configuration asks for
+_MOST_OF_WEIGHTS = 2  # times as many bytes as float32 parameters: tied copies, position ids
+_CHUNK = 1 << 20
+_LOG_IN = "log in with hf auth login, or set HF_TOKEN"
+_SYSTEMS_WORDS = re.compile(r"\[Errno -?\d+\] ([\w ]+)")  # inside what HTTP clients make of them
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository's files on this disk, and the commit that they are of."""
+
+    folder: Path
+    commit: str
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the hub lists of a file: bytes, and a digest where it has one."""
+
+    size: int | None
+    sha256: str | None = None  # of a file in large-file storage
+    git_sha1: str | None = None  # of any other: of its header and its content
+
+
+def snapshot(named: ModelName) -> Snapshot:
+    """Fetch the files of a repository that a conversion reads, and return their folder.
+
+    Without a network it is the copy that huggingface_hub's cache keeps. Raises UserError where
+    there is no such repository, revision or file, where access is refused, and for what is no
+    ALBERT, is larger than its configuration says, or is not what the hub lists.
+    """
+    hub = _huggingface_hub(named)
+    with _as_sentences(hub, named, "fetched"):
+        try:
+            info = hub.HfApi(endpoint=hub_endpoint(), library_name="albert_jax").model_info(
+                named.name, revision=named.revision, files_metadata=True
+            )
+        except _refusals(hub):
+            raise
+        except _network_errors(hub) as error:
+            return _offline(hub, named, error)
+        commit = str(info.sha)
+        if not COMMIT.fullmatch(commit):
+            raise UserError(f"{hub_endpoint()} says no commit of {named}; is HF_ENDPOINT right?")
+        listed = {each.rfilename: _listed(each) for each in info.siblings or ()}
+        return Snapshot(_Download(hub, named, commit, listed).run(), commit)
+
+
+class _Download:
+    """One repository's files, fetched one by one into huggingface_hub's cache."""
+
+    def __init__(
+        self, hub: Any, named: ModelName, commit: str, listed: Mapping[str, _File]
+    ) -> None:
+        self._hub, self._named, self._commit, self._listed = hub, named, commit, listed
+
+    def run(self) -> Path:
+        chosen = chosen_files(self._listed, str(self._named))
+        self._require_sizes(chosen, _BESIDE | dict.fromkeys(TRANSFORMERS_WEIGHTS, math.inf))
+        # By its revision, whose commit huggingface_hub notes then for when there is no network.
+        config = self._fetched(_CONFIG, self._named.revision)
+        if config.parent.name != self._commit:
+            raise UserError(f"{self._named} has changed meanwhile; run this again")
+        _require_albert(config, str(self._named))
+        self._require_sizes(chosen, _limits(config, chosen))
+        self._require_room(chosen)
+        for name in chosen:
+            self._fetched(name)
+        return config.parent
+
+    def _require_sizes(self, names: Collection[str], limits: Mapping[str, float]) -> None:
+        for name in names:
+            size, most = self._listed[name].size, limits.get(name, math.inf)
+            if size is None or size < 0:
+                raise UserError(f"{self._named}: the hub lists {name} without a size; refused")
+            if size > most:
+                raise UserError(
+                    f"{self._named}: {name} has {size:,} bytes, over the {most:,.0f} that an "
+                    "ALBERT of its configuration can need; refused"
+                )
+
+    def _require_room(self, names: Collection[str]) -> None:
+        cache = Path(self._hub.constants.HF_HUB_CACHE)
+        there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        needed = sum(self._listed[name].size or 0 for name in names)
+        if needed > (free := shutil.disk_usage(there).free):
+            raise UserError(
+                f"{self._named} has {needed:,} bytes, and {there} {free:,} free; make room, or set "
+                "HF_HOME to a folder with more"
+            )
+
+    def _fetched(self, name: str, revision: str | None = None) -> Path:
+        """The path of a file on this disk, which is what the hub lists."""
+        path = Path(
+            self._hub.hf_hub_download(
+                self._named.name,
+                name,
+                revision=revision or self._commit,
+                endpoint=hub_endpoint(),
+                library_name="albert_jax",
+            )
+        )
+        if not _is(path, self._listed[name]):
+            # The cache must not keep it: it would be taken for the file at the next attempt.
+            path.resolve().unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            raise UserError(
+                f"{self._named}: {name} came with another content than the hub lists; run this "
+                "again"
+            )
+        return path
+
+
+def chosen_files(there: Collection[str], repository: str) -> list[str]:
+    """Return the names of a repository's files that a conversion reads: the configuration, the
+    first format of weights with its parts, the vocabulary and the tokenizer's settings.
+
+    Raises UserError where there is no configuration or nothing that is read.
+    """
+    weights = next((name for name in TRANSFORMERS_WEIGHTS if name in there), None)
+    if weights is None or _CONFIG not in there:
+        wanted = _CONFIG if weights else f"none of {', '.join(TRANSFORMERS_WEIGHTS)}"
+        held = f" (it has {first_ten(sorted(there))})" if there else ""
+        raise UserError(
+            f"{repository} holds no model that is read: {'no ' if weights else ''}{wanted}{held}; "
+            "give the repository of an ALBERT in PyTorch's, safetensors' or Flax's format"
+        )
+    chosen = [name for name in _BESIDE if name in there]
+    if "spiece.model" not in there:  # what a conversion looks at then
+        chosen += sorted(n for n in there if n.endswith(".model") and "/" not in n)[:2]
+        chosen += [name for name in ("vocab.txt",) if name in there]
+    if weights.endswith(".index.json"):
+        stem, suffix = weights.removesuffix(".index.json").split(".")
+        part = re.compile(rf"{re.escape(stem)}{_PART}\.{suffix}")
+        chosen += sorted(filter(part.fullmatch, there))[:_MOST_PARTS]
+    return [*chosen, weights]
+
+
+def _limits(config: Path, chosen: Collection[str]) -> dict[str, float]:
+    """File -> most bytes, by what the configuration asks for."""
+    architecture, _ = AlbertConfig.from_dict(read_foreign_json(config), config)
+    check_sizes(architecture, config)
+    count = sum(math.prod(shape) for shape in parameter_shapes(architecture).values())
+    limits = dict.fromkeys(chosen, float(_MOST_OF_WEIGHTS * 4 * count + _FREE))
+    limits |= {name: _MOST_INDEX for name in chosen if name.endswith(".index.json")}
+    vocabularies = {name: 1 << 26 for name in chosen if name.endswith((".model", ".txt"))}
+    return limits | vocabularies | _BESIDE
+
+
+def _require_albert(config: Path, repository: str) -> None:
+    kind = read_foreign_json(config).get("model_type", "albert")
+    if kind != "albert":
+        raise UserError(
+            f"{repository} is a model of type {shortened(str(kind))}; albert_jax reads ALBERT alone"
+        )
+
+
+def _listed(sibling: Any) -> _File:
+    lfs = sibling.lfs
+    size = sibling.size if isinstance(sibling.size, int) else None
+    if lfs is None:
+        return _File(size, git_sha1=sibling.blob_id)
+    return _File(size, sha256=getattr(lfs, "sha256", None))
+
+
+def _is(path: Path, listed: _File) -> bool:
+    """Whether a file has the size and, where the hub lists one, the digest."""
+    size = path.stat().st_size
+    if listed.size is not None and size != listed.size:
+        return False
+    wanted = listed.sha256 or listed.git_sha1
+    if wanted is None:
+        return True
+    digest = hashlib.sha256() if listed.sha256 else hashlib.sha1(b"blob %d\0" % size)  # noqa: S324
+    with path.open("rb") as file:
+        while content := file.read(_CHUNK):
+            digest.update(content)
+    return digest.hexdigest() == wanted
+
+
+def _offline(hub: Any, named: ModelName, why: Exception) -> Snapshot:
+    """The copy in huggingface_hub's own cache."""
+    told = f"{hub_endpoint()} cannot be reached ({_said(why)})"
+    try:
+        found = hub.snapshot_download(
+            named.name, revision=named.revision, local_files_only=True, allow_patterns=[_CONFIG]
+        )
+    except (OSError, ValueError):
+        raise UserError(
+            f"{named} is not on this disk, and {told}; run this once with a network, or give a "
+            "folder"
+        ) from None
+    folder = Path(found)
+    there = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    if not any(name in there for name in ("spiece.model", "tokenizer.json")):
+        raise UserError(
+            f"the copy of {named} on this disk has no vocabulary, and {told}; run this once with a "
+            "network, or convert its folder with albert-jax convert"
+        )
+    chosen = chosen_files(there, f"the copy of {named} on this disk")
+    _require_albert(folder / _CONFIG, str(named))
+    limits = _limits(folder / _CONFIG, chosen)
+    if too_large := [name for name in chosen if there[name] > limits[name]]:
+        raise UserError(f"{named}: {first_ten(too_large)} is larger than any ALBERT's; refused")
+    return Snapshot(folder, folder.name)
+
+
+# ------------------------------------------------------------------------------------ going there
+
+
+def require_token(named: ModelName) -> None:
+    """Raise UserError where nothing can be written to a repository: without huggingface_hub, and
+    without a token where that looks for one."""
+    if _huggingface_hub(named).get_token() is None:
+        raise UserError(
+            f"{named} is written with a token, and there is none; {_LOG_IN}, with one that may "
+            "write"
+        )
+
+
+def upload(files: Mapping[str, Path], named: ModelName, *, private: bool) -> str:
+    """Upload files, by their names there, to a repository, which is made where it is missing, as
+    one commit; return the commit's address.
+
+    Raises UserError where the hub cannot be reached or refuses it.
+    """
+    hub = _huggingface_hub(named)
+    api = hub.HfApi(endpoint=hub_endpoint(), library_name="albert_jax")
+    with _as_sentences(hub, named, "written"):
+        api.create_repo(named.name, private=private, exist_ok=True)
+        if named.revision != MAIN:
+            api.create_branch(named.name, branch=named.revision, exist_ok=True)
+        operations = [
+            hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(files[name]))
+            for name in sorted(files)
+        ]
+        commit = api.create_commit(
+            named.name,
+            operations,
+            commit_message="Upload an ALBERT with albert_jax",
+            revision=named.revision,
+        )
+    return str(commit.commit_url)
+
+
+# ------------------------------------------------------------------------------------- its errors
+
+
+def _huggingface_hub(named: ModelName) -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.errors
+    except ImportError:
+        raise UserError(
+            f"{named} is no path here, and a repository of the Hugging Face hub needs "
+            "huggingface_hub; pip install 'albert-jax[hub]', or give a folder"
+        ) from None
+    return huggingface_hub
+
+
+def _refusals(hub: Any) -> tuple[type[Exception], ...]:
+    """The errors of a hub that answered."""
+    return (hub.errors.HfHubHTTPError,)
+
+
+def _network_errors(hub: Any) -> tuple[type[Exception], ...]:
+    """Those of a network, of whichever client the installed version has; OSError is requests'."""
+    return (OSError, hub.errors.HfHubHTTPError.__mro__[1])
+
+
+def _failures(hub: Any) -> tuple[type[Exception], ...]:
+    """Those of a transfer that failed, by huggingface_hub's own checks too."""
+    return (*_network_errors(hub), ValueError, RuntimeError)
+
+
+@contextlib.contextmanager
+def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
+    """Turns what huggingface_hub raises into UserError; `done` is what was to be."""
+    errors = hub.errors
+    try:
+        yield
+    except UserError:
+        raise
+    except errors.GatedRepoError:
+        raise UserError(
+            f"{named} is gated; accept its conditions at {hub_endpoint()}/{named.name}, and "
+            f"{_LOG_IN}"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(
+            f"{named.name} has no revision {named.revision!r}; give one of its branches, tags or "
+            "commits after the @"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        if done == "written":
+            told = f"or you may not write there; {_LOG_IN}, with a token that may write"
+        else:
+            told = f"or it is private; check the name, or {_LOG_IN}"
+        raise UserError(
+            f"{named.name} is no path here, and {hub_endpoint()} has no such repository, {told}"
+        ) from None
+    except errors.LocalEntryNotFoundError as error:
+        raise _not_done(named, done, error) from None
+    except errors.EntryNotFoundError as error:
+        raise UserError(
+            f"{named} lacks a file that it lists ({_said(error)}); run this again"
+        ) from None
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        if status in (401, 403):
+            told = f"{hub_endpoint()} refuses {named} ({_said(error)})"
+            raise UserError(f"{told}; {_LOG_IN}") from None
+        raise _not_done(named, done, error) from None
+    except _failures(hub) as error:
+        raise _not_done(named, done, error) from None
+
+
+def _not_done(named: ModelName, done: str, error: Exception) -> UserError:
+    return UserError(
+        f"{named} cannot be {done} ({_said(error)}); run this again, it goes on where it was"
+        if done == "fetched"
+        else f"{named} cannot be {done} ({_said(error)}); run this again"
+    )
+
+
+def _said(error: Exception) -> str:
+    """A library's words in a short line; never a header, and so never a token."""
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        return _said(error.__cause__)
+    if found := _SYSTEMS_WORDS.search(str(error)):
+        return found[1]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shortened(" ".join(lines[:2])) if lines else type(error).__name__

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Uploads a model to the Hugging Face hub, in transformers' layout, with a model card."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from albert_jax.checkpoint import hub
+from albert_jax.checkpoint.convert import writers
+from albert_jax.checkpoint.convert.card import check_license
+from albert_jax.checkpoint.convert.convert import CardWords, card_of, convert_as_it_is
+from albert_jax.checkpoint.model_paths import holds_transformers_weights, require_model_directory
+from albert_jax.config.manifests import is_model_directory
+from albert_jax.config.model_names import MAIN, ModelName, name_of
+from albert_jax.utils.arguments import path_of
+from albert_jax.utils.atomic import scratch_folder
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.results import Result
+from albert_jax.utils.streams import say
+from albert_jax.utils.wording import first_ten
+
+_CARD = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pushed(Result):
+    """What was uploaded: the repository, its revision, the commit's address and the files."""
+
+    repository: str
+    revision: str
+    url: str
+    files: list[str]
+
+
+def push(
+    model: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    license: str | None = None,
+) -> Pushed:
+    """Upload a model to a repository of the Hugging Face hub, as one commit.
+
+    Args:
+        model: a model directory or a model's name, which is converted to transformers' layout and
+            gets a model card; or a transformers folder, which is read to prove that it can be, and
+            uploaded as it is, with a card where it has none.
+        repository: hub:OWNER/NAME, made where it is missing.
+        private: whether a repository that is made is private.
+        revision: the branch to commit to, made where it is missing; unset: main.
+        license: the licence's identifier in the card; unset: that of released weights and of the
+            packaged model, else unknown.
+
+    Returns:
+        The commit's address and the files.
+
+    Raises:
+        UserError: for what is no model, where the hub refuses, and where it cannot be reached.
+    """
+    named = _repository(repository, revision)
+    check_license(license)
+    hub.require_token(named)
+    with scratch_folder() as scratch:
+        folder = path_of(model, "model")
+        if holds_transformers_weights(folder) and not is_model_directory(folder):
+            files = _checked_folder(folder, scratch, named, license)
+        else:
+            source = require_model_directory(model)
+            folder = scratch / "hf"
+            words = CardWords(title=named.name, license=license)
+            convert_as_it_is(source, folder, str(model), to="hf", card=words)
+            files = {path.name: path for path in folder.iterdir()}
+        url = hub.upload(files, named, private=private)
+    say(f"{named}: {len(files)} files at {url}")
+    return Pushed(repository=named.name, revision=named.revision, url=url, files=sorted(files))
+
+
+def _repository(repository: str, revision: str | None) -> ModelName:
+    forced = repository if repository.startswith(("hub:", "hf:")) else f"hub:{repository}"
+    named = name_of(forced)
+    assert named is not None, "it has a prefix"
+    if "/" not in named.name:
+        raise UserError(f"{repository} has no owner; give hub:OWNER/NAME")
+    if revision is None:
+        return named
+    if named.revision not in (MAIN, revision):
+        raise UserError(f"{repository} and --revision {revision} are two; give one")
+    again = name_of(f"hub:{named.name}@{revision}")
+    assert again is not None, "it has a prefix"
+    return dataclasses.replace(named, revision=again.revision)
+
+
+def _checked_folder(
+    folder: Path, scratch: Path, named: ModelName, license: str | None
+) -> dict[str, Path]:
+    """A transformers folder's files by name, all that a model needs; UserError where they make
+    none that can be read."""
+    card = card_of(folder, named.name, license)
+    files = {path.name: path for path in folder.iterdir() if _is_wanted(path.name, folder)}
+    if _CARD in files and license is not None:
+        raise UserError(f"{files[_CARD]} says the licence; change it there, leave out --license")
+    if _CARD not in files:
+        (scratch / _CARD).write_text(card, encoding="utf-8")
+        files[_CARD] = scratch / _CARD
+    if others := sorted({path.name for path in folder.iterdir()} - set(files)):
+        say(f"note: left out, as no model needs it: {first_ten(others)}")
+    return files
+
+
+def _is_wanted(name: str, folder: Path) -> bool:
+    there: Collection[str] = [path.name for path in folder.iterdir() if path.is_file()]
+    return name in {*hub.chosen_files(there, str(folder)), *(writers.FILES["hf"] & set(there))}

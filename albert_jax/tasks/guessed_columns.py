@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which columns of a user's own file are likely to hold the texts and the label, for an error that
+proposes them. They are never used unasked: a model trained on another column answers nothing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+
+# By the words in a column's name.
+_TEXT = {"text", "sentence", "review", "content", "comment", "body", "message", "tweet", "document"}
+_LABEL = {
+    *("label", "class", "category", "sentiment", "intent", "target", "polarity"),
+    *("rating", "stars", "score", "tag", "tags"),
+}
+_ID = {"id", "idx", "index"}
+_PAIRS = (
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("text_1", "text_2"),
+    ("sentence1", "sentence2"),
+    ("sentence_a", "sentence_b"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("question", "answer"),
+    ("query", "document"),
+)
+_WORDS = ("words", "tokens")
+
+
+def advice(found: Iterable[str], *, texts: int, label: str, of_words: bool, is_asked: bool) -> str:
+    """Return the end of a sentence that says a column is missing: which flags would name it.
+
+    Args:
+        found: the columns that the file has.
+        texts: how many the task takes.
+        label: what the task calls the label.
+        of_words: whether the text is a list of words.
+        is_asked: whether a label is needed too.
+    """
+    columns = [column for column in found if column]
+    flags = " and ".join(["--texts", "--label"][: 1 + is_asked])
+    own, own_label = _guess(columns, texts=texts, of_words=of_words, is_asked=is_asked)
+    proposed = []
+    if own:
+        proposed += ["--texts", *own]
+    if own and own_label and own_label != label:
+        proposed += ["--label", own_label]
+    more = f", as {shlex.join(proposed)}" if proposed else ""
+    return f"; name its own with {flags}{more}"
+
+
+def _guess(
+    columns: Sequence[str], *, texts: int, of_words: bool, is_asked: bool
+) -> tuple[list[str], str | None]:
+    """Return the columns of the texts, [] where they cannot be told, and that of the label."""
+    label = _only([c for c in columns if _parts(c) & _LABEL and not _parts(c) & _TEXT])
+    others = [c for c in columns if c != label and not _parts(c) & _ID]
+    own: list[str] = []
+    if of_words:
+        own = [c for c in others if c.casefold() in _WORDS][:1]
+    elif texts == 2:
+        named = {c.casefold(): c for c in others}
+        pairs = [[named[a], named[b]] for a, b in _PAIRS if a in named and b in named]
+        own = pairs[0] if pairs else others if len(others) == 2 and label else []
+    elif texts == 1:
+        found = _only([c for c in others if _parts(c) & _TEXT])
+        found = found or (_only(others) if label or not is_asked else None)
+        own = [found] if found else []
+    if label is None:
+        label = _only([c for c in others if c not in own])
+    return own, label
+
+
+def _only(columns: Sequence[str]) -> str | None:
+    return columns[0] if len(columns) == 1 else None
+
+
+def _parts(column: str) -> set[str]:
+    return set(re.findall(r"[^\W_]+", column.casefold()))

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts that are longer than a row: cut, refused, or read in windows whose logits are averaged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from albert_jax.config.heads import Long
+from albert_jax.data.special_pieces import CLS_ID, SEP_ID
+from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.tasks.base import Features, Outputs, RawExample, Task
+from albert_jax.tasks.cuts import Cut, cuts_of
+from albert_jax.tasks.squad_spans import windows
+from albert_jax.utils.errors import UserError
+
+# Heads with one answer for the whole text, which several windows can share.
+WINDOWED = ("classification", "multi_label", "regression")
+# In `Features.extra`, how many tokens of the long text a window has.
+_TOKENS = "window_tokens"
+
+
+@dataclass(frozen=True)
+class LongTexts:
+    """What is done with a text that is longer than a row.
+
+    Fields:
+        how: "cut" leaves out its end, "refuse" is an error, "windows" reads all of it.
+        stride: tokens from one window's start to the next's; None: half of a window's tokens.
+    """
+
+    how: Long = "cut"
+    stride: int | None = None
+
+    def check(self, task: Task, max_seq_length: int) -> LongTexts:
+        """Return the same; raise UserError for a task or for rows that it does not suit."""
+        if self.how == "windows" and task.head == "multiple_choice":
+            raise UserError(
+                f"long windows is not for {task.name}, whose options share one passage; give cut "
+                "or refuse"
+            )
+        if self.stride is None:
+            return self
+        if self.how != "windows" or task.head not in WINDOWED:
+            raise UserError(
+                f"stride {self.stride} is for long windows of {' and '.join(WINDOWED)}; leave it "
+                "out"
+            )
+        check_stride(self.stride, max_seq_length)
+        return self
+
+
+CUT = LongTexts()
+
+
+def check_stride(stride: int, row: int) -> None:
+    """Raise UserError for a stride that is none, or leaves out tokens between windows."""
+    if not 1 <= stride <= row - 2:
+        raise UserError(
+            f"stride {stride} must be 1 to {row - 2}, the tokens of text in a row of {row}"
+        )
+
+
+def fitted(
+    task: Task,
+    example: RawExample,
+    features: list[Features],
+    tokenizer: Tokenizer,
+    max_seq_length: int,
+    long: LongTexts,
+) -> tuple[list[Features], list[Cut]]:
+    """Return the example's features as `long` has them, and which tokens they lack.
+
+    Args:
+        task: whose example it is.
+        example: the texts.
+        features: those that `task.features` made, with long texts cut.
+        tokenizer: the model's.
+        max_seq_length: tokens in a row.
+        long: what is done with long texts.
+
+    Raises:
+        UserError: with the example's place, where a text is refused.
+    """
+    if long.how == "windows" and task.head in WINDOWED:
+        return _in_windows(example, features[0], tokenizer, max_seq_length, long.stride), []
+    cuts = cuts_of(task, example, features, tokenizer, max_seq_length)
+    if cuts and long.how == "refuse":
+        raise UserError(f"{_place(example)} {_refusal(task, cuts[0], max_seq_length)}")
+    return features, cuts
+
+
+def _place(example: RawExample) -> str:
+    return f"{example.place or f'example {example.id}'}:"
+
+
+def _refusal(task: Task, cut: Cut, max_seq_length: int) -> str:
+    lost = f"the text is {cut.left_out:,} tokens too long for"
+    others = "cut leaves out the end"
+    if task.head in WINDOWED:
+        others += ", windows reads it all"
+    if cut.setting != "max_seq_length":
+        return f"{lost} {cut.setting}, and long is refuse; {others}"
+    return f"{lost} a row of {max_seq_length}, and long is refuse; {others}"
+
+
+def _in_windows(
+    example: RawExample,
+    row: Features,
+    tokenizer: Tokenizer,
+    max_seq_length: int,
+    stride: int | None,
+) -> list[Features]:
+    """Return a row for each window; of a pair the shorter text is in all of them, whole."""
+    if len(row.input_ids) < max_seq_length:
+        return [row]
+    texts = tokenizer.encode_ids(example.texts)
+    is_pair = len(texts) == 2 and bool(texts[1])
+    long = 1 if is_pair and len(texts[1]) >= len(texts[0]) else 0
+    room = max_seq_length - 2
+    if is_pair:
+        kept = len(texts[1 - long])
+        room = max_seq_length - 3 - kept
+        if room < kept and len(texts[long]) > room:
+            raise UserError(
+                f"{_place(example)} the shorter text of the pair has {kept:,} tokens, over half "
+                f"of a row of {max_seq_length}, so that windows of the other have no room; "
+                "shorten it, or cut long texts"
+            )
+    if len(texts[long]) <= room:
+        return [row]
+    found = []
+    for part in window_parts(texts[long], room, stride):
+        shown = [part if i == long else text for i, text in enumerate(texts[: 1 + is_pair])]
+        parts = [[CLS_ID, *shown[0], SEP_ID], *([*text, SEP_ID] for text in shown[1:])]
+        found.append(
+            dataclasses.replace(
+                row,
+                input_ids=[i for ids in parts for i in ids],
+                segment_ids=[n for n, ids in enumerate(parts) for _ in ids],
+                extra={**row.extra, _TOKENS: len(part)},
+            )
+        )
+    return found
+
+
+def window_parts(ids: Sequence[int], room: int, stride: int | None) -> list[Sequence[int]]:
+    """Return a long text's tokens in windows of at most `room`, each `stride` after the one before
+    (None: half of `room`); the last ends with the text."""
+    found = windows(len(ids), room, min(stride or max(room // 2, 1), room))
+    return [ids[window.start : window.start + window.length] for window in found]
+
+
+def pooled(
+    features: Sequence[Features], outputs: Outputs
+) -> tuple[Sequence[Features], list[Mapping[str, np.ndarray]]]:
+    """Return one feature and one output in place of the windows of each long text.
+
+    Its logits are the mean of the windows', weighted by the tokens that each has of the text.
+    """
+    kept: list[Features] = []
+    found: list[Mapping[str, np.ndarray]] = []
+    logits: list[np.ndarray] = []
+    weights: list[int] = []
+    for index, (feature, output) in enumerate(zip(features, outputs, strict=True)):
+        if (tokens := feature.extra.get(_TOKENS)) is None:
+            kept.append(feature)
+            found.append(output)
+            continue
+        logits.append(output["logits"])
+        weights.append(tokens)
+        if not _goes_on(features, index):
+            mean = np.average(np.stack(logits).astype(np.float64), axis=0, weights=weights)
+            kept.append(feature)
+            found.append({"logits": mean.astype(output["logits"].dtype)})
+            logits, weights = [], []
+    return kept, found
+
+
+def _goes_on(features: Sequence[Features], index: int) -> bool:
+    """Return whether the next feature is a window of the same text."""
+    after = features[index + 1 : index + 2]
+    return any(_TOKENS in x.extra and x.example == features[index].example for x in after)
+
+
+def window_count(features: Sequence[Features]) -> int:
+    """Return in how many windows an example's long text is read; 0 where it fits a row."""
+    return len(features) if features and _TOKENS in features[0].extra else 0
+
+
+def windows_line(counts: Sequence[int], examples: int, what: str, max_seq_length: int) -> list[str]:
+    """Return a sentence for a person on the long texts among `examples`: `counts` of windows."""
+    if not counts:
+        return []
+    were = "was" if len(counts) == 1 else "were"
+    return [
+        f"{len(counts):,} of {examples:,} {what} {were} longer than {max_seq_length} tokens and "
+        f"read in {min(counts)} to {max(counts)} windows"
+    ]

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The best step of a fine-tuning run: judged on dev, kept as a model directory, and waited for no
+longer than the run's patience."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from albert_jax.checkpoint.integrity import Damaged, read_document
+from albert_jax.checkpoint.model_export import export_model
+from albert_jax.config.heads import IGNORED_LABEL, LABEL_SET
+from albert_jax.config.manifests import MANIFEST
+from albert_jax.config.recipes import to_dict
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.inference.finetuned import HeadOutputs
+from albert_jax.tasks import Features, Task
+from albert_jax.tasks.long_texts import pooled
+from albert_jax.tasks.scores import LOSS, Scores, goodness, line_of
+from albert_jax.tasks.split_features import SplitFeatures
+from albert_jax.training.finetune_setup import FinetuneSetup
+from albert_jax.training.lora import LORA, merged, write_adapter
+from albert_jax.utils.json_values import finite
+from albert_jax.utils.progress import Tick
+from albert_jax.utils.provenance import without_credentials
+
+
+class Patience:
+    """Counts evaluations since the best one: `limit` of them end a run, 0 never does."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._values: dict[int, float] = {}  # by step, in their order
+
+    def note(self, step: int, value: float) -> None:
+        """Note what an evaluation found, of which more is better; those of later steps are
+        forgotten, because a rollback makes them again."""
+        self._values = {s: x for s, x in self._values.items() if s < step} | {step: value}
+
+    def is_over(self, step: int) -> bool:
+        """Return whether a run that stands at this step has waited long enough."""
+        values = [x for s, x in self._values.items() if s <= step]
+        if not self._limit or not values:
+            return False
+        return len(values) - 1 - int(np.argmax(values)) >= self._limit
+
+
+class Judged(NamedTuple):
+    """What dev says of some parameters."""
+
+    metrics: dict[str, float]
+    predictions: dict[str, Any]
+    task: Task
+    """The task with what it learnt of dev, such as thresholds."""
+
+
+class BestStep:
+    """Judges a seed's run on dev, and keeps its best step as a model directory."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        prepared: FinetuneSetup,
+        outputs: HeadOutputs,
+        directory: Path,
+        seed: int,
+    ) -> None:
+        self.config, self.prepared, self.directory, self.seed = config, prepared, directory, seed
+        self.patience = Patience(config.early_stopping)
+        self._outputs = outputs
+        self._dev = some_of(prepared.dev, config.train.eval_examples)
+        self._value, self._nothing_kept = self._recorded(), not directory.exists()
+
+    def _recorded(self) -> float:
+        """The best value of the run that goes on."""
+        try:
+            found = read_document(self.directory / MANIFEST)["provenance"]
+        except (Damaged, OSError, KeyError):
+            return -math.inf
+        return goodness(self.prepared.metric, found["chosen_by"])
+
+    def forget(self) -> None:
+        """Takes the first offer that comes: what is kept may be an earlier run's."""
+        self._value, self._nothing_kept = -math.inf, True
+
+    def recall(self, evaluations: Iterable[Mapping[str, Any]]) -> None:
+        """Take note of evaluations that were made before the run was interrupted, in their
+        order."""
+        for entry in evaluations:
+            self.patience.note(entry["step"], self._goodness(entry))
+
+    def offer(self, params: Any, step: int, tick: Tick) -> dict[str, float]:
+        """The metrics of these parameters, which are kept where none were better."""
+        judged = self.judge(params, self._dev, tick)
+        metrics, value = judged.metrics, self._goodness(judged.metrics)
+        self.patience.note(step, value)
+        if value > self._value or self._nothing_kept:
+            self._value, self._nothing_kept = value, False
+            self.export(params, self.directory, step, judged)
+        numbers = {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
+        return Scores(numbers, line_of(self.prepared.task, self.prepared.metric, numbers))
+
+    def _goodness(self, metrics: Mapping[str, Any]) -> float:
+        return goodness(self.prepared.metric, metrics.get(self.prepared.metric))
+
+    def judge(
+        self,
+        params: Any,
+        split: SplitFeatures,
+        tick: Tick | None = None,
+        task: Task | None = None,
+    ) -> Judged:
+        """Judge parameters on a split; `tick` hears of rows done.
+
+        `task` has learnt of dev before; None: it may learn of this split.
+        """
+        fit = task is None and self.config.thresholds == "fit"
+        task = task or self.prepared.task
+        found = self._outputs(jax.device_put(merged(params)), split.rows, tick)
+        features, outputs = pooled(split.features, found)
+        if fit:
+            task = task.fitted(split.examples, features, outputs)
+        predictions = task.predictions(split.examples, features, outputs)
+        metrics = task.metrics(split.examples, predictions)
+        if self.prepared.metric == LOSS:
+            metrics = metrics | {LOSS: mean_loss(task.head, features, outputs)}
+        return Judged(metrics, predictions, task)
+
+    def export(self, params: Any, directory: Path, step: int, judged: Judged) -> None:
+        """Write parameters as a model directory, with what dev says of them."""
+        source, metrics = self.prepared.source, judged.metrics
+        if LORA in params:
+            adapter = directory.with_name(f"{directory.name}-adapter")
+            write_adapter(adapter, jax.device_get(params), source.config, judged.task.head)
+        export_model(
+            directory,
+            params=jax.device_get(merged(params)),
+            config=source.config,  # its dropout too, which is the run's affair, not the weights'
+            vocab=source.tokenizer["path"],
+            tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
+            head=dataclasses.replace(self.prepared, task=judged.task).head
+            | {"max_seq_length": self.prepared.max_seq_length}
+            | _long_of(self.config),
+            provenance={
+                "made_by": "albert-jax finetune",
+                "seed": self.seed,
+                "step": step,
+                "chosen_by": finite(metrics[self.prepared.metric]),
+                "dev": finite(metrics),
+                "config": without_credentials(to_dict(self.config)),
+                "started_from": {
+                    key: source.manifest["provenance"].get(key)
+                    for key in ("made_by", "source", "step")
+                },
+            },
+        )
+
+
+def _long_of(config: FinetuneConfig) -> dict[str, Any]:
+    """What a manifest says of long texts, where they are not cut."""
+    kept = {"long": config.long, "stride": config.stride} if config.long != "cut" else {}
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
+    """At most `limit` of the examples, evenly spread over the file."""
+    count = len(split.examples)
+    if count <= limit:
+        return split
+    kept = {i * count // limit: i for i in range(limit)}
+    pairs = [
+        (dataclasses.replace(feature, example=kept[feature.example]), row)
+        for feature, row in zip(split.features, split.rows, strict=True)
+        if feature.example in kept
+    ]
+    return SplitFeatures(
+        [split.examples[i] for i in kept], [f for f, _ in pairs], [row for _, row in pairs]
+    )
+
+
+def mean_loss(
+    head: str, features: Sequence[Features], outputs: Sequence[Mapping[str, np.ndarray]]
+) -> float:
+    """Return the mean loss of examples by the head's outputs, as training has it but without class
+    weights and label smoothing: cross-entropy in nats, squared error of scores."""
+    logits = [np.asarray(x["logits"], np.float64) for x in outputs]
+    if head == "multi_label":
+        sets = [np.asarray(feature.targets[LABEL_SET]) for feature in features]
+        pairs = zip(logits, sets, strict=True)
+        return float(np.mean([np.logaddexp(0, x) - y * x for x, y in pairs]))
+    labels = [np.asarray(feature.targets["labels"]) for feature in features]
+    if head == "regression":
+        return float(
+            np.mean([np.square(x.ravel()[0] - y) for x, y in zip(logits, labels, strict=True)])
+        )
+    losses = np.concatenate([_cross_entropies(x, y) for x, y in zip(logits, labels, strict=True)])
+    return float(losses.mean())
+
+
+def _cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return those of logits [C] or [S, C] with a label, or those of [S] that are none's."""
+    logits_SC, labels_S = np.atleast_2d(logits), np.atleast_1d(labels)
+    logits_SC, labels_S = (x[labels_S != IGNORED_LABEL] for x in (logits_SC, labels_S))
+    most_S = logits_SC.max(axis=-1)
+    sums_S = most_S + np.log(np.exp(logits_SC - most_S[:, None]).sum(axis=-1))
+    return sums_S - logits_SC[np.arange(len(labels_S)), labels_S]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning rates of a model's parts relative to the optimizer's: lower from the head down, or none.
+
+ALBERT's layers are one, so there is no rate for each layer, but one for each group of parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+from jax import Array
+
+from albert_jax.training.losses import Batch, Metrics, Objective
+from albert_jax.training.optimizer import path_name
+
+_GROUP = re.compile(r"encoder/group_(\d+)/")
+_EMBEDDINGS = re.compile(r"embeddings/|encoder/embedding_hidden_mapping_in/")
+
+
+@dataclass(frozen=True)
+class RelativeRates:
+    """How fast each part of a model with `groups` groups of layers learns.
+
+    The head and the pooler learn at the optimizer's rate, the last group of layers (ALBERT has one)
+    at that times `decay`, each earlier group at that times `decay` again, and so do, below the
+    first group, the embeddings with their projection to the hidden size. What `freeze` names keeps
+    its values: "embeddings" these, "encoder" the groups as well.
+    """
+
+    groups: int
+    decay: float = 1.0
+    freeze: str = "none"
+
+    def of(self, name: str) -> float:
+        """Return the factor for the parameter of that name, `encoder/group_0/…/kernel`."""
+        if _EMBEDDINGS.match(name):
+            return 0.0 if self.freeze != "none" else self.decay ** (self.groups + 1)
+        if group := _GROUP.match(name):
+            below = self.groups - int(group[1])
+            return 0.0 if self.freeze == "encoder" else self.decay**below
+        return 1.0
+
+    def applied(
+        self, objective: Objective, tx: optax.GradientTransformation
+    ) -> tuple[Objective, optax.GradientTransformation]:
+        """Return the objective without the gradient of what is frozen, which is then neither
+        computed nor a part of the norm that is clipped; and the optimizer with these rates."""
+        if self.freeze != "none":
+            objective = self._without_frozen(objective)
+        if self.freeze != "none" or self.decay != 1:
+            tx = optax.chain(tx, optax.stateless(lambda updates, _: self._scaled(updates)))
+        return objective, tx
+
+    def _scaled(self, updates: Any) -> Any:
+        # Weight decay is in the updates by now: what is frozen does not decay either.
+        return jax.tree_util.tree_map_with_path(
+            lambda path, update: self.of(path_name(path)) * update, updates
+        )
+
+    def _without_frozen(self, objective: Objective) -> Objective:
+        def held(path: tuple[Any, ...], leaf: Array) -> Array:
+            return leaf if self.of(path_name(path)) else jax.lax.stop_gradient(leaf)
+
+        def loss(
+            params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
+        ) -> tuple[Array, Metrics]:
+            params = jax.tree_util.tree_map_with_path(held, params)
+            return objective.loss(params, batch, normalizers, key)
+
+        return dataclasses.replace(objective, loss=loss)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which columns an error proposes for the texts and the label."""
+
+import pytest
+
+from albert_jax.tasks import find_task
+from albert_jax.tasks.guessed_columns import advice
+from albert_jax.utils.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("columns", "task", "proposed"),
+    [
+        (["review", "stars"], "single", "--texts review --label stars"),
+        (["Review Text", "raw", "★ rating"], "single", "--texts 'Review Text' --label '★ rating'"),
+        (["id", "abstract", "label"], "single", "--texts abstract"),
+        (["sentence", "answer"], "single", "--texts sentence --label answer"),
+        (["premise", "hypothesis", "label"], "pair", "--texts premise hypothesis"),
+        (["Question", "Answer", "class"], "pair", "--texts Question Answer --label class"),
+        (["tokens", "ner_tags"], "token-classification", "--texts tokens --label ner_tags"),
+        (["text_a", "text_b", "score"], "pair-regression", "--texts text_a text_b --label score"),
+        # Two that may be meant, and none: nothing is proposed.
+        (["review", "comment", "label"], "single", None),
+        (["a", "b", "c"], "single", None),
+        (["a", "b", "c", "d"], "pair", None),
+        (["passage", "question", "options"], "multiple-choice", None),
+    ],
+)
+def test_columns_are_proposed_where_only_some_can_be_meant(columns, task, proposed) -> None:
+    chosen = find_task(task)
+    said = advice(
+        columns,
+        texts=len(chosen.texts),
+        label=chosen.label,
+        of_words=chosen.head == "token_classification",
+        is_asked=True,
+    )
+    assert said == "; name its own with --texts and --label" + (
+        f", as {proposed}" if proposed else ""
+    )
+
+
+def test_reading_names_the_guess_in_its_error(tmp_path) -> None:
+    (tmp_path / "train.csv").write_text("review,stars\nthe list,4\n")
+    with pytest.raises(UserError, match=r"'label': expected .* as --texts review --label stars$"):
+        find_task("single").examples("train", tmp_path)
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / "train.jsonl").write_text('{"review": "the list", "stars": 4}\n')
+    with pytest.raises(UserError, match=r"--texts review --label stars$"):
+        find_task("single").examples("train", tmp_path)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The best step of a fine-tuning run: chosen by any metric or by the dev loss, and not waited for
+without end."""
+
+import dataclasses
+import json
+import random
+import shutil
+
+import numpy as np
+import optax
+import pytest
+
+from albert_jax.cli import main as cli
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.sections import TrainConfig
+from albert_jax.inference.finetuned import load_fine_tuned
+from albert_jax.tasks.split_features import features_of
+from albert_jax.training import finetune
+from albert_jax.training.best_step import Patience, mean_loss
+from albert_jax.training.metrics import read_metrics
+from albert_jax.utils.errors import UserError
+from tests.helpers.toy_task import toy_config, toy_data, toy_model
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return toy_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return toy_model(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def noisy(data, tmp_path_factory):
+    """The same data with every fifth label of dev wrong, so that a sure model has a large loss."""
+    folder = tmp_path_factory.mktemp("noisy")
+    shutil.copytree(data, folder, dirs_exist_ok=True)
+    rows = [json.loads(line) for line in (data / "dev.jsonl").read_text().splitlines()]
+    for row in rows[::5]:
+        row["label"] = {"no": "yes", "yes": "no"}[row["label"]]
+    (folder / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def evaluations(workdir):
+    entries = read_metrics(workdir / "seed-3" / "metrics.jsonl")
+    return [entry for entry in entries if entry["kind"] == "eval"]
+
+
+def keras_stops_at(values, limit):
+    """Where Keras' EarlyStopping ends: a counter that each better value sets back to 0."""
+    best, waited = -np.inf, 0
+    for step, value in enumerate(values, 1):
+        best, waited = (value, 0) if value > best else (best, waited + 1)
+        if limit and waited >= limit:
+            return step
+    return None
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_patience_ends_where_a_counter_of_evaluations_without_a_better_one_does(limit):
+    rng = random.Random(limit)
+    for _ in range(50):
+        values = [rng.randrange(6) / 5 for _ in range(rng.randint(1, 12))]
+        patience = Patience(limit)
+        ends = []
+        for step, value in enumerate(values, 1):
+            patience.note(step, value)
+            if patience.is_over(step):
+                ends.append(step)
+        assert next(iter(ends), None) == keras_stops_at(values, limit)
+
+
+def test_a_rollback_takes_back_what_later_evaluations_found():
+    patience = Patience(2)
+    for step, value in ((10, 0.9), (20, 0.5), (30, 0.4)):
+        patience.note(step, value)
+    assert patience.is_over(30)
+    assert not patience.is_over(20)  # where a rollback leads back to
+    patience.note(20, 1.0)
+    patience.note(30, 0.4)
+    assert not patience.is_over(30)
+
+
+@pytest.mark.parametrize("metric", ["loss", "macro_f1"])
+def test_a_run_ends_early_with_the_step_that_it_keeps(base, noisy, tmp_path, metric):
+    """The step kept and the end are those that the log's own figures say, and a run that is killed
+    on its way ends with the same."""
+    config = toy_config(base, noisy, tmp_path / "run", steps=400, metric=metric, early_stopping=2)
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, eval_every=10, save_every=25, keep=20)
+    )
+    results = finetune.finetune(config)
+    (run,) = results.runs
+    found = evaluations(tmp_path / "run")
+    steps = [entry["step"] for entry in found]
+    sign = -1 if metric == "loss" else 1
+    values = [sign * entry[metric] for entry in found]
+    assert run.ended == "early_stopping"
+    assert keras_stops_at(values, 2) == len(values)
+    assert run.last.step == steps[-1] < 400
+    assert run.best.step == steps[int(np.argmax(values))] == steps[-3]
+    assert run.best.metrics[metric] == found[-3][metric]
+    assert (results.metric, results["runs"][0]["ended"]) == (metric, "early_stopping")
+    assert finetune.finetune(config)["runs"] == results["runs"]  # run again: it stays ended
+    # Killed after the evaluation before the last.
+    checkpoints = tmp_path / "run/seed-3/checkpoints"
+    for path in checkpoints.glob("[0-9]*"):
+        if int(path.name) > steps[-2]:
+            shutil.rmtree(path)
+    assert finetune.finetune(config)["runs"] == results["runs"]
+    assert evaluations(tmp_path / "run") == found
+
+
+def test_the_dev_loss_is_optaxs_cross_entropy(base, data, tmp_path):
+    config = toy_config(base, data, tmp_path / "run", steps=10, metric="loss")
+    (run,) = finetune.finetune(config).runs
+    tuned = load_fine_tuned(tmp_path / "run" / "last")
+    dev = features_of(tuned.task, tuned.task.examples("dev", data), tuned.tokenizer, 16)
+    logits = np.stack([x["logits"] for x in tuned(dev.rows)])
+    labels = np.array([row.targets["labels"] for row in dev.rows])
+    wanted = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert run.last.metrics["loss"] == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_the_loss_of_words_leaves_out_those_without_a_label_and_of_scores_is_squared():
+    rng = np.random.default_rng(0)
+    row = lambda labels: type("Row", (), {"targets": {"labels": np.array(labels)}})  # noqa: E731
+    outputs = [{"logits": rng.normal(size=(4, 3))}, {"logits": rng.normal(size=(2, 3))}]
+    rows = [row([-100, 2, 0, -100]), row([-100, 1])]
+    logits = np.stack([outputs[0]["logits"][1], outputs[0]["logits"][2], outputs[1]["logits"][1]])
+    wanted = optax.losses.softmax_cross_entropy_with_integer_labels(logits, np.array([2, 0, 1]))
+    found = mean_loss("token_classification", rows, outputs)
+    assert found == pytest.approx(float(wanted.mean()), abs=1e-6)
+    scores = [{"logits": np.array([2.0])}, {"logits": np.array([0.5])}]
+    assert mean_loss("regression", [row(1.0), row(2.0)], scores) == (1 + 1.5**2) / 2
+
+
+def test_less_of_a_loss_and_more_of_anything_else_is_better(base, data, tmp_path):
+    with pytest.raises(UserError, match="'f1' is none of single's; give accuracy, macro_f1, loss"):
+        finetune.finetune(toy_config(base, data, tmp_path / "run", metric="f1"))
+    assert not (tmp_path / "run" / "config.json").exists()
+    with pytest.raises(UserError, match="eval_every 0 makes none before the end"):
+        FinetuneConfig(early_stopping=2, train=TrainConfig(eval_every=0))
+    line = ["finetune", "--task", "single", "--early-stopping", "-1", "--model", str(base)]
+    assert cli.main([*line, "--data", str(data), "--workdir", str(tmp_path / "run")]) == 2

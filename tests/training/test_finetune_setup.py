@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is checked and counted before a fine-tuning run: weights of classes."""
+
+import dataclasses
+
+import pytest
+
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.tasks import RawExample, find_task
+from albert_jax.training import finetune
+from albert_jax.training.finetune_setup import weights_of_classes
+from albert_jax.utils.errors import UserError
+from tests.helpers.toy_task import toy_config, toy_data, toy_model
+
+
+def examples(labels):
+    return [RawExample(str(i), ("a",), label) for i, label in enumerate(labels)]
+
+
+def test_balanced_weights_are_scikit_learns():
+    """compute_class_weight("balanced", …) of scikit-learn 1.7, whose classes are sorted."""
+    task = dataclasses.replace(find_task("single"), labels=("no", "yes", "maybe"))
+    train = examples(["no"] * 7 + ["yes"] * 2 + ["maybe"] * 3)
+    found = weights_of_classes(task, train, ("balanced",))
+    assert found == pytest.approx((0.57142857, 2.0, 1.33333333))
+    words = dataclasses.replace(find_task("token-classification"), labels=("O", "B-x"))
+    train = examples([("O", "O", "B-x"), ("O",)])
+    assert weights_of_classes(words, train, ("balanced",)) == (4 / 6, 2.0)
+
+
+def test_given_weights_are_by_label_and_the_others_one():
+    task = dataclasses.replace(find_task("single"), labels=("no", "a=b", "maybe"))
+    assert weights_of_classes(task, [], ("a=b=4,maybe=0.5",)) == (1.0, 4.0, 0.5)
+    assert weights_of_classes(task, [], ("a=b=4", "maybe=0.5")) == (1.0, 4.0, 0.5)
+    assert weights_of_classes(task, [], ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("yess=4",), "names 'yess'; single has 'no', 'yes'"),
+        (("balanced",), "no training example of single has the label 'yes'"),
+    ],
+)
+def test_weights_that_fit_no_label_are_refused(asked, told):
+    task = dataclasses.replace(find_task("single"), labels=("no", "yes"))
+    with pytest.raises(UserError, match=told):
+        weights_of_classes(task, examples(["no"]), asked)
+
+
+@pytest.mark.parametrize("weights", ["yes", "yes=0", "yes=-1", "yes=nan", "=2", "yes=2,balanced"])
+def test_weights_that_are_none_are_refused_before_anything_is_read(weights):
+    with pytest.raises(UserError, match="must be balanced, or a label, = and its weight"):
+        FinetuneConfig(class_weights=(weights,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"class_weights": ("balanced",)}, "has no classes to be weighted"),
+        ({"label_smoothing": 0.1}, "has no classes or choices"),
+    ],
+)
+def test_a_score_has_no_classes(changes, told):
+    task = find_task("regression")
+    if "class_weights" in changes:
+        with pytest.raises(UserError, match=told):
+            weights_of_classes(task, examples([1.0, 2.0]), changes["class_weights"])
+
+
+def test_the_weights_are_said_and_recorded(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    data, base = toy_data(tmp_path / "data"), toy_model(tmp_path / "base")
+    config = toy_config(
+        base, data, tmp_path / "run", steps=2, class_weights=("yes=3",), label_smoothing=0.1
+    )
+    results = finetune.finetune(config)
+    assert results["class_weights"] == {"no": 1.0, "yes": 3.0}
+    assert "weights    no 1, yes 3" in capsys.readouterr().err
