@@ -16,7 +16,6 @@ from typing import Any
 
 from albert_jax.utils.arguments import checked
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.wording import did_you_mean
 
 
@@ -76,6 +75,6 @@ def _recipe_errors(path: str) -> Iterator[None]:
         raise UserError(f"recipe {path} fails{line}: {type(error).__name__}: {error}") from None
 
 
-def to_dict(config: Any) -> JsonObject:
+def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON values, nested as the dataclasses are."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
