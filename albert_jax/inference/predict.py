@@ -166,6 +166,8 @@ class AnswerSettings(TypedDict, total=False):
     labels: str | Sequence[str]
     long: Long | None
     stride: int | None
+    texts: Sequence[str] | None
+    label: str | None
 
 
 # -------------------------------------------------------------------------------------- answering
