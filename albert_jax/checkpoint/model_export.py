@@ -29,7 +29,6 @@ from albert_jax.config.manifests import (
     HeadManifest,
     ModelManifest,
     TensorEntry,
-    TextSettings,
     format_version,
     is_model_directory,
     settings_in,
@@ -88,7 +87,7 @@ def export_model(
             manifest = ModelManifest(
                 format_version=format_version(settings, vocabulary),
                 albert_jax=__version__,
-                tokenizer=cast("TextSettings", settings),
+                tokenizer=settings,
                 provenance=dict(provenance),
                 head=HeadManifest.from_json(head) if head else None,
                 inventory=None if inventory is None else list(inventory),

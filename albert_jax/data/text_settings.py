@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict
 
 from albert_jax.config.manifests import (
     MANIFEST,
@@ -62,7 +62,7 @@ def text_settings(folder: Path, vocabulary: Path, *, whole: bool = True) -> Text
     """
     found: TextSettings | None = None
     if is_model_directory(folder):
-        found = read_model_manifest(folder)["tokenizer"]
+        found = read_model_manifest(folder).tokenizer
     elif (folder / MANIFEST).is_file():
         hint = "prepare the text again"
         found = read_json(folder / MANIFEST, _Vocabulary, hint=hint).get("vocabulary")
@@ -71,7 +71,7 @@ def text_settings(folder: Path, vocabulary: Path, *, whole: bool = True) -> Text
         found = read_json(folder / SERVING, _Tokenizer, hint=hint).get("tokenizer")
     elif is_transformers_folder(folder):
         found = _of_transformers(folder, vocabulary, whole)
-    return found and cast("TextSettings", settings_in(found))
+    return found and settings_in(found)
 
 
 def _of_transformers(folder: Path, vocabulary: Path, whole: bool) -> TextSettings:

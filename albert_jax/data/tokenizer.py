@@ -168,7 +168,7 @@ class Tokenizer:
         cls,
         path: str | Path,
         *,
-        mode: Mode | None = None,
+        mode: str | None = None,
         do_lower_case: bool | None = None,
         keep_accents: bool | None = None,
     ) -> Tokenizer:
@@ -193,13 +193,13 @@ class Tokenizer:
         if path.name in FILE_NAMES and (mode is None or do_lower_case is None):
             wanted = text_settings(path.parent, path, whole=path != given)
         if wanted is not None:
-            mode = cast("Mode", wanted["mode"]) if mode is None else mode
+            mode = wanted["mode"] if mode is None else mode
             if do_lower_case is None:
                 do_lower_case = wanted["do_lower_case"]
                 keep = wanted.get("keep_accents", keeps_accents(wanted["mode"], do_lower_case))
                 keep_accents = keep if keep_accents is None else keep_accents
         if mode is not None and mode not in MODES:  # in the file of a later version, say
-            raise UserError(f"tokenizer mode {mode!r} is unknown; known: {', '.join(MODES)}")
+            raise UserError(f"tokenizer mode {mode!r} must be one of {', '.join(MODES)}")
         known = _MODES_OF.get(path.suffix, _SPIECE_MODES)
         if mode is not None and mode not in known:
             raise UserError(
@@ -208,7 +208,8 @@ class Tokenizer:
             )
         if path.suffix in _MODES_OF or mode == "hf-fast":
             return _FastTokenizer(path, mode, do_lower_case, keep_accents)
-        return _load_spiece(path, mode or "google", do_lower_case is not False, bool(keep_accents))
+        mode = cast("Mode", mode or "google")
+        return _load_spiece(path, mode, do_lower_case is not False, bool(keep_accents))
 
     def __init__(
         self,
@@ -248,9 +249,9 @@ class Tokenizer:
         } | {i: [UNK_ID] for i in (PAD_ID, CLS_ID, SEP_ID, MASK_ID)}
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> TextSettings:
         """How text is cleaned, as `load` takes it and files beside a vocabulary have it."""
-        return {**text_settings_with(self.mode, self.do_lower_case, self.keep_accents)}
+        return text_settings_with(self.mode, self.do_lower_case, self.keep_accents)
 
     def _id(self, piece: str) -> int:
         return self._ids.get(piece, UNK_ID)
@@ -404,7 +405,7 @@ class _FastTokenizer(Tokenizer):
     def __init__(
         self,
         path: Path,
-        mode: Mode | None,
+        mode: str | None,
         do_lower_case: bool | None,
         keep_accents: bool | None,
     ) -> None:
@@ -434,7 +435,7 @@ class _FastTokenizer(Tokenizer):
         else:
             keep_accents = keeps_accents(kind, lower) if keep_accents is None else keep_accents
             if path.suffix != ".txt":
-                _load_spiece(path, mode or "hf", lower, keep_accents)  # says what is wrong with it
+                _load_spiece(path, "hf", lower, keep_accents)  # says what is wrong with it
             document = _document_made_of(path, lower, keep_accents)
         self.mode, self.do_lower_case, self.keep_accents = kind, lower, keep_accents
         self._engine = FastEngine(document, kind, path)

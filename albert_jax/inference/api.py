@@ -20,10 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
+from albert_jax.checkpoint.model_dir import ModelDirectory, ModelTokenizer, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
-from albert_jax.config.manifests import settings_in
 from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import ALBERT_IDS
@@ -86,7 +85,7 @@ def load(
     model = load_model(require_model_directory(directory, "directory"), as_float32=True)
     tokenizer = None
     if model.tokenizer["path"] is not None:
-        tokenizer = Tokenizer.load(model.tokenizer["path"], **settings_in(model.tokenizer))
+        tokenizer = Tokenizer.load(model.tokenizer["path"], **model.text_settings)
     config = model.config if depth is None else _with_depth(model.config, depth)
     return Albert(
         config, model.params, tokenizer, compute=compute, head=model.head, source=str(directory)
@@ -509,7 +508,9 @@ class Albert:
                 "albert_jax.finetune"
             )
         manifest = {"head": self.head}
-        model = ModelDirectory(dict(self.params), self.config, {}, manifest)
+        # The tokenizer is given beside it.
+        nothing: ModelTokenizer = {"path": None, "mode": "google", "do_lower_case": True}
+        model = ModelDirectory(dict(self.params), self.config, nothing, manifest)
         return fine_tuned_of(
             name, model, tokenizer=self.tokenizer, compute=self._asked_compute, **settings
         )

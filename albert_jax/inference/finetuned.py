@@ -16,7 +16,7 @@ from jax import Array
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
-from albert_jax.config.manifests import HeadManifest, settings_in
+from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import ComputeConfig
 from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
@@ -313,7 +313,7 @@ def tokenizer_of(directory: str | Path, model: ModelDirectory) -> Tokenizer:
         raise UserError(
             f"{directory} has no vocabulary; convert the model with --vocab spiece.model"
         )
-    return Tokenizer.load(model.tokenizer["path"], **settings_in(model.tokenizer))
+    return Tokenizer.load(model.tokenizer["path"], **model.text_settings)
 
 
 def _outputs_of(model: ModelDirectory) -> int:

@@ -15,7 +15,6 @@ from albert_jax.checkpoint.convert.parameters import misfits, part_of
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.manifests import settings_in
 from albert_jax.data.special_pieces import ALBERT_IDS, CLS_ID, PAD_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import Albert
@@ -148,12 +147,11 @@ def _finite(model: ModelDirectory) -> Check:
 
 
 def _vocabulary(model: ModelDirectory) -> tuple[Check, Tokenizer | None]:
-    settings = dict(model.tokenizer)
-    path = settings.pop("path")
+    path = model.tokenizer["path"]
     if path is None:
         return Check("vocabulary", "SKIP", "none: the model takes ids and no text"), None
     try:
-        tokenizer = Tokenizer.load(path, **settings_in(settings))
+        tokenizer = Tokenizer.load(path, **model.text_settings)
     except UserError as error:
         return Check("vocabulary", "FAIL", str(error)), None
     pieces, rows = f"{tokenizer.vocab_size:,} pieces", model.config.vocab_size

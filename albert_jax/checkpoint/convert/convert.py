@@ -26,13 +26,19 @@ from albert_jax.checkpoint.convert.sources import (
 from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.manifests import VOCABULARY, ConvertedTensor, HeadManifest, settings_in
+from albert_jax.config.manifests import (
+    VOCABULARY,
+    ConvertedTensor,
+    HeadManifest,
+    TextSettings,
+)
 from albert_jax.config.model import AlbertConfig
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, read_tokenizer
 from albert_jax.data.tokenizer import Mode, Tokenizer, vocabulary_file
 from albert_jax.utils.atomic import appearing_whole, require_apart
 from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.results import Result
 from albert_jax.utils.streams import say
@@ -60,12 +66,12 @@ class Inventory(Result):
 
     source: str
     kind: str
-    config: dict[str, Any]
+    config: JsonObject
     parts: list[str]
     head: HeadManifest | None
     parameters: int
     vocabulary: str | None
-    tokenizer: dict[str, Any]
+    tokenizer: TextSettings
     tensors: list[ConvertedTensor]
     optimizer_tensors: int
     ignored: dict[str, int]
@@ -191,7 +197,7 @@ class _Found:
     kind: str
     weights: Weights
     find_vocabulary: Callable[[str | None], Choice | None]  # takes the mode that is asked for
-    settings: dict[str, Any]  # `Tokenizer.settings`
+    settings: TextSettings
     hf: HfTokenizer | None  # what the files of a transformers folder say
     notes: list[str]
     provenance: dict[str, Any] = field(default_factory=dict)  # of a model directory
@@ -200,7 +206,7 @@ class _Found:
 class _Provenance(TypedDict, total=False):
     """What `_write` keeps in a manifest for the way back."""
 
-    transformers: dict[str, Any]
+    transformers: JsonObject
     dtype: Literal["float32", "float16", "bfloat16"]
     global_step: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
 
@@ -215,7 +221,7 @@ def _read_source(
         head=head,
         with_optimizer=with_optimizer,
     )
-    settings: dict[str, Any] = {"mode": "google", "do_lower_case": True}  # its flag's default
+    settings: TextSettings = {"mode": "google", "do_lower_case": True}  # its flag's default
     hf = None
     if source.kind == "hf":
         hf = read_tokenizer(source.file.parent)
@@ -252,14 +258,13 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
         ignored={"optimizer's tensors": len(kept)} if kept and not slots else {},
         notes=("albert_config.json, Google's meaning of each name",),
     )
-    settings = settings_in(model.tokenizer)
-    kept_as, own = model.tokenizer["path"], settings["mode"]
-    choice = kept_as and Choice(kept_as, own, "")
+    kept_as, own = model.tokenizer["path"], model.tokenizer["mode"]
+    choice = None if kept_as is None else Choice(kept_as, own, "")
     return _Found(
         _OURS,
         weights,
         lambda _: choice,
-        settings,
+        model.text_settings,
         None,
         list(weights.notes),
         model.manifest["provenance"],
@@ -410,7 +415,7 @@ def _inventory(source: str, found: _Found, vocab: Path | None, dest: str, to: Fo
         head=weights.head,
         parameters=sum(array.size for array in weights.params.values()),
         vocabulary=vocab.name if vocab else None,
-        tokenizer=dict(found.settings),
+        tokenizer=found.settings,
         tensors=weights.inventory,
         optimizer_tensors=len(weights.optimizer or {}),
         ignored=weights.ignored,

@@ -33,6 +33,7 @@ from albert_jax.data.special_pieces import SPECIAL_PIECES
 from albert_jax.data.tokenizer import MARKER, Tokenizer, document_of
 from albert_jax.data.tokenizer_json import is_divided
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten
 
@@ -169,8 +170,8 @@ def _architecture(weights: Weights) -> str:
     return "AlbertForPreTraining" if "pooler" in weights.parts else "AlbertForMaskedLM"
 
 
-def _config_json(weights: Weights, architecture: str, dtype: str) -> dict[str, Any]:
-    values: dict[str, Any] = {
+def _config_json(weights: Weights, architecture: str, dtype: str) -> JsonObject:
+    values: JsonObject = {
         "architectures": [architecture],
         "model_type": "albert",
         "bos_token_id": 2,

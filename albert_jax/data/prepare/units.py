@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.config.manifests import TextSettings
 from albert_jax.data.prepare.storage import open_place
 from albert_jax.data.store import MAX_SHARD_TOKENS, ShardWriter
 from albert_jax.data.store_manifest import (
@@ -50,7 +51,7 @@ class Job:
     store: str
     reading: Reading
     vocabulary: str  # its file's name in the store
-    cleaning: dict[str, Any]  # `Tokenizer.settings`
+    cleaning: TextSettings
     holdout: float
     fixed: tuple[int, int] | None  # hashes of a document that is held out and of one that is not
     settings: str  # all that a finished unit depends on beside its pieces and `fixed`, as JSON
