@@ -285,6 +285,7 @@ def test_jsonl_says_which_row_has_no_text(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- the libraries at work
 
 
+@pytest.mark.extras
 def test_parquet_is_read_by_pyarrow_alone(tmp_path: Path) -> None:
     reason = "needs pyarrow, which albert-jax[hf-data] installs"
     pa = pytest.importorskip("pyarrow", reason=reason)
@@ -303,6 +304,7 @@ def test_parquet_is_read_by_pyarrow_alone(tmp_path: Path) -> None:
         list(read_documents(tmp_path / "b.parquet"))
 
 
+@pytest.mark.extras
 @pytest.mark.filterwarnings("default")  # of the libraries' own
 def test_folders_that_the_library_wrote_are_read_as_its_data_sets(tmp_path, monkeypatch) -> None:
     reason = "needs datasets, which albert-jax[hf-data] installs"
