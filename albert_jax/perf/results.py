@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.results import Result
 
 
@@ -103,7 +104,7 @@ class SweepPoint(Result):
     measured: BenchmarkResult | None = None
     error: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         found = self.change | (self.measured.to_json() if self.measured else {})
         return found | ({"error": self.error} if self.error is not None else {})
 
