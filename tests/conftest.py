@@ -104,6 +104,15 @@ def as_the_command_line() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def steps_made_once() -> Iterator[None]:
+    """Runs of a module's tests that are configured alike compile their step once."""
+    from tests.helpers.steps import made_once  # which imports JAX
+
+    with made_once():
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data too large for the repository; the test is skipped without it."""
