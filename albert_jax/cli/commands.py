@@ -250,7 +250,7 @@ class Finetune(Command):
 
 
 # Flags of `_Answering` that are for one model on one task's data.
-_OF_TASKS = ("doc_stride", "long", "stride", "texts", "label", "labels", "pack")
+_OF_TASKS = ("doc_stride", "long", "stride", "texts", "label", "labels", "pack", "exit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +278,9 @@ class _Answering(Command):
     pack: int = 0
     """Tokens of rows that short examples share, as 512, where that is faster: classification and
     regression; 0: an example a row."""
+    exit: str | None = None
+    """Answer one text at a time, after fewer passes: patience=N once N in a row have not changed
+    the answer, confidence=P once it has that probability; for models of finetune --exits."""
     dtype: Dtype = "float32"
     """Of matmuls and activations."""
 
@@ -288,6 +291,7 @@ class _Answering(Command):
             "doc_stride": self.doc_stride,
             "compute": ComputeConfig(dtype=self.dtype),
             "pack": self.pack,
+            "exit": self.exit,
             "labels": self.labels,
             "long": self.long,
             "stride": self.stride,
@@ -395,7 +399,7 @@ class Evaluate(_Answering):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
                 "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
-                "--label, --labels and --pack"
+                "--label, --exit, --labels and --pack"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 

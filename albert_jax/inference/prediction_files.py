@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.data.prepare.storage import existing_folder
+from albert_jax.inference.early_exit import mean_passes
 from albert_jax.inference.finetuned import FineTuned, is_finite
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.base import TFDS
@@ -38,6 +39,8 @@ def predictions_of(
         if not is_finite(output):
             name = examples[feature.example].id
             raise fine_tuned.broken(f"example {name} of {task.name} {split}")
+    if (passes := mean_passes(outputs)) is not None:
+        say(f"{passes:.2f} passes of {fine_tuned.directory.config.num_hidden_layers} in the mean")
     for line in lines_about(
         found.cuts,
         len(examples),
