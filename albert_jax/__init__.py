@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from albert_jax import optimizer, plots
     from albert_jax.checkpoint.convert.convert import Inventory, convert
     from albert_jax.checkpoint.push import Pushed, push
-    from albert_jax.cli.recipe_plan import Description, info
+    from albert_jax.cli.descriptions import Description
+    from albert_jax.cli.recipe_plan import info
     from albert_jax.data.prepare.build import prepare
     from albert_jax.data.store_manifest import PreparedStore
     from albert_jax.data.tokenizer import Tokenizer
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from albert_jax.training.metrics import read_metrics
     from albert_jax.training.pretrain import export, pretrain
     from albert_jax.training.pretrain_results import PretrainResult
+    from albert_jax.training.watching import StopTraining
 
 __all__ = [
     "MODELS",
@@ -88,6 +90,7 @@ __all__ = [
     "Pushed",
     "SpanAnswer",
     "StepBenchmark",
+    "StopTraining",
     "StoreEvaluation",
     "Tokenizer",
     "TrainConfig",
@@ -128,7 +131,7 @@ _LATE = {
     "Albert": "inference.api",
     "Answer": "inference.answers",
     "BenchmarkResult": "perf.results",
-    "Description": "cli.recipe_plan",
+    "Description": "cli.descriptions",
     "EstimateResult": "perf.tpu.results",
     "Evaluation": "inference.evaluate",
     "FinetuneResults": "training.finetune_results",
@@ -142,6 +145,7 @@ _LATE = {
     "Pushed": "checkpoint.push",
     "SpanAnswer": "inference.answers",
     "StepBenchmark": "perf.results",
+    "StopTraining": "training.watching",
     "StoreEvaluation": "training.heldout",
     "Tokenizer": "data.tokenizer",
     "Verification": "inference.verify",

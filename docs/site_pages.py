@@ -46,11 +46,6 @@ SETTINGS = (
     ("config/perf.py", "EstimateConfig", "", "`estimate`: its own fields."),
 )
 
-# Public names that are modules.
-MODULES = {
-    "optimizer": "the optimizers and schedules, as Optax transformations, for loops of your own."
-}
-
 # From the top down: the layers of pyproject.toml's import contract.
 LAYERS = {
     "cli": "the commands",
@@ -297,7 +292,7 @@ def api_page() -> str:
     names = sorted(albert_jax.__all__, key=str.lower)
     kinds: dict[str, list[str]] = {"Functions": [], "Classes": [], "Settings": [], "Others": []}
     for name in names:
-        if name.isupper() or name in MODULES:
+        if name.isupper() or _is_module(name):
             kinds["Others"].append(name)
         elif name.endswith("Config"):
             kinds["Settings"].append(name)
@@ -319,11 +314,16 @@ def api_page() -> str:
     return "\n".join(lines)
 
 
+def _is_module(name: str) -> bool:
+    return (PACKAGE / f"{name}.py").exists()
+
+
 def _api_entry(name: str) -> list[str]:
     if name.isupper():
         return [f"### {name}", "", f"`albert_jax.{name}`: a mapping by name.", ""]
-    if name in MODULES:
-        return [f"### {name}", "", f"`albert_jax.{name}`: {MODULES[name]}", ""]
+    if _is_module(name):
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+        return [f"### {name}", "", _escaped(ast.get_docstring(tree) or ""), ""]
     if name.endswith("Config"):
         return [f"- [`{name}`](settings.md#{name.lower()})", ""]
     return [f"::: albert_jax.{name}", ""]
@@ -380,7 +380,7 @@ def packages_picture() -> str:
     step, left, top = 34, 300, 100
     width, height = left + step * len(names) + 40, top + step * len(names) + 10
     parts = [
-        f'<svg class="packages" viewBox="0 0 {width} {height}" role="img" '
+        f'<div class="packages"><svg viewBox="0 0 {width} {height}" role="img" '
         'aria-label="Which package imports which">'
     ]
     for column, name in enumerate(names):
@@ -404,7 +404,7 @@ def packages_picture() -> str:
                 )
             elif name == other:
                 parts.append(f'<circle class="self" cx="{x}" cy="{y}" r="2"/>')
-    return "".join([*parts, "</svg>"])
+    return "".join([*parts, "</svg></div>"])
 
 
 # ----------------------------------------------------------------------------------------- details

@@ -3,7 +3,7 @@
 
 python notebooks/execute.py [NAME…]
 
-Pictures are stored with 64 colours, which makes them a third as large. A notebook's environment,
+Pictures are stored with 256 colours, which makes them half as large. A notebook's environment,
 and the data of glue_eval.ipynb, are made here: SciPy's documentation as SST-2's files (1: about
 statistics) and passages that are made up as SQuAD's.
 """
@@ -33,7 +33,7 @@ ENVIRONMENT = {
         "ALBERT_JAX_SOURCE": "mini",
         "ALBERT_JAX_GLUE": "data",
         "ALBERT_JAX_SQUAD": "data",
-        "ALBERT_JAX_STEPS": "200",
+        "ALBERT_JAX_STEPS": "150",
     },
     "pretrain.ipynb": {},
     "step_time.ipynb": {
@@ -72,11 +72,11 @@ def noise(output: Any) -> bool:
 
 
 def small(output: Any) -> Any:
-    """Return an output whose picture has 64 colours."""
+    """Return an output whose picture has 256 colours."""
     if "image/png" in output.get("data", {}):
         picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
         file = io.BytesIO()
-        picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
             file, "PNG", optimize=True
         )
         output.data["image/png"] = base64.b64encode(file.getvalue()).decode()
@@ -91,11 +91,11 @@ def write_reviews(folder: Path) -> None:
         for name in names.__all__:
             paragraphs = (inspect.getdoc(getattr(names, name)) or "").split("\n\n")[:2]
             texts = [" ".join(paragraph.split()) for paragraph in paragraphs]
-            rows |= {(t, str(int(module == "stats"))) for t in texts if 20 < len(t) < 150}
+            rows |= {(t, str(int(module == "stats"))) for t in texts if 20 < len(t) < 90}
     shuffled = sorted(rows)
     random.Random(0).shuffle(shuffled)  # noqa: S311 - no secret
     folder.mkdir(parents=True)
-    for split, part in (("train", shuffled[200:]), ("dev", shuffled[:200])):
+    for split, part in (("train", shuffled[150:]), ("dev", shuffled[:150])):
         lines = ["sentence\tlabel", *("\t".join(row) for row in part)]
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -103,7 +103,7 @@ def write_reviews(folder: Path) -> None:
 def write_lives(folder: Path) -> None:
     """Write short biographies that are made up, with four questions each, as SQuAD 1.1."""
     rng = random.Random(0)  # noqa: S311 - no secret
-    for split, count in (("train", 300), ("dev", 40)):
+    for split, count in (("train", 300), ("dev", 25)):
         paragraphs = [_life(rng, f"{split}{number}") for number in range(count)]
         squad = {"version": "1.1", "data": [{"title": "Lives", "paragraphs": paragraphs}]}
         (folder / f"{split}-v1.1.json").write_text(json.dumps(squad), encoding="utf-8")

@@ -24,6 +24,7 @@ from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.config.sections import Destination
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import json_line, say
 
@@ -72,12 +73,15 @@ class _Reading(Command):
     """Flags of the commands that read text."""
 
     text: Text
-    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: the names of splits; or
-    python-docs or package-docs, the documentation inside Python and installed packages."""
+    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: or hf: names of splits;
+    or python-docs or package-docs, the documentation inside Python and installed packages."""
     output: str
     """Folder to write."""
     format: str = "text"
-    """text, wiki (WikiExtractor's output) or tfds:NAME."""
+    """text (also JSONL, by its name, and Parquet), wiki (WikiExtractor's output), tfds:NAME or
+    hf:NAME[/CONFIG], a data set of the hub."""
+    field: str | None = None
+    """Column or key that holds the text, of hf:, Parquet and JSONL; unset: text."""
     sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
     """One a line, to be split out of lines, or out of lines wrapped at a width."""
     language: str = "en"
@@ -175,9 +179,12 @@ class Pretrain(Command):
     """Seconds for all of them to come."""
     peer_timeout: int = 30
     """Seconds without a sign of life after which one counts as dead, and all stop."""
+    log: tuple[Destination, ...] = ("tensorboard",)
+    """Trackers that are sent the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_pretraining_inputs
+        from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
         keep_freed_memory()  # before JAX is imported, which a model's first use does
@@ -185,6 +192,7 @@ class Pretrain(Command):
         require_pretraining_inputs(
             self.config, workdir_too=not self.dry_run, fetch=not self.multihost
         )
+        require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
         from albert_jax.distributed.multihost import Launch
@@ -204,7 +212,7 @@ class Pretrain(Command):
 
             print(describe_plan(self.config))
         else:
-            pretrain(self.config, launch=launch if self.multihost else None)
+            pretrain(self.config, launch=launch if self.multihost else None, log=self.log)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,16 +228,20 @@ class Finetune(Command):
     config: Flags[FinetuneConfig]
     json: bool = False
     """Print what results.json holds."""
+    log: tuple[Destination, ...] = ("tensorboard",)
+    """Trackers that are sent the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_finetuning_inputs
+        from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
         keep_freed_memory()  # before JAX is imported, as pretrain does
         require_finetuning_inputs(self.config)
+        require_trackers(self.log)
         from albert_jax.training.finetune import finetune
 
-        results = finetune(self.config)
+        results = finetune(self.config, log=self.log)
         if self.json:
             _print_json(results)
 
@@ -300,7 +312,8 @@ class Evaluate(_Answering):
     model: tuple[str, ...]
     """Fine-tuned model directory; of a suite one for each task; with --store a pretrained one."""
     data: str | None = None
-    """Folder of the task's files as published, or one such file, or tfds."""
+    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    folder of Parquet or Arrow files, or tfds."""
     store: str | None = None
     """Token store with the model's vocabulary, in place of --data."""
     masking: Literal["ngram", "word", "piece"] = "ngram"
@@ -415,7 +428,8 @@ class Predict(_Answering):
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
     unset: predictions/ beside the model, or here of a name."""
     data: str | None = None
-    """Folder of the task's files as published, or one such file, or tfds."""
+    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    folder of Parquet or Arrow files, or tfds."""
     split: str = "test"
     """Split of --data to answer."""
     skip_bad: Switch = False
@@ -627,7 +641,7 @@ class Info(Command):
         from albert_jax.cli.info import describe_path, description_table
 
         description = describe_path(self.path)
-        if description["kind"] == "recipe" or self.store is not None:
+        if description.kind == "recipe" or self.store is not None:
             from albert_jax.cli.recipe_plan import with_plan  # which waits for JAX
 
             description = with_plan(description, self.store)

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 HeadKind = Literal[
     "classification",
+    "multi_label",
     "regression",
     "multiple_choice",
     "token_classification",
@@ -24,3 +25,9 @@ BEAM: Final = 5
 
 # Label of a token that has none: padding, and all but the first piece of a word. transformers'.
 IGNORED_LABEL: Final = -100
+
+# Target of a multi_label head: for each label 1.0 where the text has it, or 0.0.
+LABEL_SET: Final = "label_set"
+
+# Target that a teacher gives: its logits for the example, in the order of the task's labels.
+TEACHER_LOGITS: Final = "teacher_logits"

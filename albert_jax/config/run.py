@@ -127,7 +127,10 @@ class FinetuneConfig:
     random_weights: bool = False
     """Take only the architecture and the vocabulary from `model`, as a control."""
     data: str | None = None
-    """Folder of the task's files as published, or tfds."""
+    """Folder of the task's files as published, or a data set: hf:NAME[/CONFIG] of the hub, a folder
+    of Parquet or Arrow files, or tfds."""
+    dev_split: str = "dev"
+    """Split that chooses the best step, where the data has another than dev."""
     workdir: str | None = None
     """Work directory: checkpoints, logs, results.json, and the model directories last and best."""
     max_seq_length: int | None = None
@@ -140,7 +143,11 @@ class FinetuneConfig:
     texts: tuple[str, ...] = ()
     """Columns of a user's own task that hold its texts; unset: as the task has them."""
     label: str | None = None
-    """Column of a user's own task that holds the label; unset: label."""
+    """Column of a user's own task that holds the label; unset: label. Of multi-label (unset:
+    labels) it has several with ; between them; or name columns of 0 and 1 with , between them."""
+    thresholds: Literal["half", "fit"] = "half"
+    """Probability from which multi-label gives a text a label: 0.5, or for each label the one that
+    has the best F1 on dev, which are then scores of tuned answers."""
     labels: tuple[str, ...] = ()
     """What the files' labels are in the task, as negative=0,positive=1; those not named: as they
     are."""
@@ -185,6 +192,19 @@ class FinetuneConfig:
     layer_decay: float = 1.0
     """Factor of the learning rate for each step down from the head and the pooler: the shared layer
     learns at learning_rate times this, the embeddings at that times this once more."""
+    lora: int = 0
+    """Rank of an adapter (LoRA) of the shared layer's query and value, which is trained in place of
+    the encoder and serves all its passes; 0: the encoder itself is trained."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, as 0.999, which is evaluated and exported in place
+    of the weights; 0: none."""
+    teacher: str | None = None
+    """Model directory fine-tuned on the same task, larger as a rule, whose probabilities are learnt
+    beside the labels (distillation). Of classification and multiple choice."""
+    distill_weight: float = 0.5
+    """Share of the loss that is the distance from the teacher's probabilities."""
+    temperature: float = 2.0
+    """By which the teacher's and the model's logits are divided before that distance."""
     freeze: Literal["none", "embeddings", "encoder"] = "none"
     """What keeps its values: the embeddings with their projection, or these and the shared layer,
     so that only the pooler and the head are trained."""
@@ -219,7 +239,7 @@ class FinetuneConfig:
         check_least(
             self, "", 1, "doc_stride", "max_query_length", "stride", "length_window", "seeds"
         )
-        check_least(self, "", 0, "restarts", "pack", "early_stopping")
+        check_least(self, "", 0, "restarts", "pack", "early_stopping", "lora")
         if self.early_stopping and not self.train.eval_every:
             raise UserError(
                 f"early_stopping {self.early_stopping} counts evaluations, and train.eval_every 0 "
@@ -231,6 +251,12 @@ class FinetuneConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"{name} {value} must lie in [0, 1)")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"ema {self.ema} must lie in [0, 1)")
+        if not 0 <= self.distill_weight <= 1:
+            raise UserError(f"distill_weight {self.distill_weight} must lie in [0, 1]")
+        if not self.temperature > 0:
+            raise UserError(f"temperature {self.temperature} must be more than 0")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"layer_decay {self.layer_decay} must lie in (0, 1]")
 

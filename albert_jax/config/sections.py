@@ -9,6 +9,9 @@ from typing import Literal
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
 
+# Where a run's figures go beside the console and metrics.jsonl.
+Destination = Literal["tensorboard", "wandb", "mlflow"]
+
 # What becomes of the position embeddings of a model that is to have more of them: it is an error,
 # they begin anew from the first, or they are stretched.
 Positions = Literal["same", "repeat", "interpolate"]

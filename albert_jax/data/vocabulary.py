@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from albert_jax.data.hub import HUB
 from albert_jax.data.text.documents import find_pieces, read_piece, summarize_counts
 from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
@@ -37,16 +38,17 @@ def train_tokenizer(
     language: str = "en",
     strict: bool = False,
     data_dir: str | None = None,
+    field: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Train a vocabulary as the original's README does; return `output`/spiece.model.
 
-    `inputs`, `format`, `sentences`, `language`, `strict` and `data_dir` are those of `prepare`, and
-    the trainer gets its sentences; an iterator gives them itself, and those settings then mean
-    nothing. A file that holds a sentence a line gives its lines, as `sentences="lines"` gives of
-    any file. For the other settings see `train_on_lines`. Raises UserError as `prepare` does for
-    its inputs, as `train_on_lines` does, and for an `output` in which what is written would be an
-    input of the next call.
+    `inputs`, `format`, `sentences`, `language`, `strict`, `data_dir` and `field` are those of
+    `prepare`, and the trainer gets its sentences; an iterator gives them itself, and those settings
+    then mean nothing. A file that holds a sentence a line gives its lines, as `sentences="lines"`
+    gives of any file. For the other settings see `train_on_lines`. Raises UserError as `prepare`
+    does for its inputs, as `train_on_lines` does, and for an `output` in which what is written
+    would be an input of the next call.
     """
     settings: dict[str, Any] = {
         "output": output,
@@ -58,10 +60,10 @@ def train_tokenizer(
     }
     if isinstance(inputs, Iterator):
         return train_on_lines(inputs, **settings)
-    reading = Reading(format, sentences, strict, language, data_dir)
+    reading = Reading(format, sentences, strict, language, data_dir, field)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     pieces = find_pieces(inputs, reading)
-    if not reading.format.startswith("tfds:"):
+    if not reading.format.startswith(("tfds:", HUB)):
         _require_apart(Path(output), inputs, pieces)
     counts: Counter[str] = Counter()
     path = train_on_lines(_sentences_of(pieces, reading, counts, progress), **settings)

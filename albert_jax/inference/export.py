@@ -3,8 +3,10 @@
 
 DEST/encode.jax_export     jax.export's serialized StableHLO of `functions.encode`
 DEST/fill_mask.jax_export  the same of `functions.fill_mask`, of a model that has that head
+DEST/predict.jax_export    the same of `finetuned.head_outputs`, of a fine-tuned model
 DEST/params.npz            the programs' first argument, one array for each name
-DEST/serving.json          inputs and outputs, configuration, how text is cleaned, versions
+DEST/serving.json          inputs and outputs, configuration, how text is cleaned, the head's task
+                           and labels, versions
 DEST/spiece.model          the vocabulary, where the model has one
 
 Batch, length and number of masked positions are symbols in the programs, and the weights are
@@ -17,7 +19,7 @@ import dataclasses
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,17 @@ from jax import export as jax_export
 from albert_jax import __version__
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.manifests import SERVING, VOCABULARY
+from albert_jax.config.heads import BEAM
+from albert_jax.config.manifests import SERVING, VOCABULARY, HeadManifest
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert, load
+from albert_jax.inference.finetuned import for_task, head_outputs
+from albert_jax.models.heads import AlbertForTask
 from albert_jax.utils.arguments import checked, path_of, whole_number
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
@@ -55,8 +61,10 @@ def export_serving(
     """Writes the programs of a model directory to a new folder, checked against `forward`.
 
     Programs take params.npz as a dict and i32[B, S] arrays, fill_mask also masked positions
-    i32[B, P]; they return a dict: encode "sequence" f32[B, S, H] (zeros at padding) and "pooled"
-    f32[B, H], fill_mask "scores" f32[B, P, top_k] and "tokens" i32[B, P, top_k]. Raises UserError
+    i32[B, P], and predict of the span_v2 head p_mask f32[B, S]; they return a dict: encode
+    "sequence" f32[B, S, H] (zeros at padding) and "pooled" f32[B, H], fill_mask "scores"
+    f32[B, P, top_k] and "tokens" i32[B, P, top_k], predict what `tasks.base.Task.predictions` takes
+    of its head (multiple choice takes i32[B, C, S]). Raises UserError
     where something is at `dest` already and for a model whose outputs are not finite.
     """
     source = require_model_directory(model)
@@ -73,10 +81,10 @@ def export_serving(
     compute = dataclasses.replace(compute, attention="xla", scan_unroll=compute.scan_unroll or 1)
     albert = load(source, compute=compute, depth=depth)
     top_k = whole_number(top_k, "top_k", 1, albert.pieces)
-    params = named_leaves({name: x for name, x in albert.params.items() if name != "head"})
+    params = named_leaves(albert.params)
     programs = {
-        name: _export(call, params, albert.config.max_position_embeddings, positions=positions)
-        for name, (call, positions) in _functions(albert, top_k).items()
+        name: _export(call, params, inputs, constraints)
+        for name, (call, inputs, constraints) in _functions(albert, top_k).items()
     }
     with appearing_whole(dest) as folder:
         if dest.exists():  # since the check above
@@ -92,36 +100,72 @@ def export_serving(
     return dest
 
 
-def _functions(albert: Albert, top_k: int) -> dict[str, tuple[Callable[..., Any], bool]]:
-    """Name -> (function of flat parameters and ids, whether it takes masked positions)."""
+# A program's function of flat parameters and arrays, their shapes by name, and what of these holds.
+Program = tuple[Callable[..., Any], dict[str, str], list[str]]
+
+
+def _functions(albert: Albert, top_k: int) -> dict[str, Program]:
+    """The programs by name."""
     model = functions.network(albert.config, albert.compute, albert.params)
     blocks = albert.config.num_hidden_layers * albert.config.inner_group_num
+    ids = dict.fromkeys(INPUTS[:3], "B, S")
+    constraints = [f"S <= {albert.config.max_position_embeddings}"]
 
-    def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
+    def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
         sequence_BSH, pooled_BH = functions.encode(model, nest(params), *inputs, layer=blocks)
         output = {"sequence": sequence_BSH, "pooled": pooled_BH}
         return {name: x for name, x in output.items() if x is not None}
 
-    def fill_mask(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
+    def fill_mask(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
         scores, tokens = functions.fill_mask(
             model, nest(params), *inputs, top_k=top_k, pieces=albert.pieces
         )
         return {"scores": scores, "tokens": tokens}
 
-    named = {"encode": (encode, False), "fill_mask": (fill_mask, True)}
-    return named if "predictions" in albert.params else {"encode": named["encode"]}
+    programs: dict[str, Program] = {"encode": (encode, ids, constraints)}
+    if "predictions" in albert.params:
+        programs["fill_mask"] = (fill_mask, ids | {INPUTS[3]: "B, P"}, constraints)
+    if albert.head is not None:
+        programs["predict"] = _head_program(albert, ids, constraints)
+    return programs
+
+
+def _head_program(albert: Albert, ids: Mapping[str, str], constraints: list[str]) -> Program:
+    """The program of a fine-tuned head."""
+    assert albert.head is not None
+    kind = albert.head["kind"]
+    bias_C = albert.params["head"].get("output_bias", np.zeros(2))
+    model = AlbertForTask(albert.config, albert.compute, kind=kind, labels=len(bias_C))
+    shapes = dict(ids)
+    if kind == "multiple_choice":
+        shapes = dict.fromkeys(ids, "B, C, S")
+    if kind == "span_v2":
+        shapes["p_mask"] = "B, S"
+        constraints = [*constraints, f"S >= {BEAM}"]
+
+    def predict(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
+        batch = dict(zip(shapes, inputs, strict=True))
+        return head_outputs(model, for_task(nest(params)), batch)
+
+    return predict, shapes, constraints
 
 
 def _export(
-    call: Callable[..., Any], params: Mapping[str, Any], longest: int, *, positions: bool
+    call: Callable[..., Any],
+    params: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    constraints: list[str],
 ) -> jax_export.Exported:
-    batch, length, masked = jax_export.symbolic_shape("B, S, P", constraints=[f"S <= {longest}"])
-    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-    inputs = [ids, ids, ids]
-    if positions:
-        inputs.append(jax.ShapeDtypeStruct((batch, masked), jnp.int32))
+    scope = jax_export.SymbolicScope(constraints)
+    arrays = [
+        jax.ShapeDtypeStruct(
+            jax_export.symbolic_shape(shape, scope=scope),
+            jnp.float32 if name == "p_mask" else jnp.int32,
+        )
+        for name, shape in inputs.items()
+    ]
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in params.items()}
-    return jax_export.export(jax.jit(call), platforms=PLATFORMS)(shapes, *inputs)
+    return jax_export.export(jax.jit(call), platforms=PLATFORMS)(shapes, *arrays)
 
 
 def _check(albert: Albert, folder: Path) -> None:
@@ -140,6 +184,8 @@ def _check(albert: Albert, folder: Path) -> None:
         mask_BS[-1, length // 2 :] = 0
         inputs = (ids_BS, mask_BS, 1 - mask_BS)
         positions_BP = np.tile(np.array([[0, 1]], np.int32), (rows, 1))
+        if "predict" in programs:
+            _check_head(albert, programs["predict"], params, inputs)
         wanted = albert.forward(*inputs, positions_BP)
         found = jax.jit(programs["encode"].call)(params, *inputs)
         _assert_close(found["sequence"], wanted.sequence * mask_BS[..., None], albert.compute)
@@ -158,19 +204,42 @@ def _check(albert: Albert, folder: Path) -> None:
             _assert_close(own_BPK, likeliest_BPK, albert.compute)
 
 
+def _check_head(
+    albert: Albert,
+    program: jax_export.Exported,
+    params: Mapping[str, np.ndarray],
+    inputs: Sequence[np.ndarray],
+) -> None:
+    """Runs the program of the head beside the head itself."""
+    call, shapes, _ = _head_program(albert, dict.fromkeys(INPUTS[:3], "B, S"), [])
+    arrays = list(inputs)
+    if len(shapes) > len(arrays):
+        arrays.append((1 - inputs[1]).astype(np.float32))
+    if shapes["input_ids"] == "B, C, S":
+        arrays = [np.stack([x, x[:, ::-1]], axis=1) for x in arrays]
+    found = jax.jit(program.call)(params, *arrays)
+    wanted = jax.jit(call)(params, *arrays)
+    for name, array in wanted.items():
+        # Of a beam not the places themselves: two may be equally likely.
+        if not name.endswith("_index"):
+            if not np.isfinite(np.asarray(array)).all():
+                raise UserError(f"the outputs of the head are not finite ({name})")
+            _assert_close(found[name], np.asarray(array), albert.compute)
+
+
 def _assert_close(found: Any, wanted: np.ndarray, compute: ComputeConfig) -> None:
     scale = max(1.0, np.abs(wanted).max())
     worst = np.abs(np.asarray(found) - wanted).max() / scale
     assert worst <= TOLERANCE[compute.dtype], f"the exported program is {worst:.1e} off"
 
 
-def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) -> dict[str, Any]:
-    described, tokenizer = {}, albert.vocabulary
+def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) -> JsonObject:
+    described, tokenizer, head = {}, albert.vocabulary, albert.head
     for name, program in programs.items():
         (_, *inputs), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
         outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
         described[name] = {
-            "inputs": {key: str(x) for key, x in zip(INPUTS, inputs, strict=False)},
+            "inputs": {key: str(x) for key, x in zip(_names(name), inputs, strict=False)},
             "outputs": {key: str(x) for key, x in outputs.items()},
         }
     return {
@@ -182,5 +251,11 @@ def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) ->
         "config": dataclasses.asdict(albert.config),
         "tokenizer": tokenizer
         and {"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
+        "head": head and HeadManifest.from_json(head).to_json(),
         "programs": described,
     }
+
+
+def _names(program: str) -> tuple[str, ...]:
+    """What a program's arrays are called."""
+    return (*INPUTS[:3], "p_mask") if program == "predict" else INPUTS

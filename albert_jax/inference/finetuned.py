@@ -41,6 +41,7 @@ ANSWERED_BY = {"ax": "mnli"}
 # What to ask for by a model that does not say its task, as one converted from elsewhere.
 _FITTING = {
     "classification": "--task single for a text, --task pair for two, or GLUE's name for it",
+    "multi_label": "--task multi-label",
     "regression": "--task regression for a text, --task pair-regression for two, or --task stsb",
     "multiple_choice": "--task multiple-choice, or --task race",
     "token_classification": "--task token-classification",
@@ -312,8 +313,7 @@ def tokenizer_of(directory: str | Path, model: ModelDirectory) -> Tokenizer:
         raise UserError(
             f"{directory} has no vocabulary; convert the model with --vocab spiece.model"
         )
-    settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
-    return Tokenizer.load(model.tokenizer["path"], **settings)
+    return Tokenizer.load(model.tokenizer["path"], **model.text_settings)
 
 
 def _outputs_of(model: ModelDirectory) -> int:

@@ -23,7 +23,7 @@ from albert_jax.inference.prediction_files import (
     predictions_of,
     write_files,
 )
-from albert_jax.tasks import Features, RawExample, Task
+from albert_jax.tasks import Features, RawExample, Task, metrics
 from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.custom import CONLL, CustomTask
@@ -166,6 +166,8 @@ class AnswerSettings(TypedDict, total=False):
     labels: str | Sequence[str]
     long: Long | None
     stride: int | None
+    texts: Sequence[str] | None
+    label: str | None
 
 
 # -------------------------------------------------------------------------------------- answering
@@ -319,6 +321,9 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
         more["windows"] = asked.windows
     if task.head in ("classification", "multiple_choice"):
         more["probabilities"] = _probabilities(task.labels, asked.outputs[0]["logits"])
+    if task.head == "multi_label":
+        shares = metrics.sigmoid(asked.outputs[0]["logits"])
+        more["probabilities"] = _by_label(task.labels, shares)
     if isinstance(predictions, SpanPredictions):
         kind, more = SpanAnswer, more | _place(predictions, name)
     return kind(id=asked.id, prediction=prediction, **more)
@@ -328,15 +333,27 @@ def _probabilities(labels: Sequence[str], logits: np.ndarray) -> dict[str, float
     logits = logits.astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
+    return _by_label(labels, shares)
+
+
+def _by_label(labels: Sequence[str], shares: np.ndarray) -> dict[str, float]:
     names = labels or tuple(map(str, range(len(shares))))
     return {name: round(float(x), 6) for name, x in zip(names, shares, strict=False)}
 
 
-def _place(predictions: SpanPredictions, name: str) -> dict[str, Any]:
+class _Place(TypedDict, total=False):
+    """The fields that a `SpanAnswer` adds."""
+
+    start: int | None
+    probability: float | None
+    null_odds: float
+
+
+def _place(predictions: SpanPredictions, name: str) -> _Place:
     """Where the answer stands in the context and how likely it is; and the odds of there being
     none, where the head knows them."""
     probability = predictions.probabilities[name]
-    found: dict[str, Any] = {
+    found: _Place = {
         "start": predictions.starts[name] if predictions[name] else None,
         "probability": None if probability is None else round(probability, 6),
     }

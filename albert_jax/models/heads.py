@@ -223,6 +223,7 @@ def _masked_log_softmax(logits: Array, mask: Array) -> Array:
 
 HEADS: dict[str, type[Head]] = {
     "classification": Classifier,
+    "multi_label": Classifier,  # whose logits are then each a label's own
     "regression": Regressor,
     "multiple_choice": MultipleChoice,
     "token_classification": TokenClassifier,
@@ -230,7 +231,7 @@ HEADS: dict[str, type[Head]] = {
     "span_v2": SpanV2,
 }
 
-PACKABLE = ("classification", "regression")  # kinds whose examples may share rows
+PACKABLE = ("classification", "multi_label", "regression")  # kinds whose examples may share rows
 
 
 class AlbertForTask(AlbertModel):

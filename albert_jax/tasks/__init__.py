@@ -7,6 +7,7 @@ from albert_jax.config.task_names import task_name
 from albert_jax.tasks.base import Features, RawExample, Task
 from albert_jax.tasks.custom import CUSTOM
 from albert_jax.tasks.glue import GLUE
+from albert_jax.tasks.multi_label import MULTI_LABEL
 from albert_jax.tasks.race import RaceTask
 from albert_jax.tasks.squad import SQUAD_TASKS
 
@@ -18,7 +19,7 @@ TASKS: dict[str, Task] = {
     "race": RaceTask(name="race"),
     "race-middle": RaceTask(name="race-middle", levels=("middle",)),
     "race-high": RaceTask(name="race-high", levels=("high",)),
-    **{task.name: task for task in CUSTOM},  # a user's own files
+    **{task.name: task for task in (*CUSTOM, MULTI_LABEL)},  # a user's own files
 }
 
 

@@ -160,6 +160,17 @@ class Task(ABC):
         """Return the task with what its training examples decide, such as labels."""
         return self
 
+    def fitted(
+        self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
+    ) -> Task:
+        """Return the task with what the outputs for labelled examples decide, such as
+        thresholds."""
+        return self
+
+    def with_settings(self, settings: TaskSettings | None) -> Task:
+        """Return the task with those of a model's settings that `fitted` decides."""
+        return self
+
     def for_answers(self) -> Task:
         """Return the task as `predict` uses it, where that differs from how answers are scored."""
         return self

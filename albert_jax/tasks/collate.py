@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from albert_jax.config.heads import IGNORED_LABEL
+from albert_jax.config.heads import IGNORED_LABEL, LABEL_SET, TEACHER_LOGITS
 from albert_jax.data.special_pieces import PAD_ID
 from albert_jax.tasks import Features
 from albert_jax.utils.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 # What a target of one value a token has at padding: no label, and no place for an answer.
+_WHOLE = (LABEL_SET, TEACHER_LOGITS)  # a value a label, and none a token
 _FILL = {"labels": IGNORED_LABEL, "p_mask": 1}
 
 
@@ -82,7 +83,8 @@ def collate(rows: Sequence[FeatureRow], length: int, *, targets: bool = True) ->
     if targets:
         for name in rows[0].targets:
             values = [row.targets[name] for row in rows]
-            arrays[name] = stacked(values, length, _FILL.get(name, 0))
+            fill = _FILL.get(name, 0)
+            arrays[name] = np.stack(values) if name in _WHOLE else stacked(values, length, fill)
     return arrays
 
 
@@ -138,7 +140,7 @@ def pack(
     if targets:
         arrays["example_weights"] = np.zeros(slots, np.float32)
         for name, value in rows[0].targets.items():
-            arrays[name] = np.zeros(slots, value.dtype)
+            arrays[name] = np.zeros((*slots, *value.shape), value.dtype)
     for b, chosen in enumerate(shared):
         start = 0
         for p, row in enumerate(rows[i] for i in chosen):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from albert_jax.config.heads import IGNORED_LABEL
 from albert_jax.config.manifests import TaskSettings
+from albert_jax.data.hub import is_hub_data
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID, UNK_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
@@ -35,7 +36,7 @@ from albert_jax.tasks.base import (
 from albert_jax.tasks.guessed_columns import advice
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.race import choice_features
-from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, write_text
+from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, hub_rows, write_text
 from albert_jax.tasks.values import id_of, quoted, require_keys, row_texts, text_of, wrong_value
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
@@ -83,6 +84,11 @@ class CustomTask(Task):
         return "pearson" if self.head == "regression" else "accuracy"
 
     @property
+    def label_columns(self) -> tuple[str, ...]:
+        """What files call the columns that labels are read from."""
+        return (self.label,)
+
+    @property
     def text_columns(self) -> tuple[str, ...]:
         return self.texts
 
@@ -115,10 +121,8 @@ class CustomTask(Task):
                 f"the training file of {self.name} has the one label {found.pop()!r}; there is "
                 "nothing to tell apart"
             )
-        _say_of_case(self.name, found)
-        # Thousands of digits are a name: Python refuses to make a number of them.
-        numeric = all(label.isdecimal() and len(label) < 20 for label in found)
-        return self.with_labels(sorted(found, key=int if numeric else None))
+        say_of_case(self.name, found)
+        return self.with_labels(in_order(found))
 
     # ---------------------------------------------------------------------------------- reading
 
@@ -126,7 +130,7 @@ class CustomTask(Task):
         self, split: str, data: str | Path, *, needs_labels: bool = True
     ) -> list[RawExample]:
         """Examples of `data`/SPLIT.csv, .tsv, .jsonl or, for words, .conll or .txt; or their .gz;
-        or of `data` itself, one such file.
+        or of `data` itself, one such file; or of a data set of the hub (`data.hub`).
 
         CSV cells may be quoted; quotes in TSV are plain text; row 1 names the columns. A test split
         may lack the label. Raises UserError, with the row and the field, for a column that is
@@ -134,29 +138,33 @@ class CustomTask(Task):
         none, an empty file, invalid UTF-8.
         """
         is_test = split == "test"
-        kinds = _TABLES if self.head != "token_classification" else (*CONLL, "jsonl")
-        path = find_file([Path(data)], [f"{split}.{kind}" for kind in kinds])
         labels = LabelReader(
             self.labels,
             renamed=self.renamed,
             is_needed=needs_labels,
             is_test=is_test,
         )
-        rows = self._rows(path, has_labels=needs_labels and not is_test)
-        examples = [
-            self._example(record, i, place, labels) for i, (place, record) in enumerate(rows)
-        ]
+        place, rows = self._rows(split, data, has_labels=needs_labels and not is_test)
+        examples = [self._example(record, i, at, labels) for i, (at, record) in enumerate(rows)]
         if self.head == "multiple_choice":
             _require_as_many(examples)
-        return unique_ids(examples, path)
+        return unique_ids(examples, place)
 
-    def _rows(self, path: Path, *, has_labels: bool) -> Iterator[Row]:
-        if kind_of(path) in CONLL:
-            return conll_rows(file_lines(path), str(path), self.texts[0], self.label)
+    def _rows(
+        self, split: str, data: str | Path, *, has_labels: bool
+    ) -> tuple[str | Path, Iterator[Row]]:
         needed = [text for text in self.texts if text]
         if has_labels:
-            needed.append(self.label)
-        return file_rows(path, needed, hint=partial(self._advice, is_asked=has_labels))
+            needed += self.label_columns
+        hint = partial(self._advice, is_asked=has_labels)
+        if is_hub_data(data):
+            return f"{data} {split}", hub_rows(data, split, needed, hint=hint)
+        kinds = _TABLES if self.head != "token_classification" else (*CONLL, "jsonl")
+        path = find_file([Path(data)], [f"{split}.{kind}" for kind in kinds])
+        if kind_of(path) in CONLL:
+            rows = conll_rows(file_lines(path), str(path), self.texts[0], self.label)
+            return path, rows
+        return path, file_rows(path, needed, hint=hint)
 
     def _advice(self, found: Iterable[str], *, is_asked: bool = False) -> str:
         """What to do where a file or a record has other columns; `is_asked`: a label too."""
@@ -343,7 +351,15 @@ def _require_as_many(examples: Sequence[RawExample]) -> None:
             )
 
 
-def _say_of_case(task: str, labels: Iterable[str]) -> None:
+def in_order(labels: Collection[str]) -> list[str]:
+    """Return labels sorted, numbers as numbers."""
+    # Thousands of digits are a name: Python refuses to make a number of them.
+    numeric = all(label.isdecimal() and len(label) < 20 for label in labels)
+    return sorted(labels, key=int if numeric else None)
+
+
+def say_of_case(task: str, labels: Iterable[str]) -> None:
+    """Say which labels differ in case alone."""
     by_case: dict[str, list[str]] = {}
     for label in sorted(labels):
         by_case.setdefault(label.casefold(), []).append(label)

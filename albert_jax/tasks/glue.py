@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from albert_jax.config.heads import HeadKind
+from albert_jax.data.hub import is_hub_data
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
@@ -35,6 +36,7 @@ from albert_jax.tasks.tables import (
     Row,
     csv_rows,
     find_file,
+    hub_rows,
     json_rows,
     tfds_rows,
     tsv_rows,
@@ -134,6 +136,9 @@ class GlueTask(Task):
                 raise UserError(f"TFDS has no data set for {self.name}; give --data a folder")
             name = f"glue/{self.tfds}"
             return f"TFDS {name}", tfds_rows(name, split.replace("dev", "validation"))
+        if is_hub_data(data):
+            needed, *others = self._columns(has_labels=has_labels)
+            return f"{data} {split}", hub_rows(data, split, needed, others=others)
         is_ax = self.name == "ax"
         stems = ("diagnostic-full", "diagnostic") if is_ax else (split,)
         names = [f"{stem}.{kind}" for stem in stems for kind in ("tsv", "jsonl", "csv")]

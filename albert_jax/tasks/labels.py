@@ -53,7 +53,7 @@ class LabelReader:
         is_needed: bool = True,
         is_test: bool = False,
     ) -> None:
-        self.is_needed, self._is_test, self._source = is_needed, is_test, source
+        self.is_needed, self.is_test, self._source = is_needed, is_test, source
         self._own, self._renamed = _themselves(labels), dict(renamed)
         self._numbers, self._names = _published(labels, published)
         self._may_be_none = is_test or bool(published)
@@ -91,7 +91,7 @@ class LabelReader:
             )
         names = [f"{field}[{i}]" for i in range(count)]
         found = [self._read(x, n, place, self._own) for x, n in zip(values, names, strict=True)]
-        if self._is_test and not any(found):
+        if self.is_test and not any(found):
             return None
         for value, name, label in zip(values, names, found, strict=True):
             if label is None:

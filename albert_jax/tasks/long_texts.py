@@ -18,7 +18,7 @@ from albert_jax.tasks.squad_spans import windows
 from albert_jax.utils.errors import UserError
 
 # Heads with one answer for the whole text, which several windows can share.
-WINDOWED = ("classification", "regression")
+WINDOWED = ("classification", "multi_label", "regression")
 # In `Features.extra`, how many tokens of the long text a window has.
 _TOKENS = "window_tokens"
 

@@ -27,6 +27,40 @@ def macro_f1(golds: Sequence, predictions: Sequence) -> float:
     return _ratio(sum(f1(golds, predictions, label) for label in labels), len(labels))
 
 
+def label_set_scores(golds_NC: np.ndarray, found_NC: np.ndarray) -> dict[str, float]:
+    """Return `micro_f1` over all labels of all texts, `macro_f1`, the mean of the labels' F1, and
+    `accuracy`, the share of texts whose labels are all right, of bools [N, C]. scikit-learn's."""
+    both_C, sums_C = (
+        (golds_NC & found_NC).sum(axis=0),
+        (golds_NC.sum(axis=0) + found_NC.sum(axis=0)),
+    )
+    each = [_ratio(2 * both, total) for both, total in zip(both_C, sums_C, strict=True)]
+    return {
+        "micro_f1": _ratio(2 * both_C.sum(), sums_C.sum()),
+        "macro_f1": float(np.mean(each)),
+        "accuracy": float((golds_NC == found_NC).all(axis=1).mean()),
+    }
+
+
+def best_threshold(golds_N: np.ndarray, probabilities_N: np.ndarray) -> float:
+    """Return the probability from which on a label is given for the best F1; 0.5 where no text has
+    the label. It lies half-way between two of the probabilities; of equals the nearest to 0.5."""
+    if not golds_N.any():
+        return 0.5
+    values = np.unique(probabilities_N)
+    tried = np.concatenate([[values[0] / 2], (values[1:] + values[:-1]) / 2])
+    given_TN = probabilities_N >= tried[:, None]
+    both_T = (given_TN & golds_N).sum(axis=1)
+    scores_T = 2 * both_T / (given_TN.sum(axis=1) + golds_N.sum())
+    best = tried[scores_T == scores_T.max()]
+    return float(best[np.argmin(np.abs(best - 0.5))])
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return each logit's probability, in float64."""
+    return 1 / (1 + np.exp(-np.clip(np.asarray(logits, np.float64), -500, 500)))
+
+
 def matthews(golds: Sequence, predictions: Sequence) -> float:
     """Matthews' correlation, -1 to 1; for more than two labels Gorodkin's R_K."""
     labels = sorted({*golds, *predictions})

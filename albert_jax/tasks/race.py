@@ -4,6 +4,7 @@ the model's input for any multiple-choice task."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.config.heads import HeadKind
+from albert_jax.data.hub import is_hub_data
 from albert_jax.data.special_pieces import CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer, clean_text
 from albert_jax.tasks import metrics
@@ -28,7 +30,7 @@ from albert_jax.tasks.base import (
     unique_ids,
 )
 from albert_jax.tasks.labels import LabelReader, Pairs
-from albert_jax.tasks.tables import Row, json_object, json_rows, tfds_rows, write_text
+from albert_jax.tasks.tables import Row, hub_rows, json_object, json_rows, tfds_rows, write_text
 from albert_jax.tasks.values import id_of, list_of, require_keys, row_texts, text_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.text_files import file_lines, read_text
@@ -156,6 +158,9 @@ def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
         for place, passage in tfds_rows(f"race/{level}", split):
             yield place, {**passage, "id": passage["example_id"]}
         return
+    if is_hub_data(data):
+        yield from _hub_passages(level, split, data)
+        return
     folders = [Path(data) / "RACE" / split / level, Path(data) / split / level]
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
@@ -170,6 +175,27 @@ def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
     for file in sorted(single, key=lambda file: (_number(file.stem), file.name)):
         passage = json_object(read_text(file), str(file), PASSAGE)
         yield str(file), {"id": f"{level}{_plain_name(file)}"} | passage
+
+
+def _hub_passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
+    """The hub's rows, a question each, as passages of that level: those that follow each other."""
+    needed = ("example_id", "article", "question", "options")
+    rows = hub_rows(data, split, needed)
+    for (name, article), found in itertools.groupby(
+        rows, key=lambda row: (row[1]["example_id"], row[1]["article"])
+    ):
+        own = list(found)
+        if str(name).startswith(level):
+            yield (
+                own[0][0],
+                {
+                    "id": name,
+                    "article": article,
+                    "questions": [row["question"] for _, row in own],
+                    "options": [row["options"] for _, row in own],
+                    "answers": [row.get("answer") or None for _, row in own],
+                },
+            )
 
 
 def _plain_name(file: Path) -> str:

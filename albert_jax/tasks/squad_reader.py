@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.tasks.base import RawExample
-from albert_jax.tasks.tables import parse_json, tfds_rows
+from albert_jax.tasks.tables import hub_rows, parse_json, tfds_rows
 from albert_jax.tasks.values import json_shown
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
@@ -75,7 +75,29 @@ def read_tfds(split: str, version: str, *, is_training: bool) -> list[RawExample
     return _examples(f"TFDS {name}", questions, is_training)
 
 
-def _tfds_answers(answers: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_hub(data: str | Path, split: str, *, is_training: bool) -> list[RawExample]:
+    """The same of a data set of the hub, whose rows are questions with `context` and `answers`, an
+    object of the lists `text` and `answer_start`, or a list of such objects."""
+    questions = [
+        (field(row, "context", str, place), {**row, "answers": _row_answers(row, place)}, place)
+        for place, row in hub_rows(data, split, ("context", "question", "id"))
+    ]
+    return _examples(f"{data} {split}", questions, is_training)
+
+
+def _row_answers(row: Mapping[str, Any], place: str) -> list[Any]:
+    answers = row.get("answers")
+    if answers is None or isinstance(answers, list):
+        return answers or []
+    texts, starts = (field(answers, name, list, place) for name in ("text", "answer_start"))
+    if len(texts) != len(starts):
+        raise UserError(
+            f"{place}: 'answers' has {len(texts)} texts and {len(starts)} starts; give as many"
+        )
+    return [{"text": x, "answer_start": n} for x, n in zip(texts, starts, strict=True)]
+
+
+def _tfds_answers(answers: Mapping[str, Any]) -> list[dict[str, str | int]]:
     return [
         {"text": t.decode() if isinstance(t, bytes) else t, "answer_start": int(start)}
         for t, start in zip(answers["text"], answers["answer_start"], strict=True)

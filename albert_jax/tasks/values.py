@@ -82,8 +82,8 @@ def class_of(value: Any, name: str, place: str) -> str:
         return value.strip()
     if isinstance(value, (list, tuple)):
         raise UserError(
-            f"{place}: {name!r} is the list {json_shown(value)}; multi-label classification is not "
-            "supported: give one class"
+            f"{place}: {name!r} is the list {json_shown(value)}; give one class, or --task "
+            "multi-label for texts with several labels"
         )
     if (number := _whole(value)) is None:
         raise wrong_value(place, name, value, "a class: a string or a whole number")

@@ -8,25 +8,27 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.model_export import export_model
-from albert_jax.config.heads import IGNORED_LABEL
+from albert_jax.config.heads import IGNORED_LABEL, LABEL_SET
 from albert_jax.config.manifests import MANIFEST
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.inference.finetuned import HeadOutputs
-from albert_jax.tasks import Features
+from albert_jax.tasks import Features, Task
 from albert_jax.tasks.long_texts import pooled
 from albert_jax.tasks.scores import LOSS, Scores, goodness, line_of
 from albert_jax.tasks.split_features import SplitFeatures
 from albert_jax.training.finetune_setup import FinetuneSetup
+from albert_jax.training.lora import LORA, merged, write_adapter
 from albert_jax.utils.json_values import finite
 from albert_jax.utils.progress import Tick
+from albert_jax.utils.provenance import without_credentials
 
 
 class Patience:
@@ -47,6 +49,15 @@ class Patience:
         if not self._limit or not values:
             return False
         return len(values) - 1 - int(np.argmax(values)) >= self._limit
+
+
+class Judged(NamedTuple):
+    """What dev says of some parameters."""
+
+    metrics: dict[str, float]
+    predictions: dict[str, Any]
+    task: Task
+    """The task with what it learnt of dev, such as thresholds."""
 
 
 class BestStep:
@@ -86,12 +97,12 @@ class BestStep:
 
     def offer(self, params: Any, step: int, tick: Tick) -> dict[str, float]:
         """The metrics of these parameters, which are kept where none were better."""
-        metrics, _ = self.judge(params, self._dev, tick)
-        value = self._goodness(metrics)
+        judged = self.judge(params, self._dev, tick)
+        metrics, value = judged.metrics, self._goodness(judged.metrics)
         self.patience.note(step, value)
         if value > self._value or self._nothing_kept:
             self._value, self._nothing_kept = value, False
-            self.export(params, self.directory, step, metrics)
+            self.export(params, self.directory, step, judged)
         numbers = {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
         return Scores(numbers, line_of(self.prepared.task, self.prepared.metric, numbers))
 
@@ -99,28 +110,41 @@ class BestStep:
         return goodness(self.prepared.metric, metrics.get(self.prepared.metric))
 
     def judge(
-        self, params: Any, split: SplitFeatures, tick: Tick | None = None
-    ) -> tuple[dict[str, float], dict[str, Any]]:
-        """Metrics and predictions; `tick` hears of rows done."""
-        task = self.prepared.task
-        found = self._outputs(jax.device_put(params), split.rows, tick)
+        self,
+        params: Any,
+        split: SplitFeatures,
+        tick: Tick | None = None,
+        task: Task | None = None,
+    ) -> Judged:
+        """Judge parameters on a split; `tick` hears of rows done.
+
+        `task` has learnt of dev before; None: it may learn of this split.
+        """
+        fit = task is None and self.config.thresholds == "fit"
+        task = task or self.prepared.task
+        found = self._outputs(jax.device_put(merged(params)), split.rows, tick)
         features, outputs = pooled(split.features, found)
+        if fit:
+            task = task.fitted(split.examples, features, outputs)
         predictions = task.predictions(split.examples, features, outputs)
         metrics = task.metrics(split.examples, predictions)
         if self.prepared.metric == LOSS:
             metrics = metrics | {LOSS: mean_loss(task.head, features, outputs)}
-        return metrics, predictions
+        return Judged(metrics, predictions, task)
 
-    def export(self, params: Any, directory: Path, step: int, metrics: dict[str, float]) -> None:
-        """Write parameters as a model directory, with the metrics that they have on dev."""
-        source = self.prepared.source
+    def export(self, params: Any, directory: Path, step: int, judged: Judged) -> None:
+        """Write parameters as a model directory, with what dev says of them."""
+        source, metrics = self.prepared.source, judged.metrics
+        if LORA in params:
+            adapter = directory.with_name(f"{directory.name}-adapter")
+            write_adapter(adapter, jax.device_get(params), source.config, judged.task.head)
         export_model(
             directory,
-            params=jax.device_get(params),
+            params=jax.device_get(merged(params)),
             config=source.config,  # its dropout too, which is the run's affair, not the weights'
             vocab=source.tokenizer["path"],
             tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
-            head=self.prepared.head
+            head=dataclasses.replace(self.prepared, task=judged.task).head
             | {"max_seq_length": self.prepared.max_seq_length}
             | _long_of(self.config),
             provenance={
@@ -129,7 +153,7 @@ class BestStep:
                 "step": step,
                 "chosen_by": finite(metrics[self.prepared.metric]),
                 "dev": finite(metrics),
-                "config": to_dict(self.config),
+                "config": without_credentials(to_dict(self.config)),
                 "started_from": {
                     key: source.manifest["provenance"].get(key)
                     for key in ("made_by", "source", "step")
@@ -166,6 +190,10 @@ def mean_loss(
     """Return the mean loss of examples by the head's outputs, as training has it but without class
     weights and label smoothing: cross-entropy in nats, squared error of scores."""
     logits = [np.asarray(x["logits"], np.float64) for x in outputs]
+    if head == "multi_label":
+        sets = [np.asarray(feature.targets[LABEL_SET]) for feature in features]
+        pairs = zip(logits, sets, strict=True)
+        return float(np.mean([np.logaddexp(0, x) - y * x for x, y in pairs]))
     labels = [np.asarray(feature.targets["labels"]) for feature in features]
     if head == "regression":
         return float(

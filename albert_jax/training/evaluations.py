@@ -11,6 +11,7 @@ from albert_jax.training.guards import Watchdog
 from albert_jax.training.metrics import MetricsLog
 from albert_jax.training.run import Run
 from albert_jax.training.step_meter import figure
+from albert_jax.training.watching import Hooks
 
 
 class Cut(Exception):
@@ -21,10 +22,15 @@ class Evaluations:
     """Evaluates a run's parameters and logs what was found."""
 
     def __init__(
-        self, run: Run, log: MetricsLog, watchdog: Watchdog, must_stop: Callable[[], bool]
+        self,
+        run: Run,
+        log: MetricsLog,
+        watchdog: Watchdog,
+        must_stop: Callable[[], bool],
+        hooks: Hooks,
     ) -> None:
         """`must_stop` is asked after every batch of an evaluation."""
-        self._run, self._log = run, log
+        self._run, self._log, self._hooks = run, log, hooks
         self._watchdog, self._must_stop = watchdog, must_stop
 
     def is_logged(self, step: int) -> bool:
@@ -46,6 +52,7 @@ class Evaluations:
         if self._run.standing and (said := self._run.standing.evaluated(step, metrics)):
             self._log.event(step, f"note: {said}")
         self._run.after_evaluation()
+        self._hooks.evaluation(step, metrics)
         self._watchdog.alive(f"the evaluation at step {step}")
 
 

@@ -7,9 +7,10 @@ import dataclasses
 import os
 import platform
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -18,13 +19,15 @@ from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.sections import Destination
 from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.models.flops import train_flops_per_sequence
+from albert_jax.tasks import Task
 from albert_jax.tasks.batches import TrainingBatches
 from albert_jax.tasks.scores import goodness, line_of
-from albert_jax.training.best_step import BestStep
+from albert_jax.training.best_step import BestStep, Judged
 from albert_jax.training.finetune_report import (
     command_line,
     hardware,
@@ -43,32 +46,50 @@ from albert_jax.training.finetune_setup import (
     first_params,
     set_up,
 )
-from albert_jax.training.losses import ClassLoss, task_objective
+from albert_jax.training.losses import ClassLoss, Distillation, task_objective
 from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
 from albert_jax.training.run import Run
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
-from albert_jax.training.step import ConfiguredStep, TrainState, configured_step
+from albert_jax.training.step import (
+    ConfiguredStep,
+    TrainState,
+    configured_step,
+    evaluated_weights,
+)
 from albert_jax.training.step_meter import Workload
+from albert_jax.training.trackers import require_trackers
+from albert_jax.training.watching import TENSORBOARD, Callback, Watching, watching_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
 from albert_jax.utils.numbers import rounded
 from albert_jax.utils.progress import ProgressMeter, Tick
-from albert_jax.utils.provenance import commit, versions
+from albert_jax.utils.provenance import commit, versions, without_credentials
 from albert_jax.utils.streams import say
 
 RESULTS = "results.json"
 
 
-def finetune(config: FinetuneConfig) -> FinetuneResults:
+def finetune(
+    config: FinetuneConfig,
+    *,
+    log: Destination | Sequence[Destination] = TENSORBOARD,
+    on_step: Callback | None = None,
+    on_evaluation: Callback | None = None,
+) -> FinetuneResults:
     """Fine-tune as configured, or go on with it, and return what results.json holds.
 
     The work directory gets config.json, results.json, a folder `seed-N` for each run with
     checkpoints/, metrics.jsonl, tensorboard/ and the model directories last/ and best/, and links
     `last`, `best` and `model` to those of the run that is best on dev; `model` is its best step.
+    `log`, `on_step` and `on_evaluation` are `pretrain`'s, for the run of each seed: StopTraining
+    ends one seed's run.
+
     Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
     """
+    watching = watching_of(log, on_step, on_evaluation)
     require_finetuning_inputs(config)
+    require_trackers(watching.log)
     workdir = Path(config.workdir or "")
     placement = open_placement(config)
     started = time.time()
@@ -77,7 +98,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
         config = dataclasses.replace(config, max_seq_length=prepared.max_seq_length)
         write_json(workdir / "config.json", to_dict(config))
         say(_announcement(config, prepared))
-        runs = _runs(config, prepared, placement)
+        runs = _runs(config, prepared, placement, watching)
         kept = [run for run in runs if not run.restarted]
         metric, base = prepared.metric, prepared.baseline
         results = FinetuneResults(
@@ -96,7 +117,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResults:
             commit=commit(),
             versions={**versions(), "python": platform.python_version()},
             hardware=hardware(),
-            config=to_dict(config),
+            config=without_credentials(to_dict(config)),
         )
         chosen = max(kept, key=lambda run: goodness(metric, run.best.metrics[metric]))
         _link(workdir, Path(chosen.directory))
@@ -111,14 +132,16 @@ def _weights_by_label(prepared: FinetuneSetup) -> dict[str, float] | None:
     return dict(zip(prepared.task.labels, weights, strict=True)) if weights else None
 
 
-def _runs(config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement) -> list[SeedRun]:
+def _runs(
+    config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement, watching: Watching
+) -> list[SeedRun]:
     """A run for each seed, and for each degenerate one, as often as allowed, one of a new seed."""
     runs = []
     fresh = config.train.seed + config.seeds  # the first seed that is not asked for
     for number in range(config.seeds):
         seed = config.train.seed + number
         for attempt in range(config.restarts + 1):
-            run = carry_out(_session(config, prepared, placement, seed))
+            run = carry_out(_session(config, prepared, placement, watching, seed))
             again = run.degenerate and attempt < config.restarts
             runs.append(dataclasses.replace(run, restarted=again))
             if run.degenerate:
@@ -131,7 +154,11 @@ def _runs(config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement)
 
 
 def _session(
-    config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement, seed: int
+    config: FinetuneConfig,
+    prepared: FinetuneSetup,
+    placement: Placement,
+    watching: Watching,
+    seed: int,
 ) -> Session:
     """One seed's run."""
     directory = Path(config.workdir or "") / f"seed-{seed}"
@@ -142,10 +169,11 @@ def _session(
     best = BestStep(config, prepared, outputs, directory / "best", seed)
     model = prepared.model.clone(lowering=placement.lowering)
     classes = ClassLoss(prepared.class_weights, config.label_smoothing)
-    made = configured_step(model, task_objective(model, classes), config)
+    teacher = Distillation(config.distill_weight, config.temperature) if config.teacher else None
+    made = configured_step(model, task_objective(model, classes, teacher), config)
     return Session(
         config=config,
-        run=_run_of(config, prepared, made, placement, best),
+        run=_run_of(config, prepared, made, placement, watching, best),
         placement=placement,
         directory=directory,
         random_state=partial(made.random_state, seed),
@@ -160,6 +188,7 @@ def _run_of(
     prepared: FinetuneSetup,
     made: ConfiguredStep,
     placement: Placement,
+    watching: Watching,
     best: BestStep,
 ) -> Run:
     batches = _batches(config, prepared, best.seed)
@@ -182,7 +211,9 @@ def _run_of(
         ),
         identity=finetuning_identity(config, prepared, best.seed),
         evaluate=evaluate,
+        watching=watching,
         check_program=memory_check(config),
+        evaluated=evaluated_weights,
         ends_at=best.patience.is_over,
     )
 
@@ -207,31 +238,39 @@ def _begin(best: BestStep, beginning: Beginning, log: MetricsLog) -> None:
 def _finish(best: BestStep, state: TrainState) -> SeedRun:
     """Judge a run at its last and its best step, and export the last."""
     prepared, directory, step = best.prepared, best.directory, int(state.step)
-    metrics, predictions = _judged(best, state.params, f"dev at step {step}")
-    best.export(state.params, directory.parent / "last", step, metrics)
+    params = evaluated_weights(state)
+    last = _judged(best, params, f"dev at step {step}")
+    best.export(params, directory.parent / "last", step, last)
     found = load_model(directory)
     best_step = found.manifest["provenance"]["step"]
-    best_metrics, best_predictions = _judged(best, found.params, f"dev at step {best_step}")
+    # With the thresholds that the model keeps, which may be of fewer dev examples.
+    task = prepared.task.with_settings(found.head.settings if found.head else None)
+    kept = _judged(best, found.params, f"dev at step {best_step}", task)
     collapsed, learnt_nothing = (
-        is_degenerate(prepared.task, prepared.dev.examples, x)
-        for x in (predictions, best_predictions)
+        is_degenerate(prepared.task, prepared.dev.examples, x.predictions) for x in (last, kept)
     )
     return SeedRun(
         seed=best.seed,
         directory=directory.parent.name,
-        last=JudgedStep(step=step, metrics={**metrics}),
-        best=JudgedStep(step=best_step, metrics={**best_metrics}),
+        last=JudgedStep(step=step, metrics={**last.metrics}),
+        best=JudgedStep(step=best_step, metrics={**kept.metrics}),
         degenerate=learnt_nothing,
         collapsed_at_the_end=collapsed,
-        ended="last_step" if step >= best.config.train.steps else "early_stopping",
+        ended=_why_it_ended(best, step),
     )
 
 
-def _judged(best: BestStep, params: Any, what: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics and predictions on all of dev, with a bar."""
+def _why_it_ended(best: BestStep, step: int) -> Literal["last_step", "early_stopping", "callback"]:
+    if step >= best.config.train.steps:
+        return "last_step"
+    return "early_stopping" if best.patience.is_over(step) else "callback"
+
+
+def _judged(best: BestStep, params: Any, what: str, task: Task | None = None) -> Judged:
+    """Judge parameters on all of dev, with a bar."""
     dev = best.prepared.dev
     with ProgressMeter(what, len(dev.rows), unit="row") as meter:
-        return best.judge(params, dev, meter.tick)
+        return best.judge(params, dev, meter.tick, task)
 
 
 def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> TrainingBatches:

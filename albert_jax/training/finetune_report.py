@@ -27,6 +27,7 @@ from albert_jax.training.finetune_results import (
     SeedSpread,
     Summary,
 )
+from albert_jax.utils.provenance import without_credentials
 
 
 def constant_predictions(
@@ -50,6 +51,7 @@ def constant_predictions(
 BASELINE = {
     "regression": "mean of the training scores",
     "token_classification": "most frequent label of the training words",
+    "multi_label": "most frequent set of labels in training",
     "span_v1": "no answers at all",
     "span_v2": "no answers at all",
 }
@@ -95,7 +97,8 @@ def _spread(found: Sequence[float | None]) -> SeedSpread:
 def command_line() -> str:
     """Return the command that runs, or "Python" where it is none of ours."""
     is_ours = Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
-    return shlex.join(["albert-jax", *sys.argv[1:]]) if is_ours else "Python"
+    arguments: list[str] = without_credentials(sys.argv[1:])
+    return shlex.join(["albert-jax", *arguments]) if is_ours else "Python"
 
 
 def hardware() -> Hardware:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,9 +26,10 @@ class SeedRun(Result):
     """One seed's run.
 
     `directory` is relative to the work directory. `best` is the step that is kept as the model.
-    `ended` says why no step followed `last`: all were made, or the metric no longer improved.
-    `degenerate` runs answer all dev examples alike at their best step, `collapsed_at_the_end` at
-    their last. A run that was `restarted` does not count: another seed began anew in its place.
+    `ended` says why no step followed `last`: all were made, the metric no longer improved, or a
+    callback stopped the run. `degenerate` runs answer all dev examples alike at their best step,
+    `collapsed_at_the_end` at their last. A run that was `restarted` does not count: another seed
+    began anew in its place.
     """
 
     seed: int
@@ -37,7 +39,7 @@ class SeedRun(Result):
     degenerate: bool
     collapsed_at_the_end: bool
     restarted: bool = False
-    ended: Literal["last_step", "early_stopping"] = "last_step"
+    ended: Literal["last_step", "early_stopping", "callback"] = "last_step"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,3 +99,24 @@ class FinetuneResults(Result):
     versions: dict[str, str]
     hardware: Hardware
     config: dict[str, Any]
+
+    def shown(self) -> Mapping[str, Any]:
+        """Return the metric of each seed's last and best step, and of the baseline."""
+        metric = self.metric
+        runs = [
+            {
+                "seed": run.seed,
+                "last_step": run.last.step,
+                f"last {metric}": run.last.metrics.get(metric),
+                "best_step": run.best.step,
+                f"best {metric}": run.best.metrics.get(metric),
+                "ended": run.ended,
+            }
+            for run in self.runs
+        ]
+        return {
+            **{name: self[name] for name in ("task", "model", "train_examples", "dev_examples")},
+            "runs": runs,
+            self.baseline.what: self.baseline.metrics.get(metric),
+            "seconds": self.seconds,
+        }

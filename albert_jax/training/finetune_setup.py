@@ -15,19 +15,27 @@ import jax
 import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
+from albert_jax.config.heads import TEACHER_LOGITS
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import AlbertConfig
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.task_names import BALANCED, class_weights, label_pairs
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.inference.finetuned import check_pack, configured_task, tokenizer_of
+from albert_jax.inference.finetuned import (
+    FineTuned,
+    check_pack,
+    configured_task,
+    is_finite,
+    load_fine_tuned,
+    tokenizer_of,
+)
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.collate import FeatureRow
 from albert_jax.tasks.cuts import lines_about
-from albert_jax.tasks.long_texts import LongTexts, windows_line
+from albert_jax.tasks.long_texts import LongTexts, pooled, windows_line
 from albert_jax.tasks.scores import check_metric
 from albert_jax.tasks.split_features import SplitFeatures, features_of
 from albert_jax.tasks.values import quoted
@@ -37,12 +45,17 @@ from albert_jax.training.first_values import with_positions
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import json_sha256
+from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.streams import say
 
 # Settings of FinetuneConfig that later versions added and that decide what a run does.
-_RECIPE = ("metric", "class_weights", "label_smoothing", "layer_decay", "freeze")
+_RECIPE = (
+    *("metric", "thresholds", "class_weights", "label_smoothing", "layer_decay", "freeze"),
+    *("lora", "ema", "distill_weight", "temperature"),
+)
 # Heads whose classes may have weights, and those whose targets may be smoothed.
 WEIGHTED = ("classification", "token_classification")
+TAUGHT = ("classification", "multiple_choice")
 SMOOTHED = (*WEIGHTED, "multiple_choice")
 _MAX_SEQ_LENGTH = 512  # the paper's, where the model has so many positions
 
@@ -63,6 +76,8 @@ class FinetuneSetup:
     baseline: Baseline
     class_weights: tuple[float, ...] = ()
     """Of the task's labels, in their order; () where all are 1."""
+    teacher: str | None = None
+    """Digest of a teacher's weights."""
 
     @property
     def head(self) -> HeadManifest:
@@ -107,21 +122,32 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     length = config.max_seq_length or 0
     source = with_positions(source, f"model {config.model}", length, config.positions)
     longest = source.config.max_position_embeddings
+    if config.lora > source.config.hidden_size:
+        raise UserError(
+            f"lora {config.lora} exceeds the model's hidden_size {source.config.hidden_size}; "
+            "ranks of 4 to 64 are usual"
+        )
     length = _row_length(config, longest)
     long = LongTexts(config.long, config.stride).check(task, length)
     tokenizer = tokenizer_of(config.model or "", source)
     examples = _labelled(task, "train", config.data or "")
     task = task.learn(examples)
-    dev_examples = _labelled(task, "dev", config.data or "")
+    dev_examples = _labelled(task, config.dev_split, config.data or "")
     base = baseline(task, examples, dev_examples)
     if config.metric is not None:
         check_metric(task, config.metric, base.metrics)
+    if config.thresholds != "half" and task.head != "multi_label":
+        raise UserError(
+            f"thresholds {config.thresholds} is for multi-label, and not for {task.name}; leave it "
+            "out"
+        )
     weights = weights_of_classes(task, examples, config.class_weights)
     if config.label_smoothing and task.head not in SMOOTHED:
         raise UserError(
             f"{task.name} has no classes or choices, so that label_smoothing "
             f"{config.label_smoothing} has no meaning; leave it out"
         )
+    teacher = teacher_of(config, task)
     train, dev = (
         features_of(task, each, tokenizer, length, long) for each in (examples, dev_examples)
     )
@@ -136,6 +162,8 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
             say(line)
         for line in windows_line(split.windows, len(split.examples), f"{name} examples", length):
             say(line)
+    if teacher is not None:
+        train = taught(train, teacher)
     train = dataclasses.replace(train, features=[])  # the arrays are enough, and much smaller
     model = AlbertForTask(
         _with_dropout(source.config, config.dropout),
@@ -145,7 +173,66 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
         dropout=config.classifier_dropout,
     )
     metric = config.metric or task.metric
-    return FinetuneSetup(task, source, tokenizer, model, train, dev, length, metric, base, weights)
+    return FinetuneSetup(
+        task=task,
+        source=source,
+        tokenizer=tokenizer,
+        model=model,
+        train=train,
+        dev=dev,
+        max_seq_length=length,
+        metric=metric,
+        baseline=base,
+        class_weights=weights,
+        teacher=json_sha256(teacher.directory.manifest["tensors"]) if teacher else None,
+    )
+
+
+def teacher_of(config: FinetuneConfig, task: Task) -> FineTuned | None:
+    """Return the model whose probabilities are learnt too; None where there is no teacher.
+
+    Raises UserError for a task without them, and for a model of another task or of other labels.
+    """
+    if config.teacher is None:
+        return None
+    if task.head not in TAUGHT:
+        raise UserError(
+            f"{task.name} has no classes or choices, which a teacher has probabilities for; leave "
+            "out --teacher"
+        )
+    teacher = load_fine_tuned(config.teacher, task.name, compute=config.compute)
+    if task.head == "classification" and teacher.task.labels != task.labels:
+        raise UserError(
+            f"the teacher {config.teacher} has the labels {quoted(teacher.task.labels)}, and the "
+            f"training file {quoted(task.labels)}; give a model fine-tuned on these labels"
+        )
+    return teacher
+
+
+def taught(train: SplitFeatures, teacher: FineTuned) -> SplitFeatures:
+    """Return the training rows with the teacher's logits for their examples among the targets.
+
+    They are computed once, because a teacher has no dropout; texts are divided by its own
+    vocabulary.
+    """
+    own = features_of(
+        teacher.task, train.examples, teacher.tokenizer, teacher.max_seq_length, teacher.long
+    )
+    with ProgressMeter("teacher", len(own.rows), unit="row") as meter:
+        found = teacher(own.rows, meter.tick)
+    for feature, output in zip(own.features, found, strict=True):
+        if not is_finite(output):
+            raise teacher.broken(f"training example {train.examples[feature.example].id}")
+    features, outputs = pooled(own.features, found)
+    logits = {
+        feature.example: np.asarray(output["logits"], np.float32)
+        for feature, output in zip(features, outputs, strict=True)
+    }
+    rows = [
+        row._replace(targets={**row.targets, TEACHER_LOGITS: logits[feature.example]})
+        for feature, row in zip(train.features, train.rows, strict=True)
+    ]
+    return dataclasses.replace(train, rows=rows)
 
 
 def weights_of_classes(
@@ -250,12 +337,15 @@ def finetuning_identity(
         # Each a key of its own: a checkpoint that is older than a setting does not have its key,
         # and is resumed.
         **{key: settings[key] for key in _RECIPE},
+        "teacher": prepared.teacher,
     }
 
 
 def _digest_of_rows(rows: list[FeatureRow]) -> str:
     digest = hashlib.sha256()
     for row in rows:
-        for array in (*row.ids, *row.segments, *row.targets.values()):
+        # Another device computes a teacher's logits with other last bits.
+        targets = [array for name, array in row.targets.items() if name != TEACHER_LOGITS]
+        for array in (*row.ids, *row.segments, *targets):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from albert_jax.distributed.placement import Placement
-from albert_jax.training.due import NOTHING, Timetable, is_due
+from albert_jax.training.due import NOTHING, Due, Timetable, is_due
 from albert_jax.training.evaluations import Cut, Evaluations
 from albert_jax.training.guards import LossGuard, Offence, Watchdog, stop_signals
 from albert_jax.training.metrics import MetricsLog
@@ -26,6 +26,7 @@ from albert_jax.training.run import Run
 from albert_jax.training.saving import Rollbacks, Saves
 from albert_jax.training.step import TrainState
 from albert_jax.training.step_meter import StepMeter
+from albert_jax.training.watching import Hooks
 from albert_jax.utils import interrupts
 from albert_jax.utils.errors import TryAgain
 
@@ -40,8 +41,9 @@ def fit(
 ) -> TrainState:
     """Train from `position` to the run's last step and return the final state as plain arrays.
 
-    Raises TryAgain when stopped by a signal (a checkpoint is saved first), UserError when the guard
-    gives up or a checkpoint cannot be saved.
+    A callback may end the run before its last step by raising StopTraining. Raises TryAgain when
+    stopped by a signal and what a callback raises (a checkpoint is saved first), UserError when the
+    guard gives up or a checkpoint cannot be saved.
     """
     loop = _Loop(run, position, placement, saves, log)
     if position.step == 0 and not saves.steps():
@@ -74,8 +76,10 @@ class _Loop:
         self._rollbacks = Rollbacks(run.guard.max_rollbacks, saves, log)
         self.signals = stop_signals(self._nothing_to_lose)
         self.watchdog = Watchdog(run.guard.step_timeout)
-        self._progress = Progress(run, position, placement.devices, log, self.watchdog)
-        self._evaluations = Evaluations(run, log, self.watchdog, self.signals.due)
+        self._hooks = Hooks(run.watching)
+        self._log = log
+        self._progress = Progress(run, position, placement.devices, log, self.watchdog, self._hooks)
+        self._evaluations = Evaluations(run, log, self.watchdog, self.signals.due, self._hooks)
 
     def begin(self, state: TrainState, position: Position) -> None:
         """Fill the pipeline from a position on."""
@@ -88,22 +92,43 @@ class _Loop:
             self._evaluate()
         while self.pipeline.step < self._run.config.steps:
             # After an evaluation no step is in flight: these are the parameters that it judged.
-            if self._run.ends_at(self._progress.position.step):
-                self._save_unsaved()
+            if self._hooks.stopped or self._run.ends_at(self._progress.position.step):
+                self._end_early()
                 break
             self.pipeline.start()
             due = self._timetable.due(self.pipeline.step, stop=self.signals.due())
-            ahead = self._placement.max_in_flight if due == NOTHING else 0
-            offence = self._progress.observe(self.pipeline.finished(ahead))
+            offence = self._progress.observe(self.pipeline.finished(self._ahead(due)))
             if offence is not None:
                 self._roll_back(offence)
                 continue
+            self._raise_failure()
+            if self._hooks.stopped:
+                due = due._replace(end=True, evaluate=self._run.evaluate is not None)
             if due.stop or due.end or (due.save and not self._progress.is_spiking):
                 self.save(self._placement.get_state(self.pipeline.state), wait=due.stop)
             if due.stop and not due.end:
                 raise self._stopped()
             if due.evaluate:
                 self._evaluate()
+
+    def _ahead(self, due: Due) -> int:
+        """Return how many steps may stay in flight: none where something is done with the last."""
+        is_told = self._hooks.active and self._progress.logs(self.pipeline.step)
+        return self._placement.max_in_flight if due == NOTHING and not is_told else 0
+
+    def _end_early(self) -> None:
+        self._save_unsaved()
+        if self._hooks.stopped:
+            step, steps = self._progress.position.step, self._run.config.steps
+            self._log.event(step, f"stopped by a callback after step {step} of {steps}")
+
+    def _raise_failure(self) -> None:
+        """Raise what a callback raised, with the steps so far saved."""
+        if self._hooks.failure is None:
+            return
+        if not self._progress.is_spiking:
+            self.save(self._placement.get_state(self.pipeline.state), wait=True)
+        raise self._hooks.failure
 
     def _owes_evaluation(self) -> bool:
         """Return whether the run was interrupted before or in the evaluation at where it stands."""
@@ -127,11 +152,12 @@ class _Loop:
     def _evaluate(self) -> None:
         state = self.pipeline.state
         try:
-            self._evaluations.make(state.params, self._progress.position.step)
+            self._evaluations.make(self._run.evaluated(state), self._progress.position.step)
         except Cut:
             self.save(self._placement.get_state(state), wait=True)
             raise self._stopped() from None
         self._progress.meter.restart_clock()
+        self._raise_failure()
 
     def _roll_back(self, offence: Offence) -> None:
         end = self.pipeline.batch
@@ -164,8 +190,10 @@ class Progress:
         devices: tuple[jax.Device, ...],
         log: MetricsLog,
         watchdog: Watchdog,
+        hooks: Hooks,
     ) -> None:
         self._run, self._devices, self._log, self._watchdog = run, devices, log, watchdog
+        self._hooks = hooks
         self._losses = LossGuard(run.guard)
         self.rewind(position)
 
@@ -180,18 +208,22 @@ class Progress:
         """Whether the last loss was a spike: no moment for a checkpoint."""
         return self._losses.spiking
 
+    def logs(self, step: int) -> bool:
+        """Return whether a step has a line in the log."""
+        config = self._run.config
+        return step == 1 or is_due(step, config.log_every, config.steps)
+
     def observe(self, finished: Iterable[StepResult]) -> Offence | None:
         """Take steps as they finish; return what is wrong as soon as something is."""
-        config = self._run.config
         for step in finished:
             self._watchdog.beat(f"step {step.number}")
             loss = float(step.metrics["loss"])
-            skipped = step.metrics["skipped"] > 0
+            skipped = bool(step.metrics["skipped"] > 0)
             if offence := self._losses.observe(step.batch, loss, skipped=skipped):
                 return offence
             self.meter.stepped(step)
-            tally = self.position.tally.plus(step.metrics)
-            if step.number == 1 or is_due(step.number, config.log_every, config.steps):
+            tally, figures = self.position.tally.plus(step.metrics), None
+            if self.logs(step.number):
                 figures = self.meter.report(step, tally, self._log)
                 if self._run.standing and (
                     said := self._run.standing.trained(step.number, figures)
@@ -202,6 +234,10 @@ class Progress:
                 self.position, step=step.number, batch=step.batch + 1, tally=tally
             )
             self._log.progress(step.number, f"loss {loss:.3f}")
+            if figures is not None and self._hooks.active:
+                self._hooks.step(step.number, figures)
+                self.meter.restart_clock()
+                self._watchdog.alive(f"the callback of step {step.number}")
         return None
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from albert_jax.config.heads import LABEL_SET, TEACHER_LOGITS
 from albert_jax.models.lowering import Lowering, label_logits
 
 Batch = dict[str, Array]
@@ -141,11 +142,33 @@ class ClassLoss:
         return -(targets_NC * jax.nn.log_softmax(logits_NC)).sum(axis=-1)
 
 
-def task_objective(model: Any, classes: ClassLoss = ClassLoss()) -> Objective:
+@dataclass(frozen=True)
+class Distillation:
+    """What a teacher's logits, `TEACHER_LOGITS` [B, C] of a batch, add to a task's loss.
+
+    `weight` is their part of the loss, `temperature` divides both models' logits.
+    """
+
+    weight: float
+    temperature: float = 1.0
+
+    def losses(self, logits_BC: Array, teacher_BC: Array) -> Array:
+        """Return each example's Kullback-Leibler divergence from the teacher's probabilities, times
+        the squared temperature, nats, f32[B]. Hinton et al. 2015, section 2."""
+        theirs_BC, ours_BC = (
+            jax.nn.log_softmax(x / self.temperature) for x in (teacher_BC, logits_BC)
+        )
+        divergence_B = (jnp.exp(theirs_BC) * (theirs_BC - ours_BC)).sum(axis=-1)
+        return self.temperature**2 * divergence_B
+
+
+def task_objective(
+    model: Any, classes: ClassLoss = ClassLoss(), teacher: Distillation | None = None
+) -> Objective:
     """The mean loss of a fine-tuned head; `model` is an AlbertForTask.
 
-    The mean is weighted by `classes`, which only heads with classes or choices have a use for.
-
+    The mean is weighted by `classes`, which only heads with classes or choices have a use for, and
+    mixed with the distance from a `teacher`.
 
     A batch has input_ids, input_mask, segment_ids [B, S] (multiple choice: [B, C, S]), what the
     functions of `TASK_LOSSES` read and, where some rows are filling, example_weights [B]. Rows that
@@ -189,9 +212,17 @@ def task_objective(model: Any, classes: ClassLoss = ClassLoss()) -> Objective:
             shares = weights(batch) / jnp.where(whole > 0, whole, 1.0)
             weighted = classes.losses(output, jnp.maximum(batch["labels"], 0))
             metrics["task_loss"] = (shares * weighted).sum()
-        return metrics["task_loss"], metrics
+        total = metrics["task_loss"]
+        if teacher is not None:
+            distances = teacher.losses(output, batch[TEACHER_LOGITS])
+            shares = weights(batch) / jnp.maximum(normalizers["labels"], 1.0)
+            metrics["distill_loss"] = (shares * distances).sum()
+            total = (1 - teacher.weight) * total + teacher.weight * metrics["distill_loss"]
+        return total, metrics
 
     normalizer_of = dict.fromkeys(task.metrics, "labels")
+    if teacher is not None:
+        normalizer_of["distill_loss"] = "labels"
     if not is_plain:
         normalizer_of["task_loss"] = "weighted_labels"
     return Objective(normalizers, loss, normalizer_of, model.lowering.axis_name)
@@ -204,6 +235,17 @@ def classification_losses(logits_BC: Array, batch: Batch, lowering: Lowering) ->
     return {
         "task_loss": cross_entropy(logits_BC, labels_B, lowering),
         "accuracy": is_best(logits_BC, labels_B, lowering),
+    }
+
+
+def multi_label_losses(logits_BC: Array, batch: Batch, _: Lowering) -> Metrics:
+    """Return the mean over the labels of binary cross-entropy with `label_set` [B, C], and the
+    share of them that are told right at a probability of 0.5. torch's BCEWithLogitsLoss."""
+    labels_BC = batch[LABEL_SET]
+    losses_BC = jax.nn.softplus(logits_BC) - labels_BC * logits_BC
+    return {
+        "task_loss": losses_BC.mean(axis=-1),
+        "accuracy": ((logits_BC > 0) == (labels_BC > 0)).mean(axis=-1),
     }
 
 
@@ -267,6 +309,7 @@ _SPAN_METRICS = ("task_loss", "start_accuracy", "end_accuracy")
 
 TASK_LOSSES: dict[str, TaskLoss] = {
     "classification": TaskLoss(classification_losses, ("task_loss", "accuracy")),
+    "multi_label": TaskLoss(multi_label_losses, ("task_loss", "accuracy")),
     "regression": TaskLoss(regression_losses, ("task_loss",)),
     "multiple_choice": TaskLoss(classification_losses, ("task_loss", "accuracy")),
     "token_classification": TaskLoss(token_losses, ("task_loss", "accuracy")),

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run's numbers go: one console line, `metrics.jsonl` and TensorBoard."""
+"""Where a run's numbers go: one console line, `metrics.jsonl` and experiment trackers."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from albert_jax.training.curves import curves_figure
+from albert_jax.training.trackers import End, Tracker
 from albert_jax.utils.atomic import appearing_file
-from albert_jax.utils.json_values import finite
+from albert_jax.utils.errors import TryAgain
+from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.plots import save_picture, styled
 
 LINE_SECONDS = 30.0  # between lines of what goes on where there is no bar
@@ -27,7 +28,8 @@ class MetricsLog:
     A line of `metrics.jsonl` is {"kind": "train" | "eval" | "event", "step": …, name: value …}.
     Opened at `resume_step`, it first drops the train and eval lines of later steps, which a killed
     run wrote after its last checkpoint and which will be written again. `console` False writes
-    files only, `workdir` None the console only.
+    files only, `workdir` None the console only. `trackers` get the scalars too. One that fails is
+    left out from then on, which is said: it is no reason to stop a run.
     """
 
     def __init__(
@@ -38,16 +40,15 @@ class MetricsLog:
         resume_step: int = 0,
         console: bool = True,
         stream: TextIO | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self._stream = stream or sys.stderr
         self._console = console
         self._path = workdir and workdir / "metrics.jsonl"
         self._jsonl: TextIO | None = None
-        self._board: SummaryWriter | None = None
+        self._trackers = list(trackers)
         self._evaluated: set[int] = set()
         self.rewind(resume_step)
-        if workdir is not None:
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
         self._bar: tqdm | None = None
         self._clock_runs = False
         self._worked = time.monotonic()  # when `working` last said something
@@ -82,9 +83,7 @@ class MetricsLog:
         self._record({"kind": kind, "step": step, **values})
         if kind == "eval":
             self._evaluated.add(step)
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._each_tracker(lambda tracker: tracker.scalars(kind, step, values))
         if line:
             self.say(line)
 
@@ -125,16 +124,32 @@ class MetricsLog:
             return
         self._worked = now
 
-    def close(self) -> None:
-        """Flushes and closes all."""
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stopped = kind is not None and issubclass(kind, TryAgain)
+        self.close("finished" if kind is None else "stopped" if stopped else "failed")
+
+    def close(self, end: End = "finished") -> None:
+        """Flushes and closes all; trackers are told how the run ended."""
         if self._bar is not None:
             self._bar.close()
         if self._jsonl is not None:
             self._jsonl.close()
-        if self._board is not None:
-            self._board.close()
+        self._each_tracker(lambda tracker: tracker.close(end))
 
-    def _record(self, entry: dict[str, Any]) -> None:
+    def _each_tracker(self, call: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:  # of another program, for whatever reason
+                self._trackers.remove(tracker)
+                told = (str(error).strip() or type(error).__name__).splitlines()[0]
+                name = type(tracker).__name__
+                self.say(f"{name} failed and gets no more figures of this run: {told}")
+
+    def _record(self, entry: Mapping[str, Any]) -> None:
         if self._jsonl is not None:
             # One write call a line: a killed run leaves at most one line cut short, which readers
             # skip.
@@ -152,12 +167,12 @@ def _as_line(entry: Mapping[str, Any]) -> str:
     return json.dumps(finite(entry)) + "\n"
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: str | Path) -> list[JsonObject]:
     """Returns the entries of a `metrics.jsonl`; lines that are none are passed over."""
-    return _entries(path)[0]
+    return _entries(Path(path))[0]
 
 
-def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:
+def _entries(path: Path) -> tuple[list[JsonObject], int]:
     """The entries, and how many lines are damaged, but for a last one that a kill cut short."""
     try:
         lines = path.read_bytes().split(b"\n")
@@ -167,7 +182,7 @@ def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:
     return entries, len(lines) - len(entries) - (_entry(lines[-1]) is None)
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def _entry(line: bytes) -> JsonObject | None:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):

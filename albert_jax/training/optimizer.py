@@ -320,6 +320,34 @@ _CORRECTED: dict[str, _Make] = {  # for Adam's bias
 }
 
 
+class WeightAverageState(NamedTuple):
+    average: Any  # as the parameters
+
+
+def average_weights(tx: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """Return `tx`, keeping a moving average of the parameters that its updates lead to.
+
+    The average begins with the parameters before the first update.
+    """
+
+    def init(params: Any) -> WeightAverageState:
+        return WeightAverageState(jax.tree.map(jnp.array, params))
+
+    def update(updates: Any, state: WeightAverageState, params: Any) -> tuple[Any, Any]:
+        after = optax.apply_updates(params, updates)
+        mean = lambda old, new: decay * old + (1 - decay) * new  # noqa: E731
+        return updates, WeightAverageState(jax.tree.map(mean, state.average, after))
+
+    return optax.chain(tx, optax.GradientTransformation(init, update))
+
+
+def averaged_weights(opt_state: Any) -> Any | None:
+    """Return the moving average that `average_weights` keeps; None for an optimizer without."""
+    is_average = lambda node: isinstance(node, WeightAverageState)  # noqa: E731
+    found = [n for n in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(n)]
+    return found[0].average if found else None
+
+
 def trust_ratios(opt_state: Any) -> dict[str, Array]:
     """Each adapted parameter's last trust ratio by name; empty for an optimizer that has none."""
     is_ratio = lambda node: isinstance(node, TrustRatioState)  # noqa: E731

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +19,10 @@ import jax
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.manifests import VOCABULARY, is_model_directory
+from albert_jax.config.manifests import VOCABULARY, TextSettings, is_model_directory
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import Destination
 from albert_jax.config.stages import Stages
 from albert_jax.data.pretraining import (
     PretrainingData,
@@ -54,30 +55,48 @@ from albert_jax.training.step import (
     make_pretrain_step,
 )
 from albert_jax.training.step_meter import Workload
+from albert_jax.training.trackers import require_trackers
+from albert_jax.training.watching import TENSORBOARD, Callback, Watching, watching_of
 from albert_jax.utils.atomic import appearing_file, require_apart, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
-from albert_jax.utils.provenance import versions
+from albert_jax.utils.provenance import versions, without_credentials
 from albert_jax.utils.streams import say
 
 
-def pretrain(config: PretrainConfig, *, launch: Launch | None = None) -> PretrainResult:
+def pretrain(
+    config: PretrainConfig,
+    *,
+    launch: Launch | None = None,
+    log: Destination | Sequence[Destination] = TENSORBOARD,
+    on_step: Callback | None = None,
+    on_evaluation: Callback | None = None,
+) -> PretrainResult:
     """Runs the configured pretraining, or goes on with it, and exports a model directory.
 
     With `launch` this process is one of several that make the run together, over all their devices;
     they share the work directory, and process 0 logs and exports.
 
     The work directory gets config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png and
-    model/. Raises UserError for settings or data that do not fit, TryAgain when stopped by a
-    signal.
+    model/. `log` names the trackers that are sent the figures too: tensorboard, wandb, mlflow.
+
+    `on_step` and `on_evaluation` are called as (step, metrics) with what each log line on training
+    (step 1, then each `train.log_every`) or on an evaluation has, in process 0. The loop waits for
+    them. One that raises StopTraining ends the run there: it is saved, evaluated and exported, and
+    the same call goes on from there. Anything else that one raises is raised here, with the steps
+    so far saved.
+
+    Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
     """
+    watching = watching_of(log, on_step, on_evaluation)
     with multihost.joined(launch):
-        return _pretrain(config)
+        return _pretrain(config, watching)
 
 
-def _pretrain(config: PretrainConfig) -> PretrainResult:
+def _pretrain(config: PretrainConfig, watching: Watching) -> PretrainResult:
     with multihost.together():
         require_pretraining_inputs(config)
+        require_trackers(watching.log)
     workdir = Path(config.workdir or "")
     with multihost.together(), contextlib.ExitStack() as stack:
         _require_same_settings(config)
@@ -90,17 +109,21 @@ def _pretrain(config: PretrainConfig) -> PretrainResult:
     with locked:
         data = _open_data(config, workdir)
         _keep_vocabulary(data, workdir)
-        result = carry_out(_session(config, data, placement, workdir))
+        result = carry_out(_session(config, data, placement, workdir, watching))
     # Process 0 made it.
     return PretrainResult.from_json(multihost.gather(result)[0])
 
 
 def _session(
-    config: PretrainConfig, data: PretrainingData, placement: Placement, workdir: Path
+    config: PretrainConfig,
+    data: PretrainingData,
+    placement: Placement,
+    workdir: Path,
+    watching: Watching,
 ) -> Session:
     stages = config.stages
     made = make_pretrain_step(config, placement.lowering)
-    run = _run_of(config, data, stages, placement, workdir)
+    run = _run_of(config, data, stages, placement, workdir, watching)
     random_state = jax.jit(partial(made.random_state, config.train.seed))  # traced once
     return Session(
         config=config,
@@ -227,7 +250,7 @@ def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
 
 def _kept_vocabulary(
     config: PretrainConfig, workdir: Path, meta: Mapping[str, Any]
-) -> tuple[Path | None, dict[str, Any]]:
+) -> tuple[Path | None, TextSettings]:
     """The run's vocabulary and how text is cleaned for it."""
     kept = workdir / VOCABULARY
     if not kept.is_file() or "tokenizer" not in meta:  # 0.1.0 kept none
@@ -297,6 +320,7 @@ def _run_of(
     stages: Stages,
     placement: Placement,
     workdir: Path,
+    watching: Watching,
 ) -> Run:
     examples = StagedExamples(stages, data.train_as)
     steps = StagedSteps(config, stages, placement.lowering)
@@ -341,6 +365,7 @@ def _run_of(
         )
         if multihost.is_primary()
         else None,
+        watching=watching,
         check_program=memory_check(config),
         kept=lambda position: {
             "tokenizer": data.tokenizer,
@@ -370,7 +395,7 @@ def _export(
         provenance={
             "made_by": "albert-jax pretrain",
             "step": int(state.step),
-            "config": to_dict(config),
+            "config": without_credentials(to_dict(config)),
             "held_out": _last_eval(workdir),
         },
     )

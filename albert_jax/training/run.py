@@ -12,7 +12,9 @@ from albert_jax.training.pipeline import Batches
 from albert_jax.training.position import Position
 from albert_jax.training.programs import Check
 from albert_jax.training.standing import Standing
+from albert_jax.training.step import TrainState
 from albert_jax.training.step_meter import Workload
+from albert_jax.training.watching import NOBODY, Watching
 from albert_jax.utils.progress import Tick
 
 Evaluate = Callable[[Any, int, Tick], dict[str, float]]
@@ -38,12 +40,16 @@ class Run:
     """What a run that resumes must have in common with this one."""
     evaluate: Evaluate | None = None
     """Held-out metrics, None where nothing is held out."""
+    evaluated: Callable[[TrainState], Any] = lambda state: state.params
+    """Which part of the state is evaluated, as placed."""
     after_evaluation: Callable[[], None] = _nothing
     ends_at: Callable[[int], bool] = lambda _: False
     """Whether a run that stands at this step, whose evaluation is made if one is due, ends there,
     before its last step."""
     standing: Standing | None = None
     """Hears what is logged, and says what should be known of it."""
+    watching: Watching = NOBODY
+    """The caller's functions and the trackers that hear of it."""
     check_program: Check | None = None
     """Refuses a compiled step by raising, before it runs."""
     kept: Callable[[Position], Mapping[str, Any]] = lambda _: {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
+from albert_jax.data.hub import HUB
 from albert_jax.data.required import require_pretraining_data
 from albert_jax.tasks.base import TFDS
 from albert_jax.utils.errors import UserError
@@ -34,13 +35,18 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
     if config.model is None:
         raise UserError("no model directory to start from; give --model DIR")
     require_model_directory(config.model)
+    if config.teacher is not None:
+        require_model_directory(config.teacher)
     if config.data is None:
-        raise UserError("no data; give --data DIR, or tfds")
-    if config.data != TFDS and not is_address(config.data) and not Path(config.data).exists():
+        raise UserError("no data; give --data DIR, hf:NAME, or tfds")
+    if config.data == TFDS or config.data.startswith(HUB) or is_address(config.data):
+        return
+    if not Path(config.data).exists():
         raise UserError(
-            f"data {config.data} does not exist; give the folder of the task's files, or tfds"
+            f"data {config.data} does not exist; give the folder of the task's files, hf:NAME or "
+            "tfds"
         )
-    if not is_address(config.data) and Path(config.data).is_file():
+    if Path(config.data).is_file():
         raise UserError(
             f"data {config.data} is a file; give the folder that holds it as train, and dev beside "
             "it"

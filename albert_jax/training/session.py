@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 
 from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.distributed import multihost
 from albert_jax.distributed.placement import (
@@ -31,7 +31,9 @@ from albert_jax.training.programs import Check
 from albert_jax.training.run import Run
 from albert_jax.training.saving import Saves
 from albert_jax.training.step import TrainState
+from albert_jax.training.trackers import TrackedRun, Tracker, open_trackers
 from albert_jax.utils.malloc import give_back_large_buffers
+from albert_jax.utils.provenance import commit, versions, without_credentials
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Session:
     run: Run
     placement: Placement
     directory: Path
-    """Gets checkpoints/, metrics.jsonl and tensorboard/."""
+    """Gets checkpoints/, metrics.jsonl and what trackers write, as tensorboard/."""
     random_state: Callable[[], TrainState]
     """The state before the first step; traceable, for its shapes."""
     first_state: Callable[[], tuple[TrainState, str]]
@@ -86,10 +88,21 @@ def _train(session: Session) -> TrainState:
             total_steps=train.steps,
             resume_step=position.step,
             console=primary,
+            trackers=_trackers(session, position) if primary else (),
         )
-        with contextlib.closing(log):
+        with log:
             session.begin(beginning, log)
             return fit(session.run, state, position, session.placement, saves, log)
+
+
+def _trackers(session: Session, position: Position) -> list[Tracker]:
+    about = {
+        "config": without_credentials(to_dict(session.config)),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    tracked = TrackedRun(session.directory, position.step, about)
+    return open_trackers(session.run.watching.log, tracked)
 
 
 def _beginning(session: Session, saves: Saves) -> Beginning:

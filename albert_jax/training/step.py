@@ -18,8 +18,15 @@ from albert_jax.config.stages import Stages
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
+from albert_jax.training.lora import with_adapter, with_merged
 from albert_jax.training.losses import Batch, Metrics, Objective, pretraining_objective
-from albert_jax.training.optimizer import global_norm, make_optimizer, trust_ratios
+from albert_jax.training.optimizer import (
+    average_weights,
+    averaged_weights,
+    global_norm,
+    make_optimizer,
+    trust_ratios,
+)
 from albert_jax.training.relative_rates import RelativeRates
 
 
@@ -36,6 +43,13 @@ class TrainState:
 def init_state(params: Any, tx: optax.GradientTransformation, *, seed: int) -> TrainState:
     """The state before the first step."""
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(seed))
+
+
+def evaluated_weights(state: TrainState) -> Any:
+    """Return the parameters that are evaluated and exported: the moving average where there is
+    one."""
+    average = averaged_weights(state.opt_state)
+    return state.params if average is None else average
 
 
 def make_train_step(
@@ -130,9 +144,13 @@ class ConfiguredStep:
     tx: optax.GradientTransformation
     schedule: optax.Schedule
     step: Callable[..., Any]
+    lora: int = 0
+    """Rank of the adapter among the parameters; 0: there is none."""
 
     def state_of(self, params: Any, seed: int) -> TrainState:
         """Return the state before the first step, with these parameters."""
+        if self.lora:
+            params = with_adapter(params, self.lora, jax.random.key(seed))
         return init_state(params, self.tx, seed=seed)
 
     def random_state(self, seed: int) -> TrainState:
@@ -150,10 +168,16 @@ def configured_step(
     tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
     if isinstance(config, FinetuneConfig):
         groups = model.config.num_hidden_groups
-        rates = RelativeRates(groups, decay=config.layer_decay, freeze=config.freeze)
+        freeze = "encoder" if config.lora else config.freeze
+        if config.lora:
+            objective = with_merged(objective)
+        rates = RelativeRates(groups, decay=config.layer_decay, freeze=freeze)
         objective, tx = rates.applied(objective, tx)
+        if config.ema:
+            tx = average_weights(tx, config.ema)
     step = make_train_step(objective, tx, accumulate=train.accumulate)
-    return ConfiguredStep(model, objective, tx, schedule, step)
+    rank = config.lora if isinstance(config, FinetuneConfig) else 0
+    return ConfiguredStep(model, objective, tx, schedule, step, rank)
 
 
 def make_pretrain_step(

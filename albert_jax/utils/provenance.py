@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from albert_jax import __version__
 
@@ -31,3 +34,18 @@ def versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     found = {name.replace("-", "."): importlib.metadata.version(name) for name in names}
     return {**found, "albert_jax": __version__}
+
+
+# An address: its scheme, the user's name and password, the rest, and what is asked of it.
+_ADDRESS = re.compile(r"(\w+://)(?:[^/@\s]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
+
+
+def without_credentials(value: Any) -> Any:
+    """Return a JSON value whose addresses have no user, password or query, which may be a token."""
+    if isinstance(value, Mapping):
+        return {key: without_credentials(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_credentials(x) for x in value]
+    if isinstance(value, str) and "://" in value:
+        return _ADDRESS.sub(r"\1\2", value)
+    return value

@@ -32,6 +32,7 @@ SMALL = AlbertConfig(
 PRETRAINING = ("pooler", "predictions", "seq_relationship")
 # Where each head lies in TF1: the original's graph has the pooler always, the other heads never.
 OUTPUTS = {
+    "multi_label": 3,
     "classification": 3,
     "regression": 1,
     "multiple_choice": 1,

@@ -15,16 +15,21 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import export
 from albert_jax.inference.api import load
 from albert_jax.inference.export import export_serving
+from albert_jax.inference.finetuned import load_fine_tuned
+from albert_jax.inference.predict import predict
+from albert_jax.tasks import find_task
+from albert_jax.tasks.collate import as_rows
 from albert_jax.utils.errors import UserError
 from tests.helpers.compressed import read_compressed
 from tests.helpers.models import noisy_params, worded_albert
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.task_models import task_model
 
 pytest.importorskip("flatbuffers")
 
 
 # All that a server needs to know, as the documentation has it: the programs, and text to ids.
-LOADER, ENCODER = re.findall(
+LOADER, ENCODER, CLASSIFIER = re.findall(
     r"^```python\n(.*?)^```", (REPOSITORY / "docs" / "serving.md").read_text(), re.M | re.S
 )
 
@@ -57,6 +62,23 @@ for folder in sys.argv[1:]:
 json.dump(ids, open("ids.json", "w"))
 foreign = {"albert_jax", "jax", "numpy"} & sys.modules.keys()
 assert not foreign, foreign
+"""
+
+# Classifies texts.json, in a process in which this package cannot be imported.
+CLASSIFIES = """
+import importlib.abc
+import sys
+
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("albert_jax", "flax", "orbax", "optax", "transformers"):
+            raise ImportError(f"{name} is not on this server")
+
+
+sys.meta_path.insert(0, Blocked())
+classify = load_classifier("served")
+json.dump([classify(*texts) for texts in json.load(open("texts.json"))], open("out.json", "w"))
 """
 
 TOKENIZER_DATA = REPOSITORY / "tests" / "data" / "tokenizer"
@@ -221,3 +243,57 @@ def test_mistakes_are_said(model, served, tmp_path, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install flatbuffers"):
         export_serving(model, tmp_path / "served")
+
+
+# -------------------------------------------------------------------------------- fine-tuned models
+
+
+def test_a_client_without_this_package_gives_predicts_probabilities(tmp_path):
+    served = export_serving(task_model(tmp_path / "model", "pair"), tmp_path / "served")
+    texts = [["the list", "a file is open"], ["return " * 40, "the value"], ["it", "of " * 50]]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    client = LOADER + ENCODER + CLASSIFIER + CLASSIFIES
+    subprocess.run([sys.executable, "-P", "-c", client], check=True, cwd=tmp_path, timeout=300)
+    records = [{"text_a": a, "text_b": b} for a, b in texts]
+    wanted = predict(tmp_path / "model", records)
+    for found, answer in zip(json.loads((tmp_path / "out.json").read_text()), wanted, strict=True):
+        assert found == pytest.approx(answer["probabilities"], abs=2e-6)  # rounded to six places
+    description = json.loads((served / "serving.json").read_text())
+    assert description["head"] == {
+        "kind": "classification",
+        "labels": ["no", "yes"],
+        "task": "pair",
+    }
+    assert [*description["programs"]] == ["encode", "predict"]
+
+
+OF_TASKS = {
+    "stsb": {"sentence1": "the list", "sentence2": "a file is open"},
+    "race": {"article": "a file", "question": "is it _ ?", "options": ["a", "b", "c", "d"]},
+    "token-classification": {"words": ["the", "list", "is", "open"]},
+    "squad1": {"question": "what is open?", "context": "the list of the file is open"},
+    "squad2": {"question": "what is open?", "context": "the list of the file is open"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", OF_TASKS)
+def test_every_heads_program_gives_what_its_answers_are_made_of(task, tmp_path):
+    labels = ("N", "O") if task.startswith("token") else ()
+    model = task_model(tmp_path / "model", task, labels=labels)
+    served = export_serving(model, tmp_path / "served")
+    fine_tuned = load_fine_tuned(model)
+    example = find_task(task).from_record(OF_TASKS[task], 0, "here")
+    features = fine_tuned.task.features(example, 0, fine_tuned.tokenizer, 32)
+    (row,) = as_rows(features)
+    wanted = fine_tuned([row])[0]
+    names = {}
+    exec(LOADER, names)
+    arrays = [np.stack(row.ids), np.ones_like(np.stack(row.ids)), np.stack(row.segments)]
+    arrays = [x.astype(np.int32)[None] if task == "race" else x.astype(np.int32) for x in arrays]
+    if task == "squad2":
+        arrays.append(row.targets["p_mask"][None])
+    found = names["load"](str(served), "predict")(*arrays)
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_allclose(np.asarray(found[name])[0], array, atol=1e-5, rtol=0)

@@ -2,6 +2,7 @@
 """The loop on batches made up here: guards, rollbacks, restarts, signals, the watchdog."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -29,6 +30,7 @@ from albert_jax.training.run import Run
 from albert_jax.training.saving import Saves
 from albert_jax.training.step import init_state, make_train_step
 from albert_jax.training.step_meter import Workload
+from albert_jax.training.watching import NOBODY, StopTraining, Watching
 from albert_jax.utils.errors import TryAgain, UserError
 from tests.helpers.models import assert_trees_close, noisy_params, random_batch, tiny_albert
 
@@ -36,16 +38,23 @@ DEFAULT_GUARD = GuardConfig()
 CONFIG = tiny_albert(num_hidden_layers=2, hidden_dropout_prob=0.1)
 
 
-def run(workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, **settings):
+@functools.cache
+def made():
+    """Parameters, optimizer and step, the same objects each time: the step is compiled once."""
+    tx = adamw(1e-3)
+    objective = pretraining_objective(AlbertForPretraining(CONFIG))
+    return noisy_params(CONFIG), tx, make_train_step(objective, tx)
+
+
+def run(
+    workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, watching=NOBODY, **settings
+):
     """fit() on a tiny model from whatever `workdir` holds; returns the final state."""
     defaults = {"batch_size": 8, "log_every": 5, "save_every": 5, "eval_every": 10}
     train = TrainConfig(**({"steps": steps} | defaults | settings))
-    objective = pretraining_objective(AlbertForPretraining(CONFIG))
-    tx = adamw(1e-3)
-    step = make_train_step(objective, tx)
+    params, tx, step = made()
     placement = make_placement("jit", local_devices(1))
-    state, position = init_state(noisy_params(CONFIG), tx, seed=0), Position()
-    state = jax.device_put(state, placement.state_sharding)
+    state, position = placement.put_state(init_state(params, tx, seed=0)), Position()
     run = Run(
         config=train,
         guard=guard,
@@ -54,6 +63,7 @@ def run(workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, **set
         workload=workload(train),
         identity={"run": "test"},
         evaluate=evaluate,
+        watching=watching,
     )
     with Checkpointer(workdir / "checkpoints", keep=3) as checkpointer:
         saves = Saves(run, checkpointer)
@@ -114,6 +124,78 @@ def test_a_batch_with_nan_is_left_out_and_said(tmp_path, capfd):
     if dropped == {12, 13, 14, 15}:
         assert_trees_close(state.params, expected.params, rtol=0, atol=0)
     assert int(state.step) == 30
+
+
+# -------------------------------------------------------------------------------------- callbacks
+
+
+def _judged(params, step, tick):
+    return {"loss": float(step)}
+
+
+class Heard:
+    """Callbacks that keep what they hear, and raise at the steps named in `at`."""
+
+    def __init__(self, on_step=(), on_evaluation=(), error=StopTraining):
+        self.steps, self.evaluations = {}, {}
+        self._at, self._error = {"train": on_step, "eval": on_evaluation}, error
+
+    @property
+    def watching(self):
+        return Watching(on_step=self._on("train"), on_evaluation=self._on("eval"))
+
+    def _on(self, kind):
+        def callback(step, metrics):
+            (self.steps if kind == "train" else self.evaluations)[step] = metrics
+            if step in self._at[kind]:
+                raise self._error("as was asked")
+
+        return callback
+
+
+def _logged(workdir, kind):
+    entries = [e for e in read_metrics(workdir / "metrics.jsonl") if e["kind"] == kind]
+    return {e["step"]: {k: v for k, v in e.items() if k not in ("kind", "step")} for e in entries}
+
+
+@pytest.fixture(scope="module")
+def unwatched(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("alone"), numbered, evaluate=_judged)
+
+
+def test_callbacks_hear_what_the_log_has_and_change_nothing(tmp_path, unwatched):
+    heard = Heard()
+    state = run(tmp_path, numbered, evaluate=_judged, watching=heard.watching)
+    assert list(heard.steps) == [1, 5, 10, 15, 20, 25, 30]
+    assert heard.steps == _logged(tmp_path, "train")
+    assert heard.evaluations == _logged(tmp_path, "eval") == {n: {"loss": n} for n in (10, 20, 30)}
+    assert_trees_close(state.params, unwatched.params, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("at", [{"on_step": (15,)}, {"on_evaluation": (20,)}])
+def test_a_callback_ends_a_run_as_its_last_step_would(tmp_path, unwatched, at):
+    heard = Heard(**at)
+    last = next(iter(at.values()))[0]
+    state = run(tmp_path, numbered, evaluate=_judged, watching=heard.watching)
+    assert int(state.step) == max(heard.steps) == max(heard.evaluations) == last
+    assert max(_logged(tmp_path, "train")) == max(_logged(tmp_path, "eval")) == last
+    (event,) = [e for e in read_metrics(tmp_path / "metrics.jsonl") if e["kind"] == "event"]
+    assert event["message"] == f"stopped by a callback after step {last} of 30"
+    onward = Heard()
+    state = run(tmp_path, numbered, evaluate=_judged, watching=onward.watching)
+    assert min(onward.steps) > last
+    assert_trees_close(state.params, unwatched.params, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("at", [{"on_step": (1,)}, {"on_evaluation": (10,)}])
+def test_what_a_callback_raises_is_raised_and_the_steps_are_kept(tmp_path, unwatched, at):
+    heard = Heard(**at, error=ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError, match="as was asked"):
+        run(tmp_path, numbered, evaluate=_judged, watching=heard.watching, save_every=1000)
+    with Checkpointer(tmp_path / "checkpoints", keep=3) as checkpointer:
+        assert checkpointer.steps()[-1] == next(iter(at.values()))[0]
+    state = run(tmp_path, numbered, evaluate=_judged, save_every=1000)
+    assert_trees_close(state.params, unwatched.params, rtol=0, atol=0)
 
 
 def test_left_out_batches_stay_left_out_after_a_restart(tmp_path):

@@ -11,7 +11,14 @@ import pytest
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.losses import ClassLoss, cross_entropy, is_best, task_objective
+from albert_jax.training.losses import (
+    ClassLoss,
+    Distillation,
+    cross_entropy,
+    is_best,
+    multi_label_losses,
+    task_objective,
+)
 from albert_jax.training.step import init_state, make_train_step
 from tests.helpers.models import random_batch, tiny_albert
 
@@ -111,3 +118,33 @@ def test_smoothed_targets_are_optaxs():
     wanted = optax.softmax_cross_entropy(logits_BPV, targets)
     found = ClassLoss(smoothing=0.1).losses(logits_BPV, labels_BP)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_losses_of_several_labels_are_optaxs():
+    rng = np.random.default_rng(0)
+    logits_BC = (5 * rng.standard_normal((7, 4))).astype(np.float32)
+    labels_BC = rng.integers(0, 2, (7, 4)).astype(np.float32)
+    found = multi_label_losses(logits_BC, {"label_set": labels_BC}, Lowering())
+    wanted = optax.sigmoid_binary_cross_entropy(logits_BC, labels_BC).mean(axis=-1)
+    np.testing.assert_allclose(found["task_loss"], wanted, rtol=1e-5, atol=1e-6)
+    right = ((1 / (1 + np.exp(-logits_BC)) > 0.5) == labels_BC).mean(axis=-1)
+    np.testing.assert_allclose(found["accuracy"], right, rtol=1e-6)
+
+
+def test_the_distance_from_a_teacher_is_optaxs_divergence_and_mixes_with_the_labels_loss():
+    config = tiny_albert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = AlbertForTask(config, labels=3, dropout=0.0)
+    params, batch = init_params(model, jax.random.key(0)), random_batch(config)
+    batch = {name: batch[name] for name in ("input_ids", "input_mask", "segment_ids")}
+    rng = np.random.default_rng(2)
+    batch["teacher_logits"] = (3 * rng.standard_normal((4, 3))).astype(np.float32)
+    batch["labels"] = np.arange(4, dtype=np.int32) % 3
+    logits = model.apply({"params": params}, *(batch[n] for n in list(batch)[:3]))
+    ours, theirs = (jax.nn.log_softmax(x / 2.5) for x in (logits, batch["teacher_logits"]))
+    wanted = 2.5**2 * optax.losses.kl_divergence_with_log_targets(ours, theirs).mean()
+    objective = task_objective(model, teacher=Distillation(0.3, 2.5))
+    loss, metrics = objective.loss(params, batch, objective.normalizers(batch), None)
+    hard = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
+    np.testing.assert_allclose(metrics["distill_loss"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(loss, 0.7 * hard + 0.3 * wanted, rtol=1e-5)
+    assert metrics.keys() == objective.normalizer_of.keys()

@@ -19,6 +19,8 @@ from albert_jax.training.losses import pretraining_objective
 from albert_jax.training.optimizer import (
     MomentsState,
     adamw,
+    average_weights,
+    averaged_weights,
     divergence_warnings,
     is_adapted,
     lamb,
@@ -292,3 +294,24 @@ def test_settings_known_to_diverge_are_warned_of():
     assert "preset 0.000622" in warn(OptimizerConfig(learning_rate=0.00176))[0]
     assert warn(OptimizerConfig(learning_rate=0.0006)) == warn(OptimizerConfig()) == []
     assert warn(OptimizerConfig(learning_rate=0.01), hidden_size=128) == []
+
+
+def test_the_average_of_weights_is_a_loops_and_leaves_the_updates_as_they_are():
+    params = {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}
+    plain, averaging = optax.adam(0.1), average_weights(optax.adam(0.1), 0.8)
+    states = [plain.init(params), averaging.init(params)]
+    average = {name: np.asarray(x, np.float64) for name, x in params.items()}
+    both = [params, params]
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        grads = {
+            name: rng.standard_normal(x.shape).astype(np.float32) for name, x in params.items()
+        }
+        for i, tx in enumerate((plain, averaging)):
+            updates, states[i] = tx.update(grads, states[i], both[i])
+            both[i] = optax.apply_updates(both[i], updates)
+        average = {name: 0.8 * x + 0.2 * np.asarray(both[0][name]) for name, x in average.items()}
+    for name, x in average.items():
+        np.testing.assert_array_equal(both[0][name], both[1][name])
+        np.testing.assert_allclose(averaged_weights(states[1])[name], x, rtol=1e-6)
+    assert averaged_weights(states[0]) is None

@@ -41,6 +41,7 @@ _BLOCK_SCOPE = re.compile(r"encoder/group_(\d+)/inner_group_(\d+)/(.*)")
 # Head kind -> architecture. span_v2 has none; its names are those of XLNet, whose head it is.
 ARCHITECTURES = {
     "classification": "AlbertForSequenceClassification",
+    "multi_label": "AlbertForSequenceClassification",
     "regression": "AlbertForSequenceClassification",
     "multiple_choice": "AlbertForMultipleChoice",
     "token_classification": "AlbertForTokenClassification",

@@ -39,6 +39,7 @@ _BLOCK = {
 _ONE_LAYER = {"head/output_weights": "nH", "head/output_bias": "n"}
 HEAD_SHAPES: dict[str, dict[str, str]] = {
     "classification": _ONE_LAYER,
+    "multi_label": _ONE_LAYER,
     "regression": _ONE_LAYER,
     "multiple_choice": _ONE_LAYER,
     "token_classification": _ONE_LAYER,
@@ -54,7 +55,11 @@ HEAD_SHAPES: dict[str, dict[str, str]] = {
 }
 # Rows of output_weights, where the kind fixes them.
 LABELS = {"regression": 1, "multiple_choice": 1, "span_v1": 2}
-NAMED_LABELS = ("classification", "token_classification")  # kinds with a label for each row
+NAMED_LABELS = (
+    "classification",
+    "multi_label",
+    "token_classification",
+)  # kinds with a label for each row
 
 # Far beyond every ALBERT there is. A configuration may come from anyone, and what it claims must
 # not cost more than to say so.

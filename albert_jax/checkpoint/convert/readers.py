@@ -30,6 +30,7 @@ from albert_jax.config.model import MODELS, AlbertConfig
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.wording import first_ten, shortened
 
 CLASSIFIER_DROPOUT = 0.1  # the original's constant: classifier_utils.py:793, race_utils.py:317
@@ -46,7 +47,11 @@ _OF_ARCHITECTURE = {
 }
 # Kind of head -> the problem_type of transformers that it is; token_classification and
 # multiple_choice know none.
-_PROBLEMS = {"classification": "single_label_classification", "regression": "regression"}
+PROBLEMS = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 # Keys of a transformers config.json that we write ourselves.
 _OWN_KEYS = {"architectures", "id2label", "label2id", "model_type", "num_labels"}
 _OWN_KEYS |= {"transformers_version", "torch_dtype", "dtype", "_name_or_path"}
@@ -60,7 +65,7 @@ class Weights:
     config: AlbertConfig
     head: HeadManifest | None
     inventory: list[ConvertedTensor]
-    transformers: dict[str, Any]  # what only transformers' config.json says
+    transformers: JsonObject  # what only transformers' config.json says
     optimizer: dict[str, np.ndarray] | None = None  # by slot/path
     global_step: int | None = None
     dtype: str = "float32"  # of the source's tensors, where all have the same
@@ -76,9 +81,7 @@ class Weights:
 # ------------------------------------------------------------------------------- the configuration
 
 
-def read_config(
-    source: WeightSource, path: Path | None
-) -> tuple[AlbertConfig, dict[str, Any], str]:
+def read_config(source: WeightSource, path: Path | None) -> tuple[AlbertConfig, JsonObject, str]:
     """The architecture, the file's own values, and a sentence on how it was read.
 
     `path` is the user's choice; without it and without a file beside the weights, their shapes tell
@@ -197,6 +200,8 @@ def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: We
         return "token_classification"
     if architecture == "AlbertForMultipleChoice":
         return "multiple_choice"
+    if values.get("problem_type") == PROBLEMS["multi_label"]:
+        return "multi_label"
     if architecture == "AlbertForSequenceClassification" and rows == 1:
         return "regression"  # as transformers takes num_labels 1
     if values.get("problem_type") == "regression":
@@ -212,12 +217,12 @@ def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: We
 def _check_problem(values: Mapping[str, Any], kind: str, source: WeightSource) -> None:
     """UserError for outputs that mean something else to transformers than to that kind of head."""
     problem = values.get("problem_type")
-    if problem is None or kind not in _PROBLEMS or problem == _PROBLEMS[kind]:
+    if problem is None or kind not in PROBLEMS or problem == PROBLEMS[kind]:
         return
     raise UserError(
         f"{source.file} has the problem_type {shown(problem)}, which is not supported for its head "
         f"({kind}): a classification here chooses one label of several, with probabilities that "
-        "sum to 1, and a regression has one value"
+        "sum to 1, multi_label any number of them, and a regression has one value"
     )
 
 
@@ -358,7 +363,7 @@ def _check_finite(source: WeightSource, arrays: Mapping[str, np.ndarray]) -> Non
         )
 
 
-def leftovers(values: Mapping[str, Any]) -> dict[str, Any]:
+def leftovers(values: Mapping[str, Any]) -> JsonObject:
     """What of a config.json neither the architecture nor the weights say again."""
     own = {f.name for f in dataclasses.fields(AlbertConfig)} | _OWN_KEYS
     return {key: value for key, value in values.items() if key not in own}

@@ -17,6 +17,7 @@ from albert_jax.checkpoint.convert.hf_names import ARCHITECTURES, WITHOUT_POOLER
 from albert_jax.checkpoint.convert.parameters import LABELS, MAPPING, part_of
 from albert_jax.checkpoint.convert.readers import (
     CLASSIFIER_DROPOUT,
+    PROBLEMS,
     Weights,
     identity_mapping,
     leftovers,
@@ -27,6 +28,7 @@ from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
 from albert_jax.checkpoint.model_dir import require_outside_models
 from albert_jax.config.model import AlbertConfig, act_for_transformers
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten
 
@@ -160,8 +162,8 @@ def _architecture(weights: Weights) -> str:
     return "AlbertForPreTraining" if "pooler" in weights.parts else "AlbertForMaskedLM"
 
 
-def _config_json(weights: Weights, architecture: str, dtype: str) -> dict[str, Any]:
-    values: dict[str, Any] = {
+def _config_json(weights: Weights, architecture: str, dtype: str) -> JsonObject:
+    values: JsonObject = {
         "architectures": [architecture],
         "model_type": "albert",
         "bos_token_id": 2,
@@ -180,8 +182,8 @@ def _config_json(weights: Weights, architecture: str, dtype: str) -> dict[str, A
         labels = weights.head.labels or [f"LABEL_{i}" for i in range(count)]
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
         values["label2id"] = {label: i for i, label in enumerate(labels)}
-        if kind == "regression":
-            values["problem_type"] = "regression"
+        if kind in ("regression", "multi_label"):
+            values["problem_type"] = PROBLEMS[kind]
     return values
 
 

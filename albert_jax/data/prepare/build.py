@@ -27,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 
 from albert_jax import __version__
+from albert_jax.data.hub import HUB
 from albert_jax.data.prepare.beam_runner import make_pipeline, run_units_on_beam
 from albert_jax.data.prepare.forecast import make_forecast
 from albert_jax.data.prepare.local_runner import run_units
@@ -85,6 +86,7 @@ def prepare(
     strict: bool = False,
     language: str = "en",
     data_dir: str | None = None,
+    field: str | None = None,
     mode: Literal["google", "hf"] = "google",
     do_lower_case: bool = True,
     beam: Sequence[str] | None = None,
@@ -93,11 +95,12 @@ def prepare(
     """Makes a token store of files, folders, patterns or the docs of `python_docs`; returns its
     manifest.
 
-    Files and `output` may lie at gs:// or another of fsspec's addresses. `format` is text, wiki or
-    tfds:NAME (then the inputs name splits). `workers` unset takes all cores. `holdout` is the share
-    of documents kept from training. `beam`, Beam's pipeline options as NAME=VALUE, runs the units
-    there instead. The same inputs and settings give the same bytes, whatever the number of workers;
-    killed, the same call goes on where it was.
+    Files and `output` may lie at gs:// or another of fsspec's addresses. `format` is text, wiki,
+    tfds:NAME or hf:NAME[/CONFIG] (then the inputs name splits); `field` is the column or key that
+    holds the text of the hub's data sets, of Parquet and of JSONL files. `workers` unset takes all
+    cores. `holdout` is the share of documents kept from training. `beam`, Beam's pipeline options
+    as NAME=VALUE, runs the units there instead. The same inputs and settings give the same bytes,
+    whatever the number of workers; killed, the same call goes on where it was.
     Raises UserError for bad inputs or settings, a full disk and an address that cannot be reached,
     TryAgain where a worker was killed or two prepares wrote one address.
     """
@@ -109,11 +112,11 @@ def prepare(
         output = os.path.abspath(output)  # workers stand elsewhere
     place = open_place(output)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    reading = Reading(format, sentences, strict, language, data_dir)
+    reading = Reading(format, sentences, strict, language, data_dir, field)
     tokenizer = Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
     _check(tokenizer, holdout, workers)
     pieces = find_pieces(inputs, reading)
-    if not reading.format.startswith("tfds:"):
+    if not reading.format.startswith(("tfds:", HUB)):
         require_output_apart(output, inputs, (piece.path for piece in pieces))
     settings = _settings(tokenizer, reading, holdout, pieces)
     if (finished := _finished(place, settings, pieces)) is not None:
@@ -203,7 +206,12 @@ def _settings(
         vocabulary=StoreVocabulary(
             tokenizer.sha256, tokenizer.vocab_size, tokenizer.mode, tokenizer.do_lower_case
         ),
-        reading={k: v for k, v in asdict(reading).items() if k != "data_dir"},
+        # Stores that were made before there were fields say none.
+        reading={
+            k: v
+            for k, v in asdict(reading).items()
+            if k != "data_dir" and (k, v) != ("field", None)
+        },
         holdout=holdout,
         made_with=made_with,
     )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents out of files: plain text and wiki extracts (gz too), TFDS, Python's own documentation.
+"""Documents out of files: plain text, wiki extracts, JSONL (gz too) and Parquet; out of data sets
+of TFDS and of the hub; out of Python's own documentation.
 
 Everything streams: a block of 256 KiB, a line of 1 MiB and a document of 4 Mi characters or 128 Ki
 sentences are the most that is held at once.
@@ -20,7 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from albert_jax.data.text import python_docs, tfds_text
+from albert_jax.data.hub import HUB, open_hub_text
+from albert_jax.data.text import python_docs, tables_text, tfds_text
 from albert_jax.data.text.files import Stream, file_state, find_files, open_file
 from albert_jax.data.text.lines import (
     BLOCK_BYTES,
@@ -47,7 +49,6 @@ _NOT_TEXT = {
     b"\xfd7zXZ": "xz-compressed",
     b"\x28\xb5\x2f\xfd": "zstd-compressed",
     b"PK\x03\x04": "a zip archive",
-    b"PAR1": "a Parquet file",
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
 }
@@ -90,6 +91,8 @@ def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
     """
     if reading.format.startswith("tfds:"):
         return _tfds_pieces(inputs, reading)
+    if reading.format.startswith(HUB):
+        return _hub_pieces(inputs, reading)
     pieces: dict[str, Piece] = {}
     for given in map(str, inputs):
         if python_docs.is_docs(given):
@@ -116,8 +119,14 @@ def _file_piece(path: str, reading: Reading) -> Piece:
             with contextlib.suppress(OSError, EOFError, zlib.error):
                 # A damaged file is named when it is read whole.
                 head = gzip.GzipFile(fileobj=stream).read(8)
-    is_wiki = reading.format == "wiki" or head.startswith(b"<doc ")
     state = file_state(path)
+    if head.startswith(b"PAR1"):
+        groups = tables_text.parquet_bytes(path, reading.field)
+        return Piece("parquet", path, 0, len(groups), sum(groups), False, state.size, state.stamp)
+    if tables_text.is_jsonl(path) and reading.format == "text":
+        kind = "jsonl.gz" if kind == "gzip" else "jsonl"
+        return Piece(kind, path, 0, state.size, state.size, False, state.size, state.stamp)
+    is_wiki = reading.format == "wiki" or head.startswith(b"<doc ")
     return Piece(kind, path, 0, state.size, state.size, is_wiki, state.size, state.stamp)
 
 
@@ -132,16 +141,28 @@ def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
     return pieces
 
 
+def _hub_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
+    """The inputs name splits of the data set; none is `train`."""
+    pieces = []
+    for split in dict.fromkeys(map(str, inputs or ["train"])):
+        text = open_hub_text(reading.format, split, reading.field)
+        size = text.num_bytes
+        pieces.append(Piece("hub", split, 0, text.parts, size, size=size, stamp=text.stamp))
+    return pieces
+
+
 def cut_piece(piece: Piece, target: int, reading: Reading) -> list[Piece]:
     """Cuts a piece of far more than `target` bytes into several, between documents.
 
     A gz file stays whole. Plain text without any blank line for `target` bytes is cut at a line.
     """
-    if piece.bytes <= 1.5 * target or piece.kind not in ("text", "tfds"):
+    if piece.bytes <= 1.5 * target or piece.kind in ("gzip", "jsonl.gz", "docs"):
         return [piece]
     parts = round(piece.bytes / target)
     length = piece.end - piece.start
     cuts = [piece.start + length * i // parts for i in range(parts + 1)]
+    if piece.kind == "jsonl":
+        cuts = [tables_text.line_start(piece.path, cut, piece.end) for cut in cuts]
     if piece.kind == "text":
         with open_file(piece.path) as stream:
             cuts[1:-1] = [_boundary(stream, cut, target, piece, reading) for cut in cuts[1:-1]]
@@ -208,6 +229,11 @@ def read_piece(
         return
     if piece.kind == "tfds":
         events = _tfds_events(piece, reading, counts, tick)
+    elif piece.kind in ("hub", "parquet"):
+        events = _text_events_of(_table_texts(piece, reading, tick), reading, counts)
+    elif piece.kind in ("jsonl", "jsonl.gz"):
+        texts = tables_text.jsonl_texts(piece, reading.field, tick)
+        events = _text_events_of(texts, reading, counts)
     elif piece.is_wiki:
         counts["files_wiki"] += piece.start == 0
         events = _wiki_events(read_lines(piece, reading, counts, tick), reading, counts)
@@ -328,13 +354,44 @@ def _tfds_events(
     """Every example is a document, whatever blank lines it has."""
     name = reading.format.removeprefix("tfds:")
     source = tfds_text.open_source(name, piece.path, reading.data_dir)
-    layout: Layout = "split" if reading.sentences == "auto" else reading.sentences
     share = piece.bytes / max(piece.end - piece.start, 1)
-    for index in range(piece.start, piece.end):
-        place = f"{reading.format}, split {piece.path}, example {index}"
-        lines = text_lines(source.text(index), place, reading.strict, counts)
+
+    def texts() -> Iterator[tuple[str, bytes]]:
+        for index in range(piece.start, piece.end):
+            yield f"{reading.format}, split {piece.path}, example {index}", source.text(index)
+            tick(round(share * (index + 1 - piece.start)) - round(share * (index - piece.start)))
+
+    yield from _text_events_of(texts(), reading, counts)
+
+
+def _text_events_of(
+    texts: Iterable[tuple[str, bytes]], reading: Reading, counts: Counter[str]
+) -> Events:
+    """Every text, given with its place, is a document, whatever blank lines it has."""
+    layout: Layout = "split" if reading.sentences == "auto" else reading.sentences
+    for place, text in texts:
+        lines = text_lines(text, place, reading.strict, counts)
         for sentences in _text_events(lines, layout, reading.language):
             if sentences is not None:
                 yield sentences
-        tick(round(share * (index + 1 - piece.start)) - round(share * (index - piece.start)))
         yield None
+
+
+def _table_texts(
+    piece: Piece, reading: Reading, tick: Callable[[int], None]
+) -> Iterator[tuple[str, bytes]]:
+    """Texts of a Parquet file's row groups or of a hub's parts; `tick` hears of their bytes."""
+    if piece.kind == "parquet":
+        texts = tables_text.parquet_texts(piece, reading.field)
+    else:
+        texts = _hub_texts(piece, reading)
+    for place, text in texts:
+        yield place, text
+        tick(len(text))
+
+
+def _hub_texts(piece: Piece, reading: Reading) -> Iterator[tuple[str, bytes]]:
+    source = open_hub_text(reading.format, piece.path, reading.field)
+    for part in range(piece.start, piece.end):
+        for index, text in enumerate(source.texts(part)):
+            yield f"{source.place}, part {part}, row {index}", text

@@ -18,22 +18,26 @@ from albert_jax.utils.errors import UserError
 MAX_LINE_BYTES = 1 << 20  # a longer line is cut at white space
 BLOCK_BYTES = 1 << 18
 
-Kind = Literal["text", "gzip", "tfds", "docs"]
+Kind = Literal["text", "gzip", "tfds", "docs", "hub", "parquet", "jsonl", "jsonl.gz"]
 
 
 @dataclass(frozen=True)
 class Reading:
     """How inputs are read; every field changes the documents that come out."""
 
-    format: str = "text"  # text (wiki where it begins with <doc …>) | wiki | tfds:NAME
+    # text (wiki where it begins with <doc …>, Parquet, JSONL by name) | wiki | tfds:NAME | hf:NAME
+    format: str = "text"
     sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
     strict: bool = False  # refuse invalid UTF-8 instead of replacing it
     language: str = "en"  # of the sentence splitter
     data_dir: str | None = None  # of TFDS
+    field: str | None = None  # that holds the text, of the hub's data sets, Parquet and JSONL
 
     def __post_init__(self) -> None:
-        if self.format not in ("text", "wiki") and not re.fullmatch(r"tfds:.+", self.format):
-            raise UserError(f"format {self.format!r} is unknown; use text, wiki or tfds:NAME")
+        if self.format not in ("text", "wiki") and not re.fullmatch(r"(tfds|hf):.+", self.format):
+            raise UserError(
+                f"format {self.format!r} is unknown; use text, wiki, tfds:NAME or hf:NAME"
+            )
         if self.sentences not in ("auto", "lines", "split", "wrapped"):
             raise UserError(
                 f"sentences {self.sentences!r} is unknown; use auto, lines, split or wrapped"
@@ -45,8 +49,8 @@ class Piece:
     """A part of one input that begins and ends between documents."""
 
     kind: Kind
-    path: str  # as it was given; a split of a TFDS data set
-    start: int  # bytes, or examples of a TFDS data set
+    path: str  # as it was given; a split of a data set
+    start: int  # bytes; examples of a TFDS data set, the hub's parts, a Parquet file's row groups
     end: int
     bytes: int  # of the input, that this piece stands for
     is_wiki: bool = False

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text of Parquet and JSONL files: a column, or a key of each object, a document each."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from albert_jax.data.text.files import open_file
+from albert_jax.data.text.lines import BLOCK_BYTES, Piece
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import is_address
+
+_BATCH_ROWS = 1024
+_MOST_LINE = 1 << 26  # bytes
+
+
+def open_parquet(path: str, field: str | None) -> tuple[Any, str]:
+    """Return a Parquet file, and the name of its column of text.
+
+    Raises UserError where pyarrow is not installed, and for a file that is damaged, at an address
+    or without such a column.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UserError(
+            f"{path} is a Parquet file, which is read by pyarrow, and that is not installed; pip "
+            "install pyarrow, or 'albert-jax[hf-data]'"
+        )
+    if is_address(path):
+        raise UserError(f"{path} is a Parquet file at an address; copy it to a disk first")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, ValueError) as error:  # Arrow's own are of these kinds
+        raise UserError(f"{path} is a damaged Parquet file ({_line(error)})") from None
+    schema = file.schema_arrow
+    kinds = (pa.string(), pa.large_string())
+    texts = [column.name for column in schema if column.type in kinds]
+    return file, text_column(path, texts, schema.names, field)
+
+
+def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field: str | None) -> str:
+    """Return the column that holds the text: `field`, else `text`, else the only one of text.
+
+    Args:
+        place: what is read, for errors.
+        texts: the columns of text.
+        columns: all of them.
+        field: the one that is asked for.
+
+    Raises:
+        UserError: where there is none.
+    """
+    single = texts[0] if len(texts) == 1 else None
+    chosen = field or ("text" if "text" in texts else single)
+    if chosen in texts:
+        return str(chosen)
+    lacks = f"column of text {field!r}" if field else "column `text`, nor a single one of text"
+    has = f"of text: {', '.join(texts)}" if texts else ", ".join(columns)
+    raise UserError(f"{place} has no {lacks} (it has {has}); name one with --field")
+
+
+def parquet_bytes(path: str, field: str | None) -> list[int]:
+    """Return the bytes of text in each row group of a Parquet file, not compressed."""
+    file, column = open_parquet(path, field)
+    index = [x.name for x in file.schema_arrow].index(column)
+    groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
+    return [int(group.column(index).total_uncompressed_size) for group in groups]
+
+
+def parquet_texts(piece: Piece, field: str | None) -> Iterator[tuple[str, bytes]]:
+    """Yield the texts of a piece's row groups with their places."""
+    path = piece.path
+    file, column = open_parquet(path, field)
+    for group in range(piece.start, piece.end):
+        row = 0
+        try:
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column]):
+                for text in batch.column(0).to_pylist():
+                    place = f"{path} row group {group} row {row}"
+                    yield place, (text or "").encode("utf-8", errors="replace")
+                    row += 1
+        except (OSError, ValueError) as error:  # Arrow's own are of these kinds
+            raise UserError(f"{path} is a damaged Parquet file ({_line(error)})") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def jsonl_texts(
+    piece: Piece, field: str | None, tick: Callable[[int], None]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the texts of a JSONL file's piece with their places; `tick` hears of bytes read.
+
+    Raises UserError, with the row, for a line that is no object with such a text.
+    """
+    since = f" after byte {piece.start:,}" if piece.start else ""
+    for number, line in enumerate(_raw_lines(piece, tick), start=1):
+        if line.strip():
+            place = f"{piece.path} row {number}{since}"
+            yield place, _text_of(line, field or "text", place)
+
+
+def _raw_lines(piece: Piece, tick: Callable[[int], None]) -> Iterator[bytes]:
+    held, ticked, remaining = b"", piece.start, piece.end - piece.start
+    is_packed = piece.kind == "jsonl.gz"
+    with open_file(piece.path) as raw:
+        raw.seek(piece.start)
+        stream: Any = gzip.GzipFile(fileobj=raw) if is_packed else raw
+        while True:
+            try:
+                data = stream.read(BLOCK_BYTES if is_packed else min(BLOCK_BYTES, remaining))
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise UserError(
+                    f"{piece.path} is a damaged gz file ({error}); fetch or make it again"
+                ) from None
+            if not data:
+                break
+            remaining -= len(data)
+            tick(raw.tell() - ticked)
+            ticked = raw.tell()
+            *lines, held = (held + data).split(b"\n") if b"\n" in data else [held + data]
+            yield from lines
+            if len(held) > _MOST_LINE:
+                raise UserError(
+                    f"{piece.path} has a line of over {_MOST_LINE:,} bytes; divide its text"
+                )
+        if held:
+            yield held
+
+
+def _text_of(line: bytes, field: str, place: str) -> bytes:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        told = f"{place} is not JSON: {_line(error)}"
+        raise UserError(f"{told}; JSONL has one object a line") from None
+    text = record.get(field) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        has = ", ".join(record)[:200] if isinstance(record, dict) else "no object"
+        raise UserError(
+            f"{place} has no text {field!r} (it has {has}); name another key with --field"
+        )
+    return text.encode("utf-8", errors="replace")
+
+
+def is_jsonl(path: str) -> bool:
+    """Return whether a file is JSONL by its name, plain or gz."""
+    name = path.lower().removesuffix(".gz")
+    return name.endswith((".jsonl", ".ndjson"))
+
+
+def line_start(path: str, at: int, end: int) -> int:
+    """Return where the first line begins at or after byte `at` of a file."""
+    if at == 0:
+        return 0
+    with open_file(path) as stream:
+        position = at - 1
+        while position < end:
+            stream.seek(position)
+            block = stream.read(1 << 16)
+            if not block:
+                break
+            if (found := block.find(b"\n")) >= 0:
+                return position + found + 1
+            position += len(block)
+    return end

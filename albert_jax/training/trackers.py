@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiment trackers that a run's figures go to: TensorBoard, Weights & Biases, MLflow.
+
+Each is sent the figures of `metrics.jsonl` by the names KIND/NAME, and a run's settings, versions
+and commit. Nothing is sent of the machine's environment: no variables, command line or host name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+from tensorboardX import SummaryWriter
+
+from albert_jax.config.sections import Destination
+from albert_jax.utils.atomic import appearing_file
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_files import read_json
+
+End = Literal["finished", "stopped", "failed"]
+PROJECT = "albert_jax"  # where the environment names no project or experiment
+IDS = "trackers.json"  # in a run's directory: the run's id with each tracker, to go on with it
+_PACKAGES: dict[str, str] = {"wandb": "wandb", "mlflow": "mlflow"}
+_LONGEST = 500  # characters of a parameter that any MLflow server takes
+_TOGETHER = 100  # parameters that MLflow takes in a call
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What trackers are told of a run when it begins."""
+
+    directory: Path
+    resume_step: int
+    about: Mapping[str, Any]
+    """"config", "versions" and "commit"."""
+
+    @property
+    def name(self) -> str:
+        """The last two folders of the run's directory."""
+        return "/".join(self.directory.absolute().parts[-2:])
+
+
+class Tracker(Protocol):
+    """What takes a run's figures."""
+
+    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Record values of a step; `kind` is train or eval."""
+
+    def close(self, end: End) -> None:
+        """Send what is left, and say how the run ended."""
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Raise UserError for a tracker that is unknown or named twice, whose package is missing, or
+    that would ask for a login."""
+    known = get_args(Destination)
+    for name in names:
+        if name not in known:
+            raise UserError(f"log {name!r} is unknown; known: {', '.join(known)}")
+        if names.count(name) > 1:
+            raise UserError(f"log {name!r} is named twice; name it once")
+        if name in _PACKAGES and importlib.util.find_spec(_PACKAGES[name]) is None:
+            raise UserError(
+                f"log {name!r} needs a package that is not installed; "
+                f"pip install 'albert-jax[{name}]'"
+            )
+    if "wandb" in names and not _wandb_is_offline():
+        wandb = importlib.import_module("wandb")
+        if not wandb.login(prompt=False, verify=False):
+            raise UserError(
+                "log 'wandb' has no login; run `wandb login`, set WANDB_API_KEY, or set "
+                "WANDB_MODE=offline to keep the figures here"
+            )
+
+
+def open_trackers(names: Sequence[Destination], run: TrackedRun) -> list[Tracker]:
+    """Return the trackers, each with its run begun or resumed; UserError where one cannot begin."""
+    return [_KINDS[name](run) for name in names]
+
+
+class TensorBoard:
+    """Event files in DIRECTORY/tensorboard."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        folder = str(run.directory / "tensorboard")
+        self._writer = SummaryWriter(folder, purge_step=run.resume_step + 1)
+
+    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self, end: End) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A run of Weights & Biases, whose files are in DIRECTORY/wandb."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        wandb = importlib.import_module("wandb")
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            disable_git=True,  # whose remote may carry a token
+            disable_code=True,
+            save_code=False,
+            disable_job_creation=True,
+            x_disable_meta=True,  # command line, host and user
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+        )
+        with _beginning("wandb"), _kept_id(run, "wandb") as ids:
+            ids.setdefault("wandb", secrets.token_hex(4))
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", PROJECT),
+                id=ids["wandb"],
+                resume="allow",
+                name=run.name,
+                dir=str(run.directory),
+                config=dict(run.about),
+                settings=settings,
+                reinit="create_new",
+            )
+            # Steps of their own: after a rollback they are made again, which W&B's own refuse.
+            self._run.define_metric("step")
+            for kind in ("train", "eval"):
+                self._run.define_metric(f"{kind}/*", step_metric="step")
+
+    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({"step": step, **{f"{kind}/{name}": x for name, x in values.items()}})
+
+    def close(self, end: End) -> None:
+        self._run.finish(exit_code=0 if end == "finished" else 1)
+
+
+class MLflow:
+    """A run of MLflow, by the address that MLFLOW_TRACKING_URI has, or MLflow's own default."""
+
+    _STATUS: Mapping[End, str] = {
+        "finished": "FINISHED",
+        "stopped": "KILLED",
+        "failed": "FAILED",
+    }
+
+    def __init__(self, run: TrackedRun) -> None:
+        self._entities = importlib.import_module("mlflow.entities")
+        with _beginning("mlflow"), _kept_id(run, "mlflow") as ids:
+            # Of its own: `mlflow.start_run` would change what the caller's program has open.
+            self._client = importlib.import_module("mlflow.tracking").MlflowClient()
+            if "mlflow" in ids:
+                self._client.update_run(ids["mlflow"], status="RUNNING")
+            else:
+                ids["mlflow"] = self._new_run(run)
+            self._id = ids["mlflow"]
+
+    def _new_run(self, run: TrackedRun) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        made: str = self._client.create_run(experiment, run_name=run.name).info.run_id
+        flat = [(key, str(x)[:_LONGEST]) for key, x in _flat(run.about)]
+        parameters = [self._entities.Param(key, x) for key, x in flat if x]
+        for first in range(0, len(parameters), _TOGETHER):
+            self._client.log_batch(made, params=parameters[first : first + _TOGETHER])
+        return made
+
+    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        metrics = [
+            self._entities.Metric(f"{kind}/{name}", float(x), now, step)
+            for name, x in values.items()
+            if math.isfinite(x)  # a file store cannot read back others
+        ]
+        self._client.log_batch(self._id, metrics=metrics)
+
+    def close(self, end: End) -> None:
+        self._client.set_terminated(self._id, self._STATUS[end])
+
+
+_KINDS: dict[Destination, type[TensorBoard] | type[WandB] | type[MLflow]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "mlflow": MLflow,
+}
+
+
+def _wandb_is_offline() -> bool:
+    return os.environ.get("WANDB_MODE", "").lower() in ("offline", "dryrun", "disabled")
+
+
+@contextlib.contextmanager
+def _beginning(name: str) -> Iterator[None]:
+    """Make what a tracker raises a UserError of one line: nothing is trained yet."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"log {name!r} cannot begin a run: {told}") from error
+
+
+@contextlib.contextmanager
+def _kept_id(run: TrackedRun, name: str) -> Iterator[dict[str, str]]:
+    """Give the trackers' ids of a run that goes on, or none; keep what is added to them."""
+    file = run.directory / IDS
+    try:
+        ids = read_json(file, dict[str, str], hint="delete it, and the trackers get a new run")
+    except FileNotFoundError:
+        ids = {}
+    if not run.resume_step:
+        ids.pop(name, None)
+    yield ids
+    with appearing_file(file) as temporary:
+        temporary.write_text(json.dumps(ids) + "\n", encoding="utf-8")
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a nested object's values by dotted names."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        elif value is not None:
+            yield f"{before}{key}", value

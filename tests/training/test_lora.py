@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An adapter in place of the encoder: what is trained, what is merged, and what PEFT reads."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.integrity import named_leaves
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.config.sections import OptimizerConfig
+from albert_jax.models.albert import init_params
+from albert_jax.models.heads import AlbertForTask
+from albert_jax.training import finetune
+from albert_jax.training.lora import merged, with_adapter
+from albert_jax.training.losses import task_objective
+from albert_jax.training.step import configured_step
+from albert_jax.utils.errors import UserError
+from tests.helpers.models import random_batch, tiny_albert
+from tests.helpers.toy_task import toy_config, toy_data, toy_model
+
+QUERY = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.query"
+VALUE = QUERY.replace("query", "value")
+
+
+def test_an_adapter_begins_by_changing_nothing_and_learns_by_the_matrices_gradient():
+    """One step of plain descent: up's gradient is down^T times the kernel's own, by hand."""
+    config = tiny_albert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = AlbertForTask(config, labels=3, dropout=0.0)
+    params, batch = init_params(model, jax.random.key(0)), random_batch(config)
+    batch = {name: batch[name] for name in ("input_ids", "input_mask", "segment_ids")}
+    batch["labels"] = np.arange(4) % 3
+    adapted = with_adapter(params, 2, jax.random.key(1))
+    for one, other in zip(*map(jax.tree.leaves, (merged(adapted), params)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    objective = task_objective(model)
+    weights = objective.normalizers(batch)
+    grads = jax.grad(lambda p: objective.loss(p, batch, weights, None)[0])
+    wanted, found = named_leaves(grads(params)), None
+    made = configured_step(
+        model, objective, FinetuneConfig(lora=2, optimizer=OptimizerConfig(name="optax_adamw"))
+    )
+    found = named_leaves(
+        jax.grad(lambda p: made.objective.loss(p, batch, weights, None)[0])(adapted)
+    )
+    block = "encoder/group_0/inner_group_0/attention"
+    down = named_leaves(adapted)[f"lora/{block}/query/down"]
+    np.testing.assert_allclose(
+        found[f"lora/{block}/query/up"], down.T @ wanted[f"{block}/query/kernel"], atol=1e-6
+    )
+    trained = {name for name, x in found.items() if np.any(x)}
+    ends = {f"lora/{block}/{name}/up" for name in ("query", "value")}  # down's follow from up's
+    assert trained == ends | {n for n in wanted if n.startswith(("pooler", "head"))}
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """The work directory of a run with an adapter, and the model that it started from."""
+    folder = tmp_path_factory.mktemp("lora")
+    (folder / "data").mkdir()
+    data, base = toy_data(folder / "data"), toy_model(folder / "base")
+    config = toy_config(
+        base,
+        data,
+        folder / "run",
+        lora=4,
+        ema=0.5,
+        optimizer=OptimizerConfig(name="adamw", learning_rate=0.02, warmup_steps=5),
+    )
+    (run,) = finetune.finetune(config).runs
+    assert run.best.metrics["accuracy"] > 0.6  # of a random encoder
+    return folder / "run", base
+
+
+def test_the_exported_model_is_the_base_plus_the_adapter(adapted, tmp_path):
+    """In transformers' layout, by NumPy: W + B A; all else of the encoder keeps its bits."""
+    run, base = adapted
+    convert(base, tmp_path / "base", to="hf")
+    convert(run / "model", tmp_path / "tuned", to="hf")
+    first, tuned = (load_file(tmp_path / n / "model.safetensors") for n in ("base", "tuned"))
+    folder = run / "seed-3" / "best-adapter"
+    adapter = load_file(folder / "adapter_model.safetensors")
+    adapter = {name.removeprefix("base_model.model."): x for name, x in adapter.items()}
+    assert len(adapter) == 8
+    assert adapter[f"{QUERY}.lora_A.weight"].shape == (4, 32)
+    for name in (QUERY, VALUE):
+        product = adapter[f"{name}.lora_B.weight"] @ adapter[f"{name}.lora_A.weight"]
+        assert np.abs(product).max() > 1e-3
+        wanted = first[f"{name}.weight"] + product
+        np.testing.assert_allclose(tuned[f"{name}.weight"], wanted, atol=1e-6)
+    for name in tuned:
+        if name.startswith("albert.e") and name not in (f"{QUERY}.weight", f"{VALUE}.weight"):
+            np.testing.assert_array_equal(tuned[name], first[name], err_msg=name)
+        elif name in adapter:
+            np.testing.assert_array_equal(tuned[name], adapter[name], err_msg=name)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["lora_alpha"] / settings["r"] == 1
+    assert (settings["target_modules"], settings["task_type"]) == (["query", "value"], "SEQ_CLS")
+    assert settings["modules_to_save"] == ["classifier", "pooler"]
+
+
+def test_peft_computes_with_the_adapter_what_the_merged_model_does(adapted, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs PyTorch, which computes PEFT's side")
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    peft = pytest.importorskip("peft", reason="needs PEFT, which reads the adapter")
+    run, base = adapted
+    convert(base, tmp_path / "base", to="hf")
+    convert(run / "model", tmp_path / "tuned", to="hf")
+    kind = transformers.AlbertForSequenceClassification
+    plain = kind.from_pretrained(tmp_path / "base", num_labels=2).eval()
+    theirs = peft.PeftModel.from_pretrained(plain, str(run / "seed-3" / "best-adapter")).eval()
+    ours = kind.from_pretrained(tmp_path / "tuned").eval()
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        found, wanted = (model(input_ids=ids).logits.numpy() for model in (theirs, ours))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_rank_beyond_the_matrix_is_refused(adapted, tmp_path):
+    run, base = adapted
+    config = toy_config(base, run.parent / "data", tmp_path / "run", lora=33)
+    with pytest.raises(UserError, match="lora 33 exceeds the model's hidden_size 32"):
+        finetune.finetune(config)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that learn from a larger model, and runs whose weights are averaged."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from albert_jax.checkpoint.integrity import named_leaves
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.config.run import FinetuneConfig
+from albert_jax.inference.predict import predict
+from albert_jax.training import finetune
+from albert_jax.training.finetune_setup import set_up
+from albert_jax.utils.errors import UserError
+from tests.helpers.toy_task import toy_config, toy_data, toy_model
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return toy_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return toy_model(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def teacher(base, data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "teacher"
+    finetune.finetune(toy_config(base, data, workdir))
+    return workdir / "model"
+
+
+@pytest.fixture(scope="module")
+def mislabelled(data, tmp_path_factory):
+    """The same data with the training labels swapped: what is learnt right is the teacher's."""
+    folder = tmp_path_factory.mktemp("mislabelled")
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    rows = [row | {"label": {"no": "yes", "yes": "no"}[row["label"]]} for row in rows]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "dev.jsonl").write_text((data / "dev.jsonl").read_text())
+    return folder
+
+
+def test_the_teachers_logits_are_those_it_answers_with(teacher, base, data, tmp_path):
+    config = toy_config(base, data, tmp_path / "run", teacher=str(teacher))
+    rows = set_up(config).train.rows[:20]
+    logits = np.stack([row.targets["teacher_logits"] for row in rows]).astype(np.float64)
+    lines = (data / "train.jsonl").read_text().splitlines()[:20]
+    answers = predict(teacher, [{"text": json.loads(line)["text"]} for line in lines])
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for share, answer in zip(shares, answers, strict=True):
+        assert dict(zip(("no", "yes"), share, strict=True)) == pytest.approx(
+            answer.probabilities, abs=3e-6
+        )
+
+
+def test_a_run_learns_what_its_teacher_knows_in_place_of_the_labels(
+    teacher, base, mislabelled, tmp_path
+):
+    config = toy_config(
+        base, mislabelled, tmp_path / "run", teacher=str(teacher), distill_weight=1.0, pack=32
+    )
+    (run,) = finetune.finetune(config).runs
+    assert run.last.metrics["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"task": "regression", "label": "score"}, "regression has no classes or choices"),
+        ({"labels": ("yes=oui",)}, "has the labels 'no', 'yes', and the training file 'no', 'oui'"),
+    ],
+)
+def test_a_teacher_of_something_else_is_refused(teacher, base, data, tmp_path, changes, told):
+    scored = tmp_path / "scored"
+    scored.mkdir()
+    for split in ("train", "dev"):
+        rows = [json.loads(line) for line in (data / f"{split}.jsonl").read_text().splitlines()]
+        rows = [json.dumps(row | {"score": len(row["text"])}) for row in rows]
+        (scored / f"{split}.jsonl").write_text("\n".join(rows))
+    config = toy_config(base, scored, tmp_path / "run", teacher=str(teacher))
+    with pytest.raises(UserError, match=told):
+        finetune.finetune(dataclasses.replace(config, **changes))
+
+
+def test_a_run_exports_and_judges_the_average_of_its_weights(base, data, tmp_path):
+    """With a decay of 0.999 the average has gone 1 - 0.999^20, 2 %, of the way at most."""
+    kept = {}
+    for ema in (0.0, 0.999):
+        config = toy_config(base, data, tmp_path / f"run-{ema}", steps=20, ema=ema)
+        (run,) = finetune.finetune(config).runs
+        assert (
+            run.last.metrics
+            == load_model(tmp_path / f"run-{ema}/last").manifest["provenance"]["dev"]
+        )
+        kept[ema] = named_leaves(load_model(tmp_path / f"run-{ema}" / "last").params)
+    first = named_leaves(load_model(base).params)
+    moved = {
+        ema: sum(
+            float(np.abs(params[name] - first[name]).sum()) for name in params if name in first
+        )
+        for ema, params in kept.items()
+    }
+    assert 0 < moved[0.999] < 0.03 * moved[0.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"ema": 1.0}, r"ema 1.0 must lie in \[0, 1\)"),
+        ({"distill_weight": 1.5}, r"distill_weight 1.5 must lie in \[0, 1\]"),
+        ({"temperature": 0.0}, "temperature 0.0 must be more than 0"),
+    ],
+)
+def test_shares_that_are_none_are_refused(settings, told):
+    with pytest.raises(UserError, match=told):
+        FinetuneConfig(**settings)
+
+
+def test_all_settings_together_resume_to_the_same_bits_and_agree_over_devices(
+    teacher, base, data, tmp_path
+):
+    """Under pmap over two devices float32 adds up in another order: 1e-5 after six updates."""
+
+    def last_of(workdir, **train):
+        config = toy_config(
+            base,
+            data,
+            workdir,
+            teacher=str(teacher),
+            class_weights=("yes=3",),
+            label_smoothing=0.1,
+            lora=2,
+            ema=0.5,
+            dropout=0.0,
+            classifier_dropout=0.0,
+        )
+        config = dataclasses.replace(
+            config,
+            train=dataclasses.replace(config.train, steps=6, eval_every=3, save_every=3, **train),
+        )
+        finetune.finetune(config)
+        return config, named_leaves(load_model(workdir / "last").params)
+
+    config, one = last_of(tmp_path / "one")
+    _, two = last_of(tmp_path / "two", devices=2, mode="pmap")
+    shutil.rmtree(tmp_path / "one/seed-3/checkpoints/6")
+    finetune.finetune(config)
+    again = named_leaves(load_model(tmp_path / "one" / "last").params)
+    for name, leaf in one.items():
+        np.testing.assert_array_equal(again[name], leaf, err_msg=name)
+        np.testing.assert_allclose(two[name], leaf, atol=1e-5, err_msg=name)
