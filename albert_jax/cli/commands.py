@@ -332,7 +332,7 @@ class Evaluate(_Answering):
     released: str | None = None
     """Whose published row to print, as base-v2; unset: as the models say."""
     output: str | None = None
-    """Folder for the predictions file; unset: predictions/ beside the model."""
+    """Folder for the predictions file; unset: predictions/ beside the model, or here of a name."""
     json: bool = False
     """Print {"task", "metrics", "examples", "predictions_file"} as JSON, metrics in the official
     scale."""
@@ -430,7 +430,7 @@ class Predict(_Answering):
     """What the input is, whatever its name; text: a text a line."""
     output: str | None = None
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
-    unset: predictions/ beside the model."""
+    unset: predictions/ beside the model, or here of a name."""
     data: str | None = None
     """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
     folder of Parquet or Arrow files, or tfds."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from albert_jax.config.model_names import name_of
 from albert_jax.data.prepare.storage import existing_folder
 from albert_jax.inference.early_exit import mean_passes
 from albert_jax.inference.finetuned import FineTuned, is_finite
@@ -57,10 +58,13 @@ def predictions_of(
 def predictions_folder(
     task: Task, model: str | Path, split: str, output: str | Path | None
 ) -> Path:
-    """Returns the folder for the official files: `output`, else one beside the model. Raises
-    UserError where none can be written there: to be said before the work, not after."""
-    beside = Path(model).absolute().parent / "predictions" / f"{task.name}-{split}"
-    folder = Path(output) if output is not None else beside
+    """Returns the folder for the official files: `output`, else one beside the model, or for a
+    model by its name below predictions/ here. Raises UserError where none can be written there: to
+    be said before the work, not after."""
+    above = Path(model).absolute().parent / "predictions"
+    if named := name_of(model):
+        above = Path("predictions").absolute() / named.name.replace("/", "--")
+    folder = Path(output) if output is not None else above / f"{task.name}-{split}"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder for --output")
     if not os.access(above := existing_folder(folder), os.W_OK):
