@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from albert_jax import optimizer, plots
     from albert_jax.checkpoint.convert.convert import Inventory, convert
     from albert_jax.checkpoint.push import Pushed, push
-    from albert_jax.cli.recipe_plan import Description, info
+    from albert_jax.cli.descriptions import Description
+    from albert_jax.cli.recipe_plan import info
     from albert_jax.data.prepare.build import prepare
     from albert_jax.data.store_manifest import PreparedStore
     from albert_jax.data.tokenizer import Tokenizer
@@ -130,7 +131,7 @@ _LATE = {
     "Albert": "inference.api",
     "Answer": "inference.answers",
     "BenchmarkResult": "perf.results",
-    "Description": "cli.recipe_plan",
+    "Description": "cli.descriptions",
     "EstimateResult": "perf.tpu.results",
     "Evaluation": "inference.evaluate",
     "FinetuneResults": "training.finetune_results",

@@ -33,7 +33,7 @@ ENVIRONMENT = {
         "ALBERT_JAX_SOURCE": "mini",
         "ALBERT_JAX_GLUE": "data",
         "ALBERT_JAX_SQUAD": "data",
-        "ALBERT_JAX_STEPS": "200",
+        "ALBERT_JAX_STEPS": "150",
     },
     "pretrain.ipynb": {},
     "step_time.ipynb": {
@@ -91,11 +91,11 @@ def write_reviews(folder: Path) -> None:
         for name in names.__all__:
             paragraphs = (inspect.getdoc(getattr(names, name)) or "").split("\n\n")[:2]
             texts = [" ".join(paragraph.split()) for paragraph in paragraphs]
-            rows |= {(t, str(int(module == "stats"))) for t in texts if 20 < len(t) < 150}
+            rows |= {(t, str(int(module == "stats"))) for t in texts if 20 < len(t) < 90}
     shuffled = sorted(rows)
     random.Random(0).shuffle(shuffled)  # noqa: S311 - no secret
     folder.mkdir(parents=True)
-    for split, part in (("train", shuffled[200:]), ("dev", shuffled[:200])):
+    for split, part in (("train", shuffled[150:]), ("dev", shuffled[:150])):
         lines = ["sentence\tlabel", *("\t".join(row) for row in part)]
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -103,7 +103,7 @@ def write_reviews(folder: Path) -> None:
 def write_lives(folder: Path) -> None:
     """Write short biographies that are made up, with four questions each, as SQuAD 1.1."""
     rng = random.Random(0)  # noqa: S311 - no secret
-    for split, count in (("train", 300), ("dev", 40)):
+    for split, count in (("train", 300), ("dev", 25)):
         paragraphs = [_life(rng, f"{split}{number}") for number in range(count)]
         squad = {"version": "1.1", "data": [{"title": "Lives", "paragraphs": paragraphs}]}
         (folder / f"{split}-v1.1.json").write_text(json.dumps(squad), encoding="utf-8")

@@ -59,6 +59,7 @@ _SEVERAL_DEVICES = {
     "packing",
     "pretrain",
     "step",
+    "teacher",
 }
 
 # A busy machine is slow, not wrong; CI tries the same examples each time.
@@ -100,6 +101,15 @@ def own_signals() -> None:
 def as_the_command_line() -> Iterator[None]:
     """Of a save that failed orbax's threads complain whenever they are collected, in any test."""
     with without_orbax_stacks():
+        yield
+
+
+@pytest.fixture(scope="module")
+def steps_made_once() -> Iterator[None]:
+    """Runs of a module's tests that are configured alike compile their step once."""
+    from tests.helpers.steps import made_once  # which imports JAX
+
+    with made_once():
         yield
 
 

@@ -83,6 +83,7 @@ def test_outputs_agree_but_for_the_last_digits() -> None:
     assert same_output("0.07  b", "0.08  b")
     assert not same_output("0.2851  france", "0.2851  germany")
     assert not same_output("0.2851  france", "0.3851  france")
+    assert not same_output("[100, 15]", "[101, 15]")
 
 
 def _one_of_each_kind() -> list[str]:

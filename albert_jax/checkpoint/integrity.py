@@ -20,12 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 
-from albert_jax.utils.json_values import json_crc32c
+from albert_jax.utils.json_values import JsonObject, json_crc32c
 from albert_jax.utils.wording import first_ten
 
 Table = Mapping[str, Mapping[str, Any]]
 """name -> {"shape", "dtype", "crc32c"}, and "impl" for a typed PRNG key; JSON values only."""
 
+Leaves = dict[str, Any]
+"""The leaves of a tree by their path: arrays, on a device or not, or their shapes and dtypes."""
+
+ArrayTree = dict[str, Any]
+"""Arrays in nested dicts, as a model's parameters are: a value is an array or another such dict."""
 
 _MOST_DOCUMENT = 1 << 24  # bytes of a sealed document; parsed they take some 30 times as many
 _BLOCK = 1 << 18  # numbers looked at together, so that the look needs no memory
@@ -39,7 +44,7 @@ class Damaged(Exception):
     """What was read is not what was written; the message names the array or file."""
 
 
-def named_leaves(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: Any) -> Leaves:
     """The leaves of any tree by their path, as `params/encoder/kernel` or `opt_state/0/mu/…`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     names = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
@@ -52,7 +57,7 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def data_of(leaves: Mapping[str, Any]) -> dict[str, Any]:
+def data_of(leaves: Mapping[str, Any]) -> Leaves:
     """The leaves as arrays of numbers: keys as their uint32 data."""
     with jax.transfer_guard("allow"):
         return {name: jax.random.key_data(x) if is_key(x) else x for name, x in leaves.items()}
@@ -71,7 +76,7 @@ def crc32c(array: np.ndarray) -> str:
 
 def array_table(leaves: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Table:
     """Shape and dtype of each leaf, which may be abstract; checksums if `arrays` has the values."""
-    table: dict[str, dict[str, Any]] = {}
+    table: dict[str, JsonObject] = {}
     for name, leaf in leaves.items():
         table[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
         if arrays is not None:
@@ -118,12 +123,12 @@ def verify_arrays(arrays: Mapping[str, np.ndarray], table: Table) -> None:
         raise Damaged(first_ten(wrong, "; "))
 
 
-def nest(arrays: Mapping[str, Any]) -> dict[str, Any]:
+def nest(arrays: Mapping[str, Any]) -> ArrayTree:
     """`{"a/b": x}` as `{"a": {"b": x}}`: plain dicts need none of our classes to be restored.
 
     Raises Damaged for a name that is also the beginning of another.
     """
-    tree: dict[str, Any] = {}
+    tree: ArrayTree = {}
     for name, array in arrays.items():
         *parents, last = name.split("/")
         node = tree
@@ -137,13 +142,13 @@ def nest(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+def seal(document: Mapping[str, Any]) -> JsonObject:
     """The document as plain JSON values with a checksum of itself."""
     plain = json.loads(json.dumps(document))
     return {**plain, "crc32c": json_crc32c(plain)}
 
 
-def unseal(text: bytes) -> dict[str, Any]:
+def unseal(text: bytes) -> JsonObject:
     """The document that `seal` made, its checksum included, or Damaged."""
     try:
         document = json.loads(text)
@@ -157,7 +162,7 @@ def unseal(text: bytes) -> dict[str, Any]:
     return document
 
 
-def read_document(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> JsonObject:
     """The sealed JSON document in a file, or Damaged."""
     try:
         if (size := path.stat().st_size) > _MOST_DOCUMENT:

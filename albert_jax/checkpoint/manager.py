@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import (
     Damaged,
+    Leaves,
     array_table,
     data_of,
     differences,
@@ -37,7 +38,7 @@ from albert_jax.checkpoint.integrity import (
 from albert_jax.distributed import multihost
 from albert_jax.utils.atomic import remove_leftovers
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_values import unlike_values
+from albert_jax.utils.json_values import JsonObject, unlike_values
 from albert_jax.utils.locks import Lock
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import first_ten
@@ -139,7 +140,7 @@ class Checkpointer:
         elif earlier:
             raise earlier
 
-    def _begin(self, step: int, arrays: dict[str, Any], document: dict[str, Any]) -> None:
+    def _begin(self, step: int, arrays: Leaves, document: JsonObject) -> None:
         self._size = sum(x.nbytes for x in arrays.values())
         state, meta = ocp.args.StandardSave(nest(arrays)), ocp.args.JsonSave(document)
         try:
@@ -193,7 +194,7 @@ class Checkpointer:
 
     def restore(
         self, target_state: State, *, expect: Mapping[str, Any]
-    ) -> tuple[State, dict[str, Any]] | None:
+    ) -> tuple[State, JsonObject] | None:
         """The newest good checkpoint as (state, meta), None where there is none.
 
         The arrays get the shardings of `target_state` (arrays or jax.ShapeDtypeStruct), whatever
@@ -235,7 +236,7 @@ class Checkpointer:
 
     def _read(
         self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    ) -> tuple[JsonObject, dict[str, np.ndarray]]:
         """One step, verified; Damaged if it is not as written, UserError if it is another run's."""
         with multihost.together(Damaged):
             document = read_document(self._path(step) / "meta" / "metadata")

@@ -22,6 +22,7 @@ import numpy as np
 
 from albert_jax.checkpoint.convert.parameters import check_sizes, misfits
 from albert_jax.checkpoint.integrity import (
+    ArrayTree,
     Damaged,
     nest,
     not_finite,
@@ -36,21 +37,28 @@ from albert_jax.config.manifests import (
     VOCABULARY,
     HeadManifest,
     ModelManifest,
+    TextSettings,
     is_model_directory,
 )
 from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
-from albert_jax.utils.json_values import refuse_newer_format
+from albert_jax.utils.json_values import JsonObject, refuse_newer_format
 from albert_jax.utils.wording import first_ten, shortened
+
+
+class ModelTokenizer(TextSettings):
+    """A model's vocabulary, None where it has none, and how it cleans text."""
+
+    path: Path | None
 
 
 class ModelDirectory(NamedTuple):
     """What `load_model` returns."""
 
-    params: dict[str, Any]  # nested dicts of NumPy arrays
+    params: ArrayTree  # of NumPy arrays
     config: AlbertConfig
-    tokenizer: dict[str, Any]  # "path" (None without a vocabulary), "mode", "do_lower_case"
+    tokenizer: ModelTokenizer
     manifest: Mapping[str, Any]  # as it is on disk; `ModelManifest` has the types
 
     @property
@@ -58,6 +66,11 @@ class ModelDirectory(NamedTuple):
         """The fine-tuned head, None for a pretrained model."""
         head = self.manifest.get("head")
         return HeadManifest.from_json(head) if head else None
+
+    @property
+    def text_settings(self) -> TextSettings:
+        """How text is cleaned for the vocabulary."""
+        return {"mode": self.tokenizer["mode"], "do_lower_case": self.tokenizer["do_lower_case"]}
 
 
 def require_finite(arrays: Mapping[str, np.ndarray], what: str) -> None:
@@ -109,11 +122,11 @@ def load_model(
     if as_float32:
         arrays = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
     vocab = directory / VOCABULARY if VOCABULARY in manifest.sha256 else None
-    tokenizer = {"path": vocab, **manifest.tokenizer}
+    tokenizer: ModelTokenizer = {"path": vocab, **manifest.tokenizer}
     return ModelDirectory(nest(arrays), config, tokenizer, document)
 
 
-def _read_manifest(directory: Path) -> tuple[dict[str, Any], ModelManifest]:
+def _read_manifest(directory: Path) -> tuple[JsonObject, ModelManifest]:
     """The document and what it says, or Damaged; UserError for a newer format."""
     document = read_document(directory / MANIFEST)
     refuse_newer_format(document, FORMAT_VERSION, str(directory))
@@ -135,7 +148,7 @@ def _check_fit(directory: Path, config: AlbertConfig, manifest: ModelManifest) -
         )
 
 
-def load_optimizer(directory: str | Path) -> dict[str, Any] | None:
+def load_optimizer(directory: str | Path) -> ArrayTree | None:
     """Reads the optimizer's slots beside a model, verified; None where it has none."""
     directory = Path(directory)
     try:

@@ -641,7 +641,7 @@ class Info(Command):
         from albert_jax.cli.info import describe_path, description_table
 
         description = describe_path(self.path)
-        if description["kind"] == "recipe" or self.store is not None:
+        if description.kind == "recipe" or self.store is not None:
             from albert_jax.cli.recipe_plan import with_plan  # which waits for JAX
 
             description = with_plan(description, self.store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,16 @@ from albert_jax.checkpoint.model_paths import (
     holds_transformers_weights,
     require_model_directory,
     what_is,
+)
+from albert_jax.cli.descriptions import (
+    ConfigurationDescription,
+    Description,
+    ModelDescription,
+    ModelSizes,
+    PretrainDescription,
+    RecipeDescription,
+    SplitDescription,
+    StoreDescription,
 )
 from albert_jax.config.manifests import (
     CONFIG,
@@ -27,7 +37,7 @@ from albert_jax.config.model_names import known_names, name_of
 from albert_jax.config.recipes import load_recipe, to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.store import TokenStore
-from albert_jax.data.store_manifest import SPLITS
+from albert_jax.data.store_manifest import SPLITS, SplitRecord, StoreManifest
 from albert_jax.data.store_remote import remote_manifest
 from albert_jax.models import flops
 from albert_jax.utils.arguments import path_of
@@ -50,8 +60,8 @@ _PARTS = {
 }
 
 
-def describe_path(path: str | Path) -> dict[str, Any]:
-    """Describes a model, work directory, token store, configuration file or recipe, as JSON values.
+def describe_path(path: str | Path) -> Description:
+    """Describe a model, work directory, token store, configuration file or recipe.
 
     Every file of a store is verified, unless that was done before and it has not changed. A store
     may lie at gs:// or another of fsspec's addresses; then only its manifest is read. A model that
@@ -64,18 +74,20 @@ def describe_path(path: str | Path) -> dict[str, Any]:
         return _recipe(str(path))
     place = path_of(path, "path")
     if is_address(str(path)) and not str(path).startswith("hf:"):
-        return _store(str(path), remote_manifest(str(path)).to_json())
+        return _store(str(path), remote_manifest(str(path)))
     if name_of(path) or holds_transformers_weights(place):
         return _model_directory(require_model_directory(path))
     if place.suffix == ".json" and place.name != MANIFEST and place.is_file():
-        return {"kind": "configuration", "path": str(path)} | _model(AlbertConfig.from_json(place))
+        return ConfigurationDescription(
+            path=str(path), **vars(_sizes(AlbertConfig.from_json(place)))
+        )
     for directory in (place, place / "model"):  # a work directory keeps its model there
         if is_model_directory(directory):
             return _model_directory(directory)
     is_store = (place / MANIFEST).is_file() or (place / "progress").is_dir()
     if is_store and not (place / CONFIG).exists():
-        manifests = [TokenStore.open(place, split=split).manifest for split in SPLITS]
-        return _store(str(path), manifests[0], verified=True)
+        stores = [TokenStore.open(place, split=split) for split in SPLITS]
+        return _store(str(path), stores[0].record, verified=True)
     if told := what_is(path):
         raise UserError(f"{told}{hidden_name(place)}")
     if not place.exists():
@@ -90,13 +102,12 @@ def describe_path(path: str | Path) -> dict[str, Any]:
     )
 
 
-def description_table(description: dict[str, Any]) -> str:
-    """The description as aligned lines; whole numbers with thousands separators."""
-    rows = list(_rows(description, ""))
-    return aligned(rows)
+def description_table(description: Description) -> str:
+    """Return the description as aligned lines; whole numbers with thousands separators."""
+    return aligned(list(_rows(description, "")))
 
 
-def _rows(values: dict[str, Any], indent: str) -> Iterator[tuple[str, str]]:
+def _rows(values: Mapping[str, Any], indent: str) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         label = indent + name.replace("_", " ")
         if isinstance(value, dict):
@@ -114,38 +125,38 @@ def _rows(values: dict[str, Any], indent: str) -> Iterator[tuple[str, str]]:
             yield label, "" if value is None else str(value)
 
 
-def _model(config: AlbertConfig, counted: dict[str, int] | None = None) -> dict[str, Any]:
-    """Sizes by a configuration; `counted` are the parameters that there are, by part, in place of
-    those of the pretraining model."""
-    length = config.max_position_embeddings
+def _sizes(config: AlbertConfig, counted: dict[str, int] | None = None) -> ModelSizes:
+    """Return sizes by a configuration; `counted` are the parameters that there are, by part, in
+    place of those of the pretraining model."""
     counts = flops.parameter_counts(config) if counted is None else counted
-    return {
-        "parameters": sum(counts.values()),
-        "parameters_of": counts,
-        "bytes_float32": 4 * sum(counts.values()),
-        f"forward_flops_at_length_{length}": flops.forward_flops_per_sequence(config, length, 0),
-        "config": dataclasses.asdict(config),
-    }
-
-
-def _model_directory(path: Path) -> dict[str, Any]:
-    manifest = read_model_manifest(path)
-    config = AlbertConfig.from_json(path / CONFIG)
-    verified = f"{MANIFEST} and {CONFIG}; not the weights, which albert-jax verify reads"
-    description = {"kind": "model", "path": str(path), "verified": verified}
-    provenance = dict(manifest["provenance"])
-    if isinstance(provenance.get("config"), dict):  # the run's settings; the model's stand above
-        provenance["config"] = {k: v for k, v in provenance["config"].items() if k != "model"}
-    return (
-        description
-        | {"head": manifest.get("head")}
-        | _model(config, _parameters(manifest["tensors"]))
-        | {"tokenizer": manifest["tokenizer"], "provenance": provenance}
+    length = config.max_position_embeddings
+    return ModelSizes(
+        parameters=sum(counts.values()),
+        parameters_of=counts,
+        bytes_float32=4 * sum(counts.values()),
+        forward_flops=flops.forward_flops_per_sequence(config, length, 0),
+        config=config,
     )
 
 
-def _parameters(tensors: dict[str, TensorEntry]) -> dict[str, int]:
-    """Number of parameters by part, of the parts that are there."""
+def _model_directory(path: Path) -> ModelDescription:
+    manifest = read_model_manifest(path)
+    config = AlbertConfig.from_json(path / CONFIG)
+    provenance = dict(manifest.provenance)
+    if isinstance(provenance.get("config"), dict):  # the run's settings; the model's stand above
+        provenance["config"] = {k: v for k, v in provenance["config"].items() if k != "model"}
+    return ModelDescription(
+        path=str(path),
+        verified=f"{MANIFEST} and {CONFIG}; not the weights, which albert-jax verify reads",
+        head=manifest.head,
+        **vars(_sizes(config, _parameters(manifest.tensors))),
+        tokenizer=manifest.tokenizer,
+        provenance=provenance,
+    )
+
+
+def _parameters(tensors: Mapping[str, TensorEntry]) -> dict[str, int]:
+    """Return the number of parameters by part, of the parts that are there."""
     counts = dict.fromkeys(_PARTS.values(), 0)
     for name, entry in tensors.items():
         part = next(part for start, part in _PARTS.items() if name.startswith(start))
@@ -153,35 +164,41 @@ def _parameters(tensors: dict[str, TensorEntry]) -> dict[str, int]:
     return {part: count for part, count in counts.items() if count}
 
 
-def _store(path: str, manifest: dict[str, Any], **found: Any) -> dict[str, Any]:
-    splits = {}
-    for split in SPLITS:
-        totals = manifest["splits"][split]
-        splits[split] = {k: v for k, v in totals.items() if not isinstance(v, (list, dict))}
-        splits[split]["shards"] = len(totals["shards"])
-    rest = {k: v for k, v in manifest.items() if k not in ("splits", "inputs")}
-    return {"kind": "token store", "path": path, **found, "splits": splits} | rest
-
-
-def _recipe(spec: str) -> dict[str, Any]:
-    config = load_recipe(spec)
-    description: dict[str, Any] = {"kind": "recipe", "path": spec}
-    if not isinstance(config, PretrainConfig):
-        return description | {"type": type(config).__name__, "settings": to_dict(config)}
-    each = flops.train_flops_per_sequence(
-        config.model, config.examples.max_seq_length, config.examples.max_predictions_per_seq
+def _store(path: str, manifest: StoreManifest, *, verified: bool | None = None) -> StoreDescription:
+    return StoreDescription(
+        path=path,
+        verified=verified,
+        splits={split: _split(manifest.split(split)) for split in SPLITS},
+        format_version=manifest.format_version,
+        vocabulary=manifest.vocabulary,
+        reading=manifest.reading,
+        holdout=manifest.holdout,
+        made_with=manifest.made_with,
+        counts=manifest.counts,
+        format_revision=manifest.format_revision or None,  # as in the file: 0.1 wrote none
+        checksum=manifest.checksum,
     )
-    in_all = flops.run_flops(config)
+
+
+def _split(record: SplitRecord) -> SplitDescription:
+    totals = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return SplitDescription(**totals | {"shards": len(record.shards)})
+
+
+def _recipe(spec: str) -> RecipeDescription | PretrainDescription:
+    config = load_recipe(spec)
     settings = to_dict(config)
+    if not isinstance(config, PretrainConfig):
+        return RecipeDescription(path=spec, type=type(config).__name__, settings=settings)
     del settings["model"]
-    return (
-        description
-        | _model(config.model)
-        | {
-            "flops_per_sequence": each,
-            # Of a run in stages the mean.
-            "flops_per_step": in_all / config.train.steps,
-            "flops_in_all": in_all,
-            "settings": settings,
-        }
+    in_all = flops.run_flops(config)
+    return PretrainDescription(
+        path=spec,
+        **vars(_sizes(config.model)),
+        flops_per_sequence=flops.train_flops_per_sequence(
+            config.model, config.examples.max_seq_length, config.examples.max_predictions_per_seq
+        ),
+        flops_per_step=in_all / config.train.steps,
+        flops_in_all=in_all,
+        settings=settings,
     )

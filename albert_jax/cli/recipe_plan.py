@@ -7,46 +7,24 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from albert_jax.cli.descriptions import Description, PretrainDescription, PretrainPlan
 from albert_jax.cli.info import describe_path
 from albert_jax.config.recipes import load_recipe
 from albert_jax.config.run import PretrainConfig
-from albert_jax.data.mixture import Mixture
+from albert_jax.data.mixture import Mixture, StorePasses
 from albert_jax.data.pretraining import open_data
 from albert_jax.models import flops
 from albert_jax.perf.tpu import estimate_table
 from albert_jax.perf.tpu.topology import CHIPS, parse_slice
 from albert_jax.training.optimizer import peak_learning_rate, warmup_steps
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.results import Result
 
 # Whose chip-hours are told; of these a device is a chip.
 PLANNED_FOR = ("TPU v4", "TPU v5e", "TPU v5p", "TPU v6e", "A100", "H100")
 FEW_TOKENS = 16 * 512  # at a time keep a chip busy, docs/tpu.md
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Description(Result):
-    """What `info` tells of a path: its kind and, of each kind, other facts.
-
-    `kind` is model, configuration, token store or recipe. In JSON the three are one object.
-    """
-
-    kind: str
-    path: str
-    facts: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "path": self.path, **self.facts}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Description:
-        facts = {key: x for key, x in document.items() if key not in ("kind", "path")}
-        return cls(kind=document["kind"], path=document["path"], facts=facts)
 
 
 def info(path: str | Path, *, store: str | None = None) -> Description:
@@ -59,56 +37,65 @@ def info(path: str | Path, *, store: str | None = None) -> Description:
     Raises:
         UserError: for what is damaged, for anything else, and for a `store` beside anything else.
     """
-    return Description.from_json(with_plan(describe_path(path), store))
+    return with_plan(describe_path(path), store)
 
 
-def with_plan(description: dict[str, Any], store: str | None = None) -> dict[str, Any]:
-    """A description by `info.describe`, with "plan" where it is of a recipe for pretraining.
+def with_plan(description: Description, store: str | None = None) -> Description:
+    """Return a description by `info.describe_path`, of a recipe for pretraining with its plan.
 
     `store`, else the recipe's own, gives the passes. Raises UserError for a store beside anything
     else.
     """
-    config = load_recipe(description["path"]) if description["kind"] == "recipe" else None
-    if isinstance(config, PretrainConfig):
-        settings = description["settings"]
-        rest = {key: value for key, value in description.items() if key != "settings"}
-        return rest | {
-            "plan": _plan(config, store or config.store, description["path"]),
-            "settings": settings,
-        }
+    if isinstance(description, PretrainDescription):
+        config = load_recipe(description.path)
+        plan = _plan(config, store or config.store, description.path)
+        return dataclasses.replace(description, plan=plan)
     if store is not None:
-        raise UserError(f"{description['path']} is no recipe for pretraining; leave out --store")
+        raise UserError(f"{description.path} is no recipe for pretraining; leave out --store")
     return description
 
 
-def _plan(config: PretrainConfig, store: str | None, spec: str) -> dict[str, Any]:
+def _plan(config: PretrainConfig, store: str | None, spec: str) -> PretrainPlan:
     train, stages = config.train, config.stages
     sequences, total = stages.sequences(train.steps), flops.run_flops(config)
-    plan: dict[str, Any] = {
-        "steps": train.steps,
-        "sequences_a_step": train.batch_size,
-        "micro_batches": train.accumulate,
-        "sequences": sequences,
-        "tokens_with_padding": stages.tokens(train.steps),
-        "peak_learning_rate": peak_learning_rate(config.optimizer, train.batch_size),
-        "warmup_steps": warmup_steps(config.optimizer, train.steps),
-    }
-    if store is not None:
-        source = open_data(dataclasses.replace(config, store=store), None).train
-        size = len(source)
-        passes = stages.tokens(train.steps) / (size * config.examples.max_seq_length)
-        plan |= {"store": store, "sequences_a_pass": size, "passes": passes}
-        if isinstance(source, Mixture):
-            plan["stores"] = source.passes(sequences)
-    # A bound, at every chip's full rate; what a slice takes is the compiler's to say.
-    hours = {kind: total / flops.PEAK_FLOPS[kind] / 3600 for kind in PLANNED_FOR}
-    plan |= {"chip_hours_at_peak": hours}
+    passes = _passes(config, store, sequences) if store is not None else {}
     # The table's steps are of one depth and length.
-    if len(stages) == 1 and (estimated := estimate_table.chip_hours(config, sequences)):
-        told = {chip: hours.to_json() for chip, hours in estimated.items()}
-        plan["chip_hours_by_the_compilers_estimate"] = told
-    asked = f"albert-jax estimate --model {spec} --topology {_slice_for(config, spec)}"
-    return plan | {"to_compile_this_step": asked}
+    estimated = estimate_table.chip_hours(config, sequences) if len(stages) == 1 else None
+    return PretrainPlan(
+        steps=train.steps,
+        sequences_a_step=train.batch_size,
+        micro_batches=train.accumulate,
+        sequences=sequences,
+        tokens_with_padding=stages.tokens(train.steps),
+        peak_learning_rate=peak_learning_rate(config.optimizer, train.batch_size),
+        warmup_steps=warmup_steps(config.optimizer, train.steps),
+        **passes,
+        # A bound, at every chip's full rate; what a slice takes is the compiler's to say.
+        chip_hours_at_peak={k: total / flops.PEAK_FLOPS[k] / 3600 for k in PLANNED_FOR},
+        chip_hours_by_the_compilers_estimate=estimated or None,
+        to_compile_this_step=(
+            f"albert-jax estimate --model {spec} --topology {_slice_for(config, spec)}"
+        ),
+    )
+
+
+class _Passes(TypedDict, total=False):
+    store: str
+    sequences_a_pass: int
+    passes: float
+    stores: dict[str, StorePasses] | None
+
+
+def _passes(config: PretrainConfig, store: str, sequences: int) -> _Passes:
+    """Return the plan's fields about the store; its `passes` go by tokens, as lengths vary."""
+    source = open_data(dataclasses.replace(config, store=store), None).train
+    tokens_a_pass = len(source) * config.examples.max_seq_length
+    return {
+        "store": store,
+        "sequences_a_pass": len(source),
+        "passes": config.stages.tokens(config.train.steps) / tokens_a_pass,
+        "stores": source.passes(sequences) if isinstance(source, Mixture) else None,
+    }
 
 
 def _slice_for(config: PretrainConfig, spec: str) -> str:

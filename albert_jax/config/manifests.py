@@ -15,7 +15,7 @@ import msgspec
 from albert_jax.config.heads import HeadKind, Long
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
-from albert_jax.utils.json_values import json_crc32c, refuse_newer_format
+from albert_jax.utils.json_values import JsonObject, json_crc32c, refuse_newer_format
 from albert_jax.utils.results import ABSENT_IF_NONE, Result
 from albert_jax.utils.wording import shortened
 
@@ -106,7 +106,7 @@ class ModelManifest(Result):
     format_version: _AtLeast1
     albert_jax: str
     tokenizer: TextSettings
-    provenance: dict[str, Any]
+    provenance: JsonObject
     head: HeadManifest | None = None
     inventory: list[ConvertedTensor] | None = None
     sha256: dict[Literal["albert_config.json", "spiece.model"], str]
@@ -134,13 +134,13 @@ def is_model_directory(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / CONFIG).is_file()
 
 
-def read_model_manifest(folder: Path) -> dict[str, Any]:
-    """Reads a model directory's manifest and verifies its checksum and its configuration's.
+def read_model_manifest(folder: Path) -> ModelManifest:
+    """Read a model directory's manifest and verify its checksum and its configuration's.
 
     Raises UserError for what is damaged, was edited or has a newer format.
     """
     file = folder / MANIFEST
-    document = read_json(file, dict[str, Any], hint=_AGAIN)
+    document = read_json(file, JsonObject, hint=_AGAIN)
     if document.get("crc32c") != json_crc32c(document):
         raise _damaged(folder, f"{MANIFEST} has another checksum than it says")
     refuse_newer_format(document, FORMAT_VERSION, str(folder))
@@ -151,7 +151,7 @@ def read_model_manifest(folder: Path) -> dict[str, Any]:
     found = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
     if found != (written := manifest.sha256[CONFIG]):
         raise _damaged(folder, f"{CONFIG}: SHA-256 {found} where {written} was written")
-    return document
+    return manifest
 
 
 def _damaged(folder: Path, what: str) -> UserError:

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.connection import wait
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
@@ -196,7 +196,21 @@ def _draw_in_worker(batch_index: int) -> Batch:
 # --------------------------------------------------------------------------------------- the report
 
 
-def describe_examples(source: ExampleSource, examples: int = 1000) -> dict[str, Any]:
+class ExampleStatistics(TypedDict):
+    """Lengths and shares of examples as they were drawn; `ngrams` is by words, `replaced_by` by
+    mask, itself and random."""
+
+    examples: int
+    tokens_per_example: float
+    padding_share: float
+    masked_share: float
+    predictions_per_example: float
+    ngrams: dict[str, float] | None
+    replaced_by: dict[str, float]
+    label_1_share: float
+
+
+def describe_examples(source: ExampleSource, examples: int = 1000) -> ExampleStatistics:
     """What the first examples of a source are like: lengths and shares as they came out.
 
     `ngrams` is the share of masked n-grams by words, None where the source does not know them

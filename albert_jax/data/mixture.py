@@ -13,17 +13,28 @@ import glob
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from albert_jax.data.loader import Example, ExampleSource
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.results import Result
 
 BLOCK = 1 << 16  # shares are multiples of 1/65,536
 
 # Streams of random numbers: default_rng((seed, block, stream)); pretraining.py has 0 to 2.
 _ORDER, _SEED = 3, 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StorePasses(Result):
+    """A store's share of a mixture, its examples a pass, and a run's passes over it."""
+
+    share: float
+    sequences_a_pass: int
+    passes: float
 
 
 def split_stores(given: str) -> list[tuple[str, float | None]]:
@@ -147,13 +158,13 @@ class Mixture:
         for source, own in zip(self.sources, sizes, strict=False):  # none of an older checkpoint
             source.remember_epochs(own)
 
-    def passes(self, examples: int) -> dict[str, dict[str, Any]]:
-        """By store: its share, its examples a pass and the passes that so many examples are."""
+    def passes(self, examples: int) -> dict[str, StorePasses]:
+        """Return, by store, how often a run of so many examples goes over it."""
         return {
-            name: {
-                "share": count / BLOCK,
-                "sequences_a_pass": len(source),
-                "passes": examples * count / BLOCK / len(source),
-            }
+            name: StorePasses(
+                share=count / BLOCK,
+                sequences_a_pass=len(source),
+                passes=examples * count / BLOCK / len(source),
+            )
             for name, count, source in zip(self.names, self.counts, self.sources, strict=True)
         }

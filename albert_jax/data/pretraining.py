@@ -9,7 +9,7 @@ import dataclasses
 import glob
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from albert_jax.config.manifests import TextSettings
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import SCHEDULES, ExamplesConfig
@@ -36,7 +37,7 @@ from albert_jax.data.vocabulary import train_tokenizer
 from albert_jax.utils.atomic import appearing_file, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
-from albert_jax.utils.json_values import json_sha256
+from albert_jax.utils.json_values import JsonObject, json_sha256
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
 
@@ -54,8 +55,8 @@ class PretrainingData:
     train_as: Callable[[ExamplesConfig], ExampleSource]  # with other settings than the run's
     heldout: ExampleSource | None
     vocab: Path | None
-    tokenizer: dict[str, Any]  # mode, do_lower_case
-    identity: dict[str, Any]  # what a run that resumes must have in common
+    tokenizer: TextSettings
+    identity: JsonObject  # what a run that resumes must have in common
     baselines: dict[
         str, float
     ]  # of the held-out tokens: unigram_entropy_nats, most_frequent_token_rate
@@ -102,8 +103,11 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
     is_made_here = config.store is None  # of config.text
     remedy = f"delete {folder} to have it made again" if is_made_here else remedy_for(path, folder)
     store, heldout = (TokenStore.open(folder, split=split, remedy=remedy) for split in SPLITS)
-    vocabulary = store.manifest["vocabulary"]
-    settings = {key: vocabulary[key] for key in ("mode", "do_lower_case")}
+    vocabulary = store.record.vocabulary
+    settings: TextSettings = {
+        "mode": vocabulary.mode,
+        "do_lower_case": vocabulary.do_lower_case,
+    }
     tokenizer = Tokenizer.load(config.vocab or store.vocab_path, **settings)
     store.check_vocabulary(tokenizer.sha256)
     _check_vocab_size(config, tokenizer, path)
@@ -201,7 +205,7 @@ def _mixed_baselines(stores: list[TokenStore], counts: tuple[int, ...]) -> dict[
     return baselines_of(unigram_statistics(rates))
 
 
-def baselines_of(totals: dict[str, Any]) -> dict[str, float]:
+def baselines_of(totals: Mapping[str, Any]) -> dict[str, float]:
     """What knowing only token frequencies reaches on a split, by the store's manifest."""
     return {
         name: float(totals[name])
@@ -343,12 +347,12 @@ def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -
         say(f"note: rows {pieces:,} to {rows - 1:,} of the embeddings have no piece")
 
 
-def pretraining_identity(config: PretrainConfig, data: PretrainingData) -> dict[str, Any]:
+def pretraining_identity(config: PretrainConfig, data: PretrainingData) -> JsonObject:
     """What a run must share with the checkpoint it resumes: weights, examples, updates."""
     return {**data.identity, **settings_identity(config)}
 
 
-def settings_identity(config: PretrainConfig) -> dict[str, Any]:
+def settings_identity(config: PretrainConfig) -> JsonObject:
     """The part of `identity_of` that needs no data."""
     settings = to_dict(config)
     keys = ("steps", "batch_size", "accumulate", "seed")

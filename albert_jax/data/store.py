@@ -36,6 +36,7 @@ from albert_jax.data.store_manifest import (
 )
 from albert_jax.data.store_verify import verify_files
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.streams import say
 
 MAX_SHARD_TOKENS = 1 << 28  # 512 MiB of tokens; keeps the offsets well inside uint32
@@ -73,7 +74,7 @@ class TokenStore:
         self.num_documents: int = totals.documents
 
     @functools.cached_property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> JsonObject:
         """The manifest as JSON values; `record` has it with types."""
         return self.record.to_json()
 

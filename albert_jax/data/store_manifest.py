@@ -20,6 +20,7 @@ import numpy as np
 
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import decode_json
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.results import Result
 
 FORMAT_VERSION = 1
@@ -116,11 +117,11 @@ class Settings:
 
     format_version: int
     vocabulary: StoreVocabulary
-    reading: dict[str, Any]
+    reading: JsonObject
     holdout: float
     made_with: dict[str, str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the JSON object that the file holds."""
         return dataclasses.asdict(self)
 
@@ -140,11 +141,11 @@ class StoreManifest(Settings):
         record: SplitRecord = getattr(self.splits, name)
         return record
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Return the part that is `Settings`, as JSON."""
         return {key: value for key, value in self.to_json().items() if key in SETTINGS}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         values = super().to_json()
         if not self.format_revision:  # as version 0.1 wrote it
             del values["format_revision"]
@@ -181,7 +182,7 @@ class PreparedStore(Result):
 # --------------------------------------------------------------------------------------- checksums
 
 
-def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(document: Mapping[str, Any]) -> JsonObject:
     """Return a JSON object with a checksum of its other keys, whatever their order."""
     values = {key: value for key, value in document.items() if key != CHECKSUM}
     return values | {CHECKSUM: _checksum(values)}
@@ -228,7 +229,7 @@ def parse_manifest(data: bytes, name: str, *, remedy: str) -> StoreManifest:
     Raises UserError, with the file's name and the remedy, for what is no manifest, is of another
     format version, does not have the checksum that it carries, or contradicts itself.
     """
-    document = decode_json(data, dict[str, Any], name=name, hint=remedy)
+    document = decode_json(data, JsonObject, name=name, hint=remedy)
     version = document.get("format_version")
     if isinstance(version, int) and version != FORMAT_VERSION:
         raise UserError(

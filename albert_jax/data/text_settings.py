@@ -47,7 +47,7 @@ def text_settings(folder: Path, vocabulary: Path, *, whole: bool = True) -> Text
     """
     found: TextSettings | None = None
     if is_model_directory(folder):
-        found = read_model_manifest(folder)["tokenizer"]
+        found = read_model_manifest(folder).tokenizer
     elif (folder / MANIFEST).is_file():
         hint = "prepare the text again"
         found = read_json(folder / MANIFEST, _Vocabulary, hint=hint).get("vocabulary")

@@ -132,7 +132,7 @@ class Tokenizer:
     @classmethod
     @checked
     def load(
-        cls, path: str | Path, *, mode: Mode | None = None, do_lower_case: bool | None = None
+        cls, path: str | Path, *, mode: str | None = None, do_lower_case: bool | None = None
     ) -> Tokenizer:
         """Reads a SentencePiece model, or a folder's spiece.model or 30k-clean.model.
 
@@ -148,7 +148,7 @@ class Tokenizer:
         path = _model_file(given)
         if (mode is None or do_lower_case is None) and path.name in _FILE_NAMES:
             beside = text_settings(path.parent, path, whole=path != given)
-            mode = cast("Mode", beside["mode"]) if mode is None else mode
+            mode = beside["mode"] if mode is None else mode
             do_lower_case = beside["do_lower_case"] if do_lower_case is None else do_lower_case
         mode, do_lower_case = mode or "google", do_lower_case is not False
         if mode not in _UNITS:  # in the file of a later version, say
@@ -163,7 +163,8 @@ class Tokenizer:
             raise UserError(
                 f"{path} is no SentencePiece model; give ALBERT's spiece.model or 30k-clean.model"
             ) from None
-        return cls(processor, path, hashlib.sha256(model).hexdigest(), mode, do_lower_case)
+        known = cast("Mode", mode)
+        return cls(processor, path, hashlib.sha256(model).hexdigest(), known, do_lower_case)
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
+from albert_jax.checkpoint.model_dir import ModelDirectory, ModelTokenizer, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
 from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype
@@ -85,8 +85,7 @@ def load(
     model = load_model(require_model_directory(directory, "directory"), as_float32=True)
     tokenizer = None
     if model.tokenizer["path"] is not None:
-        settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
-        tokenizer = Tokenizer.load(model.tokenizer["path"], **settings)
+        tokenizer = Tokenizer.load(model.tokenizer["path"], **model.text_settings)
     config = model.config if depth is None else _with_depth(model.config, depth)
     return Albert(
         config, model.params, tokenizer, compute=compute, head=model.head, source=str(directory)
@@ -508,7 +507,9 @@ class Albert:
                 "albert_jax.finetune"
             )
         manifest = {"head": self.head}
-        model = ModelDirectory(dict(self.params), self.config, {}, manifest)
+        # The tokenizer is given beside it.
+        nothing: ModelTokenizer = {"path": None, "mode": "google", "do_lower_case": True}
+        model = ModelDirectory(dict(self.params), self.config, nothing, manifest)
         return fine_tuned_of(
             name, model, tokenizer=self.tokenizer, compute=self._asked_compute, **settings
         )

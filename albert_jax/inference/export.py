@@ -41,6 +41,7 @@ from albert_jax.models.heads import AlbertForTask
 from albert_jax.utils.arguments import checked, path_of, whole_number
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
@@ -110,12 +111,12 @@ def _functions(albert: Albert, top_k: int) -> dict[str, Program]:
     ids = dict.fromkeys(INPUTS[:3], "B, S")
     constraints = [f"S <= {albert.config.max_position_embeddings}"]
 
-    def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
+    def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
         sequence_BSH, pooled_BH = functions.encode(model, nest(params), *inputs, layer=blocks)
         output = {"sequence": sequence_BSH, "pooled": pooled_BH}
         return {name: x for name, x in output.items() if x is not None}
 
-    def fill_mask(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
+    def fill_mask(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
         scores, tokens = functions.fill_mask(
             model, nest(params), *inputs, top_k=top_k, pieces=albert.pieces
         )
@@ -232,7 +233,7 @@ def _assert_close(found: Any, wanted: np.ndarray, compute: ComputeConfig) -> Non
     assert worst <= TOLERANCE[compute.dtype], f"the exported program is {worst:.1e} off"
 
 
-def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) -> dict[str, Any]:
+def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) -> JsonObject:
     described, tokenizer, head = {}, albert.vocabulary, albert.head
     for name, program in programs.items():
         (_, *inputs), _ = jax.tree.unflatten(program.in_tree, program.in_avals)

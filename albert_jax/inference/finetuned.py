@@ -313,8 +313,7 @@ def tokenizer_of(directory: str | Path, model: ModelDirectory) -> Tokenizer:
         raise UserError(
             f"{directory} has no vocabulary; convert the model with --vocab spiece.model"
         )
-    settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
-    return Tokenizer.load(model.tokenizer["path"], **settings)
+    return Tokenizer.load(model.tokenizer["path"], **model.text_settings)
 
 
 def _outputs_of(model: ModelDirectory) -> int:

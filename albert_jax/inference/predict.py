@@ -341,11 +341,19 @@ def _by_label(labels: Sequence[str], shares: np.ndarray) -> dict[str, float]:
     return {name: round(float(x), 6) for name, x in zip(names, shares, strict=False)}
 
 
-def _place(predictions: SpanPredictions, name: str) -> dict[str, Any]:
+class _Place(TypedDict, total=False):
+    """The fields that a `SpanAnswer` adds."""
+
+    start: int | None
+    probability: float | None
+    null_odds: float
+
+
+def _place(predictions: SpanPredictions, name: str) -> _Place:
     """Where the answer stands in the context and how likely it is; and the odds of there being
     none, where the head knows them."""
     probability = predictions.probabilities[name]
-    found: dict[str, Any] = {
+    found: _Place = {
         "start": predictions.starts[name] if predictions[name] else None,
         "probability": None if probability is None else round(probability, 6),
     }

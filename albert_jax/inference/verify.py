@@ -147,14 +147,11 @@ def _finite(model: ModelDirectory) -> Check:
 
 
 def _vocabulary(model: ModelDirectory) -> tuple[Check, Tokenizer | None]:
-    settings = dict(model.tokenizer)
-    path = settings.pop("path")
+    path = model.tokenizer["path"]
     if path is None:
         return Check("vocabulary", "SKIP", "none: the model takes ids and no text"), None
     try:
-        tokenizer = Tokenizer.load(
-            path, mode=settings["mode"], do_lower_case=settings["do_lower_case"]
-        )
+        tokenizer = Tokenizer.load(path, **model.text_settings)
     except UserError as error:
         return Check("vocabulary", "FAIL", str(error)), None
     pieces, rows = f"{tokenizer.vocab_size:,} pieces", model.config.vocab_size

@@ -79,7 +79,7 @@ def check_answers(
     return (name if checks[0].verdict == "PASS" else None), checks
 
 
-def _architecture(config: AlbertConfig) -> dict[str, Any]:
+def _architecture(config: AlbertConfig) -> dict[str, object]:
     """The sizes, of which transformers' files of all released models say the same."""
     names = (f.name for f in dataclasses.fields(config))
     return {n: getattr(config, n) for n in names if n.endswith(_SIZES)}

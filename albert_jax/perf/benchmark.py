@@ -10,7 +10,7 @@ import dataclasses
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -341,7 +341,7 @@ def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> 
         jax.block_until_ready((metrics, run.live))
 
 
-def _loss(metrics: dict[str, Any]) -> float:
+def _loss(metrics: Mapping[str, Any]) -> float:
     """The loss that training minimises, in evaluation the masked-LM's."""
     names = ("loss", "masked_lm_loss", "task_loss")
     return float(next(metrics[name] for name in names if name in metrics))

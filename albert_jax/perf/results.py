@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.results import Result
 
 
@@ -69,6 +70,12 @@ class BenchmarkResult(StepSetting):
     peak_bytes: int
     peak_bytes_of: str
 
+    def shown(self) -> Mapping[str, Any]:
+        """Return what was asked, where it ran, times, rates and memory."""
+        asked = ("model", "phase", "batch_size", "sequence", "dtype", "device", "devices")
+        rates = ("step_ms", "ms_per_sequence", "sequences_per_second", "mfu", "peak_bytes")
+        return {name: self[name] for name in (*asked, "compile_seconds", *rates)}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepBenchmark(BenchmarkResult):
@@ -97,7 +104,7 @@ class SweepPoint(Result):
     measured: BenchmarkResult | None = None
     error: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         found = self.change | (self.measured.to_json() if self.measured else {})
         return found | ({"error": self.error} if self.error is not None else {})
 

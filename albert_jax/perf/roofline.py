@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -92,9 +92,18 @@ def bound(rates: dict[str, float], flops_per_byte: float) -> float:
     return min(rates["flop_per_second"], flops_per_byte * rates["cache_bytes_per_second"])
 
 
+class RooflinePoint(TypedDict):
+    """A step in a roofline: model FLOPs for each byte that kernels read and write, FLOP/s."""
+
+    name: str
+    phase: str
+    flops_per_byte: float
+    flop_per_second: float
+
+
 def roofline_figure(
     title: str,
-    points: Sequence[dict[str, Any]],
+    points: Sequence[RooflinePoint],
     rates: dict[str, float],
     *,
     peak: float | None = None,
@@ -105,7 +114,7 @@ def roofline_figure(
 
     Args:
         title: which device, and what it computes in.
-        points: a step each, {"name", "phase", "flops_per_byte", "flop_per_second"}.
+        points: the steps.
         rates: `device_rates` of the device that ran them.
         peak: the FLOP/s of its data sheet, where that is known.
     """
@@ -128,7 +137,7 @@ def roofline_figure(
     return figure
 
 
-def _draw_steps(axis: Any, points: Sequence[dict[str, Any]], flops: float) -> None:
+def _draw_steps(axis: Any, points: Sequence[RooflinePoint], flops: float) -> None:
     """Draw a marker for each step, in units of so many FLOP/s: filled where it trains."""
     names = list(dict.fromkeys(point["name"] for point in points))
     for point in points:

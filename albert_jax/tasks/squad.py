@@ -26,6 +26,7 @@ from albert_jax.tasks.squad_reader import (
 from albert_jax.tasks.squad_spans import (
     GIVEN_UP,
     Passage,
+    RankedAnswer,
     Window,
     best_answers,
     candidates_v1,
@@ -41,7 +42,7 @@ from albert_jax.utils.errors import UserError
 class SpanPredictions(dict[str, str]):
     """Answers' texts by question, "" for none; and what the official files and scores want more."""
 
-    nbest: dict[str, list[dict[str, Any]]]
+    nbest: dict[str, list[RankedAnswer]]
     """By question, the likeliest texts, best first: text, probability, start_log_prob,
     end_log_prob."""
     best: dict[str, str]
@@ -55,7 +56,7 @@ class SpanPredictions(dict[str, str]):
 
     def __init__(
         self,
-        nbest: dict[str, list[dict[str, Any]]],
+        nbest: dict[str, list[RankedAnswer]],
         null_odds: dict[str, float] | None,
         starts: dict[str, int | None],
         threshold: float,
@@ -171,7 +172,9 @@ class SquadTask(Task):
         for window in windows(len(passage.ids), room, self.doc_stride):
             part = slice(window.start, window.start + window.length)
             first = len(query) + 2
-            targets = {} if example.label is None else _targets(window, first, answer)
+            targets: dict[str, Any] = {}
+            if example.label is not None:
+                targets |= _targets(window, first, answer)
             if self.head == "span_v2":
                 targets["p_mask"] = [0, *[1] * (first - 1), *[0] * window.length, 1]
             else:
@@ -207,10 +210,10 @@ class SquadTask(Task):
 
     def _best_answers(
         self, example: RawExample, features: Sequence[Features], outputs: Outputs
-    ) -> tuple[list[dict[str, Any]], int | None]:
+    ) -> tuple[list[RankedAnswer], int | None]:
         candidates = candidates_v2 if self.head == "span_v2" else candidates_v1
 
-        def among(likeliest: int) -> tuple[list[dict[str, Any]], int | None]:
+        def among(likeliest: int) -> tuple[list[RankedAnswer], int | None]:
             spans = [
                 candidates(feature, output, likeliest, self.max_answer_length)
                 for feature, output in zip(features, outputs, strict=True)
@@ -223,7 +226,7 @@ class SquadTask(Task):
             # The likeliest starts and ends are all in the question, as may be with a context of a
             # few pieces: the original then says "empty", a word that is not in the context.
             if not self.searches_on:
-                return [dict(GIVEN_UP)], None
+                return [GIVEN_UP.copy()], None
             found = among(max(len(output["start_logits"]) for output in outputs))
         return found
 
@@ -253,7 +256,7 @@ class SquadTask(Task):
     ) -> list[Path]:
         """Writes predictions.json, which the official scripts take, into the folder `path`, and the
         original's nbest_predictions.json and, for squad2, null_odds.json (--na-prob-file)."""
-        contents: dict[str, Any] = {"predictions": {e.id: predictions[e.id] for e in examples}}
+        contents: dict[str, object] = {"predictions": {e.id: predictions[e.id] for e in examples}}
         if isinstance(predictions, SpanPredictions):
             contents["nbest_predictions"] = predictions.nbest
             if predictions.null_odds is not None:
@@ -264,7 +267,7 @@ class SquadTask(Task):
         ]
 
 
-def _targets(window: Window, first: int, answer: tuple[int, int] | None) -> dict[str, Any]:
+def _targets(window: Window, first: int, answer: tuple[int, int] | None) -> dict[str, int]:
     """Where the answer is in the model's input; not at all if a part of it is outside."""
     end = window.start + window.length - 1
     if answer is None or answer[0] < window.start or answer[1] > end:

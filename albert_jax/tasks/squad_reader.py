@@ -97,7 +97,7 @@ def _row_answers(row: Mapping[str, Any], place: str) -> list[Any]:
     return [{"text": x, "answer_start": n} for x, n in zip(texts, starts, strict=True)]
 
 
-def _tfds_answers(answers: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _tfds_answers(answers: Mapping[str, Any]) -> list[dict[str, str | int]]:
     return [
         {"text": t.decode() if isinstance(t, bytes) else t, "answer_start": int(start)}
         for t, start in zip(answers["text"], answers["answer_start"], strict=True)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -125,8 +125,17 @@ def _allowed(feature: Features, spans: Candidates, max_length: int) -> Candidate
     return starts[allowed], ends[allowed], spans[2][allowed], spans[3][allowed]
 
 
-def span_answer(text: str, start_score: float, end_score: float) -> dict[str, Any]:
-    """An entry of nbest_predictions.json."""
+class RankedAnswer(TypedDict):
+    """An entry of nbest_predictions.json: a text, its share among the question's, its scores."""
+
+    text: str
+    probability: float
+    start_log_prob: float
+    end_log_prob: float
+
+
+def span_answer(text: str, start_score: float, end_score: float) -> RankedAnswer:
+    """Return a text by itself, with probability 1."""
     return {
         "text": text,
         "probability": 1.0,
@@ -144,13 +153,13 @@ GIVEN_UP = span_answer("empty", 0.0, 0.0)
 
 def best_answers(
     context: str, features: Sequence[Features], candidates: Sequence[Candidates], n_best: int
-) -> tuple[list[dict[str, Any]], int | None]:
+) -> tuple[list[RankedAnswer], int | None]:
     """The likeliest texts of a question's windows, best first, in the form of the original's
     nbest_predictions.json; and the character of the context where the first that is not empty
     begins, None where none is. squad_utils.py:951-1027."""
     starts, ends, start_scores, end_scores = (np.concatenate(x) for x in zip(*candidates))  # noqa: B905
     window = np.repeat(np.arange(len(candidates)), [len(c[0]) for c in candidates])
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, RankedAnswer] = {}
     place = None
     for i in np.argsort(-(start_scores + end_scores), kind="stable"):
         if len(found) == n_best:
@@ -162,7 +171,7 @@ def best_answers(
             place = int(extra["starts"][starts[i]]) + len(span) - len(span.lstrip())
         if text not in found:
             found[text] = span_answer(text, float(start_scores[i]), float(end_scores[i]))
-    answers = list(found.values()) or [dict(NO_ANSWER)]
+    answers = list(found.values()) or [NO_ANSWER.copy()]
     totals = [answer["start_log_prob"] + answer["end_log_prob"] for answer in answers]
     weights = [math.exp(total - max(totals)) for total in totals]
     for answer, weight in zip(answers, weights, strict=True):

@@ -20,6 +20,7 @@ from albert_jax.data.hub import open_hub_split
 from albert_jax.data.tfds import open_split
 from albert_jax.tasks.values import Hint, json_shown, no_hint, quoted, require_keys
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import Line, LineOrError, file_lines, kind_of
 
@@ -257,7 +258,7 @@ def _row_value(line: str, place: str) -> Any:
     raise UserError(f"{place} is not JSON: {told}; JSONL has one object a line")
 
 
-def json_object(text: str, place: str, needed: Sequence[str] = ()) -> dict[str, Any]:
+def json_object(text: str, place: str, needed: Sequence[str] = ()) -> JsonObject:
     """Return the JSON object that a file holds, with the keys `needed`; UserError for anything
     else."""
     found = _object(parse_json(text, place), place, needed)
@@ -265,7 +266,7 @@ def json_object(text: str, place: str, needed: Sequence[str] = ()) -> dict[str, 
     return found
 
 
-def _object(value: Any, place: str, needed: Sequence[str]) -> dict[str, Any]:
+def _object(value: Any, place: str, needed: Sequence[str]) -> JsonObject:
     if not isinstance(value, dict):
         keys = f" with {quoted(needed)}" if needed else ""
         raise UserError(f"{place} is not a JSON object{keys}: found {json_shown(value)}")
@@ -281,7 +282,7 @@ def parse_json(text: str, place: str) -> Any:
 
 
 def _loads(text: str, place: str) -> Any:
-    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def distinct(pairs: list[tuple[str, Any]]) -> JsonObject:
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]

@@ -218,7 +218,7 @@ class Progress:
         for step in finished:
             self._watchdog.beat(f"step {step.number}")
             loss = float(step.metrics["loss"])
-            skipped = step.metrics["skipped"] > 0
+            skipped = bool(step.metrics["skipped"] > 0)
             if offence := self._losses.observe(step.batch, loss, skipped=skipped):
                 return offence
             self.meter.stepped(step)

@@ -16,7 +16,7 @@ from albert_jax.training.curves import curves_figure
 from albert_jax.training.trackers import End, Tracker
 from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import TryAgain
-from albert_jax.utils.json_values import finite
+from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.plots import save_picture, styled
 
 LINE_SECONDS = 30.0  # between lines of what goes on where there is no bar
@@ -149,7 +149,7 @@ class MetricsLog:
                 name = type(tracker).__name__
                 self.say(f"{name} failed and gets no more figures of this run: {told}")
 
-    def _record(self, entry: dict[str, Any]) -> None:
+    def _record(self, entry: Mapping[str, Any]) -> None:
         if self._jsonl is not None:
             # One write call a line: a killed run leaves at most one line cut short, which readers
             # skip.
@@ -167,12 +167,12 @@ def _as_line(entry: Mapping[str, Any]) -> str:
     return json.dumps(finite(entry)) + "\n"
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+def read_metrics(path: str | Path) -> list[JsonObject]:
     """Returns the entries of a `metrics.jsonl`; lines that are none are passed over."""
     return _entries(Path(path))[0]
 
 
-def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:
+def _entries(path: Path) -> tuple[list[JsonObject], int]:
     """The entries, and how many lines are damaged, but for a last one that a kill cut short."""
     try:
         lines = path.read_bytes().split(b"\n")
@@ -182,7 +182,7 @@ def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:
     return entries, len(lines) - len(entries) - (_entry(lines[-1]) is None)
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def _entry(line: bytes) -> JsonObject | None:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):

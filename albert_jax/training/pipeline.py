@@ -12,6 +12,7 @@ import jax
 
 from albert_jax.data.loader import Batch
 from albert_jax.distributed.placement import Placement
+from albert_jax.training.losses import Metrics
 from albert_jax.training.position import Position
 from albert_jax.training.step import TrainState
 
@@ -24,7 +25,7 @@ class StepResult(NamedTuple):
 
     number: int  # the updates that are made with it
     batch: int  # the number of its batch
-    metrics: dict[str, Any]
+    metrics: Metrics
     tokens: int  # in its batch, of every process
     waited: float  # seconds that it waited for its batch
 

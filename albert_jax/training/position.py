@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from albert_jax.utils.json_values import JsonObject
+
 _NOT_SUMMED = ("skipped", "trust_ratio")
 
 
@@ -45,7 +47,7 @@ class Position:
     tally: Tally = Tally()
     """Metrics of the last steps that are not in the log yet."""
 
-    def to_meta(self) -> dict[str, Any]:
+    def to_meta(self) -> JsonObject:
         """Return the position as JSON."""
         return {
             "step": self.step,

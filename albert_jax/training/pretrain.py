@@ -19,7 +19,7 @@ import jax
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.manifests import VOCABULARY, is_model_directory
+from albert_jax.config.manifests import VOCABULARY, TextSettings, is_model_directory
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import Destination
@@ -250,7 +250,7 @@ def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
 
 def _kept_vocabulary(
     config: PretrainConfig, workdir: Path, meta: Mapping[str, Any]
-) -> tuple[Path | None, dict[str, Any]]:
+) -> tuple[Path | None, TextSettings]:
     """The run's vocabulary and how text is cleaned for it."""
     kept = workdir / VOCABULARY
     if not kept.is_file() or "tokenizer" not in meta:  # 0.1.0 kept none

@@ -14,6 +14,9 @@ import google_crc32c
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import shortened
 
+JsonObject = dict[str, Any]
+"""A JSON object as `json.loads` returns it: its values are JSON values of any kind."""
+
 
 def json_sha256(value: Any) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys; part of a run's identity."""
@@ -52,9 +55,9 @@ def unlike_values(
     ]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> JsonObject:
     """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
+    flat: JsonObject = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, f"{prefix}{key}.")

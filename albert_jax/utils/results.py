@@ -22,6 +22,7 @@ from typing import (
 import msgspec
 
 from albert_jax.utils import tables
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.wording import shortened
 
 Self = TypeVar("Self", bound="Result")
@@ -38,10 +39,10 @@ ABSENT_IF_NONE = {"absent_if_none": True}
 class Result(dict[str, Any]):
     """Base of results: `result.step_ms` is a typed field, `result["step_ms"]` a JSON value.
 
-    A subclass is a dataclass with `frozen=True, kw_only=True, eq=False`; its fields are JSON values
-    or other results. As a dict, a result is what `to_json` returns, so that `json.dumps`, `|`, `in`
-    and `==` do what they do with it; it cannot be changed. Printed, and in a notebook, it is a
-    table.
+    A subclass is a dataclass with `frozen=True, kw_only=True, eq=False`; its fields are JSON
+    values, other results, or dataclasses of JSON values. As a dict, a result is what `to_json`
+    returns, so that `json.dumps`, `|`, `in` and `==` do what they do with it; it cannot be changed.
+    Printed, and in a notebook, it is a table.
     """
 
     def __init_subclass__(cls) -> None:
@@ -51,7 +52,7 @@ class Result(dict[str, Any]):
     def __post_init__(self) -> None:
         super().update(self.to_json())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the fields as a JSON object, results in them as JSON objects."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # its subclasses are
         values = ((field, getattr(self, field.name)) for field in fields)
@@ -165,11 +166,13 @@ def _as_results(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a JSON value without results and tuples in it."""
+    """Return a JSON value without results, other dataclasses and tuples in it."""
     if isinstance(value, Result):
         return value.to_json()
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     return value

@@ -8,17 +8,28 @@ import tracemalloc
 from pathlib import Path
 
 import jax
+import msgspec
 import numpy as np
 import pytest
 
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
+from albert_jax.cli.descriptions import (
+    ConfigurationDescription,
+    ModelDescription,
+    PretrainDescription,
+    RecipeDescription,
+    StoreDescription,
+)
 from albert_jax.cli.info import describe_path, description_table
+from albert_jax.cli.recipe_plan import with_plan
+from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import AlbertConfig
 from albert_jax.inference.verify import verify
 from albert_jax.models import flops
 from albert_jax.utils.errors import UserError
 from tests.helpers.models import noisy_params, worded_albert
+from tests.helpers.paths import REPOSITORY
 
 HEAD = {
     "kind": "classification",
@@ -137,3 +148,60 @@ def test_many_layers_cost_neither_time_nor_memory(layers: int, tmp_path: Path) -
 def describe_of(config: AlbertConfig, folder: Path):
     config.to_json(folder / "other.json")
     return describe_path(folder / "other.json")
+
+
+SIZES = {"parameters", "parameters_of", "bytes_float32", "forward_flops_at_length_512", "config"}
+RECIPE = {"kind", "path", "settings"}
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "keys"),
+    [
+        (
+            "tests/data/model_0.1",
+            ModelDescription,
+            {"kind", "path", "verified", "head", "tokenizer", "provenance"} | SIZES,
+        ),
+        (
+            "tests/data/store_0.1",
+            StoreDescription,
+            {"kind", "path", "verified", "splits", "format_version", "vocabulary", "reading"}
+            | {"holdout", "made_with", "counts"},
+        ),
+        (
+            "albert_jax/packaged/mini/albert_config.json",
+            ConfigurationDescription,
+            {"kind", "path"} | SIZES,
+        ),
+        ("configs/glue.py:task=cola", RecipeDescription, RECIPE | {"type"}),
+        (
+            "configs/pretrain.py:model=base-v1",
+            PretrainDescription,
+            RECIPE | SIZES | {"flops_per_sequence", "flops_per_step", "flops_in_all", "plan"},
+        ),
+    ],
+)
+def test_a_description_has_types_and_comes_back_from_its_json(given, kind, keys) -> None:
+    described = with_plan(describe_path(REPOSITORY / given))
+    assert isinstance(described, kind)
+    lengths = {key for key in described if key.startswith("forward_flops_at_length_")}
+    assert described.keys() - lengths == keys - {"forward_flops_at_length_512"}
+    assert bool(lengths) == ("forward_flops_at_length_512" in keys)
+    document = json.loads(json.dumps(described))
+    found = kind.from_json(document | {"of a later version": 1})
+    assert found == described == document
+    assert vars(found) == vars(described)
+    with pytest.raises(msgspec.ValidationError):
+        kind.from_json({"kind": described.kind, "path": described.path, "config": 5})
+
+
+def test_a_descriptions_fields_are_typed(tmp_path: Path) -> None:
+    model = describe_path(export(tmp_path / "model", noisy_params(worded_albert()), HEAD))
+    assert isinstance(model, ModelDescription)
+    assert model.config == worded_albert()
+    assert isinstance(model.head, HeadManifest)
+    length = model.config.max_position_embeddings
+    assert model.forward_flops == model[f"forward_flops_at_length_{length}"]
+    store = describe_path(REPOSITORY / "tests" / "data" / "store_0.1")
+    assert isinstance(store, StoreDescription)
+    assert (store.splits["train"].shards, store.vocabulary.size) == (1, 38)

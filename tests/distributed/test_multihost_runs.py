@@ -9,6 +9,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from albert_jax.checkpoint.manager import lock_workdir
 from albert_jax.cli.main import main
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import export, pretrain
-from tests.helpers.multihost_runs import Fleet, config_of, count_lines, write_recipe
+from tests.helpers.multihost_runs import Fleet, config_of, count_lines, free_port, write_recipe
 from tests.helpers.network_hosts import Hosts, why_no_hosts
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.pretraining_runs import make_store
 
 pytestmark = pytest.mark.timeout(1500)  # a busy machine is slow, not wrong
@@ -381,3 +384,53 @@ def test_processes_that_do_not_find_each_other_say_so_in_bounded_time(store, tmp
 def test_flags_that_make_no_sense_are_refused(store, tmp_path, capsys, arguments, told):
     assert main(["pretrain", str(recipe_in(tmp_path, store, "run")), *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+CALLBACK = """
+import sys, albert_jax
+from pathlib import Path
+from tests.helpers.multihost_runs import config_of
+
+store, workdir, port, process, error = sys.argv[1:]
+
+def on_step(step, metrics):
+    print("heard", step)
+    if step == 4:
+        raise albert_jax.StopTraining if error == "stop" else ZeroDivisionError("as was asked")
+
+config = config_of(Path(store), Path(workdir), steps=12, log_every=2, save_every=100)
+launch = albert_jax.Launch(f"127.0.0.1:{port}", 2, int(process))
+try:
+    found = albert_jax.pretrain(config, launch=launch, on_step=on_step)
+    print("result", found.step, sorted(found.held_out))
+except (ZeroDivisionError, albert_jax.UserError) as raised:
+    print("raised", type(raised).__name__, raised)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["stop", "fail"])
+def test_a_callback_of_process_0_ends_the_run_of_all(store, tmp_path, error):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    arguments = [str(store), str(tmp_path / "run"), str(free_port())]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", CALLBACK, *arguments, str(process), error],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in (0, 1)
+    ]
+    printed = [process.communicate(timeout=1200)[0].splitlines() for process in started]
+    said = [[line for line in lines if not line.startswith("[Gloo]")] for lines in printed]
+    assert said[0][:3] == ["heard 1", "heard 2", "heard 4"]
+    if error == "stop":
+        assert said[0][3:] == said[1] != []
+        assert said[1][0].startswith("result 4 [")
+    else:
+        assert said[0][3:] == ["raised ZeroDivisionError as was asked"]
+        told = "a callback of process 0 failed: ZeroDivisionError: as was asked"
+        assert said[1] == [f"raised UserError {told}"]
+    assert newest(tmp_path / "run")["step"] == 4

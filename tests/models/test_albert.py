@@ -3,7 +3,7 @@
 another way."""
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -153,14 +153,32 @@ def test_scan_equals_a_python_loop_over_one_layer():
     def scanned(params):
         return apply(config, params, batch).encoder.sequence_BSH
 
-    expected = jax.jit(looped)(params)
-    np.testing.assert_allclose(jax.jit(scanned)(params), expected, atol=1e-5)
-    cotangent = np.random.default_rng(1).standard_normal(expected.shape).astype(np.float32)
-    by_scan, by_loop = (
-        jax.jit(jax.grad(lambda p, f=f: (f(p) * cotangent).sum()))(params)
-        for f in (scanned, looped)
+    shape = (*batch["input_ids"].shape, config.hidden_size)
+    cotangent = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+    def along(function, params):
+        found = function(params)
+        return (found * cotangent).sum(), found
+
+    (by_scan, states), (by_loop, expected) = (
+        jax.jit(jax.grad(partial(along, f), has_aux=True))(params) for f in (scanned, looped)
     )
+    np.testing.assert_allclose(states, expected, atol=1e-5)
     assert_trees_close(by_scan, by_loop, atol=2e-4, rtol=1e-4)
+
+
+@cache
+def grads_with_dropout(compute):
+    """The loss and its gradient for four layers, computed in one way."""
+    config = tiny_albert(
+        num_hidden_layers=4, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2
+    )
+    params, batch = noisy_params(config), random_batch(config)
+    objective = pretraining_objective(AlbertForPretraining(config, compute))
+    normalizers = objective.normalizers(batch)
+    key = jax.random.key(3)
+    loss = jax.value_and_grad(lambda p: objective.loss(p, batch, normalizers, key)[0])
+    return jax.jit(loss)(params)
 
 
 @pytest.mark.parametrize(
@@ -169,20 +187,10 @@ def test_scan_equals_a_python_loop_over_one_layer():
     ids=["remat-full", "remat-dots", "unroll"],
 )
 def test_remat_and_unroll_change_nothing_but_speed(compute):
-    config = tiny_albert(
-        num_hidden_layers=4, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2
-    )
-    params, batch = noisy_params(config), random_batch(config)
-
-    def grads(compute):
-        objective = pretraining_objective(AlbertForPretraining(config, compute))
-        normalizers = objective.normalizers(batch)
-        key = jax.random.key(3)
-        loss = jax.value_and_grad(lambda p: objective.loss(p, batch, normalizers, key)[0])
-        return jax.jit(loss)(params)
-
     # Dropout is on: the masks must be the same ones too. Only the order of additions may differ.
-    assert_trees_close(grads(compute), grads(ComputeConfig()), atol=2e-6, rtol=2e-5)
+    assert_trees_close(
+        grads_with_dropout(compute), grads_with_dropout(ComputeConfig()), atol=2e-6, rtol=2e-5
+    )
 
 
 def test_dropout_differs_between_the_layers_of_one_scan():
@@ -361,9 +369,14 @@ def outputs_and_gradients(config, params, batch, *, fused, key=None):
     objective = pretraining_objective(model)
     normalizers = objective.normalizers(batch)
     names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
-    states = jax.jit(model.apply)({"params": params}, *(batch[name] for name in names))
-    loss = jax.value_and_grad(lambda p: objective.loss(p, batch, normalizers, key)[0])
-    return states, jax.jit(loss)(params)
+
+    @jax.jit  # one program
+    def both(params):
+        states = model.apply({"params": params}, *(batch[name] for name in names))
+        loss = jax.value_and_grad(lambda p: objective.loss(p, batch, normalizers, key)[0])
+        return states, loss(params)
+
+    return both(params)
 
 
 @pytest.mark.parametrize("key", [None, 7], ids=["evaluation", "dropout"])

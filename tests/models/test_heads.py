@@ -266,7 +266,8 @@ def _log_softmax(x):
 def test_span_v2_given_the_start_equals_numpy():
     head, params, sequence_BSH, p_mask_BS = random_span_v2()
     starts_B = np.array([0, 4, 8])
-    found = head.apply({"params": params}, sequence_BSH, p_mask_BS, starts_B, deterministic=True)
+    apply = jax.jit(partial(head.apply, deterministic=True))
+    found = apply({"params": params}, sequence_BSH, p_mask_BS, starts_B)
     for b, start in enumerate(starts_B):
         wanted = original_span_v2(params, sequence_BSH[b], p_mask_BS[b], start)
         for x, y in zip((found.start_BS, found.end_BS, found.unanswerable_B), wanted, strict=True):
@@ -275,7 +276,8 @@ def test_span_v2_given_the_start_equals_numpy():
 
 def test_span_v2_beam_is_the_best_starts_and_for_each_the_best_ends():
     head, params, sequence_BSH, p_mask_BS = random_span_v2(seed=1)
-    beam = head.apply({"params": params}, sequence_BSH, p_mask_BS, deterministic=True)
+    apply = jax.jit(partial(head.apply, deterministic=True))
+    beam = apply({"params": params}, sequence_BSH, p_mask_BS)
     for b, sequence_SH in enumerate(sequence_BSH):
         start_S, _, unanswerable = original_span_v2(params, sequence_SH, p_mask_BS[b], 0)
         starts = np.argsort(-start_S, kind="stable")[:BEAM]
@@ -319,7 +321,7 @@ def small_batch(kind, rows=4, length=12, labels=3, seed=0):
 @pytest.mark.parametrize("kind", HEADS)
 def test_parameters_are_the_agreed_ones_and_the_pooler_only_where_it_is_used(kind):
     model = AlbertForTask(SMALL, kind=kind, labels=3)
-    params = init_params(model, jax.random.key(0))
+    params = jax.eval_shape(partial(init_params, model), jax.random.key(0))
     assert set(params) == {"embeddings", "encoder", "head", *["pooler"] * HEADS[kind].pooled}
     shapes = {name: x.shape for name, x in named_leaves(params["head"]).items()}
     h = SMALL.hidden_size
@@ -404,9 +406,8 @@ def test_heads_drop_out_as_the_originals(kind):
         zeros["output_weights"] = np.eye(size, dtype=np.float32)
     else:
         zeros["output_weights"][:] = 1 / size
-    output = head.apply(
-        {"params": zeros}, hidden, deterministic=False, rngs={"dropout": jax.random.key(2)}
-    )
+    apply = jax.jit(partial(head.apply, deterministic=False))
+    output = apply({"params": zeros}, hidden, rngs={"dropout": jax.random.key(2)})
     if kind == "span_v1":
         np.testing.assert_allclose(output.start_BS, 1, rtol=1e-6)
         return
@@ -424,9 +425,10 @@ def test_bfloat16_returns_float32_near_float32s():
     params = jax.tree.map(lambda x: 0.1 * x, params)
     half = head.clone(compute=ComputeConfig(dtype="bfloat16"))
     inputs = (sequence_BSH, p_mask_BS, np.array([0, 4, 8]))
-    full = head.apply({"params": params}, *inputs, deterministic=True)
-    short = half.apply(
-        {"params": params}, inputs[0].astype(jnp.bfloat16), *inputs[1:], deterministic=True
+    full = jax.jit(partial(head.apply, deterministic=True))({"params": params}, *inputs)
+    narrow = inputs[0].astype(jnp.bfloat16)
+    short = jax.jit(partial(half.apply, deterministic=True))(
+        {"params": params}, narrow, *inputs[1:]
     )
     for x, y in zip(jax.tree.leaves(short), jax.tree.leaves(full), strict=True):
         assert x.dtype == jnp.float32

@@ -2,6 +2,7 @@
 """The best step of a fine-tuning run: chosen by any metric or by the dev loss, and not waited for
 without end."""
 
+import csv
 import dataclasses
 import json
 import random
@@ -13,14 +14,15 @@ import pytest
 
 from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
-from albert_jax.config.sections import TrainConfig
+from albert_jax.config.sections import OptimizerConfig, TrainConfig
 from albert_jax.inference.finetuned import load_fine_tuned
+from albert_jax.inference.predict import predict
 from albert_jax.tasks.split_features import features_of
 from albert_jax.training import finetune
 from albert_jax.training.best_step import Patience, mean_loss
 from albert_jax.training.metrics import read_metrics
 from albert_jax.utils.errors import UserError
-from tests.helpers.toy_task import toy_config, toy_data, toy_model
+from tests.helpers.toy_task import FILLERS, toy_config, toy_data, toy_model
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,54 @@ def test_the_loss_of_words_leaves_out_those_without_a_label_and_of_scores_is_squ
     assert found == pytest.approx(float(wanted.mean()), abs=1e-6)
     scores = [{"logits": np.array([2.0])}, {"logits": np.array([0.5])}]
     assert mean_loss("regression", [row(1.0), row(2.0)], scores) == (1 + 1.5**2) / 2
+
+
+def moderated(count, seed):
+    """Yield rows of three unequal labels. Of the texts with "string" four in ten are "off topic",
+    so that a model which weighs all errors alike does well to pass over that label."""
+    rng = random.Random(seed)
+    for number in range(count):
+        label = rng.choices(("good", "bad", "off topic"), (70, 20, 10))[0]
+        word = {"good": "open", "bad": "file", "off topic": "string"}[label]
+        if label == "good" and rng.random() < 0.2:
+            word = "string"
+        words = rng.choices(FILLERS, k=rng.randint(2, 6))
+        words.insert(rng.randrange(len(words)), word)
+        yield number, " ".join(words), label
+
+
+def test_class_weights_find_a_rare_label_in_a_file_of_odd_columns(base, tmp_path):
+    """Its macro F1 beside that of the run without weights, and by hand from the answers."""
+    for split, count in (("train", 600), ("dev", 300)):
+        with open(tmp_path / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["Row no.", "What did you think?", "Verdict (moderator)"])
+            writer.writerows(moderated(count, split))
+    found = {}
+    for name, weights in (("plain", ()), ("weighted", ("balanced",))):
+        config = toy_config(
+            base,
+            tmp_path,
+            tmp_path / name,
+            steps=120,
+            texts=("What did you think?",),
+            label="Verdict (moderator)",
+            class_weights=weights,
+            metric="macro_f1",
+            early_stopping=4,
+            optimizer=OptimizerConfig(name="adamw", learning_rate=0.002, warmup_steps=5),
+        )
+        (run,) = finetune.finetune(config).runs
+        found[name] = run.best.metrics["macro_f1"]
+    assert found["weighted"] > found["plain"] + 0.1
+    inputs = [{"What did you think?": text} for _, text, _ in moderated(300, "dev")]
+    answers = [x.prediction for x in predict(tmp_path / "weighted" / "model", inputs)]
+    golds = [label for *_, label in moderated(300, "dev")]
+    scores = []
+    for label in ("good", "bad", "off topic"):
+        right = sum(a == g == label for a, g in zip(answers, golds, strict=True))
+        scores.append(2 * right / (answers.count(label) + golds.count(label)))
+    assert found["weighted"] == pytest.approx(sum(scores) / 3)
 
 
 def test_less_of_a_loss_and_more_of_anything_else_is_better(base, data, tmp_path):

@@ -47,6 +47,7 @@ from albert_jax.training.memory import OutOfMemory
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import init_state, make_train_step
+from albert_jax.training.watching import StopTraining
 from albert_jax.utils.errors import UserError
 from tests.helpers.golden import original_model
 from tests.helpers.paths import REPOSITORY
@@ -268,6 +269,23 @@ def test_a_tiny_model_learns_a_toy_task_and_tells_what_came_of_it(finished):
     evals = [e for e in read_metrics(workdir / "seed-3" / "metrics.jsonl") if e["kind"] == "eval"]
     assert [e["step"] for e in evals] == [20, 40, 60]
     assert max(e["accuracy"] for e in evals) == run["best"]["metrics"]["accuracy"]
+
+
+def test_a_callback_stops_a_run_whose_model_is_that_of_the_step(base, data, tmp_path):
+    heard = {}
+
+    def on_evaluation(step, metrics):
+        heard[step] = metrics["accuracy"]
+        if step == 40:
+            raise StopTraining
+
+    results = finetune.finetune(toy_config(base, data, tmp_path), on_evaluation=on_evaluation)
+    (run,) = results.runs
+    assert list(heard) == [20, 40]
+    assert (run.ended, run.last.step) == ("callback", 40)
+    assert run.best.metrics["accuracy"] == max(heard.values())
+    assert load_model(tmp_path / "model").manifest["provenance"]["step"] == run.best.step
+    assert repr(results).splitlines()[5].split()[:2] == ["runs", "seed"]
 
 
 def test_a_fine_tuned_model_answers_the_same_after_transformers_format_and_back(

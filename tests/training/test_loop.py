@@ -2,6 +2,7 @@
 """The loop on batches made up here: guards, rollbacks, restarts, signals, the watchdog."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -37,18 +38,23 @@ DEFAULT_GUARD = GuardConfig()
 CONFIG = tiny_albert(num_hidden_layers=2, hidden_dropout_prob=0.1)
 
 
+@functools.cache
+def made():
+    """Parameters, optimizer and step, the same objects each time: the step is compiled once."""
+    tx = adamw(1e-3)
+    objective = pretraining_objective(AlbertForPretraining(CONFIG))
+    return noisy_params(CONFIG), tx, make_train_step(objective, tx)
+
+
 def run(
     workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, watching=NOBODY, **settings
 ):
     """fit() on a tiny model from whatever `workdir` holds; returns the final state."""
     defaults = {"batch_size": 8, "log_every": 5, "save_every": 5, "eval_every": 10}
     train = TrainConfig(**({"steps": steps} | defaults | settings))
-    objective = pretraining_objective(AlbertForPretraining(CONFIG))
-    tx = adamw(1e-3)
-    step = make_train_step(objective, tx)
+    params, tx, step = made()
     placement = make_placement("jit", local_devices(1))
-    state, position = init_state(noisy_params(CONFIG), tx, seed=0), Position()
-    state = jax.device_put(state, placement.state_sharding)
+    state, position = placement.put_state(init_state(params, tx, seed=0)), Position()
     run = Run(
         config=train,
         guard=guard,

@@ -32,6 +32,8 @@ from albert_jax.utils.errors import UserError
 from tests.helpers.paths import DATA, REPOSITORY
 from tests.helpers.pretraining_runs import TINY, VOCABULARY, make_store, run_with_kills, tiny_config
 
+pytestmark = pytest.mark.usefixtures("steps_made_once")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
@@ -286,7 +288,7 @@ def test_a_run_killed_anywhere_ends_with_the_bits_of_one_left_alone(store, tmp_p
 
 
 def command(store, workdir):
-    """The words after `albert-jax` for a run of 200 tiny steps."""
+    """The words after `albert-jax` for a run of 100 tiny steps."""
     settings = {
         "store": store,
         "workdir": workdir,
@@ -296,7 +298,7 @@ def command(store, workdir):
         "train.log-every": 1,
         "train.eval-every": 0,
         "train.save-every": 1000,
-        "train.steps": 200,
+        "train.steps": 100,
         "train.devices": 1,
     }
     settings |= {
@@ -349,7 +351,7 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
     assert process.returncode == 75, stderr
     assert f"stopped by {name} after step" in stderr.splitlines()[-1]
     step = last_checkpoint(workdir)["step"]
-    assert 20 < step < 200
+    assert 20 < step < 100
     assert f"resumed at step {step}, next batch {step}" in finish(start(store, workdir))
     assert leaves(workdir) == leaves(alone)
 

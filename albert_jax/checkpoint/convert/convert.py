@@ -26,13 +26,14 @@ from albert_jax.checkpoint.convert.sources import (
 from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.manifests import ConvertedTensor, HeadManifest
+from albert_jax.config.manifests import ConvertedTensor, HeadManifest, TextSettings
 from albert_jax.config.model import AlbertConfig
 from albert_jax.data.hf_tokenizer import read_tokenizer
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.atomic import appearing_whole, require_apart
 from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.results import Result
 from albert_jax.utils.streams import say
@@ -60,12 +61,12 @@ class Inventory(Result):
 
     source: str
     kind: str
-    config: dict[str, Any]
+    config: JsonObject
     parts: list[str]
     head: HeadManifest | None
     parameters: int
     vocabulary: str | None
-    tokenizer: dict[str, Any]
+    tokenizer: TextSettings
     tensors: list[ConvertedTensor]
     optimizer_tensors: int
     ignored: dict[str, int]
@@ -189,7 +190,7 @@ class _Found:
     kind: str
     weights: Weights
     find_vocabulary: Callable[[], Path | None]
-    settings: dict[str, Any]  # of the tokenizer
+    settings: TextSettings
     differences: Callable[[Path], list[str]]  # of its tokenizer from ours, for a vocabulary
     added: int  # tokens that its tokenizer has beside the vocabulary, at most
     notes: list[str]
@@ -199,7 +200,7 @@ class _Found:
 class _Provenance(TypedDict, total=False):
     """What `_write` keeps in a manifest for the way back."""
 
-    transformers: dict[str, Any]
+    transformers: JsonObject
     dtype: Literal["float32", "float16", "bfloat16"]
     global_step: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
 
@@ -214,7 +215,7 @@ def _read_source(
         head=head,
         with_optimizer=with_optimizer,
     )
-    settings: dict[str, Any] = {"mode": "google", "do_lower_case": True}  # its flag's default
+    settings: TextSettings = {"mode": "google", "do_lower_case": True}  # its flag's default
     differences: Callable[[Path], list[str]] = _no_differences
     added, notes = 0, list(weights.notes)
     if source.kind == "hf":
@@ -254,12 +255,11 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
         ignored={"optimizer's tensors": len(kept)} if kept and not slots else {},
         notes=("albert_config.json, Google's meaning of each name",),
     )
-    settings = {key: model.tokenizer[key] for key in ("mode", "do_lower_case")}
     return _Found(
         _OURS,
         weights,
         lambda: model.tokenizer["path"],
-        settings,
+        model.text_settings,
         _no_differences,
         0,
         list(weights.notes),
@@ -392,7 +392,7 @@ def _inventory(source: str, found: _Found, vocab: Path | None, dest: str, to: Fo
         head=weights.head,
         parameters=sum(array.size for array in weights.params.values()),
         vocabulary=vocab.name if vocab else None,
-        tokenizer=dict(found.settings),
+        tokenizer=found.settings,
         tensors=weights.inventory,
         optimizer_tensors=len(weights.optimizer or {}),
         ignored=weights.ignored,

@@ -30,6 +30,7 @@ from albert_jax.config.model import MODELS, AlbertConfig
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.wording import first_ten, shortened
 
 CLASSIFIER_DROPOUT = 0.1  # the original's constant: classifier_utils.py:793, race_utils.py:317
@@ -64,7 +65,7 @@ class Weights:
     config: AlbertConfig
     head: HeadManifest | None
     inventory: list[ConvertedTensor]
-    transformers: dict[str, Any]  # what only transformers' config.json says
+    transformers: JsonObject  # what only transformers' config.json says
     optimizer: dict[str, np.ndarray] | None = None  # by slot/path
     global_step: int | None = None
     dtype: str = "float32"  # of the source's tensors, where all have the same
@@ -80,9 +81,7 @@ class Weights:
 # ------------------------------------------------------------------------------- the configuration
 
 
-def read_config(
-    source: WeightSource, path: Path | None
-) -> tuple[AlbertConfig, dict[str, Any], str]:
+def read_config(source: WeightSource, path: Path | None) -> tuple[AlbertConfig, JsonObject, str]:
     """The architecture, the file's own values, and a sentence on how it was read.
 
     `path` is the user's choice; without it and without a file beside the weights, their shapes tell
@@ -364,7 +363,7 @@ def _check_finite(source: WeightSource, arrays: Mapping[str, np.ndarray]) -> Non
         )
 
 
-def leftovers(values: Mapping[str, Any]) -> dict[str, Any]:
+def leftovers(values: Mapping[str, Any]) -> JsonObject:
     """What of a config.json neither the architecture nor the weights say again."""
     own = {f.name for f in dataclasses.fields(AlbertConfig)} | _OWN_KEYS
     return {key: value for key, value in values.items() if key not in own}

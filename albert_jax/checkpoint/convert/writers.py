@@ -28,6 +28,7 @@ from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
 from albert_jax.checkpoint.model_dir import require_outside_models
 from albert_jax.config.model import AlbertConfig, act_for_transformers
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten
 
@@ -161,8 +162,8 @@ def _architecture(weights: Weights) -> str:
     return "AlbertForPreTraining" if "pooler" in weights.parts else "AlbertForMaskedLM"
 
 
-def _config_json(weights: Weights, architecture: str, dtype: str) -> dict[str, Any]:
-    values: dict[str, Any] = {
+def _config_json(weights: Weights, architecture: str, dtype: str) -> JsonObject:
+    values: JsonObject = {
         "architectures": [architecture],
         "model_type": "albert",
         "bos_token_id": 2,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from albert_jax.utils.errors import UserError
 class TextSource:
     """One split of a prepared data set, by random access."""
 
-    examples: Sequence[dict[str, Any]]
+    examples: Sequence[Mapping[str, Any]]
     feature: str  # the one that holds the text
     num_bytes: int  # of the split, as TFDS counts it
 

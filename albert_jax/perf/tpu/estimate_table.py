@@ -19,7 +19,7 @@ from albert_jax.config.run import PretrainConfig
 from albert_jax.perf.tpu.results import TABLE_FORMAT, EstimateRow
 from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_values import refuse_newer_format
+from albert_jax.utils.json_values import JsonObject, refuse_newer_format
 from albert_jax.utils.plots import (
     from_zero,
     legend_below,
@@ -66,7 +66,7 @@ def read_table(path: str | Path) -> list[EstimateRow]:
 
 def _row(line: str, name: str) -> EstimateRow:
     try:
-        document = msgspec.json.decode(line, type=dict[str, Any])
+        document = msgspec.json.decode(line, type=JsonObject)
         refuse_newer_format(document, TABLE_FORMAT, name)
         return EstimateRow.from_json(document)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:

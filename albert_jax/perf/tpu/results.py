@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from albert_jax.perf.results import AskedStep, StepSetting
 from albert_jax.utils.results import Result
@@ -65,6 +67,13 @@ class EstimateResult(StepSetting):
     mfu: float | None = None
     days: float | None = None
     collective_bytes: int | None = None
+
+    def shown(self) -> Mapping[str, Any]:
+        """Return what was asked, whether it fits, and the step's time."""
+        asked = ("model", "topology", "chips", "batch_size", "global_batch_size", "remat", "fits")
+        memory = ("hbm_bytes", "hbm_capacity_bytes")
+        times = ("step_ms", "ms_per_sequence_per_chip", "mfu", "days") if self.fits else ()
+        return {name: self[name] for name in (*asked, *memory, *times)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

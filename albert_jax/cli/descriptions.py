@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `albert-jax info` returns: a class for each kind of thing that a path may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from albert_jax.config.manifests import HeadManifest, TextSettings
+from albert_jax.config.model import AlbertConfig
+from albert_jax.data.mixture import StorePasses
+from albert_jax.data.store_manifest import Split, StoreVocabulary
+from albert_jax.perf.tpu.estimate_table import ChipHours
+from albert_jax.utils.json_values import JsonObject
+from albert_jax.utils.results import ABSENT_IF_NONE, Result
+from albert_jax.utils.wording import shortened
+
+Self = TypeVar("Self", bound="ModelSizes")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Description(Result):
+    """What `info` tells of a path; a subclass for each kind has what there is to know of it.
+
+    `kind` is model, configuration, token store or recipe, `path` is as it was given.
+    """
+
+    kind: str
+    path: str
+
+    @classmethod
+    def from_json(cls: type[Any], document: Mapping[str, Any]) -> Any:
+        if cls is Description:
+            return _kind_of(document).from_json(document)
+        return super().from_json(document)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelSizes(Result):
+    """A model's size. `parameters_of` counts by part, `forward_flops` are of one sequence of the
+    longest length, a multiplication and an addition being two.
+
+    In JSON that length is in the key: `forward_flops_at_length_512`.
+    """
+
+    parameters: int
+    parameters_of: dict[str, int]
+    bytes_float32: int
+    forward_flops: float
+    config: AlbertConfig
+
+    def to_json(self) -> JsonObject:
+        name = _flops_key(self.config.max_position_embeddings)
+        values = super().to_json()
+        return {name if key == "forward_flops" else key: x for key, x in values.items()}
+
+    @classmethod
+    def from_json(cls: type[Self], document: Mapping[str, Any]) -> Self:
+        config = document.get("config")
+        length = config.get("max_position_embeddings") if isinstance(config, Mapping) else None
+        found = {"forward_flops": document.get(_flops_key(length))}
+        return super().from_json({**document, **found})
+
+
+def _flops_key(length: object) -> str:
+    return f"forward_flops_at_length_{length}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ConfigurationDescription(ModelSizes, Description):
+    """An `albert_config.json` by itself: the sizes of a pretraining model of it."""
+
+    kind: Literal["configuration"] = "configuration"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _VerifiedModel(Description):
+    """A model directory: which of its files were verified, and its fine-tuned head, if any."""
+
+    kind: Literal["model"] = "model"
+    verified: str
+    head: HeadManifest | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelDescription(ModelSizes, _VerifiedModel):
+    """A model directory: the sizes of the parameters that it has, and where they come from."""
+
+    tokenizer: TextSettings
+    provenance: JsonObject
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SplitDescription(Result):
+    """Totals of a split of a token store, and its number of shards; the last three figures are of
+    its tokens, None where it has none."""
+
+    tokens: int
+    sentences: int
+    documents: int
+    bytes: int
+    unigram_entropy_nats: float | None
+    most_frequent_token_id: int | None
+    most_frequent_token_rate: float | None
+    shards: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoreDescription(Description):
+    """A token store: its manifest without the lists of shards and inputs.
+
+    `verified` says that every file has its checksum; None of a store at an address, of which only
+    the manifest is read.
+    """
+
+    kind: Literal["token store"] = "token store"
+    verified: bool | None = field(default=None, metadata=ABSENT_IF_NONE)
+    splits: dict[Split, SplitDescription]
+    format_version: int
+    vocabulary: StoreVocabulary
+    reading: JsonObject
+    holdout: float
+    made_with: dict[str, str]
+    counts: dict[str, int]
+    format_revision: int | None = field(default=None, metadata=ABSENT_IF_NONE)
+    checksum: str | None = field(default=None, metadata=ABSENT_IF_NONE)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecipeDescription(Description):
+    """A recipe for anything but pretraining: the class of its configuration, and its settings."""
+
+    kind: Literal["recipe"] = "recipe"
+    type: str
+    settings: JsonObject
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PretrainPlan(Result):
+    """What a run of a recipe does: its updates, its passes over a store, its chip-hours.
+
+    `passes` and the two beside it are there where the store is known, `stores` where it is a
+    mixture. `chip_hours_at_peak` is a bound, at every chip's full rate.
+    """
+
+    steps: int
+    sequences_a_step: int
+    micro_batches: int
+    sequences: int
+    tokens_with_padding: int
+    peak_learning_rate: float
+    warmup_steps: int
+    store: str | None = field(default=None, metadata=ABSENT_IF_NONE)
+    sequences_a_pass: int | None = field(default=None, metadata=ABSENT_IF_NONE)
+    passes: float | None = field(default=None, metadata=ABSENT_IF_NONE)
+    stores: dict[str, StorePasses] | None = field(default=None, metadata=ABSENT_IF_NONE)
+    chip_hours_at_peak: dict[str, float]
+    chip_hours_by_the_compilers_estimate: dict[str, ChipHours] | None = field(
+        default=None, metadata=ABSENT_IF_NONE
+    )
+    to_compile_this_step: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PretrainDescription(ModelSizes, Description):
+    """A recipe for pretraining: the model's sizes, FLOPs, the plan where it was asked for, and the
+    settings but for the model's. `flops_per_step` is the mean of a run in stages."""
+
+    kind: Literal["recipe"] = "recipe"
+    flops_per_sequence: float
+    flops_per_step: float
+    flops_in_all: float
+    plan: PretrainPlan | None = field(default=None, metadata=ABSENT_IF_NONE)
+    settings: JsonObject
+
+
+def _kind_of(document: Mapping[str, Any]) -> type[Description]:
+    if document.get("kind") == "recipe" and "parameters" in document:
+        return PretrainDescription
+    kinds = (ModelDescription, ConfigurationDescription, StoreDescription, RecipeDescription)
+    for each in kinds:
+        if each.kind == document.get("kind"):
+            return each
+    raise msgspec.ValidationError(f"no kind {shortened(str(document.get('kind')))!r}")
