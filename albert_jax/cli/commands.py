@@ -674,13 +674,16 @@ class Export(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportServing(_OnModel):
-    """Writes a model as StableHLO programs that run where there is JAX and nothing of this package.
+    """Writes a model as programs that run where there is nothing of this package: StableHLO for
+    JAX, or ONNX.
 
     Example: albert-jax export-serving runs/base/model base-serving
     """
 
     dest: Dest
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
+    to: Literal["stablehlo", "onnx"] = "stablehlo"
+    """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
     top_k: int = 5
     """Pieces that fill_mask answers."""
     depth: int | None = None
@@ -690,6 +693,16 @@ class ExportServing(_OnModel):
 
     def run(self) -> None:
         require_model_directory(self.model)
+        if self.to == "onnx":
+            if (self.top_k, self.dtype) != (5, "float32"):
+                raise UserError(
+                    "--to onnx has no fill-mask and float32 alone; leave out --top-k and --dtype"
+                )
+            from albert_jax.inference.export_onnx import export_onnx
+
+            _keep_programs()
+            print(export_onnx(self.model, self.dest, depth=self.depth))
+            return
         from albert_jax.inference.export import export_serving
 
         _keep_programs()
