@@ -201,7 +201,7 @@ def commands_page() -> str:
             lines += [f"```\n{example}\n```" if is_example else _escaped(paragraph), ""]
         for title, rows in option_tables(help_of(command)):
             lines += [f"**{title}**", "", "| flag | meaning | default |", "| --- | --- | --- |"]
-            lines += [f"| `{_cell(a)}` | {_escaped(_cell(b))} | {_code(c)} |" for a, b, c in rows]
+            lines += [f"| {_flag(a)} | {_escaped(_cell(b))} | {_code(c)} |" for a, b, c in rows]
             lines.append("")
     return "\n".join(lines)
 
@@ -249,7 +249,8 @@ def settings_page() -> str:
         lines += [about, ""] if about else []
         lines += ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
         for field, kind, default, meaning in fields:
-            cells = (f"`{prefix}{field}`", _code(kind), _code(default), _escaped(_cell(meaning)))
+            told = meaning if meaning.startswith("see [") else _escaped(_cell(meaning))
+            cells = (f"`{prefix}{field}`", _code(kind), _code(default), told)
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
@@ -278,6 +279,8 @@ def fields_of(path: Path, name: str) -> tuple[str, list[tuple[str, str, str, str
         default = "" if node.value is None else ast.unparse(node.value)
         if default.startswith("field("):
             default = ""  # its own table has them
+            kind = ast.unparse(node.annotation)
+            meaning = meaning or (f"see [{kind}](#{kind.lower()})" if "Config" in kind else "")
         fields.append((node.target.id, ast.unparse(node.annotation), default, meaning.strip()))
     return ast.get_docstring(found) or "", fields
 
@@ -421,6 +424,14 @@ def _escaped(text: str) -> str:
         piece if piece.startswith("`") else re.sub(r"([\[\]*_<>])", r"\\\1", piece)
         for piece in pieces
     )
+
+
+def _flag(text: str) -> str:
+    """Return a flag's names and what they take, each as code, so that only the latter is broken."""
+    names = re.match(r"(?:--?[\w.-]+(?:, )?)+", text)
+    if names is None:
+        return _code(text)
+    return " ".join(filter(None, (_code(names[0]), _code(text[names.end() :]))))
 
 
 def _code(text: str) -> str:

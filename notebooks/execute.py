@@ -60,15 +60,18 @@ def main(names: list[str]) -> None:
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # times
             if cell.cell_type == "code":
-                cell.outputs = [small(output) for output in cell.outputs if not noise(output)]
+                shown = [output for output in cell.outputs if output.get("name") != "stderr"]
+                cell.outputs = [small(without(output, f"{folder}/")) for output in shown]
         notebook.metadata["language_info"] = {"name": "python"}
         nbformat.write(notebook, HERE / name)
         print(name, f"{(HERE / name).stat().st_size / 1024:.0f} KiB", file=sys.stderr)
 
 
-def noise(output: Any) -> bool:
-    """Return whether an output is progress or a log of the run, which goes to stderr."""
-    return output.get("name") == "stderr"
+def without(output: Any, folder: str) -> Any:
+    """Return an output without the name of the folder that the notebook ran in."""
+    if "text" in output:
+        output.text = output.text.replace(folder, "")
+    return output
 
 
 def small(output: Any) -> Any:

@@ -183,7 +183,7 @@ def test_the_page_of_commands_has_every_command_and_flag(
         flags = set(re.findall(r"^│ (--[\w.-]+)", site_pages.help_of(command), re.M))
         assert flags
         assert flags <= set(re.findall(r"--[\w.-]+", section)), command
-    assert "| `--top-k INT` | Pieces to print. | `5` |" in page
+    assert "| `--top-k` `INT` | Pieces to print. | `5` |" in page
 
 
 def test_the_page_of_recipe_fields_has_every_field_and_its_meaning(
