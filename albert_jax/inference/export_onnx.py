@@ -4,7 +4,7 @@
 DEST/encode.onnx   ids, mask, segments i64[B, S] -> sequence f32[B, S, H], pooled f32[B, H]
 DEST/predict.onnx  the same -> the outputs of a fine-tuned head
 DEST/serving.json  inputs and outputs, configuration, how text is cleaned, the head, versions
-DEST/spiece.model  the vocabulary, where the model has one
+DEST/spiece.model  the vocabulary, where the model has one; or tokenizer.json or vocab.txt
 
 A graph is the network written out operation by operation. Its layers share their weights, as the
 model's do, so that a file has each once.
@@ -26,7 +26,7 @@ import numpy as np
 from albert_jax import __version__
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.manifests import SERVING, VOCABULARY, HeadManifest
+from albert_jax.config.manifests import SERVING, HeadManifest, vocabulary_name
 from albert_jax.inference.api import Albert, load
 from albert_jax.inference.export import TOLERANCE
 from albert_jax.inference.finetuned import for_task, head_outputs
@@ -83,7 +83,8 @@ def export_onnx(model: str | Path, dest: str | Path, *, depth: int | None = None
         description = json.dumps(_description(albert, graphs), indent=1)
         (folder / SERVING).write_text(f"{description}\n", encoding="utf-8")
         if albert.vocabulary is not None:
-            shutil.copyfile(albert.vocabulary.path, folder / VOCABULARY)
+            vocabulary = albert.vocabulary.path
+            shutil.copyfile(vocabulary, folder / vocabulary_name(vocabulary))
         _check(albert, folder, list(graphs))
     return dest
 
