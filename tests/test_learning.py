@@ -45,6 +45,7 @@ def test_the_paper_s_rate_is_scaled_by_the_square_root_of_the_batch():
     assert config.optimizer.learning_rate == pytest.approx(0.00176 * (32 / 4096) ** 0.5)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_line_and_the_picture_shows_it(tiny, tmp_path, capsys):
     store = str(make_store(tmp_path))
     learning.run("found", store, store, 2e10, tmp_path / "out", name="first")

@@ -43,6 +43,7 @@ def test_a_row_has_the_commands_last_words_where_it_printed_no_json() -> None:
     )
 
 
+@pytest.mark.extras
 @pytest.mark.slow
 def test_the_table_is_made_from_other_servers_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

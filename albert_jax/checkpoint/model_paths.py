@@ -21,7 +21,13 @@ from albert_jax.config.manifests import (
     is_model_directory,
 )
 from albert_jax.config.model import MODELS
-from albert_jax.config.model_names import hidden_by, kept_model, known_names, name_of
+from albert_jax.config.model_names import (
+    hidden_by,
+    kept_model,
+    known_names,
+    name_of,
+    named_by,
+)
 from albert_jax.data.text_settings import is_transformers_folder
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.errors import UserError
@@ -61,7 +67,7 @@ def require_model_directory(path: Any, name: str = "model", *, fetch: bool = Tru
             f"{path} does not exist{nearest}; give a model directory: WORKDIR/model of a finished "
             "run, or what albert-jax convert makes; or a name: a released model's "
             f"({', '.join(MODELS)}), mini, which comes with the package, or OWNER/NAME of the "
-            "Hugging Face hub"
+            f"Hugging Face hub{_repository_of(str(path))}"
         )
     raise UserError(
         f"{path} is no model directory (no {MANIFEST} or {CONFIG}); make one from "
@@ -73,6 +79,12 @@ def hidden_name(folder: Path) -> str:
     """Return what an error adds of an existing path that hides a known model; else nothing."""
     known = hidden_by(folder) if folder.exists() else None
     return f"; the model of that name is {known}" if known else ""
+
+
+def _repository_of(text: str) -> str:
+    """What to add of a path that is not there, in a folder that is, and could name a repository."""
+    named = named_by(text)
+    return f"; {named.forced} is the repository of the hub" if named else ""
 
 
 def _not_here(path: Any) -> UserError:

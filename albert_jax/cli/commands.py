@@ -250,7 +250,7 @@ class Finetune(Command):
 
 
 # Flags of `_Answering` that are for one model on one task's data.
-_OF_TASKS = ("doc_stride", "long", "stride", "texts", "label", "labels", "pack")
+_OF_TASKS = ("doc_stride", "long", "stride", "texts", "label", "labels", "pack", "exit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +278,9 @@ class _Answering(Command):
     pack: int = 0
     """Tokens of rows that short examples share, as 512, where that is faster: classification and
     regression; 0: an example a row."""
+    exit: str | None = None
+    """Answer one text at a time, after fewer passes: patience=N once N in a row have not changed
+    the answer, confidence=P once it has that probability; for models of finetune --exits."""
     dtype: Dtype = "float32"
     """Of matmuls and activations."""
 
@@ -288,6 +291,7 @@ class _Answering(Command):
             "doc_stride": self.doc_stride,
             "compute": ComputeConfig(dtype=self.dtype),
             "pack": self.pack,
+            "exit": self.exit,
             "labels": self.labels,
             "long": self.long,
             "stride": self.stride,
@@ -328,7 +332,7 @@ class Evaluate(_Answering):
     released: str | None = None
     """Whose published row to print, as base-v2; unset: as the models say."""
     output: str | None = None
-    """Folder for the predictions file; unset: predictions/ beside the model."""
+    """Folder for the predictions file; unset: predictions/ beside the model, or here of a name."""
     json: bool = False
     """Print {"task", "metrics", "examples", "predictions_file"} as JSON, metrics in the official
     scale."""
@@ -395,7 +399,7 @@ class Evaluate(_Answering):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
                 "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
-                "--label, --labels and --pack"
+                "--label, --exit, --labels and --pack"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 
@@ -426,7 +430,7 @@ class Predict(_Answering):
     """What the input is, whatever its name; text: a text a line."""
     output: str | None = None
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
-    unset: predictions/ beside the model."""
+    unset: predictions/ beside the model, or here of a name."""
     data: str | None = None
     """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
     folder of Parquet or Arrow files, or tfds."""
@@ -670,13 +674,16 @@ class Export(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportServing(_OnModel):
-    """Writes a model as StableHLO programs that run where there is JAX and nothing of this package.
+    """Writes a model as programs that run where there is nothing of this package: StableHLO for
+    JAX, or ONNX.
 
     Example: albert-jax export-serving runs/base/model base-serving
     """
 
     dest: Dest
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
+    to: Literal["stablehlo", "onnx"] = "stablehlo"
+    """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
     top_k: int = 5
     """Pieces that fill_mask answers."""
     depth: int | None = None
@@ -686,6 +693,16 @@ class ExportServing(_OnModel):
 
     def run(self) -> None:
         require_model_directory(self.model)
+        if self.to == "onnx":
+            if (self.top_k, self.dtype) != (5, "float32"):
+                raise UserError(
+                    "--to onnx has no fill-mask and float32 alone; leave out --top-k and --dtype"
+                )
+            from albert_jax.inference.export_onnx import export_onnx
+
+            _keep_programs()
+            print(export_onnx(self.model, self.dest, depth=self.depth))
+            return
         from albert_jax.inference.export import export_serving
 
         _keep_programs()

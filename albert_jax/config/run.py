@@ -205,6 +205,9 @@ class FinetuneConfig:
     """Share of the loss that is the distance from the teacher's probabilities."""
     temperature: float = 2.0
     """By which the teacher's and the model's logits are divided before that distance."""
+    exits: bool = False
+    """Train the pooler and the head after every pass, so that `predict --exit` may answer after
+    fewer (PABEE). Of classification."""
     freeze: Literal["none", "embeddings", "encoder"] = "none"
     """What keeps its values: the embeddings with their projection, or these and the shared layer,
     so that only the pooler and the head are trained."""

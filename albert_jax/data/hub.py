@@ -26,6 +26,7 @@ HUB = "hf:"
 _NAME = re.compile(r"\w[\w.-]*(/[\w.-]+){0,2}")
 # What data sets call the split that is `dev` here.
 _DEV = ("validation", "dev", "valid", "val")
+_FILES = (".parquet", ".arrow")
 _SAVED = ("dataset_dict.json", "state.json")  # of `save_to_disk`: all splits, or one
 
 
@@ -36,10 +37,14 @@ def is_hub_data(data: str | Path) -> bool:
     folder = Path(data)
     if not folder.is_dir():
         return False
-    return any(_has(folder, name) for name in _SAVED) or any(
-        next(folder.glob(f"{part}*.{kind}"), None)
-        for part in ("", "data/")
-        for kind in ("parquet", "arrow")
+    if any(_has(folder, name) for name in _SAVED):
+        return True
+    # Tables of a user's own go before what lies beside them.
+    own = {path.name.partition(".")[0]: path for path in folder.iterdir() if path.is_file()}
+    if any(own[split].suffix not in _FILES for split in ("train", "dev", "test") if split in own):
+        return False
+    return any(
+        next(folder.glob(f"{part}*{kind}"), None) for part in ("", "data/") for kind in _FILES
     )
 
 

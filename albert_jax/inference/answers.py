@@ -25,6 +25,8 @@ class Answer(Result):
     """Of a `SpanAnswer`."""
     null_odds: float | None = field(default=None, metadata=ABSENT_IF_NONE)
     """Of a `SpanAnswer`, where the head knows them: the odds of there being no answer."""
+    passes: int | None = field(default=None, metadata=ABSENT_IF_NONE)
+    """With an early exit, the passes of the shared layer that were made."""
     truncated: bool | None = field(default=None, metadata=ABSENT_IF_NONE)
     """True where the input was too long for a row."""
     tokens_left_out: int | None = field(default=None, metadata=ABSENT_IF_NONE)

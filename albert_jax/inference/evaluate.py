@@ -56,6 +56,7 @@ def evaluate(
     stride: int | None = None,
     texts: Sequence[str] | None = None,
     label: str | None = None,
+    exit: str | None = None,
 ) -> Evaluation:
     """Return the official metrics of a fine-tuned model on a split with labels.
 
@@ -74,6 +75,8 @@ def evaluate(
         long: what is done with a text longer than a row: "cut" leaves out its end, "refuse" is an
             error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
         stride: tokens from one window's start to the next's; unset, half a window.
+        exit: "patience=N" or "confidence=P": fewer passes for a text whose answer is settled, as
+            `predict` makes them; their mean is said on stderr.
         texts: columns that hold the texts, where not as in fine-tuning. So is `label`.
 
     Raises:
@@ -92,6 +95,7 @@ def evaluate(
         stride=stride,
         texts=texts,
         label=label,
+        exit=exit,
     )
     chosen = fine_tuned.task
     folder = predictions_folder(chosen, model, split, output)

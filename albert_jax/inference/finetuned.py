@@ -21,6 +21,7 @@ from albert_jax.config.model import ComputeConfig
 from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.batching import batch_tokens, one_ahead
+from albert_jax.inference.early_exit import ExitOutputs, check_exit
 from albert_jax.inference.functions import narrowed
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Task, find_task
@@ -127,7 +128,7 @@ class FineTuned:
     task: Task
     tokenizer: Tokenizer
     max_seq_length: int
-    outputs: HeadOutputs
+    outputs: HeadOutputs | ExitOutputs
     order: tuple[int, ...] | None  # of the model's outputs, where the task lists its labels anew
     long: LongTexts
 
@@ -156,7 +157,7 @@ class FineTuned:
         """`Outputs` of the rows, labels in the task's order."""
         found = self.outputs(self.params, rows, tick)
         if self.order is not None:
-            found = [{"logits": x["logits"][..., self.order]} for x in found]
+            found = [x | {"logits": x["logits"][..., self.order]} for x in found]
         return found
 
 
@@ -180,6 +181,7 @@ def load_fine_tuned(
     labels: str | Sequence[str] = (),
     long: Long | None = None,
     stride: int | None = None,
+    exit: str | None = None,
     **settings: Any,
 ) -> FineTuned:
     """A model directory with a head that answers `task`; unset: the one it was fine-tuned for.
@@ -187,9 +189,10 @@ def load_fine_tuned(
     `settings` are of the task, None as in fine-tuning; with `pack` short examples share rows of so
     many tokens; `labels` are pairs of a data file's label and the task's, a=0,b=1. What is done
     with a text longer than a row is `long`, with the `stride` of windows; unset: as in fine-tuning,
-    else it is cut. The head's labels in another order than the task's are put in the task's. Raises
-    UserError for a model that
-    was not fine-tuned, or for another task or other labels.
+    else it is cut. With `exit`, "patience=N" or "confidence=P", fewer passes are made for a text
+    whose answer is settled. The head's labels in another order than the task's are put in the
+    task's. Raises UserError for a model that was not fine-tuned, or for another task or other
+    labels.
     """
     model = load_model(require_model_directory(directory), as_float32=True)
     return fine_tuned_of(
@@ -202,6 +205,7 @@ def load_fine_tuned(
         labels=labels,
         long=long,
         stride=stride,
+        exit=exit,
         **settings,
     )
 
@@ -218,6 +222,7 @@ def fine_tuned_of(
     labels: str | Sequence[str] = (),
     long: Long | None = None,
     stride: int | None = None,
+    exit: str | None = None,
     **settings: Any,
 ) -> FineTuned:
     """What `load_fine_tuned` returns, of a model that is loaded; `directory` is its name."""
@@ -245,7 +250,9 @@ def fine_tuned_of(
         model.config, compute or ComputeConfig(), kind=head.kind, labels=_outputs_of(model)
     )
     tokenizer = tokenizer or tokenizer_of(directory, model)
-    outputs = HeadOutputs(for_head, pack=pack)
+    outputs: HeadOutputs | ExitOutputs = HeadOutputs(for_head, pack=pack)
+    if exit is not None:
+        outputs = ExitOutputs(for_head, check_exit(for_head, exit, pack))
     texts = LongTexts(long or head.long or "cut", stride or (None if long else head.stride))
     return FineTuned(
         path=str(directory),

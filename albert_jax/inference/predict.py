@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ def predict(
     skip_bad: bool = False,
     long: Long | None = None,
     stride: int | None = None,
+    exit: str | None = None,
 ) -> Iterator[Answer | NoAnswer]:
     """Answers to `inputs`, one by one as they come, in their order.
 
@@ -72,7 +74,9 @@ def predict(
     and "prediction", and what else `Answer` says; to questions on a context it is a `SpanAnswer`.
     With `pack` short inputs share rows of that many tokens. A text longer than a row is cut
     (`long` "cut"), an error ("refuse"), or read in windows whose logits are averaged ("windows"),
-    each `stride` tokens after the one before; unset: as in fine-tuning.
+    each `stride` tokens after the one before; unset: as in fine-tuning. With `exit` each input is
+    answered alone, after fewer passes where N in a row have not changed the answer ("patience=N")
+    or where it has the probability P ("confidence=P"); the answer's "passes" says how many.
 
     Raises UserError for a model that was not fine-tuned, and for an input that lacks a text or that
     the model has no finite answer to; with `skip_bad` such an input has a `NoAnswer` and the others
@@ -91,6 +95,7 @@ def predict(
         doc_stride=doc_stride,
         long=long,
         stride=stride,
+        exit=exit,
     )
     rows = ((f"input {i}", record) for i, record in enumerate(inputs))
     return _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=skip_bad)
@@ -166,6 +171,7 @@ class AnswerSettings(TypedDict, total=False):
     labels: str | Sequence[str]
     long: Long | None
     stride: int | None
+    exit: str | None
     texts: Sequence[str] | None
     label: str | None
 
@@ -180,6 +186,7 @@ class _Count:
     inputs: int = 0
     bad: int = 0
     cuts: dict[int, Sequence[Cut]] = field(default_factory=dict)  # by the input's number
+    passes: list[int] = field(default_factory=list)  # of each answer, with an early exit
     windows: list[int] = field(default_factory=list)  # of each text that was read in several
 
 
@@ -227,6 +234,8 @@ def _answers(
                 answer = NoAnswer(id=each.id, error=str(found))
             else:
                 answer = found
+                if answer.passes is not None:
+                    count.passes.append(answer.passes)
                 if each.cuts:
                     count.cuts[count.inputs] = each.cuts
                 if each.windows:
@@ -324,6 +333,8 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
     if task.head == "multi_label":
         shares = metrics.sigmoid(asked.outputs[0]["logits"])
         more["probabilities"] = _by_label(task.labels, shares)
+    if asked.outputs and "passes" in asked.outputs[0]:
+        more["passes"] = int(asked.outputs[0]["passes"])
     if isinstance(predictions, SpanPredictions):
         kind, more = SpanAnswer, more | _place(predictions, name)
     return kind(id=asked.id, prediction=prediction, **more)
@@ -426,6 +437,9 @@ def _say_counts(fine_tuned: FineTuned, count: _Count) -> None:
         longest=fine_tuned.longest,
     ):
         say(f"predict: {line}")
+    if count.passes:
+        whole = fine_tuned.directory.config.num_hidden_layers
+        say(f"predict: {statistics.mean(count.passes):.2f} passes of {whole} in the mean")
     for line in windows_line(count.windows, count.inputs, "inputs", fine_tuned.max_seq_length):
         say(f"predict: {line}")
 

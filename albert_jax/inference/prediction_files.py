@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from albert_jax.config.model_names import name_of
 from albert_jax.data.prepare.storage import existing_folder
+from albert_jax.inference.early_exit import mean_passes
 from albert_jax.inference.finetuned import FineTuned, is_finite
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.base import TFDS
@@ -38,6 +40,8 @@ def predictions_of(
         if not is_finite(output):
             name = examples[feature.example].id
             raise fine_tuned.broken(f"example {name} of {task.name} {split}")
+    if (passes := mean_passes(outputs)) is not None:
+        say(f"{passes:.2f} passes of {fine_tuned.directory.config.num_hidden_layers} in the mean")
     for line in lines_about(
         found.cuts,
         len(examples),
@@ -54,10 +58,13 @@ def predictions_of(
 def predictions_folder(
     task: Task, model: str | Path, split: str, output: str | Path | None
 ) -> Path:
-    """Returns the folder for the official files: `output`, else one beside the model. Raises
-    UserError where none can be written there: to be said before the work, not after."""
-    beside = Path(model).absolute().parent / "predictions" / f"{task.name}-{split}"
-    folder = Path(output) if output is not None else beside
+    """Returns the folder for the official files: `output`, else one beside the model, or for a
+    model by its name below predictions/ here. Raises UserError where none can be written there: to
+    be said before the work, not after."""
+    above = Path(model).absolute().parent / "predictions"
+    if named := name_of(model):
+        above = Path("predictions").absolute() / named.name.replace("/", "--")
+    folder = Path(output) if output is not None else above / f"{task.name}-{split}"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder for --output")
     if not os.access(above := existing_folder(folder), os.W_OK):

@@ -232,6 +232,7 @@ HEADS: dict[str, type[Head]] = {
 }
 
 PACKABLE = ("classification", "multi_label", "regression")  # kinds whose examples may share rows
+EXITABLE = ("classification",)  # kinds that may answer after any pass
 
 
 class AlbertForTask(AlbertModel):
@@ -240,11 +241,15 @@ class AlbertForTask(AlbertModel):
     ids, mask and segments [B, S] (multiple choice: [B, C, S]), and inputs of the head by name ->
     what the head returns. Of a `PACKABLE` kind rows may hold several examples, one after another:
     `starts_BP` is where each begins, S in slots without one, and the head returns [B, P, …].
+
+    With `exits` the pooler and the head are applied after each of the L passes, and the head of an
+    `EXITABLE` kind returns [B, L, C], of packed rows [B, P, L, C].
     """
 
     kind: str = "classification"
     labels: int = 2
     dropout: float = 0.1
+    exits: bool = False
 
     def setup(self) -> None:
         super().setup()
@@ -269,8 +274,28 @@ class AlbertForTask(AlbertModel):
         packing = None if starts_BP is None else Packing.of(starts_BP, mask_BS)
         pool = self.head.pooled
         encoder = super().__call__(
-            ids_BS, mask_BS, segments_BS, packing, deterministic=deterministic, pool=pool
+            ids_BS,
+            mask_BS,
+            segments_BS,
+            packing,
+            deterministic=deterministic,
+            collect_layers=self.exits,
+            pool=pool and not self.exits,
         )
+        if self.exits:
+            each = [packing.first_tokens(x) if packing else x[:, 0] for x in encoder.layers_LBSH]
+            pooled = jnp.tanh(self.pooler(jnp.stack(each, axis=-2)))
+            return self.head(pooled, deterministic=deterministic)
         hidden = encoder.pooled_BH if pool else encoder.sequence_BSH
         hidden = hidden.reshape(*rows, *hidden.shape[1:])
         return self.head(hidden, deterministic=deterministic, **head_inputs)
+
+    def sequence(self, input_ids_BS: Array, input_mask_BS: Array, segment_ids_BS: Array) -> Array:
+        """Return the last pass' states, without dropout: [B, S] -> [B, S, H]."""
+        encoder = super().__call__(input_ids_BS, input_mask_BS, segment_ids_BS, pool=False)
+        return encoder.sequence_BSH
+
+    def answer(self, sequence_BSH: Array) -> Array:
+        """Return what a head that is pooled makes of a pass' states, without dropout."""
+        pooled_BH = jnp.tanh(self.pooler(sequence_BSH[:, 0]))
+        return self.head(pooled_BH, deterministic=True)

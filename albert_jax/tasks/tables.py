@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,8 @@ def tsv_rows(
     `leave_out_short`: rows of another width are counted on stderr.
     """
     rows = ((number, line.split("\t")) for number, line in lines if line.strip(" "))
-    return _by_column(
-        name,
-        rows,
-        (needed, *others),
-        without_header=tuple(without_header),
-        leave_out_short=leave_out_short,
-        hint=hint,
-        keep_errors=keep_errors,
-    )
+    wanted = _Columns((needed, *others), hint, tuple(without_header), leave_out_short)
+    return _by_column(name, rows, wanted, keep_errors=keep_errors)
 
 
 def csv_rows(
@@ -129,7 +123,7 @@ def csv_rows(
     """Yield the rows of a comma-separated file, a cell with commas, quotes or new lines in double
     quotes. Columns are named as for `tsv_rows`."""
     cells = _csv_cells(lines, name)
-    return _by_column(name, cells, (needed, *others), hint=hint, keep_errors=keep_errors)
+    return _by_column(name, cells, _Columns((needed, *others), hint), keep_errors=keep_errors)
 
 
 def _csv_cells(lines: Iterable[Line], name: str) -> Iterator[tuple[int, list[str]]]:
@@ -166,27 +160,35 @@ def _csv_fault(error: csv.Error) -> str:
     return str(error)
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """What `tsv_rows` and `csv_rows` were asked of a table's columns; `needed` are the sets of
+    which it must have one."""
+
+    needed: Sequence[Sequence[str]]
+    hint: Hint
+    without_header: tuple[str, ...] = ()
+    leave_out_short: bool = False
+
+
 def _by_column(
     name: str,
     rows: Iterator[tuple[int, list[str]]],
-    needed: Sequence[Sequence[str]],
+    wanted: _Columns,
     *,
-    without_header: tuple[str, ...] = (),
-    leave_out_short: bool = False,
-    hint: Hint = no_hint,
-    keep_errors: bool = False,
+    keep_errors: bool,
 ) -> Iterator[RowOrError]:
     number, cells = next(rows, (1, []))
-    if without_header and not set(cells) & set(without_header):
-        columns, rows = without_header, itertools.chain([(number, cells)], rows)
+    if wanted.without_header and not set(cells) & set(wanted.without_header):
+        columns, rows = wanted.without_header, itertools.chain([(number, cells)], rows)
     else:
         columns = tuple(cell.strip() for cell in cells)
-        _require_columns(columns, f"{name} row {number}", needed, hint)
+        _require_columns(columns, f"{name} row {number}", wanted.needed, wanted.hint)
     left_out = []
     for number, cells in rows:
         if len(cells) == len(columns):
             yield f"{name} row {number}", dict(zip(columns, cells, strict=True))
-        elif leave_out_short:
+        elif wanted.leave_out_short:
             left_out.append(number)
         else:
             error = UserError(
@@ -198,8 +200,8 @@ def _by_column(
             yield f"{name} row {number}", error
     if left_out:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-        wanted = f"for want of {len(columns)} columns"
-        say(f"{name}: left out {wanted}: row {left_out[0]}{more}")
+        why = f"for want of {len(columns)} columns"
+        say(f"{name}: left out {why}: row {left_out[0]}{more}")
 
 
 def _require_columns(

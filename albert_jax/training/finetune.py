@@ -167,7 +167,7 @@ def _session(
         check_destination(directory / which)
     outputs = HeadOutputs(prepared.model, pack=config.pack)
     best = BestStep(config, prepared, outputs, directory / "best", seed)
-    model = prepared.model.clone(lowering=placement.lowering)
+    model = prepared.model.clone(lowering=placement.lowering, exits=config.exits)
     classes = ClassLoss(prepared.class_weights, config.label_smoothing)
     teacher = Distillation(config.distill_weight, config.temperature) if config.teacher else None
     made = configured_step(model, task_objective(model, classes, teacher), config)

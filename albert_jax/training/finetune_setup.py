@@ -31,7 +31,7 @@ from albert_jax.inference.finetuned import (
     tokenizer_of,
 )
 from albert_jax.models.albert import init_params
-from albert_jax.models.heads import AlbertForTask
+from albert_jax.models.heads import EXITABLE, AlbertForTask
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.collate import FeatureRow
 from albert_jax.tasks.cuts import lines_about
@@ -51,7 +51,7 @@ from albert_jax.utils.streams import say
 # Settings of FinetuneConfig that later versions added and that decide what a run does.
 _RECIPE = (
     *("metric", "thresholds", "class_weights", "label_smoothing", "layer_decay", "freeze"),
-    *("lora", "ema", "distill_weight", "temperature"),
+    *("exits", "lora", "ema", "distill_weight", "temperature"),
 )
 # Heads whose classes may have weights, and those whose targets may be smoothed.
 WEIGHTED = ("classification", "token_classification")
@@ -136,6 +136,11 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     base = baseline(task, examples, dev_examples)
     if config.metric is not None:
         check_metric(task, config.metric, base.metrics)
+    if config.exits and (task.head not in EXITABLE or source.config.num_hidden_groups > 1):
+        raise UserError(
+            f"exits is for {' and '.join(EXITABLE)} with one shared layer, and not for {task.name} "
+            f"with {source.config.num_hidden_groups}; leave it out"
+        )
     if config.thresholds != "half" and task.head != "multi_label":
         raise UserError(
             f"thresholds {config.thresholds} is for multi-label, and not for {task.name}; leave it "

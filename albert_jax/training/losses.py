@@ -8,7 +8,7 @@ where the weights vary by shard.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,18 +177,35 @@ def task_objective(
     task = TASK_LOSSES[model.kind]
     is_plain = classes == ClassLoss()
 
-    def weights(batch: Batch) -> Array:
+    def weights_of(batch: Batch) -> Array:
         if model.kind != "token_classification":
             return _example_weights(batch)
         is_labelled_BS = (batch["labels"] >= 0).astype(jnp.float32)
         return is_labelled_BS * _example_weights(batch)[:, None]
 
     def normalizers(batch: Batch) -> dict[str, Array]:
-        found = {"labels": weights(batch).sum()}
+        found = {"labels": weights_of(batch).sum()}
         if not is_plain:
-            weighted = weights(batch) * classes.of_labels(jnp.maximum(batch["labels"], 0))
+            weighted = weights_of(batch) * classes.of_labels(jnp.maximum(batch["labels"], 0))
             found["weighted_labels"] = weighted.sum()
         return found
+
+    def of_pass(output: Any, batch: Batch, normalizers: dict[str, Array]) -> tuple[Array, Metrics]:
+        # A batch may hold no label at all: then the loss is 0, not NaN.
+        shares = weights_of(batch) / jnp.maximum(normalizers["labels"], 1.0)
+        losses = task.losses(output, batch, model.lowering)
+        metrics = {name: (shares * x).sum() for name, x in losses.items()}
+        if not is_plain:
+            whole = normalizers["weighted_labels"]
+            weighted = classes.losses(output, jnp.maximum(batch["labels"], 0))
+            of_labels = weights_of(batch) / jnp.where(whole > 0, whole, 1.0)
+            metrics["task_loss"] = (of_labels * weighted).sum()
+        total = metrics["task_loss"]
+        if teacher is not None:
+            distances = teacher.losses(output, batch[TEACHER_LOGITS])
+            metrics["distill_loss"] = (shares * distances).sum()
+            total = (1 - teacher.weight) * total + teacher.weight * metrics["distill_loss"]
+        return total, metrics
 
     def loss(
         params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
@@ -203,22 +220,9 @@ def task_objective(
             deterministic=key is None,
             rngs=None if key is None else {"dropout": key},
         )
-        # A batch may hold no label at all: then the loss is 0, not NaN.
-        shares = weights(batch) / jnp.maximum(normalizers["labels"], 1.0)
-        losses = task.losses(output, batch, model.lowering)
-        metrics = {name: (shares * x).sum() for name, x in losses.items()}
-        if not is_plain:
-            whole = normalizers["weighted_labels"]
-            shares = weights(batch) / jnp.where(whole > 0, whole, 1.0)
-            weighted = classes.losses(output, jnp.maximum(batch["labels"], 0))
-            metrics["task_loss"] = (shares * weighted).sum()
-        total = metrics["task_loss"]
-        if teacher is not None:
-            distances = teacher.losses(output, batch[TEACHER_LOGITS])
-            shares = weights(batch) / jnp.maximum(normalizers["labels"], 1.0)
-            metrics["distill_loss"] = (shares * distances).sum()
-            total = (1 - teacher.weight) * total + teacher.weight * metrics["distill_loss"]
-        return total, metrics
+        if not model.exits:
+            return of_pass(output, batch, normalizers)
+        return _of_all_passes(output, lambda logits: of_pass(logits, batch, normalizers))
 
     normalizer_of = dict.fromkeys(task.metrics, "labels")
     if teacher is not None:
@@ -226,6 +230,25 @@ def task_objective(
     if not is_plain:
         normalizer_of["task_loss"] = "weighted_labels"
     return Objective(normalizers, loss, normalizer_of, model.lowering.axis_name)
+
+
+def _of_all_passes(
+    logits: Array, of_pass: Callable[[Array], tuple[Array, Metrics]]
+) -> tuple[Array, Metrics]:
+    """Return loss and metrics of logits [..., L, C] of L passes: means of the losses, in which a
+    pass counts by its number (Zhou et al. 2020, equation 4), and the last pass' other metrics."""
+    passes = logits.shape[-2]
+    found = [of_pass(logits[..., j, :]) for j in range(passes)]
+    weights = [2 * (j + 1) / (passes * (passes + 1)) for j in range(passes)]
+
+    def mean(values: Iterable[Array]) -> Array:
+        terms = [weight * x for weight, x in zip(weights, values, strict=True)]
+        return jnp.stack(terms).sum()
+
+    _, metrics = found[-1]
+    losses = [name for name in metrics if name.endswith("loss")]
+    metrics |= {name: mean(each[name] for _, each in found) for name in losses}
+    return mean(total for total, _ in found), metrics
 
 
 def classification_losses(logits_BC: Array, batch: Batch, lowering: Lowering) -> Metrics:

@@ -25,6 +25,7 @@ from tests.helpers.paths import VOCABULARY
 constants = pytest.importorskip("huggingface_hub.constants", reason="needs huggingface_hub")
 
 pytestmark = [
+    pytest.mark.extras,
     # An interrupted download is resumed by huggingface_hub with a warning.
     pytest.mark.filterwarnings("ignore::UserWarning:huggingface_hub"),
     # huggingface_hub 2.4 gives its HTTP client a file as this does not want it.

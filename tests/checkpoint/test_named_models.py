@@ -22,6 +22,7 @@ from albert_jax.checkpoint.model_export import export_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.cli.info import describe_path
 from albert_jax.config.model_names import ModelName, kept_model, model_path, name_of
+from albert_jax.inference.prediction_files import predictions_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.locks import waited_for
 from tests.helpers.models import noisy_params, worded_albert
@@ -213,6 +214,14 @@ def test_processes_that_start_together_convert_nothing(transformers_folder: Path
             require_model_directory(given, fetch=False)
     kept = require_model_directory(transformers_folder)
     assert require_model_directory(transformers_folder, fetch=False) == kept
+
+
+def test_predictions_of_a_named_model_take_no_folder_of_its_name(tmp_path: Path) -> None:
+    task = albert_jax.TASKS["sst2"]
+    (tmp_path / "x").mkdir()
+    folder = predictions_folder(task, "me/it", "dev", None)
+    assert folder == tmp_path / "predictions" / "me--it" / "sst2-dev"
+    assert predictions_folder(task, "x/model", "dev", None) == tmp_path / "x/predictions/sst2-dev"
 
 
 # ------------------------------------------------------------------------------ a released model

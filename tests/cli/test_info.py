@@ -16,6 +16,7 @@ from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.cli.descriptions import (
     ConfigurationDescription,
+    Description,
     ModelDescription,
     PretrainDescription,
     RecipeDescription,
@@ -188,11 +189,14 @@ def test_a_description_has_types_and_comes_back_from_its_json(given, kind, keys)
     assert described.keys() - lengths == keys - {"forward_flops_at_length_512"}
     assert bool(lengths) == ("forward_flops_at_length_512" in keys)
     document = json.loads(json.dumps(described))
-    found = kind.from_json(document | {"of a later version": 1})
-    assert found == described == document
+    found = Description.from_json(document | {"of a later version": 1})
+    assert type(found) is kind
+    assert found == kind.from_json(document) == described == document
     assert vars(found) == vars(described)
     with pytest.raises(msgspec.ValidationError):
         kind.from_json({"kind": described.kind, "path": described.path, "config": 5})
+    with pytest.raises(msgspec.ValidationError, match="kind 'picture'"):
+        Description.from_json(document | {"kind": "picture"})
 
 
 def test_a_descriptions_fields_are_typed(tmp_path: Path) -> None:

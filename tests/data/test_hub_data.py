@@ -112,6 +112,15 @@ def test_classes_have_their_names_and_minus_1_is_no_label(library) -> None:
     assert [example.label for example in unlabelled] == [None] * 4
 
 
+def test_a_users_own_tables_go_before_parquet_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    assert hub.is_hub_data(tmp_path)
+    (tmp_path / "train.csv").write_text("text,label\na,b\nb,c\n")
+    assert not hub.is_hub_data(tmp_path)
+    assert not hub.is_hub_data(tmp_path / "train.csv")
+
+
 def test_a_name_may_have_an_owner_and_a_configuration(library) -> None:
     known = library(**{"nyu-mll/glue": {"train": reviews()}, "imdb": {"train": reviews()}})
     for data in ("hf:nyu-mll/glue/sst2", "hf:nyu-mll/glue", "hf:imdb", "hf:imdb/plain"):
@@ -229,7 +238,7 @@ def test_what_cannot_be_had_is_one_sentence(library, monkeypatch, capsys, tmp_pa
 # -------------------------------------------------------------------------------------------- text
 
 
-def test_a_store_of_a_stream_has_its_documents_in_order(library, tmp_path: Path) -> None:
+def test_a_store_of_a_stream_has_its_documents_in_order(library, tmp_path, capsys) -> None:
     texts = [f"{text}. {text} too.\n\nAnd {text}." for text in WORDS]
     rows = Rows({"body": Feature(), "n": Feature("int64")}, [{"body": x, "n": 0} for x in texts])
     library(**{"owner/name": {"train": rows}})
@@ -240,7 +249,8 @@ def test_a_store_of_a_stream_has_its_documents_in_order(library, tmp_path: Path)
     ]
     assert {len(document) for document in found} == {3}
     settings = {"vocab": VOCABULARY, "format": "hf:owner/name/config", "field": "body"}
-    prepare([], output=tmp_path / "store", workers=1, progress=False, **settings)
+    prepare([], output=tmp_path / "store", workers=1, **settings)
+    assert "does not say its size, so that nothing can be forecast" in capsys.readouterr().err
     store = TokenStore.open(tmp_path / "store")
     assert store.manifest["reading"]["field"] == "body"
     assert sum(split["documents"] for split in store.manifest["splits"].values()) == 4
@@ -285,6 +295,7 @@ def test_jsonl_says_which_row_has_no_text(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- the libraries at work
 
 
+@pytest.mark.extras
 def test_parquet_is_read_by_pyarrow_alone(tmp_path: Path) -> None:
     reason = "needs pyarrow, which albert-jax[hf-data] installs"
     pa = pytest.importorskip("pyarrow", reason=reason)
@@ -303,6 +314,7 @@ def test_parquet_is_read_by_pyarrow_alone(tmp_path: Path) -> None:
         list(read_documents(tmp_path / "b.parquet"))
 
 
+@pytest.mark.extras
 @pytest.mark.filterwarnings("default")  # of the libraries' own
 def test_folders_that_the_library_wrote_are_read_as_its_data_sets(tmp_path, monkeypatch) -> None:
     reason = "needs datasets, which albert-jax[hf-data] installs"

@@ -18,7 +18,7 @@ from albert_jax.inference.export import export_serving
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.predict import predict
 from albert_jax.tasks import find_task
-from albert_jax.tasks.collate import as_rows
+from albert_jax.tasks.collate import as_rows, collate
 from albert_jax.utils.errors import UserError
 from tests.helpers.compressed import read_compressed
 from tests.helpers.models import noisy_params, worded_albert
@@ -289,8 +289,8 @@ def test_every_heads_program_gives_what_its_answers_are_made_of(task, tmp_path):
     wanted = fine_tuned([row])[0]
     names = {}
     exec(LOADER, names)
-    arrays = [np.stack(row.ids), np.ones_like(np.stack(row.ids)), np.stack(row.segments)]
-    arrays = [x.astype(np.int32)[None] if task == "race" else x.astype(np.int32) for x in arrays]
+    batch = collate([row], row.length, targets=False)
+    arrays = [batch[name] for name in ("input_ids", "input_mask", "segment_ids")]
     if task == "squad2":
         arrays.append(row.targets["p_mask"][None])
     found = names["load"](str(served), "predict")(*arrays)

@@ -47,7 +47,12 @@ TINY = tiny_albert(
     initializer_range=0.1,
 )
 TOKENIZER = Tokenizer.load(VOCABULARY)
-LABELS = {"single": ["no", "yes"], "pair": ["no", "yes"], "token-classification": ["N", "O", "V"]}
+LABELS = {
+    "single": ["no", "yes"],
+    "multi-label": ["N", "O", "V"],
+    "pair": ["no", "yes"],
+    "token-classification": ["N", "O", "V"],
+}
 LONG = "the value of the list is open " * 9
 
 
@@ -673,6 +678,10 @@ ASKED: dict[str, tuple[list[object], list[dict[str, object]]]] = {
     "sst2": (
         ["the list is open", {"sentence": "a file"}, LONG],
         [{"sentence": "the list is open"}, {"sentence": "a file"}, {"sentence": LONG}],
+    ),
+    "multi-label": (
+        ["the list is open", "a file"],
+        [{"text": "the list is open"}, {"text": "a file"}],
     ),
     "mnli": (
         [("the list", "a value"), ["is open", "the file is read"]],

@@ -43,6 +43,12 @@ FORWARD = {"atol": 3e-6, "rtol": 0}
 GRADIENT = {"atol": 3e-6, "rtol": 3e-6}
 
 
+def made_up_target(kind, rng):
+    if kind == "multi_label":
+        return {"label_set": [rng.randrange(2) for _ in range(3)]}
+    return {"labels": rng.random() if kind == "regression" else rng.randrange(3)}
+
+
 def rows_of(lengths, kind="classification", seed=0):
     """Pairs of those lengths with made-up labels."""
     rng = random.Random(seed)
@@ -51,7 +57,7 @@ def rows_of(lengths, kind="classification", seed=0):
             i,
             [rng.randrange(5, 90) for _ in range(length)],
             [int(at >= length // 2) for at in range(length)],
-            {"labels": rng.random() if kind == "regression" else rng.randrange(3)},
+            made_up_target(kind, rng),
         )
         for i, length in enumerate(lengths)
     )

@@ -21,6 +21,8 @@ from albert_jax.utils.errors import UserError
 from tests.helpers.paths import DATA
 from tests.helpers.pretraining_runs import VOCABULARY, make_store, tiny_config
 
+pytestmark = pytest.mark.usefixtures("steps_made_once")
+
 SCHEDULES = {
     "depth": "1:0.5,2:0.5",
     "length": "16:0.25,32:0.75",

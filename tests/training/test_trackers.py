@@ -158,6 +158,7 @@ def test_tensorboard_has_the_figures_in_the_runs_folder(folder: Path) -> None:
     assert not has_secret(folder)
 
 
+@pytest.mark.extras
 def test_wandb_keeps_a_run_offline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -179,6 +180,7 @@ def test_wandb_keeps_a_run_offline(folder: Path, monkeypatch: pytest.MonkeyPatch
         open_trackers(("wandb",), tracked(folder))
 
 
+@pytest.mark.extras
 def test_mlflow_keeps_a_run_in_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
     from mlflow.tracking import MlflowClient

@@ -25,6 +25,7 @@ from albert_jax.utils.wording import first_ten, shortened
 _PIPELINES = {
     None: "fill-mask",
     "classification": "text-classification",
+    "multi_label": "text-classification",
     "regression": "text-classification",
     "multiple_choice": "multiple-choice",
     "token_classification": "token-classification",

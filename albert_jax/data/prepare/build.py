@@ -141,7 +141,9 @@ def prepare(
     forecast = make_forecast(waiting, reading, tokenizer, workers)
     if forecast.example:
         _say(forecast.example, progress)
-    _say(forecast.describe(place.free()), progress)
+    unknown = "the data set does not say its size, so that nothing can be forecast"
+    is_known = forecast.input_bytes or not waiting
+    _say(forecast.describe(place.free()) if is_known else unknown, progress)
     forecast.check_disk(place.name, place.free())
     with _workplace(place, settings, tokenizer, forecast.bytes):
         _remove_stale(place, units, waiting)

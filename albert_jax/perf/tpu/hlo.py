@@ -295,36 +295,46 @@ def matmul_flops(computation: Computation, instruction: Instruction) -> float:
     if labels is None:
         return 0.0
     of_left, of_right, of_out = labels.groups()
-    window = _window(instruction)
+    windows = _windows(instruction)
     products = 2.0 * out[of_out.index("b")] * out[of_out.index("f")] * right[of_right.index("i")]
     for d in range(len(of_out) - 2):
         digit = str(d)
-        products *= _meetings(
-            left[of_left.index(digit)],
-            out[of_out.index(digit)],
-            *(window[name][d] for name in ("size", "stride", "pad", "lhs_dilate", "rhs_dilate")),
-        )
+        sizes = left[of_left.index(digit)], out[of_out.index(digit)]
+        products *= windows[d].meetings(*sizes)
     # batch_group_count: each group of the batch meets its own share of the features.
     groups = re.search(r"batch_group_count=(\d+)", instruction.rest)
     return products / (int(groups[1]) if groups else 1)
 
 
-def _window(instruction: Instruction) -> dict[str, list[int]]:
-    """Each spatial dimension's window: size, stride, padding before, dilations."""
+@dataclass(frozen=True)
+class _Window:
+    """A convolution's window in one spatial dimension; `pad` is the padding before, and the fields
+    have HLO's names."""
+
+    size: int
+    stride: int
+    pad: int
+    lhs_dilate: int
+    rhs_dilate: int
+
+    def meetings(self, size: int, out: int) -> int:
+        """Return in how many (output, window) positions there is an input and no padding."""
+        reach, dilate = (size - 1) * self.lhs_dilate + 1, self.lhs_dilate
+        at = (
+            o * self.stride - self.pad + w * self.rhs_dilate
+            for o in range(out)
+            for w in range(self.size)
+        )
+        return sum(0 <= p < reach and p % dilate == 0 for p in at)
+
+
+def _windows(instruction: Instruction) -> list[_Window]:
+    """Return each spatial dimension's window."""
     found = _WINDOW.search(instruction.rest)
     told = dict(part.split("=") for part in found[1].split()) if found else {}
     sizes = [int(n) for n in told.get("size", "").split("x") if n]
-    window = {"size": sizes}
+    columns = [sizes]
     for name, default in (("stride", 1), ("pad", 0), ("lhs_dilate", 1), ("rhs_dilate", 1)):
         values = told[name].split("x") if name in told else [str(default)] * len(sizes)
-        window[name] = [int(value.split("_")[0]) for value in values]
-    return window
-
-
-def _meetings(
-    size: int, out: int, window: int, stride: int, pad: int, dilate: int, spread: int
-) -> int:
-    """In how many of a dimension's (output, window) positions there is an input, not padding."""
-    reach = (size - 1) * dilate + 1
-    at = (o * stride - pad + w * spread for o in range(out) for w in range(window))
-    return sum(0 <= p < reach and p % dilate == 0 for p in at)
+        columns.append([int(value.split("_")[0]) for value in values])
+    return [_Window(*values) for values in zip(*columns, strict=True)]

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model as ONNX graphs, for servers without JAX.
+
+DEST/encode.onnx   ids, mask, segments i64[B, S] -> sequence f32[B, S, H], pooled f32[B, H]
+DEST/predict.onnx  the same -> the outputs of a fine-tuned head
+DEST/serving.json  inputs and outputs, configuration, how text is cleaned, the head, versions
+DEST/spiece.model  the vocabulary, where the model has one
+
+A graph is the network written out operation by operation. Its layers share their weights, as the
+model's do, so that a file has each once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from albert_jax import __version__
+from albert_jax.checkpoint.integrity import named_leaves
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.manifests import SERVING, VOCABULARY, HeadManifest
+from albert_jax.inference.api import Albert, load
+from albert_jax.inference.export import TOLERANCE
+from albert_jax.inference.finetuned import for_task, head_outputs
+from albert_jax.models.attention_plain import PADDING_LOGIT
+from albert_jax.models.heads import HEADS, AlbertForTask
+from albert_jax.utils.arguments import checked, path_of
+from albert_jax.utils.atomic import appearing_whole
+from albert_jax.utils.errors import UserError
+
+OPSET = 20  # the first with Gelu
+INPUTS = ("input_ids", "input_mask", "segment_ids")
+_LIBRARIES = ("onnx", "onnxruntime")
+
+
+@checked
+def export_onnx(model: str | Path, dest: str | Path, *, depth: int | None = None) -> Path:
+    """Write a model directory as ONNX graphs to a new folder, compared with the model itself.
+
+    Args:
+        model: model directory, or mini.
+        dest: folder to write.
+        depth: how often the shared layer runs; None: as the configuration says.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: where something is at `dest`, the libraries are not installed, the head is
+            span_v2, whose beam has no graph, or the model's outputs are not finite.
+    """
+    source = require_model_directory(model)
+    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"exporting to ONNX needs {' and '.join(missing)}; pip install 'albert-jax[onnx]'"
+        )
+    dest = path_of(dest, "dest")
+    if dest.exists():
+        raise UserError(f"{dest} exists; give a new path")
+    albert = load(source, depth=depth)
+    if albert.head is not None and albert.head["kind"] == "span_v2":
+        raise UserError(
+            f"the head of {model} is span_v2, which has no ONNX graph; export its StableHLO "
+            "programs instead: leave out --to onnx"
+        )
+    graphs = {"encode": _encode_graph(albert)}
+    if albert.head is not None:
+        graphs["predict"] = _head_graph(albert)
+    import onnx
+
+    with appearing_whole(dest) as folder:
+        for name, graph in graphs.items():
+            onnx.save(graph, str(folder / f"{name}.onnx"))
+            onnx.checker.check_model(str(folder / f"{name}.onnx"), full_check=True)
+        description = json.dumps(_description(albert, graphs), indent=1)
+        (folder / SERVING).write_text(f"{description}\n", encoding="utf-8")
+        if albert.vocabulary is not None:
+            shutil.copyfile(albert.vocabulary.path, folder / VOCABULARY)
+        _check(albert, folder, list(graphs))
+    return dest
+
+
+class _Graph:
+    """Nodes and weights as they are added; a value is known by its name."""
+
+    def __init__(self, params: Mapping[str, np.ndarray]) -> None:
+        self._params = params
+        self.nodes: list[Any] = []
+        self.weights: dict[str, np.ndarray] = {}
+        self._numbers = itertools.count()
+
+    def add(self, operation: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node and return its output."""
+        from onnx import helper
+
+        name = f"{operation}_{next(self._numbers)}"
+        self.nodes.append(helper.make_node(operation, list(inputs), [name], name, **attributes))
+        return name
+
+    def weight(self, name: str, *, transposed: bool = False) -> str:
+        """Return a parameter of the model, which the graph has once."""
+        array = self._params[name]
+        key = f"{name}/transposed" if transposed else name
+        self.weights[key] = np.ascontiguousarray(array.T if transposed else array, np.float32)
+        return key
+
+    def constant(self, value: Any, dtype: type = np.int64) -> str:
+        """Return a constant."""
+        key = f"constant/{np.dtype(dtype)}/{value}"
+        self.weights[key] = np.asarray(value, dtype)
+        return key
+
+    def dense(self, x: str, name: str) -> str:
+        """Return x kernel + bias."""
+        product = self.add("MatMul", x, self.weight(f"{name}/kernel"))
+        return self.add("Add", product, self.weight(f"{name}/bias"))
+
+    def layer_norm(self, x: str, name: str, epsilon: float) -> str:
+        """Return LayerNorm over the last axis."""
+        weights = (self.weight(f"{name}/{part}") for part in ("scale", "bias"))
+        return self.add("LayerNormalization", x, *weights, axis=-1, epsilon=epsilon)
+
+    def activation(self, x: str, name: str) -> str:
+        """Return the activation of that name of the configuration."""
+        if name in ("gelu", "gelu_erf"):
+            return self.add("Gelu", x, approximate="tanh" if name == "gelu" else "none")
+        if name == "silu":
+            return self.add("Mul", x, self.add("Sigmoid", x))
+        return x if name == "linear" else self.add({"relu": "Relu", "tanh": "Tanh"}[name], x)
+
+
+def _sequence(graph: _Graph, albert: Albert, inputs: Sequence[str]) -> str:
+    """Add the encoder on ids, mask and segments [B, S]; return its output [B, S, H]."""
+    c, (ids, mask, segments) = albert.config, inputs
+    rows = graph.add(
+        "Slice",
+        graph.weight("embeddings/position_embeddings"),
+        graph.constant([0]),
+        graph.add("Shape", ids, start=1, end=2),
+    )
+    words = graph.add("Gather", graph.weight("embeddings/word_embeddings"), ids)
+    types = graph.add("Gather", graph.weight("embeddings/token_type_embeddings"), segments)
+    x = graph.add("Add", graph.add("Add", words, types), rows)
+    x = graph.layer_norm(x, "embeddings/LayerNorm", c.layer_norm_eps)
+    if "embedding_hidden_mapping_in" in albert.params["encoder"]:
+        x = graph.dense(x, "encoder/embedding_hidden_mapping_in")
+    hidden = graph.add("Sub", graph.constant(1.0, np.float32), graph.add("Cast", mask, to=1))
+    padding = graph.add("Mul", hidden, graph.constant(PADDING_LOGIT, np.float32))
+    padding = graph.add("Unsqueeze", padding, graph.constant([1, 2]))
+    for group, length in enumerate(c.group_lengths):
+        for _ in range(length):
+            for inner in range(c.inner_group_num):
+                x = _block(graph, albert, x, padding, f"encoder/group_{group}/inner_group_{inner}")
+    return x
+
+
+def _block(graph: _Graph, albert: Albert, x: str, padding: str, name: str) -> str:
+    c = albert.config
+    shape = graph.constant([0, 0, c.num_attention_heads, c.head_size])
+
+    def heads(part: str, order: list[int]) -> str:
+        projected = graph.dense(x, f"{name}/attention/{part}")
+        return graph.add("Transpose", graph.add("Reshape", projected, shape), perm=order)
+
+    query, value = heads("query", [0, 2, 1, 3]), heads("value", [0, 2, 1, 3])
+    scores = graph.add("MatMul", query, heads("key", [0, 2, 3, 1]))
+    scores = graph.add("Mul", scores, graph.constant(1 / np.sqrt(c.head_size), np.float32))
+    probs = graph.add("Softmax", graph.add("Add", scores, padding), axis=-1)
+    context = graph.add("Transpose", graph.add("MatMul", probs, value), perm=[0, 2, 1, 3])
+    context = graph.add("Reshape", context, graph.constant([0, 0, c.hidden_size]))
+    attended = graph.add("Add", graph.dense(context, f"{name}/attention/output"), x)
+    x = graph.layer_norm(attended, f"{name}/LayerNorm", c.layer_norm_eps)
+    wide = graph.activation(graph.dense(x, f"{name}/ffn"), c.hidden_act)
+    out = graph.add("Add", graph.dense(wide, f"{name}/ffn_output"), x)
+    return graph.layer_norm(out, f"{name}/LayerNorm_1", c.layer_norm_eps)
+
+
+def _pooled(graph: _Graph, sequence: str) -> str:
+    first = graph.add("Gather", sequence, graph.constant(0), axis=1)
+    return graph.add("Tanh", graph.dense(first, "pooler"))
+
+
+def _encode_graph(albert: Albert) -> Any:
+    graph = _Graph(named_leaves(albert.params))
+    sequence = _sequence(graph, albert, INPUTS)
+    seen = graph.add("Unsqueeze", graph.add("Cast", INPUTS[1], to=1), graph.constant([2]))
+    outputs = {
+        "sequence": (graph.add("Mul", sequence, seen), ["B", "S", albert.config.hidden_size])
+    }
+    if "pooler" in albert.params:
+        outputs["pooled"] = (_pooled(graph, sequence), ["B", albert.config.hidden_size])
+    return _model(graph, ["B", "S"], outputs)
+
+
+def _head_graph(albert: Albert) -> Any:
+    assert albert.head is not None
+    graph, kind = _Graph(named_leaves(albert.params)), albert.head["kind"]
+    inputs, shape = INPUTS, ["B", "S"]
+    if kind == "multiple_choice":
+        shape = ["B", "C", "S"]
+        length = graph.add("Shape", INPUTS[0], start=2, end=3)
+        flat = graph.add("Concat", graph.constant([-1]), length, axis=0)
+        inputs = tuple(graph.add("Reshape", name, flat) for name in INPUTS)  # type: ignore[assignment]
+    hidden = _sequence(graph, albert, inputs)
+    if HEADS[kind].pooled:
+        hidden = _pooled(graph, hidden)
+    product = graph.add("MatMul", hidden, graph.weight("head/output_weights", transposed=True))
+    logits = graph.add("Add", product, graph.weight("head/output_bias"))
+    outputs: int = albert.params["head"]["output_bias"].shape[0]
+    if kind == "span_v1":
+        ends = (graph.constant(n) for n in (0, 1))
+        start, end = (graph.add("Gather", logits, at, axis=2) for at in ends)
+        return _model(graph, shape, {"start_logits": (start, shape), "end_logits": (end, shape)})
+    if kind == "multiple_choice":
+        logits = graph.add("Reshape", logits, graph.add("Shape", INPUTS[0], start=0, end=2))
+        return _model(graph, shape, {"logits": (logits, ["B", "C"])})
+    per_token = kind == "token_classification"
+    return _model(graph, shape, {"logits": (logits, [*shape[: 1 + per_token], outputs])})
+
+
+def _model(graph: _Graph, shape: list[Any], outputs: Mapping[str, tuple[str, list[Any]]]) -> Any:
+    """Return the model with its inputs of that shape, and outputs by name with theirs."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    for name, (value, _) in outputs.items():
+        graph.nodes.append(helper.make_node("Identity", [value], [name], name))
+    made = helper.make_graph(
+        graph.nodes,
+        "albert",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in INPUTS],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, own)
+            for name, (_, own) in outputs.items()
+        ],
+        [numpy_helper.from_array(array, name) for name, array in graph.weights.items()],
+    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(
+        made, opset_imports=opsets, ir_version=9, producer_name=f"albert_jax {__version__}"
+    )
+
+
+def _check(albert: Albert, folder: Path, names: Sequence[str]) -> None:
+    """Run the graphs beside the model, at two shapes; an AssertionError is a bug of ours."""
+    import onnxruntime
+
+    rng = np.random.default_rng(0)
+    longest = albert.config.max_position_embeddings
+    sessions = {
+        name: onnxruntime.InferenceSession(
+            str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]
+        )
+        for name in names
+    }
+    for rows, length in ((1, min(16, longest)), (3, min(24, longest))):
+        ids = rng.integers(albert.config.vocab_size, size=(rows, length), dtype=np.int32)
+        mask = np.ones_like(ids)
+        mask[-1, length // 2 :] = 0
+        arrays = (ids, mask, 1 - mask)
+        wanted = albert.forward(*arrays)
+        found = _run(sessions["encode"], arrays)
+        _assert_close(found["sequence"], wanted.sequence * mask[..., None])
+        if wanted.pooled is not None and "pooled" in found:
+            _assert_close(found["pooled"], wanted.pooled)
+        if "predict" in sessions:
+            _check_head(albert, sessions["predict"], arrays)
+
+
+def _check_head(albert: Albert, session: Any, arrays: Sequence[np.ndarray]) -> None:
+    assert albert.head is not None
+    kind = albert.head["kind"]
+    labels = len(albert.params["head"]["output_bias"])
+    model = AlbertForTask(albert.config, albert.compute, kind=kind, labels=labels)
+    if kind == "multiple_choice":
+        arrays = [np.stack([x, x[:, ::-1]], axis=1) for x in arrays]
+    batch = dict(zip(INPUTS, arrays, strict=True))
+    outputs = head_outputs(model, for_task(albert.params), batch)  # type: ignore[arg-type]
+    for name, found in _run(session, arrays).items():
+        _assert_close(found, np.asarray(outputs[name]))
+
+
+def _run(session: Any, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    names = [output.name for output in session.get_outputs()]
+    given = {name: x.astype(np.int64) for name, x in zip(INPUTS, arrays, strict=True)}
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def _assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
+    if not np.isfinite(wanted).all():
+        raise UserError("the model's output is not finite; prove its weights: albert-jax verify")
+    worst = np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max())
+    assert worst <= TOLERANCE["float32"], f"the ONNX graph is {worst:.1e} off"
+
+
+def _description(albert: Albert, graphs: Mapping[str, Any]) -> dict[str, Any]:
+    def shapes(values: Any) -> dict[str, str]:
+        return {
+            value.name: ",".join(
+                d.dim_param or str(d.dim_value) for d in value.type.tensor_type.shape.dim
+            )
+            for value in values
+        }
+
+    tokenizer, head = albert.vocabulary, albert.head
+    return {
+        "format_version": 1,
+        "albert_jax": __version__,
+        "onnx_opset": OPSET,
+        "config": dataclasses.asdict(albert.config),
+        "tokenizer": tokenizer
+        and {"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
+        "head": head and HeadManifest.from_json(head).to_json(),
+        "programs": {
+            name: {"inputs": shapes(made.graph.input), "outputs": shapes(made.graph.output)}
+            for name, made in graphs.items()
+        },
+    }
