@@ -2,6 +2,7 @@
 """Arguments of the wrong kind: one sentence that names the argument, wherever they are given."""
 
 import dataclasses
+import inspect
 import pickle
 import pydoc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
