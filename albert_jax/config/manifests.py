@@ -45,7 +45,7 @@ TRANSFORMERS_WEIGHTS = (
 class TextSettings(TypedDict):
     """How text is cleaned before a vocabulary divides it; `Tokenizer.load` says what they mean."""
 
-    mode: str
+    mode: Literal["google", "hf", "hf-fast", "wordpiece"]
     do_lower_case: bool
     keep_accents: NotRequired[bool]  # where it is not the mode's default
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import sentencepiece
 
@@ -147,7 +147,7 @@ class HfTokenizer:
 
 def text_settings_with(mode: str, lower: bool, keep_accents: bool) -> TextSettings:
     """Return the settings, with keep_accents only where it is not the mode's default."""
-    settings: TextSettings = {"mode": mode, "do_lower_case": lower}
+    settings: TextSettings = {"mode": cast(Any, mode), "do_lower_case": lower}
     if keep_accents != keeps_accents(mode, lower):
         settings["keep_accents"] = keep_accents
     return settings

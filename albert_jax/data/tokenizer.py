@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex, cast
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import sentencepiece
@@ -168,7 +168,7 @@ class Tokenizer:
         cls,
         path: str | Path,
         *,
-        mode: str | None = None,
+        mode: Mode | None = None,
         do_lower_case: bool | None = None,
         keep_accents: bool | None = None,
     ) -> Tokenizer:
@@ -208,8 +208,7 @@ class Tokenizer:
             )
         if path.suffix in _MODES_OF or mode == "hf-fast":
             return _FastTokenizer(path, mode, do_lower_case, keep_accents)
-        mode = cast("Mode", mode or "google")
-        return _load_spiece(path, mode, do_lower_case is not False, bool(keep_accents))
+        return _load_spiece(path, mode or "google", do_lower_case is not False, bool(keep_accents))
 
     def __init__(
         self,

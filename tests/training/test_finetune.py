@@ -47,7 +47,7 @@ from albert_jax.training.memory import OutOfMemory
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import init_state, make_train_step
-from albert_jax.training.watching import StopTraining
+from albert_jax.training.watching import NOBODY, StopTraining
 from albert_jax.utils.errors import UserError
 from tests.helpers.golden import original_model
 from tests.helpers.paths import REPOSITORY
@@ -491,10 +491,10 @@ def test_a_degenerate_run_begins_anew_with_a_seed_not_asked_for(
     base, data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(finetune, "is_degenerate", lambda task, dev, found: True)
-    monkeypatch.setattr(finetune, "_session", lambda config, prepared, placement, seed: seed)
+    monkeypatch.setattr(finetune, "_session", lambda *settings: settings[-1])
     monkeypatch.setattr(finetune, "carry_out", lambda seed: seed_run(seed, degenerate=seed == 3))
     config = toy_config(base, data, tmp_path, seeds=2, restarts=2)
-    runs = finetune._runs(config, None, None)
+    runs = finetune._runs(config, None, None, NOBODY)
     assert [(run.seed, run.restarted) for run in runs] == [(3, True), (5, False), (4, False)]
     assert (
         "seed 3 is degenerate: it answers all dev examples alike; beginning anew with seed 5"
