@@ -78,9 +78,9 @@ def snapshot(named: ModelName) -> Snapshot:
             info = hub.HfApi(endpoint=hub_endpoint(), library_name="albert_jax").model_info(
                 named.name, revision=named.revision, files_metadata=True
             )
-        except _refusals(hub):
-            raise
         except _network_errors(hub) as error:
+            if isinstance(error, hub.errors.HfHubHTTPError) and _status_of(error) < 500:
+                raise  # the hub answered, and refuses it
             return _offline(hub, named, error)
         commit = str(info.sha)
         if not COMMIT.fullmatch(commit):
@@ -223,7 +223,8 @@ def _is(path: Path, listed: _File) -> bool:
 
 def _offline(hub: Any, named: ModelName, why: Exception) -> Snapshot:
     """The copy in huggingface_hub's own cache."""
-    told = f"{hub_endpoint()} cannot be reached ({_said(why)})"
+    status = _status_of(why)
+    told = f"{hub_endpoint()} cannot be reached ({f'status {status}' if status else _said(why)})"
     try:
         found = hub.snapshot_download(
             named.name, revision=named.revision, local_files_only=True, allow_patterns=[_CONFIG]
@@ -302,13 +303,15 @@ def _huggingface_hub(named: ModelName) -> Any:
     return huggingface_hub
 
 
-def _refusals(hub: Any) -> tuple[type[Exception], ...]:
-    """The errors of a hub that answered."""
-    return (hub.errors.HfHubHTTPError,)
+def _status_of(error: Any) -> int:
+    """The status of a hub's answer; 0 where none is known."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else 0
 
 
 def _network_errors(hub: Any) -> tuple[type[Exception], ...]:
-    """Those of a network, of whichever client the installed version has; OSError is requests'."""
+    """The errors of a network, of whichever client the installed version has, and of a hub that
+    answers with another status than success; OSError is requests'."""
     return (OSError, hub.errors.HfHubHTTPError.__mro__[1])
 
 
@@ -350,8 +353,7 @@ def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
             f"{named} lacks a file that it lists ({_said(error)}); run this again"
         ) from None
     except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status in (401, 403):
+        if _status_of(error) in (401, 403):
             told = f"{hub_endpoint()} refuses {named} ({_said(error)})"
             raise UserError(f"{told}; {_LOG_IN}") from None
         raise _not_done(named, done, error) from None

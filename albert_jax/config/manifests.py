@@ -42,7 +42,7 @@ TRANSFORMERS_WEIGHTS = (
 class TextSettings(TypedDict):
     """How text is cleaned before a vocabulary divides it; `Tokenizer.load` says what they mean."""
 
-    mode: str
+    mode: Literal["google", "hf"]
     do_lower_case: bool
 
 

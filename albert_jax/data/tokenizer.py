@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex, cast
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import sentencepiece
@@ -132,7 +132,7 @@ class Tokenizer:
     @classmethod
     @checked
     def load(
-        cls, path: str | Path, *, mode: str | None = None, do_lower_case: bool | None = None
+        cls, path: str | Path, *, mode: Mode | None = None, do_lower_case: bool | None = None
     ) -> Tokenizer:
         """Reads a SentencePiece model, or a folder's spiece.model or 30k-clean.model.
 
@@ -163,8 +163,7 @@ class Tokenizer:
             raise UserError(
                 f"{path} is no SentencePiece model; give ALBERT's spiece.model or 30k-clean.model"
             ) from None
-        known = cast("Mode", mode)
-        return cls(processor, path, hashlib.sha256(model).hexdigest(), known, do_lower_case)
+        return cls(processor, path, hashlib.sha256(model).hexdigest(), mode, do_lower_case)
 
     def __init__(
         self,

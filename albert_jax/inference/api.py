@@ -75,12 +75,25 @@ class Encoded:
 def load(
     directory: str | Path, *, compute: ComputeConfig | None = None, depth: int | None = None
 ) -> Albert:
-    """Returns the Albert in a model directory.
+    """Load a model, ready to answer.
 
-    `depth` runs the shared layer that number of times in place of the configuration's. Programs are
-    compiled anew by each process, unless JAX was told to keep them, by JAX_COMPILATION_CACHE_DIR or
-    `albert_jax.distributed.compilation_cache.set_compilation_cache`. Raises UserError for a
-    directory that is damaged and for anything else than a model directory, with what to do.
+    Programs are compiled anew by each process, unless JAX was told to keep them, by
+    JAX_COMPILATION_CACHE_DIR or
+    `albert_jax.distributed.compilation_cache.set_compilation_cache`.
+
+    Args:
+        directory: a model directory; a transformers folder; or a model's name: mini, a released
+            one such as "base-v2", or "OWNER/NAME" or "OWNER/NAME@REVISION" of the Hugging Face hub.
+            What is no model directory is fetched and converted once, into the user's cache.
+        compute: how this machine computes.
+        depth: how often the shared layer runs; unset: as often as the configuration says.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: for a directory that is damaged, a name that cannot be fetched and anything
+            else, with what to do.
     """
     model = load_model(require_model_directory(directory, "directory"), as_float32=True)
     tokenizer = None

@@ -46,8 +46,7 @@ class LongTexts:
             return self
         if self.how != "windows" or task.head not in WINDOWED:
             raise UserError(
-                f"stride {self.stride} is for long windows of {' and '.join(WINDOWED)}; leave it "
-                "out"
+                f"stride {self.stride} is for long windows of {', '.join(WINDOWED)}; leave it out"
             )
         check_stride(self.stride, max_seq_length)
         return self

@@ -194,6 +194,20 @@ def test_without_a_network_the_copy_of_huggingface_hubs_cache_is_taken(
     assert sentence.endswith("run this once with a network, or give a folder")
 
 
+def test_a_hub_that_is_down_is_as_no_network(
+    hub: FakeHub, files: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = hub.add("me/it", files)
+    named = name_of("me/it")
+    assert named is not None
+    client.snapshot(named)
+    hub.is_down = True
+    assert require_model_directory("me/it").name == commit
+    assert told("me/other", capsys).startswith(
+        f"me/other is not on this disk, and {hub.endpoint} cannot be reached (status 500)"
+    )
+
+
 def test_hf_hub_offline_asks_nobody(
     hub: FakeHub, files: dict[str, bytes], tmp_path: Path, run_cli
 ) -> None:

@@ -63,6 +63,7 @@ class FakeHub:
     cut: dict[str, int] = field(default_factory=dict)  # file -> bytes after which the next GET ends
     stored: dict[str, bytes] = field(default_factory=dict)  # large files by SHA-256
     corrupted: set[str] = field(default_factory=set)  # files that come with another byte
+    is_down: bool = False
 
     def add(self, name: str, folder: Path | dict[str, bytes], ref: str = "main") -> str:
         """Commits a folder's files; returns the commit's name."""
@@ -112,7 +113,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _read(self, *, body: bool) -> None:
         path = self._begin()
-        if path.startswith("/api/models/"):
+        if self.hub.is_down:
+            self._refuse(500, None)
+        elif path.startswith("/api/models/"):
             name, _, rest = path.removeprefix("/api/models/").partition("/revision/")
             self._info(name, unquote(rest) or "main")
         elif "/resolve/" in path:

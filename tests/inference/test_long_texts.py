@@ -184,7 +184,11 @@ def test_a_long_text_can_be_refused_and_the_next_answered(
     ("task", "settings", "said"),
     [
         ("race", {"long": "windows"}, "whose options share one passage"),
-        ("single", {"stride": 4}, "stride 4 is for long windows of classification and regression"),
+        (
+            "single",
+            {"stride": 4},
+            "stride 4 is for long windows of classification, multi_label, regression",
+        ),
         ("single", {"long": "windows", "stride": 31}, "must be 1 to 30"),
         ("squad1", {"long": "windows", "stride": 4}, "leave it out"),
     ],
