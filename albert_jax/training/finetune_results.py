@@ -27,9 +27,9 @@ class SeedRun(Result):
 
     `directory` is relative to the work directory. `best` is the step that is kept as the model.
     `ended` says why no step followed `last`: all were made, the metric no longer improved, or a
-    callback stopped the run; None in results of version 0.1. `degenerate` runs answer all dev examples alike at their best step,
-    `collapsed_at_the_end` at their last. A run that was `restarted` does not count: another seed
-    began anew in its place.
+    callback stopped the run; None in results of version 0.1. `degenerate` runs answer all dev
+    examples alike at their best step, `collapsed_at_the_end` at their last. A run that was
+    `restarted` does not count: another seed began anew in its place.
     """
 
     seed: int
