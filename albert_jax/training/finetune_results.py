@@ -27,9 +27,9 @@ class SeedRun(Result):
 
     `directory` is relative to the work directory. `best` is the step that is kept as the model.
     `ended` says why no step followed `last`: all were made, the metric no longer improved, or a
-    callback stopped the run. `degenerate` runs answer all dev examples alike at their best step,
-    `collapsed_at_the_end` at their last. A run that was `restarted` does not count: another seed
-    began anew in its place.
+    callback stopped the run; None in results of version 0.1. `degenerate` runs answer all dev
+    examples alike at their best step, `collapsed_at_the_end` at their last. A run that was
+    `restarted` does not count: another seed began anew in its place.
     """
 
     seed: int
@@ -39,7 +39,9 @@ class SeedRun(Result):
     degenerate: bool
     collapsed_at_the_end: bool
     restarted: bool = False
-    ended: Literal["last_step", "early_stopping", "callback"] = "last_step"
+    ended: Literal["last_step", "early_stopping", "callback"] | None = field(
+        default=None, metadata=ABSENT_IF_NONE
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

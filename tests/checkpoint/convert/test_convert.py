@@ -149,7 +149,7 @@ def test_every_head_goes_round_through_every_format(tmp_path: Path, head: str) -
     params = made_up(parts=(), head=head)
     source = write_original(tmp_path / "tf", params, head=head)
     asked = None if head.startswith("span") else head
-    labels = head in ("classification", "token_classification")
+    labels = head in ("classification", "multi_label", "token_classification")
     convert(source, tmp_path / "ours", head=asked)
     assert load_model(tmp_path / "ours").manifest["head"] == {"kind": head, "labels": None}
     assert params_of(tmp_path / "ours") == plain(params)

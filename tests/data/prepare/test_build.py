@@ -562,7 +562,7 @@ def test_a_second_prepare_of_the_same_store_is_refused(
 
     monkeypatch.setattr("albert_jax.data.prepare.local_runner.prepare_unit", while_another_starts)
     prepare(corpus, vocab=VOCABULARY, output=store, holdout=0.1, workers=1, progress=False)
-    assert "UserError: another prepare is writing" in told[0].splitlines()[-1]
+    assert "Busy: another prepare is writing" in told[0].splitlines()[-1]
     assert contents(store) == contents(whole)
 
 
