@@ -196,8 +196,8 @@ class FinetuneConfig:
     """Rank of an adapter (LoRA) of the shared layer's query and value, which is trained in place of
     the encoder and serves all its passes; 0: the encoder itself is trained."""
     ema: float = 0.0
-    """Decay of a moving average of the weights, as 0.999, which is evaluated and exported in place
-    of the weights; 0: none."""
+    """Decay of a moving average of the weights after each step, as 0.999, which is evaluated and
+    exported in place of the weights; early steps are averaged over those made so far. 0: none."""
     teacher: str | None = None
     """Model directory fine-tuned on the same task, larger as a rule, whose probabilities are learnt
     beside the labels (distillation). Of classification and multiple choice."""
@@ -234,6 +234,10 @@ class FinetuneConfig:
         task_name(self.task)
         label_pairs(self.labels)
         class_weights(self.class_weights)
+        self._check_ranges()
+        self._check_combinations()
+
+    def _check_ranges(self) -> None:
         for name in SCHEDULES:
             if getattr(self.train, name):
                 raise UserError(
@@ -243,11 +247,6 @@ class FinetuneConfig:
             self, "", 1, "doc_stride", "max_query_length", "stride", "length_window", "seeds"
         )
         check_least(self, "", 0, "restarts", "pack", "early_stopping", "lora")
-        if self.early_stopping and not self.train.eval_every:
-            raise UserError(
-                f"early_stopping {self.early_stopping} counts evaluations, and train.eval_every 0 "
-                "makes none before the end; give --train.eval-every"
-            )
         if self.max_seq_length is not None and self.max_seq_length < 8:
             raise UserError(f"max_seq_length {self.max_seq_length} is too short; use 8 or more")
         for name in ("dropout", "classifier_dropout", "label_smoothing"):
@@ -262,6 +261,31 @@ class FinetuneConfig:
             raise UserError(f"temperature {self.temperature} must be more than 0")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"layer_decay {self.layer_decay} must lie in (0, 1]")
+
+    def _check_combinations(self) -> None:
+        """Refuse settings that contradict each other, or that would do nothing."""
+        if self.early_stopping and not self.train.eval_every:
+            raise UserError(
+                f"early_stopping {self.early_stopping} counts evaluations, and train.eval_every 0 "
+                "makes none before the end; give --train.eval-every"
+            )
+        if self.lora and self.freeze != "none":
+            raise UserError(
+                f"lora {self.lora} trains an adapter of the encoder, which keeps its own values "
+                f"anyway, and freeze {self.freeze!r} is for runs without one; leave out --freeze"
+            )
+        if self.layer_decay != 1 and (self.lora or self.freeze == "encoder"):
+            held = f"lora {self.lora}" if self.lora else "freeze 'encoder'"
+            raise UserError(
+                f"layer_decay {self.layer_decay} is of the encoder's learning rates, and with "
+                f"{held} the encoder learns nothing; leave out --layer-decay"
+            )
+        for name, default in (("distill_weight", 0.5), ("temperature", 2.0)):
+            if self.teacher is None and getattr(self, name) != default:
+                raise UserError(
+                    f"{name} {getattr(self, name)} is of learning from a teacher, and none is "
+                    "given; give --teacher, or leave it out"
+                )
 
     @property
     def window(self) -> int:

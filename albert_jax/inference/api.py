@@ -30,7 +30,7 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import functions
 from albert_jax.inference.answers import Answer
 from albert_jax.inference.batching import batch_tokens, one_ahead
-from albert_jax.inference.finetuned import FineTuned, fine_tuned_of
+from albert_jax.inference.finetuned import AnswerSettings, FineTuned, fine_tuned_of
 from albert_jax.inference.id_arrays import model_inputs
 from albert_jax.inference.predict import Texts, answers_to
 from albert_jax.models.lowering import matmul_dtype
@@ -142,7 +142,7 @@ class Albert:
         self.source = source
         self._special = ALBERT_IDS if tokenizer is None else tokenizer.special
         self._asked_compute = compute
-        self._answering: tuple[dict[str, Any], FineTuned] | None = None
+        self._answering: tuple[tuple[str | None, AnswerSettings], FineTuned] | None = None
         self._on_cpu = jax.default_backend() == "cpu"
         # Unrolled, so that a kernel's transposition is part of each layer's matmul.
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
@@ -498,22 +498,23 @@ class Albert:
             UserError: for a model that was not fine-tuned, and for an input that lacks a text or
                 that the model has no finite answer to.
         """
-        is_one = isinstance(inputs, (str, tuple, Mapping))
-        settings: dict[str, Any] = {
-            "task": task,
+        is_one = isinstance(inputs, (str, bytes, tuple, Mapping))  # bytes are refused as one
+        settings: AnswerSettings = {
             "max_seq_length": max_seq_length,
             "doc_stride": doc_stride,
             "pack": pack,
             "long": long,
             "stride": stride,
+            "compute": self._asked_compute,
         }
-        if self._answering is None or self._answering[0] != settings:
-            self._answering = settings, self._fine_tuned(settings)
+        asked = (task, settings)
+        if self._answering is None or self._answering[0] != asked:
+            self._answering = asked, self._fine_tuned(task, settings)
         given = [inputs] if is_one else cast(Iterable[Texts], inputs)
         answers = answers_to(self._answering[1], cast(Iterable[Texts], given))
         return answers[0] if is_one else answers
 
-    def _fine_tuned(self, settings: Mapping[str, Any]) -> FineTuned:
+    def _fine_tuned(self, task: str | None, settings: AnswerSettings) -> FineTuned:
         name = self.source or "this model"
         if self.head is None:
             raise UserError(
@@ -524,9 +525,7 @@ class Albert:
         # The tokenizer is given beside it.
         nothing: ModelTokenizer = {"path": None, "mode": "google", "do_lower_case": True}
         model = ModelDirectory(dict(self.params), self.config, nothing, manifest)
-        return fine_tuned_of(
-            name, model, tokenizer=self.tokenizer, compute=self._asked_compute, **settings
-        )
+        return fine_tuned_of(name, model, task, tokenizer=self.tokenizer, **settings)
 
     # -------------------------------------------------------------------------------------- details
 

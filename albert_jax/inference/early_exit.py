@@ -37,7 +37,7 @@ class ExitRule:
     @classmethod
     def of(cls, text: str) -> ExitRule:
         """Return the rule that `patience=N` or `confidence=P` says; UserError for another text."""
-        name, _, number = text.partition("=")
+        name, _, number = str(text).partition("=")
         try:
             if name == "patience" and (patience := int(number)) >= 1:
                 return cls(patience=patience)
@@ -124,8 +124,8 @@ def check_exit(model: AlbertForTask, text: str, pack: int) -> ExitRule:
         raise UserError("--exit answers one text at a time; leave out --pack")
     if model.kind not in EXITABLE or model.config.num_hidden_groups > 1:
         raise UserError(
-            f"--exit is for {' and '.join(EXITABLE)} with one shared layer; this model has "
-            f"{model.config.num_hidden_groups} and is for {model.kind}: leave it out"
+            f"exit is for {' and '.join(EXITABLE)} with one shared layer; this model is for "
+            f"{model.kind} with {model.config.num_hidden_groups}; leave it out"
         )
     return rule
 

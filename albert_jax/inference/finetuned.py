@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -171,43 +171,38 @@ def for_task(params: Mapping[str, Any]) -> dict[str, Any]:
     return {n: x for n, x in params.items() if n not in ("predictions", "seq_relationship")}
 
 
-def load_fine_tuned(
-    directory: str | Path,
-    task: str | None = None,
-    *,
-    max_seq_length: int | None = None,
-    compute: ComputeConfig | None = None,
-    pack: int = 0,
-    labels: str | Sequence[str] = (),
-    long: Long | None = None,
-    stride: int | None = None,
-    exit: str | None = None,
-    **settings: Any,
-) -> FineTuned:
-    """A model directory with a head that answers `task`; unset: the one it was fine-tuned for.
+class AnswerSettings(TypedDict, total=False):
+    """How a model is to answer, as `predict` and `evaluate` take it.
 
-    `settings` are of the task, None as in fine-tuning; with `pack` short examples share rows of so
-    many tokens; `labels` are pairs of a data file's label and the task's, a=0,b=1. What is done
-    with a text longer than a row is `long`, with the `stride` of windows; unset: as in fine-tuning,
-    else it is cut. With `exit`, "patience=N" or "confidence=P", fewer passes are made for a text
-    whose answer is settled. The head's labels in another order than the task's are put in the
-    task's. Raises UserError for a model that was not fine-tuned, or for another task or other
-    labels.
+    `max_seq_length`, `doc_stride`, `texts` and `label` are as in fine-tuning where they are None.
+    With `pack` short examples share rows of so many tokens; `labels` are pairs of a data file's
+    label and the task's, a=0,b=1. What is done with a text longer than a row is `long`, with the
+    `stride` of windows; None: as in fine-tuning, else it is cut. With `exit`, "patience=N" or
+    "confidence=P", fewer passes are made for a text whose answer is settled.
+    """
+
+    max_seq_length: int | None
+    doc_stride: int | None
+    compute: ComputeConfig | None
+    pack: int
+    labels: str | Sequence[str]
+    long: Long | None
+    stride: int | None
+    exit: str | None
+    texts: Sequence[str] | None
+    label: str | None
+
+
+def load_fine_tuned(
+    directory: str | Path, task: str | None = None, **settings: Unpack[AnswerSettings]
+) -> FineTuned:
+    """Load a model directory with a head that answers `task`; unset: the one it was fine-tuned for.
+
+    The head's labels in another order than the task's are put in the task's. Raises UserError for a
+    model that was not fine-tuned, or for another task or other labels.
     """
     model = load_model(require_model_directory(directory), as_float32=True)
-    return fine_tuned_of(
-        directory,
-        model,
-        task,
-        max_seq_length=max_seq_length,
-        compute=compute,
-        pack=pack,
-        labels=labels,
-        long=long,
-        stride=stride,
-        exit=exit,
-        **settings,
-    )
+    return fine_tuned_of(directory, model, task, **settings)
 
 
 def fine_tuned_of(
@@ -216,54 +211,60 @@ def fine_tuned_of(
     task: str | None,
     *,
     tokenizer: Tokenizer | None = None,
-    max_seq_length: int | None = None,
-    compute: ComputeConfig | None = None,
-    pack: int = 0,
-    labels: str | Sequence[str] = (),
-    long: Long | None = None,
-    stride: int | None = None,
-    exit: str | None = None,
-    **settings: Any,
+    **settings: Unpack[AnswerSettings],
 ) -> FineTuned:
-    """What `load_fine_tuned` returns, of a model that is loaded; `directory` is its name."""
-    head = head_of(directory, model)
-    if (name := task or head.task) is None:
-        raise UserError(
-            f"{directory} does not say which task it is of; it has a {head.kind} head: give "
-            f"{_FITTING.get(head.kind, '--task')}"
-        )
-    given = {key: value for key, value in settings.items() if value is not None}
-    given["renamed"] = label_pairs(labels) or None
-    own = head.settings if head.settings and head.task == find_task(name).name else {}
-    chosen = configured_task(name, **{**own, **given})
+    """Return what `load_fine_tuned` does, of a model that is loaded; `directory` is its name."""
+    head, pack = head_of(directory, model), settings.get("pack", 0)
+    chosen = _configured(directory, head, task, settings)
     check_pack(chosen, pack)
     chosen = chosen.with_labels(head.labels or ())
     order = _label_order(directory, head, chosen)
-    if renamed := given["renamed"]:
+    if renamed := label_pairs(settings.get("labels", ())):
         published = getattr(chosen, "published", ())
         LabelReader(chosen.labels, renamed=renamed, published=published).check_renamed()
     longest = model.config.max_position_embeddings
     length = min(head.max_seq_length or longest, longest)
-    if max_seq_length is not None:
-        length = _row_length(max_seq_length, longest)
-    for_head = AlbertForTask(
-        model.config, compute or ComputeConfig(), kind=head.kind, labels=_outputs_of(model)
-    )
-    tokenizer = tokenizer or tokenizer_of(directory, model)
-    outputs: HeadOutputs | ExitOutputs = HeadOutputs(for_head, pack=pack)
-    if exit is not None:
-        outputs = ExitOutputs(for_head, check_exit(for_head, exit, pack))
+    if (asked := settings.get("max_seq_length")) is not None:
+        length = _row_length(asked, longest)
+    compute = settings.get("compute") or ComputeConfig()
+    for_head = AlbertForTask(model.config, compute, kind=head.kind, labels=_outputs_of(model))
+    outputs: HeadOutputs | ExitOutputs
+    if (rule := settings.get("exit")) is not None:
+        outputs = ExitOutputs(for_head, check_exit(for_head, rule, pack))
+    else:
+        outputs = HeadOutputs(for_head, pack=pack)
+    long, stride = settings.get("long"), settings.get("stride")
     texts = LongTexts(long or head.long or "cut", stride or (None if long else head.stride))
     return FineTuned(
         path=str(directory),
         directory=model,
         task=chosen,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer or tokenizer_of(directory, model),
         max_seq_length=length,
         outputs=outputs,
         order=order,
         long=texts.check(chosen, length),
     )
+
+
+def _configured(
+    directory: str | Path, head: HeadManifest, task: str | None, settings: AnswerSettings
+) -> Task:
+    """Return the task with the head's settings, but for those that are given."""
+    if (name := task or head.task) is None:
+        raise UserError(
+            f"{directory} does not say which task it is of; it has a {head.kind} head: give "
+            f"{_FITTING.get(head.kind, '--task')}"
+        )
+    asked = {
+        "doc_stride": settings.get("doc_stride"),
+        "texts": settings.get("texts"),
+        "label": settings.get("label"),
+        "renamed": label_pairs(settings.get("labels", ())) or None,
+    }
+    own = head.settings if head.settings and head.task == find_task(name).name else {}
+    given = {key: value for key, value in asked.items() if value is not None}
+    return configured_task(name, **{**own, **given})
 
 
 def _row_length(max_seq_length: int, longest: int) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.answers import Answer, NoAnswer, SpanAnswer
-from albert_jax.inference.finetuned import FineTuned, is_finite, load_fine_tuned
+from albert_jax.inference.finetuned import AnswerSettings, FineTuned, is_finite, load_fine_tuned
 from albert_jax.inference.prediction_files import (
     predictions_folder,
     predictions_of,
@@ -159,21 +159,6 @@ def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterato
         raise
     if chunk:
         yield chunk
-
-
-class AnswerSettings(TypedDict, total=False):
-    """How a model is to answer, as `predict` and `evaluate` take it."""
-
-    max_seq_length: int | None
-    doc_stride: int | None
-    compute: ComputeConfig | None
-    pack: int
-    labels: str | Sequence[str]
-    long: Long | None
-    stride: int | None
-    exit: str | None
-    texts: Sequence[str] | None
-    label: str | None
 
 
 # -------------------------------------------------------------------------------------- answering

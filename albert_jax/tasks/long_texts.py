@@ -158,24 +158,27 @@ def pooled(
 ) -> tuple[Sequence[Features], list[Mapping[str, np.ndarray]]]:
     """Return one feature and one output in place of the windows of each long text.
 
-    Its logits are the mean of the windows', weighted by the tokens that each has of the text.
+    Its logits are the mean of the windows', weighted by the tokens that each has of the text. Of
+    other outputs, the passes of an early exit, it has the largest.
     """
     kept: list[Features] = []
     found: list[Mapping[str, np.ndarray]] = []
-    logits: list[np.ndarray] = []
+    own: list[Mapping[str, np.ndarray]] = []
     weights: list[int] = []
     for index, (feature, output) in enumerate(zip(features, outputs, strict=True)):
         if (tokens := feature.extra.get(_TOKENS)) is None:
             kept.append(feature)
             found.append(output)
             continue
-        logits.append(output["logits"])
+        own.append(output)
         weights.append(tokens)
         if not _goes_on(features, index):
-            mean = np.average(np.stack(logits).astype(np.float64), axis=0, weights=weights)
+            logits = np.stack([x["logits"] for x in own]).astype(np.float64)
+            mean = np.average(logits, axis=0, weights=weights)
+            most = {name: np.max([x[name] for x in own], axis=0) for name in output}
             kept.append(feature)
-            found.append({"logits": mean.astype(output["logits"].dtype)})
-            logits, weights = [], []
+            found.append(most | {"logits": mean.astype(output["logits"].dtype)})
+            own, weights = [], []
     return kept, found
 
 

@@ -53,7 +53,8 @@ _RECIPE = (
     *("metric", "thresholds", "class_weights", "label_smoothing", "layer_decay", "freeze"),
     *("exits", "lora", "ema", "distill_weight", "temperature"),
 )
-# Heads whose classes may have weights, and those whose targets may be smoothed.
+# Heads whose classes may have weights, whose probabilities a teacher has, and whose targets may be
+# smoothed.
 WEIGHTED = ("classification", "token_classification")
 TAUGHT = ("classification", "multiple_choice")
 SMOOTHED = (*WEIGHTED, "multiple_choice")
@@ -104,9 +105,10 @@ def _row_length(config: FinetuneConfig, longest: int) -> int:
 
 
 def set_up(config: FinetuneConfig) -> FinetuneSetup:
-    """Reads the task's train and dev examples and the model to start from.
+    """Read the task's train and dev examples and the model to start from.
 
-    Raises UserError for what is not given, not there, without labels or too long for the model.
+    Raises UserError for settings that the task has no use for, before anything is read, and for
+    what is not given, not there, without labels or too long for the model.
     """
     task = configured_task(
         config.task,
@@ -117,17 +119,9 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
         max_query_length=config.max_query_length,
     )
     check_pack(task, config.pack)
+    _check_head(task, config)
     require_finetuning_inputs(config, workdir_too=False)
-    source = load_model(Path(config.model or ""), as_float32=True)
-    length = config.max_seq_length or 0
-    source = with_positions(source, f"model {config.model}", length, config.positions)
-    longest = source.config.max_position_embeddings
-    if config.lora > source.config.hidden_size:
-        raise UserError(
-            f"lora {config.lora} exceeds the model's hidden_size {source.config.hidden_size}; "
-            "ranks of 4 to 64 are usual"
-        )
-    length = _row_length(config, longest)
+    source, length = _source(config)
     long = LongTexts(config.long, config.stride).check(task, length)
     tokenizer = tokenizer_of(config.model or "", source)
     examples = _labelled(task, "train", config.data or "")
@@ -136,40 +130,15 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     base = baseline(task, examples, dev_examples)
     if config.metric is not None:
         check_metric(task, config.metric, base.metrics)
-    if config.exits and (task.head not in EXITABLE or source.config.num_hidden_groups > 1):
-        raise UserError(
-            f"exits is for {' and '.join(EXITABLE)} with one shared layer, and not for {task.name} "
-            f"with {source.config.num_hidden_groups}; leave it out"
-        )
-    if config.thresholds != "half" and task.head != "multi_label":
-        raise UserError(
-            f"thresholds {config.thresholds} is for multi-label, and not for {task.name}; leave it "
-            "out"
-        )
     weights = weights_of_classes(task, examples, config.class_weights)
-    if config.label_smoothing and task.head not in SMOOTHED:
-        raise UserError(
-            f"{task.name} has no classes or choices, so that label_smoothing "
-            f"{config.label_smoothing} has no meaning; leave it out"
-        )
     teacher = teacher_of(config, task)
     train, dev = (
         features_of(task, each, tokenizer, length, long) for each in (examples, dev_examples)
     )
     for name, split in (("train", train), ("dev", dev)):
-        for line in lines_about(
-            split.cuts,
-            len(split.examples),
-            f"{name} examples",
-            max_seq_length=length,
-            longest=longest,
-        ):
-            say(line)
-        for line in windows_line(split.windows, len(split.examples), f"{name} examples", length):
-            say(line)
+        _say_lengths(f"{name} examples", split, length, source.config.max_position_embeddings)
     if teacher is not None:
         train = taught(train, teacher)
-    train = dataclasses.replace(train, features=[])  # the arrays are enough, and much smaller
     model = AlbertForTask(
         _with_dropout(source.config, config.dropout),
         config.compute,
@@ -177,41 +146,94 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
         labels=max(len(task.labels), 1),
         dropout=config.classifier_dropout,
     )
-    metric = config.metric or task.metric
     return FinetuneSetup(
         task=task,
         source=source,
         tokenizer=tokenizer,
         model=model,
-        train=train,
+        train=dataclasses.replace(train, features=[]),  # the arrays are enough, and much smaller
         dev=dev,
         max_seq_length=length,
-        metric=metric,
+        metric=config.metric or task.metric,
         baseline=base,
         class_weights=weights,
         teacher=json_sha256(teacher.directory.manifest["tensors"]) if teacher else None,
     )
 
 
-def teacher_of(config: FinetuneConfig, task: Task) -> FineTuned | None:
-    """Return the model whose probabilities are learnt too; None where there is no teacher.
+def _check_head(task: Task, config: FinetuneConfig) -> None:
+    """Raise UserError for a setting that the task's head has no use for."""
+    name, head = task.name, task.head
+    if config.exits and head not in EXITABLE:
+        raise UserError(f"exits is for {' and '.join(EXITABLE)}, and not for {name}; leave it out")
+    if config.thresholds != "half" and head != "multi_label":
+        raise UserError(
+            f"thresholds {config.thresholds} is for multi-label, and not for {name}; leave it out"
+        )
+    if config.class_weights and head not in WEIGHTED:
+        raise UserError(f"{name} has no classes to be weighted; leave out --class-weights")
+    if config.label_smoothing and head not in SMOOTHED:
+        raise UserError(
+            f"{name} has no classes or choices, so that label_smoothing {config.label_smoothing} "
+            "has no meaning; leave it out"
+        )
+    if config.teacher is not None and head not in TAUGHT:
+        raise UserError(
+            f"{name} has no classes or choices, which a teacher has probabilities for; leave out "
+            "--teacher"
+        )
 
-    Raises UserError for a task without them, and for a model of another task or of other labels.
+
+def _source(config: FinetuneConfig) -> tuple[ModelDirectory, int]:
+    """Return the model to start from, and the tokens of a row; UserError for settings that it does
+    not suit."""
+    source = load_model(Path(config.model or ""), as_float32=True)
+    length = config.max_seq_length or 0
+    source = with_positions(source, f"model {config.model}", length, config.positions)
+    if config.lora > source.config.hidden_size:
+        raise UserError(
+            f"lora {config.lora} exceeds the model's hidden_size {source.config.hidden_size}; "
+            "ranks of 4 to 64 are usual"
+        )
+    if config.exits and source.config.num_hidden_groups > 1:
+        raise UserError(
+            f"exits is for a model with one shared layer, and {config.model} has "
+            f"{source.config.num_hidden_groups}; leave it out"
+        )
+    return source, _row_length(config, source.config.max_position_embeddings)
+
+
+def _say_lengths(what: str, split: SplitFeatures, length: int, longest: int) -> None:
+    """Say which texts were cut or read in windows."""
+    count = len(split.examples)
+    lines = lines_about(split.cuts, count, what, max_seq_length=length, longest=longest)
+    for line in [*lines, *windows_line(split.windows, count, what, length)]:
+        say(line)
+
+
+def teacher_of(config: FinetuneConfig, task: Task) -> FineTuned | None:
+    """Return the model whose probabilities are learnt too, its logits in the order of the task's
+    labels; None where there is no teacher.
+
+    Raises UserError for a model of another task or of other labels.
     """
     if config.teacher is None:
         return None
-    if task.head not in TAUGHT:
-        raise UserError(
-            f"{task.name} has no classes or choices, which a teacher has probabilities for; leave "
-            "out --teacher"
-        )
     teacher = load_fine_tuned(config.teacher, task.name, compute=config.compute)
-    if task.head == "classification" and teacher.task.labels != task.labels:
+    labels = teacher.task.labels
+    if task.head != "classification" or labels == task.labels:
+        return teacher
+    if sorted(labels) != sorted(task.labels):
         raise UserError(
-            f"the teacher {config.teacher} has the labels {quoted(teacher.task.labels)}, and the "
-            f"training file {quoted(task.labels)}; give a model fine-tuned on these labels"
+            f"the teacher {config.teacher} has the labels {quoted(labels)}, and the training file "
+            f"{quoted(task.labels)}; give a model fine-tuned on these labels"
         )
-    return teacher
+    # Only a user's own task learns its labels, and the teacher lists them as its head does.
+    return dataclasses.replace(
+        teacher,
+        task=teacher.task.with_labels(task.labels),
+        order=tuple(labels.index(label) for label in task.labels),
+    )
 
 
 def taught(train: SplitFeatures, teacher: FineTuned) -> SplitFeatures:
@@ -246,14 +268,12 @@ def weights_of_classes(
     """Return the weights of the task's labels that `--class-weights` asks for; () for none.
 
     Balanced weights are scikit-learn's, of the training examples, or of their words. Raises
-    UserError for a task without classes, for an unknown label, and for a label that no training
-    example has where the weights are to be balanced.
+    UserError for an unknown label, and for a label that no training example has where the weights
+    are to be balanced.
     """
     weights = class_weights(asked)
     if not weights:
         return ()
-    if task.head not in WEIGHTED:
-        raise UserError(f"{task.name} has no classes to be weighted; leave out --class-weights")
     if weights != BALANCED:
         if unknown := [label for label in weights if label not in task.labels]:
             raise UserError(

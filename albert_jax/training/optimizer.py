@@ -321,22 +321,27 @@ _CORRECTED: dict[str, _Make] = {  # for Adam's bias
 
 
 class WeightAverageState(NamedTuple):
+    updates: Array  # their number
     average: Any  # as the parameters
 
 
 def average_weights(tx: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
     """Return `tx`, keeping a moving average of the parameters that its updates lead to.
 
-    The average begins with the parameters before the first update.
+    After `t` updates the parameters after update `i` weigh `decay**(t - i)`, divided by the sum of
+    these weights, so that the parameters before the first update are no part of it. Adam corrects
+    the bias of its moments in the same way.
     """
 
     def init(params: Any) -> WeightAverageState:
-        return WeightAverageState(jax.tree.map(jnp.array, params))
+        return WeightAverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params))
 
     def update(updates: Any, state: WeightAverageState, params: Any) -> tuple[Any, Any]:
+        made = state.updates + 1
+        share = (1 - decay) / (1 - decay ** made.astype(jnp.float32))  # of the newest: 1 at first
         after = optax.apply_updates(params, updates)
-        mean = lambda old, new: decay * old + (1 - decay) * new  # noqa: E731
-        return updates, WeightAverageState(jax.tree.map(mean, state.average, after))
+        average = jax.tree.map(lambda old, new: old + share * (new - old), state.average, after)
+        return updates, WeightAverageState(made, average)
 
     return optax.chain(tx, optax.GradientTransformation(init, update))
 

@@ -16,7 +16,17 @@ import reprlib
 import types
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    SupportsIndex,
+    TypeVar,
+    Union,
+    Unpack,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from albert_jax.utils.errors import UserError
 
@@ -57,14 +67,28 @@ def checked(function: F) -> F:
         except TypeError:
             return function(*args, **kwargs)  # Python's own error says it best
         for name, value in bound.arguments.items():
-            parameter = signature.parameters[name]
-            variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            if name in hints and not variadic:
-                _require_kind(name, value, hints[name])
-                bound.arguments[name] = _pythons_own(value, hints[name])
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                known = _hints_of_keywords(hints.get(name))
+                bound.arguments[name] = {key: _of_kind(key, x, known) for key, x in value.items()}
+            elif kind is not inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[name] = _of_kind(name, value, hints)
         return function(*bound.args, **bound.kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def _hints_of_keywords(hint: Any) -> dict[str, Any]:
+    """Return the annotations by name of `**settings: Unpack[a TypedDict]`."""
+    return get_type_hints(get_args(hint)[0]) if get_origin(hint) is Unpack else {}
+
+
+def _of_kind(name: str, value: Any, hints: Mapping[str, Any]) -> Any:
+    """Return an argument that is of the kind of its annotation, if it has one."""
+    if name not in hints:
+        return value
+    _require_kind(name, value, hints[name])
+    return _pythons_own(value, hints[name])
 
 
 def _pythons_own(value: Any, hint: Any) -> Any:
@@ -198,5 +222,7 @@ def in_words(hint: Any, *, many: bool = False, words: Mapping[Any, tuple[str, st
         return words[kind][many]
     if arguments:
         sequence = "tuple" if origin is tuple else "list"
+        if arguments[0] is Any:
+            return f"{sequence}s" if many else f"a {sequence}"
         return f"a {sequence} of {in_words(arguments[0], many=True, words=words)}"
     return f"of type {getattr(hint, '__name__', hint)}"

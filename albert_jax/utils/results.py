@@ -105,10 +105,10 @@ class Rows(list[Row]):
         return tables.grid_text(self._grid()) if self else "[]"
 
     def _repr_html_(self) -> str:
-        return tables.grid_html(self._grid())
+        return tables.grid_html(self._grid()) if self else "[]"
 
     def _repr_markdown_(self) -> str:
-        return tables.grid_markdown(self._grid())
+        return tables.grid_markdown(self._grid()) if self else "[]"
 
     def _grid(self) -> tables.Grid:
         first = [each.shown() for each in self[:_SHOWN]]

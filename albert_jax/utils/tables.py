@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from albert_jax.utils.columns import aligned
+from albert_jax.utils.numbers import rounded
 
 _WIDTH = 80  # characters of a value
 _ENTRIES = 12  # of a mapping that is shown entry by entry
@@ -53,11 +54,6 @@ def grid_of(rows: Sequence[Mapping[str, Any]], *, limit: int) -> Grid:
     names = list(dict.fromkeys(name for row in flat for name in row))
     cells = [[_in_words(row[name]) if name in row else "" for name in names] for row in flat]
     return Grid(names, cells, max(0, len(rows) - limit))
-
-
-def rounded(value: float) -> str:
-    """Return a number as a person reads it: four digits, or a whole number from 1,000 on."""
-    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 # ------------------------------------------------------------------------------------ how they look
@@ -119,7 +115,7 @@ def grid_markdown(grid: Grid) -> str:
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
     def cell(text: str) -> str:
-        return text.replace("|", "\\|").replace("\n", "<br>")
+        return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
 
     return "\n".join(f"| {' | '.join(map(cell, row))} |" for row in rows)
 
@@ -152,7 +148,8 @@ def _in_words(value: Any) -> str:
     if value is None:
         text = "-"
     elif isinstance(value, float):
-        text = rounded(value)
+        # As numbers are everywhere, but for FLOPs and the like.
+        text = rounded(value) if abs(value) < 1e9 else f"{value:.4g}"
     elif isinstance(value, int) and not isinstance(value, bool):
         text = f"{value:,}"
     elif isinstance(value, Mapping):

@@ -18,6 +18,7 @@ from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import Features
 from albert_jax.tasks.collate import as_rows
+from albert_jax.tasks.long_texts import pooled
 from albert_jax.training import finetune
 from albert_jax.training.losses import Distillation, task_objective
 from albert_jax.utils.errors import UserError
@@ -158,10 +159,22 @@ def test_a_rule_that_is_none_is_refused(text):
         ExitRule.of(text)
 
 
+def test_a_text_in_windows_has_the_passes_of_the_window_that_took_most():
+    row = Features(0, [2], [0])
+    read = [dataclasses.replace(row, extra={"window_tokens": n}) for n in (6, 2)]
+    outputs = [
+        {"logits": np.float32([1, 0]), "passes": np.int32(2)},
+        {"logits": np.float32([0, 1]), "passes": np.int32(3)},
+    ]
+    _, (found,) = pooled(read, outputs)
+    assert found["passes"] == 3
+    np.testing.assert_allclose(found["logits"], [0.75, 0.25])
+
+
 def test_only_classes_of_one_shared_layer_have_exits(tmp_path):
     (tmp_path / "data").mkdir()
     data = toy_data(tmp_path / "data")
     grouped = dataclasses.replace(TINY, num_hidden_layers=2, num_hidden_groups=2)
     base = random_model(tmp_path / "base", grouped)
-    with pytest.raises(UserError, match="exits is for classification with one shared layer"):
+    with pytest.raises(UserError, match=r"exits is for a model with one shared layer, and .* has 2"):
         finetune.finetune(toy_config(base, data, tmp_path / "run", exits=True))

@@ -140,14 +140,3 @@ def test_a_run_learns_several_labels_and_its_model_answers_with_them(tmp_path):
     assert (head.kind, head.labels) == ("multi_label", ["A", "B"])
     back = list(predict(tmp_path / "back", [{"text": "the open list"}], task="multi-label"))
     assert back[0].probabilities == pytest.approx(answers[0].probabilities, abs=1e-5)
-
-
-def test_thresholds_are_for_several_labels_alone(tmp_path):
-    rows = "text,label\na,x\nb,y\n"
-    for split in ("train", "dev"):
-        (tmp_path / f"{split}.csv").write_text(rows)
-    config = toy_config(
-        toy_model(tmp_path / "base"), tmp_path, tmp_path / "run", steps=2, thresholds="fit"
-    )
-    with pytest.raises(UserError, match="thresholds fit is for multi-label, and not for single"):
-        finetune.finetune(config)

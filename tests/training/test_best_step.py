@@ -87,7 +87,7 @@ def test_a_rollback_takes_back_what_later_evaluations_found():
     assert not patience.is_over(30)
 
 
-@pytest.mark.parametrize("metric", ["loss", "macro_f1"])
+@pytest.mark.parametrize("metric", ["loss", pytest.param("macro_f1", marks=pytest.mark.slow)])
 def test_a_run_ends_early_with_the_step_that_it_keeps(base, noisy, tmp_path, metric):
     """The step kept and the end are those that the log's own figures say, and a run that is killed
     on its way ends with the same."""
@@ -155,6 +155,7 @@ def moderated(count, seed):
         yield number, " ".join(words), label
 
 
+@pytest.mark.slow
 def test_class_weights_find_a_rare_label_in_a_file_of_odd_columns(base, tmp_path):
     """Its macro F1 beside that of the run without weights, and by hand from the answers."""
     for split, count in (("train", 600), ("dev", 300)):

@@ -8,7 +8,7 @@ import pytest
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.tasks import RawExample, find_task
 from albert_jax.training import finetune
-from albert_jax.training.finetune_setup import weights_of_classes
+from albert_jax.training.finetune_setup import set_up, weights_of_classes
 from albert_jax.utils.errors import UserError
 from tests.helpers.toy_task import toy_config, toy_data, toy_model
 
@@ -57,15 +57,32 @@ def test_weights_that_are_none_are_refused_before_anything_is_read(weights):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"class_weights": ("balanced",)}, "has no classes to be weighted"),
-        ({"label_smoothing": 0.1}, "has no classes or choices"),
+        ({"class_weights": ("balanced",)}, "regression has no classes to be weighted"),
+        ({"label_smoothing": 0.1}, "regression has no classes or choices"),
+        ({"teacher": "there"}, "regression has no classes or choices, which a teacher"),
+        ({"exits": True}, "exits is for classification, and not for regression"),
+        ({"thresholds": "fit"}, "thresholds fit is for multi-label, and not for regression"),
     ],
 )
-def test_a_score_has_no_classes(changes, told):
-    task = find_task("regression")
-    if "class_weights" in changes:
-        with pytest.raises(UserError, match=told):
-            weights_of_classes(task, examples([1.0, 2.0]), changes["class_weights"])
+def test_what_a_score_has_no_use_for_is_refused_before_anything_is_read(changes, told):
+    with pytest.raises(UserError, match=told):
+        set_up(FinetuneConfig(task="regression", model="nowhere", data="nowhere", **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lora": 4, "freeze": "encoder"}, "leave out --freeze"),
+        ({"lora": 4, "freeze": "embeddings"}, "leave out --freeze"),
+        ({"lora": 4, "layer_decay": 0.9}, "with lora 4 the encoder learns nothing"),
+        ({"freeze": "encoder", "layer_decay": 0.9}, "with freeze 'encoder' the encoder learns"),
+        ({"distill_weight": 0.9}, "distill_weight 0.9 is of learning from a teacher"),
+        ({"temperature": 1.0}, "temperature 1.0 is of learning from a teacher"),
+    ],
+)
+def test_settings_that_contradict_each_other_or_do_nothing_are_refused(changes, told):
+    with pytest.raises(UserError, match=told):
+        FinetuneConfig(**changes)
 
 
 def test_the_weights_are_said_and_recorded(tmp_path, capsys):

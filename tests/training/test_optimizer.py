@@ -297,10 +297,11 @@ def test_settings_known_to_diverge_are_warned_of():
 
 
 def test_the_average_of_weights_is_a_loops_and_leaves_the_updates_as_they_are():
+    """Each step's weights by NumPy; those before the first step are no part of the average."""
     params = {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}
     plain, averaging = optax.adam(0.1), average_weights(optax.adam(0.1), 0.8)
     states = [plain.init(params), averaging.init(params)]
-    average = {name: np.asarray(x, np.float64) for name, x in params.items()}
+    after = []
     both = [params, params]
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -310,8 +311,10 @@ def test_the_average_of_weights_is_a_loops_and_leaves_the_updates_as_they_are():
         for i, tx in enumerate((plain, averaging)):
             updates, states[i] = tx.update(grads, states[i], both[i])
             both[i] = optax.apply_updates(both[i], updates)
-        average = {name: 0.8 * x + 0.2 * np.asarray(both[0][name]) for name, x in average.items()}
-    for name, x in average.items():
+        after.append(both[0])
+    for name in params:
         np.testing.assert_array_equal(both[0][name], both[1][name])
-        np.testing.assert_allclose(averaged_weights(states[1])[name], x, rtol=1e-6)
+        values = np.stack([np.asarray(each[name], np.float64) for each in after])
+        mean = np.average(values, axis=0, weights=[0.8**4, 0.8**3, 0.8**2, 0.8, 1])
+        np.testing.assert_allclose(averaged_weights(states[1])[name], mean, rtol=1e-6)
     assert averaged_weights(states[0]) is None

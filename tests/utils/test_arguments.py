@@ -7,7 +7,7 @@ import pickle
 import pydoc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import pytest
@@ -91,6 +91,31 @@ def test_numbers_of_numpys_become_pythons_own() -> None:
 def test_what_does_not_fit_is_named_and_shown(given: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=f"^{told}$"):
         example(**given)
+
+
+class Settings(TypedDict, total=False):
+    long: Literal["cut", "refuse"] | None
+    pack: int
+
+
+def test_settings_by_name_are_checked_where_they_are_those_of_a_typed_dict() -> None:
+    @checked
+    def answer(**settings: Unpack[Settings]) -> dict[str, Any]:
+        return {**settings}
+
+    assert type(answer(pack=np.int64(3), long=None)["pack"]) is int
+    with pytest.raises(UserError, match=r"^pack '3' must be a whole number$"):
+        answer(pack="3")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^long 'x' must be one of cut, refuse or None$"):
+        answer(long="x")  # type: ignore[arg-type]
+
+
+def test_what_may_hold_anything_is_a_list() -> None:
+    @checked
+    def answer(inputs: str | Sequence[Any] | Iterable[str | Sequence[Any]]) -> None: ...
+
+    with pytest.raises(UserError, match=r"^inputs 5 must be a string or a list or a list of strin"):
+        answer(5)  # type: ignore[arg-type]
 
 
 def test_calls_that_python_itself_refuses_are_left_to_it() -> None:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from albert_jax.utils.results import ABSENT_IF_NONE, Result, Rows
+from albert_jax.utils.tables import Grid, grid_markdown
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,6 +145,12 @@ def test_a_notebook_gets_tables():
     assert page.count("<tr>") == page.count("</tr>") == 6 + 3
     lines = SCORE._repr_markdown_().splitlines()
     assert lines[:3] == ["| Score |  |", "| --- | --- |", r"| name | a\|b <c> d |"]
+
+
+def test_no_rows_and_signs_of_markdown_are_shown_as_they_are():
+    empty = Rows()
+    assert (repr(empty), empty._repr_html_(), empty._repr_markdown_()) == ("[]",) * 3
+    assert grid_markdown(Grid(["a"], [[r"x\|y"]])).endswith(r"| x\\\|y |")
 
 
 def test_rows_are_one_table_and_still_a_list():
