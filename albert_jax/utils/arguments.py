@@ -70,6 +70,9 @@ def checked(function: F) -> F:
             kind = signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_KEYWORD:
                 known = _hints_of_keywords(hints.get(name))
+                if known and (unknown := next((key for key in value if key not in known), None)):
+                    said = f"{function.__name__}() got an unexpected keyword argument {unknown!r}"
+                    raise TypeError(said)
                 bound.arguments[name] = {key: _of_kind(key, x, known) for key, x in value.items()}
             elif kind is not inspect.Parameter.VAR_POSITIONAL:
                 bound.arguments[name] = _of_kind(name, value, hints)

@@ -176,5 +176,5 @@ def test_only_classes_of_one_shared_layer_have_exits(tmp_path):
     data = toy_data(tmp_path / "data")
     grouped = dataclasses.replace(TINY, num_hidden_layers=2, num_hidden_groups=2)
     base = random_model(tmp_path / "base", grouped)
-    with pytest.raises(UserError, match=r"exits is for a model with one shared layer, and .* has 2"):
+    with pytest.raises(UserError, match=r"exits is for .* one shared layer, and .* has 2"):
         finetune.finetune(toy_config(base, data, tmp_path / "run", exits=True))

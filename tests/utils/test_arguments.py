@@ -108,6 +108,8 @@ def test_settings_by_name_are_checked_where_they_are_those_of_a_typed_dict() -> 
         answer(pack="3")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^long 'x' must be one of cut, refuse or None$"):
         answer(long="x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"answer\(\) got an unexpected keyword argument 'lonng'"):
+        answer(lonng="cut")  # type: ignore[call-arg]
 
 
 def test_what_may_hold_anything_is_a_list() -> None:
