@@ -17,6 +17,8 @@ from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.sections import OptimizerConfig, TrainConfig
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.predict import predict
+from albert_jax.tasks import find_task
+from albert_jax.tasks.scores import check_metric
 from albert_jax.tasks.split_features import features_of
 from albert_jax.training import finetune
 from albert_jax.training.best_step import Patience, mean_loss
@@ -188,6 +190,17 @@ def test_class_weights_find_a_rare_label_in_a_file_of_odd_columns(base, tmp_path
         right = sum(a == g == label for a, g in zip(answers, golds, strict=True))
         scores.append(2 * right / (answers.count(label) + golds.count(label)))
     assert found["weighted"] == pytest.approx(sum(scores) / 3)
+
+
+def test_a_metric_that_constant_answers_lack_may_choose_the_step_too():
+    """As SQuAD 2.0's scores at the best threshold do in the original."""
+    constant = {"exact": 50.0, "f1": 50.0, "total": 2}
+    check_metric(find_task("squad2"), "best_f1", constant)
+    for metric in ("best_f1_thresh", "total", "loss"):
+        with pytest.raises(UserError, match="give exact, f1, best_exact, best_f1"):
+            check_metric(find_task("squad2"), metric, constant)
+    with pytest.raises(UserError, match="give exact_match"):
+        check_metric(find_task("squad1"), "best_f1", {"exact_match": 50.0})
 
 
 def test_less_of_a_loss_and_more_of_anything_else_is_better(base, data, tmp_path):
