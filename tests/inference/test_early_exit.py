@@ -44,31 +44,30 @@ def setting():
     return model, params, [batch[name] for name in ("input_ids", "input_mask", "segment_ids")]
 
 
-def shallower(model, passes):
-    return model.clone(config=dataclasses.replace(CONFIG, num_hidden_layers=passes))
-
-
-def each_pass(model, params, texts):
-    """[L, B, C] of models of 1 to L layers, which have the same parameters."""
-    return np.stack(
-        [shallower(model, n).apply({"params": params}, *texts) for n in range(1, PASSES + 1)]
-    )
-
-
-def test_each_pass_has_the_logits_of_a_shallower_model(setting):
+@pytest.fixture(scope="module")
+def each_pass(setting):
+    """Logits [L, B, C] of models of 1 to L layers, which have the same parameters."""
     model, params, texts = setting
-    found = model.clone(exits=True).apply({"params": params}, *texts)
-    wanted = each_pass(model, params, texts)
-    np.testing.assert_allclose(found.transpose(1, 0, 2), wanted, atol=1e-5)
+    configs = [
+        dataclasses.replace(CONFIG, num_hidden_layers=passes) for passes in range(1, PASSES + 1)
+    ]
+    applied = [jax.jit(model.clone(config=config).apply) for config in configs]
+    return np.stack([apply({"params": params}, *texts) for apply in applied])
 
 
-def test_the_loss_weighs_a_pass_by_its_number(setting):
+def test_each_pass_has_the_logits_of_a_shallower_model(setting, each_pass):
+    model, params, texts = setting
+    found = jax.jit(model.clone(exits=True).apply)({"params": params}, *texts)
+    np.testing.assert_allclose(found.transpose(1, 0, 2), each_pass, atol=1e-5)
+
+
+def test_the_loss_weighs_a_pass_by_its_number(setting, each_pass):
     """Of labels and of a teacher; float32 sums of 30 losses: 1e-5."""
     model, params, texts = setting
     batch = dict(zip(("input_ids", "input_mask", "segment_ids"), texts, strict=True))
     batch["labels"] = np.arange(8, dtype=np.int32) % 3
     batch[TEACHER_LOGITS] = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
-    logits = each_pass(model, params, texts)
+    logits = each_pass
     hard = [
         optax.softmax_cross_entropy_with_integer_labels(x, batch["labels"]).mean() for x in logits
     ]
@@ -79,7 +78,8 @@ def test_the_loss_weighs_a_pass_by_its_number(setting):
     ]
     weights = np.arange(1, PASSES + 1) / np.arange(1, PASSES + 1).sum()
     objective = task_objective(model.clone(exits=True), teacher=Distillation(0.25))
-    loss, metrics = objective.loss(params, batch, objective.normalizers(batch), None)
+    weighed = objective.normalizers(batch)
+    loss, metrics = jax.jit(lambda p: objective.loss(p, batch, weighed, None))(params)
     np.testing.assert_allclose(metrics["task_loss"], weights @ np.array(hard), rtol=1e-5)
     np.testing.assert_allclose(metrics["distill_loss"], weights @ np.array(soft), rtol=1e-5)
     np.testing.assert_allclose(
@@ -104,7 +104,7 @@ def leaves_at(logits_LC, patience=0, confidence=0.0):
 @pytest.mark.parametrize(
     "rule", ["patience=1", "patience=2", "patience=9", "confidence=0.7", "confidence=1.0"]
 )
-def test_a_text_is_answered_after_the_pass_at_which_a_loop_stops(setting, rule):
+def test_a_text_is_answered_after_the_pass_at_which_a_loop_stops(setting, each_pass, rule):
     model, params, texts = setting
     ids_BS, mask_BS, segments_BS = texts
     lengths = mask_BS.sum(axis=1)
@@ -113,7 +113,7 @@ def test_a_text_is_answered_after_the_pass_at_which_a_loop_stops(setting, rule):
         for i, n in enumerate(lengths)
     )
     found = ExitOutputs(model, ExitRule.of(rule))(params, rows)
-    logits = each_pass(model, params, texts).transpose(1, 0, 2)
+    logits = each_pass.transpose(1, 0, 2)
     name, value = rule.split("=")
     wanted = [leaves_at(x, **{name: float(value)}) for x in logits]
     assert [int(x["passes"]) for x in found] == wanted

@@ -59,7 +59,7 @@ def leaves(workdir):
     return json.loads(document.read_bytes())["leaves"]
 
 
-@pytest.mark.parametrize("kept", [1, 4])
+@pytest.mark.parametrize("kept", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_resumed_in_any_stage_ends_with_the_same_bits(store, finished, tmp_path, kept):
     shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "model")

@@ -72,8 +72,15 @@ def torchs_cross_entropy(logits, labels, weights, smoothing):
     return total / sum(weights[label] for label in labels)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("kind", ["classification", "token_classification"])
+@pytest.mark.parametrize(
+    ("kind", "smoothing"),
+    [
+        ("classification", 0.2),
+        ("token_classification", 0.0),
+        pytest.param("classification", 0.0, marks=pytest.mark.slow),
+        pytest.param("token_classification", 0.2, marks=pytest.mark.slow),
+    ],
+)
 def test_weighted_and_smoothed_losses_are_torchs_and_add_up_over_micro_batches(kind, smoothing):
     """Sums of a dozen float32 losses in another order: 1e-5."""
     config = tiny_albert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
