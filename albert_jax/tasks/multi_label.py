@@ -63,7 +63,7 @@ class MultiLabelTask(CustomTask):
         return dataclasses.replace(self, thresholds=tuple(found or ()))
 
     def learn(self, train: Sequence[RawExample]) -> MultiLabelTask:
-        """The task with its columns' labels, or with those that its training examples have, sorted.
+        """Return the task with its columns' labels, or with those of its training examples, sorted.
 
         Raises UserError where no example has a label.
         """
@@ -112,7 +112,7 @@ class MultiLabelTask(CustomTask):
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
     ) -> list[Features]:
-        """One row, as GLUE's."""
+        """Return one row, as GLUE's tasks do."""
         ids, segments = pair_features(tokenizer, example.texts, max_seq_length)
         targets = {}
         if isinstance(example.label, tuple):
@@ -123,7 +123,7 @@ class MultiLabelTask(CustomTask):
     def fitted(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> MultiLabelTask:
-        """The task with the thresholds that have the best F1 of each label on these examples."""
+        """Return the task with the thresholds that have each label's best F1 on these examples."""
         golds_NC = self._flags([examples[row.example].label for row in features])
         shares_NC = metrics.sigmoid(np.stack([x["logits"] for x in outputs]))
         pairs = zip(golds_NC.T, shares_NC.T, strict=True)
@@ -134,7 +134,7 @@ class MultiLabelTask(CustomTask):
     def predictions(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> Predictions:
-        """The labels of each text, in the task's order, by id."""
+        """Return the labels of each text, in the task's order, by id."""
         marks_C = np.asarray(self.thresholds or [0.5] * len(self.labels))
         found: Predictions = {}
         for row, output in zip(features, outputs, strict=True):
@@ -144,8 +144,8 @@ class MultiLabelTask(CustomTask):
         return found
 
     def metrics(self, examples: Sequence[RawExample], predictions: Predictions) -> dict[str, float]:
-        """Fractions: F1 over all labels of all texts, mean F1 of the labels, and the share of texts
-        whose labels are all right."""
+        """Return fractions: F1 over all labels of all texts, mean F1 of the labels, and the share
+        of texts whose labels are all right."""
         golds = gold_labels(self.name, examples)
         found = [predictions[example.id] for example in examples]
         return metrics.label_set_scores(self._flags(golds), self._flags(found))

@@ -78,7 +78,7 @@ class BestStep:
         self._value, self._nothing_kept = self._recorded(), not directory.exists()
 
     def _recorded(self) -> float:
-        """The best value of the run that goes on."""
+        """Return how good the step is that an interrupted run has kept; -inf where it kept none."""
         try:
             found = read_document(self.directory / MANIFEST)["provenance"]
         except (Damaged, OSError, KeyError):
@@ -86,7 +86,7 @@ class BestStep:
         return goodness(self.prepared.metric, found["chosen_by"])
 
     def forget(self) -> None:
-        """Takes the first offer that comes: what is kept may be an earlier run's."""
+        """Take the first offer that comes, because what is kept may be an earlier run's."""
         self._value, self._nothing_kept = -math.inf, True
 
     def recall(self, evaluations: Iterable[Mapping[str, Any]]) -> None:
@@ -96,7 +96,7 @@ class BestStep:
             self.patience.note(entry["step"], self._goodness(entry))
 
     def offer(self, params: Any, step: int, tick: Tick) -> dict[str, float]:
-        """The metrics of these parameters, which are kept where none were better."""
+        """Return the metrics of these parameters, and keep the parameters if none were better."""
         judged = self.judge(params, self._dev, tick)
         metrics, value = judged.metrics, self._goodness(judged.metrics)
         self.patience.note(step, value)
@@ -116,9 +116,9 @@ class BestStep:
         tick: Tick | None = None,
         task: Task | None = None,
     ) -> Judged:
-        """Judge parameters on a split; `tick` hears of rows done.
+        """Judge parameters on a split; `tick` is called with the number of rows done.
 
-        `task` has learnt of dev before; None: it may learn of this split.
+        `task` is one whose thresholds are fitted already; None: they may be fitted on this split.
         """
         fit = task is None and self.config.thresholds == "fit"
         task = task or self.prepared.task
@@ -133,7 +133,7 @@ class BestStep:
         return Judged(metrics, predictions, task)
 
     def export(self, params: Any, directory: Path, step: int, judged: Judged) -> None:
-        """Write parameters as a model directory, with what dev says of them."""
+        """Write parameters as a model directory, with their scores on dev; an adapter beside it."""
         source, metrics = self.prepared.source, judged.metrics
         if LORA in params:
             adapter = directory.with_name(f"{directory.name}-adapter")
@@ -169,7 +169,7 @@ def _long_of(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
-    """At most `limit` of the examples, evenly spread over the file."""
+    """Return at most `limit` of the examples, evenly spread over the file."""
     count = len(split.examples)
     if count <= limit:
         return split
@@ -204,7 +204,8 @@ def mean_loss(
 
 
 def _cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return those of logits [C] or [S, C] with a label, or those of [S] that are none's."""
+    """Return the cross-entropy of each label, nats, f64[N], for logits [C] and one label, or for
+    logits [S, C] and labels [S], without those to be ignored."""
     logits_SC, labels_S = np.atleast_2d(logits), np.atleast_1d(labels)
     logits_SC, labels_S = (x[labels_S != IGNORED_LABEL] for x in (logits_SC, labels_S))
     most_S = logits_SC.max(axis=-1)

@@ -135,7 +135,8 @@ def _weights_by_label(prepared: FinetuneSetup) -> dict[str, float] | None:
 def _runs(
     config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement, watching: Watching
 ) -> list[SeedRun]:
-    """A run for each seed, and for each degenerate one, as often as allowed, one of a new seed."""
+    """Carry out a run for each seed; in place of a degenerate one, as often as allowed, a run of a
+    new seed."""
     runs = []
     fresh = config.train.seed + config.seeds  # the first seed that is not asked for
     for number in range(config.seeds):
@@ -160,7 +161,7 @@ def _session(
     watching: Watching,
     seed: int,
 ) -> Session:
-    """One seed's run."""
+    """Return what one seed's run consists of."""
     directory = Path(config.workdir or "") / f"seed-{seed}"
     directory.mkdir(exist_ok=True)
     for which in ("last", "best"):
@@ -221,7 +222,7 @@ def _run_of(
 def _first_state(
     config: FinetuneConfig, prepared: FinetuneSetup, made: ConfiguredStep, seed: int
 ) -> tuple[TrainState, str]:
-    """The weights to start from with a fresh optimizer, and where they come from."""
+    """Return the weights to start from with a fresh optimizer, and where they come from."""
     params, origin = first_params(prepared, seed=seed, random_weights=config.random_weights)
     return made.state_of(jax.device_put(params), seed), origin
 
@@ -298,7 +299,7 @@ def _flops_per_row(prepared: FinetuneSetup, batches: TrainingBatches) -> float:
 
 
 def _link(workdir: Path, run: Path) -> None:
-    """Points `last`, `best` and `model` at a run's model directories."""
+    """Point `last`, `best` and `model` at a run's model directories."""
     for name, target in (("last", "last"), ("best", "best"), ("model", "best")):
         temporary, link = workdir / f".{name}.new", workdir / name
         if link.exists() and not link.is_symlink():

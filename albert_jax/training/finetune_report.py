@@ -33,8 +33,8 @@ from albert_jax.utils.provenance import without_credentials
 def constant_predictions(
     task: Task, train: Sequence[RawExample], dev: Sequence[RawExample]
 ) -> dict[str, Any]:
-    """The best answer that looks at no dev example: the most frequent training label (of words for
-    token classification), the mean of a regression's, no answer to a question."""
+    """Return the best answer that looks at no dev example: the most frequent training label (of
+    words for token classification), the mean of a regression's, no answer to a question."""
     if task.head.startswith("span"):
         return {example.id: "" for example in dev}
     labels = [example.label for example in train if example.label is not None]
@@ -65,7 +65,7 @@ def baseline(task: Task, train: Sequence[RawExample], dev: Sequence[RawExample])
 
 
 def is_degenerate(task: Task, dev: Sequence[RawExample], predictions: Mapping[str, Any]) -> bool:
-    """Whether examples with different labels are all answered alike: the run learnt nothing.
+    """Return whether examples with different labels are all answered alike: the run learnt nothing.
 
     A regression's answers are alike where they span less than a twentieth of the labels.
     """

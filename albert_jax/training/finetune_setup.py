@@ -312,7 +312,7 @@ def _with_dropout(config: AlbertConfig, dropout: float | None) -> AlbertConfig:
 
 
 def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) -> tuple[Any, str]:
-    """Parameters to start from, and a sentence on where they come from.
+    """Return parameters to start from, and a sentence on where they come from.
 
     The encoder is the source's; the head is new, initialised as the original's, unless the source
     was fine-tuned on this very task with these labels. Raises UserError for a source that lacks
@@ -343,7 +343,8 @@ def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) ->
 def finetuning_identity(
     config: FinetuneConfig, prepared: FinetuneSetup, seed: int
 ) -> dict[str, Any]:
-    """What a run must share with the checkpoint it resumes: weights, examples, updates."""
+    """Return what a run must share with the checkpoint that it resumes: weights, examples,
+    updates."""
     settings = to_dict(config)
     keys = ("steps", "batch_size", "accumulate")
     kept = ("max_seq_length", "dropout", "classifier_dropout", "length_window", "random_weights")

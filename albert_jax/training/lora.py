@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """LoRA (Hu et al. 2021): in place of a matrix a product of two thin ones is learnt, and added.
 
-ALBERT's layers are one, so that one adapter serves all passes. It is trained beside the pooler and
-the head while all else keeps its values, is merged into the model that is exported, and is written
-by itself as PEFT, transformers' companion, reads it.
+ALBERT's layers share their parameters, so one adapter serves all passes. It is trained with the
+pooler and the head, and everything else keeps its values. The exported model has the adapter merged
+into its matrices. The adapter is also written by itself, in the format of PEFT, transformers'
+companion.
 """
 
 from __future__ import annotations

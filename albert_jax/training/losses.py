@@ -165,7 +165,7 @@ class Distillation:
 def task_objective(
     model: Any, classes: ClassLoss = ClassLoss(), teacher: Distillation | None = None
 ) -> Objective:
-    """The mean loss of a fine-tuned head; `model` is an AlbertForTask.
+    """Return the mean loss of a fine-tuned head; `model` is an AlbertForTask.
 
     The mean is weighted by `classes`, which only heads with classes or choices have a use for, and
     mixed with the distance from a `teacher`.
