@@ -23,6 +23,7 @@ COMMANDS = (
     "train-tokenizer",
     "prepare",
     "pretrain",
+    "push",
     "finetune",
     "evaluate",
     "predict",
