@@ -33,6 +33,7 @@ COMMANDS = (
     "export",
     "export-serving",
     "convert",
+    "push",
     "verify",
     "benchmark",
     "estimate",

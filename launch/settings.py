@@ -303,7 +303,7 @@ def _check_placeholders(settings: Settings) -> None:
             found = _PLACEHOLDER.search(text) or (key in _NAMES and _EXAMPLE.search(text))
             if found:
                 raise LaunchError(
-                    f"{key} still has {found[0]!r}, which stands for yours; put that in"
+                    f"{key} still has {found[0]!r} from the example; put in your own value"
                 )
 
 

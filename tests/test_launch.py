@@ -476,7 +476,7 @@ BAD = [
         {"run": '"albert-jax pretrain r.py --multihost --workdir runs/x"'},
         "runs/x would be lost with its container",
     ),
-    ({"project": '"your-project"'}, "project still has 'your-project', which stands for yours"),
+    ({"project": '"your-project"'}, "still has 'your-project' from the example; put in your"),
     ({"project": '"YOUR_PROJECT"'}, "project still has 'YOUR_PROJECT'"),
     ({"project": '"<project>"'}, "project still has '<project>'"),
     ({"cluster": '"example-cluster"'}, "cluster still has 'example'"),

@@ -84,7 +84,7 @@ def snapshot(named: ModelName) -> Snapshot:
             return _offline(hub, named, error)
         commit = str(info.sha)
         if not COMMIT.fullmatch(commit):
-            raise UserError(f"{hub_endpoint()} says no commit of {named}; is HF_ENDPOINT right?")
+            raise UserError(f"{hub_endpoint()} gives no commit of {named}; check HF_ENDPOINT")
         listed = {each.rfilename: _listed(each) for each in info.siblings or ()}
         return Snapshot(_Download(hub, named, commit, listed).run(), commit)
 
@@ -103,7 +103,7 @@ class _Download:
         # By its revision, whose commit huggingface_hub notes then for when there is no network.
         config = self._fetched(_CONFIG, self._named.revision)
         if config.parent.name != self._commit:
-            raise UserError(f"{self._named} has changed meanwhile; run this again")
+            raise UserError(f"{self._named} has changed during the download; run this again")
         _require_albert(config, str(self._named))
         self._require_sizes(chosen, _limits(config, chosen))
         self._require_room(chosen)
@@ -165,8 +165,9 @@ def chosen_files(there: Collection[str], repository: str) -> list[str]:
         wanted = _CONFIG if weights else f"none of {', '.join(TRANSFORMERS_WEIGHTS)}"
         held = f" (it has {first_ten(sorted(there))})" if there else ""
         raise UserError(
-            f"{repository} holds no model that is read: {'no ' if weights else ''}{wanted}{held}; "
-            "give the repository of an ALBERT in PyTorch's, safetensors' or Flax's format"
+            f"{repository} holds no model that albert_jax reads: {'no ' if weights else ''}"
+            f"{wanted}{held}; give the repository of an ALBERT in PyTorch's, safetensors' or "
+            "Flax's format"
         )
     chosen = [name for name in _BESIDE if name in there]
     if "spiece.model" not in there:  # what a conversion looks at then
@@ -257,8 +258,7 @@ def require_token(named: ModelName) -> None:
     without a token where that looks for one."""
     if _huggingface_hub(named).get_token() is None:
         raise UserError(
-            f"{named} is written with a token, and there is none; {_LOG_IN}, with one that may "
-            "write"
+            f"writing to {named} needs a token with write access, and there is none; {_LOG_IN}"
         )
 
 

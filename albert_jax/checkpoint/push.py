@@ -88,7 +88,7 @@ def _repository(repository: str, revision: str | None) -> ModelName:
     if revision is None:
         return named
     if named.revision not in (MAIN, revision):
-        raise UserError(f"{repository} and --revision {revision} are two; give one")
+        raise UserError(f"{repository} and --revision {revision} name two revisions; give one")
     again = name_of(f"hub:{named.name}@{revision}")
     assert again is not None, "it has a prefix"
     return dataclasses.replace(named, revision=again.revision)

@@ -697,7 +697,7 @@ class ExportServing(_OnModel):
         if self.to == "onnx":
             if (self.top_k, self.dtype) != (5, "float32"):
                 raise UserError(
-                    "--to onnx has no fill-mask and float32 alone; leave out --top-k and --dtype"
+                    "--to onnx exports no fill-mask and only float32; leave out --top-k and --dtype"
                 )
             from albert_jax.inference.export_onnx import export_onnx
 

@@ -76,8 +76,8 @@ def class_weights(weights: str | Sequence[str]) -> dict[str, float] | Literal["b
             value = float(number)
         if not (separator and label and 0 < value < math.inf):
             raise UserError(
-                f"--class-weights {part!r} must be balanced, or a label, = and its weight, a "
-                "positive number, as in positive=1,negative=4"
+                f"--class-weights {part!r} must be balanced, or LABEL=WEIGHT with a positive "
+                "weight, as in positive=1,negative=4"
             )
         if found.setdefault(label, value) != value:
             raise UserError(f"--class-weights gives {label!r} two weights; give one")

@@ -94,10 +94,16 @@ def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingD
     TokenStore.open(folder, split="heldout").check_vocabulary(data.identity["vocabulary"])
     other = _open_store(config, config.heldout, folder)
     if other.heldout is None:
-        raise UserError(
-            f"the store {config.heldout} holds no document out; prepare it with --holdout 0.5"
-        )
+        raise without_heldout(config.heldout)
     return dataclasses.replace(data, heldout=other.heldout, baselines=other.baselines)
+
+
+def without_heldout(store: str | Path) -> UserError:
+    """Return the error for a store that is asked for held-out examples and has none."""
+    return UserError(
+        f"the store {store} has no held-out document; prepare it with --holdout 0.5, and with an "
+        "empty line between its documents if all of its text is one"
+    )
 
 
 def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingData:

@@ -50,7 +50,7 @@ def advice(found: Iterable[str], *, texts: int, label: str, of_words: bool, is_a
     if own and own_label and own_label != label:
         proposed += ["--label", own_label]
     more = f", as {shlex.join(proposed)}" if proposed else ""
-    return f"; name its own with {flags}{more}"
+    return f"; name its columns with {flags}{more}"
 
 
 def _guess(

@@ -126,7 +126,7 @@ def _in_windows(
             raise UserError(
                 f"{_place(example)} the shorter text of the pair has {kept:,} tokens, over half "
                 f"of a row of {max_seq_length}, so that windows of the other have no room; "
-                "shorten it, or cut long texts"
+                "shorten it, or give --long cut"
             )
     if len(texts[long]) <= room:
         return [row]

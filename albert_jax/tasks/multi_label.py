@@ -71,8 +71,8 @@ class MultiLabelTask(CustomTask):
         found = {label for labels in golds for label in labels}
         if not found:
             raise UserError(
-                f"no text in the training file of {self.name} has a label; there is nothing to "
-                "learn"
+                f"no text in the training file of {self.name} has a label; give some texts "
+                "labels, or name the column that has them with --label"
             )
         say_of_case(self.name, found)
         if len(self.label_columns) > 1:

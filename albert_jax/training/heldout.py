@@ -17,7 +17,7 @@ from albert_jax.config.model import ComputeConfig
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import ExamplesConfig, TrainConfig
 from albert_jax.data.loader import batch_at
-from albert_jax.data.pretraining import PretrainingData, open_data
+from albert_jax.data.pretraining import PretrainingData, open_data, without_heldout
 from albert_jax.distributed.placement import Placement
 from albert_jax.training.first_values import params_of
 from albert_jax.training.pretrain_report import baselines_at, figures
@@ -151,7 +151,7 @@ def evaluate_on_store(
     params = placement.put_state(_whole(params, steps.at(0)))
     evaluate = evaluator(config, data, steps, placement)
     if evaluate is None:
-        raise UserError(f"the store {store} holds no document out; prepare it with --holdout 0.5")
+        raise without_heldout(store)
     metrics = evaluate(params, 0, lambda done, total: None)
     return StoreEvaluation(
         model=str(model),

@@ -48,8 +48,8 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
         )
     if Path(config.data).is_file():
         raise UserError(
-            f"data {config.data} is a file; give the folder that holds it as train, and dev beside "
-            "it"
+            f"data {config.data} is a file; give a folder that holds the task's files, for a table "
+            "of your own train.csv and dev.csv"
         )
 
 

@@ -265,8 +265,8 @@ def test_a_private_repository_is_read_with_the_users_token(
     [
         ({"config.json": b'{"model_type": "bert"}'}, "is a model of type bert; albert_jax reads"),
         ({"config.json": b"{"}, "config.json is not readable JSON"),
-        ({"config.json": None}, "holds no model that is read: no config.json (it has .gitattrib"),
-        ({"model.safetensors": None}, "holds no model that is read: none of model.safetensors, "),
+        ({"config.json": None}, "that albert_jax reads: no config.json (it has .gitattrib"),
+        ({"model.safetensors": None}, "that albert_jax reads: none of model.safetensors, "),
         ({"model.safetensors": b"x" * 99}, "cannot be used as it is: "),
     ],
 )
@@ -419,7 +419,10 @@ def test_a_transformers_folder_is_pushed_as_it_is_to_a_branch(
     [
         (["hub:it"], "hub:it has no owner; give hub:OWNER/NAME"),
         (["hub:a/b/c"], "hub:a/b/c names no repository of the hub"),
-        (["hub:me/it@v1", "--revision", "v2"], "hub:me/it@v1 and --revision v2 are two; give one"),
+        (
+            ["hub:me/it@v1", "--revision", "v2"],
+            "@v1 and --revision v2 name two revisions; give one",
+        ),
         (["hub:me/it", "--license", "My own"], "license 'My own' is no identifier of the hub's"),
     ],
 )
@@ -435,7 +438,7 @@ def test_a_push_that_is_refused_is_one_line_and_tells_no_token(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path
 ) -> None:
     assert cli.main(["push", "mini", "hub:me/it"]) == 2
-    assert "is written with a token, and there is none; log in with" in capsys.readouterr().err
+    assert "a token with write access, and there is none; log in with" in capsys.readouterr().err
     assert hub.requests == []
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     hub.may_write = "hf_secret"

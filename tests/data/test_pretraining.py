@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import random
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,23 @@ def test_documents_of_one_sentence_are_said_by_prepare_and_by_the_plan(
             assert "--sentences wrapped" in text
     assert warnings(f"{store}:0.1,{lone}:0.9") != []
     assert warnings(f"{store}:0.5,{lone}:0.5") == []
+
+
+def test_a_text_that_is_one_document_is_said_by_prepare_with_the_way_out(tmp_path, capfd):
+    wrapped = " ".join(f"The line {number} is long enough to be wrapped." for number in range(99))
+    text = "\n\n".join(f"Part {n}. {textwrap.fill(wrapped, 60)}" for n in range(3))
+    (tmp_path / "text.txt").write_text(text)
+    prepare(tmp_path / "text.txt", vocab=VOCABULARY, output=tmp_path / "one", workers=1)
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("prepare: all of the text is one document, so nothing is held out")
+    prepare(
+        tmp_path / "text.txt",
+        vocab=VOCABULARY,
+        output=tmp_path / "three",
+        sentences="split",
+        workers=1,
+    )
+    assert "all of the text is one document" not in capfd.readouterr().err
 
 
 def test_each_of_the_ways_out_that_are_named_is_one(lone_sentences, tmp_path, capfd):
@@ -213,7 +231,7 @@ def test_a_held_out_store_that_cannot_be_is_refused(store, tmp_path):
     train_tokenizer(text, output=tmp_path / "vocab", vocab_size=36)
     prepare(text, vocab=tmp_path / "vocab", output=tmp_path / "foreign", holdout=0.3, workers=1)
     for name, words in [
-        ("whole", "holds no document out; prepare it with --holdout"),
+        ("whole", "has no held-out document; prepare it with --holdout"),
         ("foreign", "was made with another vocabulary"),
         ("nowhere", "does not exist; give a store"),
     ]:

@@ -144,7 +144,7 @@ def test_the_columns_of_an_input_may_have_other_names(
     )
     arguments = ["--input", tmp_path / "in.csv", "--output", tmp_path / "out.jsonl"]
     assert command(model("single"), *arguments) == 2
-    assert "; name its own with --texts, as --texts review\n" in capsys.readouterr().err
+    assert "; name its columns with --texts, as --texts review\n" in capsys.readouterr().err
     assert command(model("single"), *arguments, "--texts", "review") == 0
     found = [row["prediction"] for row in answers(tmp_path / "out.jsonl")]
     assert found == [row["prediction"] for row in wanted(model("single"))]

@@ -35,7 +35,7 @@ def test_columns_are_proposed_where_only_some_can_be_meant(columns, task, propos
         of_words=chosen.head == "token_classification",
         is_asked=True,
     )
-    assert said == "; name its own with --texts and --label" + (
+    assert said == "; name its columns with --texts and --label" + (
         f", as {proposed}" if proposed else ""
     )
 

@@ -256,7 +256,7 @@ def test_any_table_gives_rows_or_one_user_error(text):
             "train.csv",
             "Review Text,raw,★ rating\na,b,c\n",
             "row 1 lacks the columns 'text', 'label': expected 'text', 'label'; found "
-            "'Review Text', 'raw', '★ rating'; name its own with --texts and --label",
+            "'Review Text', 'raw', '★ rating'; name its columns with --texts and --label",
         ),
         ("train.csv", "Text,label\na,x\n", "lacks the column 'text': .* found 'Text', 'label'"),
         ("train.csv", "text;label\na;x\n", "found 'text;label'; its columns seem .* by ';'"),

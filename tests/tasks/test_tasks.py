@@ -804,14 +804,14 @@ def test_each_word_has_one_prediction_however_short_the_rows(tmp_path, tokenizer
             "single",
             "dev.csv",
             "texts,label\na,b\n",
-            "row 1 lacks the column 'text': .*; found 'texts', 'label'; name its own with --texts",
+            "row 1 lacks the column 'text': .*; found 'texts', 'label'; name its columns",
         ),
         ("single", "dev.csv", 'text,label\na,b\n"c,d\n', "row 3 is not CSV"),
         (
             "single",
             "dev.jsonl",
             '{"text": "a"}',
-            "row 1 lacks 'label': expected 'text', 'label'; found 'text'; name its own with --te",
+            "row 1 lacks 'label': expected 'text', 'label'; found 'text'; name its columns with",
         ),
         (
             "single",

@@ -50,7 +50,7 @@ def test_weights_that_fit_no_label_are_refused(asked, told):
 
 @pytest.mark.parametrize("weights", ["yes", "yes=0", "yes=-1", "yes=nan", "=2", "yes=2,balanced"])
 def test_weights_that_are_none_are_refused_before_anything_is_read(weights):
-    with pytest.raises(UserError, match="must be balanced, or a label, = and its weight"):
+    with pytest.raises(UserError, match="must be balanced, or LABEL=WEIGHT with a positive"):
         FinetuneConfig(class_weights=(weights,))
 
 

@@ -479,3 +479,10 @@ def _summarize(manifest: StoreManifest, store: str, progress: bool) -> None:
             "by which two empty lines end a document; else pretrain with --examples.objective none",
             progress,
         )
+    if documents == 1 and sentences > 1:
+        _say(
+            "all of the text is one document, so nothing is held out: an empty line ends a "
+            "document, in wrapped lines two do; if each line is a sentence or a paragraph, prepare "
+            "with --sentences lines or split",
+            progress,
+        )
