@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albert_jax.config.model_names import without_secrets
 from albert_jax.data.text.tables_text import text_column
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import shortened
 
 HUB = "hf:"
 # Owner, name and configuration, of which the last two or the last may be lacking.
@@ -231,7 +233,7 @@ def _refusals(data: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # its own kinds, its clients', and those of data sets' files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = shortened(" ".join(without_secrets(str(error)).split())) or "no reason given"
         raise UserError(
             f"{data} cannot be read ({type(error).__name__}: {reason}); it is hf:NAME[/CONFIG] of "
             "the hub, fetched before or reachable, or a folder of its layout"

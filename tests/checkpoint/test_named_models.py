@@ -142,6 +142,18 @@ def test_a_damaged_note_of_a_revision_names_nothing(cache: Path, model: Path) ->
         assert kept_model(named) == kept
 
 
+def test_a_cache_that_takes_no_note_of_a_revision_is_one_sentence(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ModelName("released", "base-v2")
+    refs = named_models.cache_folder(named) / "refs"
+    refs.parent.mkdir(parents=True)
+    refs.write_text("a file where a folder belongs")
+    monkeypatch.setattr(keep, "keep_named", lambda *_: "key1")
+    with pytest.raises(UserError, match=r"cannot be kept in .*refs.main .*set ALBERT_JAX_CACHE"):
+        named_models.named_model(named)
+
+
 # ------------------------------------------------------------------------- a transformers folder
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from albert_jax.data import tokenizer_json
-from albert_jax.data.special_pieces import ALBERT_IDS, SpecialIds
+from albert_jax.data.special_pieces import ALBERT_IDS, SPECIAL_PIECES, SpecialIds
 from albert_jax.data.tokenizer import Tokenizer, document_of
 from albert_jax.utils.errors import UserError
 from tests.helpers.compressed import read_compressed, unpack
@@ -263,6 +263,33 @@ def test_a_tokenizer_json_of_another_kind_is_refused(
 ) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match=told):
+        Tokenizer.load(tmp_path)
+
+
+PIECES = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5}
+
+
+@pytest.mark.parametrize("number", ["5", -1, 4, 2.5, True, 300_000_000])
+def test_a_piece_without_an_id_of_its_own_is_refused(tmp_path: Path, number: Any) -> None:
+    document = {"model": {"type": "WordPiece", "vocab": PIECES | {"a": number}}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"has the piece 'a' at id .* an id of its own"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize(
+    "model",
+    [
+        tokenizer_json.wordpiece(list(PIECES), True, False)["model"] | {"unk_token": "[OOV]"},
+        {"type": "Unigram", "unk_id": None, "vocab": [[p, 0.0] for p in SPECIAL_PIECES]},
+    ],
+)
+def test_a_model_without_an_id_for_unknown_text_is_refused_at_once(
+    library: Any, tmp_path: Path, model: Any
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    with pytest.raises(UserError, match=r"is not read by tokenizers [\d.]+ \("):
         Tokenizer.load(tmp_path)
 
 
