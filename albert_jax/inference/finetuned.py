@@ -253,7 +253,8 @@ def fine_tuned_of(
     outputs: HeadOutputs | ExitOutputs = HeadOutputs(for_head, pack=pack)
     if exit is not None:
         outputs = ExitOutputs(for_head, check_exit(for_head, exit, pack))
-    texts = LongTexts(long or head.long or "cut", stride or (None if long else head.stride))
+    kept = None if long else head.stride
+    texts = LongTexts(long or head.long or "cut", kept if stride is None else stride)
     return FineTuned(
         path=str(directory),
         directory=model,

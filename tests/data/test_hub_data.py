@@ -287,6 +287,11 @@ def test_jsonl_says_which_row_has_no_text(tmp_path: Path) -> None:
     assert list(read_documents(path, Reading(field="body"))) == [["one"], ["two"]]
     with pytest.raises(UserError, match=r"row 1 has no text 'text' \(it has id, body\); name an"):
         list(read_documents(path))
+    path.write_text('{"text": "one"}\n{"text": null}\n{"text": "two"}\n')
+    assert list(read_documents(path)) == [["one"], ["two"]]
+    path.write_text('{"text": 1, "\\u001b[31m": 2}\n')
+    with pytest.raises(UserError, match=r"row 1 has no text 'text' \(it has text, \\x1b\[31m\)"):
+        list(read_documents(path))
     path.write_text('{"text": "one"}\n{"text": \n')
     with pytest.raises(UserError, match=r"row 2 is not JSON: .*; JSONL has one object a line"):
         list(read_documents(path))

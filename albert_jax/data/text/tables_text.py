@@ -14,6 +14,7 @@ from albert_jax.data.text.files import open_file
 from albert_jax.data.text.lines import BLOCK_BYTES, Piece
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.wording import first_ten, shortened
 
 _BATCH_ROWS = 1024
 _MOST_LINE = 1 << 26  # bytes
@@ -62,7 +63,7 @@ def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field:
     if chosen in texts:
         return str(chosen)
     lacks = f"column of text {field!r}" if field else "column `text`, nor a single one of text"
-    has = f"of text: {', '.join(texts)}" if texts else ", ".join(columns)
+    has = f"of text: {first_ten(texts)}" if texts else first_ten(columns)
     raise UserError(f"{place} has no {lacks} (it has {has}); name one with --field")
 
 
@@ -91,7 +92,7 @@ def parquet_texts(piece: Piece, field: str | None) -> Iterator[tuple[str, bytes]
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    return shortened(" ".join(str(error).split()))
 
 
 def jsonl_texts(
@@ -142,9 +143,11 @@ def _text_of(line: bytes, field: str, place: str) -> bytes:
     except (ValueError, RecursionError) as error:
         told = f"{place} is not JSON: {_line(error)}"
         raise UserError(f"{told}; JSONL has one object a line") from None
-    text = record.get(field) if isinstance(record, dict) else None
+    text = record.get(field, 0) if isinstance(record, dict) else 0
+    if text is None:  # as in a Parquet file, a row without a document
+        return b""
     if not isinstance(text, str):
-        has = ", ".join(record)[:200] if isinstance(record, dict) else "no object"
+        has = first_ten(record) if isinstance(record, dict) else "no object"
         raise UserError(
             f"{place} has no text {field!r} (it has {has}); name another key with --field"
         )
