@@ -17,6 +17,7 @@ from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten, shortened
 
 _BATCH_ROWS = 1024
+_TEXTS = ("string", "large_string", "string_view")  # Arrow's types
 _MOST_LINE = 1 << 26  # bytes
 
 
@@ -33,7 +34,6 @@ def open_parquet(path: str, field: str | None) -> tuple[Any, str]:
         )
     if is_address(path):
         raise UserError(f"{path} is a Parquet file at an address; copy it to a disk first")
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -41,9 +41,16 @@ def open_parquet(path: str, field: str | None) -> tuple[Any, str]:
     except (OSError, ValueError) as error:  # Arrow's own are of these kinds
         raise UserError(f"{path} is a damaged Parquet file ({_line(error)})") from None
     schema = file.schema_arrow
-    kinds = (pa.string(), pa.large_string())
-    texts = [column.name for column in schema if column.type in kinds]
-    return file, text_column(path, texts, schema.names, field)
+    texts = [column.name for column in schema if _is_text(column.type)]
+    columns = [f"{column.name} of {column.type}" for column in schema]
+    return file, text_column(path, texts, columns, field)
+
+
+def _is_text(kind: Any) -> bool:
+    """Return whether a column of Arrow's has texts; a dictionary has each of them once."""
+    import pyarrow.types as types
+
+    return str(kind.value_type if types.is_dictionary(kind) else kind) in _TEXTS
 
 
 def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field: str | None) -> str:
@@ -52,7 +59,7 @@ def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field:
     Args:
         place: what is read, for errors.
         texts: the columns of text.
-        columns: all of them.
+        columns: all of them, for errors.
         field: the one that is asked for.
 
     Raises:
@@ -70,7 +77,9 @@ def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field:
 def parquet_bytes(path: str, field: str | None) -> list[int]:
     """Return the bytes of text in each row group of a Parquet file, not compressed."""
     file, column = open_parquet(path, field)
-    index = [x.name for x in file.schema_arrow].index(column)
+    # Of nested columns each leaf counts as a column here.
+    leaves = range(file.metadata.num_columns)
+    index = next(i for i in leaves if file.schema.column(i).path == column)
     groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
     return [int(group.column(index).total_uncompressed_size) for group in groups]
 
