@@ -23,17 +23,10 @@ from typing import Any
 from albert_jax.checkpoint.convert.parameters import check_sizes, parameter_shapes
 from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS
 from albert_jax.config.model import AlbertConfig
-from albert_jax.config.model_names import (
-    COMMIT,
-    MAIN,
-    ModelName,
-    hub_endpoint,
-    shown_endpoint,
-    without_secrets,
-)
+from albert_jax.config.model_names import COMMIT, MAIN, ModelName, hub_endpoint, shown_endpoint
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
-from albert_jax.utils.wording import first_ten, shortened
+from albert_jax.utils.wording import first_ten, shortened, without_secrets
 
 _CONFIG = "config.json"
 # Beside the weights: file -> most bytes. Those of ALBERT have some 1 KB, 0.8 MB and 1.3 MB.

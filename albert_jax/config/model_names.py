@@ -22,7 +22,7 @@ from albert_jax.config.model import MODELS
 from albert_jax.config.packaged import PACKAGED, packaged_path
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.user_cache import user_cache
-from albert_jax.utils.wording import did_you_mean, shortened
+from albert_jax.utils.wording import did_you_mean, shortened, without_secrets
 
 HUB = "https://huggingface.co"
 MAIN = "main"  # the revision of a name that has none
@@ -31,8 +31,6 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 _RELEASED = re.compile(r"(?:albert[-_])?([a-z]+)[-_](v\d)")
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _REPOSITORY = re.compile(rf"(?P<name>{_PART}(/{_PART})?)(@(?P<revision>[\w][\w./-]{{0,199}}))?")
-# An address: its user and password, its host and path, its query.
-_ADDRESS = re.compile(r"://(?:[^/\s]*@)?([^\s?)'\"]*)(?:\?[^\s)'\"]*)?")
 _MOST_NAME = 200  # characters in a file's name; file systems take 255 bytes
 _PREFIXES = ("hub:", "hf:", "released:")
 _KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,99}")
@@ -145,11 +143,6 @@ def hub_endpoint() -> str:
 def shown_endpoint() -> str:
     """Return the hub's address for messages and names of folders: without a user's password."""
     return without_secrets(hub_endpoint())
-
-
-def without_secrets(text: str) -> str:
-    """Return a text whose addresses lack a user's password, and a query, which may be signed."""
-    return _ADDRESS.sub(r"://\1", text)
 
 
 def _known(text: str) -> ModelName | None:

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albert_jax.config.model_names import without_secrets
 from albert_jax.data.text.tables_text import text_column
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.wording import shortened
+from albert_jax.utils.wording import shortened, without_secrets
 
 HUB = "hf:"
 # Owner, name and configuration, of which the last two or the last may be lacking.

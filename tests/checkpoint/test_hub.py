@@ -16,7 +16,7 @@ from albert_jax.checkpoint.model_export import export_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.cli import main as cli
 from albert_jax.cli.info import describe_path
-from albert_jax.config.model_names import name_of, without_secrets
+from albert_jax.config.model_names import name_of
 from albert_jax.utils.errors import UserError
 from tests.helpers.fake_hub import FakeHub, fake_hub
 from tests.helpers.models import noisy_params, worded_albert
@@ -361,18 +361,6 @@ def test_a_password_in_hf_endpoint_is_neither_printed_nor_kept(
         said = told(name, capsys)
         assert "cr" not in said
         assert "127.0.0.1" in said
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("at https://me:a@b@host/x, and so on", "at https://host/x, and so on"),
-        ("url: 'https://cdn/a?Signature=1&Key=2' (403)", "url: 'https://cdn/a' (403)"),
-        ("is it @home? no: //", "is it @home? no: //"),
-    ],
-)
-def test_addresses_lose_their_secrets(text: str, expected: str) -> None:
-    assert without_secrets(text) == expected
 
 
 def test_a_branch_with_a_long_name_is_kept(hub: FakeHub, files: dict[str, bytes]) -> None:

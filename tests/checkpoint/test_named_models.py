@@ -276,7 +276,14 @@ def test_an_archive_comes_over_http_from_loopback_alone(
         mirror = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("ALBERT_JAX_ARCHIVES", mirror)
         inventory = convert("base-v2", tmp_path / "dest")
+        signed = f"{mirror}/albert_base_v2.tar.gz?Signature=s3cret"
+        kept = convert(signed, tmp_path / "signed").source
+        with pytest.raises(UserError, match=r"/no.tar.gz cannot be downloaded \(.*404") as refused:
+            convert(signed.replace("albert_base_v2", "no"), tmp_path / "none")
         server.shutdown()
+    assert kept == f"{mirror}/albert_base_v2.tar.gz"
+    assert "s3cret" not in (tmp_path / "signed" / "manifest.json").read_text()
+    assert "s3cret" not in str(refused.value)
     assert inventory.source == f"{mirror}/albert_base_v2.tar.gz"
     assert inventory.vocabulary == "30k-clean.model"
     monkeypatch.setenv("ALBERT_JAX_ARCHIVES", "http://example.org")
