@@ -23,10 +23,10 @@ from typing import Any
 from albert_jax.checkpoint.convert.parameters import check_sizes, parameter_shapes
 from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS
 from albert_jax.config.model import AlbertConfig
-from albert_jax.config.model_names import COMMIT, MAIN, ModelName, hub_endpoint
+from albert_jax.config.model_names import COMMIT, MAIN, ModelName, hub_endpoint, shown_endpoint
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
-from albert_jax.utils.wording import first_ten, shortened
+from albert_jax.utils.wording import first_ten, shortened, without_secrets
 
 _CONFIG = "config.json"
 # Beside the weights: file -> most bytes. Those of ALBERT have some 1 KB, 0.8 MB and 1.3 MB.
@@ -84,7 +84,7 @@ def snapshot(named: ModelName) -> Snapshot:
             return _offline(hub, named, error)
         commit = str(info.sha)
         if not COMMIT.fullmatch(commit):
-            raise UserError(f"{hub_endpoint()} gives no commit of {named}; check HF_ENDPOINT")
+            raise UserError(f"{shown_endpoint()} gives no commit of {named}; check HF_ENDPOINT")
         listed = {each.rfilename: _listed(each) for each in info.siblings or ()}
         return Snapshot(_Download(hub, named, commit, listed).run(), commit)
 
@@ -144,14 +144,20 @@ class _Download:
             )
         )
         if not _is(path, self._listed[name]):
-            # The cache must not keep it: it would be taken for the file at the next attempt.
-            path.resolve().unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            self._forget(path)
             raise UserError(
                 f"{self._named}: {name} came with another content than the hub lists; run this "
                 "again"
             )
         return path
+
+    def _forget(self, path: Path) -> None:
+        """Remove a file from huggingface_hub's cache, which would take it for the right one."""
+        content = path.resolve()
+        repository = path.parents[2]  # REPOSITORY/snapshots/COMMIT/NAME, a link to a blob
+        if content.is_relative_to(repository.resolve()):  # else it is the user's own link
+            content.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def chosen_files(there: Collection[str], repository: str) -> list[str]:
@@ -225,7 +231,7 @@ def _is(path: Path, listed: _File) -> bool:
 def _offline(hub: Any, named: ModelName, why: Exception) -> Snapshot:
     """The copy in huggingface_hub's own cache."""
     status = _status_of(why)
-    told = f"{hub_endpoint()} cannot be reached ({f'status {status}' if status else _said(why)})"
+    told = f"{shown_endpoint()} cannot be reached ({f'status {status}' if status else _said(why)})"
     try:
         found = hub.snapshot_download(
             named.name, revision=named.revision, local_files_only=True, allow_patterns=[_CONFIG]
@@ -330,7 +336,7 @@ def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
         raise
     except errors.GatedRepoError:
         raise UserError(
-            f"{named} is gated; accept its conditions at {hub_endpoint()}/{named.name}, and "
+            f"{named} is gated; accept its conditions at {shown_endpoint()}/{named.name}, and "
             f"{_LOG_IN}"
         ) from None
     except errors.RevisionNotFoundError:
@@ -344,7 +350,7 @@ def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
         else:
             told = f"or it is private; check the name, or {_LOG_IN}"
         raise UserError(
-            f"{named.name} is no path here, and {hub_endpoint()} has no such repository, {told}"
+            f"{named.name} is no path here, and {shown_endpoint()} has no such repository, {told}"
         ) from None
     except errors.LocalEntryNotFoundError as error:
         raise _not_done(named, done, error) from None
@@ -354,7 +360,7 @@ def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
         ) from None
     except errors.HfHubHTTPError as error:
         if _status_of(error) in (401, 403):
-            told = f"{hub_endpoint()} refuses {named} ({_said(error)})"
+            told = f"{shown_endpoint()} refuses {named} ({_said(error)})"
             raise UserError(f"{told}; {_LOG_IN}") from None
         raise _not_done(named, done, error) from None
     except _failures(hub) as error:
@@ -370,10 +376,10 @@ def _not_done(named: ModelName, done: str, error: Exception) -> UserError:
 
 
 def _said(error: Exception) -> str:
-    """A library's words in a short line; never a header, and so never a token."""
+    """A library's words in a short line, without a header or an address that holds a secret."""
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         return _said(error.__cause__)
     if found := _SYSTEMS_WORDS.search(str(error)):
         return found[1]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in without_secrets(str(error)).splitlines() if line.strip()]
     return shortened(" ".join(lines[:2])) if lines else type(error).__name__

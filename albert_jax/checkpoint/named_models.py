@@ -43,10 +43,19 @@ def named_model(named: ModelName) -> Path:
         from albert_jax.checkpoint.convert.keep import keep_named
 
         key = keep_named(named, cache_folder(named))
-        ref_file(named).parent.mkdir(parents=True, exist_ok=True)
-        with appearing_file(ref_file(named)) as temporary:
-            temporary.write_text(f"{key}\n", encoding="ascii")
+        _note(named, key)
     return cache_folder(named) / key
+
+
+def _note(named: ModelName, key: str) -> None:
+    """Write down which model directory a revision is; UserError where that fails."""
+    note = ref_file(named)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with appearing_file(note) as temporary:
+            temporary.write_text(f"{key}\n", encoding="ascii")
+    except OSError as error:
+        raise _not_kept(str(named), note, error) from None
 
 
 def converted_folder(folder: Path) -> Path:
@@ -96,8 +105,12 @@ def _making(folder: Path, what: str) -> Iterator[None]:
         try:
             stack.enter_context(waited_for(folder.with_name(f".{folder.name}.lock"), busy))
         except OSError as error:
-            raise UserError(
-                f"{what} cannot be kept in {folder} ({error.strerror or error}); set "
-                "ALBERT_JAX_CACHE to a folder that can be written"
-            ) from None
+            raise _not_kept(what, folder, error) from None
         yield
+
+
+def _not_kept(what: str, place: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{what} cannot be kept in {place} ({error.strerror or error}); set ALBERT_JAX_CACHE to a "
+        "folder that can be written"
+    )

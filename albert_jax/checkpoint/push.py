@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,8 +98,15 @@ def _checked_folder(
 ) -> dict[str, Path]:
     """A transformers folder's files by name, all that a model needs; UserError where they make
     none that can be read."""
-    card = card_of(folder, named.name, license)
-    files = {path.name: path for path in folder.iterdir() if _is_wanted(path.name, folder)}
+    try:
+        card = card_of(folder, named.name, license)
+    except UserError as error:
+        raise UserError(
+            f"{folder} cannot be uploaded as it is: {error} (flags are those of albert-jax convert)"
+        ) from None
+    there = {path.name: path for path in folder.iterdir() if path.is_file()}
+    wanted = {*hub.chosen_files(there, str(folder)), *writers.FILES["hf"]}
+    files = {name: path for name, path in there.items() if name in wanted}
     if _CARD in files and license is not None:
         raise UserError(f"{files[_CARD]} says the licence; change it there, leave out --license")
     if _CARD not in files:
@@ -109,8 +115,3 @@ def _checked_folder(
     if others := sorted({path.name for path in folder.iterdir()} - set(files)):
         say(f"note: left out, as no model needs it: {first_ten(others)}")
     return files
-
-
-def _is_wanted(name: str, folder: Path) -> bool:
-    there: Collection[str] = [path.name for path in folder.iterdir() if path.is_file()]
-    return name in {*hub.chosen_files(there, str(folder)), *(writers.FILES["hf"] & set(there))}

@@ -9,6 +9,7 @@ here, and only the standard library is needed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from albert_jax.config.model import MODELS
 from albert_jax.config.packaged import PACKAGED, packaged_path
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.user_cache import user_cache
-from albert_jax.utils.wording import did_you_mean, shortened
+from albert_jax.utils.wording import did_you_mean, shortened, without_secrets
 
 HUB = "https://huggingface.co"
 MAIN = "main"  # the revision of a name that has none
@@ -30,6 +31,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 _RELEASED = re.compile(r"(?:albert[-_])?([a-z]+)[-_](v\d)")
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _REPOSITORY = re.compile(rf"(?P<name>{_PART}(/{_PART})?)(@(?P<revision>[\w][\w./-]{{0,199}}))?")
+_MOST_NAME = 200  # characters in a file's name; file systems take 255 bytes
 _PREFIXES = ("hub:", "hf:", "released:")
 _KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,99}")
 
@@ -120,19 +122,27 @@ def cache_folder(named: ModelName) -> Path:
     state of its source; `ref_file` in it says which one a revision is."""
     if named.kind == "released":
         return user_cache("models") / "released" / named.name
-    host = urlsplit(hub_endpoint()).netloc.replace(":", "-")
+    host = urlsplit(shown_endpoint()).netloc.replace(":", "-")
     hub = "hub" if hub_endpoint() == HUB else f"hub-{host}"
     return user_cache("models") / hub / named.name.replace("/", "--")
 
 
 def ref_file(named: ModelName) -> Path:
     """Return the file that names the model directory of a revision, as it was when it came."""
-    return cache_folder(named) / "refs" / quote(named.revision, safe="")
+    name = quote(named.revision, safe="")
+    if len(name) > _MOST_NAME:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return cache_folder(named) / "refs" / name
 
 
 def hub_endpoint() -> str:
     """Return the hub's address, as huggingface_hub takes it from HF_ENDPOINT."""
     return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
+def shown_endpoint() -> str:
+    """Return the hub's address for messages and names of folders: without a user's password."""
+    return without_secrets(hub_endpoint())
 
 
 def _known(text: str) -> ModelName | None:

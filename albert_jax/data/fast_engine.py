@@ -17,6 +17,7 @@ from albert_jax.utils.wording import shortened
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # which no UTF-8 can hold
 _MARKER = "\u2581"
+_UNKNOWN = "\U00013000"  # a hieroglyph, which hardly any vocabulary has
 
 
 class Divided(NamedTuple):
@@ -65,7 +66,8 @@ class FastEngine:
         if parse_special not in self._made:
             library = require_tokenizers(self._path)
             try:
-                self._made[parse_special] = library.Tokenizer.from_str(self._json[parse_special])
+                made = library.Tokenizer.from_str(self._json[parse_special])
+                made.encode(_UNKNOWN)  # fails now, not at some text, where unknown text has no id
             # It has no type of its own for what it cannot read, and may panic in Rust.
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
@@ -74,6 +76,7 @@ class FastEngine:
                     f"{self._path} is not read by tokenizers {library.__version__} "
                     f"({shortened(str(error))}); copy it again, or update tokenizers"
                 ) from None
+            self._made[parse_special] = made
         return self._made[parse_special]
 
     def encode(

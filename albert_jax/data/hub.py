@@ -20,6 +20,7 @@ from typing import Any
 
 from albert_jax.data.text.tables_text import text_column
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import shortened, without_secrets
 
 HUB = "hf:"
 # Owner, name and configuration, of which the last two or the last may be lacking.
@@ -84,7 +85,7 @@ def open_hub_split(data: str | Path, split: str) -> HubSplit:
     Raises UserError where the library is not installed, the data set cannot be had or lacks the
     split.
     """
-    splits = _splits(str(data))
+    splits = _splits(str(data), _state_of(str(data)))
     name = _split_name(str(data), split, list(splits))
     chosen = splits[name]
     names = {
@@ -95,9 +96,16 @@ def open_hub_split(data: str | Path, split: str) -> HubSplit:
     return HubSplit(f"{data} {name}", tuple(chosen.features), chosen, names)
 
 
+def _state_of(data: str) -> tuple[tuple[str, int], ...]:
+    """Return what changes whenever a folder's files do; () for what is no folder."""
+    folder = Path(data.removeprefix(HUB))
+    files = [*folder.glob("*"), *folder.glob("*/*")] if folder.is_dir() else []
+    return tuple(sorted((str(path), path.stat().st_mtime_ns) for path in files if path.is_file()))
+
+
 @functools.lru_cache(maxsize=4)
-def _splits(data: str) -> Mapping[str, Any]:
-    """Return the splits of a data set by name."""
+def _splits(data: str, state: tuple[tuple[str, int], ...]) -> Mapping[str, Any]:
+    """Return the splits of a data set by name; `state` is its folder's."""
     library = _library(data)
     folder = Path(data.removeprefix(HUB))
     with _refusals(data), contextlib.redirect_stdout(sys.stderr):  # stdout is the results'
@@ -111,7 +119,7 @@ def _splits(data: str) -> Mapping[str, Any]:
 def _with_config(data: str, load: Any) -> Any:
     """Return what `load` gives for a data set's name and configuration."""
     name = data.removeprefix(HUB)
-    if not data.startswith(HUB) or Path(name).is_dir():
+    if name and (not data.startswith(HUB) or Path(name).is_dir()):
         return load(name)
     if not _NAME.fullmatch(name):
         raise UserError(f"{data} is no folder, and no data set's name: hf:OWNER/NAME[/CONFIG]")
@@ -170,17 +178,21 @@ class HubText:
                 yield ("" if text is None else str(text)).encode("utf-8", errors="replace")
 
 
-@functools.lru_cache(maxsize=4)
 def open_hub_text(data: str, split: str, field: str | None) -> HubText:
     """Return the text of a split, which is fetched as it is read.
 
     Raises UserError where the library is not installed, and for a data set, a split or a column
     that is not there.
     """
+    return _text(data, split, field, _state_of(data))
+
+
+@functools.lru_cache(maxsize=4)
+def _text(data: str, split: str, field: str | None, state: tuple[tuple[str, int], ...]) -> HubText:
     library = _library(data)
     folder = Path(data.removeprefix(HUB))
     if any(_has(folder, name) for name in _SAVED):
-        splits = _splits(data)
+        splits = _splits(data, state)
         chosen = splits[_split_name(data, split, list(splits))]
         size, digest = int(chosen.data.nbytes), str(chosen._fingerprint)
         parts = max(1, size >> 24)
@@ -231,7 +243,7 @@ def _refusals(data: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # its own kinds, its clients', and those of data sets' files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = shortened(" ".join(without_secrets(str(error)).split())) or "no reason given"
         raise UserError(
             f"{data} cannot be read ({type(error).__name__}: {reason}); it is hf:NAME[/CONFIG] of "
             "the hub, fetched before or reachable, or a folder of its layout"

@@ -33,6 +33,7 @@ Document = dict[str, Any]
 
 _UNIGRAM = 1  # SentencePiece's types of models, and of pieces
 _CONTROL, _USER_DEFINED = 3, 4
+_MOST_IDS = 1 << 22  # sixteen times the largest vocabularies in use
 _NEVER = 100.0  # AlbertConverter's: what takes a piece out of every best division
 # The characters that str.split() takes for white space.
 _SPACES = r"[\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}"
@@ -59,7 +60,7 @@ def kind_of(document: Document, path: Path) -> Kind:
     """Return which mode runs a tokenizer.json.
 
     Raises UserError for a model that is neither Unigram with ALBERT's five pieces at ids 0 to 4 nor
-    WordPiece with its five.
+    WordPiece with its five, and for a WordPiece model whose ids are no numbering of its pieces.
     """
     model = document.get("model")
     model = model if isinstance(model, dict) else {}
@@ -74,6 +75,7 @@ def kind_of(document: Document, path: Path) -> Kind:
     elif kind == "WordPiece" and isinstance(vocab, dict) and "merges" not in model:
         lacking = [piece for piece in WORDPIECE_SPECIALS if piece not in vocab]
         if not lacking:
+            _check_ids(vocab, path)
             return "wordpiece"
         told = f"a WordPiece model without {', '.join(lacking)}"
     else:
@@ -84,12 +86,24 @@ def kind_of(document: Document, path: Path) -> Kind:
     )
 
 
+def _check_ids(vocab: dict[str, Any], path: Path) -> None:
+    """Raise UserError unless each piece has an id of its own. Some ids may have no piece."""
+    pieces: dict[int, str] = {}
+    for piece, number in vocab.items():
+        if type(number) is not int or not 0 <= number < _MOST_IDS or number in pieces:
+            raise UserError(
+                f"{path} has the piece {shortened(piece)!r} at id {shortened(repr(number))}; each "
+                f"piece needs an id of its own, a whole number below {_MOST_IDS:,}: copy it again"
+            )
+        pieces[number] = piece
+
+
 def special_ids(document: Document, kind: Kind) -> SpecialIds:
     """Return the ids of the five special pieces of a document that `kind_of` knows."""
     if kind == "hf-fast":
         return ALBERT_IDS
     vocab = document["model"]["vocab"]
-    return SpecialIds(*(int(vocab[piece]) for piece in WORDPIECE_SPECIALS))
+    return SpecialIds(*(vocab[piece] for piece in WORDPIECE_SPECIALS))
 
 
 def cleaning_of(document: Document) -> tuple[bool, bool]:
@@ -327,8 +341,7 @@ def _template(special: SpecialIds) -> Document:
 def read_vocab_txt(path: Path) -> list[str]:
     """Return the pieces of a vocab.txt, one a line, by id.
 
-    Raises UserError for a file that cannot be read, lacks one of the five special pieces, or has a
-    piece twice, as one that was edited or merged may.
+    Raises UserError for a file that cannot be read or lacks one of the five special pieces.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -347,8 +360,8 @@ def read_vocab_txt(path: Path) -> list[str]:
 
 
 def wordpiece(pieces: Sequence[str], lower: bool, keep_accents: bool) -> Document:
-    """Return BERT's tokenizer for a vocabulary; of a piece that is there twice the last id counts,
-    as in transformers."""
+    """Return BERT's tokenizer for a vocabulary. A piece that is there twice has the last of its
+    ids, as in transformers."""
     vocab = {piece: i for i, piece in enumerate(pieces)}
     special = SpecialIds(*(vocab[piece] for piece in WORDPIECE_SPECIALS))
     return {

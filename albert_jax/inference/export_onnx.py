@@ -316,8 +316,7 @@ def _description(albert: Albert, graphs: Mapping[str, Any]) -> dict[str, Any]:
         "albert_jax": __version__,
         "onnx_opset": OPSET,
         "config": dataclasses.asdict(albert.config),
-        "tokenizer": tokenizer
-        and {"mode": tokenizer.mode, "do_lower_case": tokenizer.do_lower_case},
+        "tokenizer": tokenizer and tokenizer.settings,
         "head": head and HeadManifest.from_json(head).to_json(),
         "programs": {
             name: {"inputs": shapes(made.graph.input), "outputs": shapes(made.graph.output)}

@@ -234,7 +234,8 @@ def fine_tuned_of(
     else:
         outputs = HeadOutputs(for_head, pack=pack)
     long, stride = settings.get("long"), settings.get("stride")
-    texts = LongTexts(long or head.long or "cut", stride or (None if long else head.stride))
+    kept = None if long else head.stride
+    texts = LongTexts(long or head.long or "cut", kept if stride is None else stride)
     return FineTuned(
         path=str(directory),
         directory=model,

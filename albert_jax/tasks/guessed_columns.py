@@ -41,7 +41,8 @@ def advice(found: Iterable[str], *, texts: int, label: str, of_words: bool, is_a
         of_words: whether the text is a list of words.
         is_asked: whether a label is needed too.
     """
-    columns = [column for column in found if column]
+    # Nothing that a shell would take for a flag, or a terminal obey.
+    columns = [c for c in found if c and c.isprintable() and not c.startswith("-")]
     flags = " and ".join(["--texts", "--label"][: 1 + is_asked])
     own, own_label = _guess(columns, texts=texts, of_words=of_words, is_asked=is_asked)
     proposed = []

@@ -44,8 +44,10 @@ class LongTexts:
         if self.stride is None:
             return self
         if self.how != "windows" or task.head not in WINDOWED:
+            other = ", or give long windows" if task.head in WINDOWED else ""
             raise UserError(
-                f"stride {self.stride} is for long windows of {', '.join(WINDOWED)}; leave it out"
+                f"stride {self.stride} is for long windows of {', '.join(WINDOWED)}; leave it "
+                f"out{other}"
             )
         check_stride(self.stride, max_seq_length)
         return self
@@ -198,7 +200,9 @@ def windows_line(counts: Sequence[int], examples: int, what: str, max_seq_length
     if not counts:
         return []
     were = "was" if len(counts) == 1 else "were"
+    least, most = min(counts), max(counts)
+    number = f"{least}" if least == most else f"{least} to {most}"
     return [
         f"{len(counts):,} of {examples:,} {what} {were} longer than {max_seq_length} tokens and "
-        f"read in {min(counts)} to {max(counts)} windows"
+        f"read in {number} windows"
     ]

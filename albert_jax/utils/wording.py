@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Collection, Iterable
 
 MOST_NAMES = 10
 MOST_CHARACTERS = 200
+
+# An address: its user and password, its host and path, its query.
+_ADDRESS = re.compile(r"://(?:[^/\s]*@)?([^\s?)'\"]*)(?:\?[^\s)'\"]*)?")
 
 
 def first_ten(names: Collection[str], separator: str = ", ") -> str:
@@ -23,6 +27,11 @@ def shortened(text: str) -> str:
     if len(text) > MOST_CHARACTERS:
         text = f"{text[: MOST_CHARACTERS - 1]}…"
     return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def without_secrets(text: str) -> str:
+    """Return a text whose addresses lack a user's password, and a query, which may be signed."""
+    return _ADDRESS.sub(r"://\1", text)
 
 
 def did_you_mean(name: str, known: Iterable[str], quote: str = "'") -> str:

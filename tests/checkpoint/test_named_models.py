@@ -142,6 +142,18 @@ def test_a_damaged_note_of_a_revision_names_nothing(cache: Path, model: Path) ->
         assert kept_model(named) == kept
 
 
+def test_a_cache_that_takes_no_note_of_a_revision_is_one_sentence(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ModelName("released", "base-v2")
+    refs = named_models.cache_folder(named) / "refs"
+    refs.parent.mkdir(parents=True)
+    refs.write_text("a file where a folder belongs")
+    monkeypatch.setattr(keep, "keep_named", lambda *_: "key1")
+    with pytest.raises(UserError, match=r"cannot be kept in .*refs.main .*set ALBERT_JAX_CACHE"):
+        named_models.named_model(named)
+
+
 # ------------------------------------------------------------------------- a transformers folder
 
 
@@ -264,7 +276,14 @@ def test_an_archive_comes_over_http_from_loopback_alone(
         mirror = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("ALBERT_JAX_ARCHIVES", mirror)
         inventory = convert("base-v2", tmp_path / "dest")
+        signed = f"{mirror}/albert_base_v2.tar.gz?Signature=s3cret"
+        kept = convert(signed, tmp_path / "signed").source
+        with pytest.raises(UserError, match=r"/no.tar.gz cannot be downloaded \(.*404") as refused:
+            convert(signed.replace("albert_base_v2", "no"), tmp_path / "none")
         server.shutdown()
+    assert kept == f"{mirror}/albert_base_v2.tar.gz"
+    assert "s3cret" not in (tmp_path / "signed" / "manifest.json").read_text()
+    assert "s3cret" not in str(refused.value)
     assert inventory.source == f"{mirror}/albert_base_v2.tar.gz"
     assert inventory.vocabulary == "30k-clean.model"
     monkeypatch.setenv("ALBERT_JAX_ARCHIVES", "http://example.org")

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from albert_jax.data import tokenizer_json
-from albert_jax.data.special_pieces import ALBERT_IDS, SpecialIds
+from albert_jax.data.special_pieces import ALBERT_IDS, SPECIAL_PIECES, SpecialIds
 from albert_jax.data.tokenizer import Tokenizer, document_of
 from albert_jax.utils.errors import UserError
 from tests.helpers.compressed import read_compressed, unpack
@@ -50,6 +50,7 @@ def ids_of(tokenizer: Tokenizer, rows: list[Any]) -> list[list[int]]:
 # ----------------------------------------------------------------------- equal to transformers
 
 
+@pytest.mark.extras
 def test_a_folder_of_transformers_5_gives_its_ids(library: Any, folder5: Path) -> None:
     tokenizer = Tokenizer.load(folder5)
     assert (tokenizer.mode, tokenizer.do_lower_case, tokenizer.keep_accents) == (
@@ -62,6 +63,7 @@ def test_a_folder_of_transformers_5_gives_its_ids(library: Any, folder5: Path) -
     assert ids_of(tokenizer, rows) != other, "the two versions differ, and so the file counts"
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("case", ["lower", "cased"])
 def test_hf_fast_of_a_sentencepiece_model_is_albert_converters(
     library: Any, files: Path, case: str
@@ -71,6 +73,7 @@ def test_hf_fast_of_a_sentencepiece_model_is_albert_converters(
     assert ids_of(tokenizer, rows) == [ids for _, ids, _ in rows]
 
 
+@pytest.mark.extras
 def test_hf_fast_gives_the_earlier_goldens_of_another_vocabulary(library: Any, files: Path) -> None:
     tokenizer = Tokenizer.load(EN8K, mode="hf-fast")
     golden = json.loads((files / "tokenizer_en8k.json").read_text(encoding="utf-8"))
@@ -78,6 +81,7 @@ def test_hf_fast_gives_the_earlier_goldens_of_another_vocabulary(library: Any, f
         assert tokenizer.encode(row["text"]).ids == row["hf_fast"]["ids"], row["text"]
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize(
     ("name", "settings"),
@@ -98,6 +102,7 @@ def test_wordpiece_gives_bert_tokenizers_ids_and_offsets(
         assert encoding.offsets == [tuple(span) for span in offsets], text
 
 
+@pytest.mark.extras
 def test_offsets_are_transformers_without_white_space(library: Any, files: Path) -> None:
     tokenizer = Tokenizer.load(files / "cased.model", mode="hf-fast")
     compared = 0
@@ -117,6 +122,7 @@ def test_offsets_are_transformers_without_white_space(library: Any, files: Path)
 # ---------------------------------------------------------------------------- the same interface
 
 
+@pytest.mark.extras
 @given(
     text=st.text(st.characters(), max_size=60)
     | st.text(st.sampled_from("a1,ﬁ½ﷺ¨Σİ\ud800\u0301\u200b\x00 ``''▁[MASK]<pad>天"), max_size=40),
@@ -147,6 +153,7 @@ def _loaded(kind: str) -> Tokenizer:
     return _LOADED[kind]
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("kind", ["hf-fast", "wordpiece"])
 def test_batches_threads_and_pickles_do_not_change_the_result(library: Any, kind: str) -> None:
     tokenizer = _loaded(kind)
@@ -159,6 +166,7 @@ def test_batches_threads_and_pickles_do_not_change_the_result(library: Any, kind
     assert tokenizer.encode_batch([]) == tokenizer.encode_ids([]) == []
 
 
+@pytest.mark.extras
 def test_special_ids_are_the_vocabularys_own(library: Any) -> None:
     tokenizer = _loaded("wordpiece")
     assert tokenizer.special == SpecialIds(pad=0, unk=4, cls=5, sep=6, mask=7)
@@ -173,6 +181,7 @@ def test_special_ids_are_the_vocabularys_own(library: Any) -> None:
     assert 7 not in plain.ids
 
 
+@pytest.mark.extras
 def test_words_start_at_all_pieces_but_continuations(library: Any) -> None:
     tokenizer = _loaded("wordpiece")
     starts = dict(zip(tokenizer.pieces, tokenizer.starts_word.tolist(), strict=True))
@@ -183,6 +192,7 @@ def test_words_start_at_all_pieces_but_continuations(library: Any) -> None:
     assert np.array_equal(_loaded("hf-fast").starts_word, Tokenizer.load(EN8K).starts_word)
 
 
+@pytest.mark.extras
 def test_added_tokens_count_as_pieces(library: Any, folder5: Path, tmp_path: Path) -> None:
     """As transformers' add_tokens and resize_token_embeddings leave a model."""
     document = json.loads((folder5 / "tokenizer.json").read_text(encoding="utf-8"))
@@ -200,6 +210,7 @@ def test_added_tokens_count_as_pieces(library: Any, folder5: Path, tmp_path: Pat
     assert len(tokenizer.starts_word) == size
 
 
+@pytest.mark.extras
 def test_padding_and_truncation_of_the_file_are_left_out(
     library: Any, folder5: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +225,7 @@ def test_padding_and_truncation_of_the_file_are_left_out(
 # ------------------------------------------------------------------------- a tokenizer.json of ours
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("mode", ["google", "hf"])
 @pytest.mark.parametrize("name", ["en8k", "cased"])
 @pytest.mark.parametrize("settings", [{}, {"do_lower_case": False}, {"keep_accents": True}])
@@ -236,6 +248,7 @@ def test_an_exported_tokenizer_json_gives_a_modes_ids(
     assert len(wrong) <= 0.8 * len(numbers)
 
 
+@pytest.mark.extras
 def test_an_exported_tokenizer_json_of_the_others_is_the_tokenizer_itself(
     library: Any, folder5: Path
 ) -> None:
@@ -266,6 +279,34 @@ def test_a_tokenizer_json_of_another_kind_is_refused(
         Tokenizer.load(tmp_path)
 
 
+PIECES = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5}
+
+
+@pytest.mark.parametrize("number", ["5", -1, 4, 2.5, True, 300_000_000])
+def test_a_piece_without_an_id_of_its_own_is_refused(tmp_path: Path, number: Any) -> None:
+    document = {"model": {"type": "WordPiece", "vocab": PIECES | {"a": number}}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"has the piece 'a' at id .* an id of its own"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize(
+    "model",
+    [
+        tokenizer_json.wordpiece(list(PIECES), True, False)["model"] | {"unk_token": "[OOV]"},
+        {"type": "Unigram", "unk_id": None, "vocab": [[p, 0.0] for p in SPECIAL_PIECES]},
+    ],
+)
+def test_a_model_without_an_id_for_unknown_text_is_refused_at_once(
+    library: Any, tmp_path: Path, model: Any
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    with pytest.raises(UserError, match=r"is not read by tokenizers [\d.]+ \("):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.extras
 def test_a_damaged_file_is_one_sentence(library: Any, tmp_path: Path, folder5: Path) -> None:
     text = (folder5 / "tokenizer.json").read_text(encoding="utf-8")
     (tmp_path / "tokenizer.json").write_text(text[:-100], encoding="utf-8")
@@ -301,6 +342,7 @@ def test_a_vocab_txt_that_is_none_is_named(tmp_path: Path) -> None:
         Tokenizer.load(file)
 
 
+@pytest.mark.extras
 def test_a_mode_that_a_file_has_not_is_said(library: Any, folder5: Path) -> None:
     with pytest.raises(UserError, match=r"vocab\.txt has no mode google, but wordpiece"):
         Tokenizer.load(CHINESE, mode="google")

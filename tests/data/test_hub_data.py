@@ -5,6 +5,7 @@ wrote; Parquet and JSONL as text."""
 import importlib.machinery
 import importlib.util
 import json
+import shutil
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from albert_jax.data.prepare.build import prepare
 from albert_jax.data.store import TokenStore
 from albert_jax.data.text.documents import cut_piece, find_pieces, read_documents, read_piece
 from albert_jax.data.text.lines import Reading
+from albert_jax.data.text.tables_text import parquet_bytes
 from albert_jax.tasks import find_task
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.utils.errors import UserError
@@ -86,10 +88,10 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return found
 
     hub._splits.cache_clear()
-    hub.open_hub_text.cache_clear()
+    hub._text.cache_clear()
     yield made
     hub._splits.cache_clear()
-    hub.open_hub_text.cache_clear()
+    hub._text.cache_clear()
 
 
 def reviews(labels: Sequence[int] = (0, 1, 1, 0)) -> Rows:
@@ -209,6 +211,8 @@ def test_what_cannot_be_had_is_one_sentence(library, monkeypatch, capsys, tmp_pa
     task = find_task("single")
     with pytest.raises(UserError, match=r"ConnectionError: Couldn't reach 'no' on the Hub \(off"):
         task.examples("train", "hf:no")
+    with pytest.raises(UserError, match=r"hf: is no folder, and no data set's name: hf:OWNER"):
+        task.examples("train", "hf:")
     with pytest.raises(UserError, match=r"no split dev \(or validation\); it has train, unsuperv"):
         task.examples("dev", "hf:imdb")
     with pytest.raises(UserError, match=r"lacks the columns 'text_a', 'text_b'.*found 'text', 'la"):
@@ -255,7 +259,7 @@ def test_a_store_of_a_stream_has_its_documents_in_order(library, tmp_path, capsy
     assert store.manifest["reading"]["field"] == "body"
     assert sum(split["documents"] for split in store.manifest["splits"].values()) == 4
     assert [each["path"] for each in store.manifest["inputs"]] == ["train"]
-    hub.open_hub_text.cache_clear()
+    hub._text.cache_clear()
     with pytest.raises(
         UserError, match=r"no column of text 'title' .it has of text: body.; name o"
     ):
@@ -287,6 +291,11 @@ def test_jsonl_says_which_row_has_no_text(tmp_path: Path) -> None:
     assert list(read_documents(path, Reading(field="body"))) == [["one"], ["two"]]
     with pytest.raises(UserError, match=r"row 1 has no text 'text' \(it has id, body\); name an"):
         list(read_documents(path))
+    path.write_text('{"text": "one"}\n{"text": null}\n{"text": "two"}\n')
+    assert list(read_documents(path)) == [["one"], ["two"]]
+    path.write_text('{"text": 1, "\\u001b[31m": 2}\n')
+    with pytest.raises(UserError, match=r"row 1 has no text 'text' \(it has text, \\x1b\[31m\)"):
+        list(read_documents(path))
     path.write_text('{"text": "one"}\n{"text": \n')
     with pytest.raises(UserError, match=r"row 2 is not JSON: .*; JSONL has one object a line"):
         list(read_documents(path))
@@ -309,6 +318,17 @@ def test_parquet_is_read_by_pyarrow_alone(tmp_path: Path) -> None:
     assert TokenStore.open(tmp_path / "store").manifest["splits"]["train"]["documents"] > 40
     with pytest.raises(UserError, match=r"no column of text 'n' \(it has of text: text\)"):
         list(read_documents(tmp_path / "a.parquet", Reading(field="n")))
+    # A dictionary's texts, behind a column of two leaves.
+    columns = {"nested": [{"a": "x", "b": n} for n in range(4)]}
+    columns["text"] = pa.array(WORDS).dictionary_encode()
+    nested, alone = str(tmp_path / "nested.parquet"), str(tmp_path / "alone.parquet")
+    parquet.write_table(pa.table(columns), nested)
+    parquet.write_table(pa.table({"text": columns["text"]}), alone)
+    assert list(read_documents(nested)) == [[text] for text in WORDS]
+    assert parquet_bytes(nested, None) == parquet_bytes(alone, None)
+    parquet.write_table(pa.table({"text": [["a"]]}), alone)
+    with pytest.raises(UserError, match=r"it has text of list<element: string>"):
+        list(read_documents(alone))
     (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:200])
     with pytest.raises(UserError, match=r"b.parquet is a damaged Parquet file"):
         list(read_documents(tmp_path / "b.parquet"))
@@ -348,3 +368,8 @@ def test_folders_that_the_library_wrote_are_read_as_its_data_sets(tmp_path, monk
         assert sum(split["documents"] for split in splits) == 4
     with pytest.raises(UserError, match="is no folder, and no data set's name"):
         find_task("single").examples("train", f"hf:{tmp_path / 'none'}")
+    shutil.rmtree(tmp_path / "saved")
+    split.select([1]).save_to_disk(str(tmp_path / "saved"))
+    assert [e.texts[0] for e in find_task("single").examples("train", tmp_path / "saved")] == [
+        WORDS[1]
+    ]

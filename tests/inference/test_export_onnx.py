@@ -13,12 +13,13 @@ import pytest
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.inference.api import load
-from albert_jax.inference.export_onnx import INPUTS, export_onnx
+from albert_jax.inference.export_onnx import INPUTS, _description, export_onnx
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.tasks import find_task
 from albert_jax.tasks.collate import as_rows, collate
 from albert_jax.utils.errors import UserError
-from tests.helpers.models import noisy_params, tiny_albert
+from tests.helpers.models import noisy_params, tiny_albert, worded_albert
+from tests.helpers.paths import VOCABULARY
 from tests.helpers.task_models import task_model
 
 # Two float32 implementations of a few layers; `export` allows 1e-5 of the largest value.
@@ -39,13 +40,17 @@ def run(runtime: ModuleType, path: Path, arrays: list[np.ndarray]) -> dict[str, 
     return dict(zip(names, session.run(names, given), strict=True))
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
-        {"hidden_act": "gelu_erf", "embedding_size": 16},
-        {"hidden_act": "silu"},
+        pytest.param(
+            {"num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"hidden_act": "gelu_erf", "embedding_size": 16}, marks=pytest.mark.slow),
+        pytest.param({"hidden_act": "silu"}, marks=pytest.mark.slow),
     ],
     ids=["shared", "groups", "gelu_erf", "silu"],
 )
@@ -85,6 +90,7 @@ RECORDS = {
 }
 
 
+@pytest.mark.extras
 @pytest.mark.slow
 @pytest.mark.parametrize("task", RECORDS)
 def test_a_graph_of_a_head_gives_what_its_answers_are_made_of(runtime, task, tmp_path) -> None:
@@ -104,6 +110,21 @@ def test_a_graph_of_a_head_gives_what_its_answers_are_made_of(runtime, task, tmp
     assert description["head"]["task"] == task
     assert description["tokenizer"] == {"mode": "google", "do_lower_case": True}
     assert (served / "spiece.model").is_file()
+
+
+def test_the_description_says_how_text_is_cleaned(tmp_path: Path) -> None:
+    config = worded_albert()
+    model = export_model(
+        tmp_path / "model",
+        params=noisy_params(config),
+        config=config,
+        vocab=VOCABULARY,
+        tokenizer={"mode": "hf", "do_lower_case": True, "keep_accents": True},
+        provenance={},
+    )
+    albert = load(model)
+    assert _description(albert, {})["tokenizer"] == albert.tokenizer.settings
+    assert albert.tokenizer.settings["keep_accents"] is True
 
 
 def test_what_cannot_be_exported_is_said_before_anything_is_written(

@@ -152,7 +152,7 @@ def test_documents_of_3000_words_are_predicted_and_evaluated_whole(
     first, *others = [json.loads(line) for line in answers.read_text().splitlines()]
     assert first["windows"] == windows >= 100
     assert not any("windows" in x or "truncated" in x for x in others)
-    said = f"1 of 4 inputs was longer than 32 tokens and read in {windows} to {windows} windows"
+    said = f"1 of 4 inputs was longer than 32 tokens and read in {windows} windows"
     assert said in capsys.readouterr().err
     found = evaluate(
         None, model("single"), documents, long="windows", stride=30, output=tmp_path / "official"
@@ -187,8 +187,9 @@ def test_a_long_text_can_be_refused_and_the_next_answered(
         (
             "single",
             {"stride": 4},
-            "stride 4 is for long windows of classification, multi_label, regression",
+            "of classification, multi_label, regression; leave it out, or give long windows",
         ),
+        ("single", {"long": "windows", "stride": 0}, "stride 0 must be 1 to 30"),
         ("single", {"long": "windows", "stride": 31}, "must be 1 to 30"),
         ("squad1", {"long": "windows", "stride": 4}, "leave it out"),
     ],

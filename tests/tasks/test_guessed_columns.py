@@ -22,6 +22,8 @@ from albert_jax.utils.errors import UserError
         # Two that may be meant, and none: nothing is proposed.
         (["review", "comment", "label"], "single", None),
         (["a", "b", "c"], "single", None),
+        (["\x1b[31mtext", "label"], "single", None),
+        (["--text", "label"], "single", None),
         (["a", "b", "c", "d"], "pair", None),
         (["passage", "question", "options"], "multiple-choice", None),
     ],

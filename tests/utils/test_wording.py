@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an error quotes of a file is short, whatever the file holds."""
 
-from albert_jax.utils.wording import first_ten, shortened
+import pytest
+
+from albert_jax.utils.wording import first_ten, shortened, without_secrets
 
 
 def test_of_many_names_ten_are_said_and_the_number_of_the_others():
@@ -18,3 +20,15 @@ def test_a_name_is_cut_and_moves_no_cursor():
     assert shortened("a\x1b[2J\nb\u202e") == "a\\x1b[2J\\nb\\u202e"
     assert shortened("encoder/größe ▁x") == "encoder/größe ▁x"
     assert len(first_ten(["\x1b" * 10_000] * 99)) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("at https://me:a@b@host/x, and so on", "at https://host/x, and so on"),
+        ("url: 'https://cdn/a?Signature=1&Key=2' (403)", "url: 'https://cdn/a' (403)"),
+        ("is it @home? no: //", "is it @home? no: //"),
+    ],
+)
+def test_addresses_lose_their_secrets(text: str, expected: str) -> None:
+    assert without_secrets(text) == expected

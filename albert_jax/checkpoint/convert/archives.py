@@ -10,6 +10,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
-from albert_jax.utils.wording import shortened
+from albert_jax.utils.wording import shortened, without_secrets
 
 # Google's; ALBERT_JAX_ARCHIVES names a mirror, a folder or an address.
 _RELEASED = "https://storage.googleapis.com/albert_models"
@@ -77,10 +78,12 @@ def download(address: str, folder: Path) -> Path:
                 _require_room(address, folder, size)
                 _copy(response, file, size)
         except (http.client.HTTPException, OSError, ValueError) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise _no_room(address, folder) from None
             raise NotDownloaded(
-                f"{address} cannot be downloaded ({error})",
+                without_secrets(f"{address} cannot be downloaded ({error})"),
                 "; is there a network here? Otherwise download it elsewhere and give the file",
             ) from None
         return target

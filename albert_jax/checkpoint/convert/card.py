@@ -217,9 +217,9 @@ def _dev_metrics(subject: CardSubject) -> Iterator[tuple[str, str, float]]:
 
 def _body(subject: CardSubject) -> Iterator[str]:
     config, head = subject.config, subject.head
-    yield f"# {shortened(subject.title)}"
+    yield f"# {_plain(subject.title)}"
     yield ""
-    task = f" fine-tuned for {shortened(head.task)}" if head and head.task else ""
+    task = f" fine-tuned for {_plain(head.task)}" if head and head.task else ""
     yield (
         f"An [ALBERT](https://arxiv.org/abs/1909.11942){task or (' with a head' if head else '')}, "
         "in transformers' format, written by albert_jax."
@@ -235,10 +235,10 @@ def _body(subject: CardSubject) -> Iterator[str]:
     yield f"| parameters | {subject.parameters:,} |"
     yield f"| vocabulary | {f'{config.vocab_size:,} rows' if subject.vocabulary else 'none'} |"
     if head:
-        labels = f": {_cell(first_ten(head.labels))}" if head.labels else ""
+        labels = f": {_plain(first_ten(head.labels))}" if head.labels else ""
         yield f"| head | {head.kind}{labels} |"
     if base := _base_of(subject):
-        yield f"| weights from | {_cell(_hub_name(base) or base.name)} |"
+        yield f"| weights from | {_plain(_hub_name(base) or base.name)} |"
     yield from _training(subject)
     yield from _held_out(subject)
     yield ""
@@ -256,7 +256,7 @@ def _training(subject: CardSubject) -> Iterator[str]:
     if not config:
         return
     yield ""
-    yield f"## Training ({_cell(str(subject.provenance.get('made_by', 'albert_jax')))})"
+    yield f"## Training ({_plain(str(subject.provenance.get('made_by', 'albert_jax')))})"
     yield ""
     yield "| | |"
     yield "| --- | --- |"
@@ -265,9 +265,9 @@ def _training(subject: CardSubject) -> Iterator[str]:
         for key in keys:
             value = _mapping(value).get(key)
         if isinstance(value, str | int | float) and not isinstance(value, bool):
-            yield f"| {name} | {_cell(str(value))} |"
+            yield f"| {name} | {_plain(str(value))} |"
     if data := _data_of(config):
-        yield f"| data | {_cell(data)} |"
+        yield f"| data | {_plain(data)} |"
 
 
 def _data_of(config: Mapping[str, Any]) -> str:
@@ -291,12 +291,12 @@ def _held_out(subject: CardSubject) -> Iterator[str]:
         yield ""
         yield "| metric | value |"
         yield "| --- | --- |"
-        yield from (f"| {_cell(str(name))} | {value:.6g} |" for name, value in rows)
+        yield from (f"| {_plain(str(name))} | {value:.6g} |" for name, value in rows)
 
 
-def _cell(text: str) -> str:
-    """A text in a table: one line, without what Markdown would take for a column or for HTML."""
-    return shortened(text).replace("|", "/").replace("<", "&lt;")
+def _plain(text: str) -> str:
+    """Return a text on one line that Markdown takes for no column, HTML or link."""
+    return shortened(text).replace("|", "/").replace("<", "&lt;").replace("[", "\\[")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
 from albert_jax.checkpoint.convert.tensors import Tensor
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
 from albert_jax.checkpoint.convert.torch_zip import read_torch
-from albert_jax.config.model_names import ModelName, hub_endpoint, name_of
+from albert_jax.config.model_names import ModelName, name_of, shown_endpoint
 from albert_jax.config.packaged import packaged_path
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, choose_vocabulary
 from albert_jax.utils.atomic import scratch_folder
@@ -36,7 +36,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import first_ten
+from albert_jax.utils.wording import first_ten, without_secrets
 
 MODEL_FILES = ("manifest.json", "albert_config.json", "params")
 
@@ -96,7 +96,7 @@ def fetched(source: str | Path) -> Iterator[Fetched]:
             path = found.path
         elif is_address(str(source)):
             path = download(str(source), stack.enter_context(_scratch()))
-            found = Fetched(path, str(source))
+            found = Fetched(path, without_secrets(str(source)))  # a manifest keeps it
         else:
             found = Fetched(path, str(source))
             if not path.exists() and not _is_prefix(path):
@@ -129,14 +129,14 @@ def _fetched_by_name(named: ModelName, stack: contextlib.ExitStack) -> Fetched:
         archive, address = released_archive(named.name, stack.enter_context(_scratch()))
     except NotDownloaded as error:
         repository = ModelName("hub", f"albert/albert-{named.name}")
-        say(f"{error.brief}; trying {hub_endpoint()}/{repository}")
+        say(f"{error.brief}; trying {shown_endpoint()}/{repository}")
         try:
             return _fetched_from_hub(repository, "hub-")
         except UserError as second:
             raise UserError(f"{named} cannot be fetched: {error.brief}, and {second}") from None
     with archive.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Fetched(archive, address, digest[:_DIGITS])
+    return Fetched(archive, without_secrets(address), digest[:_DIGITS])
 
 
 def _fetched_from_hub(named: ModelName, prefix: str) -> Fetched:

@@ -14,8 +14,10 @@ from albert_jax.data.text.files import open_file
 from albert_jax.data.text.lines import BLOCK_BYTES, Piece
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.wording import first_ten, shortened
 
 _BATCH_ROWS = 1024
+_TEXTS = ("string", "large_string", "string_view")  # Arrow's types
 _MOST_LINE = 1 << 26  # bytes
 
 
@@ -32,7 +34,6 @@ def open_parquet(path: str, field: str | None) -> tuple[Any, str]:
         )
     if is_address(path):
         raise UserError(f"{path} is a Parquet file at an address; copy it to a disk first")
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -40,9 +41,16 @@ def open_parquet(path: str, field: str | None) -> tuple[Any, str]:
     except (OSError, ValueError) as error:  # Arrow's own are of these kinds
         raise UserError(f"{path} is a damaged Parquet file ({_line(error)})") from None
     schema = file.schema_arrow
-    kinds = (pa.string(), pa.large_string())
-    texts = [column.name for column in schema if column.type in kinds]
-    return file, text_column(path, texts, schema.names, field)
+    texts = [column.name for column in schema if _is_text(column.type)]
+    columns = [f"{column.name} of {column.type}" for column in schema]
+    return file, text_column(path, texts, columns, field)
+
+
+def _is_text(kind: Any) -> bool:
+    """Return whether a column of Arrow's has texts; a dictionary has each of them once."""
+    import pyarrow.types as types
+
+    return str(kind.value_type if types.is_dictionary(kind) else kind) in _TEXTS
 
 
 def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field: str | None) -> str:
@@ -51,7 +59,7 @@ def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field:
     Args:
         place: what is read, for errors.
         texts: the columns of text.
-        columns: all of them.
+        columns: all of them, for errors.
         field: the one that is asked for.
 
     Raises:
@@ -62,14 +70,16 @@ def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field:
     if chosen in texts:
         return str(chosen)
     lacks = f"column of text {field!r}" if field else "column `text`, nor a single one of text"
-    has = f"of text: {', '.join(texts)}" if texts else ", ".join(columns)
+    has = f"of text: {first_ten(texts)}" if texts else first_ten(columns)
     raise UserError(f"{place} has no {lacks} (it has {has}); name one with --field")
 
 
 def parquet_bytes(path: str, field: str | None) -> list[int]:
     """Return the bytes of text in each row group of a Parquet file, not compressed."""
     file, column = open_parquet(path, field)
-    index = [x.name for x in file.schema_arrow].index(column)
+    # Of nested columns each leaf counts as a column here.
+    leaves = range(file.metadata.num_columns)
+    index = next(i for i in leaves if file.schema.column(i).path == column)
     groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
     return [int(group.column(index).total_uncompressed_size) for group in groups]
 
@@ -91,7 +101,7 @@ def parquet_texts(piece: Piece, field: str | None) -> Iterator[tuple[str, bytes]
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    return shortened(" ".join(str(error).split()))
 
 
 def jsonl_texts(
@@ -142,9 +152,11 @@ def _text_of(line: bytes, field: str, place: str) -> bytes:
     except (ValueError, RecursionError) as error:
         told = f"{place} is not JSON: {_line(error)}"
         raise UserError(f"{told}; JSONL has one object a line") from None
-    text = record.get(field) if isinstance(record, dict) else None
+    text = record.get(field, 0) if isinstance(record, dict) else 0
+    if text is None:  # as in a Parquet file, a row without a document
+        return b""
     if not isinstance(text, str):
-        has = ", ".join(record)[:200] if isinstance(record, dict) else "no object"
+        has = first_ten(record) if isinstance(record, dict) else "no object"
         raise UserError(
             f"{place} has no text {field!r} (it has {has}); name another key with --field"
         )

@@ -96,7 +96,7 @@ def test_the_licence_and_the_base_are_those_that_are_known(
 
 
 def test_what_a_manifest_says_cannot_leave_its_place_in_the_card() -> None:
-    evil = 'x"\n---\n# y: <script> | z'
+    evil = 'x"\n---\n# y: <script> | [z](https://z)'
     head = HeadManifest(kind="classification", labels=[evil, "b"], task=evil)
     provenance = {"dev": {evil: 1.0, "accuracy": 0.5}, "config": {"task": evil, "data": [evil]}}
     card = model_card(
@@ -106,6 +106,10 @@ def test_what_a_manifest_says_cannot_leave_its_place_in_the_card() -> None:
     assert card.count("\n---\n") == 1
     rows = [line for line in card.splitlines() if line.startswith("| ") and "---" not in line]
     assert {line.count("|") for line in rows} == {3}
+    prose = card.split("\n---\n")[1].partition("## Use")[0]
+    assert "<" not in prose
+    assert "\\[z](" in prose
+    assert "[z]" not in prose.replace("\\[z]", "")
 
 
 @pytest.mark.parametrize("license", ["", "MIT License", "mit\nx: y", "a" * 99])

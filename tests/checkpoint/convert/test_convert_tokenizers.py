@@ -36,6 +36,8 @@ TEXT = 'The "quick" (brown) fox, naïve Straße 1,000 '
 BOTH = ("spiece.model", "tokenizer.json")
 convert = albert_jax.convert
 
+pytestmark = pytest.mark.extras
+
 
 @pytest.fixture(autouse=True)
 def _library() -> None:
