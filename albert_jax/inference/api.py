@@ -448,6 +448,7 @@ class Albert:
         pack: int = 0,
         long: Long | None = None,
         stride: int | None = None,
+        exit: str | None = None,
     ) -> Answer: ...
 
     @overload
@@ -461,6 +462,7 @@ class Albert:
         pack: int = 0,
         long: Long | None = None,
         stride: int | None = None,
+        exit: str | None = None,
     ) -> Rows[Answer]: ...
 
     @checked
@@ -474,6 +476,7 @@ class Albert:
         pack: int = 0,
         long: Long | None = None,
         stride: int | None = None,
+        exit: str | None = None,
     ) -> Answer | Rows[Answer]:
         """Answer inputs with the fine-tuned head: the answers of `albert-jax predict`.
 
@@ -488,6 +491,8 @@ class Albert:
             long: what is done with a text longer than a row: "cut" leaves out its end, "refuse" is
                 an error, "windows" takes the mean of its windows' logits, each `stride` tokens
                 after the one before; unset, as in fine-tuning.
+            exit: "patience=N" or "confidence=P", as `albert-jax predict --exit`: answers with fewer
+                passes of the shared layer; unset, with all of them.
 
         Returns:
             For one input an `Answer`, whose `prediction` is a label, a score, a text (then it is a
@@ -505,6 +510,7 @@ class Albert:
             "pack": pack,
             "long": long,
             "stride": stride,
+            "exit": exit,
             "compute": self._asked_compute,
         }
         asked = (task, settings)

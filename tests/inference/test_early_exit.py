@@ -12,6 +12,7 @@ import pytest
 
 from albert_jax.cli import main as cli
 from albert_jax.config.heads import TEACHER_LOGITS
+from albert_jax.inference.api import load
 from albert_jax.inference.early_exit import ExitOutputs, ExitRule
 from albert_jax.inference.predict import predict
 from albert_jax.models.albert import init_params
@@ -134,6 +135,7 @@ def test_a_run_trains_for_it_and_predict_says_how_many_passes_were_made(tmp_path
     inputs = [json.loads(line) for line in (data / "dev.jsonl").read_text().splitlines()]
     few, all_ = (list(predict(model, inputs, exit=exit)) for exit in ("patience=1", None))
     assert {x.passes for x in few} <= {2, 3}
+    assert load(model).predict(inputs, exit="patience=1") == few
     assert all_[0].passes is None
     same = sum(x.prediction == y.prediction for x, y in zip(few, all_, strict=True))
     assert same > 55
