@@ -124,6 +124,7 @@ def outputs(notebook: nbformat.NotebookNode, kind: str) -> list:
     return found
 
 
+@pytest.mark.slow
 def test_fill_mask_shows_answers_and_five_pictures(archive, tmp_path, monkeypatch):
     monkeypatch.setenv("ALBERT_JAX_SOURCE", str(archive))
     notebook = run("fill_mask.ipynb", tmp_path)

@@ -91,6 +91,7 @@ def test_a_teacher_of_something_else_is_refused(teacher, base, data, tmp_path, c
         finetune.finetune(dataclasses.replace(config, **changes))
 
 
+@pytest.mark.slow
 def test_a_run_exports_and_judges_the_average_of_its_weights(base, data, tmp_path, monkeypatch):
     states, finish = [], finetune._finish
     monkeypatch.setattr(
@@ -141,6 +142,7 @@ def test_shares_that_are_none_are_refused(settings, told):
         FinetuneConfig(**settings)
 
 
+@pytest.mark.slow
 def test_all_settings_together_resume_to_the_same_bits_and_agree_over_devices(
     teacher, base, data, tmp_path
 ):

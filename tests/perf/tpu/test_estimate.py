@@ -229,6 +229,7 @@ def test_the_largest_batch_is_found_to_a_sixteenth_in_few_trials(
     assert len(tried) <= 14
 
 
+@pytest.mark.slow
 def test_the_largest_batch_is_told_with_and_without_remat(without_compiling, model):
     tried = without_compiling(fixed=100, a_sequence=10, capacity=1000)
     config = EstimateConfig(model=model, remat="dots", accumulate=3, topology="v5e:1x1")
