@@ -15,7 +15,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Job:
     store: str
     reading: Reading
     vocabulary: str  # its file's name in the store
-    cleaning: TextSettings
+    cleaning: TextSettings = field(hash=False)  # a dict; Beam workers keep a tokenizer by the hash of its job
     holdout: float
     fixed: tuple[int, int] | None  # hashes of a document that is held out and of one that is not
     settings: str  # all that a finished unit depends on beside its pieces and `fixed`, as JSON
