@@ -51,7 +51,8 @@ class Job:
     store: str
     reading: Reading
     vocabulary: str  # its file's name in the store
-    cleaning: TextSettings = field(hash=False)  # a dict; Beam workers keep a tokenizer by the hash of its job
+    # A dict is left out of the hash by which a Beam worker keeps a job's tokenizer.
+    cleaning: TextSettings = field(hash=False)
     holdout: float
     fixed: tuple[int, int] | None  # hashes of a document that is held out and of one that is not
     settings: str  # all that a finished unit depends on beside its pieces and `fixed`, as JSON
