@@ -161,4 +161,6 @@ def _in_words(value: Any) -> str:
         text = ", ".join(map(_in_words, value))
     else:
         text = " ".join(str(value).split())
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+    if len(text) <= _WIDTH:
+        return text
+    return f"{text[: _WIDTH // 2]}…{text[1 - _WIDTH // 2 :]}"  # of a path both ends say something
