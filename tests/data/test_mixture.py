@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from albert_jax.cli.recipe_plan import with_plan
+from albert_jax.cli.recipe_plan import info
 from albert_jax.data.loader import KEYS, batch_at, make_dataset
 from albert_jax.data.mixture import BLOCK, Mixture, share_out, split_stores
 from albert_jax.data.prepare.build import prepare
@@ -217,8 +217,7 @@ def test_a_run_on_a_mixture_is_told_resumes_and_refuses_other_shares(stores, tmp
         "from tests.helpers.pretraining_runs import *\n"
         f"def get_config(): return tiny_config({spec!r}, 'unused')\n"
     )
-    description = {"kind": "recipe", "path": str(recipe), "settings": {}}
-    plan = with_plan(description)["plan"]
+    plan = info(recipe).to_json()["plan"]
     assert plan["stores"][str(a)]["share"] == pytest.approx(0.7, abs=1e-4)
     json.dumps(plan)
 
