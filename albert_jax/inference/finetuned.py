@@ -214,6 +214,8 @@ def fine_tuned_of(
     **settings: Unpack[AnswerSettings],
 ) -> FineTuned:
     """Return what `load_fine_tuned` does, of a model that is loaded; `directory` is its name."""
+    if unknown := settings.keys() - AnswerSettings.__annotations__.keys():
+        raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
     head, pack = head_of(directory, model), settings.get("pack", 0)
     chosen = _configured(directory, head, task, settings)
     check_pack(chosen, pack)
