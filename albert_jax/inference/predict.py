@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 
-from albert_jax.config.heads import Long
+from albert_jax.config.heads import HeadKind, Long
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.answers import Answer, NoAnswer, SpanAnswer
 from albert_jax.inference.finetuned import AnswerSettings, FineTuned, is_finite, load_fine_tuned
@@ -313,11 +313,11 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
         more |= {"truncated": True, "tokens_left_out": sum(cut.left_out for cut in asked.cuts)}
     if asked.windows:
         more["windows"] = asked.windows
-    if task.head in ("classification", "multiple_choice"):
-        more["probabilities"] = _probabilities(task.labels, asked.outputs[0]["logits"])
-    if task.head == "multi_label":
-        shares = metrics.sigmoid(asked.outputs[0]["logits"])
-        more["probabilities"] = _by_label(task.labels, shares)
+    if probabilities := _PROBABILITIES.get(task.head):
+        shares = probabilities(asked.outputs[0]["logits"])
+        names = task.labels or tuple(map(str, range(len(shares))))
+        pairs = zip(names, shares, strict=False)
+        more["probabilities"] = {name: round(float(x), 6) for name, x in pairs}
     if asked.outputs and "passes" in asked.outputs[0]:
         more["passes"] = int(asked.outputs[0]["passes"])
     if isinstance(predictions, SpanPredictions):
@@ -325,16 +325,18 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
     return kind(id=asked.id, prediction=prediction, **more)
 
 
-def _probabilities(labels: Sequence[str], logits: np.ndarray) -> dict[str, float]:
+def _softmax(logits: np.ndarray) -> np.ndarray:
     logits = logits.astype(np.float64)
     shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    return _by_label(labels, shares)
+    return shares / shares.sum()
 
 
-def _by_label(labels: Sequence[str], shares: np.ndarray) -> dict[str, float]:
-    names = labels or tuple(map(str, range(len(shares))))
-    return {name: round(float(x), 6) for name, x in zip(names, shares, strict=False)}
+# Of a head's logits, where an answer says how probable each of its labels is.
+_PROBABILITIES: dict[HeadKind, Callable[[np.ndarray], np.ndarray]] = {
+    "classification": _softmax,
+    "multiple_choice": _softmax,
+    "multi_label": metrics.sigmoid,
+}
 
 
 class _Place(TypedDict, total=False):
