@@ -26,6 +26,7 @@ from albert_jax.config.sections import Destination
 from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
+from albert_jax.utils.json_values import flat
 
 End = Literal["finished", "stopped", "failed"]
 PROJECT = "albert_jax"  # where the environment names no project or experiment
@@ -168,8 +169,8 @@ class MLflow:
         found = self._client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else self._client.create_experiment(name)
         made: str = self._client.create_run(experiment, run_name=run.name).info.run_id
-        flat = [(key, str(x)[:_LONGEST]) for key, x in _flat(run.about)]
-        parameters = [self._entities.Param(key, x) for key, x in flat if x]
+        said = {key: str(x)[:_LONGEST] for key, x in flat(run.about).items() if x not in (None, {})}
+        parameters = [self._entities.Param(key, x) for key, x in said.items() if x]
         for first in range(0, len(parameters), _TOGETHER):
             self._client.log_batch(made, params=parameters[first : first + _TOGETHER])
         return made
@@ -223,12 +224,3 @@ def _kept_id(run: TrackedRun, name: str) -> Iterator[dict[str, str]]:
     yield ids
     with appearing_file(file) as temporary:
         temporary.write_text(json.dumps(ids) + "\n", encoding="utf-8")
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield a nested object's values by dotted names."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        elif value is not None:
-            yield f"{before}{key}", value
