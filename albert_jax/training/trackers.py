@@ -27,11 +27,12 @@ from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import flat
+from albert_jax.utils.wording import first_line
 
 End = Literal["finished", "stopped", "failed"]
 PROJECT = "albert_jax"  # where the environment names no project or experiment
 IDS = "trackers.json"  # in a run's directory: the run's id with each tracker, to go on with it
-_PACKAGES: dict[str, str] = {"wandb": "wandb", "mlflow": "mlflow"}
+_OPTIONAL = ("wandb", "mlflow")  # each its package's name and this one's extra
 _LONGEST = 500  # characters of a parameter that any MLflow server takes
 _TOGETHER = 100  # parameters that MLflow takes in a call
 
@@ -70,7 +71,7 @@ def require_trackers(names: Sequence[str]) -> None:
             raise UserError(f"log {name!r} is unknown; known: {', '.join(known)}")
         if names.count(name) > 1:
             raise UserError(f"log {name!r} is named twice; name it once")
-        if name in _PACKAGES and importlib.util.find_spec(_PACKAGES[name]) is None:
+        if name in _OPTIONAL and importlib.util.find_spec(name) is None:
             raise UserError(
                 f"log {name!r} needs a package that is not installed; "
                 f"pip install 'albert-jax[{name}]'"
@@ -207,8 +208,7 @@ def _beginning(name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"log {name!r} cannot begin a run: {told}") from error
+        raise UserError(f"log {name!r} cannot begin a run: {first_line(error)}") from error
 
 
 @contextlib.contextmanager

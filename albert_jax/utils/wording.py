@@ -29,6 +29,11 @@ def shortened(text: str) -> str:
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; where it says nothing, its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def without_secrets(text: str) -> str:
     """Return a text whose addresses lack a user's password, and a query, which may be signed."""
     return _ADDRESS.sub(r"://\1", text)
