@@ -53,20 +53,9 @@ from tests.helpers.golden import original_model
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.pretraining_runs import VOCABULARY
 from tests.helpers.reference import optimizer_step
-from tests.helpers.toy_task import TINY, sentences, toy_config, toy_data, toy_model
+from tests.helpers.toy_task import TINY, sentences, toy_config
 
 SMALL = dataclasses.replace(TINY, vocab_size=90, num_hidden_layers=2, max_position_embeddings=24)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return toy_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A model directory with both pretraining heads, as pretrain leaves it."""
-    return toy_model(tmp_path_factory.mktemp("models") / "base")
 
 
 @pytest.fixture(scope="module")
