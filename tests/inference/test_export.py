@@ -279,8 +279,7 @@ OF_TASKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("task", OF_TASKS)
 def test_every_heads_program_gives_what_its_answers_are_made_of(task, tmp_path):
-    labels = ("N", "O") if task.startswith("token") else ()
-    model = task_model(tmp_path / "model", task, labels=labels)
+    model = task_model(tmp_path / "model", task)
     served = export_serving(model, tmp_path / "served")
     fine_tuned = load_fine_tuned(model)
     example = find_task(task).from_record(OF_TASKS[task], 0, "here")

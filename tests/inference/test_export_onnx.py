@@ -94,8 +94,7 @@ RECORDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("task", RECORDS)
 def test_a_graph_of_a_head_gives_what_its_answers_are_made_of(runtime, task, tmp_path) -> None:
-    labels = ("N", "O", "V") if task.startswith("token") else ()
-    model = task_model(tmp_path / "model", task, labels=labels)
+    model = task_model(tmp_path / "model", task)
     served = export_onnx(model, tmp_path / "served")
     fine_tuned = load_fine_tuned(model)
     example = find_task(task).from_record(RECORDS[task], 0, "here")
