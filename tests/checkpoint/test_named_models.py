@@ -18,27 +18,19 @@ import albert_jax
 from albert_jax.checkpoint import named_models
 from albert_jax.checkpoint.convert import keep
 from albert_jax.checkpoint.convert.convert import convert
-from albert_jax.checkpoint.model_export import export_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.cli.info import describe_path
 from albert_jax.config.model_names import ModelName, kept_model, model_path, name_of
 from albert_jax.inference.prediction_files import predictions_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.locks import waited_for
-from tests.helpers.models import noisy_params, worded_albert
-from tests.helpers.paths import REPOSITORY, VOCABULARY
+from tests.helpers.models import noisy_model, worded_albert
+from tests.helpers.paths import REPOSITORY
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return export_model(
-        tmp_path_factory.mktemp("named") / "model",
-        params=noisy_params(worded_albert()),
-        config=worded_albert(),
-        vocab=VOCABULARY,
-        tokenizer={"mode": "google", "do_lower_case": True},
-        provenance={},
-    )
+    return noisy_model(tmp_path_factory.mktemp("named") / "model")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from albert_jax.tasks import find_task
 from albert_jax.tasks.collate import as_rows, collate
 from albert_jax.utils.errors import UserError
 from tests.helpers.compressed import read_compressed
-from tests.helpers.models import noisy_params, worded_albert
+from tests.helpers.models import noisy_model, noisy_params, worded_albert
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.task_models import task_model
 
@@ -97,12 +97,7 @@ def make_model(folder, config, params, mode="google", do_lower_case=True, vocab=
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("serving") / "model"
-    return make_model(
-        folder,
-        worded_albert(),
-        noisy_params(worded_albert()),
-    )
+    return noisy_model(tmp_path_factory.mktemp("serving") / "model")
 
 
 @pytest.fixture(scope="module")
