@@ -59,6 +59,12 @@ def _fields(flags: Any, *without: str) -> dict[str, Any]:
     return {name: getattr(flags, name) for name in names if name not in without}
 
 
+def _gives_any(flags: Any, names: Sequence[str]) -> bool:
+    """Return whether one of these fields has another value than its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(flags)}
+    return any(getattr(flags, name) != defaults[name] for name in names)
+
+
 def _keep_programs() -> None:
     """Keep what is compiled from now on for the next call; this imports JAX."""
     from albert_jax.distributed.compilation_cache import set_compilation_cache
@@ -368,7 +374,7 @@ class Evaluate(_Answering):
 
     def _evaluate_store(self, store: str) -> None:
         own = ("task", "suite", "released", "output", "split", *_OF_TASKS)
-        if len(self.model) != 1 or self._gives_any(own):
+        if len(self.model) != 1 or _gives_any(self, own):
             raise UserError(
                 "--store takes one --model, --masking, --examples, --max-seq-length and --dtype; "
                 "leave out the others"
@@ -389,15 +395,10 @@ class Evaluate(_Answering):
         )
         _print_json(found) if self.json else print(evaluation_lines(found))
 
-    def _gives_any(self, names: Sequence[str]) -> bool:
-        """Return whether one of these flags has another value than its default."""
-        defaults = Evaluate(model=self.model)
-        return any(getattr(self, name) != getattr(defaults, name) for name in names)
-
     def _evaluate_suite(self) -> None:
         own = ("task", "output", "split", "max_seq_length", *_OF_TASKS)
         assert self.data is not None
-        if self._gives_any(own):
+        if _gives_any(self, own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
                 "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
@@ -696,7 +697,7 @@ class ExportServing(_OnModel):
     def run(self) -> None:
         require_model_directory(self.model)
         if self.to == "onnx":
-            if (self.top_k, self.dtype) != (5, "float32"):
+            if _gives_any(self, ("top_k", "dtype")):
                 raise UserError(
                     "--to onnx exports no fill-mask and only float32; leave out --top-k and --dtype"
                 )
