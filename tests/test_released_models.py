@@ -22,6 +22,7 @@ def test_every_archive_is_in_the_table_and_a_dozen_repositories() -> None:
     assert len(released_models.HUB) == 12
     assert released_models.expected("released:large-v1") == "large-v1"
     assert released_models.expected("albert/albert-base-v2") == "base-v2"
+    assert released_models.expected("hub:base-v2") is None
     assert released_models.expected("textattack/albert-base-v2-MRPC") is None
 
 
