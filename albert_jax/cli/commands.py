@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
+from albert_jax.config.manifests import Mode
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
@@ -56,6 +56,19 @@ def _fields(flags: Any, *without: str) -> dict[str, Any]:
     """Return a dataclass's fields by name, as keyword arguments for what the command calls."""
     names = [field.name for field in dataclasses.fields(flags)]
     return {name: getattr(flags, name) for name in names if name not in without}
+
+
+def _gives_any(flags: Any, names: Sequence[str]) -> bool:
+    """Return whether one of these fields has another value than its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(flags)}
+    return any(getattr(flags, name) != defaults[name] for name in names)
+
+
+def _require_model(given: str, name: str = "model") -> None:
+    """Raise UserError for what is no model; one that is given by its name is fetched."""
+    from albert_jax.checkpoint.model_paths import require_model_directory  # reads vocabularies too
+
+    require_model_directory(given, name)
 
 
 def _keep_programs() -> None:
@@ -129,7 +142,7 @@ class Prepare(_Reading):
     """Processes; unset: all cores."""
     holdout: float = 0.01
     """Share of the documents kept from training, for evaluation."""
-    mode: Literal["google", "hf", "hf-fast", "wordpiece"] = "google"
+    mode: Mode = "google"
     """Of a SentencePiece model: text as the original has it (google), or transformers' slow (hf) or
     fast (hf-fast) tokenizer; other vocabularies say it themselves."""
     do_lower_case: bool = True
@@ -145,7 +158,7 @@ class Prepare(_Reading):
         from albert_jax.data.prepare.build import prepare
 
         if name_of(self.vocab):
-            require_model_directory(self.vocab, "vocab")
+            _require_model(self.vocab, "vocab")
         manifest = prepare(self.text, **_fields(self, "text", "json"))
         _print_json(manifest) if self.json else print(self.output)
 
@@ -340,7 +353,7 @@ class Evaluate(_Answering):
 
     def run(self) -> None:
         for each in self.model:
-            require_model_directory(each)
+            _require_model(each)
         if (self.data is None) == (self.store is None):
             raise UserError("give --data DIR for a task, or --store STORE for a pretrained model")
         if self.store is not None:
@@ -367,7 +380,7 @@ class Evaluate(_Answering):
 
     def _evaluate_store(self, store: str) -> None:
         own = ("task", "suite", "released", "output", "split", *_OF_TASKS)
-        if len(self.model) != 1 or self._gives_any(own):
+        if len(self.model) != 1 or _gives_any(self, own):
             raise UserError(
                 "--store takes one --model, --masking, --examples, --max-seq-length and --dtype; "
                 "leave out the others"
@@ -388,15 +401,10 @@ class Evaluate(_Answering):
         )
         _print_json(found) if self.json else print(evaluation_lines(found))
 
-    def _gives_any(self, names: Sequence[str]) -> bool:
-        """Return whether one of these flags has another value than its default."""
-        defaults = Evaluate(model=self.model)
-        return any(getattr(self, name) != getattr(defaults, name) for name in names)
-
     def _evaluate_suite(self) -> None:
         own = ("task", "output", "split", "max_seq_length", *_OF_TASKS)
         assert self.data is not None
-        if self._gives_any(own):
+        if _gives_any(self, own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
                 "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
@@ -441,7 +449,7 @@ class Predict(_Answering):
     """Answer {"id", "error"} to an input that has no answer, and go on with the next."""
 
     def run(self) -> None:
-        require_model_directory(self.model)
+        _require_model(self.model)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
         if self.data is not None and self.input_format is not None:
@@ -517,7 +525,7 @@ class FillMask(_OnTexts):
     lists."""
 
     def run(self) -> None:
-        require_model_directory(self.model)  # and the texts, before JAX is imported
+        _require_model(self.model)  # and the texts, before JAX is imported
         texts = _texts(self.text, self.input)
         from albert_jax.inference.api import load
 
@@ -560,7 +568,7 @@ class Encode(_OnTexts):
     def run(self) -> None:
         from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
 
-        require_model_directory(self.model)
+        _require_model(self.model)
         if self.output is not None:
             check_arrays_file(self.output, [] if self.input in (None, "-") else [str(self.input)])
         texts = _texts(self.text, self.input)
@@ -613,7 +621,7 @@ class ScoreOrder(_OnModel):
     def run(self) -> None:
         from albert_jax.utils.text_files import given_text
 
-        require_model_directory(self.model)
+        _require_model(self.model)
         first, second = given_text(self.first), given_text(self.second)
         from albert_jax.inference.api import load
 
@@ -693,9 +701,9 @@ class ExportServing(_OnModel):
     """Of matmuls and activations."""
 
     def run(self) -> None:
-        require_model_directory(self.model)
+        _require_model(self.model)
         if self.to == "onnx":
-            if (self.top_k, self.dtype) != (5, "float32"):
+            if _gives_any(self, ("top_k", "dtype")):
                 raise UserError(
                     "--to onnx exports no fill-mask and only float32; leave out --top-k and --dtype"
                 )
@@ -740,7 +748,7 @@ class Convert(Command):
     """SentencePiece model, tokenizer.json or vocab.txt that is not beside the weights."""
     no_vocab: Switch = False
     """Go without a vocabulary."""
-    mode: Literal["google", "hf", "hf-fast", "wordpiece"] | None = None
+    mode: Mode | None = None
     """How text is divided, docs/data.md; unset: as the source says."""
     do_lower_case: bool | None = None
     """As the vocabulary was trained; unset: as the source says, else True."""
@@ -800,7 +808,7 @@ class Verify(_OnModel):
     """Print {"model", "verdict", "released", "parameters", "checks"} as JSON."""
 
     def run(self) -> None:
-        require_model_directory(self.model)
+        _require_model(self.model)
         from albert_jax.inference.verify import checks_table, failure, verify
 
         report = verify(self.model, expect=self.expect)

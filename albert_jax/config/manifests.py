@@ -32,6 +32,9 @@ _NAME = re.compile(r"\w+(/\w+)*", re.ASCII)
 _AtLeast1 = Annotated[int, msgspec.Meta(ge=1)]
 _RowLength = Annotated[int, msgspec.Meta(ge=8)]
 
+# How text is divided into pieces, docs/data.md.
+Mode = Literal["google", "hf", "hf-fast", "wordpiece"]
+
 # Files of weights that a transformers folder may have.
 TRANSFORMERS_WEIGHTS = (
     "model.safetensors",
@@ -45,7 +48,7 @@ TRANSFORMERS_WEIGHTS = (
 class TextSettings(TypedDict):
     """How text is cleaned before a vocabulary divides it; `Tokenizer.load` says what they mean."""
 
-    mode: Literal["google", "hf", "hf-fast", "wordpiece"]
+    mode: Mode
     do_lower_case: bool
     keep_accents: NotRequired[bool]  # where it is not the mode's default
 

@@ -19,12 +19,12 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex
+from typing import Any, SupportsIndex, get_args
 
 import numpy as np
 import sentencepiece
 
-from albert_jax.config.manifests import TextSettings, is_model_directory
+from albert_jax.config.manifests import Mode, TextSettings, is_model_directory
 from albert_jax.config.model_names import model_path
 from albert_jax.data import tokenizer_json
 from albert_jax.data.fast_engine import FastEngine
@@ -46,8 +46,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.locks import Lock
 from albert_jax.utils.streams import say
 
-Mode = Literal["google", "hf", "hf-fast", "wordpiece"]
-MODES: tuple[Mode, ...] = ("google", "hf", "hf-fast", "wordpiece")
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 MARKER = "\u2581"  # SentencePiece's "a word starts here"
 

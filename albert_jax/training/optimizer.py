@@ -320,9 +320,6 @@ _CORRECTED: dict[str, _Make] = {  # for Adam's bias
 }
 
 
-_State = TypeVar("_State")
-
-
 class WeightAverageState(NamedTuple):
     updates: Array  # their number
     average: Any  # as the parameters
@@ -351,13 +348,13 @@ def average_weights(tx: optax.GradientTransformation, decay: float) -> optax.Gra
 
 def averaged_weights(opt_state: Any) -> Any | None:
     """Return the moving average that `average_weights` keeps; None for an optimizer without."""
-    found = _part(opt_state, WeightAverageState)
+    found = _part_of(opt_state, WeightAverageState)
     return None if found is None else found.average
 
 
 def trust_ratios(opt_state: Any) -> dict[str, Array]:
     """Each adapted parameter's last trust ratio by name; empty for an optimizer that has none."""
-    found = _part(opt_state, TrustRatioState)
+    found = _part_of(opt_state, TrustRatioState)
     if found is None:
         return {}
     leaves = jax.tree_util.tree_leaves_with_path(found.trust_ratio)
@@ -365,7 +362,10 @@ def trust_ratios(opt_state: Any) -> dict[str, Array]:
     return {name: ratio for name, ratio in names.items() if EXCLUDED.search(name) is None}
 
 
-def _part(opt_state: Any, kind: type[_State]) -> _State | None:
-    """Return the first state of that kind in an optimizer's state."""
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
-    return next((node for node in nodes if isinstance(node, kind)), None)
+_Part = TypeVar("_Part")
+
+
+def _part_of(opt_state: Any, kind: type[_Part]) -> _Part | None:
+    """The state of one link in a chain of optimizers; None where the chain has no such link."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return next((leaf for leaf in leaves if isinstance(leaf, kind)), None)

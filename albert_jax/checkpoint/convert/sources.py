@@ -28,7 +28,7 @@ from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
 from albert_jax.checkpoint.convert.tensors import Tensor
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
 from albert_jax.checkpoint.convert.torch_zip import read_torch
-from albert_jax.config.model_names import ModelName, name_of, shown_endpoint
+from albert_jax.config.model_names import ModelName, name_of, repository_of, shown_endpoint
 from albert_jax.config.packaged import packaged_path
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, choose_vocabulary
 from albert_jax.utils.atomic import scratch_folder
@@ -128,7 +128,7 @@ def _fetched_by_name(named: ModelName, stack: contextlib.ExitStack) -> Fetched:
     try:
         archive, address = released_archive(named.name, stack.enter_context(_scratch()))
     except NotDownloaded as error:
-        repository = ModelName("hub", f"albert/albert-{named.name}")
+        repository = repository_of(named.name)
         say(f"{error.brief}; trying {shown_endpoint()}/{repository}")
         try:
             return _fetched_from_hub(repository, "hub-")
