@@ -110,14 +110,14 @@ def test_a_library_that_does_not_come_back_is_not_waited_for(command, status):
 HOLDING = """
     saved = threading.Event()
     with StopSignals(saved.is_set) as signals:
-        threading.Timer(2.0, saved.set).start()
+        threading.Timer(2.5, saved.set).start()
         print("ready", flush=True)
         stuck()
 """
 
 
 def test_work_that_is_not_saved_is_waited_for_and_no_longer():
-    status, stderr, seconds = end(start(HOLDING), signal.SIGTERM)
+    status, stderr, seconds = end(start(HOLDING), signal.SIGTERM, pause=0.3)
     assert status == 75
     assert stderr.startswith("albert-jax: stopped by SIGTERM; what was finished is kept")
     assert 1.5 < seconds < 8
