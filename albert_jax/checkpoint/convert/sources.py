@@ -8,7 +8,6 @@ transformers model (folder or file), on disk, in a tar archive, or at an address
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
 from albert_jax.checkpoint.convert.tensors import Tensor
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
 from albert_jax.checkpoint.convert.torch_zip import read_torch
+from albert_jax.checkpoint.model_dir import file_sha256
 from albert_jax.config.model_names import ModelName, name_of, shown_endpoint
 from albert_jax.config.packaged import packaged_path
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, choose_vocabulary
@@ -134,9 +134,7 @@ def _fetched_by_name(named: ModelName, stack: contextlib.ExitStack) -> Fetched:
             return _fetched_from_hub(repository, "hub-")
         except UserError as second:
             raise UserError(f"{named} cannot be fetched: {error.brief}, and {second}") from None
-    with archive.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Fetched(archive, without_secrets(address), digest[:_DIGITS])
+    return Fetched(archive, without_secrets(address), file_sha256(archive)[:_DIGITS])
 
 
 def _fetched_from_hub(named: ModelName, prefix: str) -> Fetched:
