@@ -21,6 +21,7 @@ import tyro
 
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
+from albert_jax.config.manifests import Mode
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
@@ -129,7 +130,7 @@ class Prepare(_Reading):
     """Processes; unset: all cores."""
     holdout: float = 0.01
     """Share of the documents kept from training, for evaluation."""
-    mode: Literal["google", "hf", "hf-fast", "wordpiece"] = "google"
+    mode: Mode = "google"
     """Of a SentencePiece model: text as the original has it (google), or transformers' slow (hf) or
     fast (hf-fast) tokenizer; other vocabularies say it themselves."""
     do_lower_case: bool = True
@@ -740,7 +741,7 @@ class Convert(Command):
     """SentencePiece model, tokenizer.json or vocab.txt that is not beside the weights."""
     no_vocab: Switch = False
     """Go without a vocabulary."""
-    mode: Literal["google", "hf", "hf-fast", "wordpiece"] | None = None
+    mode: Mode | None = None
     """How text is divided, docs/data.md; unset: as the source says."""
     do_lower_case: bool | None = None
     """As the vocabulary was trained; unset: as the source says, else True."""

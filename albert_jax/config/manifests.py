@@ -42,10 +42,17 @@ TRANSFORMERS_WEIGHTS = (
 )
 
 
+Mode = Literal["google", "hf", "hf-fast", "wordpiece"]
+SLOW_MODES: Final = ("google", "hf")
+"""Those whose text SentencePiece divides; that of the others the library `tokenizers` does."""
+SPIECE_MODES: Final = (*SLOW_MODES, "hf-fast")
+"""Those that a SentencePiece model may have."""
+
+
 class TextSettings(TypedDict):
     """How text is cleaned before a vocabulary divides it; `Tokenizer.load` says what they mean."""
 
-    mode: Literal["google", "hf", "hf-fast", "wordpiece"]
+    mode: Mode
     do_lower_case: bool
     keep_accents: NotRequired[bool]  # where it is not the mode's default
 
@@ -68,7 +75,7 @@ def vocabulary_in(folder: Path) -> Path:
 
 def format_version(settings: Mapping[str, Any], vocabulary: str) -> int:
     """Return the lowest format that says how text is divided, so that older versions read it."""
-    known = settings["mode"] in ("google", "hf") and "keep_accents" not in settings
+    known = settings["mode"] in SLOW_MODES and "keep_accents" not in settings
     return _FIRST_FORMAT if known and vocabulary == VOCABULARY else FORMAT_VERSION
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import sentencepiece
 
-from albert_jax.config.manifests import TextSettings
+from albert_jax.config.manifests import SPIECE_MODES, TextSettings
 from albert_jax.data.special_pieces import MASK_ID, SPECIAL_PIECES, WORDPIECE_SPECIALS
 from albert_jax.data.tokenizer_json import (
     Document,
@@ -40,7 +40,6 @@ _WORDPIECE_CLASSES = ("BertTokenizer", "AlbertTokenizer", *_GENERAL)
 _SENTENCEPIECE = ("spiece.model", "30k-clean.model")
 _FAST = "tokenizer.json"
 _WORDS = "vocab.txt"
-_OWN_MODES = ("google", "hf", "hf-fast")
 OWN_MODE = "albert_jax_mode"  # what `convert --to hf` writes into tokenizer_config.json
 
 
@@ -85,7 +84,7 @@ class HfTokenizer:
         elif vocabulary.suffix == ".txt":
             mode = "wordpiece"
             keep = not lower if self.keep_accents is None else self.keep_accents
-        elif self.config.get(OWN_MODE) in _OWN_MODES:
+        elif self.config.get(OWN_MODE) in SPIECE_MODES:
             mode = str(self.config[OWN_MODE])
         return text_settings_with(mode, lower, keep)
 
@@ -199,7 +198,7 @@ def choose_vocabulary(
         return Choice(spiece, "hf-fast", "as asked for, made of spiece.model")
     if spiece and not (mode is None and is_fast and _is_of_tokenizers(tokenizer.config)):
         own = str(tokenizer.config.get(OWN_MODE))
-        if own in _OWN_MODES:
+        if own in SPIECE_MODES:
             return Choice(spiece, mode or own, "as albert-jax convert wrote it")
         beside = "; --mode hf-fast takes the tokenizer.json beside it, as AutoTokenizer does"
         beside = beside if is_fast else ""

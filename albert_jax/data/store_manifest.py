@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
-from albert_jax.config.manifests import VOCABULARY
+from albert_jax.config.manifests import VOCABULARY, Mode
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import decode_json
 from albert_jax.utils.json_values import JsonObject
@@ -100,7 +100,7 @@ class StoreVocabulary:
 
     sha256: Sha256
     size: Annotated[int, msgspec.Meta(ge=5, le=MAX_VOCAB_SIZE)]
-    mode: Literal["google", "hf", "hf-fast", "wordpiece"]
+    mode: Mode
     do_lower_case: bool
     keep_accents: bool | None = None  # not written where it is the mode's default
     file: Literal["tokenizer.json", "vocab.txt"] | None = None  # not written for spiece.model

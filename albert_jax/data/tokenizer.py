@@ -19,12 +19,18 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex
+from typing import Any, SupportsIndex, get_args
 
 import numpy as np
 import sentencepiece
 
-from albert_jax.config.manifests import TextSettings, is_model_directory
+from albert_jax.config.manifests import (
+    SLOW_MODES,
+    SPIECE_MODES,
+    Mode,
+    TextSettings,
+    is_model_directory,
+)
 from albert_jax.config.model_names import model_path
 from albert_jax.data import tokenizer_json
 from albert_jax.data.fast_engine import FastEngine
@@ -46,8 +52,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.locks import Lock
 from albert_jax.utils.streams import say
 
-Mode = Literal["google", "hf", "hf-fast", "wordpiece"]
-MODES: tuple[Mode, ...] = ("google", "hf", "hf-fast", "wordpiece")
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 MARKER = "\u2581"  # SentencePiece's "a word starts here"
 
@@ -55,7 +60,6 @@ _SPECIALS = re.compile("(" + "|".join(map(re.escape, SPECIAL_PIECES)) + ")")
 _WORD = re.compile(r"\S+")
 _UNITS = {"google": re.compile(r"\S"), "hf": re.compile(r"``|''|\S")}
 _MODES_OF = {".json": ("hf-fast", "wordpiece"), ".txt": ("wordpiece",)}  # by a file's end
-_SPIECE_MODES = ("google", "hf", "hf-fast")
 # No combining character lies below U+0300: Western text pays for few function calls.
 _MAYBE_COMBINING = re.compile(r"[^\x00-\u02ff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -200,7 +204,7 @@ class Tokenizer:
                 keep_accents = keep if keep_accents is None else keep_accents
         if mode is not None and mode not in MODES:  # in the file of a later version, say
             raise UserError(f"tokenizer mode {mode!r} must be one of {', '.join(MODES)}")
-        known = _MODES_OF.get(path.suffix, _SPIECE_MODES)
+        known = _MODES_OF.get(path.suffix, SPIECE_MODES)
         if mode is not None and mode not in known:
             raise UserError(
                 f"{path} has no mode {mode}, but {' or '.join(known)}; leave the mode out, or give "
@@ -476,7 +480,7 @@ def document_of(tokenizer: Tokenizer) -> tokenizer_json.Document:
     if path.suffix == ".json":
         document = tokenizer_json.read_tokenizer_json(path)
         return tokenizer_json.with_cleaning(document, *cleaning)
-    if mode in ("hf-fast", "wordpiece"):
+    if mode not in SLOW_MODES:
         return _document_made_of(path, *cleaning)
     return tokenizer_json.of_mode(tokenizer_json.read_spiece(path), mode, *cleaning)
 

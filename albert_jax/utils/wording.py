@@ -13,7 +13,9 @@ MOST_CHARACTERS = 200
 
 # An address: its user and password, its host and path, and what is asked of it; the punctuation of
 # the sentence around it stays.
-_ADDRESS = re.compile(r"://(?:[^/\s]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*?(?=[).,:;]{0,3}(?:[\s'\"]|$)))?")
+_ADDRESS = re.compile(
+    r"://(?:[^/\s]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*?(?=[).,:;]{0,3}(?:[\s'\"]|$)))?"
+)
 
 
 def first_ten(names: Collection[str], separator: str = ", ") -> str:

@@ -30,11 +30,12 @@ from albert_jax.config.manifests import (
     VOCABULARY,
     ConvertedTensor,
     HeadManifest,
+    Mode,
     TextSettings,
 )
 from albert_jax.config.model import AlbertConfig
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, read_tokenizer
-from albert_jax.data.tokenizer import Mode, Tokenizer, vocabulary_file
+from albert_jax.data.tokenizer import Tokenizer, vocabulary_file
 from albert_jax.utils.atomic import appearing_whole, require_apart
 from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError

@@ -27,7 +27,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from albert_jax import __version__
-from albert_jax.config.manifests import VOCABULARIES, VOCABULARY, vocabulary_name
+from albert_jax.config.manifests import SLOW_MODES, VOCABULARIES, VOCABULARY, Mode, vocabulary_name
 from albert_jax.data.hub import HUB
 from albert_jax.data.prepare.beam_runner import make_pipeline, run_units_on_beam
 from albert_jax.data.prepare.forecast import make_forecast
@@ -64,7 +64,7 @@ from albert_jax.data.text.documents import COUNTS, find_pieces, read_piece, summ
 from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.text.python_docs import versions_of
-from albert_jax.data.tokenizer import Mode, Tokenizer, vocabulary_file
+from albert_jax.data.tokenizer import Tokenizer, vocabulary_file
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
 from albert_jax.utils.progress import ProgressMeter, show_bytes
@@ -188,7 +188,7 @@ def _say(text: str, progress: bool) -> None:
 def _load_tokenizer(vocab: str | Path, mode: Mode, do_lower_case: bool) -> Tokenizer:
     """The vocabulary; one that is no SentencePiece model says itself how it is used, unless it is
     to be cased."""
-    if mode in ("google", "hf") and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
+    if mode in SLOW_MODES and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
         return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
     return Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
 
@@ -216,7 +216,7 @@ def _settings(
         "unicode": unicodedata.unidata_version,
     }
     name = vocabulary_name(tokenizer.path)
-    if tokenizer.mode in ("hf-fast", "wordpiece"):
+    if tokenizer.mode not in SLOW_MODES:
         made_with["tokenizers"] = version("tokenizers")
     for piece in pieces:
         if piece.kind == "docs":
