@@ -47,7 +47,7 @@ def find_vocabulary_file(folder: Path, mode: str | None = None) -> Path | None:
     folder the first of `FILE_NAMES` counts. `mode` is the caller's, who may want another one.
     """
     if not is_model_directory(folder) and is_transformers_folder(folder):
-        choice = choose_vocabulary(folder, read_tokenizer(folder), mode)
+        choice = choose_vocabulary(read_tokenizer(folder), mode)
         return choice and choice.file
     return next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
 

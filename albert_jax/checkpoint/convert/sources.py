@@ -335,7 +335,7 @@ def find_vocabulary(
     Raises UserError where several are there, or one of another kind only.
     """
     try:
-        choice = None if hf is None else choose_vocabulary(hf.folder, hf, mode)
+        choice = None if hf is None else choose_vocabulary(hf, mode)
     except UserError as error:
         raise UserError(
             f"{error}; or give one with --vocab FILE, or go without text by --no-vocab"
