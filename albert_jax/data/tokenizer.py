@@ -212,32 +212,15 @@ class Tokenizer:
             )
         if path.suffix in _MODES_OF or mode == "hf-fast":
             return _FastTokenizer(path, mode, do_lower_case, keep_accents)
-        return _load_spiece(path, mode or "google", do_lower_case is not False, bool(keep_accents))
+        return Tokenizer(path, mode or "google", do_lower_case is not False, bool(keep_accents))
 
-    def __init__(
-        self,
-        processor: sentencepiece.SentencePieceProcessor,
-        path: Path,
-        sha256: str,
-        mode: Mode,
-        do_lower_case: bool,
-        keep_accents: bool = False,
-    ) -> None:
-        self.path, self.sha256, self.mode, self.do_lower_case = path, sha256, mode, do_lower_case
+    def __init__(self, path: Path, mode: Mode, do_lower_case: bool, keep_accents: bool) -> None:
+        self.path, self.mode, self.do_lower_case = path, mode, do_lower_case
         self.keep_accents, self.special = keep_accents, ALBERT_IDS
-        self._processor = processor
-        try:
-            self.pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path} is damaged: a piece is no UTF-8 ({error.reason}); copy it again"
-            ) from None
+        model = _read(path)
+        self.sha256 = hashlib.sha256(model).hexdigest()
+        self._processor, self.pieces = _parse_spiece(model, path)
         self.vocab_size = len(self.pieces)
-        if tuple(self.pieces[:5]) != SPECIAL_PIECES:
-            raise UserError(
-                f"{path} has {' '.join(self.pieces[:5])} at ids 0 to 4 where an ALBERT vocabulary "
-                f"has {' '.join(SPECIAL_PIECES)}; make one with albert-jax train-tokenizer"
-            )
         self.starts_word = np.array([_starts_word(piece) for piece in self.pieces])
         # Without the specials: text becomes one of those ids only where it is parsed for them.
         self._ids = {piece: i for i, piece in enumerate(self.pieces) if i > MASK_ID}
@@ -416,7 +399,8 @@ class _FastTokenizer(Tokenizer):
 
         Raises UserError as `Tokenizer.load` does.
         """
-        self.path, self.sha256 = path, hashlib.sha256(_read(path)).hexdigest()
+        content = _read(path)
+        self.path, self.sha256 = path, hashlib.sha256(content).hexdigest()
         kind: tokenizer_json.Kind = "wordpiece" if path.suffix == ".txt" else "hf-fast"
         lower = do_lower_case is not False
         if path.suffix == ".json":
@@ -438,7 +422,7 @@ class _FastTokenizer(Tokenizer):
         else:
             keep_accents = keeps_accents(kind, lower) if keep_accents is None else keep_accents
             if path.suffix != ".txt":
-                _load_spiece(path, "hf", lower, keep_accents)  # says what is wrong with it
+                _parse_spiece(content, path)  # says what is wrong with it
             document = _document_made_of(path, lower, keep_accents)
         self.mode, self.do_lower_case, self.keep_accents = kind, lower, keep_accents
         self._engine = FastEngine(document, kind, path)
@@ -504,17 +488,29 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _load_spiece(path: Path, mode: Mode, lower: bool, keep_accents: bool) -> Tokenizer:
+def _parse_spiece(
+    model: bytes, path: Path
+) -> tuple[sentencepiece.SentencePieceProcessor, list[str]]:
+    """A SentencePiece model at work, and its pieces; UserError for what is none of ALBERT's."""
     processor = sentencepiece.SentencePieceProcessor()
-    model = _read(path)
     try:
         processor.LoadFromSerializedProto(model)
     except RuntimeError:
         raise UserError(
             f"{path} is no SentencePiece model; give ALBERT's spiece.model or 30k-clean.model"
         ) from None
-    sha256 = hashlib.sha256(model).hexdigest()
-    return Tokenizer(processor, path, sha256, mode, lower, keep_accents)
+    try:
+        pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is damaged: a piece is no UTF-8 ({error.reason}); copy it again"
+        ) from None
+    if tuple(pieces[:5]) != SPECIAL_PIECES:
+        raise UserError(
+            f"{path} has {' '.join(pieces[:5])} at ids 0 to 4 where an ALBERT vocabulary "
+            f"has {' '.join(SPECIAL_PIECES)}; make one with albert-jax train-tokenizer"
+        )
+    return processor, pieces
 
 
 def _several(texts: Iterable[str]) -> list[str]:
