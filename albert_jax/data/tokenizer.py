@@ -38,6 +38,7 @@ from albert_jax.data.hf_tokenizer import keeps_accents, text_settings_with
 from albert_jax.data.special_pieces import (
     ALBERT_IDS,
     CLS_ID,
+    MARKER,
     MASK_ID,
     PAD_ID,
     SEP_ID,
@@ -53,8 +54,6 @@ from albert_jax.utils.locks import Lock
 from albert_jax.utils.streams import say
 
 MODES: tuple[Mode, ...] = get_args(Mode)
-
-MARKER = "\u2581"  # SentencePiece's "a word starts here"
 
 _SPECIALS = re.compile("(" + "|".join(map(re.escape, SPECIAL_PIECES)) + ")")
 _WORD = re.compile(r"\S+")
@@ -444,13 +443,13 @@ class _FastTokenizer(Tokenizer):
         threads: int | None = None,
     ) -> list[Encoding]:
         """`encode` of each text; None for `threads`: as many as there are cores."""
-        found = self._engine.encode(_several(texts), parse_special is not False, threads)
+        found = self._engine.encode(_encodable(texts), parse_special is not False, threads)
         return [self._encoding(*each, add_special_tokens) for each in found]
 
     @checked
     def encode_ids(self, texts: Iterable[str], *, threads: int = 1) -> list[list[int]]:
         """The ids of `encode` with no special ones, without offsets."""
-        return self._engine.encode_ids(_several(texts), threads)
+        return self._engine.encode_ids(_encodable(texts), threads)
 
     def _decode(self, numbers: list[int]) -> str:
         return self._engine.decode(numbers)
@@ -518,6 +517,11 @@ def _several(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
         raise UserError(f"texts {shown(texts)} is one string; give a list of them")
     return texts_of(texts, "texts")
+
+
+def _encodable(texts: Iterable[str]) -> list[str]:
+    """The same with U+FFFD for lone surrogates, which no UTF-8 can hold."""
+    return [_SURROGATE.sub("\ufffd", text) for text in _several(texts)]
 
 
 def _whole(ids: Iterable[SupportsIndex]) -> list[int]:

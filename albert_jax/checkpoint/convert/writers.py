@@ -29,8 +29,8 @@ from albert_jax.checkpoint.model_dir import require_outside_models
 from albert_jax.config.manifests import SLOW_MODES, vocabulary_name
 from albert_jax.config.model import AlbertConfig, act_for_transformers
 from albert_jax.data.hf_tokenizer import OWN_MODE
-from albert_jax.data.special_pieces import SPECIAL_PIECES
-from albert_jax.data.tokenizer import MARKER, Tokenizer, document_of
+from albert_jax.data.special_pieces import MARKER, SPECIAL_PIECES
+from albert_jax.data.tokenizer import Tokenizer, document_of
 from albert_jax.data.tokenizer_json import is_divided
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
