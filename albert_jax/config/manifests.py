@@ -172,6 +172,11 @@ def is_model_directory(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / CONFIG).is_file()
 
 
+def holds_transformers_weights(folder: Path) -> bool:
+    """Return whether a folder has weights of transformers."""
+    return any((folder / name).is_file() for name in TRANSFORMERS_WEIGHTS)
+
+
 def read_model_manifest(folder: Path) -> ModelManifest:
     """Read a model directory's manifest and verify its checksum and its configuration's.
 
