@@ -32,7 +32,7 @@ _NAME = re.compile(r"\w+(/\w+)*", re.ASCII)
 _AtLeast1 = Annotated[int, msgspec.Meta(ge=1)]
 _RowLength = Annotated[int, msgspec.Meta(ge=8)]
 
-# Files of weights that a transformers folder may have.
+# Files of weights that a transformers folder may have; the first that is there counts.
 TRANSFORMERS_WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
