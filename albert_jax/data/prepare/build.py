@@ -28,7 +28,6 @@ import numpy as np
 
 from albert_jax import __version__
 from albert_jax.config.manifests import SLOW_MODES, VOCABULARIES, VOCABULARY, Mode, vocabulary_name
-from albert_jax.data.hub import HUB
 from albert_jax.data.prepare.beam_runner import make_pipeline, run_units_on_beam
 from albert_jax.data.prepare.forecast import make_forecast
 from albert_jax.data.prepare.local_runner import run_units
@@ -117,7 +116,7 @@ def prepare(
     tokenizer = _load_tokenizer(vocab, mode, do_lower_case)
     _check(tokenizer, holdout, workers)
     pieces = find_pieces(inputs, reading)
-    if not reading.format.startswith(("tfds:", HUB)):
+    if not reading.names_data_set:
         require_output_apart(output, inputs, (piece.path for piece in pieces))
     settings = _settings(tokenizer, reading, holdout, pieces)
     if (finished := _finished(place, settings, pieces)) is not None:

@@ -44,6 +44,11 @@ class Reading:
                 f"sentences {self.sentences!r} is unknown; use auto, lines, split or wrapped"
             )
 
+    @property
+    def names_data_set(self) -> bool:
+        """Whether `format` names a data set, so that inputs are its splits and not files."""
+        return self.format not in ("text", "wiki")
+
 
 @dataclass(frozen=True)
 class Piece:
