@@ -26,6 +26,7 @@ from albert_jax.utils.wording import did_you_mean, shortened, without_secrets
 
 HUB = "https://huggingface.co"
 MAIN = "main"  # the revision of a name that has none
+RELEASED_AT = "albert/albert-"  # before a released model's name: its repository of the hub
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _RELEASED = re.compile(r"(?:albert[-_])?([a-z]+)[-_](v\d)")

@@ -17,7 +17,7 @@ from typing import Any
 
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import MODELS, AlbertConfig
-from albert_jax.config.model_names import ModelName, named_by
+from albert_jax.config.model_names import RELEASED_AT, ModelName, named_by
 from albert_jax.config.packaged import PACKAGED
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import first_ten, shortened
@@ -164,7 +164,7 @@ def _license_of(subject: CardSubject, base: ModelName | None) -> str:
         return UNKNOWN
     if base.kind == "packaged":
         return "cc-by-sa-4.0"
-    is_released = base.kind == "released" or base.name.startswith("albert/albert-")
+    is_released = base.kind == "released" or base.name.startswith(RELEASED_AT)
     return "apache-2.0" if is_released and not subject.provenance.get("made_by") else UNKNOWN
 
 
@@ -196,7 +196,7 @@ def _name_in(text: str) -> ModelName | None:
 
 def _hub_name(base: ModelName) -> str | None:
     if base.kind == "released":
-        return f"albert/albert-{base.name}"
+        return f"{RELEASED_AT}{base.name}"
     return base.name if base.kind == "hub" else None
 
 
