@@ -364,7 +364,8 @@ def _copy_vocabulary(tokenizer: Tokenizer, place: Place) -> None:
 
 def _clean(place: Place) -> None:
     """Leaves finished units only, or nothing at all where there is none."""
-    if "manifest.json" in place.entries():
+    entries = place.entries()
+    if "manifest.json" in entries:
         return
     finished = set(map(_unit_of, place.entries("progress"))) - {""}
     if finished:
@@ -372,7 +373,7 @@ def _clean(place: Place) -> None:
         return
     for folder in SPLITS:
         place.remove_folder(folder)
-    place.remove([name for name in VOCABULARIES if name in place.entries()])
+    place.remove([name for name in VOCABULARIES if name in entries])
     place.remove_folder("progress")  # last: with it, the rest is known for what it is
 
 
