@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.config.model import MODELS
-from albert_jax.config.model_names import named_by
+from albert_jax.config.model_names import named_by, repository_of
 
 HUB = (
-    *(f"albert/albert-{name}" for name in MODELS),
+    *(repository_of(name).name for name in MODELS),
     "textattack/albert-base-v2-SST-2",
     "textattack/albert-base-v2-MRPC",
     "twmkn9/albert-base-v2-squad2",
@@ -50,10 +50,7 @@ class Row:
 def expected(model: str) -> str | None:
     """The released model that a name says it is; None for another one."""
     named = named_by(model)
-    if named is None:
-        return None
-    name = named.name.removeprefix("albert/albert-")
-    return name if name in MODELS else None
+    return named.released if named else None
 
 
 def verify(model: str) -> Row:

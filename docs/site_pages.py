@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "albert_jax"
@@ -167,16 +168,12 @@ def help_of(command: str) -> str:
     from albert_jax.cli import main as cli
 
     page = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # a StringIO gets no boxes
-    columns = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "129"  # from 130 on there may be two boxes side by side
-    try:
-        with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
-            cli.main([command, "--help"])
-    finally:
-        if columns is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = columns
+    with (
+        patch.dict(os.environ, COLUMNS="129"),  # from 130 on there may be two boxes side by side
+        contextlib.redirect_stdout(page),
+        contextlib.suppress(SystemExit),
+    ):
+        cli.main([command, "--help"])
     page.seek(0)
     return page.read()
 
@@ -193,13 +190,14 @@ def commands_page() -> str:
         "",
     ]
     for command in COMMANDS:
-        usage, *paragraphs = help_of(command).partition("╭")[0].strip().split("\n\n")
+        printed = help_of(command)
+        usage, *paragraphs = printed.partition("╭")[0].strip().split("\n\n")
         lines += [f"## {command}", "", "```text", usage.removeprefix("usage: "), "```", ""]
         for paragraph in paragraphs:
             example = paragraph.strip().removeprefix("Example: ")
             is_example = example != paragraph.strip()
             lines += [f"```\n{example}\n```" if is_example else _escaped(paragraph), ""]
-        for title, rows in option_tables(help_of(command)):
+        for title, rows in option_tables(printed):
             lines += [f"**{title}**", "", "| flag | meaning | default |", "| --- | --- | --- |"]
             lines += [f"| {_flag(a)} | {_escaped(_cell(b))} | {_code(c)} |" for a, b, c in rows]
             lines.append("")

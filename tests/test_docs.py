@@ -4,9 +4,7 @@ pages are whole."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 import re
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from tests.helpers.documents import (
     command_lines,
     documents,
     parsed,
+    run_python,
     same_output,
 )
 from tests.helpers.paths import REPOSITORY
@@ -63,10 +62,7 @@ def test_what_is_marked_to_run_runs_and_prints_what_the_page_shows(
 
 def _run(block: Block, names: dict[str, Any]) -> str:
     if block.language == "python":
-        page = io.StringIO()
-        with contextlib.redirect_stdout(page):
-            exec(compile(block.text, "block", "exec"), names)
-        return page.getvalue()
+        return run_python(block.text, names, "block")
     program = f'albert-jax() {{ {sys.executable} -m albert_jax "$@"; }}\n'
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", program + block.text],

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The examples of docs/python.md run, and print what stands below them."""
 
-import contextlib
-import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.helpers.documents import run_python
 from tests.helpers.paths import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
@@ -30,12 +30,9 @@ def test_a_sections_examples_print_what_is_said(
     title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "example"}
+    names: dict[str, Any] = {"__name__": "example"}
     for source, expected in SECTIONS[title]:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(source, f"docs/python.md, {title}", "exec"), names)
-        assert printed.getvalue() == expected
+        assert run_python(source, names, f"docs/python.md, {title}") == expected
 
 
 def test_the_page_has_its_examples() -> None:

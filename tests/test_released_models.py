@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of released models, made here of small ones from servers on loopback."""
 
-import functools
-import http.server
 import tarfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from albert_jax.config.model import MODELS
 from benchmarks import released_models
 from tests.helpers.fake_hub import fake_hub
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.servers import serving_files
 
 WORKFLOW = REPOSITORY / ".github" / "workflows" / "released.yml"
 
@@ -24,6 +22,7 @@ def test_every_archive_is_in_the_table_and_a_dozen_repositories() -> None:
     assert len(released_models.HUB) == 12
     assert released_models.expected("released:large-v1") == "large-v1"
     assert released_models.expected("albert/albert-base-v2") == "base-v2"
+    assert released_models.expected("hub:base-v2") is None
     assert released_models.expected("textattack/albert-base-v2-MRPC") is None
 
 
@@ -55,24 +54,14 @@ def test_the_table_is_made_from_other_servers_too(
     with tarfile.open(tmp_path / "archives" / "albert_base_v2.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "tf", "albert_base")
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Handler, directory=str(tmp_path / "archives"))
-    with (
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
-        fake_hub() as hub,
-    ):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving_files(tmp_path / "archives") as archives, fake_hub() as hub:
         hub.add("me/mini", tmp_path / "hf")
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("ALBERT_JAX_ARCHIVES", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("ALBERT_JAX_ARCHIVES", archives)
         monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
         output = tmp_path / "table.md"
         names = ["me/mini", "released:base-v2", "released:large-v2"]
         assert released_models.main([*names, "--output", str(output)]) == 1
-        server.shutdown()
     printed = capsys.readouterr().out
     assert output.read_text(encoding="utf-8") == printed
     _, _, mini, base, large = printed.splitlines()

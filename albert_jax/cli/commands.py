@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
 from albert_jax.config.manifests import Mode
 from albert_jax.config.model import ComputeConfig, Dtype
@@ -57,6 +56,19 @@ def _fields(flags: Any, *without: str) -> dict[str, Any]:
     """Return a dataclass's fields by name, as keyword arguments for what the command calls."""
     names = [field.name for field in dataclasses.fields(flags)]
     return {name: getattr(flags, name) for name in names if name not in without}
+
+
+def _gives_any(flags: Any, names: Sequence[str]) -> bool:
+    """Return whether one of these fields has another value than its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(flags)}
+    return any(getattr(flags, name) != defaults[name] for name in names)
+
+
+def _require_model(given: str, name: str = "model") -> None:
+    """Raise UserError for what is no model; one that is given by its name is fetched."""
+    from albert_jax.checkpoint.model_paths import require_model_directory  # reads vocabularies too
+
+    require_model_directory(given, name)
 
 
 def _keep_programs() -> None:
@@ -146,7 +158,7 @@ class Prepare(_Reading):
         from albert_jax.data.prepare.build import prepare
 
         if name_of(self.vocab):
-            require_model_directory(self.vocab, "vocab")
+            _require_model(self.vocab, "vocab")
         manifest = prepare(self.text, **_fields(self, "text", "json"))
         _print_json(manifest) if self.json else print(self.output)
 
@@ -341,7 +353,7 @@ class Evaluate(_Answering):
 
     def run(self) -> None:
         for each in self.model:
-            require_model_directory(each)
+            _require_model(each)
         if (self.data is None) == (self.store is None):
             raise UserError("give --data DIR for a task, or --store STORE for a pretrained model")
         if self.store is not None:
@@ -368,7 +380,7 @@ class Evaluate(_Answering):
 
     def _evaluate_store(self, store: str) -> None:
         own = ("task", "suite", "released", "output", "split", *_OF_TASKS)
-        if len(self.model) != 1 or self._gives_any(own):
+        if len(self.model) != 1 or _gives_any(self, own):
             raise UserError(
                 "--store takes one --model, --masking, --examples, --max-seq-length and --dtype; "
                 "leave out the others"
@@ -389,15 +401,10 @@ class Evaluate(_Answering):
         )
         _print_json(found) if self.json else print(evaluation_lines(found))
 
-    def _gives_any(self, names: Sequence[str]) -> bool:
-        """Return whether one of these flags has another value than its default."""
-        defaults = Evaluate(model=self.model)
-        return any(getattr(self, name) != getattr(defaults, name) for name in names)
-
     def _evaluate_suite(self) -> None:
         own = ("task", "output", "split", "max_seq_length", *_OF_TASKS)
         assert self.data is not None
-        if self._gives_any(own):
+        if _gives_any(self, own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
                 "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
@@ -442,7 +449,7 @@ class Predict(_Answering):
     """Answer {"id", "error"} to an input that has no answer, and go on with the next."""
 
     def run(self) -> None:
-        require_model_directory(self.model)
+        _require_model(self.model)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
         if self.data is not None and self.input_format is not None:
@@ -518,7 +525,7 @@ class FillMask(_OnTexts):
     lists."""
 
     def run(self) -> None:
-        require_model_directory(self.model)  # and the texts, before JAX is imported
+        _require_model(self.model)  # and the texts, before JAX is imported
         texts = _texts(self.text, self.input)
         from albert_jax.inference.api import load
 
@@ -561,7 +568,7 @@ class Encode(_OnTexts):
     def run(self) -> None:
         from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
 
-        require_model_directory(self.model)
+        _require_model(self.model)
         if self.output is not None:
             check_arrays_file(self.output, [] if self.input in (None, "-") else [str(self.input)])
         texts = _texts(self.text, self.input)
@@ -614,7 +621,7 @@ class ScoreOrder(_OnModel):
     def run(self) -> None:
         from albert_jax.utils.text_files import given_text
 
-        require_model_directory(self.model)
+        _require_model(self.model)
         first, second = given_text(self.first), given_text(self.second)
         from albert_jax.inference.api import load
 
@@ -694,9 +701,9 @@ class ExportServing(_OnModel):
     """Of matmuls and activations."""
 
     def run(self) -> None:
-        require_model_directory(self.model)
+        _require_model(self.model)
         if self.to == "onnx":
-            if (self.top_k, self.dtype) != (5, "float32"):
+            if _gives_any(self, ("top_k", "dtype")):
                 raise UserError(
                     "--to onnx exports no fill-mask and only float32; leave out --top-k and --dtype"
                 )
@@ -801,7 +808,7 @@ class Verify(_OnModel):
     """Print {"model", "verdict", "released", "parameters", "checks"} as JSON."""
 
     def run(self) -> None:
-        require_model_directory(self.model)
+        _require_model(self.model)
         from albert_jax.inference.verify import checks_table, failure, verify
 
         report = verify(self.model, expect=self.expect)

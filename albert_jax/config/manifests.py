@@ -32,6 +32,13 @@ _NAME = re.compile(r"\w+(/\w+)*", re.ASCII)
 _AtLeast1 = Annotated[int, msgspec.Meta(ge=1)]
 _RowLength = Annotated[int, msgspec.Meta(ge=8)]
 
+# How text is divided into pieces, docs/data.md.
+Mode = Literal["google", "hf", "hf-fast", "wordpiece"]
+SLOW_MODES: Final = ("google", "hf")
+"""Those whose text SentencePiece divides; that of the others the library `tokenizers` does."""
+SPIECE_MODES: Final = (*SLOW_MODES, "hf-fast")
+"""Those that a SentencePiece model may have."""
+
 # Files of weights that a transformers folder may have; the first that is there counts.
 TRANSFORMERS_WEIGHTS = (
     "model.safetensors",
@@ -40,13 +47,6 @@ TRANSFORMERS_WEIGHTS = (
     "pytorch_model.bin.index.json",
     "flax_model.msgpack",
 )
-
-
-Mode = Literal["google", "hf", "hf-fast", "wordpiece"]
-SLOW_MODES: Final = ("google", "hf")
-"""Those whose text SentencePiece divides; that of the others the library `tokenizers` does."""
-SPIECE_MODES: Final = (*SLOW_MODES, "hf-fast")
-"""Those that a SentencePiece model may have."""
 
 
 class TextSettings(TypedDict):

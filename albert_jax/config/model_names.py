@@ -26,7 +26,6 @@ from albert_jax.utils.wording import did_you_mean, shortened, without_secrets
 
 HUB = "https://huggingface.co"
 MAIN = "main"  # the revision of a name that has none
-RELEASED_AT = "albert/albert-"  # before a released model's name: its repository of the hub
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _RELEASED = re.compile(r"(?:albert[-_])?([a-z]+)[-_](v\d)")
@@ -34,6 +33,7 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _REPOSITORY = re.compile(rf"(?P<name>{_PART}(/{_PART})?)(@(?P<revision>[\w][\w./-]{{0,199}}))?")
 _MOST_NAME = 200  # characters in a file's name; file systems take 255 bytes
 _PREFIXES = ("hub:", "hf:", "released:")
+_OFFICIAL = "albert/albert-"  # the hub's repositories of the released models begin so
 _KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,99}")
 
 
@@ -54,6 +54,17 @@ class ModelName:
     def forced(self) -> str:
         """The name with the prefix that keeps it from being taken for a path."""
         return f"{'hub' if self.kind == 'hub' else 'released'}:{self}"
+
+    @property
+    def released(self) -> str | None:
+        """The released model that it is, as base-v2, also as a repository of the hub; else None."""
+        prefix = _OFFICIAL if self.kind == "hub" else ""
+        return next((name for name in MODELS if self.name == f"{prefix}{name}"), None)
+
+
+def repository_of(released: str) -> ModelName:
+    """Return the hub's repository of a released model."""
+    return ModelName("hub", f"{_OFFICIAL}{released}")
 
 
 def name_of(given: str | Path) -> ModelName | None:

@@ -10,6 +10,9 @@ from typing import Any
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.results import Result
 
+# What is shown of a measurement, also of each in a sweep.
+_MEASURED = ("step_ms", "ms_per_sequence", "sequences_per_second", "mfu", "peak_bytes")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AskedStep(Result):
@@ -73,8 +76,7 @@ class BenchmarkResult(StepSetting):
     def shown(self) -> Mapping[str, Any]:
         """Return what was asked, where it ran, times, rates and memory."""
         asked = ("model", "phase", "batch_size", "sequence", "dtype", "device", "devices")
-        rates = ("step_ms", "ms_per_sequence", "sequences_per_second", "mfu", "peak_bytes")
-        return {name: self[name] for name in (*asked, "compile_seconds", *rates)}
+        return {name: self[name] for name in (*asked, "compile_seconds", *_MEASURED)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,8 +114,7 @@ class SweepPoint(Result):
         """Return what was varied, and the time, the rates and the memory, or the error."""
         if self.measured is None:
             return {**self.change, "error": self.error}
-        names = ("step_ms", "ms_per_sequence", "sequences_per_second", "mfu", "peak_bytes")
-        return self.change | {name: self.measured[name] for name in names}
+        return self.change | {name: self.measured[name] for name in _MEASURED}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> SweepPoint:

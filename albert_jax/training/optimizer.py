@@ -13,7 +13,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -348,17 +348,24 @@ def average_weights(tx: optax.GradientTransformation, decay: float) -> optax.Gra
 
 def averaged_weights(opt_state: Any) -> Any | None:
     """Return the moving average that `average_weights` keeps; None for an optimizer without."""
-    is_average = lambda node: isinstance(node, WeightAverageState)  # noqa: E731
-    found = [n for n in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(n)]
-    return found[0].average if found else None
+    found = _part_of(opt_state, WeightAverageState)
+    return None if found is None else found.average
 
 
 def trust_ratios(opt_state: Any) -> dict[str, Array]:
     """Each adapted parameter's last trust ratio by name; empty for an optimizer that has none."""
-    is_ratio = lambda node: isinstance(node, TrustRatioState)  # noqa: E731
-    found = [n for n in jax.tree.leaves(opt_state, is_leaf=is_ratio) if is_ratio(n)]
-    if not found:
+    found = _part_of(opt_state, TrustRatioState)
+    if found is None:
         return {}
-    leaves = jax.tree_util.tree_leaves_with_path(found[0].trust_ratio)
+    leaves = jax.tree_util.tree_leaves_with_path(found.trust_ratio)
     names = {path_name(path): ratio for path, ratio in leaves}
     return {name: ratio for name, ratio in names.items() if EXCLUDED.search(name) is None}
+
+
+_Part = TypeVar("_Part")
+
+
+def _part_of(opt_state: Any, kind: type[_Part]) -> _Part | None:
+    """The state of one link in a chain of optimizers; None where the chain has no such link."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return next((leaf for leaf in leaves if isinstance(leaf, kind)), None)

@@ -12,15 +12,13 @@ import albert_jax
 from albert_jax.checkpoint import hub as client
 from albert_jax.checkpoint.convert import keep
 from albert_jax.checkpoint.convert.convert import convert
-from albert_jax.checkpoint.model_export import export_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.cli import main as cli
 from albert_jax.cli.info import describe_path
 from albert_jax.config.model_names import name_of
 from albert_jax.utils.errors import UserError
 from tests.helpers.fake_hub import FakeHub, fake_hub
-from tests.helpers.models import noisy_params, worded_albert
-from tests.helpers.paths import VOCABULARY
+from tests.helpers.models import noisy_model, worded_albert
 
 constants = pytest.importorskip("huggingface_hub.constants", reason="needs huggingface_hub")
 
@@ -35,14 +33,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return export_model(
-        tmp_path_factory.mktemp("hub") / "model",
-        params=noisy_params(worded_albert()),
-        config=worded_albert(),
-        vocab=VOCABULARY,
-        tokenizer={"mode": "hf", "do_lower_case": True},
-        provenance={},
-    )
+    folder = tmp_path_factory.mktemp("hub") / "model"
+    return noisy_model(folder, tokenizer={"mode": "hf", "do_lower_case": True})
 
 
 @pytest.fixture(scope="module")

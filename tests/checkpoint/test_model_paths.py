@@ -12,26 +12,18 @@ from pathlib import Path
 import pytest
 
 import albert_jax
-from albert_jax.checkpoint.model_export import export_model
 from albert_jax.checkpoint.model_paths import require_model_directory, what_is
 from albert_jax.cli import main as cli
 from albert_jax.cli.info import describe_path
 from albert_jax.config.model import MODELS
 from albert_jax.utils.errors import UserError
-from tests.helpers.models import noisy_params, worded_albert
+from tests.helpers.models import noisy_model, worded_albert
 from tests.helpers.paths import VOCABULARY
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return export_model(
-        tmp_path_factory.mktemp("paths") / "run" / "model",
-        params=noisy_params(worded_albert()),
-        config=worded_albert(),
-        vocab=VOCABULARY,
-        tokenizer={"mode": "google", "do_lower_case": True},
-        provenance={},
-    )
+    return noisy_model(tmp_path_factory.mktemp("paths") / "run" / "model")
 
 
 def write(path: Path, content: bytes = b"") -> Path:

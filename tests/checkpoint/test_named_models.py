@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model by its name is fetched and converted once, and is from then on a model directory here."""
 
-import functools
-import http.server
 import json
 import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +15,20 @@ import albert_jax
 from albert_jax.checkpoint import named_models
 from albert_jax.checkpoint.convert import keep
 from albert_jax.checkpoint.convert.convert import convert
-from albert_jax.checkpoint.model_export import export_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.cli.info import describe_path
 from albert_jax.config.model_names import ModelName, kept_model, model_path, name_of
 from albert_jax.inference.prediction_files import predictions_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.locks import waited_for
-from tests.helpers.models import noisy_params, worded_albert
-from tests.helpers.paths import REPOSITORY, VOCABULARY
+from tests.helpers.models import noisy_model, worded_albert
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.servers import serving_files
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return export_model(
-        tmp_path_factory.mktemp("named") / "model",
-        params=noisy_params(worded_albert()),
-        config=worded_albert(),
-        vocab=VOCABULARY,
-        tokenizer={"mode": "google", "do_lower_case": True},
-        provenance={},
-    )
+    return noisy_model(tmp_path_factory.mktemp("named") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -266,21 +256,13 @@ def test_a_released_model_is_its_archive_converted_once(
 def test_an_archive_comes_over_http_from_loopback_alone(
     small_base_v2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Handler, directory=str(small_base_v2))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        mirror = f"http://127.0.0.1:{server.server_port}"
+    with serving_files(small_base_v2) as mirror:
         monkeypatch.setenv("ALBERT_JAX_ARCHIVES", mirror)
         inventory = convert("base-v2", tmp_path / "dest")
         signed = f"{mirror}/albert_base_v2.tar.gz?Signature=s3cret"
         kept = convert(signed, tmp_path / "signed").source
         with pytest.raises(UserError, match=r"/no.tar.gz cannot be downloaded \(.*404") as refused:
             convert(signed.replace("albert_base_v2", "no"), tmp_path / "none")
-        server.shutdown()
     assert kept == f"{mirror}/albert_base_v2.tar.gz"
     assert "s3cret" not in (tmp_path / "signed" / "manifest.json").read_text()
     assert "s3cret" not in str(refused.value)

@@ -9,12 +9,11 @@ import pytest
 
 import albert_jax
 from albert_jax.checkpoint import integrity
-from albert_jax.checkpoint.model_export import export_model
 from albert_jax.config.manifests import read_model_manifest
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
-from tests.helpers.models import noisy_params, worded_albert
+from tests.helpers.models import noisy_model
 from tests.helpers.paths import VOCABULARY
 
 CASED_HF = {"mode": "hf", "do_lower_case": False}
@@ -23,14 +22,7 @@ TEXT = "``ΣΑΣ'' É Hello [MASK], 9,"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return export_model(
-        tmp_path_factory.mktemp("manifests") / "model",
-        params=noisy_params(worded_albert()),
-        config=worded_albert(),
-        vocab=VOCABULARY,
-        tokenizer=CASED_HF,
-        provenance={},
-    )
+    return noisy_model(tmp_path_factory.mktemp("manifests") / "model", tokenizer=CASED_HF)
 
 
 def settings(path: Path, **given) -> tuple[str, bool]:

@@ -8,6 +8,8 @@ one that ran printed. A page's blocks run in order, in one folder.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
 import textwrap
@@ -75,6 +77,14 @@ def parsed(line: str) -> Any:
     program, command, *arguments = shlex.split(line, comments=True)
     assert program == "albert-jax"
     return parse.parse(cli.COMMANDS[command], arguments, f"albert-jax {command}")
+
+
+def run_python(text: str, names: dict[str, Any], page: str) -> str:
+    """Run a page's code with `names` for its globals; return what it prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(text, page, "exec"), names)
+    return printed.getvalue()
 
 
 def same_output(shown: str, printed: str, *, tolerance: float = 0.02) -> bool:

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small models: configurations, random parameters and batches."""
+"""Small models: configurations, random parameters, directories and batches."""
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
 
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.config import AlbertConfig
 from albert_jax.models.albert import AlbertForPretraining, init_params
+from tests.helpers.paths import VOCABULARY
 
 
 def tiny_albert(**changes) -> AlbertConfig:
@@ -53,6 +57,26 @@ def noisy_params(config, seed=0):
             np.float32
         ),
         shapes,
+    )
+
+
+def noisy_model(
+    folder: Path,
+    config: AlbertConfig | None = None,
+    *,
+    vocab: Path | None = VOCABULARY,
+    tokenizer: Mapping[str, object] = {"mode": "google", "do_lower_case": True},
+) -> Path:
+    """Write a model directory of `noisy_params`, of `worded_albert` where no configuration is
+    given, and return it."""
+    config = config or worded_albert()
+    return export_model(
+        folder,
+        params=noisy_params(config),
+        config=config,
+        vocab=vocab,
+        tokenizer=tokenizer,
+        provenance={},
     )
 
 

@@ -6,38 +6,34 @@ from pathlib import Path
 import jax
 
 from albert_jax.checkpoint.model_export import export_model
-from albert_jax.config import AlbertConfig
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import find_task
-from tests.helpers.models import tiny_albert
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.toy_task import TINY
 
-SHORT = tiny_albert(
-    vocab_size=8000, num_hidden_layers=1, max_position_embeddings=32, initializer_range=0.1
-)
+# Labels of heads for tasks that learn theirs from data.
+LABELS = {
+    "classification": ("no", "yes"),
+    "multi_label": ("N", "O", "V"),
+    "token_classification": ("N", "O", "V"),
+}
 
 
-def task_model(
-    path: Path, name: str, *, labels: tuple[str, ...] = (), config: AlbertConfig = SHORT
-) -> Path:
-    """Return `path`, to which a model for the task of that name is written unless it is there.
+def task_model(path: Path, name: str, **head: object) -> Path:
+    """Write a model of `TINY`'s sizes for the task of that name to `path`, and return `path`.
 
-    Its labels are the task's, or `labels`, or no and yes.
+    Its labels are the task's, or `LABELS`. `head` are more entries of the manifest's "head".
     """
-    if path.exists():
-        return path
     task = find_task(name)
-    own = list(labels or task.labels)
-    if not own and task.head == "classification":
-        own = ["no", "yes"]
-    head = AlbertForTask(config, kind=task.head, labels=max(len(own), 1))
+    labels = list(task.labels or LABELS.get(task.head, ()))
+    model = AlbertForTask(TINY, kind=task.head, labels=max(len(labels), 1))
     return export_model(
         path,
-        params=jax.device_get(init_params(head, jax.random.key(1))),
-        config=config,
+        params=jax.device_get(init_params(model, jax.random.key(1))),
+        config=TINY,
         vocab=VOCABULARY,
         tokenizer={"mode": "google", "do_lower_case": True},
-        head={"kind": task.head, "labels": own, "task": name},
+        head={"kind": task.head, "labels": labels, "task": name} | head,
         provenance={"made_by": "a test"},
     )

@@ -33,7 +33,8 @@ def sentences(count, seed):
 
 
 def toy_data(folder):
-    """Write train, dev and test of the toy task, and return the folder."""
+    """Write train, dev and test of the toy task to a new folder, and return it."""
+    folder.mkdir()
     for split, count in (("train", 256), ("dev", 64), ("test", 8)):
         lines = [
             json.dumps({"text": text} | ({"label": label} if split != "test" else {}))

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import albert_jax
-from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.model import ComputeConfig
 from albert_jax.data.bucketing import make_row, padded_length, plan_batches
@@ -28,7 +27,7 @@ from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.utils.errors import UserError
 from tests.helpers import reference
 from tests.helpers.golden import CHECKPOINTS, arrays, as_tf, original_model
-from tests.helpers.models import noisy_params, tiny_albert, worded_albert
+from tests.helpers.models import noisy_model, noisy_params, tiny_albert, worded_albert
 from tests.helpers.paths import VOCABULARY
 
 FORWARD = {"atol": 2e-5, "rtol": 0}  # as test_model: two float32 implementations differ by 6e-6
@@ -75,14 +74,7 @@ def albert(tokenizer):
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """The same model as a model directory."""
-    return export_model(
-        tmp_path_factory.mktemp("inference") / "model",
-        params=noisy_params(worded_albert()),
-        config=worded_albert(),
-        vocab=VOCABULARY,
-        tokenizer={"mode": "google", "do_lower_case": True},
-        provenance={},
-    )
+    return noisy_model(tmp_path_factory.mktemp("inference") / "model")
 
 
 def golden_inputs(expected, count=3):
@@ -281,15 +273,7 @@ def test_depth_runs_the_shared_layer_another_number_of_times(directory):
 
 
 def test_depth_needs_one_group_of_layers(tmp_path):
-    config = worded_albert(num_hidden_groups=2)
-    folder = export_model(
-        tmp_path / "model",
-        params=noisy_params(config),
-        config=config,
-        vocab=None,
-        tokenizer={"mode": "google", "do_lower_case": True},
-        provenance={},
-    )
+    folder = noisy_model(tmp_path / "model", worded_albert(num_hidden_groups=2), vocab=None)
     with pytest.raises(UserError, match="2 groups"):
         load(folder, depth=5)
 

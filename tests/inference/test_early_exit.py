@@ -125,7 +125,6 @@ def test_a_text_is_answered_after_the_pass_at_which_a_loop_stops(setting, each_p
 
 
 def test_a_run_trains_for_it_and_predict_says_how_many_passes_were_made(tmp_path, capsys):
-    (tmp_path / "data").mkdir()
     data = toy_data(tmp_path / "data")
     base = random_model(tmp_path / "base", dataclasses.replace(TINY, num_hidden_layers=3))
     config = toy_config(base, data, tmp_path / "run", steps=80, exits=True, pack=32)
@@ -174,7 +173,6 @@ def test_a_text_in_windows_has_the_passes_of_the_window_that_took_most():
 
 
 def test_only_classes_of_one_shared_layer_have_exits(tmp_path):
-    (tmp_path / "data").mkdir()
     data = toy_data(tmp_path / "data")
     grouped = dataclasses.replace(TINY, num_hidden_layers=2, num_hidden_groups=2)
     base = random_model(tmp_path / "base", grouped)

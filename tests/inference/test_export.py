@@ -21,7 +21,7 @@ from albert_jax.tasks import find_task
 from albert_jax.tasks.collate import as_rows, collate
 from albert_jax.utils.errors import UserError
 from tests.helpers.compressed import read_compressed
-from tests.helpers.models import noisy_params, worded_albert
+from tests.helpers.models import noisy_model, noisy_params, worded_albert
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.task_models import task_model
 
@@ -97,12 +97,7 @@ def make_model(folder, config, params, mode="google", do_lower_case=True, vocab=
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("serving") / "model"
-    return make_model(
-        folder,
-        worded_albert(),
-        noisy_params(worded_albert()),
-    )
+    return noisy_model(tmp_path_factory.mktemp("serving") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +274,7 @@ OF_TASKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("task", OF_TASKS)
 def test_every_heads_program_gives_what_its_answers_are_made_of(task, tmp_path):
-    labels = ("N", "O") if task.startswith("token") else ()
-    model = task_model(tmp_path / "model", task, labels=labels)
+    model = task_model(tmp_path / "model", task)
     served = export_serving(model, tmp_path / "served")
     fine_tuned = load_fine_tuned(model)
     example = find_task(task).from_record(OF_TASKS[task], 0, "here")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.inference.api import load
 from albert_jax.inference.export_onnx import INPUTS, _description, export_onnx
@@ -18,8 +17,7 @@ from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.tasks import find_task
 from albert_jax.tasks.collate import as_rows, collate
 from albert_jax.utils.errors import UserError
-from tests.helpers.models import noisy_params, tiny_albert, worded_albert
-from tests.helpers.paths import VOCABULARY
+from tests.helpers.models import noisy_model, tiny_albert
 from tests.helpers.task_models import task_model
 
 # Two float32 implementations of a few layers; `export` allows 1e-5 of the largest value.
@@ -55,15 +53,7 @@ def run(runtime: ModuleType, path: Path, arrays: list[np.ndarray]) -> dict[str, 
     ids=["shared", "groups", "gelu_erf", "silu"],
 )
 def test_a_graph_of_random_weights_gives_forwards_numbers(runtime, tmp_path, changes) -> None:
-    config = tiny_albert(**changes)
-    model = export_model(
-        tmp_path / "model",
-        params=noisy_params(config),
-        config=config,
-        vocab=None,
-        tokenizer={"mode": "google", "do_lower_case": True},
-        provenance={},
-    )
+    model = noisy_model(tmp_path / "model", tiny_albert(**changes), vocab=None)
     served = export_onnx(model, tmp_path / "served")
     rng = np.random.default_rng(3)
     mask = (np.arange(20) < np.array([[20], [3], [11]])).astype(np.int32)
@@ -94,8 +84,7 @@ RECORDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("task", RECORDS)
 def test_a_graph_of_a_head_gives_what_its_answers_are_made_of(runtime, task, tmp_path) -> None:
-    labels = ("N", "O", "V") if task.startswith("token") else ()
-    model = task_model(tmp_path / "model", task, labels=labels)
+    model = task_model(tmp_path / "model", task)
     served = export_onnx(model, tmp_path / "served")
     fine_tuned = load_fine_tuned(model)
     example = find_task(task).from_record(RECORDS[task], 0, "here")
@@ -113,15 +102,8 @@ def test_a_graph_of_a_head_gives_what_its_answers_are_made_of(runtime, task, tmp
 
 
 def test_the_description_says_how_text_is_cleaned(tmp_path: Path) -> None:
-    config = worded_albert()
-    model = export_model(
-        tmp_path / "model",
-        params=noisy_params(config),
-        config=config,
-        vocab=VOCABULARY,
-        tokenizer={"mode": "hf", "do_lower_case": True, "keep_accents": True},
-        provenance={},
-    )
+    settings = {"mode": "hf", "do_lower_case": True, "keep_accents": True}
+    model = noisy_model(tmp_path / "model", tokenizer=settings)
     albert = load(model)
     assert _description(albert, {})["tokenizer"] == albert.tokenizer.settings
     assert albert.tokenizer.settings["keep_accents"] is True

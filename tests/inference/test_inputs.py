@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,8 @@ from albert_jax.cli import main as cli
 from albert_jax.inference.evaluate import evaluate
 from albert_jax.inference.predict import predict, predict_file
 from albert_jax.utils.errors import UserError
-from tests.helpers.task_models import task_model
 
 TEXTS = ["the list is open", "a file", "return the value of a string"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    folder = tmp_path_factory.mktemp("heads")
-    return lambda name, *labels: task_model(folder / name, name, labels=labels)
 
 
 def answers(path: Path) -> list[dict]:
@@ -84,7 +76,7 @@ def test_tables_come_from_standard_input_too(model, tmp_path: Path, monkeypatch,
 
 
 def test_words_come_from_lines_or_from_conll(model, tmp_path: Path, monkeypatch) -> None:
-    path = model("token-classification", "N", "O", "V")
+    path = model("token-classification")
     give_stdin(monkeypatch, "the list  is open\na\tfile\n")
     predict_file(path, "-", str(tmp_path / "lines.jsonl"), input_format="text")
     give_stdin(monkeypatch, "the\nlist\nis\nopen\n\na\nfile\n")

@@ -2,7 +2,6 @@
 """Texts longer than a row: read in windows, whose logits or vectors are averaged, or refused."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,7 @@ from albert_jax.training.finetune import finetune
 from albert_jax.training.finetune_setup import set_up
 from albert_jax.utils.errors import UserError
 from tests.helpers.paths import VOCABULARY
-from tests.helpers.pretraining_runs import random_model
-from tests.helpers.task_models import SHORT, task_model
+from tests.helpers.toy_task import toy_model
 
 ROW = 32
 TOKENIZER = Tokenizer.load(VOCABULARY)
@@ -37,14 +35,6 @@ CLOSE = {"atol": 2e-6, "rtol": 0}
 
 def text(words: int, seed: int = 0) -> str:
     return " ".join(np.random.default_rng(seed).choice(WORDS, words))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`model("single")` is a model directory with a random head for that task."""
-    folder = tmp_path_factory.mktemp("heads")
-
-    return lambda name: task_model(folder / name, name)
 
 
 def rows_by_hand(first: str, second: str | None, stride: int) -> list[tuple[list[int], list[int]]]:
@@ -204,7 +194,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_read(
 def config_of(documents: Path, workdir: Path) -> FinetuneConfig:
     return FinetuneConfig(
         task="single",
-        model=str(random_model(workdir / "base", SHORT)),
+        model=str(toy_model(workdir / "base")),
         data=str(documents),
         workdir=str(workdir / "run"),
         long="windows",
@@ -244,7 +234,7 @@ def test_a_model_fine_tuned_on_windows_answers_by_them(documents: Path, tmp_path
 
 @pytest.fixture(scope="module")
 def albert(tmp_path_factory: pytest.TempPathFactory) -> Albert:
-    return load(random_model(tmp_path_factory.mktemp("models") / "base", SHORT))
+    return load(toy_model(tmp_path_factory.mktemp("models") / "base"))
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])

@@ -10,14 +10,12 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.tokenizer import Tokenizer
@@ -30,56 +28,17 @@ from albert_jax.inference.finetuned import HeadOutputs, load_fine_tuned
 from albert_jax.inference.predict import predict, predict_file, predict_split
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
-from albert_jax.tasks import TASKS, Features, find_task
+from albert_jax.tasks import TASKS, Features
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
 from albert_jax.tasks.scores import line_of, metric_lines
 from albert_jax.training.finetune_setup import set_up
 from albert_jax.utils.errors import UserError
-from tests.helpers.models import tiny_albert
-from tests.helpers.pretraining_runs import VOCABULARY
+from tests.helpers.paths import VOCABULARY
+from tests.helpers.toy_task import TINY
 
-TINY = tiny_albert(
-    vocab_size=8000,
-    hidden_size=32,
-    num_hidden_layers=1,
-    intermediate_size=64,
-    max_position_embeddings=32,
-    initializer_range=0.1,
-)
 TOKENIZER = Tokenizer.load(VOCABULARY)
-LABELS = {
-    "single": ["no", "yes"],
-    "multi-label": ["N", "O", "V"],
-    "pair": ["no", "yes"],
-    "token-classification": ["N", "O", "V"],
-}
 LONG = "the value of the list is open " * 9
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`model("squad1")` is a model directory with a random head for that task."""
-    folder = tmp_path_factory.mktemp("heads")
-
-    def made(name: str, **head: object) -> Path:
-        chosen = find_task(name)
-        labels = LABELS.get(name, list(chosen.labels))
-        path = folder / "-".join([name, *head])
-        if path.exists():
-            return path
-        for_head = AlbertForTask(TINY, kind=chosen.head, labels=max(len(labels), 1))
-        return export_model(
-            path,
-            params=jax.device_get(init_params(for_head, jax.random.key(1))),
-            config=TINY,
-            vocab=VOCABULARY,
-            tokenizer={"mode": "google", "do_lower_case": True},
-            head={"kind": chosen.head, "labels": labels, "task": name} | head,
-            provenance={"made_by": "a test"},
-        )
-
-    return made
 
 
 def command(model: Path, *arguments: object) -> list[str]:

@@ -24,17 +24,7 @@ from albert_jax.training import finetune
 from albert_jax.training.best_step import Patience, mean_loss
 from albert_jax.training.metrics import read_metrics
 from albert_jax.utils.errors import UserError
-from tests.helpers.toy_task import FILLERS, toy_config, toy_data, toy_model
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return toy_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return toy_model(tmp_path_factory.mktemp("models") / "base")
+from tests.helpers.toy_task import FILLERS, toy_config
 
 
 @pytest.fixture(scope="module")

@@ -53,20 +53,10 @@ from tests.helpers.golden import original_model
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.pretraining_runs import VOCABULARY
 from tests.helpers.reference import optimizer_step
-from tests.helpers.toy_task import TINY, sentences, toy_config, toy_data, toy_model
+from tests.helpers.task_models import task_model
+from tests.helpers.toy_task import TINY, sentences, toy_config
 
 SMALL = dataclasses.replace(TINY, vocab_size=90, num_hidden_layers=2, max_position_embeddings=24)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return toy_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A model directory with both pretraining heads, as pretrain leaves it."""
-    return toy_model(tmp_path_factory.mktemp("models") / "base")
 
 
 @pytest.fixture(scope="module")
@@ -399,17 +389,8 @@ def test_who_waits_for_an_answer_before_the_next_question_gets_it(finished):
 
 
 @pytest.mark.parametrize("task", ["squad1", "squad2"])
-def test_an_answer_to_a_question_says_where_it_stands(base, tmp_path, task):
-    for_head = AlbertForTask(TINY, kind=find_task(task).head)
-    model = export_model(
-        tmp_path / task,
-        params=jax.device_get(init_params(for_head, jax.random.key(1))),
-        config=TINY,
-        vocab=VOCABULARY,
-        tokenizer={"mode": "google", "do_lower_case": True},
-        head={"kind": for_head.kind, "labels": [], "task": task, "settings": {"doc_stride": 9}},
-        provenance={},
-    )
+def test_an_answer_to_a_question_says_where_it_stands(tmp_path, task):
+    model = task_model(tmp_path / task, task, settings={"doc_stride": 9})
     context = "The value of the list is open; the value of the file is a string. " * 2
     asked = [{"question": f"What is it, {n}?", "context": context} for n in range(6)]
     for found in predict(model, asked):

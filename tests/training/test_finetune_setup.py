@@ -10,7 +10,7 @@ from albert_jax.tasks import RawExample, find_task
 from albert_jax.training import finetune
 from albert_jax.training.finetune_setup import set_up, weights_of_classes
 from albert_jax.utils.errors import UserError
-from tests.helpers.toy_task import toy_config, toy_data, toy_model
+from tests.helpers.toy_task import toy_config
 
 
 def examples(labels):
@@ -85,9 +85,7 @@ def test_settings_that_contradict_each_other_or_do_nothing_are_refused(changes, 
         FinetuneConfig(**changes)
 
 
-def test_the_weights_are_said_and_recorded(tmp_path, capsys):
-    (tmp_path / "data").mkdir()
-    data, base = toy_data(tmp_path / "data"), toy_model(tmp_path / "base")
+def test_the_weights_are_said_and_recorded(base, data, tmp_path, capsys):
     config = toy_config(
         base, data, tmp_path / "run", steps=2, class_weights=("yes=3",), label_smoothing=0.1
     )

@@ -20,7 +20,7 @@ from albert_jax.training.losses import task_objective
 from albert_jax.training.step import configured_step
 from albert_jax.utils.errors import UserError
 from tests.helpers.models import random_batch, tiny_albert
-from tests.helpers.toy_task import toy_config, toy_data, toy_model
+from tests.helpers.toy_task import toy_config
 
 QUERY = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.query"
 VALUE = QUERY.replace("query", "value")
@@ -59,11 +59,9 @@ def test_an_adapter_begins_by_changing_nothing_and_learns_by_the_matrices_gradie
 
 
 @pytest.fixture(scope="module")
-def adapted(tmp_path_factory):
+def adapted(base, data, tmp_path_factory):
     """The work directory of a run with an adapter, and the model that it started from."""
     folder = tmp_path_factory.mktemp("lora")
-    (folder / "data").mkdir()
-    data, base = toy_data(folder / "data"), toy_model(folder / "base")
     config = toy_config(
         base,
         data,
@@ -121,8 +119,7 @@ def test_peft_computes_with_the_adapter_what_the_merged_model_does(adapted, tmp_
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_a_rank_beyond_the_matrix_is_refused(adapted, tmp_path):
-    run, base = adapted
-    config = toy_config(base, run.parent / "data", tmp_path / "run", lora=33)
+def test_a_rank_beyond_the_matrix_is_refused(base, data, tmp_path):
+    config = toy_config(base, data, tmp_path / "run", lora=33)
     with pytest.raises(UserError, match="lora 33 exceeds the model's hidden_size 32"):
         finetune.finetune(config)

@@ -17,7 +17,7 @@ from typing import Any
 
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import MODELS, AlbertConfig
-from albert_jax.config.model_names import RELEASED_AT, ModelName, named_by
+from albert_jax.config.model_names import ModelName, named_by, repository_of
 from albert_jax.config.packaged import PACKAGED
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import is_number
@@ -165,8 +165,7 @@ def _license_of(subject: CardSubject, base: ModelName | None) -> str:
         return UNKNOWN
     if base.kind == "packaged":
         return "cc-by-sa-4.0"
-    is_released = base.kind == "released" or base.name.startswith(RELEASED_AT)
-    return "apache-2.0" if is_released and not subject.provenance.get("made_by") else UNKNOWN
+    return "apache-2.0" if base.released and not subject.provenance.get("made_by") else UNKNOWN
 
 
 def _base_of(subject: CardSubject) -> ModelName | None:
@@ -197,7 +196,7 @@ def _name_in(text: str) -> ModelName | None:
 
 def _hub_name(base: ModelName) -> str | None:
     if base.kind == "released":
-        return f"{RELEASED_AT}{base.name}"
+        base = repository_of(base.name)
     return base.name if base.kind == "hub" else None
 
 

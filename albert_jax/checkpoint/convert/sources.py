@@ -29,7 +29,7 @@ from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
 from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.model_dir import file_sha256
 from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS
-from albert_jax.config.model_names import RELEASED_AT, ModelName, name_of, shown_endpoint
+from albert_jax.config.model_names import ModelName, name_of, repository_of, shown_endpoint
 from albert_jax.config.packaged import packaged_path
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, choose_vocabulary
 from albert_jax.utils.atomic import scratch_folder
@@ -121,7 +121,7 @@ def _fetched_by_name(named: ModelName, stack: contextlib.ExitStack) -> Fetched:
     try:
         archive, address = released_archive(named.name, stack.enter_context(_scratch()))
     except NotDownloaded as error:
-        repository = ModelName("hub", f"{RELEASED_AT}{named.name}")
+        repository = repository_of(named.name)
         say(f"{error.brief}; trying {shown_endpoint()}/{repository}")
         try:
             return _fetched_from_hub(repository, "hub-")
