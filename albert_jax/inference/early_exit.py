@@ -130,7 +130,7 @@ def check_exit(model: AlbertForTask, text: str, pack: int) -> ExitRule:
     return rule
 
 
-def mean_passes(outputs: Sequence[Mapping[str, np.ndarray]]) -> float | None:
-    """Return the mean number of passes; None where all were made for all."""
-    passes = [float(x["passes"]) for x in outputs if "passes" in x]
-    return float(np.mean(passes)) if passes else None
+def passes_line(passes: Sequence[int], whole: int) -> list[str]:
+    """Return a sentence for a person on the passes that answers took, of `whole`; none without an
+    early exit."""
+    return [f"{np.mean(passes):.2f} passes of {whole} in the mean"] if passes else []

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,25 +26,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from albert_jax import __version__
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import BEAM
-from albert_jax.config.manifests import SERVING, HeadManifest, vocabulary_name
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert, load
-from albert_jax.inference.finetuned import for_task, head_outputs
-from albert_jax.models.heads import AlbertForTask
+from albert_jax.inference.finetuned import for_task, head_network, head_outputs
+from albert_jax.inference.serving_folder import (
+    INPUTS,
+    as_head_inputs,
+    assert_close,
+    description,
+    require_new,
+    trial_inputs,
+    write_beside,
+)
 from albert_jax.utils.arguments import checked, path_of, whole_number
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
-# What a program may differ by from `forward`, relative to the largest value; 8 bits hold 2^-8.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
+POSITIONS = "masked_lm_positions"
 
 
 @checked
@@ -74,8 +76,7 @@ def export_serving(
             "pip install flatbuffers, or albert-jax[serving]"
         )
     dest = path_of(dest, "dest")
-    if dest.exists():
-        raise UserError(f"{dest} exists; give a new path")
+    require_new(dest)
     # A kernel of one platform would not be a program for all of them; rolled layers are smaller.
     compute = compute or ComputeConfig()
     compute = dataclasses.replace(compute, attention="xla", scan_unroll=compute.scan_unroll or 1)
@@ -87,16 +88,11 @@ def export_serving(
         for name, (call, inputs, constraints) in _functions(albert, top_k).items()
     }
     with appearing_whole(dest) as folder:
-        if dest.exists():  # since the check above
-            raise UserError(f"{dest} exists; give a new path")
+        require_new(dest)  # since the check above
         for name, program in programs.items():
             (folder / f"{name}.jax_export").write_bytes(program.serialize())
         np.savez(folder / "params.npz", **params)
-        description = json.dumps(_description(albert, programs), indent=1)
-        (folder / SERVING).write_text(f"{description}\n", encoding="utf-8")
-        if albert.vocabulary is not None:
-            vocabulary = albert.vocabulary.path
-            shutil.copyfile(vocabulary, folder / vocabulary_name(vocabulary))
+        write_beside(folder, albert, _description(albert, programs))
         _check(albert, folder)
     return dest
 
@@ -109,7 +105,7 @@ def _functions(albert: Albert, top_k: int) -> dict[str, Program]:
     """The programs by name."""
     model = functions.network(albert.config, albert.compute, albert.params)
     blocks = albert.config.num_hidden_layers * albert.config.inner_group_num
-    ids = dict.fromkeys(INPUTS[:3], "B, S")
+    ids = dict.fromkeys(INPUTS, "B, S")
     constraints = [f"S <= {albert.config.max_position_embeddings}"]
 
     def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
@@ -125,7 +121,7 @@ def _functions(albert: Albert, top_k: int) -> dict[str, Program]:
 
     programs: dict[str, Program] = {"encode": (encode, ids, constraints)}
     if "predictions" in albert.params:
-        programs["fill_mask"] = (fill_mask, ids | {INPUTS[3]: "B, P"}, constraints)
+        programs["fill_mask"] = (fill_mask, ids | {POSITIONS: "B, P"}, constraints)
     if albert.head is not None:
         programs["predict"] = _head_program(albert, ids, constraints)
     return programs
@@ -135,8 +131,7 @@ def _head_program(albert: Albert, ids: Mapping[str, str], constraints: list[str]
     """The program of a fine-tuned head."""
     assert albert.head is not None
     kind = albert.head["kind"]
-    bias_C = albert.params["head"].get("output_bias", np.zeros(2))
-    model = AlbertForTask(albert.config, albert.compute, kind=kind, labels=len(bias_C))
+    model = head_network(albert.config, albert.compute, kind, albert.params)
     shapes = dict(ids)
     if kind == "multiple_choice":
         shapes = dict.fromkeys(ids, "B, C, S")
@@ -177,14 +172,9 @@ def _check(albert: Albert, folder: Path) -> None:
         file.stem: jax_export.deserialize(bytearray(file.read_bytes()))
         for file in folder.glob("*.jax_export")
     }
-    rng = np.random.default_rng(0)
-    longest = albert.config.max_position_embeddings
-    for rows, length in ((1, min(16, longest)), (3, min(24, longest))):
-        ids_BS = rng.integers(albert.config.vocab_size, size=(rows, length), dtype=np.int32)
-        mask_BS = np.ones_like(ids_BS)
-        mask_BS[-1, length // 2 :] = 0
-        inputs = (ids_BS, mask_BS, 1 - mask_BS)
-        positions_BP = np.tile(np.array([[0, 1]], np.int32), (rows, 1))
+    for inputs in trial_inputs(albert.config):
+        mask_BS = inputs[1]
+        positions_BP = np.tile(np.array([[0, 1]], np.int32), (len(mask_BS), 1))
         if "predict" in programs:
             _check_head(albert, programs["predict"], params, inputs)
         wanted = albert.forward(*inputs, positions_BP)
@@ -212,12 +202,9 @@ def _check_head(
     inputs: Sequence[np.ndarray],
 ) -> None:
     """Runs the program of the head beside the head itself."""
-    call, shapes, _ = _head_program(albert, dict.fromkeys(INPUTS[:3], "B, S"), [])
-    arrays = list(inputs)
-    if len(shapes) > len(arrays):
-        arrays.append((1 - inputs[1]).astype(np.float32))
-    if shapes["input_ids"] == "B, C, S":
-        arrays = [np.stack([x, x[:, ::-1]], axis=1) for x in arrays]
+    assert albert.head is not None
+    call, _, _ = _head_program(albert, dict.fromkeys(INPUTS, "B, S"), [])
+    arrays = as_head_inputs(albert.head["kind"], inputs)
     found = jax.jit(program.call)(params, *arrays)
     wanted = jax.jit(call)(params, *arrays)
     for name, array in wanted.items():
@@ -229,13 +216,11 @@ def _check_head(
 
 
 def _assert_close(found: Any, wanted: np.ndarray, compute: ComputeConfig) -> None:
-    scale = max(1.0, np.abs(wanted).max())
-    worst = np.abs(np.asarray(found) - wanted).max() / scale
-    assert worst <= TOLERANCE[compute.dtype], f"the exported program is {worst:.1e} off"
+    assert_close(found, wanted, compute.dtype, "exported program")
 
 
 def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) -> JsonObject:
-    described, tokenizer, head = {}, albert.vocabulary, albert.head
+    described = {}
     for name, program in programs.items():
         (_, *inputs), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
         outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
@@ -243,19 +228,14 @@ def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) ->
             "inputs": {key: str(x) for key, x in zip(_names(name), inputs, strict=False)},
             "outputs": {key: str(x) for key, x in outputs.items()},
         }
-    return {
-        "format_version": 1,
-        "albert_jax": __version__,
+    made_with = {
         "jax": jax.__version__,
         "platforms": PLATFORMS,
         "compute": dataclasses.asdict(albert.compute),
-        "config": dataclasses.asdict(albert.config),
-        "tokenizer": tokenizer and tokenizer.settings,
-        "head": head and HeadManifest.from_json(head).to_json(),
-        "programs": described,
     }
+    return description(albert, made_with, described)
 
 
 def _names(program: str) -> tuple[str, ...]:
     """What a program's arrays are called."""
-    return (*INPUTS[:3], "p_mask") if program == "predict" else INPUTS
+    return (*INPUTS, "p_mask" if program == "predict" else POSITIONS)

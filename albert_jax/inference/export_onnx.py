@@ -12,11 +12,8 @@ model's do, so that a file has each once.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import itertools
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,18 +23,25 @@ import numpy as np
 from albert_jax import __version__
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.manifests import SERVING, HeadManifest, vocabulary_name
 from albert_jax.inference.api import Albert, load
-from albert_jax.inference.export import TOLERANCE
-from albert_jax.inference.finetuned import for_task, head_outputs
+from albert_jax.inference.finetuned import for_task, head_network, head_outputs
+from albert_jax.inference.serving_folder import (
+    INPUTS,
+    as_head_inputs,
+    assert_close,
+    description,
+    require_new,
+    trial_inputs,
+    write_beside,
+)
 from albert_jax.models.attention_plain import PADDING_LOGIT
-from albert_jax.models.heads import HEADS, AlbertForTask
+from albert_jax.models.heads import HEADS
 from albert_jax.utils.arguments import checked, path_of
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 
 OPSET = 20  # the first with Gelu
-INPUTS = ("input_ids", "input_mask", "segment_ids")
 _LIBRARIES = ("onnx", "onnxruntime")
 
 
@@ -63,8 +67,7 @@ def export_onnx(model: str | Path, dest: str | Path, *, depth: int | None = None
             f"exporting to ONNX needs {' and '.join(missing)}; pip install 'albert-jax[onnx]'"
         )
     dest = path_of(dest, "dest")
-    if dest.exists():
-        raise UserError(f"{dest} exists; give a new path")
+    require_new(dest)
     albert = load(source, depth=depth)
     if albert.head is not None and albert.head["kind"] == "span_v2":
         raise UserError(
@@ -77,14 +80,11 @@ def export_onnx(model: str | Path, dest: str | Path, *, depth: int | None = None
     import onnx
 
     with appearing_whole(dest) as folder:
+        require_new(dest)  # since the check above
         for name, graph in graphs.items():
             onnx.save(graph, str(folder / f"{name}.onnx"))
             onnx.checker.check_model(str(folder / f"{name}.onnx"), full_check=True)
-        description = json.dumps(_description(albert, graphs), indent=1)
-        (folder / SERVING).write_text(f"{description}\n", encoding="utf-8")
-        if albert.vocabulary is not None:
-            vocabulary = albert.vocabulary.path
-            shutil.copyfile(vocabulary, folder / vocabulary_name(vocabulary))
+        write_beside(folder, albert, _description(albert, graphs))
         _check(albert, folder, list(graphs))
     return dest
 
@@ -253,22 +253,16 @@ def _check(albert: Albert, folder: Path, names: Sequence[str]) -> None:
     """Run the graphs beside the model, at two shapes; an AssertionError is a bug of ours."""
     import onnxruntime
 
-    rng = np.random.default_rng(0)
-    longest = albert.config.max_position_embeddings
     sessions = {
         name: onnxruntime.InferenceSession(
             str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]
         )
         for name in names
     }
-    for rows, length in ((1, min(16, longest)), (3, min(24, longest))):
-        ids = rng.integers(albert.config.vocab_size, size=(rows, length), dtype=np.int32)
-        mask = np.ones_like(ids)
-        mask[-1, length // 2 :] = 0
-        arrays = (ids, mask, 1 - mask)
+    for arrays in trial_inputs(albert.config):
         wanted = albert.forward(*arrays)
         found = _run(sessions["encode"], arrays)
-        _assert_close(found["sequence"], wanted.sequence * mask[..., None])
+        _assert_close(found["sequence"], wanted.sequence * arrays[1][..., None])
         if wanted.pooled is not None and "pooled" in found:
             _assert_close(found["pooled"], wanted.pooled)
         if "predict" in sessions:
@@ -278,10 +272,8 @@ def _check(albert: Albert, folder: Path, names: Sequence[str]) -> None:
 def _check_head(albert: Albert, session: Any, arrays: Sequence[np.ndarray]) -> None:
     assert albert.head is not None
     kind = albert.head["kind"]
-    labels = len(albert.params["head"]["output_bias"])
-    model = AlbertForTask(albert.config, albert.compute, kind=kind, labels=labels)
-    if kind == "multiple_choice":
-        arrays = [np.stack([x, x[:, ::-1]], axis=1) for x in arrays]
+    model = head_network(albert.config, albert.compute, kind, albert.params)
+    arrays = as_head_inputs(kind, arrays)
     batch = dict(zip(INPUTS, arrays, strict=True))
     outputs = head_outputs(model, for_task(albert.params), batch)  # type: ignore[arg-type]
     for name, found in _run(session, arrays).items():
@@ -297,11 +289,10 @@ def _run(session: Any, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 def _assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
     if not np.isfinite(wanted).all():
         raise UserError("the model's output is not finite; prove its weights: albert-jax verify")
-    worst = np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max())
-    assert worst <= TOLERANCE["float32"], f"the ONNX graph is {worst:.1e} off"
+    assert_close(found, wanted, "float32", "ONNX graph")
 
 
-def _description(albert: Albert, graphs: Mapping[str, Any]) -> dict[str, Any]:
+def _description(albert: Albert, graphs: Mapping[str, Any]) -> JsonObject:
     def shapes(values: Any) -> dict[str, str]:
         return {
             value.name: ",".join(
@@ -310,16 +301,8 @@ def _description(albert: Albert, graphs: Mapping[str, Any]) -> dict[str, Any]:
             for value in values
         }
 
-    tokenizer, head = albert.vocabulary, albert.head
-    return {
-        "format_version": 1,
-        "albert_jax": __version__,
-        "onnx_opset": OPSET,
-        "config": dataclasses.asdict(albert.config),
-        "tokenizer": tokenizer and tokenizer.settings,
-        "head": head and HeadManifest.from_json(head).to_json(),
-        "programs": {
-            name: {"inputs": shapes(made.graph.input), "outputs": shapes(made.graph.output)}
-            for name, made in graphs.items()
-        },
+    described = {
+        name: {"inputs": shapes(made.graph.input), "outputs": shapes(made.graph.output)}
+        for name, made in graphs.items()
     }
+    return description(albert, {"onnx_opset": OPSET}, described)

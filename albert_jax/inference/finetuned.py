@@ -15,9 +15,9 @@ from jax import Array
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.heads import Long
+from albert_jax.config.heads import HeadKind, Long
 from albert_jax.config.manifests import HeadManifest
-from albert_jax.config.model import ComputeConfig
+from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.batching import batch_tokens, one_ahead
@@ -81,6 +81,14 @@ def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) 
     if model.kind == "regression":
         output = output[..., None]
     return {"logits": output.reshape(-1, output.shape[-1]) if "starts" in batch else output}
+
+
+def head_network(
+    config: AlbertConfig, compute: ComputeConfig, kind: HeadKind, params: Mapping[str, Any]
+) -> AlbertForTask:
+    """Return the network of parameters whose head is of that kind."""
+    bias = params["head"].get("output_bias")
+    return AlbertForTask(config, compute, kind=kind, labels=2 if bias is None else len(bias))
 
 
 class HeadOutputs:
@@ -214,6 +222,8 @@ def fine_tuned_of(
     **settings: Unpack[AnswerSettings],
 ) -> FineTuned:
     """Return what `load_fine_tuned` does, of a model that is loaded; `directory` is its name."""
+    if unknown := settings.keys() - AnswerSettings.__annotations__.keys():
+        raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
     head, pack = head_of(directory, model), settings.get("pack", 0)
     chosen = _configured(directory, head, task, settings)
     check_pack(chosen, pack)
@@ -227,7 +237,7 @@ def fine_tuned_of(
     if (asked := settings.get("max_seq_length")) is not None:
         length = _row_length(asked, longest)
     compute = settings.get("compute") or ComputeConfig()
-    for_head = AlbertForTask(model.config, compute, kind=head.kind, labels=_outputs_of(model))
+    for_head = head_network(model.config, compute, head.kind, model.params)
     outputs: HeadOutputs | ExitOutputs
     if (rule := settings.get("exit")) is not None:
         outputs = ExitOutputs(for_head, check_exit(for_head, rule, pack))
@@ -323,11 +333,6 @@ def tokenizer_of(directory: str | Path, model: ModelDirectory) -> Tokenizer:
             f"{directory} has no vocabulary; convert the model with --vocab spiece.model"
         )
     return Tokenizer.load(model.tokenizer["path"], **model.text_settings)
-
-
-def _outputs_of(model: ModelDirectory) -> int:
-    bias = model.params["head"].get("output_bias")
-    return 2 if bias is None else len(bias)
 
 
 def _label_order(directory: str | Path, head: HeadManifest, task: Task) -> tuple[int, ...] | None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 
-from albert_jax.config.heads import Long
+from albert_jax.config.heads import HeadKind, Long
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.answers import Answer, NoAnswer, SpanAnswer
+from albert_jax.inference.early_exit import passes_line
 from albert_jax.inference.finetuned import AnswerSettings, FineTuned, is_finite, load_fine_tuned
 from albert_jax.inference.prediction_files import (
     predictions_folder,
@@ -28,8 +28,8 @@ from albert_jax.tasks import Features, RawExample, Task, metrics
 from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.custom import CONLL, CustomTask
-from albert_jax.tasks.cuts import Cut, lines_about
-from albert_jax.tasks.long_texts import fitted, pooled, window_count, windows_line
+from albert_jax.tasks.cuts import Cut
+from albert_jax.tasks.long_texts import fitted, length_lines, pooled, window_count
 from albert_jax.tasks.squad import SpanPredictions
 from albert_jax.tasks.tables import ROW_READERS, conll_rows, text_rows
 from albert_jax.tasks.values import id_of, json_shown
@@ -313,11 +313,11 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
         more |= {"truncated": True, "tokens_left_out": sum(cut.left_out for cut in asked.cuts)}
     if asked.windows:
         more["windows"] = asked.windows
-    if task.head in ("classification", "multiple_choice"):
-        more["probabilities"] = _probabilities(task.labels, asked.outputs[0]["logits"])
-    if task.head == "multi_label":
-        shares = metrics.sigmoid(asked.outputs[0]["logits"])
-        more["probabilities"] = _by_label(task.labels, shares)
+    if probabilities := _PROBABILITIES.get(task.head):
+        shares = probabilities(asked.outputs[0]["logits"])
+        names = task.labels or tuple(map(str, range(len(shares))))
+        pairs = zip(names, shares, strict=False)
+        more["probabilities"] = {name: round(float(x), 6) for name, x in pairs}
     if asked.outputs and "passes" in asked.outputs[0]:
         more["passes"] = int(asked.outputs[0]["passes"])
     if isinstance(predictions, SpanPredictions):
@@ -325,16 +325,18 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
     return kind(id=asked.id, prediction=prediction, **more)
 
 
-def _probabilities(labels: Sequence[str], logits: np.ndarray) -> dict[str, float]:
+def _softmax(logits: np.ndarray) -> np.ndarray:
     logits = logits.astype(np.float64)
     shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    return _by_label(labels, shares)
+    return shares / shares.sum()
 
 
-def _by_label(labels: Sequence[str], shares: np.ndarray) -> dict[str, float]:
-    names = labels or tuple(map(str, range(len(shares))))
-    return {name: round(float(x), 6) for name, x in zip(names, shares, strict=False)}
+# Of a head's logits, where an answer says how probable each of its labels is.
+_PROBABILITIES: dict[HeadKind, Callable[[np.ndarray], np.ndarray]] = {
+    "classification": _softmax,
+    "multiple_choice": _softmax,
+    "multi_label": metrics.sigmoid,
+}
 
 
 class _Place(TypedDict, total=False):
@@ -414,18 +416,17 @@ def _say_counts(fine_tuned: FineTuned, count: _Count) -> None:
         say(
             f"predict: {count.bad:,} of {count.inputs:,} inputs have an error in place of an answer"
         )
-    for line in lines_about(
-        count.cuts,
-        count.inputs,
-        "inputs",
-        max_seq_length=fine_tuned.max_seq_length,
-        longest=fine_tuned.longest,
-    ):
-        say(f"predict: {line}")
-    if count.passes:
-        whole = fine_tuned.directory.config.num_hidden_layers
-        say(f"predict: {statistics.mean(count.passes):.2f} passes of {whole} in the mean")
-    for line in windows_line(count.windows, count.inputs, "inputs", fine_tuned.max_seq_length):
+    for line in [
+        *length_lines(
+            count.cuts,
+            count.windows,
+            count.inputs,
+            "inputs",
+            max_seq_length=fine_tuned.max_seq_length,
+            longest=fine_tuned.longest,
+        ),
+        *passes_line(count.passes, fine_tuned.directory.config.num_hidden_layers),
+    ]:
         say(f"predict: {line}")
 
 

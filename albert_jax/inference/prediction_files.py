@@ -11,12 +11,11 @@ from typing import Any
 
 from albert_jax.config.model_names import name_of
 from albert_jax.data.prepare.storage import existing_folder
-from albert_jax.inference.early_exit import mean_passes
+from albert_jax.inference.early_exit import passes_line
 from albert_jax.inference.finetuned import FineTuned, is_finite
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.base import TFDS
-from albert_jax.tasks.cuts import lines_about
-from albert_jax.tasks.long_texts import pooled, windows_line
+from albert_jax.tasks.long_texts import length_lines, pooled
 from albert_jax.tasks.split_features import features_of
 from albert_jax.utils.atomic import require_apart, writing
 from albert_jax.utils.errors import UserError
@@ -40,17 +39,18 @@ def predictions_of(
         if not is_finite(output):
             name = examples[feature.example].id
             raise fine_tuned.broken(f"example {name} of {task.name} {split}")
-    if (passes := mean_passes(outputs)) is not None:
-        say(f"{passes:.2f} passes of {fine_tuned.directory.config.num_hidden_layers} in the mean")
-    for line in lines_about(
-        found.cuts,
-        len(examples),
-        f"{split} {what}",
-        max_seq_length=length,
-        longest=fine_tuned.longest,
-    ):
-        say(line)
-    for line in windows_line(found.windows, len(examples), f"{split} {what}", length):
+    passes = [int(output["passes"]) for output in outputs if "passes" in output]
+    for line in [
+        *passes_line(passes, fine_tuned.directory.config.num_hidden_layers),
+        *length_lines(
+            found.cuts,
+            found.windows,
+            len(examples),
+            f"{split} {what}",
+            max_seq_length=length,
+            longest=fine_tuned.longest,
+        ),
+    ]:
         say(line)
     return task.predictions(examples, *pooled(found.features, outputs)), len(found.cuts)
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -94,11 +94,11 @@ class CustomTask(Task):
     def head_settings(self) -> TaskSettings:
         return TaskSettings(texts=list(self.texts), label=self.label)
 
-    def with_labels(self, labels: Iterable[str]) -> CustomTask:
+    def with_labels(self, labels: Iterable[str]) -> Self:
         """The task with the labels of a model that was fine-tuned for it."""
         return dataclasses.replace(self, labels=tuple(labels))
 
-    def learn(self, train: Sequence[RawExample]) -> CustomTask:
+    def learn(self, train: Sequence[RawExample]) -> Self:
         """The task with the labels that its training examples have, sorted; numbers as numbers.
 
         For multiple choice they are the numbers from 0, or letters from A, as the file has them.
@@ -245,10 +245,13 @@ class CustomTask(Task):
             return self._word_features(example, index, tokenizer, max_seq_length)
         make = choice_features if self.head == "multiple_choice" else pair_features
         ids, segments = make(tokenizer, example.texts, max_seq_length)
-        targets: dict[str, Any] = {}
-        if example.label is not None:
-            targets["labels"] = self._target(example.label, example)
+        label = example.label
+        targets = {} if label is None else self._targets(label, example)
         return [Features(index, ids, segments, targets)]
+
+    def _targets(self, label: Any, example: RawExample) -> dict[str, Any]:
+        """Return what the loss reads of a text, a pair or choices with that label."""
+        return {"labels": self._target(label, example)}
 
     def _target(self, label: Any, example: RawExample) -> Any:
         if self.head == "regression":

@@ -6,13 +6,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from albert_jax.config.heads import Long
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import Features, Outputs, RawExample, Task
-from albert_jax.tasks.cuts import Cut, cuts_of
+from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
 from albert_jax.tasks.squad_spans import windows
 from albert_jax.utils.errors import UserError
 
@@ -195,14 +196,32 @@ def window_count(features: Sequence[Features]) -> int:
     return len(features) if features and _TOKENS in features[0].extra else 0
 
 
-def windows_line(counts: Sequence[int], examples: int, what: str, max_seq_length: int) -> list[str]:
-    """Return a sentence for a person on the long texts among `examples`: `counts` of windows."""
-    if not counts:
-        return []
-    were = "was" if len(counts) == 1 else "were"
-    least, most = min(counts), max(counts)
-    number = f"{least}" if least == most else f"{least} to {most}"
-    return [
-        f"{len(counts):,} of {examples:,} {what} {were} longer than {max_seq_length} tokens and "
-        f"read in {number} windows"
-    ]
+def length_lines(
+    cuts: Mapping[Any, Sequence[Cut]],
+    windows: Sequence[int],
+    count: int,
+    what: str,
+    *,
+    max_seq_length: int,
+    longest: int,
+) -> list[str]:
+    """Return sentences for a person on the texts that are longer than a row, cut or in windows.
+
+    Args:
+        cuts: those of each example that was cut.
+        windows: how many each text has that was read in several.
+        count: examples in all.
+        what: what they are called, as "inputs".
+        max_seq_length: tokens in a row.
+        longest: the most tokens that the model takes.
+    """
+    lines = lines_about(cuts, count, what, max_seq_length=max_seq_length, longest=longest)
+    if windows:
+        were = "was" if len(windows) == 1 else "were"
+        least, most = min(windows), max(windows)
+        number = f"{least}" if least == most else f"{least} to {most}"
+        lines.append(
+            f"{len(windows):,} of {count:,} {what} {were} longer than {max_seq_length} tokens and "
+            f"read in {number} windows"
+        )
+    return lines

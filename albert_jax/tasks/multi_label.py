@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from albert_jax.config.heads import LABEL_SET, HeadKind
 from albert_jax.config.manifests import TaskSettings
-from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks import metrics
 from albert_jax.tasks.base import (
     Features,
@@ -20,7 +19,6 @@ from albert_jax.tasks.base import (
     Predictions,
     RawExample,
     gold_labels,
-    pair_features,
 )
 from albert_jax.tasks.custom import CustomTask, in_order, say_of_case
 from albert_jax.tasks.labels import LabelReader
@@ -58,11 +56,11 @@ class MultiLabelTask(CustomTask):
             texts=list(self.texts), label=self.label, thresholds=list(self.thresholds) or None
         )
 
-    def with_settings(self, settings: TaskSettings | None) -> MultiLabelTask:
+    def with_settings(self, settings: TaskSettings | None) -> Self:
         found = settings.thresholds if settings else None
         return dataclasses.replace(self, thresholds=tuple(found or ()))
 
-    def learn(self, train: Sequence[RawExample]) -> MultiLabelTask:
+    def learn(self, train: Sequence[RawExample]) -> Self:
         """Return the task with its columns' labels, or with those of its training examples, sorted.
 
         Raises UserError where no example has a label.
@@ -78,11 +76,8 @@ class MultiLabelTask(CustomTask):
         if len(self.label_columns) > 1:
             renamed = dict(self.renamed)
             found_or_not = dict.fromkeys(renamed.get(name, name) for name in self.label_columns)
-            return self._with_labels(found_or_not)
-        return self._with_labels(in_order(found))
-
-    def _with_labels(self, labels: Iterable[str]) -> MultiLabelTask:
-        return dataclasses.replace(self, labels=tuple(labels))
+            return self.with_labels(found_or_not)
+        return self.with_labels(in_order(found))
 
     def _label(
         self, record: Mapping[str, Any], texts: Sequence[str], place: str, labels: LabelReader
@@ -109,20 +104,12 @@ class MultiLabelTask(CustomTask):
             return None
         return tuple(sorted({label for label in found if label is not None}))
 
-    def features(
-        self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
-    ) -> list[Features]:
-        """Return one row, as GLUE's tasks do."""
-        ids, segments = pair_features(tokenizer, example.texts, max_seq_length)
-        targets = {}
-        if isinstance(example.label, tuple):
-            own = example.label
-            targets[LABEL_SET] = [float(label in own) for label in self.labels]
-        return [Features(index, ids, segments, targets)]
+    def _targets(self, label: Any, example: RawExample) -> dict[str, Any]:
+        return {LABEL_SET: [float(name in label) for name in self.labels]}
 
     def fitted(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
-    ) -> MultiLabelTask:
+    ) -> Self:
         """Return the task with the thresholds that have each label's best F1 on these examples."""
         golds_NC = self._flags([examples[row.example].label for row in features])
         shares_NC = metrics.sigmoid(np.stack([x["logits"] for x in outputs]))

@@ -76,6 +76,7 @@ class BestStep:
         self._outputs = outputs
         self._dev = some_of(prepared.dev, config.train.eval_examples)
         self._value, self._nothing_kept = self._recorded(), not directory.exists()
+        self._offered: tuple[int, Judged] | None = None  # the newest step, judged on all of dev
 
     def _recorded(self) -> float:
         """Return how good the step is that an interrupted run has kept; -inf where it kept none."""
@@ -99,12 +100,18 @@ class BestStep:
         """Return the metrics of these parameters, and keep the parameters if none were better."""
         judged = self.judge(params, self._dev, tick)
         metrics, value = judged.metrics, self._goodness(judged.metrics)
+        if self._dev is self.prepared.dev:
+            self._offered = step, judged
         self.patience.note(step, value)
         if value > self._value or self._nothing_kept:
             self._value, self._nothing_kept = value, False
             self.export(params, self.directory, step, judged)
         numbers = {name: x for name, x in metrics.items() if isinstance(x, (int, float))}
         return Scores(numbers, line_of(self.prepared.task, self.prepared.metric, numbers))
+
+    def offered(self, step: int) -> Judged | None:
+        """Return what all of dev said of the step that was offered last, if it is this one."""
+        return self._offered[1] if self._offered and self._offered[0] == step else None
 
     def _goodness(self, metrics: Mapping[str, Any]) -> float:
         return goodness(self.prepared.metric, metrics.get(self.prepared.metric))

@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 import jax
 
+from albert_jax.checkpoint.integrity import read_document
 from albert_jax.checkpoint.manager import lock_workdir
-from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_export import check_destination
+from albert_jax.config.manifests import MANIFEST
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.sections import Destination
@@ -240,13 +242,16 @@ def _finish(best: BestStep, state: TrainState) -> SeedRun:
     """Judge a run at its last and its best step, and export the last."""
     prepared, directory, step = best.prepared, best.directory, int(state.step)
     params = evaluated_weights(state)
-    last = _judged(best, params, f"dev at step {step}")
+    # The loop may have judged these very parameters.
+    last = best.offered(step) or _judged(best, params, f"dev at step {step}")
     best.export(params, directory.parent / "last", step, last)
     found = load_model(directory)
     best_step = found.manifest["provenance"]["step"]
-    # With the thresholds that the model keeps, which may be of fewer dev examples.
-    task = prepared.task.with_settings(found.head.settings if found.head else None)
-    kept = _judged(best, found.params, f"dev at step {best_step}", task)
+    kept = last
+    if not _is_one_model(found, directory.parent / "last"):
+        # With the thresholds that the model keeps, which may be of fewer dev examples.
+        task = prepared.task.with_settings(found.head.settings if found.head else None)
+        kept = _judged(best, found.params, f"dev at step {best_step}", task)
     collapsed, learnt_nothing = (
         is_degenerate(prepared.task, prepared.dev.examples, x.predictions) for x in (last, kept)
     )
@@ -259,6 +264,12 @@ def _finish(best: BestStep, state: TrainState) -> SeedRun:
         collapsed_at_the_end=collapsed,
         ended=_why_it_ended(best, step),
     )
+
+
+def _is_one_model(model: ModelDirectory, other: Path) -> bool:
+    """Return whether another directory has the same weights and the same head, thresholds too."""
+    theirs = read_document(other / MANIFEST)
+    return all(model.manifest[part] == theirs[part] for part in ("tensors", "head"))
 
 
 def _why_it_ended(best: BestStep, step: int) -> Literal["last_step", "early_stopping", "callback"]:

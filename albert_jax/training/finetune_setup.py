@@ -34,8 +34,7 @@ from albert_jax.models.albert import init_params
 from albert_jax.models.heads import EXITABLE, AlbertForTask
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.collate import FeatureRow
-from albert_jax.tasks.cuts import lines_about
-from albert_jax.tasks.long_texts import LongTexts, pooled, windows_line
+from albert_jax.tasks.long_texts import LongTexts, length_lines, pooled
 from albert_jax.tasks.scores import check_metric
 from albert_jax.tasks.split_features import SplitFeatures, features_of
 from albert_jax.tasks.values import quoted
@@ -206,8 +205,9 @@ def _source(config: FinetuneConfig) -> tuple[ModelDirectory, int]:
 def _say_lengths(what: str, split: SplitFeatures, length: int, longest: int) -> None:
     """Say which texts were cut or read in windows."""
     count = len(split.examples)
-    lines = lines_about(split.cuts, count, what, max_seq_length=length, longest=longest)
-    for line in [*lines, *windows_line(split.windows, count, what, length)]:
+    for line in length_lines(
+        split.cuts, split.windows, count, what, max_seq_length=length, longest=longest
+    ):
         say(line)
 
 

@@ -9,7 +9,6 @@ companion.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
@@ -27,7 +26,6 @@ from albert_jax.checkpoint.convert.hf_names import hf_names
 from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.config.model import AlbertConfig
-from albert_jax.training.losses import Batch, Metrics, Objective
 from albert_jax.training.optimizer import path_name
 
 LORA = "lora"
@@ -79,17 +77,6 @@ def merged(params: Mapping[str, Any]) -> Mapping[str, Any]:
 
     plain = {name: x for name, x in params.items() if name != LORA}
     return jax.tree_util.tree_map_with_path(one, plain)
-
-
-def with_merged(objective: Objective) -> Objective:
-    """Return the objective of parameters that hold an adapter."""
-
-    def loss(
-        params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
-    ) -> tuple[Array, Metrics]:
-        return objective.loss(merged(params), batch, normalizers, key)
-
-    return dataclasses.replace(objective, loss=loss)
 
 
 def write_adapter(folder: Path, params: Mapping[str, Any], config: AlbertConfig, head: str) -> None:

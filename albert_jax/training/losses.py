@@ -9,7 +9,7 @@ where the weights vary by shard.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -38,6 +38,16 @@ class Objective:
     loss: Callable[[Any, Batch, dict[str, Array], Array | None], tuple[Array, Metrics]]
     normalizer_of: dict[str, str]
     axis_name: str | None = None
+
+    def of_changed(self, change: Callable[[Any], Any]) -> Objective:
+        """Return the objective of parameters that are the model's only once `change` is applied."""
+
+        def loss(
+            params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
+        ) -> tuple[Array, Metrics]:
+            return self.loss(change(params), batch, normalizers, key)
+
+        return replace(self, loss=loss)
 
 
 def cross_entropy(logits_NC: Array, labels_N: Array, lowering: Lowering = Lowering()) -> Array:

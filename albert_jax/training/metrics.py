@@ -18,6 +18,7 @@ from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import TryAgain
 from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.plots import save_picture, styled
+from albert_jax.utils.wording import first_line
 
 LINE_SECONDS = 30.0  # between lines of what goes on where there is no bar
 
@@ -145,8 +146,7 @@ class MetricsLog:
                 call(tracker)
             except Exception as error:  # of another program, for whatever reason
                 self._trackers.remove(tracker)
-                told = (str(error).strip() or type(error).__name__).splitlines()[0]
-                name = type(tracker).__name__
+                name, told = type(tracker).__name__, first_line(error)
                 self.say(f"{name} failed and gets no more figures of this run: {told}")
 
     def _record(self, entry: Mapping[str, Any]) -> None:

@@ -6,16 +6,14 @@ ALBERT's layers are one, so there is no rate for each layer, but one for each gr
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import optax
-from jax import Array
 
-from albert_jax.training.losses import Batch, Metrics, Objective
+from albert_jax.training.losses import Objective
 from albert_jax.training.optimizer import path_name
 
 _GROUP = re.compile(r"encoder/group_(\d+)/")
@@ -51,7 +49,7 @@ class RelativeRates:
         """Return the objective without the gradient of what is frozen, which is then neither
         computed nor a part of the norm that is clipped; and the optimizer with these rates."""
         if self.freeze != "none":
-            objective = self._without_frozen(objective)
+            objective = objective.of_changed(self._held)
         if self.freeze != "none" or self.decay != 1:
             tx = optax.chain(tx, optax.stateless(lambda updates, _: self._scaled(updates)))
         return objective, tx
@@ -62,14 +60,9 @@ class RelativeRates:
             lambda path, update: self.of(path_name(path)) * update, updates
         )
 
-    def _without_frozen(self, objective: Objective) -> Objective:
-        def held(path: tuple[Any, ...], leaf: Array) -> Array:
-            return leaf if self.of(path_name(path)) else jax.lax.stop_gradient(leaf)
-
-        def loss(
-            params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
-        ) -> tuple[Array, Metrics]:
-            params = jax.tree_util.tree_map_with_path(held, params)
-            return objective.loss(params, batch, normalizers, key)
-
-        return dataclasses.replace(objective, loss=loss)
+    def _held(self, params: Any) -> Any:
+        """Return the parameters, of which what is frozen has no gradient."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if self.of(path_name(path)) else jax.lax.stop_gradient(leaf),
+            params,
+        )

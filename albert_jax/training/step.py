@@ -18,7 +18,7 @@ from albert_jax.config.stages import Stages
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.lora import with_adapter, with_merged
+from albert_jax.training.lora import merged, with_adapter
 from albert_jax.training.losses import Batch, Metrics, Objective, pretraining_objective
 from albert_jax.training.optimizer import (
     average_weights,
@@ -166,18 +166,19 @@ def configured_step(
     """Return the step that a run's optimizer and batches mean."""
     train = config.train
     tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
+    lora = 0
     if isinstance(config, FinetuneConfig):
-        groups = model.config.num_hidden_groups
-        freeze = "encoder" if config.lora else config.freeze
-        if config.lora:
-            objective = with_merged(objective)
-        rates = RelativeRates(groups, decay=config.layer_decay, freeze=freeze)
+        lora, freeze = config.lora, config.freeze
+        if lora:
+            objective, freeze = objective.of_changed(merged), "encoder"
+        rates = RelativeRates(
+            model.config.num_hidden_groups, decay=config.layer_decay, freeze=freeze
+        )
         objective, tx = rates.applied(objective, tx)
         if config.ema:
             tx = average_weights(tx, config.ema)
     step = make_train_step(objective, tx, accumulate=train.accumulate)
-    rank = config.lora if isinstance(config, FinetuneConfig) else 0
-    return ConfiguredStep(model, objective, tx, schedule, step, rank)
+    return ConfiguredStep(model, objective, tx, schedule, step, lora)
 
 
 def make_pretrain_step(

@@ -26,11 +26,13 @@ from albert_jax.config.sections import Destination
 from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
+from albert_jax.utils.json_values import flat
+from albert_jax.utils.wording import first_line
 
 End = Literal["finished", "stopped", "failed"]
 PROJECT = "albert_jax"  # where the environment names no project or experiment
 IDS = "trackers.json"  # in a run's directory: the run's id with each tracker, to go on with it
-_PACKAGES: dict[str, str] = {"wandb": "wandb", "mlflow": "mlflow"}
+_OPTIONAL = ("wandb", "mlflow")  # each its package's name and this one's extra
 _LONGEST = 500  # characters of a parameter that any MLflow server takes
 _TOGETHER = 100  # parameters that MLflow takes in a call
 
@@ -69,7 +71,7 @@ def require_trackers(names: Sequence[str]) -> None:
             raise UserError(f"log {name!r} is unknown; known: {', '.join(known)}")
         if names.count(name) > 1:
             raise UserError(f"log {name!r} is named twice; name it once")
-        if name in _PACKAGES and importlib.util.find_spec(_PACKAGES[name]) is None:
+        if name in _OPTIONAL and importlib.util.find_spec(name) is None:
             raise UserError(
                 f"log {name!r} needs a package that is not installed; "
                 f"pip install 'albert-jax[{name}]'"
@@ -168,8 +170,8 @@ class MLflow:
         found = self._client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else self._client.create_experiment(name)
         made: str = self._client.create_run(experiment, run_name=run.name).info.run_id
-        flat = [(key, str(x)[:_LONGEST]) for key, x in _flat(run.about)]
-        parameters = [self._entities.Param(key, x) for key, x in flat if x]
+        said = {key: str(x)[:_LONGEST] for key, x in flat(run.about).items() if x not in (None, {})}
+        parameters = [self._entities.Param(key, x) for key, x in said.items() if x]
         for first in range(0, len(parameters), _TOGETHER):
             self._client.log_batch(made, params=parameters[first : first + _TOGETHER])
         return made
@@ -206,8 +208,7 @@ def _beginning(name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"log {name!r} cannot begin a run: {told}") from error
+        raise UserError(f"log {name!r} cannot begin a run: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -223,12 +224,3 @@ def _kept_id(run: TrackedRun, name: str) -> Iterator[dict[str, str]]:
     yield ids
     with appearing_file(file) as temporary:
         temporary.write_text(json.dumps(ids) + "\n", encoding="utf-8")
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield a nested object's values by dotted names."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        elif value is not None:
-            yield f"{before}{key}", value

@@ -52,7 +52,7 @@ def unlike_values(
     there: Mapping[str, Any], here: Mapping[str, Any], where: str = "there", whose: str = "here"
 ) -> list[str]:
     """A phrase for every value in which two JSON documents differ, named to the last key."""
-    theirs, ours = _flat(there), _flat(json.loads(json.dumps(dict(here))))
+    theirs, ours = flat(there), flat(json.loads(json.dumps(dict(here))))
     return [
         f"{key} is {theirs.get(key, 'unset')!r} {where} and {ours.get(key, 'unset')!r} {whose}"
         for key in sorted({*theirs, *ours})
@@ -60,15 +60,15 @@ def unlike_values(
     ]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> JsonObject:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: JsonObject = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> JsonObject:
+    """Return `{"a": {"b": 1}}` as `{"a.b": 1}`; an empty mapping is a value."""
+    found: JsonObject = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def finite(value: Any) -> Any:

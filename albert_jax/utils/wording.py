@@ -32,6 +32,11 @@ def shortened(text: str) -> str:
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; where it says nothing, its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def without_secrets(text: str) -> str:
     """Return a text whose addresses have no user, password, query or fragment, any of which may be
     a secret."""

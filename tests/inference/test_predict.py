@@ -706,6 +706,14 @@ def test_alberts_answers_have_the_types_of_their_heads(model) -> None:
     assert "The list is open."[span.start :].startswith(span.prediction)
 
 
+def test_a_setting_that_there_is_not_is_no_answers(model, tmp_path) -> None:
+    """Python's own error: it would else answer as though nothing had been asked."""
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps(GOOD) + "\n")
+    with pytest.raises(TypeError, match="no setting max_length"):
+        predict_file(model("single"), str(source), "-", max_length=9)  # type: ignore[call-arg]
+
+
 def test_settings_of_an_answer_are_those_of_its_call(model) -> None:
     albert = load(model("sst2"))
     whole = albert.predict(["the list is open"] * 3)

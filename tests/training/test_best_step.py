@@ -15,7 +15,7 @@ import pytest
 from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.sections import OptimizerConfig, TrainConfig
-from albert_jax.inference.finetuned import load_fine_tuned
+from albert_jax.inference.finetuned import HeadOutputs, load_fine_tuned
 from albert_jax.inference.predict import predict
 from albert_jax.tasks import find_task
 from albert_jax.tasks.scores import check_metric
@@ -107,6 +107,22 @@ def test_a_run_ends_early_with_the_step_that_it_keeps(base, noisy, tmp_path, met
             shutil.rmtree(path)
     assert finetune.finetune(config)["runs"] == results["runs"]
     assert evaluations(tmp_path / "run") == found
+
+
+def test_what_dev_said_of_a_step_in_the_loop_is_not_asked_anew_at_the_end(
+    base, data, tmp_path, monkeypatch
+):
+    asked, call = [], HeadOutputs.__call__
+    monkeypatch.setattr(
+        HeadOutputs, "__call__", lambda *args: (asked.append(len(args[2])), call(*args))[1]
+    )
+    config = toy_config(base, data, tmp_path / "run", steps=20)
+    (run,) = finetune.finetune(config).runs
+    assert run.best.step == run.last.step == 20
+    assert len(asked) == 1
+    # Run again it has only the weights, and both directories have the same.
+    assert finetune.finetune(config).runs[0] == run
+    assert len(asked) == 2
 
 
 def test_the_dev_loss_is_optaxs_cross_entropy(base, data, tmp_path):
