@@ -43,7 +43,6 @@ _PART = r"-\d{5}-of-\d{5}"
 _MOST_PARTS = 100
 _FREE = 1 << 26  # bytes of weights beside those that the configuration asks for
 _MOST_OF_WEIGHTS = 2  # times as many bytes as float32 parameters: tied copies, position ids
-_CHUNK = 1 << 20
 _LOG_IN = "log in with hf auth login, or set HF_TOKEN"
 _SYSTEMS_WORDS = re.compile(r"\[Errno -?\d+\] ([\w ]+)")  # inside what HTTP clients make of them
 
@@ -99,7 +98,7 @@ class _Download:
 
     def run(self) -> Path:
         chosen = chosen_files(self._listed, str(self._named))
-        self._require_sizes(chosen, _BESIDE | dict.fromkeys(TRANSFORMERS_WEIGHTS, math.inf))
+        self._require_sizes(chosen, _BESIDE)  # the weights' is not known yet
         # By its revision, whose commit huggingface_hub notes then for when there is no network.
         config = self._fetched(_CONFIG, self._named.revision)
         if config.parent.name != self._commit:
@@ -223,9 +222,7 @@ def _is(path: Path, listed: _File) -> bool:
         return True
     digest = hashlib.sha256() if listed.sha256 else hashlib.sha1(b"blob %d\0" % size)  # noqa: S324
     with path.open("rb") as file:
-        while content := file.read(_CHUNK):
-            digest.update(content)
-    return digest.hexdigest() == wanted
+        return hashlib.file_digest(file, lambda: digest).hexdigest() == wanted
 
 
 def _offline(hub: Any, named: ModelName, why: Exception) -> Snapshot:

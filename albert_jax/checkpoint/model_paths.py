@@ -18,6 +18,7 @@ from albert_jax.config.manifests import (
     SERVING,
     TRANSFORMERS_WEIGHTS,
     VOCABULARIES,
+    holds_transformers_weights,
     is_model_directory,
     vocabulary_in,
 )
@@ -93,11 +94,6 @@ def _not_here(path: Any) -> UserError:
         f"{path} has not been fetched or converted on this host, which processes that start "
         f"together do not do; run albert-jax info {shlex.quote(str(path))} on each host first"
     )
-
-
-def holds_transformers_weights(folder: Path) -> bool:
-    """Whether a folder has weights of transformers, and is no model directory."""
-    return any((folder / name).is_file() for name in TRANSFORMERS_WEIGHTS)
 
 
 def what_is(path: Any) -> str | None:

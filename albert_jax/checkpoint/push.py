@@ -11,8 +11,8 @@ from albert_jax.checkpoint import hub
 from albert_jax.checkpoint.convert import writers
 from albert_jax.checkpoint.convert.card import check_license
 from albert_jax.checkpoint.convert.convert import CardWords, card_of, convert_as_it_is
-from albert_jax.checkpoint.model_paths import holds_transformers_weights, require_model_directory
-from albert_jax.config.manifests import is_model_directory
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.manifests import holds_transformers_weights, is_model_directory
 from albert_jax.config.model_names import MAIN, ModelName, name_of
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.atomic import scratch_folder

@@ -11,7 +11,6 @@ from typing import Any
 
 from albert_jax.checkpoint.model_paths import (
     hidden_name,
-    holds_transformers_weights,
     require_model_directory,
     what_is,
 )
@@ -29,6 +28,7 @@ from albert_jax.config.manifests import (
     CONFIG,
     MANIFEST,
     TensorEntry,
+    holds_transformers_weights,
     is_model_directory,
     read_model_manifest,
 )

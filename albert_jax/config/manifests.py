@@ -34,8 +34,12 @@ _RowLength = Annotated[int, msgspec.Meta(ge=8)]
 
 # How text is divided into pieces, docs/data.md.
 Mode = Literal["google", "hf", "hf-fast", "wordpiece"]
+SLOW_MODES: Final = ("google", "hf")
+"""Those whose text SentencePiece divides; that of the others the library `tokenizers` does."""
+SPIECE_MODES: Final = (*SLOW_MODES, "hf-fast")
+"""Those that a SentencePiece model may have."""
 
-# Files of weights that a transformers folder may have.
+# Files of weights that a transformers folder may have; the first that is there counts.
 TRANSFORMERS_WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -71,7 +75,7 @@ def vocabulary_in(folder: Path) -> Path:
 
 def format_version(settings: Mapping[str, Any], vocabulary: str) -> int:
     """Return the lowest format that says how text is divided, so that older versions read it."""
-    known = settings["mode"] in ("google", "hf") and "keep_accents" not in settings
+    known = settings["mode"] in SLOW_MODES and "keep_accents" not in settings
     return _FIRST_FORMAT if known and vocabulary == VOCABULARY else FORMAT_VERSION
 
 
@@ -166,6 +170,11 @@ class ModelManifest(Result):
 def is_model_directory(folder: Path) -> bool:
     """Whether a folder has a model directory's manifest and configuration."""
     return (folder / MANIFEST).is_file() and (folder / CONFIG).is_file()
+
+
+def holds_transformers_weights(folder: Path) -> bool:
+    """Return whether a folder has weights of transformers."""
+    return any((folder / name).is_file() for name in TRANSFORMERS_WEIGHTS)
 
 
 def read_model_manifest(folder: Path) -> ModelManifest:

@@ -196,6 +196,23 @@ class AlbertConfig:
         )
 
 
+# How the names of the fields end that say how large a model is.
+_SIZES = ("_size", "_layers", "_groups", "_heads", "_num", "_embeddings")
+
+
+def unlike_sizes(found: AlbertConfig, wanted: AlbertConfig) -> list[str]:
+    """Return a phrase, as `hidden_size is 384, not 768`, for each size in which two models differ.
+
+    Of all released models transformers' files say the same sizes as the original's.
+    """
+    values, others = dataclasses.asdict(found), dataclasses.asdict(wanted)
+    return [
+        f"{name} is {value}, not {others[name]}"
+        for name, value in values.items()
+        if name.endswith(_SIZES) and value != others[name]
+    ]
+
+
 def _released(hidden: int, layers: int, heads: int, dropout: float) -> AlbertConfig:
     return AlbertConfig(
         hidden_size=hidden,

@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from albert_jax.data.special_pieces import SpecialIds
+from albert_jax.data.special_pieces import MARKER, SpecialIds
 from albert_jax.data.tokenizer_json import Document, Kind, special_ids, without_specials
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import shortened
 
-_SURROGATE = re.compile(r"[\ud800-\udfff]")  # which no UTF-8 can hold
-_MARKER = "\u2581"
 _UNKNOWN = "\U00013000"  # a hieroglyph, which hardly any vocabulary has
 
 
@@ -82,8 +79,8 @@ class FastEngine:
     def encode(
         self, texts: Sequence[str], parse_special: bool, threads: int | None
     ) -> Iterator[Divided]:
-        """Divide texts; `parse_special`: a literal [MASK], say, becomes its id."""
-        texts = [_SURROGATE.sub("\ufffd", text) for text in texts]
+        """Divide texts, which are without lone surrogates; `parse_special`: a literal [MASK], say,
+        becomes its id."""
         tokenizer = self._tokenizer(parse_special)
         if threads == 1:
             found = (tokenizer.encode(text, add_special_tokens=False) for text in texts)
@@ -94,7 +91,6 @@ class FastEngine:
 
     def encode_ids(self, texts: Sequence[str], threads: int) -> list[list[int]]:
         """Divide texts into ids alone; special tokens in them are text."""
-        texts = [_SURROGATE.sub("\ufffd", text) for text in texts]
         tokenizer = self._tokenizer(False)
         if threads == 1:
             return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
@@ -109,7 +105,7 @@ class FastEngine:
         for i, (start, end) in enumerate(encoding.offsets):
             while start < end and text[start].isspace():
                 start += 1
-            if tokens[i] == _MARKER:
+            if tokens[i] == MARKER:
                 end = start
             # Replacements of several characters by one can shift what `tokenizers` says.
             start = max(start, least)

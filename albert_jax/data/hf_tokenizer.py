@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import sentencepiece
 
-from albert_jax.config.manifests import TextSettings
+from albert_jax.config.manifests import SPIECE_MODES, TextSettings
 from albert_jax.data.special_pieces import MASK_ID, SPECIAL_PIECES, WORDPIECE_SPECIALS
 from albert_jax.data.tokenizer_json import (
     Document,
@@ -40,7 +40,6 @@ _WORDPIECE_CLASSES = ("BertTokenizer", "AlbertTokenizer", *_GENERAL)
 _SENTENCEPIECE = ("spiece.model", "30k-clean.model")
 _FAST = "tokenizer.json"
 _WORDS = "vocab.txt"
-_OWN_MODES = ("google", "hf", "hf-fast")
 OWN_MODE = "albert_jax_mode"  # what `convert --to hf` writes into tokenizer_config.json
 
 
@@ -69,12 +68,17 @@ class HfTokenizer:
         file = self.folder / _FAST
         return read_tokenizer_json(file) if file.is_file() else None
 
+    def _document(self, vocabulary: Path) -> Document:
+        """A tokenizer.json, the folder's or another."""
+        own = self.fast if vocabulary == self.folder / _FAST else None
+        return own or read_tokenizer_json(vocabulary)
+
     def settings_of(self, vocabulary: Path) -> TextSettings:
         """Return how text is cleaned for the folder's vocabulary of that name."""
         mode = "hf"
         lower, keep = self.do_lower_case is not False, bool(self.keep_accents)
         if vocabulary.suffix == ".json":
-            document = read_tokenizer_json(vocabulary)
+            document = self._document(vocabulary)
             mode = kind_of(document, vocabulary)
             own_lower, own_keep = cleaning_of(document)
             if mode == "hf-fast":  # the file is run as it is
@@ -85,7 +89,7 @@ class HfTokenizer:
         elif vocabulary.suffix == ".txt":
             mode = "wordpiece"
             keep = not lower if self.keep_accents is None else self.keep_accents
-        elif self.config.get(OWN_MODE) in _OWN_MODES:
+        elif self.config.get(OWN_MODE) in SPIECE_MODES:
             mode = str(self.config[OWN_MODE])
         return text_settings_with(mode, lower, keep)
 
@@ -98,7 +102,7 @@ class HfTokenizer:
         """Phrases for all that would make other ids of a text than the mode with that vocabulary;
         none where it is the same."""
         if vocabulary.suffix == ".json":
-            document = read_tokenizer_json(vocabulary)
+            document = self._document(vocabulary)
             own = {str(token.get("id")): _content(token) for token in added_tokens(document)}
             names = SPECIAL_PIECES
             if kind_of(document, vocabulary) == "wordpiece":
@@ -181,15 +185,14 @@ def read_tokenizer(folder: Path) -> HfTokenizer:
     return HfTokenizer(folder, config, special, added, lower, keep)
 
 
-def choose_vocabulary(
-    folder: Path, tokenizer: HfTokenizer, mode: str | None = None
-) -> Choice | None:
+def choose_vocabulary(tokenizer: HfTokenizer, mode: str | None = None) -> Choice | None:
     """Return the vocabulary of a transformers folder that its ids are of; None if it has none.
 
     transformers 5 writes tokenizer.json alone. Version 4 writes spiece.model too, which is taken
     then: mode hf is the one of the two that Google's models were trained nearest to. `mode` is the
     caller's wish. Raises UserError for a tokenizer.json of another kind that is all there is.
     """
+    folder = tokenizer.folder
     spiece = next((folder / n for n in _SENTENCEPIECE if (folder / n).is_file()), None)
     fast, words = folder / _FAST, folder / _WORDS
     is_fast, is_words = fast.is_file(), words.is_file()
@@ -199,16 +202,17 @@ def choose_vocabulary(
         return Choice(spiece, "hf-fast", "as asked for, made of spiece.model")
     if spiece and not (mode is None and is_fast and _is_of_tokenizers(tokenizer.config)):
         own = str(tokenizer.config.get(OWN_MODE))
-        if own in _OWN_MODES:
+        if own in SPIECE_MODES:
             return Choice(spiece, mode or own, "as albert-jax convert wrote it")
         beside = "; --mode hf-fast takes the tokenizer.json beside it, as AutoTokenizer does"
         beside = beside if is_fast else ""
         return Choice(spiece, mode or "hf", f"it has {spiece.name}{beside}")
     # transformers itself takes the case from tokenizer_config.json, whatever tokenizer.json says.
-    if is_words and not (is_fast and _has_further_tokens(read_tokenizer_json(fast))):
+    document = tokenizer.fast
+    if is_words and not (document and _has_further_tokens(document)):
         return Choice(words, "wordpiece", f"it has {_WORDS}")
-    if is_fast:
-        kind = kind_of(read_tokenizer_json(fast), fast)
+    if document:
+        kind = kind_of(document, fast)
         return Choice(fast, kind, f"transformers runs the folder's {_FAST}")
     return None
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from albert_jax.config.sections import ExamplesConfig
-from albert_jax.data.special_pieces import ALBERT_IDS, MASK_ID, SpecialIds
+from albert_jax.data.special_pieces import ALBERT_IDS, MARKER, MASK_ID, SpecialIds
 
 NUM_SPECIAL = MASK_ID + 1
 
@@ -35,7 +35,7 @@ def word_starts(
     """
     if rule == "albert" or any(piece.startswith("##") for piece in tokenizer.pieces):
         return tokenizer.starts_word
-    return np.array([piece.startswith("▁") for piece in tokenizer.pieces])
+    return np.array([piece.startswith(MARKER) for piece in tokenizer.pieces])
 
 
 class Masked(NamedTuple):

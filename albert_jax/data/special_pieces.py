@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five pieces that every ALBERT vocabulary begins with, and their like in BERT's."""
+"""The five pieces that every ALBERT vocabulary begins with, their like in BERT's; the marker."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 SPECIAL_PIECES = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID = range(5)
+
+MARKER = "\u2581"  # SentencePiece's "a word starts here"
 
 # The same of a WordPiece vocabulary, which may have them anywhere.
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

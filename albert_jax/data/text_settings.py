@@ -9,8 +9,8 @@ from typing import NotRequired, TypedDict
 from albert_jax.config.manifests import (
     MANIFEST,
     SERVING,
-    TRANSFORMERS_WEIGHTS,
     TextSettings,
+    holds_transformers_weights,
     is_model_directory,
     read_model_manifest,
     settings_in,
@@ -35,7 +35,7 @@ class _Tokenizer(TypedDict):
 
 def is_transformers_folder(folder: Path) -> bool:
     """Whether conversion would take a folder for a transformers model, or for its tokenizer."""
-    if any((folder / name).is_file() for name in TRANSFORMERS_WEIGHTS):
+    if holds_transformers_weights(folder):
         return True
     return (folder / "tokenizer_config.json").is_file() and not any(folder.glob("*.index"))
 
@@ -47,7 +47,7 @@ def find_vocabulary_file(folder: Path, mode: str | None = None) -> Path | None:
     folder the first of `FILE_NAMES` counts. `mode` is the caller's, who may want another one.
     """
     if not is_model_directory(folder) and is_transformers_folder(folder):
-        choice = choose_vocabulary(folder, read_tokenizer(folder), mode)
+        choice = choose_vocabulary(read_tokenizer(folder), mode)
         return choice and choice.file
     return next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
 

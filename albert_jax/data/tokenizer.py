@@ -24,7 +24,13 @@ from typing import Any, SupportsIndex, get_args
 import numpy as np
 import sentencepiece
 
-from albert_jax.config.manifests import Mode, TextSettings, is_model_directory
+from albert_jax.config.manifests import (
+    SLOW_MODES,
+    SPIECE_MODES,
+    Mode,
+    TextSettings,
+    is_model_directory,
+)
 from albert_jax.config.model_names import model_path
 from albert_jax.data import tokenizer_json
 from albert_jax.data.fast_engine import FastEngine
@@ -32,6 +38,7 @@ from albert_jax.data.hf_tokenizer import keeps_accents, text_settings_with
 from albert_jax.data.special_pieces import (
     ALBERT_IDS,
     CLS_ID,
+    MARKER,
     MASK_ID,
     PAD_ID,
     SEP_ID,
@@ -48,13 +55,10 @@ from albert_jax.utils.streams import say
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-MARKER = "\u2581"  # SentencePiece's "a word starts here"
-
 _SPECIALS = re.compile("(" + "|".join(map(re.escape, SPECIAL_PIECES)) + ")")
 _WORD = re.compile(r"\S+")
 _UNITS = {"google": re.compile(r"\S"), "hf": re.compile(r"``|''|\S")}
 _MODES_OF = {".json": ("hf-fast", "wordpiece"), ".txt": ("wordpiece",)}  # by a file's end
-_SPIECE_MODES = ("google", "hf", "hf-fast")
 # No combining character lies below U+0300: Western text pays for few function calls.
 _MAYBE_COMBINING = re.compile(r"[^\x00-\u02ff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -199,7 +203,7 @@ class Tokenizer:
                 keep_accents = keep if keep_accents is None else keep_accents
         if mode is not None and mode not in MODES:  # in the file of a later version, say
             raise UserError(f"tokenizer mode {mode!r} must be one of {', '.join(MODES)}")
-        known = _MODES_OF.get(path.suffix, _SPIECE_MODES)
+        known = _MODES_OF.get(path.suffix, SPIECE_MODES)
         if mode is not None and mode not in known:
             raise UserError(
                 f"{path} has no mode {mode}, but {' or '.join(known)}; leave the mode out, or give "
@@ -207,32 +211,15 @@ class Tokenizer:
             )
         if path.suffix in _MODES_OF or mode == "hf-fast":
             return _FastTokenizer(path, mode, do_lower_case, keep_accents)
-        return _load_spiece(path, mode or "google", do_lower_case is not False, bool(keep_accents))
+        return Tokenizer(path, mode or "google", do_lower_case is not False, bool(keep_accents))
 
-    def __init__(
-        self,
-        processor: sentencepiece.SentencePieceProcessor,
-        path: Path,
-        sha256: str,
-        mode: Mode,
-        do_lower_case: bool,
-        keep_accents: bool = False,
-    ) -> None:
-        self.path, self.sha256, self.mode, self.do_lower_case = path, sha256, mode, do_lower_case
+    def __init__(self, path: Path, mode: Mode, do_lower_case: bool, keep_accents: bool) -> None:
+        self.path, self.mode, self.do_lower_case = path, mode, do_lower_case
         self.keep_accents, self.special = keep_accents, ALBERT_IDS
-        self._processor = processor
-        try:
-            self.pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path} is damaged: a piece is no UTF-8 ({error.reason}); copy it again"
-            ) from None
+        model = _read(path)
+        self.sha256 = hashlib.sha256(model).hexdigest()
+        self._processor, self.pieces = _parse_spiece(model, path)
         self.vocab_size = len(self.pieces)
-        if tuple(self.pieces[:5]) != SPECIAL_PIECES:
-            raise UserError(
-                f"{path} has {' '.join(self.pieces[:5])} at ids 0 to 4 where an ALBERT vocabulary "
-                f"has {' '.join(SPECIAL_PIECES)}; make one with albert-jax train-tokenizer"
-            )
         self.starts_word = np.array([_starts_word(piece) for piece in self.pieces])
         # Without the specials: text becomes one of those ids only where it is parsed for them.
         self._ids = {piece: i for i, piece in enumerate(self.pieces) if i > MASK_ID}
@@ -411,7 +398,8 @@ class _FastTokenizer(Tokenizer):
 
         Raises UserError as `Tokenizer.load` does.
         """
-        self.path, self.sha256 = path, hashlib.sha256(_read(path)).hexdigest()
+        content = _read(path)
+        self.path, self.sha256 = path, hashlib.sha256(content).hexdigest()
         kind: tokenizer_json.Kind = "wordpiece" if path.suffix == ".txt" else "hf-fast"
         lower = do_lower_case is not False
         if path.suffix == ".json":
@@ -433,7 +421,7 @@ class _FastTokenizer(Tokenizer):
         else:
             keep_accents = keeps_accents(kind, lower) if keep_accents is None else keep_accents
             if path.suffix != ".txt":
-                _load_spiece(path, "hf", lower, keep_accents)  # says what is wrong with it
+                _parse_spiece(content, path)  # says what is wrong with it
             document = _document_made_of(path, lower, keep_accents)
         self.mode, self.do_lower_case, self.keep_accents = kind, lower, keep_accents
         self._engine = FastEngine(document, kind, path)
@@ -455,13 +443,13 @@ class _FastTokenizer(Tokenizer):
         threads: int | None = None,
     ) -> list[Encoding]:
         """`encode` of each text; None for `threads`: as many as there are cores."""
-        found = self._engine.encode(_several(texts), parse_special is not False, threads)
+        found = self._engine.encode(_encodable(texts), parse_special is not False, threads)
         return [self._encoding(*each, add_special_tokens) for each in found]
 
     @checked
     def encode_ids(self, texts: Iterable[str], *, threads: int = 1) -> list[list[int]]:
         """The ids of `encode` with no special ones, without offsets."""
-        return self._engine.encode_ids(_several(texts), threads)
+        return self._engine.encode_ids(_encodable(texts), threads)
 
     def _decode(self, numbers: list[int]) -> str:
         return self._engine.decode(numbers)
@@ -475,7 +463,7 @@ def document_of(tokenizer: Tokenizer) -> tokenizer_json.Document:
     if path.suffix == ".json":
         document = tokenizer_json.read_tokenizer_json(path)
         return tokenizer_json.with_cleaning(document, *cleaning)
-    if mode in ("hf-fast", "wordpiece"):
+    if mode not in SLOW_MODES:
         return _document_made_of(path, *cleaning)
     return tokenizer_json.of_mode(tokenizer_json.read_spiece(path), mode, *cleaning)
 
@@ -499,17 +487,29 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _load_spiece(path: Path, mode: Mode, lower: bool, keep_accents: bool) -> Tokenizer:
+def _parse_spiece(
+    model: bytes, path: Path
+) -> tuple[sentencepiece.SentencePieceProcessor, list[str]]:
+    """A SentencePiece model at work, and its pieces; UserError for what is none of ALBERT's."""
     processor = sentencepiece.SentencePieceProcessor()
-    model = _read(path)
     try:
         processor.LoadFromSerializedProto(model)
     except RuntimeError:
         raise UserError(
             f"{path} is no SentencePiece model; give ALBERT's spiece.model or 30k-clean.model"
         ) from None
-    sha256 = hashlib.sha256(model).hexdigest()
-    return Tokenizer(processor, path, sha256, mode, lower, keep_accents)
+    try:
+        pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is damaged: a piece is no UTF-8 ({error.reason}); copy it again"
+        ) from None
+    if tuple(pieces[:5]) != SPECIAL_PIECES:
+        raise UserError(
+            f"{path} has {' '.join(pieces[:5])} at ids 0 to 4 where an ALBERT vocabulary "
+            f"has {' '.join(SPECIAL_PIECES)}; make one with albert-jax train-tokenizer"
+        )
+    return processor, pieces
 
 
 def _several(texts: Iterable[str]) -> list[str]:
@@ -517,6 +517,11 @@ def _several(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
         raise UserError(f"texts {shown(texts)} is one string; give a list of them")
     return texts_of(texts, "texts")
+
+
+def _encodable(texts: Iterable[str]) -> list[str]:
+    """The same with U+FFFD for lone surrogates, which no UTF-8 can hold."""
+    return [_SURROGATE.sub("\ufffd", text) for text in _several(texts)]
 
 
 def _whole(ids: Iterable[SupportsIndex]) -> list[int]:

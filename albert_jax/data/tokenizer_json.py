@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from albert_jax.data.special_pieces import (
     ALBERT_IDS,
+    MARKER,
     SPECIAL_PIECES,
     WORDPIECE_SPECIALS,
     SpecialIds,
@@ -279,7 +280,7 @@ def _unigram(
     ids = {piece: i for i, (piece, _) in reversed(list(enumerate(vocabulary.pieces)))}
     metaspace = {
         "type": "Metaspace",
-        "replacement": "\u2581",
+        "replacement": MARKER,
         "prepend_scheme": "always",
         "split": True,
     }

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from albert_jax.data.hub import HUB
 from albert_jax.data.text.documents import find_pieces, read_piece, summarize_counts
 from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
@@ -63,7 +62,7 @@ def train_tokenizer(
     reading = Reading(format, sentences, strict, language, data_dir, field)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     pieces = find_pieces(inputs, reading)
-    if not reading.format.startswith(("tfds:", HUB)):
+    if not reading.names_data_set:
         _require_apart(Path(output), inputs, pieces)
     counts: Counter[str] = Counter()
     path = train_on_lines(_sentences_of(pieces, reading, counts, progress), **settings)

@@ -9,7 +9,6 @@ model of a released size that is none of these is a model of the user's own, and
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory
-from albert_jax.config.model import AlbertConfig
+from albert_jax.config.model import unlike_sizes
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import Albert
 from albert_jax.inference.published import Answer, Fill, Numbers, Released
@@ -27,7 +26,6 @@ from albert_jax.utils.wording import first_ten
 
 Verdict = Literal["PASS", "FAIL", "SKIP"]
 TITLE = "released weights"
-_SIZES = ("_size", "_layers", "_groups", "_heads", "_num", "_embeddings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +45,11 @@ def check_answers(
     released: Released,
 ) -> tuple[str | None, list[Check]]:
     """The released model's name, or None, and the checks of its answers."""
-    sized = [
-        n for n, c in released.models.items() if _architecture(c) == _architecture(model.config)
-    ]
+    sized = [n for n, c in released.models.items() if not unlike_sizes(model.config, c)]
     is_fine_tuned = model.head is not None
     claimed = expect or (None if is_fine_tuned else named_by_source(model.manifest, released))
     if claimed is not None and claimed not in sized:
-        wanted, found = (_architecture(c) for c in (released.models[claimed], model.config))
-        differs = [f"{k} is {found[k]}, not {wanted[k]}" for k in wanted if found[k] != wanted[k]]
+        differs = unlike_sizes(model.config, released.models[claimed])
         return None, [Check(TITLE, "FAIL", f"not {claimed}: {first_ten(differs, '; ')}")]
     if not sized:
         return None, [Check(TITLE, "SKIP", "none has this architecture")]
@@ -77,12 +72,6 @@ def check_answers(
     # Of a model that is none of them, the answers that it does not give are none it should give.
     checks += [_verdict(name, *result) for result in results if name or result[1]]
     return (name if checks[0].verdict == "PASS" else None), checks
-
-
-def _architecture(config: AlbertConfig) -> dict[str, object]:
-    """The sizes, of which transformers' files of all released models say the same."""
-    names = (f.name for f in dataclasses.fields(config))
-    return {n: getattr(config, n) for n in names if n.endswith(_SIZES)}
 
 
 def named_by_source(manifest: Mapping[str, Any], released: Released) -> str | None:

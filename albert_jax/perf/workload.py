@@ -14,10 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from albert_jax.checkpoint.model_paths import (
-    holds_transformers_weights,
-    require_model_directory,
-)
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.manifests import holds_transformers_weights
 from albert_jax.config.model import AlbertConfig, model_config
 from albert_jax.config.model_names import name_of
 from albert_jax.config.perf import BenchmarkConfig, StepConfig

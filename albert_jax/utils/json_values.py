@@ -18,6 +18,11 @@ JsonObject = dict[str, Any]
 """A JSON object as `json.loads` returns it: its values are JSON values of any kind."""
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a JSON value is a number, which true and false are to Python alone."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def json_sha256(value: Any) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys; part of a run's identity."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

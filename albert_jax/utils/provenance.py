@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from albert_jax import __version__
+from albert_jax.utils.wording import without_secrets
 
 
 def commit() -> str | None:
@@ -36,16 +36,10 @@ def versions() -> dict[str, str]:
     return {**found, "albert_jax": __version__}
 
 
-# An address: its scheme, the user's name and password, the rest, and what is asked of it.
-_ADDRESS = re.compile(r"(\w+://)(?:[^/@\s]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
-
-
 def without_credentials(value: Any) -> Any:
     """Return a JSON value whose addresses have no user, password or query, which may be a token."""
     if isinstance(value, Mapping):
         return {key: without_credentials(x) for key, x in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_credentials(x) for x in value]
-    if isinstance(value, str) and "://" in value:
-        return _ADDRESS.sub(r"\1\2", value)
-    return value
+    return without_secrets(value) if isinstance(value, str) else value

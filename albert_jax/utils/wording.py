@@ -11,8 +11,11 @@ from collections.abc import Collection, Iterable
 MOST_NAMES = 10
 MOST_CHARACTERS = 200
 
-# An address: its user and password, its host and path, its query.
-_ADDRESS = re.compile(r"://(?:[^/\s]*@)?([^\s?)'\"]*)(?:\?[^\s)'\"]*)?")
+# An address: its user and password, its host and path, and what is asked of it; the punctuation of
+# the sentence around it stays.
+_ADDRESS = re.compile(
+    r"://(?:[^/\s]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*?(?=[).,:;]{0,3}(?:[\s'\"]|$)))?"
+)
 
 
 def first_ten(names: Collection[str], separator: str = ", ") -> str:
@@ -35,7 +38,8 @@ def first_line(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text whose addresses lack a user's password, and a query, which may be signed."""
+    """Return a text whose addresses have no user, password, query or fragment, any of which may be
+    a secret."""
     return _ADDRESS.sub(r"://\1", text)
 
 

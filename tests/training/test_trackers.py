@@ -135,7 +135,7 @@ def test_a_tracker_that_fails_stops_neither_the_run_nor_the_others(tmp_path: Pat
 
 def test_addresses_lose_what_may_be_a_token() -> None:
     given = {
-        "store": "s3://key:secret@bucket/store",
+        "store": "s3://key:se@cret@bucket/store",
         "text": ("https://host/file.txt?sig=secret", "plain?.txt", 5),
         "nested": {"a": "mix gs://b/c, https://u@h/d#x 'https://h?t=secret'"},
     }

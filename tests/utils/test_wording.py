@@ -28,6 +28,9 @@ def test_a_name_is_cut_and_moves_no_cursor():
         ("at https://me:a@b@host/x, and so on", "at https://host/x, and so on"),
         ("url: 'https://cdn/a?Signature=1&Key=2' (403)", "url: 'https://cdn/a' (403)"),
         ("is it @home? no: //", "is it @home? no: //"),
+        ("(https://cdn/a?b=1), then", "(https://cdn/a), then"),
+        ("https://cdn/a(1)?Key=2(x)y z", "https://cdn/a(1) z"),
+        ("see https://cdn/a#token=1: no", "see https://cdn/a: no"),
     ],
 )
 def test_addresses_lose_their_secrets(text: str, expected: str) -> None:

@@ -16,9 +16,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tqdm import tqdm
-
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import shortened, without_secrets
 
@@ -61,8 +60,8 @@ def released_archive(name: str, folder: Path) -> tuple[Path, str]:
 
 
 def download(address: str, folder: Path) -> Path:
-    """Copies what https:// or gs:// names into `folder` and returns where it is now; a terminal
-    sees a progress bar.
+    """Copies what https:// or gs:// names into `folder` and returns where it is now; progress over
+    https is shown.
 
     Raises UserError for another scheme, for one whose library is missing, and where it fails:
     NotDownloaded where a server does not answer, or not with a file.
@@ -101,10 +100,10 @@ def download(address: str, folder: Path) -> Path:
 def _copy(response: Any, file: IO[bytes], size: int) -> None:
     """Copies a response's bytes; OSError where there are fewer than it said."""
     done = 0
-    with tqdm(total=size or None, unit="B", unit_scale=True, disable=None) as bar:
+    with ProgressMeter("download", size or None, unit="B") as meter:
         while content := response.read(1 << 20):
             done += file.write(content)
-            bar.update(len(content))
+            meter.add(len(content))
     if done < size:
         raise OSError(f"{done:,} of {size:,} bytes came")
 

@@ -20,6 +20,7 @@ from albert_jax.config.model import MODELS, AlbertConfig
 from albert_jax.config.model_names import ModelName, named_by, repository_of
 from albert_jax.config.packaged import PACKAGED
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import is_number
 from albert_jax.utils.wording import first_ten, shortened
 
 _PIPELINES = {
@@ -206,8 +207,7 @@ def _task_of(subject: CardSubject) -> str | None:
 def _dev_metrics(subject: CardSubject) -> Iterator[tuple[str, str, float]]:
     """A metric's name here, the hub's, and its value on dev, in the official scale."""
     for name, value in _mapping(subject.provenance.get("dev")).items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name in _METRICS and is_number and math.isfinite(value):
+        if name in _METRICS and is_number(value) and math.isfinite(value):
             yield name, _METRICS[name], value
 
 
@@ -263,7 +263,7 @@ def _training(subject: CardSubject) -> Iterator[str]:
         value: Any = config
         for key in keys:
             value = _mapping(value).get(key)
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
+        if isinstance(value, str) or is_number(value):
             yield f"| {name} | {_plain(str(value))} |"
     if data := _data_of(config):
         yield f"| data | {_plain(data)} |"
@@ -279,11 +279,7 @@ def _data_of(config: Mapping[str, Any]) -> str:
 
 def _held_out(subject: CardSubject) -> Iterator[str]:
     found = _mapping(subject.provenance.get("dev")) or _mapping(subject.provenance.get("held_out"))
-    rows = [
-        (name, value)
-        for name, value in found.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
-    ]
+    rows = [(name, value) for name, value in found.items() if is_number(value) and name != "step"]
     if rows:
         yield ""
         yield f"## {'Dev set' if subject.provenance.get('dev') else 'Held-out text'}"

@@ -6,7 +6,6 @@ A module of its own: it imports orbax and JAX, which only the first use of a nam
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,10 @@ from pathlib import Path
 from albert_jax.checkpoint.convert.convert import convert_as_it_is
 from albert_jax.checkpoint.convert.sources import fetched
 from albert_jax.config.manifests import is_model_directory
-from albert_jax.config.model import MODELS, AlbertConfig
+from albert_jax.config.model import MODELS, AlbertConfig, unlike_sizes
 from albert_jax.config.model_names import ModelName
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
-
-_SIZES = ("_size", "_layers", "_groups", "_heads", "_num", "_embeddings")
 
 
 def keep_named(named: ModelName, folder: Path) -> str:
@@ -56,11 +53,5 @@ def _keep(
 
 def _require_released(name: str, config: AlbertConfig) -> None:
     """UserError unless a configuration has the sizes of the released model of that name."""
-    wanted, found = dataclasses.asdict(MODELS[name]), dataclasses.asdict(config)
-    differing = [
-        f"{key} is {found[key]}, not {wanted[key]}"
-        for key in wanted
-        if key.endswith(_SIZES) and found[key] != wanted[key]
-    ]
-    if differing:
+    if differing := unlike_sizes(config, MODELS[name]):
         raise UserError(f"it is not {name}: {'; '.join(differing)}")

@@ -30,7 +30,7 @@ from albert_jax.config.model import MODELS, AlbertConfig
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
-from albert_jax.utils.json_values import JsonObject
+from albert_jax.utils.json_values import JsonObject, is_number
 from albert_jax.utils.wording import first_ten, shortened
 
 CLASSIFIER_DROPOUT = 0.1  # the original's constant: classifier_utils.py:793, race_utils.py:317
@@ -147,7 +147,7 @@ def _check_transformers(config: AlbertConfig, values: Mapping[str, Any], path: P
             "only 'absolute' is"
         )
     dropout = values.get("classifier_dropout_prob")
-    if dropout is not None and not (_is_number(dropout) and 0 <= dropout < 1):
+    if dropout is not None and not (is_number(dropout) and 0 <= dropout < 1):
         raise UserError(f"{path}: classifier_dropout_prob {shown(dropout)} must lie in [0, 1)")
     layers, groups = config.num_hidden_layers, config.num_hidden_groups
     for i in range(layers):
@@ -156,10 +156,6 @@ def _check_transformers(config: AlbertConfig, values: Mapping[str, Any], path: P
                 f"{path}: of {layers} layers in {groups} groups transformers rounds layer {i} into "
                 "another group than the original, so the model cannot be the same in both"
             )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 # ----------------------------------------------------------------------------------------- the head
@@ -236,7 +232,7 @@ def _labels(values: Mapping[str, Any]) -> list[str] | None:
     if sorted(labels, key=lambda n: (len(n), n)) != [str(i) for i in range(len(labels))]:
         raise UserError(f"id2label {shown(labels)} must number the labels from 0; mend config.json")
     named = [labels[str(i)] for i in range(len(labels))]
-    if odd := [label for label in named if not (isinstance(label, str) or _is_number(label))]:
+    if odd := [label for label in named if not (isinstance(label, str) or is_number(label))]:
         raise UserError(f"id2label has {shown(odd[0])} for a label; mend config.json")
     names = [str(label) for label in named]
     if doubled := [name for name, count in Counter(names).items() if count > 1]:

@@ -8,7 +8,6 @@ transformers model (folder or file), on disk, in a tar archive, or at an address
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
 from albert_jax.checkpoint.convert.tensors import Tensor
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
 from albert_jax.checkpoint.convert.torch_zip import read_torch
+from albert_jax.checkpoint.model_dir import file_sha256
+from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS
 from albert_jax.config.model_names import ModelName, name_of, repository_of, shown_endpoint
 from albert_jax.config.packaged import packaged_path
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, choose_vocabulary
@@ -40,14 +41,6 @@ from albert_jax.utils.wording import first_ten, without_secrets
 
 MODEL_FILES = ("manifest.json", "albert_config.json", "params")
 
-# Files of a transformers folder, the first that is there counts, and their readers.
-_HF_FILES: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-    "model.safetensors": read_safetensors,
-    "model.safetensors.index.json": lambda path: _read_parts(path, read_safetensors),
-    "pytorch_model.bin": read_torch,
-    "pytorch_model.bin.index.json": lambda path: _read_parts(path, read_torch),
-    "flax_model.msgpack": read_flax,
-}
 _BY_SUFFIX = {".safetensors": read_safetensors, ".bin": read_torch, ".pt": read_torch}
 _BY_SUFFIX |= {".msgpack": read_flax}
 _VOCABULARIES = ("30k-clean.model", "spiece.model")
@@ -134,9 +127,7 @@ def _fetched_by_name(named: ModelName, stack: contextlib.ExitStack) -> Fetched:
             return _fetched_from_hub(repository, "hub-")
         except UserError as second:
             raise UserError(f"{named} cannot be fetched: {error.brief}, and {second}") from None
-    with archive.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Fetched(archive, without_secrets(address), digest[:_DIGITS])
+    return Fetched(archive, without_secrets(address), file_sha256(archive)[:_DIGITS])
 
 
 def _fetched_from_hub(named: ModelName, prefix: str) -> Fetched:
@@ -184,7 +175,7 @@ def _models_in(folder: Path) -> list[Path]:
     ours = {path.parent for path in folder.rglob("manifest.json")}
     found = {path for path in ours if has_model_files(path)}
     for path in folder.rglob("*"):
-        if path.is_file() and (path.name in _HF_FILES or path.suffix == ".index"):
+        if path.is_file() and (path.name in TRANSFORMERS_WEIGHTS or path.suffix == ".index"):
             found.add(path.parent.parent if path.parent.name == "variables" else path.parent)
     return sorted(found)
 
@@ -218,13 +209,13 @@ def open_weights(path: Path) -> WeightSource:
 
 
 def _open_folder(folder: Path) -> WeightSource:
-    files = [folder / name for name in _HF_FILES if (folder / name).is_file()]
+    files = [folder / name for name in TRANSFORMERS_WEIGHTS if (folder / name).is_file()]
     indexes = [*folder.glob("*.index"), *folder.glob("variables/*.index")]
     if files and indexes:
         names = f"{files[0].name} and {indexes[0].relative_to(folder)}"
         raise UserError(f"{folder} holds two models, {names}; give one of these files")
     if files:
-        return _hf(files[0], _HF_FILES[files[0].name](files[0]))
+        return open_weights(files[0])
     if indexes:
         return _tf(CheckpointReader.open(folder))
     raise UserError(_why_no_model(folder))
@@ -233,7 +224,7 @@ def _open_folder(folder: Path) -> WeightSource:
 def _holds_model(folder: Path) -> bool:
     names = set(_names_in(folder))
     has_index = any(name.endswith(".index") for name in names)
-    return has_index or not names.isdisjoint(_HF_FILES) or names.issuperset(MODEL_FILES)
+    return has_index or not names.isdisjoint(TRANSFORMERS_WEIGHTS) or names.issuperset(MODEL_FILES)
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -275,12 +266,14 @@ def _why_no_model(folder: Path) -> str:
         return f"{folder} holds no model itself; give one of its folders: {first_ten(models)}"
     if others := [path.name for path in inside if path.suffix in _BY_SUFFIX]:
         return (
-            f"{folder} has none of {', '.join(_HF_FILES)} and no *.index of a TensorFlow "
-            f"checkpoint; if one of its other files is the model, give it: {first_ten(others)}"
+            f"{folder} has none of {', '.join(TRANSFORMERS_WEIGHTS)} and no *.index of a "
+            "TensorFlow checkpoint; if one of its other files is the model, give it: "
+            f"{first_ten(others)}"
         )
     return (
-        f"{folder} holds no model that can be read: none of {', '.join(_HF_FILES)}, and no *.index "
-        "of a TensorFlow checkpoint; give the folder, archive or checkpoint's prefix that does"
+        f"{folder} holds no model that can be read: none of {', '.join(TRANSFORMERS_WEIGHTS)}, and "
+        "no *.index of a TensorFlow checkpoint; give the folder, archive or checkpoint's prefix "
+        "that does"
     )
 
 
@@ -337,7 +330,7 @@ def find_vocabulary(
     Raises UserError where several are there, or one of another kind only.
     """
     try:
-        choice = None if hf is None else choose_vocabulary(hf.folder, hf, mode)
+        choice = None if hf is None else choose_vocabulary(hf, mode)
     except UserError as error:
         raise UserError(
             f"{error}; or give one with --vocab FILE, or go without text by --no-vocab"

@@ -26,11 +26,11 @@ from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
 from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
 from albert_jax.checkpoint.model_dir import require_outside_models
-from albert_jax.config.manifests import vocabulary_name
+from albert_jax.config.manifests import SLOW_MODES, vocabulary_name
 from albert_jax.config.model import AlbertConfig, act_for_transformers
 from albert_jax.data.hf_tokenizer import OWN_MODE
-from albert_jax.data.special_pieces import SPECIAL_PIECES
-from albert_jax.data.tokenizer import MARKER, Tokenizer, document_of
+from albert_jax.data.special_pieces import MARKER, SPECIAL_PIECES
+from albert_jax.data.tokenizer import Tokenizer, document_of
 from albert_jax.data.tokenizer_json import is_divided
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
@@ -241,7 +241,7 @@ def _write_tokenizer(folder: Path, config: AlbertConfig, tokenizer: Tokenizer) -
 def _cannot_say(tokenizer: Tokenizer) -> list[str]:
     """What a tokenizer.json cannot do as a mode does."""
     divided = [piece for piece in tokenizer.pieces if is_divided(piece)]
-    if tokenizer.mode not in ("google", "hf") or not divided:
+    if tokenizer.mode not in SLOW_MODES or not divided:
         return []
     within = sum(not piece.startswith(MARKER) for piece in divided)
     inside = f", {within:,} of them within words" if within and tokenizer.mode == "google" else ""

@@ -27,8 +27,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from albert_jax import __version__
-from albert_jax.config.manifests import VOCABULARIES, VOCABULARY, Mode, vocabulary_name
-from albert_jax.data.hub import HUB
+from albert_jax.config.manifests import SLOW_MODES, VOCABULARIES, VOCABULARY, Mode, vocabulary_name
 from albert_jax.data.prepare.beam_runner import make_pipeline, run_units_on_beam
 from albert_jax.data.prepare.forecast import make_forecast
 from albert_jax.data.prepare.local_runner import run_units
@@ -117,7 +116,7 @@ def prepare(
     tokenizer = _load_tokenizer(vocab, mode, do_lower_case)
     _check(tokenizer, holdout, workers)
     pieces = find_pieces(inputs, reading)
-    if not reading.format.startswith(("tfds:", HUB)):
+    if not reading.names_data_set:
         require_output_apart(output, inputs, (piece.path for piece in pieces))
     settings = _settings(tokenizer, reading, holdout, pieces)
     if (finished := _finished(place, settings, pieces)) is not None:
@@ -188,7 +187,7 @@ def _say(text: str, progress: bool) -> None:
 def _load_tokenizer(vocab: str | Path, mode: Mode, do_lower_case: bool) -> Tokenizer:
     """The vocabulary; one that is no SentencePiece model says itself how it is used, unless it is
     to be cased."""
-    if mode in ("google", "hf") and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
+    if mode in SLOW_MODES and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
         return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
     return Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
 
@@ -216,7 +215,7 @@ def _settings(
         "unicode": unicodedata.unidata_version,
     }
     name = vocabulary_name(tokenizer.path)
-    if tokenizer.mode in ("hf-fast", "wordpiece"):
+    if tokenizer.mode not in SLOW_MODES:
         made_with["tokenizers"] = version("tokenizers")
     for piece in pieces:
         if piece.kind == "docs":
@@ -365,7 +364,8 @@ def _copy_vocabulary(tokenizer: Tokenizer, place: Place) -> None:
 
 def _clean(place: Place) -> None:
     """Leaves finished units only, or nothing at all where there is none."""
-    if "manifest.json" in place.entries():
+    entries = place.entries()
+    if "manifest.json" in entries:
         return
     finished = set(map(_unit_of, place.entries("progress"))) - {""}
     if finished:
@@ -373,7 +373,7 @@ def _clean(place: Place) -> None:
         return
     for folder in SPLITS:
         place.remove_folder(folder)
-    place.remove([name for name in VOCABULARIES if name in place.entries()])
+    place.remove([name for name in VOCABULARIES if name in entries])
     place.remove_folder("progress")  # last: with it, the rest is known for what it is
 
 

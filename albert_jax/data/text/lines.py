@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import re
@@ -42,6 +43,11 @@ class Reading:
             raise UserError(
                 f"sentences {self.sentences!r} is unknown; use auto, lines, split or wrapped"
             )
+
+    @property
+    def names_data_set(self) -> bool:
+        """Whether `format` names a data set, so that inputs are its splits and not files."""
+        return self.format not in ("text", "wiki")
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,24 @@ def _file_blocks(
     piece: Piece, counts: Counter[str], tick: Callable[[int], None]
 ) -> Iterator[bytes]:
     """`_blocks` of a file's piece; `tick` hears of bytes read from disk."""
+    with piece_reader(piece, tick) as read:
+        yield from _blocks(read, counts)
+
+
+@contextlib.contextmanager
+def piece_reader(piece: Piece, tick: Callable[[int], None]) -> Iterator[Callable[[int], bytes]]:
+    """Yields a function that reads up to so many bytes of a file's piece, unpacked, none at its
+    end; `tick` hears of bytes read from disk. It raises UserError for a damaged gz file."""
     ticked, remaining = piece.start, piece.end - piece.start
+    is_packed = piece.kind in ("gzip", "jsonl.gz")
     with open_file(piece.path) as raw:
         raw.seek(piece.start)
-        stream = gzip.GzipFile(fileobj=raw) if piece.kind == "gzip" else raw
+        stream = gzip.GzipFile(fileobj=raw) if is_packed else raw
 
         def read(size: int) -> bytes:
             nonlocal ticked, remaining
             try:
-                data = stream.read(size if piece.kind == "gzip" else min(size, remaining))
+                data = stream.read(size if is_packed else min(size, remaining))
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise UserError(
                     f"{piece.path} is a damaged gz file ({error}); fetch or make it again"
@@ -108,7 +123,7 @@ def _file_blocks(
                 ticked = raw.tell()
             return data
 
-        yield from _blocks(read, counts)
+        yield read
 
 
 def _blocks(read: Callable[[int], bytes], counts: Counter[str]) -> Iterator[bytes]:

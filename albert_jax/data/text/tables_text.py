@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from albert_jax.data.text.files import open_file
-from albert_jax.data.text.lines import BLOCK_BYTES, Piece
+from albert_jax.data.text.lines import BLOCK_BYTES, Piece, piece_reader
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten, shortened
@@ -119,23 +117,9 @@ def jsonl_texts(
 
 
 def _raw_lines(piece: Piece, tick: Callable[[int], None]) -> Iterator[bytes]:
-    held, ticked, remaining = b"", piece.start, piece.end - piece.start
-    is_packed = piece.kind == "jsonl.gz"
-    with open_file(piece.path) as raw:
-        raw.seek(piece.start)
-        stream: Any = gzip.GzipFile(fileobj=raw) if is_packed else raw
-        while True:
-            try:
-                data = stream.read(BLOCK_BYTES if is_packed else min(BLOCK_BYTES, remaining))
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise UserError(
-                    f"{piece.path} is a damaged gz file ({error}); fetch or make it again"
-                ) from None
-            if not data:
-                break
-            remaining -= len(data)
-            tick(raw.tell() - ticked)
-            ticked = raw.tell()
+    held = b""
+    with piece_reader(piece, tick) as read:
+        while data := read(BLOCK_BYTES):
             *lines, held = (held + data).split(b"\n") if b"\n" in data else [held + data]
             yield from lines
             if len(held) > _MOST_LINE:

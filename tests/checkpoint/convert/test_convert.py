@@ -40,6 +40,7 @@ from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_chec
 from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.config.model import MODELS, AlbertConfig
+from albert_jax.utils import progress
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import (
     OUTPUTS,
@@ -910,7 +911,9 @@ def test_an_export_that_fails_leaves_what_was_there(
 # -------------------------------------------------------------------------------------- network
 
 
-def test_an_archive_is_downloaded_over_https(original: Path, monkeypatch: Any) -> None:
+def test_an_archive_is_downloaded_over_https(
+    original: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = original.parent
     with tarfile.open(root / "small.tar.gz", "w:gz") as archive:
         archive.add(original, "albert_small")
@@ -921,9 +924,11 @@ def test_an_archive_is_downloaded_over_https(original: Path, monkeypatch: Any) -
         return (root / "small.tar.gz").open("rb")
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     address = "https://example.org/albert/small.tar.gz?download=1"
     convert(address, root / "ours")
     assert asked == [address]
+    assert re.search(r"^download: \S+B, \S+B/s$", capsys.readouterr().err, re.MULTILINE)
     assert params_of(root / "ours") == plain(made_up())
     assert "neither gs:// nor https://" in refused("ftp://example.org/x", root / "no")
     monkeypatch.undo()
