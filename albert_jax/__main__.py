@@ -2,9 +2,11 @@
 """`python -m albert_jax`, and the script `albert-jax`: the command line, with its signals handled
 from the first moment on, before anything slow is imported."""
 
+import gc
 import signal
 import sys
 
+from albert_jax.utils.collector import own_process
 from albert_jax.utils.errors import TryAgain
 from albert_jax.utils.interrupts import SIGNALS, watched
 
@@ -18,6 +20,7 @@ def main() -> int:
     A signal ends a command that can be started again with 75, others as shells report it, with 128
     and the signal's number; either way what was half-written is removed.
     """
+    own_process()
     resumable = sys.argv[1:2] != [] and sys.argv[1] in RESUMABLE
 
     def status(number: int) -> int:
@@ -29,6 +32,7 @@ def main() -> int:
         done = cli.main()
     for number in SIGNALS:  # what is done is done: a late signal must not change the status
         signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # the interpreter's last collections would go through all of JAX
     return done
 
 
