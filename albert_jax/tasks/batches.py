@@ -4,6 +4,7 @@ after another. Nearly all pads are left out either way, by sorting by length or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
@@ -121,10 +122,15 @@ def _few_counts(count: int, unit: int) -> int:
 
 
 def evaluation_batches(
-    rows: Sequence[FeatureRow], *, longest: int, tokens: int, pack: int = 0
+    rows: Sequence[FeatureRow],
+    *,
+    longest: int,
+    tokens: int,
+    pack: int = 0,
+    padding: float = math.inf,
 ) -> Iterator[tuple[list[int], Arrays]]:
     """Every row once, in batches of about `tokens` tokens: (their indices, arrays without targets
-    but p_mask). With `pack` they share rows of so many tokens, and the indices are those of the
+    but p_mask). `padding` is as in `plan_batches`. With `pack` they share rows of so many tokens, and the indices are those of the
     slots, row by row, -1 where one is empty."""
     if pack:
         yield from _packed_batches(rows, longest=longest, tokens=tokens, length=pack)
@@ -134,7 +140,10 @@ def evaluation_batches(
         groups.setdefault(len(row.ids), []).append(index)
     for choices, indices in groups.items():
         lengths = [rows[i].length for i in indices]
-        for batch in plan_batches(lengths, longest=longest, tokens=max(tokens // choices, 1)):
+        batches = plan_batches(
+            lengths, longest=longest, tokens=max(tokens // choices, 1), padding=padding
+        )
+        for batch in batches:
             chosen = [indices[i] for i in batch.rows]
             arrays = collate([rows[i] for i in chosen], batch.length, targets=False)
             masks: list[Mapping[str, np.ndarray]] = [rows[i].targets for i in chosen]
