@@ -130,8 +130,8 @@ def evaluation_batches(
     padding: float = math.inf,
 ) -> Iterator[tuple[list[int], Arrays]]:
     """Every row once, in batches of about `tokens` tokens: (their indices, arrays without targets
-    but p_mask). `padding` is as in `plan_batches`. With `pack` they share rows of so many tokens, and the indices are those of the
-    slots, row by row, -1 where one is empty."""
+    but p_mask). `padding` is as in `plan_batches`. With `pack` they share rows of so many tokens,
+    and the indices are those of the slots, row by row, -1 where one is empty."""
     if pack:
         yield from _packed_batches(rows, longest=longest, tokens=tokens, length=pack)
         return
