@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import secrets
@@ -44,8 +45,9 @@ def appearing_whole(dest: Path) -> Iterator[Path]:
     """Yields a folder to write into, which becomes `dest` at the end, or nothing where an error is
     raised.
 
-    A folder that is at `dest` is replaced. Raises UserError where another process is writing it,
-    and for a disk that does not take it.
+    A folder that is at `dest` is replaced; on Linux's own file systems a reader finds the old one
+    or the new one at every moment. Raises UserError where another process is writing it, and for a
+    disk that does not take it.
     """
     dest = dest.resolve()
     busy = f"{dest} is being written by {{owner}}; wait for it, or name another place"
@@ -60,9 +62,10 @@ def appearing_whole(dest: Path) -> Iterator[Path]:
             try:
                 new.mkdir()
                 yield new
-                if dest.exists():
-                    dest.rename(old)
-                new.rename(dest)
+                if not (dest.exists() and _exchange(new, dest)):
+                    if dest.exists():
+                        dest.rename(old)
+                    new.rename(dest)
             finally:
                 _tidy(dest)
     except OSError as error:
@@ -83,6 +86,17 @@ def scratch_folder() -> Iterator[Path]:
             yield folder
         finally:
             remove()
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two names in one step, so that no moment is without either; returns False, with
+    nothing done, where the system or the file system cannot (macOS, NFS, FUSE)."""
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's <fcntl.h> and <stdio.h>
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
+        return False
+    return renameat2(here, bytes(one), here, bytes(other), exchange) == 0
 
 
 def _tidy(dest: Path) -> None:
