@@ -6,7 +6,7 @@ first used, so that `import albert_jax` and `albert-jax --help` are instant. The
 kinds of their arguments: UserError for a wrong one.
 """
 
-__version__ = "0.1.0"  # before the imports: any module may import it
+__version__ = "0.2.0"  # before the imports: any module may import it
 
 import importlib
 import inspect
