@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax import export as jax_export
 
 from albert_jax.checkpoint.integrity import named_leaves, nest
@@ -139,7 +140,7 @@ def _head_program(albert: Albert, ids: Mapping[str, str], constraints: list[str]
         shapes["p_mask"] = "B, S"
         constraints = [*constraints, f"S >= {BEAM}"]
 
-    def predict(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
+    def predict(params: Mapping[str, Any], *inputs: Any) -> dict[str, Array]:
         batch = dict(zip(shapes, inputs, strict=True))
         return head_outputs(model, for_task(nest(params)), batch)
 

@@ -48,7 +48,7 @@ def forward(
 
 def _with_intermediates(
     model: AlbertForPretraining, params: Mapping[str, Any], *inputs: Array
-) -> tuple[PretrainingOutput, dict[str, Any]]:
+) -> tuple[PretrainingOutput, Mapping[str, Any]]:
     """Return the model's output and the encoder's intermediates, by the modules that sow them."""
     with jax.default_matmul_precision("highest"):
         output, sown = model.apply({"params": params}, *inputs, mutable="intermediates")

@@ -11,6 +11,7 @@ Parameters, LayerNorm, softmax and logits are float32; matmuls and activations r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -36,7 +37,7 @@ from albert_jax.models.lowering import Lowering
 from albert_jax.models.packing import Packing
 from albert_jax.models.parameter import parameter
 
-REMAT_POLICIES: dict[str, Any] = {
+REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "full": None,  # keep only each layer's input
     # Keep matmul outputs, but not attention's, which grow with the square of the length.
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

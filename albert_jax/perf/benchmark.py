@@ -50,6 +50,7 @@ from albert_jax.training.memory import (
     resident_peak_bytes,
 )
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.malloc import give_back_large_buffers
 from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.results import Rows
@@ -155,7 +156,7 @@ def _axis(point: str) -> tuple[str, list[Any]]:
         raise UserError(f"sweep {point!r} must give {numbers}") from None
 
 
-def _described(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:
+def _described(config: BenchmarkConfig, settings: PretrainConfig) -> JsonObject:
     """Return the fields of a result that say what was measured, and by which code."""
     made_with = {"store": settings.store, "commit": commit(), "versions": versions()}
     return setting_of(config, settings) | made_with

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Targets,
     Task,
     best_label,
     gold_labels,
@@ -230,11 +231,13 @@ class GlueTask(Task):
     ) -> list[Features]:
         """One row. classifier_utils.py:506-608."""
         ids, segments = pair_features(tokenizer, example.texts, max_seq_length)
-        targets: dict[str, Any] = {}
+        targets: Targets = {}
         if example.label is not None:
             label = example.label
             targets["labels"] = (
-                label_index(self.labels, label, example.place) if self.labels else label
+                label_index(self.labels, label, example.place)
+                if self.labels
+                else cast("float", label)
             )
         return [Features(index, ids, segments, targets)]
 
