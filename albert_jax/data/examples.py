@@ -117,16 +117,16 @@ class PretrainingSource:
         *,
         seed: int,
         starts_word: np.ndarray,
-        vocab_size: int,
         special: SpecialIds = ALBERT_IDS,
         shuffle: bool = True,
     ):
-        """`starts_word` bool[V] is `masking.word_starts`; raises UserError for an empty store.
+        """`starts_word` bool[V] is `masking.word_starts`, one for each piece; raises UserError for
+        an empty store.
 
         With `shuffle=False` the rows of an epoch come in the order of the text.
         """
         self.store, self.config, self.seed, self.shuffle = store, config, seed, shuffle
-        self._masker = Masker(config, starts_word, vocab_size, special)
+        self._masker = Masker(config, starts_word, special)
         counts = [len(shard.document_starts) - 1 for shard in store.shards]
         self._first_document = np.cumsum([0, *counts]).tolist()
         self._epoch_ends = [0]

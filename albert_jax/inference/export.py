@@ -110,13 +110,15 @@ def _functions(albert: Albert, top_k: int) -> dict[str, Program]:
     constraints = [f"S <= {albert.config.max_position_embeddings}"]
 
     def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
-        sequence_BSH, pooled_BH = functions.encode(model, nest(params), *inputs, layer=blocks)
+        sequence_BSH, pooled_BH = functions.encode(
+            model, nest(params), functions.Inputs(*inputs), layer=blocks
+        )
         output = {"sequence": sequence_BSH, "pooled": pooled_BH}
         return {name: x for name, x in output.items() if x is not None}
 
     def fill_mask(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
         scores, tokens = functions.fill_mask(
-            model, nest(params), *inputs, top_k=top_k, pieces=albert.pieces
+            model, nest(params), functions.Inputs(*inputs), top_k=top_k, pieces=albert.pieces
         )
         return {"scores": scores, "tokens": tokens}
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from albert_jax.config.perf import BenchmarkConfig
 from albert_jax.config.run import PretrainConfig
-from albert_jax.data.loader import make_dataset
+from albert_jax.data.loader import Draw, make_dataset
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.distributed.placement import (
     Placement,
@@ -291,8 +291,7 @@ def _placed(
 def _dataset(settings: PretrainConfig) -> Any:
     train = settings.train
     return make_dataset(
-        source_of(settings),
-        batch_size=train.batch_size,
+        Draw(source_of(settings), train.batch_size),
         threads=train.data_threads,
         workers=train.data_workers,
     )

@@ -34,10 +34,12 @@ from albert_jax.tasks.base import (
 )
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.tables import (
+    Columns,
     Row,
     csv_rows,
     find_file,
     hub_rows,
+    irregular_tsv_rows,
     json_rows,
     tfds_rows,
     tsv_rows,
@@ -155,14 +157,12 @@ class GlueTask(Task):
         if read is csv_rows:
             return path, csv_rows(lines, name, needed, others=others)
         is_test = split.startswith("test")
-        return path, tsv_rows(
-            lines,
-            name,
-            needed,
-            others=others,
+        wanted = Columns(
+            (needed, *others),
             without_header=() if is_test else self.without_header,
             leave_out_short=self.leave_out_short and not is_test,
         )
+        return path, irregular_tsv_rows(lines, name, wanted)
 
     def _columns(self, *, has_labels: bool) -> list[tuple[str, ...]]:
         """The columns that a file needs, by the official names or by TFDS's and the hub's."""
