@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -27,6 +27,12 @@ from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.sections import Destination
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import json_line, say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from albert_jax.inference.finetuned import AnswerSettings
+    from albert_jax.utils.json_values import JsonObject
 
 T = TypeVar("T")
 
@@ -298,7 +304,7 @@ class _Answering(Command):
     dtype: Dtype = "float32"
     """Of matmuls and activations."""
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> AnswerSettings:
         """Return how the model is to answer, but for the task."""
         return {
             "max_seq_length": self.max_seq_length,
@@ -461,13 +467,14 @@ class Predict(_Answering):
         from albert_jax.inference.predict import predict_file, predict_split
 
         _keep_programs()
-        settings = {"task": self.task, **self._settings()}
+        settings = self._settings()
         if self.input is not None:
             dest = self.output or "-"
             predict_file(
                 self.model,
                 self.input,
                 dest,
+                task=self.task,
                 input_format=self.input_format,
                 skip_bad=self.skip_bad,
                 **settings,
@@ -475,7 +482,12 @@ class Predict(_Answering):
             return
         assert self.data is not None
         for file in predict_split(
-            self.model, self.data, split=self.split, output=self.output, **settings
+            self.model,
+            self.data,
+            task=self.task,
+            split=self.split,
+            output=self.output,
+            **settings,
         ):
             print(file)
 
@@ -593,11 +605,11 @@ class Encode(_OnTexts):
             print(self.output)
 
 
-def _print_vectors(texts: Sequence[str], arrays: dict[str, Any]) -> None:
+def _print_vectors(texts: Sequence[str], arrays: dict[str, np.ndarray]) -> None:
     """Print a line of JSON for each text, without the vectors of its padding."""
     mask_BS = arrays.pop("mask")
     for row, text in enumerate(texts):
-        found: dict[str, Any] = {"text": text}
+        found: JsonObject = {"text": text}
         for name, array in arrays.items():
             own = array[row, : mask_BS[row].sum()] if array.ndim == 3 else array[row]
             found[name] = own.tolist()
@@ -916,7 +928,7 @@ class Estimate(Command):
             results = estimate.find_batch(self.config)
             lines = estimate_report.batches(results)
             fastest = min(results, key=lambda r: r.ms_per_sequence_per_chip or float("inf"))
-            figures: dict[str, Any] = fastest | {"results": results}
+            figures: JsonObject = fastest | {"results": results}
         else:
             estimated = estimate.estimate(self.config)
             lines = estimate_report.estimate_lines(estimated)
@@ -964,7 +976,7 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
     return [given_text(text) for text in given] if file is None else read_texts(file)
 
 
-def _print_figures(lines: str, figures: dict[str, Any] | None) -> None:
+def _print_figures(lines: str, figures: JsonObject | None) -> None:
     """Print lines for people; or JSON alone, on one line, and the lines to stderr."""
     if figures is None:
         print(lines)

@@ -10,6 +10,7 @@ import bisect
 import dataclasses
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -160,7 +161,7 @@ class AlbertConfig:
         return config
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], path: Path) -> tuple[AlbertConfig, str]:
+    def from_dict(cls, values: Mapping[str, Any], path: Path) -> tuple[AlbertConfig, str]:
         """A file's values and which kind of file they are; `path` is for errors, as `from_json`."""
         is_transformers = (
             "model_type" in values or "architectures" in values or "transformers_version" in values

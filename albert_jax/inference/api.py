@@ -187,7 +187,7 @@ class Albert:
 
         def call(params: Any, *inputs: Any, **others: Any) -> Any:
             params = functions.turned(params) if self._on_cpu else params
-            return function(model, params, *inputs, **others, **settings)
+            return function(model, params, functions.Inputs(*inputs), **others, **settings)
 
         return jax.jit(call, static_argnames=static)
 

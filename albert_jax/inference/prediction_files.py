@@ -7,14 +7,13 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from albert_jax.config.model_names import name_of
 from albert_jax.data.prepare.storage import existing_folder
 from albert_jax.inference.early_exit import passes_line
 from albert_jax.inference.finetuned import FineTuned, is_finite
 from albert_jax.tasks import RawExample, Task
-from albert_jax.tasks.base import TFDS
+from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.long_texts import length_lines, pooled
 from albert_jax.tasks.split_features import features_of
 from albert_jax.utils.atomic import require_apart, writing
@@ -25,7 +24,7 @@ from albert_jax.utils.streams import say
 
 def predictions_of(
     fine_tuned: FineTuned, examples: list[RawExample], split: str
-) -> tuple[dict[str, Any], int]:
+) -> tuple[Predictions, int]:
     """Returns the predictions for a split by id, and how many of its examples were cut, which is
     said on stderr too. Raises UserError where the model's outputs for one are not finite."""
     task = fine_tuned.task
@@ -77,7 +76,7 @@ def write_files(
     folder: Path,
     data: str | Path,
     examples: Sequence[RawExample],
-    predictions: dict[str, Any],
+    predictions: Predictions,
 ) -> list[Path]:
     """Writes the task's official files, each of which appears whole, and returns them. Raises
     UserError where one would replace the data, and for a disk that does not take them."""

@@ -102,7 +102,7 @@ class SweepPoint(Result):
     """One setting of a sweep: `change` is what was varied, and either it was measured or `error`
     says why it does not fit. In JSON the three are one object."""
 
-    change: dict[str, Any]
+    change: JsonObject
     measured: BenchmarkResult | None = None
     error: str | None = None
 

@@ -37,6 +37,11 @@ class RawExample:
     place: str = field(default="", compare=False, repr=False)
 
 
+Target = int | float | list[int] | list[float]
+Targets = dict[str, Target]
+"""What a head's loss reads of a row, by name."""
+
+
 @dataclass(frozen=True)
 class Features:
     """One row of the model's input, without padding.
@@ -49,7 +54,7 @@ class Features:
     example: int
     input_ids: list[Any]
     segment_ids: list[Any]
-    targets: Mapping[str, Any] = field(default_factory=dict)
+    targets: Mapping[str, Target] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -95,20 +95,24 @@ def tsv_rows(
     needed: Sequence[str] = (),
     *,
     others: Sequence[Sequence[str]] = (),
-    without_header: Sequence[str] = (),
-    leave_out_short: bool = False,
     hint: Hint = no_hint,
     keep_errors: bool = False,
 ) -> Iterator[Any]:
     """Yield the rows of a tab-separated file, whose quotes are plain text (csv.QUOTE_NONE).
 
-    The first row names the columns, which must include `needed`, or else one of `others`; where it
-    has none of `without_header`, those are the names and it is a row like the others.
-    `leave_out_short`: rows of another width are counted on stderr.
+    The first row names the columns, which must include `needed`, or else one of `others`.
     """
-    rows = ((number, line.split("\t")) for number, line in lines if line.strip(" "))
-    wanted = _Columns((needed, *others), hint, tuple(without_header), leave_out_short)
-    return _by_column(name, rows, wanted, keep_errors=keep_errors)
+    wanted = Columns((needed, *others), hint)
+    return _by_column(name, _tsv_cells(lines), wanted, keep_errors=keep_errors)
+
+
+def irregular_tsv_rows(lines: Iterable[Line], name: str, wanted: Columns) -> Iterator[Any]:
+    """Yield the rows of a tab-separated file that may lack a header, or a part of its rows."""
+    return _by_column(name, _tsv_cells(lines), wanted, keep_errors=False)
+
+
+def _tsv_cells(lines: Iterable[Line]) -> Iterator[tuple[int, list[str]]]:
+    return ((number, line.split("\t")) for number, line in lines if line.strip(" "))
 
 
 def csv_rows(
@@ -123,7 +127,7 @@ def csv_rows(
     """Yield the rows of a comma-separated file, a cell with commas, quotes or new lines in double
     quotes. Columns are named as for `tsv_rows`."""
     cells = _csv_cells(lines, name)
-    return _by_column(name, cells, _Columns((needed, *others), hint), keep_errors=keep_errors)
+    return _by_column(name, cells, Columns((needed, *others), hint), keep_errors=keep_errors)
 
 
 def _csv_cells(lines: Iterable[Line], name: str) -> Iterator[tuple[int, list[str]]]:
@@ -161,12 +165,16 @@ def _csv_fault(error: csv.Error) -> str:
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """What `tsv_rows` and `csv_rows` were asked of a table's columns; `needed` are the sets of
-    which it must have one."""
+class Columns:
+    """What is asked of a table's columns.
+
+    `needed` are the sets of names of which it must have one. Where the first row has none of
+    `without_header`, those are the names and it is a row like the others. `leave_out_short`: rows
+    of another width are counted on stderr.
+    """
 
     needed: Sequence[Sequence[str]]
-    hint: Hint
+    hint: Hint = no_hint
     without_header: tuple[str, ...] = ()
     leave_out_short: bool = False
 
@@ -174,7 +182,7 @@ class _Columns:
 def _by_column(
     name: str,
     rows: Iterator[tuple[int, list[str]]],
-    wanted: _Columns,
+    wanted: Columns,
     *,
     keep_errors: bool,
 ) -> Iterator[RowOrError]:

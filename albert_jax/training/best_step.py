@@ -21,12 +21,13 @@ from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.tasks import Features, Task
+from albert_jax.tasks.base import Predictions
 from albert_jax.tasks.long_texts import pooled
 from albert_jax.tasks.scores import LOSS, Scores, goodness, line_of
 from albert_jax.tasks.split_features import SplitFeatures
 from albert_jax.training.finetune_setup import FinetuneSetup
 from albert_jax.training.lora import LORA, merged, write_adapter
-from albert_jax.utils.json_values import finite
+from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.provenance import without_credentials
 
@@ -55,7 +56,7 @@ class Judged(NamedTuple):
     """What dev says of some parameters."""
 
     metrics: dict[str, float]
-    predictions: dict[str, Any]
+    predictions: Predictions
     task: Task
     """The task with what it learnt of dev, such as thresholds."""
 
@@ -169,7 +170,7 @@ class BestStep:
         )
 
 
-def _long_of(config: FinetuneConfig) -> dict[str, Any]:
+def _long_of(config: FinetuneConfig) -> JsonObject:
     """What a manifest says of long texts, where they are not cut."""
     kept = {"long": config.long, "stride": config.stride} if config.long != "cut" else {}
     return {name: value for name, value in kept.items() if value is not None}

@@ -43,7 +43,7 @@ from albert_jax.training.finetune_results import Baseline
 from albert_jax.training.first_values import with_positions
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_values import json_sha256
+from albert_jax.utils.json_values import JsonObject, json_sha256
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.streams import say
 
@@ -340,9 +340,7 @@ def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) ->
     return params, "; ".join(words)
 
 
-def finetuning_identity(
-    config: FinetuneConfig, prepared: FinetuneSetup, seed: int
-) -> dict[str, Any]:
+def finetuning_identity(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> JsonObject:
     """Return what a run must share with the checkpoint that it resumes: weights, examples,
     updates."""
     settings = to_dict(config)

@@ -24,7 +24,7 @@ from jax import Array
 
 from albert_jax.checkpoint.convert.hf_names import hf_names
 from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
-from albert_jax.checkpoint.integrity import named_leaves, nest
+from albert_jax.checkpoint.integrity import ArrayTree, named_leaves, nest
 from albert_jax.config.model import AlbertConfig
 from albert_jax.training.optimizer import path_name
 
@@ -41,7 +41,7 @@ _PEFT_TASKS = {
 }
 
 
-def with_adapter(params: Mapping[str, Any], rank: int, key: Array) -> dict[str, Any]:
+def with_adapter(params: Mapping[str, Any], rank: int, key: Array) -> ArrayTree:
     """Return the parameters with an adapter of that rank among them, which changes nothing yet.
 
     For each kernel [inputs, outputs] that it is for, it has `down` [inputs, rank], drawn with a

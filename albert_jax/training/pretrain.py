@@ -348,8 +348,7 @@ def _run_of(
         step_at=lambda batch: steps.at(batch).step,
         batches=partial(
             examples.batches,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process=(jax.process_index(), jax.process_count()),
             threads=config.train.data_threads,
             workers=config.train.data_workers,
         ),

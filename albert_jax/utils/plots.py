@@ -145,7 +145,7 @@ def legend(axis: Any) -> None:
 def legend_below(figure: Any, axes: Sequence[Any], title: str | None = None) -> None:
     """Explain the lines of several panels once, below them all, and make the figure higher by as
     much as that takes."""
-    entries: dict[str, Any] = {}
+    entries: dict[str, object] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)

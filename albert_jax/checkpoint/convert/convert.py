@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict, cast
 
 import msgspec
 
@@ -119,8 +119,11 @@ def convert(
             found = _read_model_directory(path, with_optimizer)
         else:
             found = _read_source(path, config, head, with_optimizer)
-        asked = {"mode": mode, "do_lower_case": do_lower_case}
-        asked = {key: value for key, value in asked.items() if value is not None}
+        asked: _SomeTextSettings = {}
+        if mode is not None:
+            asked["mode"] = mode
+        if do_lower_case is not None:
+            asked["do_lower_case"] = do_lower_case
         vocabulary = None if no_vocab else _choose_vocabulary(found, vocab, asked)
         inventory = _inventory(origin.origin, found, vocabulary, str(dest), to)
         _print(inventory)
@@ -201,7 +204,15 @@ class _Found:
     settings: TextSettings
     hf: HfTokenizer | None  # what the files of a transformers folder say
     notes: list[str]
-    provenance: dict[str, Any] = field(default_factory=dict)  # of a model directory
+    provenance: JsonObject = field(default_factory=dict)  # of a model directory
+
+
+class _SomeTextSettings(TypedDict, total=False):
+    """Those of `TextSettings` that the user or a source gives."""
+
+    mode: Mode
+    do_lower_case: bool
+    keep_accents: bool
 
 
 class _Provenance(TypedDict, total=False):
@@ -273,7 +284,7 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
 
 
 def _choose_vocabulary(
-    found: _Found, given: str | Path | None, asked: dict[str, Any]
+    found: _Found, given: str | Path | None, asked: _SomeTextSettings
 ) -> Path | None:
     """The vocabulary's file, the user's or the source's; notes what the user should know, and sets
     the settings. `asked` has the user's.
@@ -319,13 +330,12 @@ def _choose_vocabulary(
     return tokenizer.path
 
 
-def _settings_for(found: _Found, vocabulary: Path, choice: Choice | None) -> dict[str, Any]:
+def _settings_for(found: _Found, vocabulary: Path, choice: Choice | None) -> _SomeTextSettings:
     """How the source says that text is cleaned for a vocabulary, its own or another."""
-    settings = dict(found.settings)
-    if found.hf is not None:
-        settings = {**found.hf.settings_of(vocabulary)}
+    theirs = found.settings if found.hf is None else found.hf.settings_of(vocabulary)
+    settings: _SomeTextSettings = {**theirs}
     if choice is not None:
-        settings["mode"] = choice.mode
+        settings["mode"] = cast("Mode", choice.mode)  # or else Tokenizer.load refuses it
     elif vocabulary.suffix in (".json", ".txt"):
         del settings["mode"]  # it says itself what it is
     return settings
