@@ -23,9 +23,11 @@ Self = TypeVar("Self", bound="ModelSizes")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Description(Result):
-    """What `info` tells of a path; a subclass for each kind has what there is to know of it.
+    """Describe a path; a subclass for each kind of path has its own fields.
 
-    `kind` is model, configuration, token store or recipe, `path` is as it was given.
+    Attributes:
+        kind: model, configuration, token store or recipe.
+        path: the path as it was given.
     """
 
     kind: str
@@ -33,6 +35,7 @@ class Description(Result):
 
     @classmethod
     def from_json(cls: type[Any], document: Mapping[str, Any]) -> Any:
+        """Return the description that a JSON object holds, of the subclass that its kind names."""
         if cls is Description:
             return _kind_of(document).from_json(document)
         return super().from_json(document)

@@ -28,14 +28,23 @@ FEW_TOKENS = 16 * 512  # at a time keep a chip busy, docs/tpu.md
 
 
 def info(path: str | Path, *, store: str | None = None) -> Description:
-    """Describe a model, work directory, token store, configuration file or recipe, as the command.
+    """Describe a model, a work directory, a token store, a configuration file or a recipe.
 
     Args:
-        path: a directory or file, or for a recipe FILE.py:key=value,….
-        store: of a recipe for pretraining, the token store whose passes are counted.
+        path: a directory, a file, a model's name, or a recipe as FILE.py:key=value,….
+        store: for a pretraining recipe, the token store whose passes are counted.
+
+    Returns:
+        What `albert-jax info` prints, with a field for each figure.
 
     Raises:
-        UserError: for what is damaged, for anything else, and for a `store` beside anything else.
+        UserError: if the path is damaged or is nothing of these, or `store` is given beside
+            anything but a pretraining recipe.
+
+    Examples:
+        >>> import albert_jax
+        >>> albert_jax.info("mini").parameters
+        3071042
     """
     return with_plan(describe_path(path), store)
 

@@ -21,12 +21,23 @@ from albert_jax.utils.wording import did_you_mean
 
 @checked
 def load_recipe(spec: str) -> Any:
-    """Returns `get_config(key=value, …)` of a recipe named as `file.py` or
-    `file.py:key=value,key=value`.
+    """Return the configuration that a recipe makes.
 
-    Values are Python literals (`1e-4`, `True`, `None`) or, failing that, strings. Raises UserError
-    for a missing file, one without `get_config`, a key that get_config does not take (the nearest
-    is named), and for whatever the recipe itself raises, with its line.
+    Args:
+        spec: `FILE.py` or `FILE.py:key=value,key=value`. The values are Python literals (`1e-4`,
+            `True`, `None`) or else strings, and become the arguments of the recipe's `get_config`.
+
+    Returns:
+        What `get_config` returns: a `PretrainConfig` or a `FinetuneConfig`.
+
+    Raises:
+        UserError: if the file is missing, has no `get_config`, or `get_config` does not take a key
+            or raises an exception. The error names the nearest key, or the recipe's line.
+
+    Examples:
+        >>> import albert_jax
+        >>> albert_jax.load_recipe("configs/python_docs.py:steps=100").train.steps
+        100
     """
     path, _, arguments = spec.partition(":")
     if not Path(path).is_file():

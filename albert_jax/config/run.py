@@ -24,7 +24,7 @@ from albert_jax.utils.errors import UserError
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Everything `albert-jax pretrain` needs."""
+    """Set everything that `albert-jax pretrain` needs."""
 
     model: AlbertConfig = field(default_factory=lambda: MODELS["base-v2"])
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -64,7 +64,7 @@ class PretrainConfig:
 
     @property
     def stages(self) -> Stages:
-        """The stages that the schedules divide the run into; UserError for one that is none."""
+        """The stages of the run, from the schedules; raises UserError for a wrong one."""
         return stages_of(self.train, self.examples, self.model.num_hidden_layers)
 
     def __post_init__(self) -> None:
@@ -117,7 +117,10 @@ def _check_stages(config: PretrainConfig) -> None:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Everything `albert-jax finetune` needs; configs/ has the paper's settings for each task."""
+    """Set everything that `albert-jax finetune` needs.
+
+    configs/ has the paper's settings for each task.
+    """
 
     task: str = "sst2"
     """A name of albert_jax.TASKS."""
@@ -289,5 +292,5 @@ class FinetuneConfig:
 
     @property
     def window(self) -> int:
-        """Batches that are sorted by length together: packed, a batch does well to mix lengths."""
+        """The number of batches that are sorted by length together; 1 with `pack`."""
         return 1 if self.pack else self.length_window

@@ -22,7 +22,7 @@ SCHEDULES = ("depth", "length", "batch_ramp", "masking", "sop_weight")
 
 @dataclass(frozen=True)
 class ExamplesConfig:
-    """How pretraining examples are drawn; every default is create_pretraining_data.py's."""
+    """Set how pretraining examples are drawn; the defaults are create_pretraining_data.py's."""
 
     objective: Literal["sop", "nsp", "none"] = "sop"
     """Second objective: sentence order, next sentence (the original's --random_next_sentence), or
@@ -81,7 +81,7 @@ class ExamplesConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """What run_pretraining.py's flags set; defaults are its defaults."""
+    """Set what the flags of run_pretraining.py set; defaults are its defaults."""
 
     name: Literal["lamb", "adamw", "optax_lamb", "optax_adamw", "muon"] = "lamb"
     """ALBERT's LAMB; ALBERT's AdamW; optax.lamb (bias-corrected, a trust ratio for every tensor);
@@ -133,7 +133,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """When a run is held to have gone wrong, and what is done then."""
+    """Set when a run counts as diverged or stuck, and what happens then."""
 
     spike: float = 2.0
     """Nats above the median of the last `window` losses that make a spike; 0 turns spikes off."""
@@ -155,7 +155,7 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop."""
+    """Set the length of a run, its batches, and when it logs, evaluates and saves."""
 
     steps: int = 125_000
     """Optimizer updates."""

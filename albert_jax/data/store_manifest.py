@@ -166,19 +166,25 @@ SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedStore(Result):
-    """What `prepare` made: a store's manifest, which is its JSON object."""
+    """Hold what `prepare` made; its JSON object is that of the store's manifest.
+
+    Attributes:
+        manifest: the contents of manifest.json.
+    """
 
     manifest: StoreManifest
 
     def to_json(self) -> dict[str, Any]:
+        """Return the manifest's JSON object."""
         return self.manifest.to_json()
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> PreparedStore:
+        """Return the store whose manifest is this JSON object."""
         return cls(manifest=msgspec.convert(document, StoreManifest))
 
     def shown(self) -> Mapping[str, Any]:
-        """Return the vocabulary, and how much each split holds."""
+        """Return the vocabulary, and the size of each split."""
         splits: dict[str, Any] = {}
         for name in SPLITS:
             values = dataclasses.asdict(self.manifest.split(name))

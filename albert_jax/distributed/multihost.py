@@ -47,9 +47,17 @@ SAME_SIGNAL = 1.0  # seconds in which a second signal is the first once more
 
 @dataclass(frozen=True)
 class Launch:
-    """How a process finds the others; what is not given is the cluster's to know.
+    """Set how a process finds the other processes of a run.
 
-    Cloud TPU, GKE, SLURM, Open MPI and Kubernetes tell JAX all three; elsewhere all are needed.
+    Cloud TPU, GKE, SLURM, Open MPI and Kubernetes provide `coordinator`, `processes` and `process`.
+    Elsewhere all three are needed.
+
+    Attributes:
+        coordinator: HOST:PORT of process 0.
+        processes: the number of processes, at least 2.
+        process: the number of this process, from 0.
+        start_timeout: seconds in which all processes must start.
+        peer_timeout: seconds without a sign of life after which a process counts as dead.
     """
 
     coordinator: str | None = None  # host:port of process 0

@@ -60,14 +60,26 @@ def export_serving(
     depth: int | None = None,
     compute: ComputeConfig | None = None,
 ) -> Path:
-    """Writes the programs of a model directory to a new folder, checked against `forward`.
+    """Write a model's programs to a new folder, checked against `Albert.forward`.
 
-    Programs take params.npz as a dict and i32[B, S] arrays, fill_mask also masked positions
-    i32[B, P], and predict of the span_v2 head p_mask f32[B, S]; they return a dict: encode
-    "sequence" f32[B, S, H] (zeros at padding) and "pooled" f32[B, H], fill_mask "scores"
-    f32[B, P, top_k] and "tokens" i32[B, P, top_k], predict what `tasks.base.Task.predictions` takes
-    of its head (multiple choice takes i32[B, C, S]). Raises UserError
-    where something is at `dest` already and for a model whose outputs are not finite.
+    Each program takes the arrays of params.npz as a dict, then i32[B, S] arrays (multiple choice:
+    i32[B, C, S]). `fill_mask` also takes masked positions i32[B, P], and `predict` of the span_v2
+    head takes p_mask f32[B, S]. Each returns a dict. `encode`: "sequence" f32[B, S, H], zeros at
+    padding, and "pooled" f32[B, H]. `fill_mask`: "scores" f32[B, P, top_k] and "tokens" i32[B, P,
+    top_k]. `predict`: the head's outputs, which `tasks.base.Task.predictions` takes.
+
+    Args:
+        model: a model directory.
+        dest: the folder to write, which must not exist.
+        top_k: pieces that `fill_mask` returns for each masked position.
+        depth: how often the shared layer runs; unset, as often as the configuration says.
+        compute: how the programs compute; unset, in float32.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        UserError: if `dest` exists, or the model's outputs are not finite.
     """
     source = require_model_directory(model)
     if importlib.util.find_spec("flatbuffers") is None:

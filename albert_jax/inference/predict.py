@@ -68,19 +68,30 @@ def predict(
     stride: int | None = None,
     exit: str | None = None,
 ) -> Iterator[Answer | NoAnswer]:
-    """Answers to `inputs`, one by one as they come, in their order.
+    """Answer inputs one by one, in their order, as the answers become ready.
 
-    An input has the task's texts by their names (README), and may have an "id". An answer has "id"
-    and "prediction", and what else `Answer` says; to questions on a context it is a `SpanAnswer`.
-    With `pack` short inputs share rows of that many tokens. A text longer than a row is cut
-    (`long` "cut"), an error ("refuse"), or read in windows whose logits are averaged ("windows"),
-    each `stride` tokens after the one before; unset: as in fine-tuning. With `exit` each input is
-    answered alone, after fewer passes where N in a row have not changed the answer ("patience=N")
-    or where it has the probability P ("confidence=P"); the answer's "passes" says how many.
+    Args:
+        model: a model directory.
+        inputs: mappings with the task's texts by name, as in docs/python.md; "id" is optional.
+        task: the task to answer; unset, the one that the model was fine-tuned for.
+        max_seq_length: tokens in a row; unset, as in fine-tuning.
+        doc_stride: tokens from the start of one SQuAD window to the next; unset, as in fine-tuning.
+        compute: how this machine computes; unset, in float32.
+        pack: tokens of a row that short inputs share; 0 gives each input its own row.
+        skip_bad: give an input that cannot be answered a `NoAnswer`, and continue with the others.
+        long: what to do with a text longer than a row: "cut" leaves out its end, "refuse" is an
+            error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
+        stride: tokens from the start of one of these windows to the next; unset, as in fine-tuning.
+        exit: stop after fewer passes, each input alone: "patience=N" when N passes in a row do not
+            change the answer, "confidence=P" when the answer has probability P. The answer's
+            `passes` is their number.
 
-    Raises UserError for a model that was not fine-tuned, and for an input that lacks a text or that
-    the model has no finite answer to; with `skip_bad` such an input has a `NoAnswer` and the others
-    follow.
+    Returns:
+        An iterator over an `Answer` for each input, a `SpanAnswer` for questions about a context.
+
+    Raises:
+        UserError: if the model was not fine-tuned. Without `skip_bad`, also if an input lacks a
+            text or the model's output for it is not finite.
     """
     if isinstance(inputs, str | bytes | Mapping):
         raise UserError(
@@ -373,15 +384,27 @@ def predict_file(
     skip_bad: bool = False,
     **settings: Unpack[AnswerSettings],
 ) -> int:
-    """Answers each row of `source` in a line of JSON of `dest`, as they come; returns how many.
+    """Answer each row of a file in a line of JSON.
 
-    `source` is JSONL, CSV, TSV, CoNLL or, a text a line, .txt by its name, unless `input_format`
-    says what it is; - is standard input, JSONL. `dest` - is standard output.
+    `dest` appears when all rows are answered. The number of inputs that were cut is printed to
+    stderr and, with `skip_bad`, the number of inputs without an answer.
 
-    The columns of CSV and TSV are named by their first row. `dest` appears at the end. Inputs that
-    were cut are counted on stderr, and with `skip_bad` those that were not answered. Raises
-    UserError, with the row, for what is not such a file; the answers before it stand in
-    DEST.partial. Raises UserError where `dest` is the source.
+    Args:
+        model: a model directory.
+        source: a file of JSONL, CSV, TSV, CoNLL or, with one text in each line, .txt. "-" is
+            standard input. The first row of CSV and TSV names the columns.
+        dest: the file to write; "-" is standard output.
+        task: the task to answer; unset, the one that the model was fine-tuned for.
+        input_format: the format of `source`; unset, by the end of its name, and JSONL for "-".
+        skip_bad: give a row that cannot be answered a `NoAnswer`, and continue with the others.
+        **settings: the other keyword arguments of `predict`.
+
+    Returns:
+        The number of rows that were answered.
+
+    Raises:
+        UserError: if a row is not of the format (the error names it, and the answers so far are in
+            DEST.partial), or `dest` is the source.
     """
     _require_another(source, dest)
     fine_tuned = load_fine_tuned(model, task, **settings)
@@ -439,10 +462,21 @@ def predict_split(
     task: str | None = None,
     **settings: Unpack[AnswerSettings],
 ) -> list[Path]:
-    """Writes the official predictions file or files of a split, labels or none, and returns them.
+    """Write the official predictions files of a split, which needs no labels.
 
-    They go to `output`; unset: `predictions/TASK-SPLIT` beside the model. Raises UserError where
-    `output` is the folder of the data, and where the model's outputs are not finite.
+    Args:
+        model: a model directory.
+        data: the folder of the task's files, the file of the split, or "tfds".
+        split: the split's name.
+        output: the folder to write to; unset, `predictions/TASK-SPLIT` beside the model.
+        task: the task to answer; unset, the one that the model was fine-tuned for.
+        **settings: the other keyword arguments of `evaluate` that set how the model answers.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        UserError: if `output` is the folder of the data, or the model's outputs are not finite.
     """
     fine_tuned = load_fine_tuned(model, task, **settings)
     chosen = fine_tuned.task

@@ -30,10 +30,14 @@ from albert_jax.utils.wording import did_you_mean, first_ten
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verification(Result):
-    """What `verify` finds.
+    """Hold the checks of a model directory.
 
-    `verdict` is FAIL if any check fails, `released` the name of the released model that it is,
-    `parameters` their number, None where they cannot be read.
+    Attributes:
+        model: the model directory.
+        verdict: PASS, or FAIL if any check fails.
+        released: the released model that this one is, or None.
+        parameters: the number of parameters; None if they cannot be read.
+        checks: each check with its verdict and what it found.
     """
 
     model: str
@@ -47,15 +51,23 @@ class Verification(Result):
 def verify(
     directory: str | Path, *, expect: str | None = None, released: Released | None = None
 ) -> Verification:
-    """Check a model directory.
+    """Check a model directory: its files, its parameters, and the answers of a released model.
 
     Args:
-        directory: the model directory.
+        directory: a model directory, or a model's name.
         expect: the released model that it must be.
-        released: other released models than the published ones.
+        released: released models to compare with; unset, the published ones.
+
+    Returns:
+        The checks and their verdict.
 
     Raises:
-        UserError: for a path that is no model directory and for an unknown name.
+        UserError: if the path is no model directory, or `expect` is unknown.
+
+    Examples:
+        >>> import albert_jax
+        >>> albert_jax.verify("mini").verdict
+        'PASS'
     """
     directory = require_model_directory(directory, "directory")
     released = RELEASED if released is None else released

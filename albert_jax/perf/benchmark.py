@@ -62,15 +62,18 @@ PROFILED = 5
 def benchmark(
     config: BenchmarkConfig = BenchmarkConfig(), *, profile: str | None = None
 ) -> BenchmarkResult:
-    """Measure one configuration; of a step on the devices, return a `StepBenchmark`.
+    """Measure one configuration of a step, or of its input.
 
     Args:
         config: what to measure.
-        profile: folder for a trace of a few steps more.
+        profile: a folder for a trace of a few more steps; unset, none is written.
+
+    Returns:
+        Times, rates and memory: a `StepBenchmark`, or of the phase input a `BenchmarkResult`.
 
     Raises:
-        UserError: for what cannot be measured; OutOfMemory, which is one, where a step does not
-            fit.
+        UserError: if the configuration cannot be measured. OutOfMemory, a kind of UserError, if the
+            step does not fit into memory.
     """
     settings = _checked(config)
     if config.phase == "input":
@@ -100,10 +103,18 @@ def _checked(config: BenchmarkConfig) -> PretrainConfig:
 
 
 def sweep(config: BenchmarkConfig, points: Sequence[str]) -> Rows[SweepPoint]:
-    """Measure every combination of `points`, such as ["batch_size=8,16", "remat=none,full"].
+    """Measure every combination of some settings.
 
-    One that does not fit has `error` instead of figures. Raises UserError for other mistakes,
-    before anything is measured where that can be told.
+    Args:
+        config: the settings that do not vary.
+        points: the values of those that do, such as ["batch_size=8,16", "remat=none,full"].
+
+    Returns:
+        A `SweepPoint` for each combination. One that does not fit into memory has an `error`
+        instead of figures.
+
+    Raises:
+        UserError: if a setting is wrong, as a rule before anything is measured.
     """
     axes = [_axis(point) for point in points]
     names = [name for name, _ in axes]

@@ -79,15 +79,26 @@ def finetune(
     on_step: Callback | None = None,
     on_evaluation: Callback | None = None,
 ) -> FinetuneResults:
-    """Fine-tune as configured, or go on with it, and return what results.json holds.
+    """Fine-tune as configured, or continue the runs, and return the contents of results.json.
 
-    The work directory gets config.json, results.json, a folder `seed-N` for each run with
-    checkpoints/, metrics.jsonl, tensorboard/ and the model directories last/ and best/, and links
-    `last`, `best` and `model` to those of the run that is best on dev; `model` is its best step.
-    `log`, `on_step` and `on_evaluation` are `pretrain`'s, for the run of each seed: StopTraining
-    ends one seed's run.
+    The work directory gets config.json, results.json and a folder `seed-N` for each run, with
+    checkpoints/, metrics.jsonl, tensorboard/ and the model directories last/ and best/. Its links
+    `last`, `best` and `model` lead to those of the run that is best on dev; `model` is that run's
+    best step.
 
-    Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
+    Args:
+        config: the task, the model to start from, the data and the settings.
+        log: the trackers that receive the figures: "tensorboard", "wandb", "mlflow", or several.
+        on_step: called with each training line of the log, as in `pretrain`. StopTraining ends the
+            run of one seed.
+        on_evaluation: called with each evaluation, as in `pretrain`.
+
+    Returns:
+        The metrics of each seed's run and their spread.
+
+    Raises:
+        UserError: if the settings or the data do not fit.
+        TryAgain: if a signal stopped the run; the same call continues it.
     """
     watching = watching_of(log, on_step, on_evaluation)
     require_finetuning_inputs(config)

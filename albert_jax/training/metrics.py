@@ -168,7 +168,14 @@ def _as_line(entry: Mapping[str, Any]) -> str:
 
 
 def read_metrics(path: str | Path) -> list[JsonObject]:
-    """Returns the entries of a `metrics.jsonl`; lines that are none are passed over."""
+    """Return the entries of a `metrics.jsonl`; lines that are no entry are left out.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A dict for each line of the log.
+    """
     return _entries(Path(path))[0]
 
 

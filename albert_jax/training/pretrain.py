@@ -77,21 +77,28 @@ def pretrain(
     on_step: Callback | None = None,
     on_evaluation: Callback | None = None,
 ) -> PretrainResult:
-    """Runs the configured pretraining, or goes on with it, and exports a model directory.
-
-    With `launch` this process is one of several that make the run together, over all their devices;
-    they share the work directory, and process 0 logs and exports.
+    """Pretrain as configured, or continue the run, and export a model directory.
 
     The work directory gets config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png and
-    model/. `log` names the trackers that are sent the figures too: tensorboard, wandb, mlflow.
+    model/.
 
-    `on_step` and `on_evaluation` are called as (step, metrics) with what each log line on training
-    (step 1, then each `train.log_every`) or on an evaluation has, in process 0. The loop waits for
-    them. One that raises StopTraining ends the run there: it is saved, evaluated and exported, and
-    the same call goes on from there. Anything else that one raises is raised here, with the steps
-    so far saved.
+    Args:
+        config: the model, data and schedule.
+        launch: how this process finds the others, where several processes make the run together
+            over all their devices. They share the work directory; process 0 logs and exports.
+        log: the trackers that receive the figures: "tensorboard", "wandb", "mlflow", or several.
+        on_step: called as (step, metrics) in process 0 with each training line of the log: step 1,
+            then each `train.log_every` steps. The loop waits for it. If it raises StopTraining, the
+            run is saved, evaluated and exported, and ends. Any other exception is raised here,
+            after the steps so far are saved.
+        on_evaluation: the same with each evaluation.
 
-    Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
+    Returns:
+        The number of steps, the last evaluation and the model directory.
+
+    Raises:
+        UserError: if the settings or the data do not fit.
+        TryAgain: if a signal stopped the run; the same call continues it.
     """
     watching = watching_of(log, on_step, on_evaluation)
     with multihost.joined(launch):
@@ -200,9 +207,15 @@ def _finish(
 def export(
     workdir: str | Path, dest: str | Path, *, dtype: Literal["float32", "bfloat16"] = "float32"
 ) -> Path:
-    """Writes a run's newest good checkpoint as a model directory, also while the run goes on.
+    """Write a run's newest good checkpoint as a model directory, also during the run.
 
-    With `dtype` bfloat16 it takes half the room; what is read of it is float32 again.
+    Args:
+        workdir: the run's work directory.
+        dest: the model directory to write.
+        dtype: bfloat16 halves the files; parameters are float32 again when read.
+
+    Returns:
+        The path of the model directory.
     """
     workdir = Path(workdir)
     require_apart(dest, [workdir], "DEST")

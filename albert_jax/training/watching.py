@@ -17,10 +17,10 @@ TENSORBOARD: tuple[Destination, ...] = ("tensorboard",)
 
 
 class StopTraining(Exception):
-    """To be raised by a callback: the run ends after this step as after its last.
+    """Raise this in a callback to end the run after the current step.
 
-    It is saved, evaluated and exported, and the call returns. The same call again goes on from
-    there.
+    The run is then saved, evaluated and exported, and the call returns. The same call later
+    continues from there.
     """
 
 

@@ -92,17 +92,37 @@ def prepare(
     beam: Sequence[str] | None = None,
     progress: bool = True,
 ) -> PreparedStore:
-    """Makes a token store of files, folders, patterns or the docs of `python_docs`; returns its
-    manifest.
+    """Make a token store of text; a call that was interrupted continues where it was.
 
-    Files and `output` may lie at gs:// or another of fsspec's addresses. `format` is text, wiki,
-    tfds:NAME or hf:NAME[/CONFIG] (then the inputs name splits); `field` is the column or key that
-    holds the text of the hub's data sets, of Parquet and of JSONL files. `workers` unset takes all
-    cores. `holdout` is the share of documents kept from training. `beam`, Beam's pipeline options
-    as NAME=VALUE, runs the units there instead. The same inputs and settings give the same bytes,
-    whatever the number of workers; killed, the same call goes on where it was.
-    Raises UserError for bad inputs or settings, a full disk and an address that cannot be reached,
-    TryAgain where a worker was killed or two prepares wrote one address.
+    The same inputs and settings give the same bytes, whatever the number of workers. Files and
+    `output` may have gs:// or another of fsspec's addresses.
+
+    Args:
+        inputs: files, folders, glob patterns, or the documentation of `python-docs` and
+            `package-docs`; splits of a data set for the formats tfds and hf.
+        vocab: the vocabulary's file, or a directory that has one.
+        output: the folder of the store.
+        format: "text", "wiki", "tfds:NAME" or "hf:NAME[/CONFIG]".
+        workers: processes that read and encode; unset, one for each core.
+        holdout: the fraction of documents that are held out from training.
+        sentences: how lines become sentences: "lines" takes each line, "split" splits paragraphs,
+            "wrapped" first joins wrapped lines; "auto" decides for each file.
+        strict: raise an error for invalid UTF-8, instead of replacing it.
+        language: the language whose rules split sentences.
+        data_dir: the folder of prepared TFDS data sets.
+        field: the column or key that holds the text, in the hub's data sets, Parquet and JSONL.
+        mode: the tokenizer's mode (docs/data.md).
+        do_lower_case: lower-case the text.
+        beam: options of a Beam pipeline that runs the work, as NAME=VALUE; unset, it runs here.
+        progress: print progress to stderr.
+
+    Returns:
+        The store's manifest, with the size of each split.
+
+    Raises:
+        UserError: if an input or a setting is wrong, the disk is full or an address cannot be
+            reached.
+        TryAgain: if a worker was killed, or another `prepare` wrote to the same address.
     """
     if beam is not None and workers is not None:
         raise UserError("workers are this machine's; give Beam its own, as direct_num_workers=2")

@@ -60,9 +60,17 @@ _PROFILED = {
 
 
 def estimate(config: EstimateConfig = EstimateConfig()) -> EstimateResult:
-    """Compile one configuration for its slice; return a `FittingEstimate` where a chip holds it.
+    """Estimate a step on a TPU slice by compiling it for the slice, without a TPU.
 
-    Raises UserError for what cannot be compiled.
+    Args:
+        config: the step and the slice.
+
+    Returns:
+        Time and memory: a `FittingEstimate` if a chip holds the step, else an `EstimateResult`
+            whose `fits` is False.
+
+    Raises:
+        UserError: if the step cannot be compiled.
     """
     where = parse_slice(config.topology)
     settings = estimated_config(config, where)
@@ -71,8 +79,18 @@ def estimate(config: EstimateConfig = EstimateConfig()) -> EstimateResult:
 
 
 def find_batch(config: EstimateConfig = EstimateConfig()) -> Rows[EstimateResult]:
-    """Return the estimate of the largest batch that a chip holds, to within a sixteenth, for the
-    configured remat, "none" and "full"; one that holds no sequence has `fits` False."""
+    """Find the largest batch that a chip holds, to within a sixteenth.
+
+    Args:
+        config: the step and the slice.
+
+    Returns:
+        An estimate for each of the configured remat, "none" and "full". One that cannot hold a
+        single sequence has `fits` False.
+
+    Raises:
+        UserError: if the step cannot be compiled.
+    """
     where = parse_slice(config.topology)
     first = estimated_config(config, where)
     devices = compile_only_devices(where)
