@@ -103,7 +103,7 @@ def _repository(repository: str, revision: str | None) -> ModelName:
 def _checked_folder(
     folder: Path, scratch: Path, named: ModelName, license: str | None
 ) -> dict[str, Path]:
-    """A transformers folder's files by name, all that a model needs; UserError where they make
+    """Return a transformers folder's files by name, all that a model needs; UserError where they make
     none that can be read."""
     try:
         card = card_of(folder, named.name, license)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the weights mean, and how a machine computes them.
+"""Define what the weights mean, and how a machine computes them.
 
-A checkpoint stores the first only, so that any machine may load it any way.
+A checkpoint stores only the former, so that any machine may load it in any way.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _MOST_BYTES = 1 << 22  # of a configuration file
 
 
 def act_for_transformers(hidden_act: str) -> str:
-    """Return what transformers' config.json calls an activation of ours."""
+    """Return the name of an activation in transformers' config.json."""
     return {"gelu": "gelu_new", "gelu_erf": "gelu"}.get(hidden_act, hidden_act)
 
 
@@ -226,9 +226,10 @@ _SIZES = ("_size", "_layers", "_groups", "_heads", "_num", "_embeddings")
 
 
 def unlike_sizes(found: AlbertConfig, wanted: AlbertConfig) -> list[str]:
-    """Return a phrase, as `hidden_size is 384, not 768`, for each size in which two models differ.
+    """Return a phrase for each size in which two models differ.
 
-    Of all released models transformers' files say the same sizes as the original's.
+    A phrase is such as `hidden_size is 384, not 768`. For all released models, transformers' files
+    have the same sizes as the original's.
     """
     values, others = dataclasses.asdict(found), dataclasses.asdict(wanted)
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: Python files whose `get_config(key=value, …)` returns a configuration."""
+"""Read recipes: Python files whose `get_config(key=value, …)` returns a configuration."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def load_recipe(spec: str) -> Any:
 
 @contextlib.contextmanager
 def _recipe_errors(path: str) -> Iterator[None]:
-    """Makes what a recipe raises the user's error: the recipe is the user's."""
+    """Raise UserError for any exception of a recipe, because the recipe is the user's."""
     try:
         yield
     except UserError:
@@ -87,5 +87,5 @@ def _recipe_errors(path: str) -> Iterator[None]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values, nested as the dataclasses are."""
+    """Return a configuration as plain JSON values, nested as its dataclasses are."""
     return json.loads(json.dumps(dataclasses.asdict(config)))

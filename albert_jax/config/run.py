@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a model is trained: pretraining and fine-tuning."""
+"""Define the settings of pretraining and fine-tuning."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ class FinetuneConfig:
             raise UserError(f"layer_decay {self.layer_decay} must lie in (0, 1]")
 
     def _check_combinations(self) -> None:
-        """Refuse settings that contradict each other, or that would do nothing."""
+        """Raise UserError for settings that contradict each other or would have no effect."""
         if self.early_stopping and not self.train.eval_every:
             raise UserError(
                 f"early_stopping {self.early_stopping} counts evaluations, and train.eval_every 0 "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sections of a run's settings: examples, optimizer, guard, loop."""
+"""Define the sections of a run's settings: examples, optimizer, guard and loop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Literal
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
 
-# Where a run's figures go beside the console and metrics.jsonl.
+# Where a run's figures go, in addition to the console and metrics.jsonl.
 Destination = Literal["tensorboard", "wandb", "mlflow"]
 
-# What becomes of the position embeddings of a model that is to have more of them: it is an error,
-# they begin anew from the first, or they are stretched.
+# How a model gets more position embeddings: never (an error), by repeating them from the first on,
+# or by stretching them.
 Positions = Literal["same", "repeat", "interpolate"]
 
 # Fields of TrainConfig that hold a schedule over a pretraining run.

@@ -68,7 +68,7 @@ def padded_length(length: int, longest: int) -> int:
 
 
 def plan_batches(lengths: Sequence[int], *, longest: int, tokens: int) -> list[Batch]:
-    """Batches that hold every row once, longest first: too little memory shows at the start."""
+    """Return batches that hold every row once, longest first: too little memory shows at the start."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     batches = []
     done = 0

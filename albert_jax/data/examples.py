@@ -145,11 +145,11 @@ class PretrainingSource:
         self.__dict__.update(state, _lock=threading.RLock())
 
     def __len__(self) -> int:
-        """Examples in epoch 0; later epochs differ by their short rows (`epoch_size`)."""
+        """Return examples in epoch 0; later epochs differ by their short rows (`epoch_size`)."""
         return self.epoch_size(0)
 
     def epoch_size(self, epoch: int) -> int:
-        """Examples in an epoch; the sizes of those before it are found on the way, once."""
+        """Return examples in an epoch; the sizes of those before it are found on the way, once."""
         with self._lock:
             while len(self._epoch_ends) < epoch + 2:
                 size = len(self._plan(len(self._epoch_ends) - 1)[0])
@@ -183,7 +183,7 @@ class PretrainingSource:
                 self._epoch_ends += ends[known:]
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, list[int], np.ndarray | None]:
-        """An epoch's rows, where each shard's begin, and their order; the last two are kept."""
+        """Return an epoch's rows, where each shard's begin, and their order; the last two are kept."""
         with self._lock:
             if epoch not in self._plans:
                 while len(self._plans) > 1:
@@ -207,7 +207,7 @@ class PretrainingSource:
             return list(pool.map(plan, range(len(self.store.shards))))
 
     def __getitem__(self, index: int) -> Example:
-        """The arrays of `KEYS` for one example: [S], [P] and a scalar label."""
+        """Return the arrays of `KEYS` for one example: [S], [P] and a scalar label."""
         example = self.draw(index)
         return {key: example[key] for key in KEYS}
 
@@ -242,7 +242,7 @@ class PretrainingSource:
         return a, b, 0
 
     def _random_segment(self, own: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
-        """Sentences of another document from a random one on, until there are `wanted` tokens."""
+        """Return sentences of another document from a random one on, until there are `wanted` tokens."""
         for _ in range(10):  # a store of one document has no other
             other = int(rng.integers(self._first_document[-1]))
             if other != own:
@@ -298,7 +298,7 @@ class PretrainingSource:
 def _truncate(
     a: np.ndarray, b: np.ndarray, config: ExamplesConfig, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the longer segment, then both alike, down to S - 3 tokens together.
+    """Cut the longer segment, then both alike, down to S - 3 tokens together.
 
     The original drops one token at a time from the longer (B where they are equal), from its front
     or its back with even odds: how many leave the front has a binomial distribution.

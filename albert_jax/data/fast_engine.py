@@ -41,7 +41,7 @@ class FastEngine:
     """A tokenizer.json at work; can be pickled."""
 
     def __init__(self, document: Document, kind: Kind, path: Path) -> None:
-        """Raises UserError for what `tokenizers` cannot read, and where it is not installed."""
+        """Raise UserError for what `tokenizers` cannot read, and where it is not installed."""
         self.special: SpecialIds = special_ids(document, kind)
         self._path = path
         # Whether literal special tokens are parsed -> the JSON of a tokenizer.
@@ -98,7 +98,7 @@ class FastEngine:
         return [encoding.ids for encoding in encodings]
 
     def _divided(self, text: str, encoding: Any) -> Divided:
-        """What `tokenizers` found, offsets without white space and in order."""
+        """Return what `tokenizers` found, offsets without white space and in order."""
         ids, offsets = list(encoding.ids), []
         tokens = [self.pieces[i] for i in ids]  # its own hold white space before [MASK]
         least = 0
@@ -116,6 +116,6 @@ class FastEngine:
         return Divided(ids, tokens, offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special ones included."""
+        """Return the text of ids, special ones included."""
         text: str = self._tokenizer(True).decode(list(ids), skip_special_tokens=False)
         return text.strip()

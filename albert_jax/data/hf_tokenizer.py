@@ -69,7 +69,7 @@ class HfTokenizer:
         return read_tokenizer_json(file) if file.is_file() else None
 
     def _document(self, vocabulary: Path) -> Document:
-        """A tokenizer.json, the folder's or another."""
+        """Return a tokenizer.json, the folder's or another."""
         own = self.fast if vocabulary == self.folder / _FAST else None
         return own or read_tokenizer_json(vocabulary)
 
@@ -99,7 +99,7 @@ class HfTokenizer:
         return len(dict.fromkeys(_added(self.config, self.added, self.fast or {})))
 
     def differences(self, vocabulary: Path) -> list[str]:
-        """Phrases for all that would make other ids of a text than the mode with that vocabulary;
+        """Phrase for all that would make other ids of a text than the mode with that vocabulary;
         none where it is the same."""
         if vocabulary.suffix == ".json":
             document = self._document(vocabulary)
@@ -140,7 +140,7 @@ class HfTokenizer:
     def _unlike(
         self, names: tuple[str, ...], further: tuple[str, ...], classes: tuple[str, ...]
     ) -> list[str]:
-        """Phrases for another class, and for special tokens of other names than `names` and
+        """Phrase for another class, and for special tokens of other names than `names` and
         `further`."""
         return [
             *_of_class(self.config, classes),
@@ -158,12 +158,12 @@ def text_settings_with(mode: str, lower: bool, keep_accents: bool) -> TextSettin
 
 
 def keeps_accents(mode: str, lower: bool) -> bool:
-    """Whether a mode keeps accents where nothing is said: BERT's does, unless it lower-cases."""
+    """Return whether a mode keeps accents where nothing is said: BERT's does, unless it lower-cases."""
     return mode == "wordpiece" and not lower
 
 
 def read_tokenizer(folder: Path) -> HfTokenizer:
-    """Reads tokenizer_config.json, special_tokens_map.json and added_tokens.json, each where it is
+    """Read tokenizer_config.json, special_tokens_map.json and added_tokens.json, each where it is
     there.
 
     Raises UserError for a file that is damaged and for a setting of another type.
@@ -222,7 +222,7 @@ def _has_further_tokens(document: Document) -> bool:
 
 
 def _is_of_tokenizers(config: Mapping[str, Any]) -> bool:
-    """Whether tokenizer_config.json is of a tokenizer that has nothing but tokenizer.json."""
+    """Return whether tokenizer_config.json is of a tokenizer that has nothing but tokenizer.json."""
     return OWN_MODE not in config and config.get("backend") == "tokenizers"
 
 
@@ -268,7 +268,7 @@ def _of_roles(
 def _added(
     config: Mapping[str, Any], added: Mapping[str, Any], fast: Document
 ) -> Iterator[tuple[str, str]]:
-    """The tokens, with their ids, that are looked for in a text before its pieces are."""
+    """Yield the tokens, with their ids, that are looked for in a text before its pieces are."""
     found = list(added.items())
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
@@ -279,5 +279,5 @@ def _added(
 
 
 def _content(token: Any) -> str:
-    """A token's text, which stands by itself or among its settings."""
+    """Return a token's text, which stands by itself or among its settings."""
     return str(token.get("content")) if isinstance(token, dict) else str(token)

@@ -42,10 +42,10 @@ class ExampleSource(Protocol):
     """Examples by index without end: epoch after epoch, each shuffled whole before the next."""
 
     def __len__(self) -> int:
-        """Examples in epoch 0."""
+        """Return examples in epoch 0."""
 
     def __getitem__(self, index: int) -> Example:
-        """The arrays of KEYS for one example."""
+        """Return the arrays of KEYS for one example."""
 
     def draw(self, index: int) -> Example:
         """`self[index]` and what only reports and files need of it."""
@@ -54,7 +54,7 @@ class ExampleSource(Protocol):
         """(epoch, index in it) of an example."""
 
     def epoch_size(self, epoch: int) -> int:
-        """Examples in an epoch."""
+        """Return examples in an epoch."""
 
     def ended_epochs(self, index: int) -> list[Any]:
         """Return the sizes of the epochs that ended before an example, as JSON."""
@@ -98,7 +98,7 @@ def make_dataset(
     threads: int = 2,
     workers: int = 0,
 ) -> Batches:
-    """Iterates over batches start, start + 1, … (to stop), each equal to `batch_at`.
+    """Iterate over batches start, start + 1, … (to stop), each equal to `batch_at`.
 
     `threads` threads draw one batch each ahead of time or, if `workers` is not 0, as many processes
     (which plan epochs for themselves); with neither, a batch is drawn when it is asked for.
@@ -146,7 +146,7 @@ class Batches(Iterator[Batch]):
             self._pending.append(self._pool.submit(self._draw, index))
 
     def close(self, *, wait: bool = True) -> None:
-        """Drops what was drawn ahead; waits for the batches that are being drawn just now."""
+        """Drop what was drawn ahead; waits for the batches that are being drawn just now."""
         self._indices = iter(())
         self._pending.clear()
         if self._pool is not None:
@@ -213,7 +213,7 @@ class ExampleStatistics(TypedDict):
 def describe_examples(
     source: ExampleSource, examples: int = 1000, mask_id: int = MASK_ID
 ) -> ExampleStatistics:
-    """What the first examples of a source are like: lengths and shares as they came out.
+    """Return what the first examples of a source are like: lengths and shares as they came out.
 
     `ngrams` is the share of masked n-grams by words, None where the source does not know them
     (records). A random piece that happens to be the masked token itself counts as kept.

@@ -29,7 +29,7 @@ class PieceVocabulary(Protocol):
 def word_starts(
     tokenizer: PieceVocabulary, rule: Literal["albert", "marker"] = "albert"
 ) -> np.ndarray:
-    """Which pieces begin a word, bool[V]: by the original's rule, or only those with ▁.
+    """Return which pieces begin a word, bool[V]: by the original's rule, or only those with ▁.
 
     WordPiece has one rule for both: all but ## pieces, and so each Chinese character by itself.
     """
@@ -70,7 +70,7 @@ class Masker:
         self._below = np.cumsum(weights / weights.sum())[:-1]
 
     def __call__(self, text: np.ndarray, length_a: int, rng: np.random.Generator) -> Masked:
-        """Masks a row whose text is `text`, ids[n], of which the first `length_a` are segment A."""
+        """Mask a row whose text is `text`, ids[n], of which the first `length_a` are segment A."""
         config = self.config
         counted = len(text) + (3 if config.count_special_tokens else 0)
         budget = min(config.max_predictions_per_seq, max(1, round(counted * config.masked_lm_prob)))
@@ -87,7 +87,7 @@ class Masker:
         return Masked(positions, inputs, [words for _, _, words in spans])
 
     def _words(self, text: np.ndarray, length_a: int) -> tuple[list[int], int]:
-        """Where each word of the text starts, then its end; and the number of words in A."""
+        """Return where each word of the text starts, then its end; and the number of words in A."""
         if self.config.do_whole_word_mask:
             starts = self.starts_word[text]
             starts[0] = True  # there is no word before it that it could continue

@@ -71,7 +71,7 @@ def _with_weight(part: str) -> tuple[str, float | None]:
 
 
 def share_out(weights: Sequence[float], names: Sequence[str]) -> tuple[int, ...]:
-    """Examples of each store in a block, by largest remainder; UserError where one has none."""
+    """Return examples of each store in a block, by largest remainder; UserError where one has none."""
     exact = [weight / sum(weights) * BLOCK for weight in weights]
     counts = [int(count) for count in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
@@ -87,7 +87,7 @@ def share_out(weights: Sequence[float], names: Sequence[str]) -> tuple[int, ...]
 
 
 def seed_of(seed: int, number: int) -> int:
-    """A seed for the examples of store `number`, so that no two stores draw the same masks."""
+    """Return a seed for the examples of store `number`, so that no two stores draw the same masks."""
     return int(np.random.SeedSequence((seed, number, _SEED)).generate_state(1)[0])
 
 

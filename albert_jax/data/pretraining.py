@@ -65,7 +65,7 @@ class PretrainingData:
 
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> PretrainingData:
-    """The configured data; without a store, one is first made of `config.text` inside `workdir`."""
+    """Return the configured data; without a store, one is first made of `config.text` inside `workdir`."""
     require_pretraining_data(config)
     store = config.store
     if config.text and store is None:
@@ -142,7 +142,7 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
 
 
 def _frequencies(store: TokenStore) -> np.ndarray:
-    """Each piece's share of a split's tokens, f64[V]."""
+    """Return each piece's share of a split's tokens, f64[V]."""
     counts = np.zeros(store.manifest["vocabulary"]["size"])
     for shard in store.shards:
         # In parts: bincount makes eight bytes of each token first.
@@ -211,7 +211,7 @@ def _mixed_baselines(stores: list[TokenStore], counts: tuple[int, ...]) -> dict[
 
 
 def baselines_of(totals: Mapping[str, Any]) -> dict[str, float]:
-    """What knowing only token frequencies reaches on a split, by the store's manifest."""
+    """Return what knowing only token frequencies reaches on a split, by the store's manifest."""
     return {
         name: float(totals[name])
         for name in ("unigram_entropy_nats", "most_frequent_token_rate")
@@ -252,7 +252,7 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
 
 
 def _made_of(vocabulary: Path) -> _MadeOf | None:
-    """What the vocabulary in a folder was made of; None where there is none, or it is not known."""
+    """Return what the vocabulary in a folder was made of; None where there is none, or it is not known."""
     if not (vocabulary / "spiece.model").is_file():
         return None
     with contextlib.suppress(FileNotFoundError, UserError):
@@ -354,12 +354,12 @@ def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -
 
 
 def pretraining_identity(config: PretrainConfig, data: PretrainingData) -> JsonObject:
-    """What a run must share with the checkpoint it resumes: weights, examples, updates."""
+    """Return what a run must share with the checkpoint it resumes: weights, examples, updates."""
     return {**data.identity, **settings_identity(config)}
 
 
 def settings_identity(config: PretrainConfig) -> JsonObject:
-    """The part of `identity_of` that needs no data."""
+    """Return the part of `identity_of` that needs no data."""
     settings = to_dict(config)
     keys = ("steps", "batch_size", "accumulate", "seed")
     train, optimizer = settings["train"], settings["optimizer"]

@@ -13,7 +13,7 @@ from albert_jax.utils.remote_fs import is_address
 
 
 def require_pretraining_data(config: PretrainConfig) -> None:
-    """Raises UserError where a run has no store and no text, or names a store or vocabulary that is
+    """Raise UserError where a run has no store and no text, or names a store or vocabulary that is
     not there."""
     if config.store is None and not config.text:
         raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")

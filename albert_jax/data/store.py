@@ -209,7 +209,7 @@ class ShardWriter:
     def add(
         self, tokens: np.ndarray, sentence_lengths: np.ndarray, document_lengths: np.ndarray
     ) -> None:
-        """Appends whole documents: ids, tokens a sentence, sentences a document; no length is 0."""
+        """Append whole documents: ids, tokens a sentence, sentences a document; no length is 0."""
         assert len(tokens) == sentence_lengths.sum(), "sentences do not cover the tokens"
         assert len(sentence_lengths) == document_lengths.sum(), (
             "documents do not cover the sentences"
@@ -235,7 +235,7 @@ class ShardWriter:
         return replace(record, bytes=sum(record.sizes().values()))
 
     def abort(self) -> None:
-        """Removes what was written."""
+        """Remove what was written."""
         for kind, stream in self._streams.items():
             with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses
                 stream.close()
@@ -243,7 +243,7 @@ class ShardWriter:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder durable."""
+    """Make renames in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

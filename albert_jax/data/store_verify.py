@@ -114,7 +114,7 @@ class _Stopped(Exception):
 
 
 def _check_all(store: Path, files: Sequence[StoreFile], tick: Callable[[int], None]) -> list[str]:
-    """What is wrong with each file that is damaged. Hashing lets other threads run."""
+    """Return what is wrong with each file that is damaged. Hashing lets other threads run."""
     stop, ticking = threading.Event(), threading.Lock()
 
     def read(size: int) -> None:
@@ -195,7 +195,7 @@ class _Numbers:
 
 
 def _settled_states(store: Path, files: Iterable[StoreFile]) -> dict[str, _State]:
-    """The states of the files, by name, but of those that have only just changed: such a file could
+    """Return the states of the files, by name, but of those that have only just changed: such a file could
     change once more and show the same times."""
     latest = time.time_ns() - SETTLED_NANOSECONDS
     states = {}
@@ -212,7 +212,7 @@ def _memory_file(store: Path) -> Path:
 
 
 def _recall(store: Path) -> dict[str, _Good]:
-    """What is remembered of a store's files; nothing where that cannot be read."""
+    """Return what is remembered of a store's files; nothing where that cannot be read."""
     try:
         memory = read_json(_memory_file(store), _Memory, hint="")
     except (UserError, OSError):
@@ -221,7 +221,7 @@ def _recall(store: Path) -> dict[str, _Good]:
 
 
 def _remember(store: Path, files: Iterable[StoreFile], states: Mapping[str, _State]) -> None:
-    """Adds good files to what is remembered; a cache that cannot be written costs only time."""
+    """Add good files to what is remembered; a cache that cannot be written costs only time."""
     good = {f.name: _Good(states[f.name], f.sha256) for f in files if f.name in states}
     if not good:
         return

@@ -34,7 +34,7 @@ class _Tokenizer(TypedDict):
 
 
 def is_transformers_folder(folder: Path) -> bool:
-    """Whether conversion would take a folder for a transformers model, or for its tokenizer."""
+    """Return whether conversion would take a folder for a transformers model, or for its tokenizer."""
     if holds_transformers_weights(folder):
         return True
     return (folder / "tokenizer_config.json").is_file() and not any(folder.glob("*.index"))

@@ -13,7 +13,7 @@ from albert_jax.utils.errors import TryAgain, UserError
 
 
 def open_split(name: str, split: str, data_dir: str | None = None) -> tuple[Any, Any]:
-    """The builder of `NAME[/CONFIG][:VERSION]`, which is downloaded and prepared where need be, and
+    """Return the builder of `NAME[/CONFIG][:VERSION]`, which is downloaded and prepared where need be, and
     a split's examples by random access.
 
     Raises UserError for a data set or split that is unknown, for one that is stored as TFRecord,

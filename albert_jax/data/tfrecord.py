@@ -63,7 +63,7 @@ _CRC = struct.Struct("<I")
 
 
 def encode_example(features: Mapping[str, np.ndarray]) -> bytes:
-    """A tf.train.Example of int64 and float features, one after another in the order given."""
+    """Return a tf.train.Example of int64 and float features, one after another in the order given."""
     message = Example()
     for name, values in features.items():
         entry = message.features.feature.add(key=name.encode())
@@ -76,7 +76,7 @@ def encode_example(features: Mapping[str, np.ndarray]) -> bytes:
 
 
 def decode_example(record: bytes) -> dict[str, np.ndarray]:
-    """The int64 and float32 features of a tf.train.Example in the file's order.
+    """Return the int64 and float32 features of a tf.train.Example in the file's order.
 
     Raises ValueError for what is no such message; features of bytes are left out.
     """
@@ -111,7 +111,7 @@ class _RecordFile:
     """A TFRecord file as a sequence of examples."""
 
     def __init__(self, path: Path):
-        """Walks the frames; raises UserError where they are broken or there are none."""
+        """Walk the frames; raises UserError where they are broken or there are none."""
         self.path = path
         try:
             size = path.stat().st_size
@@ -145,7 +145,7 @@ class _RecordFile:
         return len(self.offsets)
 
     def __getitem__(self, number: int) -> loader.Example:
-        """One example in the file's order of features; raises UserError for a damaged one."""
+        """Return one example in the file's order of features; raises UserError for a damaged one."""
         at = int(self.offsets[number])
         data = _mapped(self)
         start = at + _HEAD.size
@@ -168,7 +168,7 @@ def _mapped(file: _RecordFile) -> mmap.mmap:
 
 
 def _as_example(features: dict[str, np.ndarray], where: str) -> loader.Example:
-    """A record's features under a batch's names; raises UserError for another kind of record."""
+    """Return a record's features under a batch's names; raises UserError for another kind of record."""
     if problem := _problem(features):
         raise UserError(
             f"{where} is no pretraining example: {problem}; give files that "
@@ -184,7 +184,7 @@ def _as_example(features: dict[str, np.ndarray], where: str) -> loader.Example:
 
 
 def _problem(features: dict[str, np.ndarray]) -> str:
-    """What keeps a record's features from being an example, "" where nothing does."""
+    """Return what keeps a record's features from being an example, "" where nothing does."""
     if lacking := [_NAMES[key] for key in KEYS if _NAMES[key] not in features]:
         return f"it lacks {', '.join(lacking)}"
     for name in features.keys() & _FEATURES.keys():
@@ -242,7 +242,7 @@ def read_examples(paths: str | Path | Iterable[str | Path]) -> Iterator[loader.E
 def write_records(
     paths: str | Path | Sequence[str | Path], examples: Iterable[loader.Example]
 ) -> int:
-    """Writes examples to the files in turn, as the original does; returns how many there were.
+    """Write examples to the files in turn, as the original does; returns how many there were.
 
     Of an example (`PretrainingSource.draw`) the arrays that the original writes are written, in the
     example's order: what `read_records` read comes out byte for byte.
@@ -277,7 +277,7 @@ class RecordSource:
         shuffle: bool = True,
         vocab_size: int | None = None,
     ):
-        """Finds where every record starts, in every file.
+        """Find where every record starts, in every file.
 
         Raises UserError for a damaged file, for files of unlike lengths and, when it is read, for a
         record with ids that are not below `vocab_size`.
@@ -310,11 +310,11 @@ class RecordSource:
                 )
 
     def __len__(self) -> int:
-        """Records in all files, which is every epoch's size."""
+        """Record in all files, which is every epoch's size."""
         return int(self._first_record[-1])
 
     def epoch_size(self, epoch: int) -> int:
-        """Examples in an epoch."""
+        """Return examples in an epoch."""
         return len(self)
 
     def ended_epochs(self, index: int) -> list[int]:
@@ -331,7 +331,7 @@ class RecordSource:
         return divmod(index, len(self))
 
     def __getitem__(self, index: int) -> loader.Example:
-        """The arrays of one example: [S], [P] and a scalar label."""
+        """Return the arrays of one example: [S], [P] and a scalar label."""
         example = self.draw(index)
         return {key: example[key] for key in KEYS}
 

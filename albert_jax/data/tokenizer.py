@@ -72,7 +72,7 @@ _WORD_CHARACTERS = _PUNCTUATION | frozenset(string.ascii_lowercase)
 def clean_text(
     text: str, *, mode: Mode = "google", lower: bool = True, keep_accents: bool = False
 ) -> str:
-    """Collapses white space, decomposes, drops accents, lower-cases. tokenization.py:77.
+    """Collapse white space, decomposes, drops accents, lower-cases. tokenization.py:77.
 
     With `keep_accents`, as transformers has it, nothing is decomposed or dropped. `hf` lower-cases
     character by character before that (so no final ς) and turns `` and '' into ".
@@ -382,7 +382,7 @@ class Tokenizer:
         return Encoding(ids, ["[CLS]", *tokens, "[SEP]"], [(0, 0), *offsets, (0, 0)])
 
     def _locate(self, text: str, cleaned: str, pieces: list[str]) -> Iterator[tuple[str, int, int]]:
-        """Applies the digit-comma rule and yields (token, start, end), offsets in `text`."""
+        """Apply the digit-comma rule and yields (token, start, end), offsets in `text`."""
         starts, ends = _origins(text, cleaned, _UNITS[self.mode], self._clean)
         # The pieces spell `normalized`; its character k was made from cleaned[at[k] : at[k + 1]].
         normalized, at = self._processor.Normalize(cleaned, with_offsets=True)
@@ -529,7 +529,7 @@ class _FastTokenizer(Tokenizer):
 
     @checked
     def encode_ids(self, texts: Iterable[str], *, threads: int = 1) -> list[list[int]]:
-        """The ids of `encode` with no special ones, without offsets."""
+        """Return the ids of `encode` with no special ones, without offsets."""
         return self._engine.encode_ids(_encodable(texts), threads)
 
     def _decode(self, numbers: list[int]) -> str:
@@ -537,7 +537,7 @@ class _FastTokenizer(Tokenizer):
 
 
 def document_of(tokenizer: Tokenizer) -> tokenizer_json.Document:
-    """The tokenizer.json that gives a tokenizer's ids in transformers; of modes google and hf as
+    """Return the tokenizer.json that gives a tokenizer's ids in transformers; of modes google and hf as
     near as `tokenizer_json.of_mode` says. Raises UserError where there can be none."""
     path, mode = tokenizer.path, tokenizer.mode
     cleaning = tokenizer.do_lower_case, tokenizer.keep_accents
@@ -550,7 +550,7 @@ def document_of(tokenizer: Tokenizer) -> tokenizer_json.Document:
 
 
 def _document_made_of(path: Path, lower: bool, keep_accents: bool) -> tokenizer_json.Document:
-    """The tokenizer that transformers would make of a vocab.txt or a SentencePiece model."""
+    """Return the tokenizer that transformers would make of a vocab.txt or a SentencePiece model."""
     if path.suffix == ".txt":
         pieces = tokenizer_json.read_vocab_txt(path)
         return tokenizer_json.wordpiece(pieces, lower, keep_accents)
@@ -571,7 +571,7 @@ def _read(path: Path) -> bytes:
 def _parse_spiece(
     model: bytes, path: Path
 ) -> tuple[sentencepiece.SentencePieceProcessor, list[str]]:
-    """A SentencePiece model at work, and its pieces; UserError for what is none of ALBERT's."""
+    """Return a SentencePiece model at work, and its pieces; UserError for what is none of ALBERT's."""
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
@@ -594,19 +594,19 @@ def _parse_spiece(
 
 
 def _several(texts: Iterable[str]) -> list[str]:
-    """The texts of an argument that takes no single one."""
+    """Return the texts of an argument that takes no single one."""
     if isinstance(texts, str):
         raise UserError(f"texts {shown(texts)} is one string; give a list of them")
     return texts_of(texts, "texts")
 
 
 def _encodable(texts: Iterable[str]) -> list[str]:
-    """The same with U+FFFD for lone surrogates, which no UTF-8 can hold."""
+    """Return the same with U+FFFD for lone surrogates, which no UTF-8 can hold."""
     return [_SURROGATE.sub("\ufffd", text) for text in _several(texts)]
 
 
 def _whole(ids: Iterable[SupportsIndex]) -> list[int]:
-    """The ids as Python's own integers."""
+    """Return the ids as Python's own integers."""
     try:
         return [operator.index(i) for i in ids]
     except TypeError:
@@ -614,7 +614,7 @@ def _whole(ids: Iterable[SupportsIndex]) -> list[int]:
 
 
 def vocabulary_file(path: str | Path, mode: str | None = None) -> Path:
-    """The vocabulary that a path names, or a folder's; UserError where there is none."""
+    """Return the vocabulary that a path names, or a folder's; UserError where there is none."""
     path = model_path(path)
     if path.is_file():
         return path
@@ -631,12 +631,12 @@ def vocabulary_file(path: str | Path, mode: str | None = None) -> Path:
 
 
 def _starts_word(piece: str) -> bool:
-    """The original's _is_start_piece_sp: punctuation, or a character no English word has."""
+    """Return the original's _is_start_piece_sp: punctuation, or a character no English word has."""
     return piece in _PUNCTUATION or any(c.lower() not in _WORD_CHARACTERS for c in piece)
 
 
 def _starts_wordpiece(piece: str) -> bool:
-    """Whether a piece of BERT's begins a word: Chinese characters do, each by itself."""
+    """Return whether a piece of BERT's begins a word: Chinese characters do, each by itself."""
     return not piece.startswith("##")
 
 
@@ -730,7 +730,7 @@ def train_on_lines(
 
 
 def _require_writable(folder: Path) -> None:
-    """Raises UserError where a folder cannot be written, as far as that can be seen."""
+    """Raise UserError where a folder cannot be written, as far as that can be seen."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"{nearest} is a file; name a folder for the vocabulary")

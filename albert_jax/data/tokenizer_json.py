@@ -206,7 +206,7 @@ def read_spiece(path: Path) -> SpieceVocabulary:
 
 
 def is_divided(piece: str) -> bool:
-    """Whether a piece ends in digit and comma, so that ALBERT's tokenizers divide it."""
+    """Return whether a piece ends in digit and comma, so that ALBERT's tokenizers divide it."""
     return len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
 
 
@@ -262,7 +262,7 @@ def _replace(pattern: str | dict[str, str], content: str) -> Document:
 
 @functools.cache
 def _combining() -> str:
-    """A regular expression for the characters that `unicodedata.combining` counts."""
+    """Return a regular expression for the characters that `unicodedata.combining` counts."""
     ranges: list[list[int]] = []
     for code in range(0x300, 0x1F000):  # no combining character lies outside
         if not unicodedata.combining(chr(code)):

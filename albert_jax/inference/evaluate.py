@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuned models held against labelled data, by the official metrics, once: `albert-jax
-evaluate`. It never waits for a checkpoint."""
+"""Compare a fine-tuned model with labelled data, by the official metrics: `albert-jax evaluate`."""
 
 from __future__ import annotations
 

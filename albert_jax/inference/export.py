@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as programs for a server that has JAX and none of this package.
+"""Export a model as programs for a server that has JAX and none of this package.
 
 DEST/encode.jax_export     jax.export's serialized StableHLO of `functions.encode`
 DEST/fill_mask.jax_export  the same of `functions.fill_mask`, of a model that has that head
@@ -10,7 +10,7 @@ DEST/serving.json          inputs and outputs, configuration, how text is cleane
 DEST/spiece.model          the vocabulary, where the model has one; or tokenizer.json or vocab.txt
 
 Batch, length and number of masked positions are symbols in the programs, and the weights are
-arguments of them, so one small file serves every shape on every platform.
+arguments. Therefore one small file serves every shape on every platform.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ Program = tuple[Callable[..., Any], dict[str, str], list[str]]
 
 
 def _functions(albert: Albert, top_k: int) -> dict[str, Program]:
-    """The programs by name."""
+    """Return the programs by name."""
     model = functions.network(albert.config, albert.compute, albert.params)
     blocks = albert.config.num_hidden_layers * albert.config.inner_group_num
     ids = dict.fromkeys(INPUTS, "B, S")
@@ -140,7 +140,7 @@ def _functions(albert: Albert, top_k: int) -> dict[str, Program]:
 
 
 def _head_program(albert: Albert, ids: Mapping[str, str], constraints: list[str]) -> Program:
-    """The program of a fine-tuned head."""
+    """Return the program of a fine-tuned head."""
     assert albert.head is not None
     kind = albert.head["kind"]
     model = head_network(albert.config, albert.compute, kind, albert.params)
@@ -177,7 +177,7 @@ def _export(
 
 
 def _check(albert: Albert, folder: Path) -> None:
-    """Runs what was written beside `forward`, at two shapes; an AssertionError is a bug of ours."""
+    """Compare the written programs with `forward`, at two shapes; an AssertionError is a bug."""
     with np.load(folder / "params.npz") as file:
         params = dict(file)
     programs = {
@@ -213,7 +213,7 @@ def _check_head(
     params: Mapping[str, np.ndarray],
     inputs: Sequence[np.ndarray],
 ) -> None:
-    """Runs the program of the head beside the head itself."""
+    """Compare the program of the head with the head itself."""
     assert albert.head is not None
     call, _, _ = _head_program(albert, dict.fromkeys(INPUTS, "B, S"), [])
     arrays = as_head_inputs(albert.head["kind"], inputs)
@@ -249,5 +249,5 @@ def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) ->
 
 
 def _names(program: str) -> tuple[str, ...]:
-    """What a program's arrays are called."""
+    """Return the names of a program's arrays."""
     return (*INPUTS, "p_mask" if program == "predict" else POSITIONS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card's table: models fine-tuned on its five tasks, beside the published row."""
+"""Build the model card's table: models fine-tuned on its five tasks, beside the published row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from albert_jax.utils.results import Result
 
 @dataclass(frozen=True)
 class Cell:
-    """A column of the model card's table: its task, its metrics and the scale they come in."""
+    """Describe a column of the model card's table: its task, its metrics and their scale."""
 
     title: str
     task: str
@@ -52,8 +52,10 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], ...]] = {
 
 
 def average(row: Sequence[Sequence[float] | None]) -> float | None:
-    """The table's last column: the mean over the tasks, SQuAD's F1 and EM averaged first; None
-    where a task is missing."""
+    """Return the mean over the tasks, SQuAD's F1 and EM averaged first.
+
+    It is the table's last column. None if a task is missing.
+    """
     if any(cell is None for cell in row):
         return None
     return sum(sum(cell) / len(cell) for cell in row if cell) / len(row)
@@ -178,7 +180,7 @@ def card_table(card: ModelCard) -> str:
 
 
 def _folder(data: str | Path, task: str) -> str | Path:
-    """`data` itself, or the folder in it of the tasks that are not GLUE's."""
+    """Return `data`, or its subfolder for a task that is not GLUE's."""
     of = {"squad1": "squad", "squad2": "squad", "race": "race"}.get(task, "")
     places = [Path(data) / name for name in (task, of, of.upper()) if name]
     return data if data == "tfds" else next((place for place in places if place.is_dir()), data)

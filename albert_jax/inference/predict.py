@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuned model answers to new inputs: `albert-jax predict`, JSONL in and out as it
-comes, or a split's official predictions file."""
+"""Answer new inputs with a fine-tuned model: `albert-jax predict`.
+
+Input is JSONL or another format, line by line, or a split that gets its official predictions file.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ _RECORD = 'a mapping of the task\'s texts by their names, as {"sentence": "…"}
 InputFormat = Literal["jsonl", "csv", "tsv", "conll", "text"]
 _BY_LINES = ("jsonl", "text")  # formats in which each line is an input by itself
 
-# Where an input stands, for errors, and what stands there: a record, or why there is none.
+# The place of an input, for errors, and its record, or the reason why there is none.
 Input = tuple[str, Mapping[str, Any] | UserError]
 
 
@@ -117,11 +119,11 @@ Texts = str | Sequence[Any] | Mapping[str, Any]
 
 
 def answers_to(fine_tuned: FineTuned, inputs: Iterable[Texts]) -> Rows[Answer]:
-    """Return the answers to inputs, the same as `predict`'s to records of them.
+    """Return the answers to inputs, the same as `predict` gives to records of them.
 
-    An input is a record, or the task's text or texts in the order of `Task.record_names`; for token
-    classification its words, or a text whose words are divided by white space. Raises UserError, as
-    `predict` does, for an input that has no answer.
+    An input is a record, or the task's texts in the order of `Task.record_names`. For token
+    classification it is a list of words, or a text that white space divides into words. Raises
+    UserError, as `predict` does, for an input that has no answer.
     """
     task = fine_tuned.task
     rows = ((f"inputs[{i}]", _record(task, f"inputs[{i}]", x)) for i, x in enumerate(inputs))
@@ -154,7 +156,10 @@ _SHAPES = {1: "a text, or a list of texts", 2: "a tuple of two texts, or a list 
 
 
 def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterator[list[Input]]:
-    """The rows, a few together. Before an error of theirs goes through, what came before it."""
+    """Yield the rows, a few together.
+
+    If reading a row raises an error, the rows before it are yielded first.
+    """
     sizes = itertools.chain(first, itertools.repeat(_FULL_CHUNK))
     chunk: list[Input] = []
     size = next(sizes)
@@ -177,7 +182,7 @@ def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterato
 
 @dataclass
 class _Count:
-    """What a person is told at the end."""
+    """Count what is reported at the end."""
 
     inputs: int = 0
     bad: int = 0
@@ -188,7 +193,7 @@ class _Count:
 
 @dataclass
 class _Asked:
-    """An input on its way to its answer, or to the error that says why it has none."""
+    """Hold an input that waits for its answer, or the error that says why it has none."""
 
     id: Any
     place: str
@@ -208,8 +213,10 @@ def _answers(
     skip_bad: bool,
     tick: Callable[[int], None] | None = None,
 ) -> Iterator[Answer | NoAnswer]:
-    """Answers to the inputs of each chunk, which are computed together. `tick` is called after each
-    batch with the number of inputs that are done."""
+    """Yield the answers to the inputs of each chunk, which are computed together.
+
+    `tick` is called after each batch with the number of finished inputs.
+    """
 
     def tick_rows(done: int, total: int) -> None:
         if tick is not None:
@@ -241,7 +248,7 @@ def _answers(
 
 
 def _asked(fine_tuned: FineTuned, number: int, place: str, record: Any) -> _Asked:
-    """A record as the model's input; its id is its own or else its number."""
+    """Return a record as the model's input; its id is its own or else its number."""
     task, tokenizer = fine_tuned.task, fine_tuned.tokenizer
     length = fine_tuned.max_seq_length
     asked = _Asked(number, place)
@@ -261,7 +268,7 @@ def _asked(fine_tuned: FineTuned, number: int, place: str, record: Any) -> _Aske
 
 
 def _id_of(number: int, place: str, record: Any) -> Any:
-    """What an answer calls its record: the record's own id, or else its number."""
+    """Return the id of a record's answer: the record's own id, or else its number."""
     if not isinstance(record, Mapping):
         raise UserError(f"{place} is {json_shown(record)}; give {_RECORD}")
     id_of(record, _IDS, number, place)  # refuses what an answer cannot repeat
@@ -269,7 +276,7 @@ def _id_of(number: int, place: str, record: Any) -> Any:
 
 
 def _example(task: Task, number: int, place: str, record: Mapping[str, Any]) -> RawExample:
-    """The example, which is numbered: two records of one id would be one answer."""
+    """Return the example with a number for its id, because two records may have the same id."""
     texts = {name: x for name, x in record.items() if name not in _IDS or name in task.text_columns}
     return dataclasses.replace(task.from_record(texts, number, place), id=str(number))
 
@@ -284,7 +291,7 @@ def _features(fine_tuned: FineTuned, example: RawExample, place: str) -> list[Fe
 def _answered(
     fine_tuned: FineTuned, asked: Sequence[_Asked], tick: Tick
 ) -> list[Answer | UserError]:
-    """The answer to each, or the error."""
+    """Return the answer to each, or the error."""
     good = [each for each in asked if each.error is None]
     rows = as_rows(feature for each in good for feature in each.features)
     outputs = iter(fine_tuned(rows, tick))
@@ -299,7 +306,7 @@ def _answered(
 
 
 def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[Answer]:
-    """Predictions, and what else `predict` says of them."""
+    """Return the predictions, and the other fields of an `Answer`."""
     examples = [each.example for each in asked if each.example is not None]
     features = [
         dataclasses.replace(feature, example=i)
@@ -351,7 +358,7 @@ _PROBABILITIES: dict[HeadKind, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class _Place(TypedDict, total=False):
-    """The fields that a `SpanAnswer` adds."""
+    """Hold the fields that a `SpanAnswer` adds."""
 
     start: int | None
     probability: float | None
@@ -359,8 +366,10 @@ class _Place(TypedDict, total=False):
 
 
 def _place(predictions: SpanPredictions, name: str) -> _Place:
-    """Where the answer stands in the context and how likely it is; and the odds of there being
-    none, where the head knows them."""
+    """Return where the answer stands in the context, and its probability.
+
+    If the head knows them, also return the odds that there is no answer.
+    """
     probability = predictions.probabilities[name]
     found: _Place = {
         "start": predictions.starts[name] if predictions[name] else None,
@@ -424,7 +433,7 @@ def predict_file(
 
 
 def _require_another(source: str, dest: str) -> None:
-    """Raises UserError where the answers would replace the inputs, by whatever name."""
+    """Raise UserError if the answers would replace the inputs, by whatever name."""
     # What the shell opened counts too: cat >> FILE would have no end.
     path = Path("/dev/stdin" if source == "-" else source)
     if not path.is_file() or Path(dest).is_dir():  # a terminal may be both; a folder is no place
@@ -499,8 +508,10 @@ def _name(source: str) -> str:
 def _chunks(
     source: str, task: Task, kind: InputFormat | None = None, *, skip_bad: bool
 ) -> Iterator[list[Input]]:
-    """The inputs, together those that are answered together. With `skip_bad` a row that is none is
-    its error, and the next follow."""
+    """Yield the inputs, grouped as they are answered.
+
+    With `skip_bad`, a row that cannot be read becomes its error, and the next rows follow.
+    """
     kind = kind or _kind(source, task)
     name = _name(source)
     if source != "-":
@@ -522,7 +533,7 @@ def _chunks(
 
 
 def _kind(source: str, task: Task) -> InputFormat:
-    """What an input is by its name; standard input is JSONL."""
+    """Return the format of an input by its name; standard input is JSONL."""
     kind = "jsonl" if source == "-" else kind_of(source)
     if kind in CONLL and task.head == "token_classification":
         return "conll"
@@ -538,7 +549,7 @@ def _kind(source: str, task: Task) -> InputFormat:
 def _rows(
     lines: Iterator[Any], name: str, task: Task, kind: InputFormat, *, skip_bad: bool
 ) -> Iterator[Any]:
-    """The rows of an input with their places, read as they are asked for."""
+    """Yield the rows of an input with their places, reading on demand."""
     is_words = isinstance(task, CustomTask) and task.head == "token_classification"
     columns = [column for column in task.text_columns if column]
     if kind == "conll":
@@ -561,5 +572,5 @@ def _several(columns: Sequence[str]) -> str:
 
 
 def _divided(row: Mapping[str, Any] | UserError, name: str) -> Mapping[str, Any] | UserError:
-    """A row's text as words, which white space divides."""
+    """Return the words of a row's text, which white space divides."""
     return row if isinstance(row, UserError) else {name: row[name].split()}

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proves a model directory right, a verdict a line: whole, consistent, finite; and, where it holds
-released weights, that it gives their published answers (`answers`)."""
+"""Check a model directory, with one verdict a line.
+
+A model must be complete, consistent and finite. If it holds released weights, it must give their
+published answers (`verify_released`).
+"""
 
 from __future__ import annotations
 
@@ -130,7 +133,7 @@ def _checks(
 
 
 def _inventory(model: ModelDirectory) -> Check:
-    """Every parameter that configuration and parts call for, each of its shape, and no other."""
+    """Check that every parameter of the configuration is there with its shape, and no other."""
     found = {name: x.shape for name, x in named_leaves(model.params).items()}
     head = model.head
     kind, labels = (head.kind, head.labels) if head else (None, None)
@@ -180,7 +183,7 @@ def _vocabulary(model: ModelDirectory) -> tuple[Check, Tokenizer | None]:
 
 
 def _forward(albert: Albert) -> Check:
-    """All outputs are finite, on ids from the whole vocabulary, one row half padding."""
+    """Check that all outputs are finite, on ids of the whole vocabulary, one row half padding."""
     length = min(16, albert.config.max_position_embeddings)
     ids_S = np.linspace(PAD_ID, albert.config.vocab_size - 1, length).astype(np.int32)
     ids_S[0], ids_S[-1] = CLS_ID, SEP_ID

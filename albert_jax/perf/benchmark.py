@@ -91,7 +91,7 @@ def benchmark(
 
 
 def _checked(config: BenchmarkConfig) -> PretrainConfig:
-    """The settings, held against this machine's devices."""
+    """Return the settings, held against this machine's devices."""
     settings = pretrain_config(config)
     if config.phase != "input":
         train = settings.train
@@ -309,7 +309,7 @@ def _dataset(settings: PretrainConfig) -> Any:
 
 
 def _turns(config: BenchmarkConfig) -> Iterator[int]:
-    """Counts the steps to time: `steps`, fewer where they take `seconds`, but three at least."""
+    """Count the steps to time: `steps`, fewer where they take `seconds`, but three at least."""
     since = time.perf_counter()
     for turn in range(config.steps):
         if turn >= 3 and time.perf_counter() - since > config.seconds:
@@ -340,7 +340,7 @@ def _in_a_row(
 
 
 def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> None:
-    """Writes a trace of a few steps, as xprof and TensorBoard read it."""
+    """Write a trace of a few steps, as xprof and TensorBoard read it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -353,7 +353,7 @@ def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> 
 
 
 def _loss(metrics: Mapping[str, Any]) -> float:
-    """The loss that training minimises, in evaluation the masked-LM's."""
+    """Return the loss that training minimises, in evaluation the masked-LM's."""
     names = ("loss", "masked_lm_loss", "task_loss")
     return float(next(metrics[name] for name in names if name in metrics))
 

@@ -61,7 +61,7 @@ def describe_plan(config: PretrainConfig) -> str:
 
 
 def _examples(drawn: Mapping[str, Any]) -> str:
-    """What the first examples are like, in words."""
+    """Return what the first examples are like, in words."""
     slots = drawn["tokens_per_example"] / (1 - drawn["padding_share"])
     replaced = drawn["replaced_by"]
     text = (

@@ -170,7 +170,7 @@ class BestStep:
 
 
 def _long_of(config: FinetuneConfig) -> dict[str, Any]:
-    """What a manifest says of long texts, where they are not cut."""
+    """Return what a manifest says of long texts, where they are not cut."""
     kept = {"long": config.long, "stride": config.stride} if config.long != "cut" else {}
     return {name: value for name, value in kept.items() if value is not None}
 

@@ -64,7 +64,7 @@ class LossGuard:
         return bool(self._spikes)
 
     def reset(self) -> None:
-        """Forgets all, as after a rollback."""
+        """Forget all, as after a rollback."""
         self._losses.clear()
         self._spikes.clear()
 
@@ -84,7 +84,7 @@ class StopSignals:
         self._entered = contextlib.ExitStack()
 
     def due(self) -> bool:
-        """Whether to stop after this step."""
+        """Return whether to stop after this step."""
         return self.requested is not None
 
     def __enter__(self) -> StopSignals:
@@ -136,7 +136,7 @@ class Watchdog:
             self._last, self._what = time.monotonic(), what
 
     def limit(self) -> float:
-        """Seconds that may pass between two beats."""
+        """Return seconds that may pass between two beats."""
         if self._timeout > 0:
             return self._timeout
         beats = list(self._beats)

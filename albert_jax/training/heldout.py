@@ -33,7 +33,7 @@ from albert_jax.utils.results import ABSENT_IF_NONE, Result
 def evaluator(
     config: PretrainConfig, data: PretrainingData, steps: StagedSteps, placement: Placement
 ) -> Evaluate | None:
-    """Returns the means over the held-out examples, None where there are none.
+    """Return the means over the held-out examples, None where there are none.
 
     The shared layer is applied as often as in the last step before.
     """
@@ -191,7 +191,7 @@ def evaluate_on_store(
 
 
 def _whole(params: Any, made: ConfiguredStep) -> Any:
-    """Parameters with zeros for the parts that a model lacks, of which nothing is then asked."""
+    """Return parameters with zeros for the parts that a model lacks, of which nothing is then asked."""
     shapes = jax.eval_shape(partial(made.random_state, 0)).params
     absent = {name: shapes[name] for name in shapes.keys() - params.keys()}
     return {**params, **jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), absent)}

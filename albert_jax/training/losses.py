@@ -67,7 +67,7 @@ def is_best(logits_NC: Array, labels_N: Array, lowering: Lowering = Lowering()) 
 def pretraining_objective(
     model: Any, *, second: bool = True, second_weight: float = 1.0
 ) -> Objective:
-    """Masked-LM loss plus, with `second`, the sentence-order (or next-sentence) loss times
+    """Return Masked-LM loss plus, with `second`, the sentence-order (or next-sentence) loss times
     `second_weight`; the original weighs both alike.
 
     `model` is an AlbertForPretraining. A batch has input_ids, input_mask, segment_ids [B, S],

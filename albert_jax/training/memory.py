@@ -47,7 +47,7 @@ class OutOfMemory(UserError):
 
 
 def program_bytes(compiled: Any) -> int | None:
-    """Bytes on each device of a compiled program's arguments, results and temporaries together,
+    """Return bytes on each device of a compiled program's arguments, results and temporaries together,
     None where the backend does not tell."""
     analysis = compiled.memory_analysis()
     if analysis is None:
@@ -61,7 +61,7 @@ def program_bytes(compiled: Any) -> int | None:
 
 
 def capacity_bytes(device: jax.Device) -> int | None:
-    """Bytes that programs may take on a device; a CPU's are the machine's, or the container's."""
+    """Return bytes that programs may take on a device; a CPU's are the machine's, or the container's."""
     if device.platform == "cpu":
         return _host_bytes()
     return (device.memory_stats() or {}).get("bytes_limit")
@@ -82,7 +82,7 @@ def peak_bytes(devices: Sequence[jax.Device], compiled: Any, before: int | None)
 
 
 def device_peak_bytes(devices: Sequence[jax.Device]) -> int | None:
-    """The most that the allocator of one of the devices ever held, None where it does not count."""
+    """Return the most that the allocator of one of the devices ever held, None where it does not count."""
     stats = [device.memory_stats() or {} for device in devices]
     return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
 
@@ -100,7 +100,7 @@ def check_fits(
     *,
     when_tight: Callable[[], object],
 ) -> None:
-    """Raises OutOfMemory for a program that takes more than there is.
+    """Raise OutOfMemory for a program that takes more than there is.
 
     A CPU's must be found before it runs: the kernel would kill the process without a word.
     `when_tight` is called where one leaves a CPU too little for its steps in flight, were all that
@@ -122,7 +122,7 @@ def check_fits(
 def out_of_memory_told(
     devices: Sequence[jax.Device], config: PretrainConfig | FinetuneConfig
 ) -> Iterator[None]:
-    """Turns an allocation that fails, while compiling or running, into OutOfMemory."""
+    """Turn an allocation that fails, while compiling or running, into OutOfMemory."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -159,7 +159,7 @@ def _out_of_memory(
 
 
 def out_of_memory_advice(config: PretrainConfig | FinetuneConfig) -> str:
-    """Returns what to change so that a step takes less, as part of a sentence."""
+    """Return what to change so that a step takes less, as part of a sentence."""
     train, remat = config.train, config.compute.remat
     advice = [f"lower batch_size ({train.batch_size})"]
     advice += [f"raise accumulate ({train.accumulate})"]

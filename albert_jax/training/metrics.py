@@ -63,7 +63,7 @@ class MetricsLog:
             )
 
     def rewind(self, step: int) -> None:
-        """Drops the train and eval lines of later steps: they are about to be made again."""
+        """Drop the train and eval lines of later steps: they are about to be made again."""
         if self._path is None:
             return
         if self._jsonl is not None:
@@ -80,7 +80,7 @@ class MetricsLog:
         self._jsonl = self._path.open("a", encoding="utf-8")
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float], *, line: str = "") -> None:
-        """Records `values` (nested names as "a/b") of a step; `line` is what a person reads."""
+        """Record `values` (nested names as "a/b") of a step; `line` is what a person reads."""
         self._record({"kind": kind, "step": step, **values})
         if kind == "eval":
             self._evaluated.add(step)
@@ -89,11 +89,11 @@ class MetricsLog:
             self.say(line)
 
     def has_evaluation(self, step: int) -> bool:
-        """Whether an evaluation at that step is in the log."""
+        """Return whether an evaluation at that step is in the log."""
         return step in self._evaluated
 
     def event(self, step: int, message: str, **details: Any) -> None:
-        """Records something that happened once, and says it."""
+        """Record something that happened once, and says it."""
         self._record({"kind": "event", "step": step, "message": message, **details})
         self.say(message)
 
@@ -104,7 +104,7 @@ class MetricsLog:
             self._stream.flush()
 
     def progress(self, step: int, text: str = "") -> None:
-        """Moves the bar, on a terminal."""
+        """Move the bar, on a terminal."""
         if self._bar is not None:
             if not self._clock_runs:  # what passed so far, compiling or evaluating, is no step's
                 self._bar.unpause()
@@ -114,7 +114,7 @@ class MetricsLog:
             self._bar.update(0)
 
     def working(self, step: int, text: str) -> None:
-        """Says what goes on between two steps: in the bar, or now and then in a line."""
+        """Say what goes on between two steps: in the bar, or now and then in a line."""
         now = time.monotonic()
         self._clock_runs = False
         if self._bar is not None and now - self._worked >= 0.1:
@@ -133,7 +133,7 @@ class MetricsLog:
         self.close("finished" if kind is None else "stopped" if stopped else "failed")
 
     def close(self, end: End = "finished") -> None:
-        """Flushes and closes all; trackers are told how the run ended."""
+        """Flush and closes all; trackers are told how the run ended."""
         if self._bar is not None:
             self._bar.close()
         if self._jsonl is not None:
@@ -158,7 +158,7 @@ class MetricsLog:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as a JSON file of a work directory, which appears whole, by rename."""
+    """Write `value` as a JSON file of a work directory, which appears whole, by rename."""
     with appearing_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
@@ -180,7 +180,7 @@ def read_metrics(path: str | Path) -> list[JsonObject]:
 
 
 def _entries(path: Path) -> tuple[list[JsonObject], int]:
-    """The entries, and how many lines are damaged, but for a last one that a kill cut short."""
+    """Return the entries, and how many lines are damaged, but for a last one that a kill cut short."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -199,7 +199,7 @@ def _entry(line: bytes) -> JsonObject | None:
 
 
 def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], title: str) -> None:
-    """Draws losses and accuracies over the steps into a PNG; `baselines` are dashed lines {"loss:
+    """Draw losses and accuracies over the steps into a PNG; `baselines` are dashed lines {"loss:
     unigram": 5.9}, whose names start with the panel they belong to.
 
     May be called while the run is going on: what is damaged in `metrics` is left out, and `picture`

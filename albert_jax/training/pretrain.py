@@ -157,7 +157,7 @@ def _begin(
     beginning: Beginning,
     log: MetricsLog,
 ) -> None:
-    """Says what the run is, and how good the weights are that it starts from."""
+    """Say what the run is, and how good the weights are that it starts from."""
     if multihost.is_primary():
         write_json(Path(config.workdir or "") / "config.json", to_dict(config))
     step = beginning.position.step
@@ -173,7 +173,7 @@ def _begin(
 def _evaluate_first(
     evaluate: Evaluate, placement: Placement, state: TrainState, log: MetricsLog
 ) -> None:
-    """Evaluates the weights that the run starts from: a wrong vocabulary or activation shows here
+    """Evaluate the weights that the run starts from: a wrong vocabulary or activation shows here
     at once, as accuracy near chance."""
     if multihost.gather(log.has_evaluation(0))[0]:
         return
@@ -188,7 +188,7 @@ def _evaluate_first(
 def _finish(
     config: PretrainConfig, data: PretrainingData, workdir: Path, state: TrainState
 ) -> PretrainResult:
-    """Exports the model and says how good it is."""
+    """Export the model and says how good it is."""
     model, held_out = workdir / "model", _last_eval(workdir)
     _export(config, data.vocab, data.tokenizer, workdir, state, model)
     baselines = baselines_at(config, data)
@@ -259,7 +259,7 @@ def _read_config(workdir: Path) -> PretrainConfig:
 
 
 def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
-    """Copies the vocabulary into the work directory, so that `export` needs nothing else."""
+    """Copy the vocabulary into the work directory, so that `export` needs nothing else."""
     if data.vocab is None or not multihost.is_primary():
         return
     kept = workdir / vocabulary_name(data.vocab)
@@ -270,7 +270,7 @@ def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
 def _kept_vocabulary(
     config: PretrainConfig, workdir: Path, meta: Mapping[str, Any]
 ) -> tuple[Path | None, TextSettings]:
-    """The run's vocabulary and how text is cleaned for it."""
+    """Return the run's vocabulary and how text is cleaned for it."""
     kept = vocabulary_in(workdir)
     if not kept.is_file() or "tokenizer" not in meta:  # 0.1.0 kept none
         data = open_data(config, workdir)
@@ -299,7 +299,7 @@ def _require_same_settings(config: PretrainConfig) -> None:
 
 
 def _open_data(config: PretrainConfig, workdir: Path) -> PretrainingData:
-    """The data, which must be the same for all processes; one alone makes a store of text."""
+    """Return the data, which must be the same for all processes; one alone makes a store of text."""
     with multihost.together(limit=math.inf):  # making a store of text may take hours
         multihost.require_same({"work directory's lock": lock_owner(workdir)})
         data = open_data(config, workdir) if config.store or multihost.is_primary() else None

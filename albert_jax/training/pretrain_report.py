@@ -30,7 +30,7 @@ _MANY_PASSES = 200  # from which on a warning is worth its line: the paper has a
 
 
 def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
-    """Model, data, updates, optimizer and devices, a line each, then any warnings."""
+    """Return model, data, updates, optimizer and devices, a line each, then any warnings."""
     model, train = config.model, config.train
     stages = config.stages
     shared = parameter_counts(model)["shared layers"]
@@ -100,7 +100,7 @@ def closing(
     heldout: Mapping[str, float],
     baselines: Mapping[str, float],
 ) -> str:
-    """Says what came of a run and, last, how to use it; `baselines` are `baselines_at`."""
+    """Say what came of a run and, last, how to use it; `baselines` are `baselines_at`."""
     of_docs = bool(config.text) and all(map(is_docs, config.text))
     gap = "it was the [MASK] of the year."
     if of_docs:
@@ -117,7 +117,7 @@ def closing(
 
 
 def baselines_at(config: PretrainConfig, data: PretrainingData) -> dict[str, float]:
-    """What knowing only frequencies reaches on what is evaluated: `Data.baselines`, and
+    """Return what knowing only frequencies reaches on what is evaluated: `Data.baselines`, and
     label_majority, the share of the more frequent sentence-order label."""
     if data.heldout is None or config.examples.objective == "none":
         return dict(data.baselines)
@@ -127,7 +127,7 @@ def baselines_at(config: PretrainConfig, data: PretrainingData) -> dict[str, flo
 
 
 def draw_losses(config: PretrainConfig, baselines: Mapping[str, float], workdir: Path) -> None:
-    """Draws WORKDIR/loss.png from the run's log so far, beside `baselines_at`."""
+    """Draw WORKDIR/loss.png from the run's log so far, beside `baselines_at`."""
     lines = {
         "loss:unigram entropy": baselines.get("unigram_entropy_nats"),
         "masked_lm_accuracy:most frequent token": baselines.get("most_frequent_token_rate"),

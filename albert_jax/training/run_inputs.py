@@ -18,7 +18,7 @@ from albert_jax.utils.remote_fs import is_address
 def require_pretraining_inputs(
     config: PretrainConfig, *, workdir_too: bool = True, fetch: bool = True
 ) -> None:
-    """Raises UserError where a run has no data or no work directory, or names what is not there;
+    """Raise UserError where a run has no data or no work directory, or names what is not there;
     with `fetch` False also for a model that would have to be fetched or converted first."""
     if workdir_too:
         _require_workdir(config.workdir)
@@ -28,7 +28,7 @@ def require_pretraining_inputs(
 
 
 def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = True) -> None:
-    """Raises UserError where a run has no model, no data or no work directory, or names what is not
+    """Raise UserError where a run has no model, no data or no work directory, or names what is not
     there."""
     if workdir_too:
         _require_workdir(config.workdir)

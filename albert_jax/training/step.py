@@ -41,7 +41,7 @@ class TrainState:
 
 
 def init_state(params: Any, tx: optax.GradientTransformation, *, seed: int) -> TrainState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(seed))
 
 
@@ -55,7 +55,7 @@ def evaluated_weights(state: TrainState) -> Any:
 def make_train_step(
     objective: Objective, tx: optax.GradientTransformation, *, accumulate: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """One optimizer update on a batch; metrics are means over the global batch.
+    """Return one optimizer update on a batch; metrics are means over the global batch.
 
     The batch is divided into `accumulate` micro-batches and the gradient summed in float32.
     Sums are over the devices of the objective's axis, if it has one. A step whose loss or gradient
@@ -96,7 +96,7 @@ def make_train_step(
 
 
 def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: int) -> Any:
-    """Sums `one(micro_batch, key)` over the micro-batches in a loop, so that only one's activations
+    """Return sums `one(micro_batch, key)` over the micro-batches in a loop, so that only one's activations
     live at a time."""
 
     if accumulate == 1:
@@ -119,7 +119,7 @@ def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: 
 
 
 def make_eval_step(objective: Objective) -> Callable[[Any, Batch], dict[str, Metrics]]:
-    """Sums without dropout: {"sums": metrics undivided, "weights": their normalisers}."""
+    """Return sums without dropout: {"sums": metrics undivided, "weights": their normalisers}."""
     axis_name = objective.axis_name
 
     def eval_step(params: Any, batch: Batch) -> dict[str, Metrics]:

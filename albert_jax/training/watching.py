@@ -63,11 +63,11 @@ class Hooks:
         """What else a callback raised."""
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell of a line on training."""
+        """Report of a line on training."""
         self._call(self._watching.on_step, step, metrics)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell of an evaluation."""
+        """Report of an evaluation."""
         self._call(self._watching.on_evaluation, step, metrics)
 
     def _call(self, callback: Callback | None, step: int, metrics: Mapping[str, float]) -> None:

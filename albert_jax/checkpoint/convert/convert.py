@@ -299,7 +299,7 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
 def _choose_vocabulary(
     found: _Found, given: str | Path | None, asked: dict[str, Any]
 ) -> Path | None:
-    """The vocabulary's file, the user's or the source's; notes what the user should know, and sets
+    """Return the vocabulary's file, the user's or the source's; notes what the user should know, and sets
     the settings. `asked` has the user's.
 
     Raises UserError for one that is not the model's, and for a tokenizer that makes other ids of a
@@ -344,7 +344,7 @@ def _choose_vocabulary(
 
 
 def _settings_for(found: _Found, vocabulary: Path, choice: Choice | None) -> dict[str, Any]:
-    """How the source says that text is cleaned for a vocabulary, its own or another."""
+    """Return how the source says that text is cleaned for a vocabulary, its own or another."""
     settings = dict(found.settings)
     if found.hf is not None:
         settings = {**found.hf.settings_of(vocabulary)}
@@ -366,7 +366,7 @@ def _write(
     inventory: Inventory,
     card: CardWords | None = None,
 ) -> list[str]:
-    """Writes `dest` and returns what the user should know."""
+    """Write `dest` and returns what the user should know."""
     weights = found.weights
     if to != "albert-jax":
         words: CardWords = card or {"title": dest.resolve().name, "license": None}

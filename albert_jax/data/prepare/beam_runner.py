@@ -69,7 +69,7 @@ def make_pipeline(options: Sequence[str]) -> Any:
 def run_units_on_beam(
     units: Sequence[Unit], job: Job, pipeline: Any, tick: Callable[[int], None]
 ) -> None:
-    """Prepares every unit on the pipeline's runner; `tick` hears of it all at the end.
+    """Prepare every unit on the pipeline's runner; `tick` hears of it all at the end.
 
     Raises what the first unit to fail raised, and UserError where the runner's workers wrote to
     another place than this machine's folder.
@@ -125,7 +125,7 @@ def _tokenizer(job: Job) -> Tokenizer:
 
 
 def _prepare(unit: Unit, job: Job) -> str:
-    """One unit, on a worker; bad input is written down, since Beam would try it again and again."""
+    """Return one unit, on a worker; bad input is written down, since Beam would try it again and again."""
     try:
         prepare_unit(unit, job, _tokenizer(job), lambda _: None)
     except UserError as error:

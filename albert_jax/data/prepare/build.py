@@ -205,7 +205,7 @@ def _say(text: str, progress: bool) -> None:
 
 
 def _load_tokenizer(vocab: str | Path, mode: Mode, do_lower_case: bool) -> Tokenizer:
-    """The vocabulary; one that is no SentencePiece model says itself how it is used, unless it is
+    """Return the vocabulary; one that is no SentencePiece model says itself how it is used, unless it is
     to be cased."""
     if mode in SLOW_MODES and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
         return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
@@ -227,7 +227,7 @@ def _check(tokenizer: Tokenizer, holdout: float, workers: int | None) -> None:
 def _settings(
     tokenizer: Tokenizer, reading: Reading, holdout: float, pieces: Sequence[Piece]
 ) -> Settings:
-    """All that the store's bytes depend on, beside the inputs."""
+    """Return all that the store's bytes depend on, beside the inputs."""
     made_with = {
         "albert_jax": __version__,
         "sentencepiece": version("sentencepiece"),
@@ -262,7 +262,7 @@ def _settings(
 
 
 def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> StoreManifest | None:
-    """The manifest where the store is complete, whole, and of these settings and inputs.
+    """Return the manifest where the store is complete, whole, and of these settings and inputs.
 
     Raises UserError where something else is in its place.
     """
@@ -383,7 +383,7 @@ def _copy_vocabulary(tokenizer: Tokenizer, place: Place) -> None:
 
 
 def _clean(place: Place) -> None:
-    """Leaves finished units only, or nothing at all where there is none."""
+    """Leave finished units only, or nothing at all where there is none."""
     entries = place.entries()
     if "manifest.json" in entries:
         return
@@ -398,7 +398,7 @@ def _clean(place: Place) -> None:
 
 
 def _unit_of(file: str) -> str:
-    """The name of the unit whose record or shard a file is, "" where it is none's."""
+    """Return the name of the unit whose record or shard a file is, "" where it is none's."""
     return file[:5] if re.match(r"[0-9]{5}[-.]", file) else ""
 
 
@@ -417,12 +417,12 @@ def _explain(error: OSError, disk: Path, needed: float) -> UserError:
 
 
 def _remove_stale(place: Place, units: Sequence[Unit], waiting: Sequence[Unit]) -> None:
-    """Removes what killed runs and changed inputs left: all that is of no finished unit."""
+    """Remove what killed runs and changed inputs left: all that is of no finished unit."""
     _remove_others(place, {unit.name for unit in units} - {unit.name for unit in waiting})
 
 
 def _remove_others(place: Place, finished: set[str]) -> None:
-    """Removes records and shards of all units but those named."""
+    """Remove records and shards of all units but those named."""
     for folder in ("progress", *SPLITS):
         stale = [file for file in place.entries(folder) if _unit_of(file) not in {"", *finished}]
         place.remove(f"{folder}/{file}" for file in stale)
@@ -434,7 +434,7 @@ def _remove_others(place: Place, finished: set[str]) -> None:
 def _manifest(
     units: Sequence[Unit], job: Job, settings: Settings, pieces: Sequence[Piece]
 ) -> StoreManifest:
-    """What the units' records come to; it has no times, paths of the store or process counts."""
+    """Return what the units' records come to; it has no times, paths of the store or process counts."""
     records = []
     for unit, record in zip(units, read_unit_records(units, job), strict=True):
         if record is None:  # at an address two may be at work, and the second began by tidying up
@@ -466,7 +466,7 @@ def _split_record(records: Sequence[UnitRecord], split: str) -> SplitRecord:
 
 
 def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
-    """What a model scores that knows only how often each token occurs, in any unit: nats a token,
+    """Return what a model scores that knows only how often each token occurs, in any unit: nats a token,
     hits."""
     total = counts.sum()
     if not total:

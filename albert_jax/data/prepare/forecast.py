@@ -45,7 +45,7 @@ class Forecast:
         )
 
     def check_disk(self, store: str, free: int | None) -> None:
-        """Raises UserError where the disk is clearly too small."""
+        """Raise UserError where the disk is clearly too small."""
         if free is not None and free < 0.9 * self.bytes:
             raise UserError(
                 f"{store} needs about {show_bytes(self.bytes)} and its disk has "
@@ -56,7 +56,7 @@ class Forecast:
 def make_forecast(
     units: Sequence[Unit], reading: Reading, tokenizer: Tokenizer, workers: int
 ) -> Forecast:
-    """Judges by the beginnings of a few inputs of each kind; takes about half a second."""
+    """Judge by the beginnings of a few inputs of each kind; takes about half a second."""
     pieces = [piece for unit in units for piece in unit.pieces]
     workers = max(1, min(workers, len(units)))
     tokens = size = seconds = 0.0
@@ -88,7 +88,7 @@ def make_forecast(
 
 
 def _beginning(piece: Piece, reading: Reading, read: list[int]) -> Iterator[list[list[str]]]:
-    """Documents from the front of a piece, in batches; input bytes go to `read`."""
+    """Yield documents from the front of a piece, in batches; input bytes go to `read`."""
     batch: list[list[str]] = []
     size = before = 0
     for document in read_piece(piece, reading, tick=read.append):

@@ -17,7 +17,7 @@ from albert_jax.utils.errors import TryAgain, UserError
 
 
 def run_units(units: Sequence[Unit], job: Job, workers: int, tick: Callable[[int], None]) -> None:
-    """Prepares every unit, in this process where `workers` is 1; `tick` hears of bytes read.
+    """Prepare every unit, in this process where `workers` is 1; `tick` hears of bytes read.
 
     Raises what the first unit to fail raised, or TryAgain where a process died; the others are
     then killed.

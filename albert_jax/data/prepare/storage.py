@@ -34,46 +34,46 @@ class Place(Protocol):
     disk: Path  # of this machine, that a unit's files are written to
 
     def free(self) -> int | None:
-        """Bytes that it has room for; None: not known."""
+        """Return bytes that it has room for; None: not known."""
 
     def entries(self, folder: str = "") -> dict[str, int]:
         """Names of what lies right in a folder of the store, with the bytes of the files."""
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Those of the files that are there."""
+        """Return those of the files that are there."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Makes a file, durably."""
+        """Make a file, durably."""
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes files that are there."""
+        """Remove files that are there."""
 
     def remove_folder(self, folder: str) -> None:
-        """Removes a folder of the store with its files, if it is there."""
+        """Remove a folder of the store with its files, if it is there."""
 
     def workspace(self) -> AbstractContextManager[Path]:
-        """A folder of this machine for new files, which `keep` brings into the store."""
+        """Return a folder of this machine for new files, which `keep` brings into the store."""
 
     def keep(self, workspace: Path, names: Iterable[str]) -> None:
-        """Brings finished files of a workspace into the store."""
+        """Bring finished files of a workspace into the store."""
 
     def fetched(self, name: str) -> AbstractContextManager[Path]:
-        """A file of the store as one of this machine."""
+        """Return a file of the store as one of this machine."""
 
     def verify(self, files: Sequence[StoreFile], remedy: str) -> None:
-        """Raises UserError where a file is missing, of another size or, in a folder, damaged."""
+        """Raise UserError where a file is missing, of another size or, in a folder, damaged."""
 
     def writing(self) -> AbstractContextManager[None]:
         """Held while a store is written; leaves no temporary files behind."""
 
 
 def open_place(store: str) -> Place:
-    """The place at a path or an address. Raises UserError for an address that cannot be reached."""
+    """Return the place at a path or an address. Raises UserError for an address that cannot be reached."""
     return Bucket(store) if is_address(store) else Folder(Path(store))
 
 
 def existing_folder(path: Path) -> Path:
-    """The path itself or the nearest folder above it that exists."""
+    """Return the path itself or the nearest folder above it that exists."""
     return next(p for p in (path, *path.absolute().parents) if p.is_dir())
 
 
@@ -151,7 +151,7 @@ class Folder:
 
 
 def _parts(names: Iterable[str]) -> Iterator[list[str]]:
-    """A hundred at a time, each of which may take a minute."""
+    """Yield a hundred at a time, each of which may take a minute."""
     left = iter(names)
     while some := list(itertools.islice(left, 100)):
         yield some

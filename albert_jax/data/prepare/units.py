@@ -78,14 +78,14 @@ class Unit:
         return sum(piece.bytes for piece in self.pieces)
 
     def key(self, job: Job) -> str:
-        """A digest of all that the unit's bytes depend on; the time stamps of its files with it."""
+        """Return a digest of all that the unit's bytes depend on; the time stamps of its files with it."""
         pieces = [asdict(piece) for piece in self.pieces]
         content = json.dumps([job.settings, job.fixed, pieces])
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 def plan_units(pieces: Sequence[Piece], reading: Reading) -> list[Unit]:
-    """Cuts large inputs and gathers small ones; a function of the inputs, not of the machine."""
+    """Cut large inputs and gathers small ones; a function of the inputs, not of the machine."""
 
     def weight(piece: Piece) -> int:
         return piece.bytes * (GZ_RATIO if piece.kind == "gzip" else 1)
@@ -157,7 +157,7 @@ def document_hash(document: Sequence[str]) -> int:
 
 
 def split_of(document: Sequence[str], holdout: float, fixed: tuple[int, int] | None) -> Split:
-    """The split of a document, by its text alone."""
+    """Return the split of a document, by its text alone."""
     if fixed is None:
         return "train"
     value = document_hash(document)
@@ -219,7 +219,7 @@ class _SplitWriter:
 def tokenize(
     documents: Sequence[Sequence[str]], tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids uint16, tokens a sentence, sentences a document; what has no token is left out."""
+    """Return ids uint16, tokens a sentence, sentences a document; what has no token is left out."""
     parts = [np.empty(0, np.uint16)]
     lengths = [np.empty(0, np.int64)]
     for some in _batches(itertools.chain.from_iterable(documents)):
@@ -248,7 +248,7 @@ def _batches(sentences: Iterable[str]) -> Iterator[list[str]]:
 
 
 def prepare_unit(unit: Unit, job: Job, tokenizer: Tokenizer, tick: Callable[[int], None]) -> None:
-    """Writes the unit's shards and then its record; leaves nothing of them where it fails.
+    """Write the unit's shards and then its record; leaves nothing of them where it fails.
 
     `tick` hears of input bytes read. Raises UserError for bad input and OSError for a full disk.
     """
@@ -293,7 +293,7 @@ def read_unit_records(units: Sequence[Unit], job: Job) -> list[UnitRecord | None
 
 
 def _parse_record(data: bytes) -> UnitRecord | None:
-    """A record, None where it is damaged: then the unit is made again."""
+    """Return a record, None where it is damaged: then the unit is made again."""
     with contextlib.suppress(UserError):
         if is_sealed(decode_json(data, dict[str, Any], name="", hint="")):
             return decode_json(data, UnitRecord, name="", hint="")

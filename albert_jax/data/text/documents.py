@@ -85,7 +85,7 @@ def summarize_counts(counts: Mapping[str, int]) -> list[str]:
 
 
 def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
-    """Every input whole, in the order given and sorted within a folder or pattern.
+    """Return every input whole, in the order given and sorted within a folder or pattern.
 
     Raises UserError for an input that does not exist or is not text.
     """
@@ -131,7 +131,7 @@ def _file_piece(path: str, reading: Reading) -> Piece:
 
 
 def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
-    """The inputs name splits of the data set; none is `train`."""
+    """Return the inputs name splits of the data set; none is `train`."""
     name = reading.format.removeprefix("tfds:")
     pieces = []
     for split in dict.fromkeys(map(str, inputs or ["train"])):
@@ -142,7 +142,7 @@ def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
 
 
 def _hub_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
-    """The inputs name splits of the data set; none is `train`."""
+    """Return the inputs name splits of the data set; none is `train`."""
     pieces = []
     for split in dict.fromkeys(map(str, inputs or ["train"])):
         text = open_hub_text(reading.format, split, reading.field)
@@ -152,7 +152,7 @@ def _hub_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
 
 
 def cut_piece(piece: Piece, target: int, reading: Reading) -> list[Piece]:
-    """Cuts a piece of far more than `target` bytes into several, between documents.
+    """Cut a piece of far more than `target` bytes into several, between documents.
 
     A gz file stays whole. Plain text without any blank line for `target` bytes is cut at a line.
     """
@@ -174,7 +174,7 @@ def cut_piece(piece: Piece, target: int, reading: Reading) -> list[Piece]:
 
 
 def _boundary(stream: Stream, start: int, target: int, piece: Piece, reading: Reading) -> int:
-    """The first start of a document at or after byte `start`, or of a line if that is far off."""
+    """Return the first start of a document at or after byte `start`, or of a line if that is far off."""
     if piece.is_wiki:
         pattern = rb"\n(?=<doc )"
     elif find_layout(piece.path, reading) == "wrapped":
@@ -205,7 +205,7 @@ def read_documents(
     *,
     counts: Counter[str] | None = None,
 ) -> Iterator[list[str]]:
-    """Documents of the inputs as lists of sentences; `python-docs` and `package-docs` name what is
+    """Yield documents of the inputs as lists of sentences; `python-docs` and `package-docs` name what is
     on every machine (`python_docs`)."""
     inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     reading = reading or Reading()
@@ -220,7 +220,7 @@ def read_piece(
     counts: Counter[str] | None = None,
     tick: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[str]]:
-    """Documents of one piece, no document and no sentence empty; `tick` hears of bytes read."""
+    """Yield documents of one piece, no document and no sentence empty; `tick` hears of bytes read."""
     counts = Counter() if counts is None else counts
     if piece.kind == "docs":
         for document in python_docs.read_docs(piece.path, reading.language):
@@ -247,7 +247,7 @@ def read_piece(
 
 @functools.lru_cache(maxsize=1024)
 def find_layout(path: str, reading: Reading) -> Layout:
-    """How a text file lays out its sentences: as `reading` says, or judged by its first 64 KiB."""
+    """Return how a text file lays out its sentences: as `reading` says, or judged by its first 64 KiB."""
     if reading.sentences != "auto":
         return reading.sentences
     lines: list[str] = []
@@ -283,7 +283,7 @@ def _group(events: Events, counts: Counter[str]) -> Iterator[list[str]]:
 
 
 def _text_events(lines: Iterable[str], layout: Layout, language: str) -> Events:
-    """A blank line ends a document; in wrapped text one ends a paragraph and two a document."""
+    """Return a blank line ends a document; in wrapped text one ends a paragraph and two a document."""
     paragraph: list[str] = []
     size = 0
     for line in map(str.strip, lines):
@@ -335,7 +335,7 @@ def _wiki_events(lines: Iterable[str], reading: Reading, counts: Counter[str]) -
 
 
 def clean_wiki(line: str) -> str:
-    """A paragraph without the markup that WikiExtractor leaves: tags, [[ ]], entities, ( )."""
+    """Return a paragraph without the markup that WikiExtractor leaves: tags, [[ ]], entities, ( )."""
     if "&" in line:
         line = html.unescape(line)
     if "<" in line:
@@ -351,7 +351,7 @@ def clean_wiki(line: str) -> str:
 def _tfds_events(
     piece: Piece, reading: Reading, counts: Counter[str], tick: Callable[[int], None]
 ) -> Events:
-    """Every example is a document, whatever blank lines it has."""
+    """Return every example is a document, whatever blank lines it has."""
     name = reading.format.removeprefix("tfds:")
     source = tfds_text.open_source(name, piece.path, reading.data_dir)
     share = piece.bytes / max(piece.end - piece.start, 1)
@@ -367,7 +367,7 @@ def _tfds_events(
 def _text_events_of(
     texts: Iterable[tuple[str, bytes]], reading: Reading, counts: Counter[str]
 ) -> Events:
-    """Every text, given with its place, is a document, whatever blank lines it has."""
+    """Return every text, given with its place, is a document, whatever blank lines it has."""
     layout: Layout = "split" if reading.sentences == "auto" else reading.sentences
     for place, text in texts:
         lines = text_lines(text, place, reading.strict, counts)

@@ -37,7 +37,7 @@ class FileState:
 
 
 def find_files(given: str) -> list[str]:
-    """The files of a folder, a pattern or a path, sorted; those at an address as addresses.
+    """Return the files of a folder, a pattern or a path, sorted; those at an address as addresses.
 
     Hidden ones of a folder are left out. Raises UserError where there is none.
     """
@@ -108,7 +108,7 @@ def require_output_apart(
 
 
 def _whole_folder(given: str) -> str | None:
-    """The folder all of whose files are given, by its name or as `folder/**`, or None."""
+    """Return the folder all of whose files are given, by its name or as `folder/**`, or None."""
     if glob.has_magic(given):
         prefix, stars, rest = given.partition("**")
         return (prefix or ".") if stars and not rest.strip("/*") else None
@@ -124,7 +124,7 @@ def _lies_in(path: str, folder: str) -> bool:
 
 
 def file_state(path: str) -> FileState:
-    """Raises UserError for a file that cannot be read."""
+    """Raise UserError for a file that cannot be read."""
     if not is_address(path):
         try:
             status = os.stat(path)

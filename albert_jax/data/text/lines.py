@@ -67,7 +67,7 @@ class Piece:
 def read_lines(
     piece: Piece, reading: Reading, counts: Counter[str], tick: Callable[[int], None]
 ) -> Iterator[str]:
-    """Lines of one file's piece, cleaned; `tick` hears of bytes read from disk.
+    """Return lines of one file's piece, cleaned; `tick` hears of bytes read from disk.
 
     `counts` gains what was mended: invalid_utf8_bytes, nul_characters, byte_order_marks,
     line_separators, lines_cut. Raises UserError for a damaged gz file and, where `strict`, for
@@ -79,7 +79,7 @@ def read_lines(
 
 
 def text_lines(data: bytes, place: str, strict: bool, counts: Counter[str]) -> Iterator[str]:
-    """Lines of a text that is in memory already, as `read_lines` cleans them; `place` names it."""
+    """Return lines of a text that is in memory already, as `read_lines` cleans them; `place` names it."""
     return _decoded(_blocks(io.BytesIO(data).read, counts), place, 0, strict, counts)
 
 
@@ -101,7 +101,7 @@ def _file_blocks(
 
 @contextlib.contextmanager
 def piece_reader(piece: Piece, tick: Callable[[int], None]) -> Iterator[Callable[[int], bytes]]:
-    """Yields a function that reads up to so many bytes of a file's piece, unpacked, none at its
+    """Yield a function that reads up to so many bytes of a file's piece, unpacked, none at its
     end; `tick` hears of bytes read from disk. It raises UserError for a damaged gz file."""
     ticked, remaining = piece.start, piece.end - piece.start
     is_packed = piece.kind in ("gzip", "jsonl.gz")

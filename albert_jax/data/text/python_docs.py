@@ -53,7 +53,7 @@ def is_docs(given: str) -> bool:
 
 
 def read_docs(name: str, language: str = "en") -> Iterator[list[str]]:
-    """Documents of `python-docs`: one for each help topic, then one for each module, its docstrings
+    """Yield documents of `python-docs`: one for each help topic, then one for each module, its docstrings
     from top to bottom; of `package-docs`: one for each module."""
     if name == "python-docs":
         for text in _topics().values():
@@ -133,7 +133,7 @@ def _documented(node: ast.AST) -> Iterator[Documented]:
 
 
 def _sentences(text: str, language: str) -> list[str]:
-    """The prose of a docstring or topic: no code, tables, signatures or headings."""
+    """Return the prose of a docstring or topic: no code, tables, signatures or headings."""
     found: list[str] = []
     text = re.sub(r"(?m)^.*\n\s*[-=~]{3,}\s*$", "\n", inspect.cleandoc(text))  # underlined headings
     for block in re.split(r"\n\s*\n", text):

@@ -22,7 +22,7 @@ _WINDOW = 2048
 
 
 def split_sentences(text: str, language: str = "en") -> list[str]:
-    """Splits one paragraph into sentences; white space becomes single spaces, none is empty.
+    """Split one paragraph into sentences; white space becomes single spaces, none is empty.
 
     Takes linear time: text without any sentence's end is cut every 2,048 characters at white space.
     """
@@ -53,7 +53,7 @@ def _segment(text: str, language: str) -> list[str]:
 
 
 def detect_layout(lines: Sequence[str], language: str = "en") -> Layout:
-    """How the first lines of a text lay out its sentences; an empty text counts as `lines`."""
+    """Return how the first lines of a text lay out its sentences; an empty text counts as `lines`."""
     lines = [line.strip() for line in lines]
     filled = [line for line in lines if line]
     if not filled:

@@ -21,14 +21,14 @@ class TextSource:
     num_bytes: int  # of the split, as TFDS counts it
 
     def text(self, index: int) -> bytes:
-        """The text of one example, UTF-8 unless the data set broke it."""
+        """Return the text of one example, UTF-8 unless the data set broke it."""
         text = self.examples[index][self.feature]
         return text if isinstance(text, bytes) else str(text).encode("utf-8", errors="replace")
 
 
 @functools.lru_cache(maxsize=4)
 def open_source(name: str, split: str, data_dir: str | None = None) -> TextSource:
-    """Opens a split of `NAME[/CONFIG][:VERSION]`; see `open_split`.
+    """Open a split of `NAME[/CONFIG][:VERSION]`; see `open_split`.
 
     Raises UserError also for a data set that has no text feature.
     """

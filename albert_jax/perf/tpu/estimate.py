@@ -102,7 +102,7 @@ def find_batch(config: EstimateConfig = EstimateConfig()) -> Rows[EstimateResult
 
 
 def estimated_config(config: EstimateConfig, where: Slice) -> PretrainConfig:
-    """The pretraining run that is asked about, with the batch of all chips together."""
+    """Return the pretraining run that is asked about, with the batch of all chips together."""
     is_recipe = config.model.partition(":")[0].endswith(".py")
     default = None if is_recipe else _rounded(DEFAULT_BATCH, config.accumulate or 1)
     batch = config.batch_size or default
@@ -186,7 +186,7 @@ def _compiled(
 
 
 def _text_of(compiled: jax.stages.Compiled, dump: Path, where: Slice) -> str:
-    """The scheduled program, as libtpu itself wrote it."""
+    """Return the scheduled program, as libtpu itself wrote it."""
     for written in dump.glob("*.after_codegen.txt"):
         return written.read_text()
     try:
@@ -204,7 +204,7 @@ def _text_of(compiled: jax.stages.Compiled, dump: Path, where: Slice) -> str:
 
 
 def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
-    """The share of peak at which kernels, all of attention, are taken to run, by name; "" is of all
+    """Return the share of peak at which kernels, all of attention, are taken to run, by name; "" is of all
     that are not named: half of what MXUs can do with heads of that size, which fill a part of
     them."""
     head_size, length = config.model.head_size, config.examples.max_seq_length
@@ -301,7 +301,7 @@ def _largest(config: EstimateConfig, where: Slice, devices: Sequence[jax.Device]
 
 
 def next_batch(fits: dict[int, int], fails: int | None, capacity: int, unit: int) -> int | None:
-    """The batch, a multiple of `unit`, to try after those that fit (with their bytes) and the least
+    """Return the batch, a multiple of `unit`, to try after those that fit (with their bytes) and the least
     that fails; None once the largest is known to within a sixteenth, or none fits."""
     low = max(fits, default=0)
     high = fails if fails is not None else max(4 * low, unit)
