@@ -72,11 +72,11 @@ _WORD_CHARACTERS = _PUNCTUATION | frozenset(string.ascii_lowercase)
 def clean_text(
     text: str, *, mode: Mode = "google", lower: bool = True, keep_accents: bool = False
 ) -> str:
-    """Collapse white space, decomposes, drops accents, lower-cases. tokenization.py:77.
+    """Collapse white space, decompose, drop accents and lower-case. tokenization.py:77.
 
-    With `keep_accents`, as transformers has it, nothing is decomposed or dropped. `hf` lower-cases
-    character by character before that (so no final ς) and turns `` and '' into ".
-    Lone surrogates, which no UTF-8 can hold, become U+FFFD.
+    With `keep_accents`, as in transformers, nothing is decomposed or dropped. `hf` lower-cases
+    character by character before that (so there is no final ς) and turns `` and '' into ". Lone
+    surrogates, which UTF-8 cannot encode, become U+FFFD.
     """
     if mode == "hf" and lower:
         text = text.replace("\u03a3", "\u03c3").lower()  # lower() looks around only for sigma
@@ -99,11 +99,10 @@ def _uncombined(match: re.Match[str]) -> str:
 def _origins(
     text: str, cleaned: str, units: re.Pattern[str], clean: Callable[[str], str]
 ) -> tuple[Sequence[int], ...]:
-    """Start and end, in `text`, of what each character of `cleaned` was made from.
+    """Return start and end, in `text`, of what each character of `cleaned` was made from.
 
-    `units` finds what `clean` cleans by itself.
-
-    Characters can be cleaned one by one: NFKD moves combining characters only, which are dropped.
+    `units` finds what `clean` cleans separately. Characters can be cleaned one by one, because NFKD
+    moves combining characters only, which are dropped.
     """
     if text.isascii() and len(text.strip()) == len(cleaned):
         first = len(text) - len(text.lstrip())
@@ -382,7 +381,7 @@ class Tokenizer:
         return Encoding(ids, ["[CLS]", *tokens, "[SEP]"], [(0, 0), *offsets, (0, 0)])
 
     def _locate(self, text: str, cleaned: str, pieces: list[str]) -> Iterator[tuple[str, int, int]]:
-        """Apply the digit-comma rule and yields (token, start, end), offsets in `text`."""
+        """Apply the digit-comma rule and yield (token, start, end), with offsets in `text`."""
         starts, ends = _origins(text, cleaned, _UNITS[self.mode], self._clean)
         # The pieces spell `normalized`; its character k was made from cleaned[at[k] : at[k + 1]].
         normalized, at = self._processor.Normalize(cleaned, with_offsets=True)
@@ -466,7 +465,7 @@ class Tokenizer:
 
 
 class _FastTokenizer(Tokenizer):
-    """A vocabulary whose text the `tokenizers` library cleans and divides."""
+    """Clean and divide text with the `tokenizers` library."""
 
     def __init__(
         self,
@@ -475,7 +474,7 @@ class _FastTokenizer(Tokenizer):
         do_lower_case: bool | None,
         keep_accents: bool | None,
     ) -> None:
-        """None: as the file says, else lower-cased and accents as the mode has them by default.
+        """Load the vocabulary; None means as the file says, or else the mode's default.
 
         Raises UserError as `Tokenizer.load` does.
         """
@@ -523,7 +522,7 @@ class _FastTokenizer(Tokenizer):
         *,
         threads: int | None = None,
     ) -> list[Encoding]:
-        """`encode` of each text; None for `threads`: as many as there are cores."""
+        """Encode each text, as `encode` does; `threads` None is one for each core."""
         found = self._engine.encode(_encodable(texts), parse_special is not False, threads)
         return [self._encoding(*each, add_special_tokens) for each in found]
 
@@ -537,8 +536,11 @@ class _FastTokenizer(Tokenizer):
 
 
 def document_of(tokenizer: Tokenizer) -> tokenizer_json.Document:
-    """Return the tokenizer.json that gives a tokenizer's ids in transformers; of modes google and hf as
-    near as `tokenizer_json.of_mode` says. Raises UserError where there can be none."""
+    """Return the tokenizer.json that gives a tokenizer's ids in transformers.
+
+    For the modes google and hf it comes as close as `tokenizer_json.of_mode` says. Raises UserError
+    if there can be none.
+    """
     path, mode = tokenizer.path, tokenizer.mode
     cleaning = tokenizer.do_lower_case, tokenizer.keep_accents
     if path.suffix == ".json":
@@ -571,7 +573,10 @@ def _read(path: Path) -> bytes:
 def _parse_spiece(
     model: bytes, path: Path
 ) -> tuple[sentencepiece.SentencePieceProcessor, list[str]]:
-    """Return a SentencePiece model at work, and its pieces; UserError for what is none of ALBERT's."""
+    """Return a SentencePiece processor, and its pieces.
+
+    Raises UserError for a model that is not ALBERT's.
+    """
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
@@ -594,14 +599,14 @@ def _parse_spiece(
 
 
 def _several(texts: Iterable[str]) -> list[str]:
-    """Return the texts of an argument that takes no single one."""
+    """Return the texts of an argument that may not be a single string."""
     if isinstance(texts, str):
         raise UserError(f"texts {shown(texts)} is one string; give a list of them")
     return texts_of(texts, "texts")
 
 
 def _encodable(texts: Iterable[str]) -> list[str]:
-    """Return the same with U+FFFD for lone surrogates, which no UTF-8 can hold."""
+    """Return the texts with U+FFFD for lone surrogates, which UTF-8 cannot encode."""
     return [_SURROGATE.sub("\ufffd", text) for text in _several(texts)]
 
 
@@ -614,7 +619,7 @@ def _whole(ids: Iterable[SupportsIndex]) -> list[int]:
 
 
 def vocabulary_file(path: str | Path, mode: str | None = None) -> Path:
-    """Return the vocabulary that a path names, or a folder's; UserError where there is none."""
+    """Return the vocabulary that a path names, or a folder's; raises UserError if there is none."""
     path = model_path(path)
     if path.is_file():
         return path
@@ -636,7 +641,7 @@ def _starts_word(piece: str) -> bool:
 
 
 def _starts_wordpiece(piece: str) -> bool:
-    """Return whether a piece of BERT's begins a word: Chinese characters do, each by itself."""
+    """Return whether a piece of BERT's begins a word; each Chinese character does."""
     return not piece.startswith("##")
 
 
@@ -659,7 +664,7 @@ _TRAINER: dict[str, Any] = {
 
 
 class _Lines:
-    """Cleans lines on their way to the trainer, and counts them."""
+    """Clean lines on their way to the trainer, and count them."""
 
     def __init__(self, source: Iterable[str], lower: bool, max_bytes: int) -> None:
         self.source, self.lower, self.max_bytes = source, lower, max_bytes
@@ -697,11 +702,11 @@ def train_on_lines(
 ) -> Path:
     """Train a vocabulary as the original's README does; return `output`/spiece.model.
 
-    Lines are cleaned as the tokenizer cleans them, lower-casing included; those over
-    `max_sentence_length` bytes are skipped and counted, and of the others `input_sentence_size` are
-    sampled. The same lines give the same bytes. Also writes spiece.vocab. Raises UserError for no
-    text, for a `vocab_size` that the text is too small for, naming the largest, and for a place
-    that cannot be written, before the lines are read where that shows.
+    Lines are cleaned as the tokenizer cleans them, lower-casing included. Lines over
+    `max_sentence_length` bytes are skipped and counted. `input_sentence_size` of the others are
+    sampled. The same lines give the same bytes. spiece.vocab is written too. Raises UserError if
+    there is no text, or too little for `vocab_size` (the error names the largest possible), or the
+    folder cannot be written; the latter, if it shows, before the lines are read.
     """
     output = Path(output)
     _require_writable(output)
@@ -730,7 +735,7 @@ def train_on_lines(
 
 
 def _require_writable(folder: Path) -> None:
-    """Raise UserError where a folder cannot be written, as far as that can be seen."""
+    """Raise UserError if a folder cannot be written, as far as that can be seen."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"{nearest} is a file; name a folder for the vocabulary")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`train-tokenizer`: a vocabulary of the very sentences that `prepare` makes of the same inputs.
+"""Train a vocabulary, for `train-tokenizer`, on the sentences that `prepare` makes.
 
-The original trains on the lines of its files, which hold a sentence each: the same thing.
+The original trains on the lines of its files, which have one sentence each. That is the same.
 """
 
 from __future__ import annotations

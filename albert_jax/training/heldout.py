@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a pretraining model predicts held-out text."""
+"""Evaluate a pretraining model on held-out text."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from albert_jax.utils.results import ABSENT_IF_NONE, Result
 def evaluator(
     config: PretrainConfig, data: PretrainingData, steps: StagedSteps, placement: Placement
 ) -> Evaluate | None:
-    """Return the means over the held-out examples, None where there are none.
+    """Return a function that returns the means over the held-out examples; None if there are none.
 
-    The shared layer is applied as often as in the last step before.
+    The shared layer is applied as often as in the step before.
     """
     if data.heldout is None or not len(data.heldout):
         return None
@@ -191,14 +191,17 @@ def evaluate_on_store(
 
 
 def _whole(params: Any, made: ConfiguredStep) -> Any:
-    """Return parameters with zeros for the parts that a model lacks, of which nothing is then asked."""
+    """Return parameters with zeros for the parts that a model lacks.
+
+    The metrics of these parts are then ignored.
+    """
     shapes = jax.eval_shape(partial(made.random_state, 0)).params
     absent = {name: shapes[name] for name in shapes.keys() - params.keys()}
     return {**params, **jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), absent)}
 
 
 def evaluation_lines(found: StoreEvaluation) -> str:
-    """Return an evaluation as lines for a person."""
+    """Return an evaluation as lines for people."""
     masked = {"ngram": "n-grams", "word": "single words", "piece": "single pieces"}[found.masking]
     rows = f"{found.examples:,} rows of {found.max_seq_length} tokens, {masked} masked"
     return "\n".join([f"{found.model} on {found.store}: {rows}", *figures(found, found)])

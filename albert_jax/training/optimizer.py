@@ -379,10 +379,11 @@ def _of_optax(
 
 
 def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Muon on the kernels; on all else, bias-corrected AdamW.
+    """Return Muon for the kernels, and bias-corrected AdamW for everything else.
 
-    Tables of embeddings and the heads' last matrices are not kernels: their rows are looked up.
-    Differs from optax.contrib.muon: both parts decay alike and Adam has no Nesterov momentum.
+    Tables of embeddings and the heads' last matrices are not kernels, because their rows are looked
+    up. Differs from optax.contrib.muon: both parts have the same decay, and Adam has no Nesterov
+    momentum.
     """
     kernels = optax.chain(
         optax.contrib.scale_by_muon(weight_dimension_numbers=_as_matrices),

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretraining from data to a model directory: what `albert-jax pretrain` and `albert-jax export`
-call."""
+"""Pretrain from data to a model directory, for `albert-jax pretrain` and `albert-jax export`."""
 
 from __future__ import annotations
 
@@ -157,7 +156,7 @@ def _begin(
     beginning: Beginning,
     log: MetricsLog,
 ) -> None:
-    """Say what the run is, and how good the weights are that it starts from."""
+    """Report what the run is, and how good its first weights are."""
     if multihost.is_primary():
         write_json(Path(config.workdir or "") / "config.json", to_dict(config))
     step = beginning.position.step
@@ -173,8 +172,10 @@ def _begin(
 def _evaluate_first(
     evaluate: Evaluate, placement: Placement, state: TrainState, log: MetricsLog
 ) -> None:
-    """Evaluate the weights that the run starts from: a wrong vocabulary or activation shows here
-    at once, as accuracy near chance."""
+    """Evaluate the weights that the run starts from.
+
+    A wrong vocabulary or activation shows here at once, as accuracy near chance.
+    """
     if multihost.gather(log.has_evaluation(0))[0]:
         return
 
@@ -188,7 +189,7 @@ def _evaluate_first(
 def _finish(
     config: PretrainConfig, data: PretrainingData, workdir: Path, state: TrainState
 ) -> PretrainResult:
-    """Export the model and says how good it is."""
+    """Export the model and report how good it is."""
     model, held_out = workdir / "model", _last_eval(workdir)
     _export(config, data.vocab, data.tokenizer, workdir, state, model)
     baselines = baselines_at(config, data)
@@ -288,7 +289,7 @@ def _kept_vocabulary(
 
 
 def _require_same_settings(config: PretrainConfig) -> None:
-    """UserError unless all processes were given the same, and are of the same kind."""
+    """Raise UserError unless all processes have the same settings and the same kind of devices."""
     settings = to_dict(config)
     for path in ("store", "workdir", "vocab", "heldout"):  # a host may have its own names for them
         del settings[path]
@@ -299,7 +300,10 @@ def _require_same_settings(config: PretrainConfig) -> None:
 
 
 def _open_data(config: PretrainConfig, workdir: Path) -> PretrainingData:
-    """Return the data, which must be the same for all processes; one alone makes a store of text."""
+    """Return the data, which must be the same for all processes.
+
+    One process alone makes a store of text.
+    """
     with multihost.together(limit=math.inf):  # making a store of text may take hours
         multihost.require_same({"work directory's lock": lock_owner(workdir)})
         data = open_data(config, workdir) if config.store or multihost.is_primary() else None
@@ -319,7 +323,10 @@ def _first_state(
     made: ConfiguredStep,
     random_state: Callable[[], TrainState],
 ) -> tuple[TrainState, str]:
-    """`init_from`'s or random weights with a fresh optimizer, and which of the two."""
+    """Return a fresh state, and a sentence on where its weights come from.
+
+    They are those of `init_from`, or random.
+    """
     if config.init_from is None:
         state = random_state()
         params = first_values(state.params, config, data)

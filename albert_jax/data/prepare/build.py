@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`prepare`: text -> token store, in bounded memory, by several processes, restartable by unit.
+"""Prepare text into a token store: in bounded memory, by several processes, restartable by unit.
 
-Plan the units (inputs cut or gathered to up to 64 MiB), look at a sample and forecast, make every
-unit that is not finished yet, write the manifest. Until then the records of finished units are in
+The steps: plan the units (inputs cut or grouped to up to 64 MiB), forecast from a sample, make
+every unit that is not finished, write the manifest. Until then the records of finished units are in
 STORE/progress.
 """
 
@@ -205,8 +205,10 @@ def _say(text: str, progress: bool) -> None:
 
 
 def _load_tokenizer(vocab: str | Path, mode: Mode, do_lower_case: bool) -> Tokenizer:
-    """Return the vocabulary; one that is no SentencePiece model says itself how it is used, unless it is
-    to be cased."""
+    """Return the vocabulary.
+
+    One that is no SentencePiece model defines its own cleaning, except that it may be set to cased.
+    """
     if mode in SLOW_MODES and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
         return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
     return Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
@@ -227,7 +229,7 @@ def _check(tokenizer: Tokenizer, holdout: float, workers: int | None) -> None:
 def _settings(
     tokenizer: Tokenizer, reading: Reading, holdout: float, pieces: Sequence[Piece]
 ) -> Settings:
-    """Return all that the store's bytes depend on, beside the inputs."""
+    """Return all that the store's bytes depend on, in addition to the inputs."""
     made_with = {
         "albert_jax": __version__,
         "sentencepiece": version("sentencepiece"),
@@ -262,9 +264,9 @@ def _settings(
 
 
 def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> StoreManifest | None:
-    """Return the manifest where the store is complete, whole, and of these settings and inputs.
+    """Return the manifest if the store is complete, intact, and of these settings and inputs.
 
-    Raises UserError where something else is in its place.
+    Raises UserError if something else is in its place.
     """
     if not (entries := place.entries()):
         return None
@@ -327,7 +329,10 @@ def _inputs(pieces: Sequence[Piece]) -> list[Input]:
 def _first_documents(
     units: Sequence[Unit], reading: Reading, tokenizer: Tokenizer, *, wanted: int
 ) -> list[int]:
-    """Hashes of the first documents that have tokens and differ; UserError where there is none."""
+    """Return the hashes of the first different documents that have tokens.
+
+    Raises UserError if there is none.
+    """
     hashes: list[int] = []
     for piece in itertools.chain.from_iterable(unit.pieces for unit in units):
         for document in read_piece(piece, reading):
@@ -355,9 +360,10 @@ def _has_tokens(document: Sequence[str], tokenizer: Tokenizer) -> bool:
 def _workplace(
     place: Place, settings: Settings, tokenizer: Tokenizer, needed: float
 ) -> Iterator[None]:
-    """The store, for this process alone; afterwards nothing at all is in it if no unit is done.
+    """Hold the store for this process alone.
 
-    Turns a full disk and other failures of the file system into UserError.
+    If no unit is finished at the end, the store is left empty. A full disk and other failures of
+    the file system become UserError.
     """
     try:
         with place.writing():
@@ -383,7 +389,7 @@ def _copy_vocabulary(tokenizer: Tokenizer, place: Place) -> None:
 
 
 def _clean(place: Place) -> None:
-    """Leave finished units only, or nothing at all where there is none."""
+    """Remove everything but finished units; without any, remove everything."""
     entries = place.entries()
     if "manifest.json" in entries:
         return
@@ -398,7 +404,7 @@ def _clean(place: Place) -> None:
 
 
 def _unit_of(file: str) -> str:
-    """Return the name of the unit whose record or shard a file is, "" where it is none's."""
+    """Return the name of the unit to which a record or shard belongs, or ""."""
     return file[:5] if re.match(r"[0-9]{5}[-.]", file) else ""
 
 
@@ -417,7 +423,7 @@ def _explain(error: OSError, disk: Path, needed: float) -> UserError:
 
 
 def _remove_stale(place: Place, units: Sequence[Unit], waiting: Sequence[Unit]) -> None:
-    """Remove what killed runs and changed inputs left: all that is of no finished unit."""
+    """Remove what killed runs and changed inputs left, that is, all that no finished unit owns."""
     _remove_others(place, {unit.name for unit in units} - {unit.name for unit in waiting})
 
 
@@ -434,7 +440,10 @@ def _remove_others(place: Place, finished: set[str]) -> None:
 def _manifest(
     units: Sequence[Unit], job: Job, settings: Settings, pieces: Sequence[Piece]
 ) -> StoreManifest:
-    """Return what the units' records come to; it has no times, paths of the store or process counts."""
+    """Return the manifest of the units' records.
+
+    It has no times, paths of the store or numbers of processes.
+    """
     records = []
     for unit, record in zip(units, read_unit_records(units, job), strict=True):
         if record is None:  # at an address two may be at work, and the second began by tidying up
@@ -466,8 +475,10 @@ def _split_record(records: Sequence[UnitRecord], split: str) -> SplitRecord:
 
 
 def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
-    """Return what a model scores that knows only how often each token occurs, in any unit: nats a token,
-    hits."""
+    """Return the scores of a model that knows only how often each token occurs.
+
+    They are the entropy in nats for each token, and the most frequent token's id and rate.
+    """
     total = counts.sum()
     if not total:
         return dict.fromkeys(

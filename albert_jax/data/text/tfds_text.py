@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of a TFDS data set, read without TensorFlow."""
+"""Read the text of a TFDS data set without TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from albert_jax.utils.errors import UserError
 
 @dataclass(frozen=True)
 class TextSource:
-    """One split of a prepared data set, by random access."""
+    """Give random access to one split of a prepared data set."""
 
     examples: Sequence[Mapping[str, Any]]
     feature: str  # the one that holds the text
