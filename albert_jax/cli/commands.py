@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands: each is a frozen dataclass whose fields are its flags, and whose `run` makes one
-call and prints what it returns.
+"""Define the commands.
 
-tyro reads the fields, their types, defaults and comments, so that a flag is declared once. What a
-command calls is imported when it runs: `--help` never waits for JAX.
+Each is a frozen dataclass whose fields are its flags, and whose `run` makes one call and prints the
+result. tyro reads the fields, their types, defaults and docstrings, so that a flag is declared
+once. A command imports what it calls when it runs, so that `--help` never waits for JAX.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Command:
 
 
 def _fields(flags: Any, *without: str) -> dict[str, Any]:
-    """Return a dataclass's fields by name, as keyword arguments for what the command calls."""
+    """Return a dataclass's fields by name, as keyword arguments of the function to call."""
     names = [field.name for field in dataclasses.fields(flags)]
     return {name: getattr(flags, name) for name in names if name not in without}
 
@@ -71,14 +71,14 @@ def _gives_any(flags: Any, names: Sequence[str]) -> bool:
 
 
 def _require_model(given: str, name: str = "model") -> None:
-    """Raise UserError for what is no model; one that is given by its name is fetched."""
+    """Raise UserError unless a path is a model; a model that is given by its name is fetched."""
     from albert_jax.checkpoint.model_paths import require_model_directory  # reads vocabularies too
 
     require_model_directory(given, name)
 
 
 def _keep_programs() -> None:
-    """Keep what is compiled from now on for the next call; this imports JAX."""
+    """Keep the programs that are compiled from now on for the next call; this imports JAX."""
     from albert_jax.distributed.compilation_cache import set_compilation_cache
 
     set_compilation_cache(None)
@@ -305,7 +305,7 @@ class _Answering(Command):
     """Of matmuls and activations."""
 
     def _settings(self) -> AnswerSettings:
-        """Return how the model is to answer, but for the task."""
+        """Return how the model answers, without the task."""
         return {
             "max_seq_length": self.max_seq_length,
             "doc_stride": self.doc_stride,
@@ -695,8 +695,7 @@ class Export(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportServing(_OnModel):
-    """Writes a model as programs that run where there is nothing of this package: StableHLO for
-    JAX, or ONNX.
+    """Writes a model as programs that need nothing of this package: StableHLO for JAX, or ONNX.
 
     Example: albert-jax export-serving runs/base/model base-serving
     """
@@ -966,8 +965,10 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
-    """Return the texts on the command line, or a file's lines; UserError unless it is one of the
-    two."""
+    """Return the texts of the command line, or the lines of a file.
+
+    Raises UserError unless exactly one of the two is given.
+    """
     if bool(given) == (file is not None):
         wanted = "give texts, or a file of them with --input"
         raise UserError(f"{wanted}, not both" if given else wanted)
@@ -977,7 +978,7 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
 
 
 def _print_figures(lines: str, figures: JsonObject | None) -> None:
-    """Print lines for people; or JSON alone, on one line, and the lines to stderr."""
+    """Print lines for people; with --json, print one line of JSON, and the lines to stderr."""
     if figures is None:
         print(lines)
         return

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA (Hu et al. 2021): in place of a matrix a product of two thin ones is learnt, and added.
+"""Train LoRA adapters (Hu et al. 2021): the product of two thin matrices, added to a kernel.
 
-ALBERT's layers share their parameters, so one adapter serves all passes. It is trained with the
-pooler and the head, and everything else keeps its values. The exported model has the adapter merged
-into its matrices. The adapter is also written by itself, in the format of PEFT, transformers'
-companion.
+ALBERT's layers share their parameters, so one adapter serves all passes. It is trained together
+with the pooler and the head; everything else keeps its values. In the exported model the adapter is
+merged into the kernels. The adapter is also written by itself, in the format of PEFT, which works
+with transformers.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _PEFT_TASKS = {
 
 
 def with_adapter(params: Mapping[str, Any], rank: int, key: Array) -> ArrayTree:
-    """Return the parameters with an adapter of that rank among them, which changes nothing yet.
+    """Return the parameters with an adapter of that rank, which changes nothing yet.
 
-    For each kernel [inputs, outputs] that it is for, it has `down` [inputs, rank], drawn with a
-    variance of 1 / inputs, and `up` [rank, outputs], zeros.
+    Each of its kernels [inputs, outputs] gets `down` [inputs, rank], drawn with a variance of 1 /
+    inputs, and `up` [rank, outputs], zeros.
     """
     adapter: dict[str, Array] = {}
     for path, kernel in jax.tree_util.tree_leaves_with_path(params):
@@ -80,12 +80,12 @@ def merged(params: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def write_adapter(folder: Path, params: Mapping[str, Any], config: AlbertConfig, head: str) -> None:
-    """Write what was trained, the adapter, the pooler and the head, as PEFT reads it.
+    """Write what was trained (adapter, pooler and head) as PEFT reads it.
 
     Args:
         folder: gets adapter_model.safetensors and adapter_config.json; it is replaced.
-        params: with the adapter.
-        config: the model's.
+        params: the parameters with the adapter.
+        config: the model's architecture.
         head: the head's kind.
     """
     names = hf_names(config, head)
