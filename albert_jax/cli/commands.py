@@ -180,6 +180,9 @@ class Pretrain(Command):
     config: Flags[PretrainConfig]
     dry_run: bool = False
     """Print the plan (sizes, memory, time) and stop."""
+    continue_with: Switch = False
+    """Continue the work directory's run, finished or not, though --train.steps, the batches or the
+    learning rate's schedule are others than so far; its history.json keeps what changed."""
     multihost: bool = False
     """This process is one of several, on hosts that share the work directory. Cloud TPU, GKE and
     SLURM tell them of each other; elsewhere give the next three flags too."""
@@ -209,6 +212,8 @@ class Pretrain(Command):
         require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
+        if self.dry_run and self.continue_with:
+            raise UserError("--dry-run plans a run from its first step; leave out --continue-with")
         from albert_jax.distributed.multihost import Launch
         from albert_jax.training.pretrain import pretrain
 
@@ -226,7 +231,12 @@ class Pretrain(Command):
 
             print(describe_plan(self.config))
         else:
-            pretrain(self.config, launch=launch if self.multihost else None, log=self.log)
+            pretrain(
+                self.config,
+                launch=launch if self.multihost else None,
+                log=self.log,
+                continue_with=self.continue_with,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

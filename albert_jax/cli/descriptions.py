@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from albert_jax.config.history import Continuation
 from albert_jax.config.manifests import HeadManifest, TextSettings
 from albert_jax.config.model import AlbertConfig
 from albert_jax.data.mixture import StorePasses
@@ -87,10 +88,14 @@ class _VerifiedModel(Description):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelDescription(ModelSizes, _VerifiedModel):
-    """A model directory: the sizes of the parameters that it has, and where they come from."""
+    """A model directory: the sizes of the parameters that it has, and where they come from.
+
+    `history` has the changes of settings in the course of its run, None of one without any.
+    """
 
     tokenizer: TextSettings
     provenance: JsonObject
+    history: list[Continuation] | None = field(default=None, metadata=ABSENT_IF_NONE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -200,19 +200,21 @@ class StagedSteps:
     """
 
     def __init__(self, config: PretrainConfig, stages: Stages, lowering: Lowering) -> None:
-        self._config, self._stages, self._lowering = config, stages, lowering
+        self.stages = stages
+        """May be replaced by others: what was made for those serves these too."""
+        self._config, self._lowering = config, lowering
         self._made: dict[tuple[int, float], ConfiguredStep] = {}
 
     def at(self, batch: int) -> ConfiguredStep:
         """Return the step for a batch, the same object for batches that are computed alike."""
-        stage = self._stages.at(batch)
+        stage = self.stages.at(batch)
         return self._of(stage.depth(batch), stage.sentence_order_weight)
 
     def to_evaluate(self, step: int) -> ConfiguredStep:
         """Return what the model is evaluated with after a step: as deep as its steps then are at
         most, before the first one as it will be saved."""
         depth = self._config.model.num_hidden_layers
-        return self._of(self._stages.at(step - 1).depths[1] if step else depth, 1.0)
+        return self._of(self.stages.at(step - 1).depths[1] if step else depth, 1.0)
 
     def _of(self, depth: int, weight: float) -> ConfiguredStep:
         if (depth, weight) not in self._made:
