@@ -64,11 +64,12 @@ def _gives_any(flags: Any, names: Sequence[str]) -> bool:
     return any(getattr(flags, name) != defaults[name] for name in names)
 
 
-def _require_model(given: str, name: str = "model") -> None:
-    """Raise UserError for what is no model; one that is given by its name is fetched."""
+def _require_model(given: str, name: str = "model", *, base: str | None = None) -> None:
+    """Raise UserError for what is no model; one that is given by its name is fetched, an adapter is
+    merged with its base."""
     from albert_jax.checkpoint.model_paths import require_model_directory  # reads vocabularies too
 
-    require_model_directory(given, name)
+    require_model_directory(given, name, base=base)
 
 
 def _keep_programs() -> None:
@@ -305,6 +306,8 @@ class _Answering(Command):
     exit: str | None = None
     """Answer one text at a time, after fewer passes: patience=N once N in a row have not changed
     the answer, confidence=P once it has that probability; for models of finetune --exits."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     dtype: Dtype = "float32"
     """Of matmuls and activations."""
 
@@ -362,8 +365,10 @@ class Evaluate(_Answering):
     scale."""
 
     def run(self) -> None:
+        if self.base is not None and len(self.model) != 1:
+            raise UserError(f"--base is of one adapter, and there are {len(self.model)} models")
         for each in self.model:
-            _require_model(each)
+            _require_model(each, base=self.base)
         if (self.data is None) == (self.store is None):
             raise UserError("give --data DIR for a task, or --store STORE for a pretrained model")
         if self.store is not None:
@@ -459,7 +464,7 @@ class Predict(_Answering):
     """Answer {"id", "error"} to an input that has no answer, and go on with the next."""
 
     def run(self) -> None:
-        _require_model(self.model)
+        _require_model(self.model, base=self.base)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
         if self.data is not None and self.input_format is not None:
@@ -657,13 +662,15 @@ class Info(Command):
     after a colon."""
     store: str | None = None
     """Of a recipe: the token store whose passes are counted."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     json: bool = False
     """Print the description as JSON."""
 
     def run(self) -> None:
         from albert_jax.cli.info import describe_path, description_table
 
-        description = describe_path(self.path)
+        description = describe_path(self.path, base=self.base)
         if description.kind == "recipe" or self.store is not None:
             from albert_jax.cli.recipe_plan import with_plan  # which waits for JAX
 
@@ -703,6 +710,8 @@ class ExportServing(_OnModel):
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
     to: Literal["stablehlo", "onnx"] = "stablehlo"
     """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     top_k: int = 5
     """Pieces that fill_mask answers."""
     depth: int | None = None
@@ -711,7 +720,7 @@ class ExportServing(_OnModel):
     """Of matmuls and activations."""
 
     def run(self) -> None:
-        _require_model(self.model)
+        _require_model(self.model, base=self.base)
         if self.to == "onnx":
             if _gives_any(self, ("top_k", "dtype")):
                 raise UserError(
@@ -764,6 +773,8 @@ class Convert(Command):
     """As the vocabulary was trained; unset: as the source says, else True."""
     with_optimizer: Switch = False
     """Keep the optimizer's slots of a training checkpoint."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     json: bool = False
     """Print the inventory as JSON."""
 

@@ -24,6 +24,7 @@ from albert_jax.cli.descriptions import (
     SplitDescription,
     StoreDescription,
 )
+from albert_jax.config.adapters import is_adapter
 from albert_jax.config.history import Continuation, read_history
 from albert_jax.config.manifests import (
     CONFIG,
@@ -61,14 +62,15 @@ _PARTS = {
 }
 
 
-def describe_path(path: str | Path) -> Description:
+def describe_path(path: str | Path, *, base: str | Path | None = None) -> Description:
     """Describe a model, work directory, token store, configuration file or recipe.
 
     Every file of a store is verified, unless that was done before and it has not changed. A store
     may lie at gs:// or another of fsspec's addresses; then only its manifest is read. A model that
-    is given by its name is fetched where it is not here yet. A recipe is
-    `file.py` or `file.py:key=value,…`. Of a model the manifest and the configuration are verified,
-    and the parameters counted that it has. FLOPs count a multiplication and an addition as two.
+    is given by its name is fetched where it is not here yet, an adapter is merged with its base
+    (`base`: where that is not where it was). A recipe is `file.py` or `file.py:key=value,…`.
+    Of a model the manifest and the configuration are verified, and the parameters counted that it
+    has. FLOPs count a multiplication and an addition as two.
     Raises UserError for what is damaged, and for anything else, with what it is and what to do.
     """
     if str(path).partition(":")[0].endswith(".py"):
@@ -76,8 +78,8 @@ def describe_path(path: str | Path) -> Description:
     place = path_of(path, "path")
     if is_address(str(path)) and not str(path).startswith("hf:"):
         return _store(str(path), remote_manifest(str(path)))
-    if name_of(path) or holds_transformers_weights(place):
-        return _model_directory(require_model_directory(path))
+    if base is not None or name_of(path) or holds_transformers_weights(place) or is_adapter(place):
+        return _model_directory(require_model_directory(path, base=base))
     if place.suffix == ".json" and place.name != MANIFEST and place.is_file():
         return ConfigurationDescription(
             path=str(path), **vars(_sizes(AlbertConfig.from_json(place)))

@@ -73,7 +73,11 @@ class Encoded:
 
 @checked
 def load(
-    directory: str | Path, *, compute: ComputeConfig | None = None, depth: int | None = None
+    directory: str | Path,
+    *,
+    compute: ComputeConfig | None = None,
+    depth: int | None = None,
+    base: str | Path | None = None,
 ) -> Albert:
     """Load a model, ready to answer.
 
@@ -84,9 +88,11 @@ def load(
     Args:
         directory: a model directory; a transformers folder; or a model's name: mini, a released
             one such as "base-v2", or "OWNER/NAME" or "OWNER/NAME@REVISION" of the Hugging Face hub.
-            What is no model directory is fetched and converted once, into the user's cache.
+            What is no model directory is fetched and converted once, into the user's cache. An
+            adapter of `albert-jax finetune --lora` is merged with the model that it was trained on.
         compute: how this machine computes.
         depth: how often the shared layer runs; unset: as often as the configuration says.
+        base: the model that an adapter was trained on; unset: where it was.
 
     Returns:
         The model.
@@ -95,7 +101,8 @@ def load(
         UserError: for a directory that is damaged, a name that cannot be fetched and anything
             else, with what to do.
     """
-    model = load_model(require_model_directory(directory, "directory"), as_float32=True)
+    folder = require_model_directory(directory, "directory", base=base)
+    model = load_model(folder, as_float32=True)
     tokenizer = None
     if model.tokenizer["path"] is not None:
         tokenizer = Tokenizer.load(model.tokenizer["path"], **model.text_settings)

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from albert_jax.checkpoint.adapter import merged
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.stages import Stages
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.lora import merged, with_adapter
+from albert_jax.training.lora import with_adapter
 from albert_jax.training.losses import Batch, Metrics, Objective, pretraining_objective
 from albert_jax.training.optimizer import (
     average_weights,

@@ -26,6 +26,7 @@ from albert_jax.checkpoint.convert.sources import (
 from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_export import check_destination, export_model
+from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import (
     VOCABULARY,
     ConvertedTensor,
@@ -93,13 +94,15 @@ def convert(
     mode: Mode | None = None,
     do_lower_case: bool | None = None,
     with_optimizer: bool = False,
+    base: str | Path | None = None,
 ) -> Inventory:
     """Convert a model and return its inventory; docs/checkpoints.md has the formats.
 
     `head` says what a head of one output is; `config` and `vocab` name files that are not beside
     the weights; `no_vocab` goes without one; `mode` is how text is divided (None: as the source
     says; docs/data.md has the modes); `do_lower_case` is as the vocabulary was trained (None: as
-    the source says, else True). `dest` appears whole. What is found is printed to stderr.
+    the source says, else True); `base` is the model that an adapter was trained on, where that is
+    not where it was. `dest` appears whole. What is found is printed to stderr.
     Raises UserError for what cannot be read or does not fit, and then writes nothing.
     """
     if to not in ("albert-jax", *writers.FILES):
@@ -110,6 +113,8 @@ def convert(
         raise UserError("--no-vocab and --vocab exclude each other; drop one of the two")
     _check_destination(dest, to, [source, f"{source}.index", config, vocab])
     dest = Path(dest)
+    if base is not None:
+        require_model_directory(source, "source", base=base)  # which keeps the merged model
     with fetched(source) as origin:
         path = origin.path
         if has_model_files(path):
