@@ -70,11 +70,12 @@ def _gives_any(flags: Any, names: Sequence[str]) -> bool:
     return any(getattr(flags, name) != defaults[name] for name in names)
 
 
-def _require_model(given: str, name: str = "model") -> None:
-    """Raise UserError unless a path is a model; a model that is given by its name is fetched."""
+def _require_model(given: str, name: str = "model", *, base: str | None = None) -> None:
+    """Raise UserError unless a path is a model; a model that is given by its name is fetched, and an
+    adapter is merged with its base."""
     from albert_jax.checkpoint.model_paths import require_model_directory  # reads vocabularies too
 
-    require_model_directory(given, name)
+    require_model_directory(given, name, base=base)
 
 
 def _keep_programs() -> None:
@@ -186,6 +187,9 @@ class Pretrain(Command):
     config: Flags[PretrainConfig]
     dry_run: bool = False
     """Print the plan (sizes, memory, time) and stop."""
+    continue_with: Switch = False
+    """Continue the work directory's run, finished or not, though --train.steps, the batches or the
+    learning rate's schedule are others than so far; its history.json keeps what changed."""
     multihost: bool = False
     """This process is one of several, on hosts that share the work directory. Cloud TPU, GKE and
     SLURM tell them of each other; elsewhere give the next three flags too."""
@@ -215,6 +219,8 @@ class Pretrain(Command):
         require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
+        if self.dry_run and self.continue_with:
+            raise UserError("--dry-run plans a run from its first step; leave out --continue-with")
         from albert_jax.distributed.multihost import Launch
         from albert_jax.training.pretrain import pretrain
 
@@ -232,7 +238,12 @@ class Pretrain(Command):
 
             print(describe_plan(self.config))
         else:
-            pretrain(self.config, launch=launch if self.multihost else None, log=self.log)
+            pretrain(
+                self.config,
+                launch=launch if self.multihost else None,
+                log=self.log,
+                continue_with=self.continue_with,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +312,8 @@ class _Answering(Command):
     exit: str | None = None
     """Answer one text at a time, after fewer passes: patience=N once N in a row have not changed
     the answer, confidence=P once it has that probability; for models of finetune --exits."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     dtype: Dtype = "float32"
     """Of matmuls and activations."""
 
@@ -358,8 +371,10 @@ class Evaluate(_Answering):
     scale."""
 
     def run(self) -> None:
+        if self.base is not None and len(self.model) != 1:
+            raise UserError(f"--base is of one adapter, and there are {len(self.model)} models")
         for each in self.model:
-            _require_model(each)
+            _require_model(each, base=self.base)
         if (self.data is None) == (self.store is None):
             raise UserError("give --data DIR for a task, or --store STORE for a pretrained model")
         if self.store is not None:
@@ -455,7 +470,7 @@ class Predict(_Answering):
     """Answer {"id", "error"} to an input that has no answer, and go on with the next."""
 
     def run(self) -> None:
-        _require_model(self.model)
+        _require_model(self.model, base=self.base)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
         if self.data is not None and self.input_format is not None:
@@ -659,13 +674,15 @@ class Info(Command):
     after a colon."""
     store: str | None = None
     """Of a recipe: the token store whose passes are counted."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     json: bool = False
     """Print the description as JSON."""
 
     def run(self) -> None:
         from albert_jax.cli.info import describe_path, description_table
 
-        description = describe_path(self.path)
+        description = describe_path(self.path, base=self.base)
         if description.kind == "recipe" or self.store is not None:
             from albert_jax.cli.recipe_plan import with_plan  # which waits for JAX
 
@@ -704,6 +721,8 @@ class ExportServing(_OnModel):
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
     to: Literal["stablehlo", "onnx"] = "stablehlo"
     """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     top_k: int = 5
     """Pieces that fill_mask answers."""
     depth: int | None = None
@@ -712,7 +731,7 @@ class ExportServing(_OnModel):
     """Of matmuls and activations."""
 
     def run(self) -> None:
-        _require_model(self.model)
+        _require_model(self.model, base=self.base)
         if self.to == "onnx":
             if _gives_any(self, ("top_k", "dtype")):
                 raise UserError(
@@ -765,6 +784,8 @@ class Convert(Command):
     """As the vocabulary was trained; unset: as the source says, else True."""
     with_optimizer: Switch = False
     """Keep the optimizer's slots of a training checkpoint."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     json: bool = False
     """Print the inventory as JSON."""
 

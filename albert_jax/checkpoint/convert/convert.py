@@ -26,6 +26,7 @@ from albert_jax.checkpoint.convert.sources import (
 from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_export import check_destination, export_model
+from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import (
     VOCABULARY,
     ConvertedTensor,
@@ -100,6 +101,7 @@ def convert(
     mode: Mode | None = None,
     do_lower_case: bool | None = None,
     with_optimizer: bool = False,
+    base: str | Path | None = None,
 ) -> Inventory:
     """Convert a model between formats, bit for bit; docs/checkpoints.md describes the formats.
 
@@ -118,6 +120,7 @@ def convert(
         mode: the tokenizer's mode (docs/data.md); unset, as the source has it.
         do_lower_case: whether the vocabulary is lower-cased; unset, as the source has it, else
             True.
+        base: the model that an adapter was trained on, if it is no longer where it was.
         with_optimizer: keep the optimizer's slots, where both formats have them.
 
     Returns:
@@ -134,6 +137,8 @@ def convert(
         raise UserError("--no-vocab and --vocab exclude each other; drop one of the two")
     _check_destination(dest, to, [source, f"{source}.index", config, vocab])
     dest = Path(dest)
+    if base is not None:
+        require_model_directory(source, "source", base=base)  # which keeps the merged model
     with fetched(source) as origin:
         path = origin.path
         if has_model_files(path):
