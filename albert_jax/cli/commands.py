@@ -25,6 +25,7 @@ from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.sections import Destination
+from albert_jax.utils.collector import staying
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import json_line, say
 
@@ -385,7 +386,8 @@ class Evaluate(_Answering):
             return
         if len(self.model) != 1:
             raise UserError(f"{len(self.model)} models; give one, or --suite card")
-        from albert_jax.inference.evaluate import evaluate, evaluation_table
+        with staying():
+            from albert_jax.inference.evaluate import evaluate, evaluation_table
 
         assert self.data is not None
         _keep_programs()
@@ -479,7 +481,8 @@ class Predict(_Answering):
             raise UserError(
                 "--skip-bad is for --input; a split's official file has an answer for each"
             )
-        from albert_jax.inference.predict import predict_file, predict_split
+        with staying():
+            from albert_jax.inference.predict import predict_file, predict_split
 
         _keep_programs()
         settings = self._settings()
@@ -554,7 +557,8 @@ class FillMask(_OnTexts):
     def run(self) -> None:
         _require_model(self.model)  # and the texts, before JAX is imported
         texts = _texts(self.text, self.input)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         albert = load(self.model, depth=self.depth)
@@ -599,7 +603,8 @@ class Encode(_OnTexts):
         if self.output is not None:
             check_arrays_file(self.output, [] if self.input in (None, "-") else [str(self.input)])
         texts = _texts(self.text, self.input)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         pool = None if self.pool == "none" else self.pool
@@ -650,7 +655,8 @@ class ScoreOrder(_OnModel):
 
         _require_model(self.model)
         first, second = given_text(self.first), given_text(self.second)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         print(f"{load(self.model).score_order(first, second, truncate=self.truncate):.4f}")
