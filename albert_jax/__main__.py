@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m albert_jax`, and the script `albert-jax`: the command line, with its signals handled
-from the first moment on, before anything slow is imported."""
+"""Run the command line, as `python -m albert_jax` and as the script `albert-jax`.
+
+Signals are handled from the first moment on, before anything slow is imported.
+"""
 
 import gc
 import signal
@@ -15,10 +17,10 @@ RESUMABLE = ("pretrain", "finetune", "prepare")
 
 
 def main() -> int:
-    """Runs `sys.argv` and returns its exit status.
+    """Run `sys.argv` and return its exit status.
 
-    A signal ends a command that can be started again with 75, others as shells report it, with 128
-    and the signal's number; either way what was half-written is removed.
+    A signal ends a command that can be started again with status 75, and others with 128 plus the
+    signal's number, as shells report it. Either way, half-written files are removed.
     """
     own_process()
     resumable = sys.argv[1:2] != [] and sys.argv[1] in RESUMABLE
