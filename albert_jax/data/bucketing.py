@@ -68,12 +68,12 @@ def padded_length(length: int, longest: int) -> int:
     return min(power, longest)
 
 
-<<<<<<< HEAD
 def plan_batches(
     lengths: Sequence[int], *, longest: int, tokens: int, padding: float = math.inf
 ) -> list[Batch]:
-    """Return batches that hold every row once, longest first: too little memory shows at the start.
+    """Return batches that have every row once, the longest first.
 
+    In this order, too little memory shows at the start.
     Rows share a batch only if it has at most 1 + `padding` times the tokens of its rows one by one.
     """
 
@@ -82,13 +82,6 @@ def plan_batches(
         alone = sum(padded_length(lengths[row], longest) for row in rows)
         return count * length <= (1 + padding) * alone
 
-=======
-def plan_batches(lengths: Sequence[int], *, longest: int, tokens: int) -> list[Batch]:
-    """Return batches that have every row once, the longest first.
-
-    In this order, too little memory shows at the start.
-    """
->>>>>>> main
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     batches = []
     done = 0

@@ -236,17 +236,10 @@ class Albert:
         return f"heads {' and '.join(heads)}" if heads else "no head"
 
     def _jit(self, function: Callable[..., Any], *static: str, **settings: Any) -> Any:
-<<<<<<< HEAD
-        return jax.jit(partial(function, self._network, **settings), static_argnames=static)
-=======
-        model = functions.network(self.config, self.compute, self.params)
-
         def call(params: Any, *inputs: Any, **others: Any) -> Any:
-            params = functions.turned(params) if self._on_cpu else params
-            return function(model, params, functions.Inputs(*inputs), **others, **settings)
+            return function(self._network, params, functions.Inputs(*inputs), **others, **settings)
 
         return jax.jit(call, static_argnames=static)
->>>>>>> main
 
     @property
     def vocabulary(self) -> Tokenizer | None:

@@ -155,13 +155,8 @@ class FineTuned:
         return self.directory.config.max_position_embeddings
 
     def broken(self, what: str) -> UserError:
-<<<<<<< HEAD
-        """Returns the error for outputs that are not finite, for the input called `what`."""
-        dtype = self.outputs.model.dtype
-=======
         """Return the error for outputs that are not finite; `what` names the input."""
-        dtype = self.outputs.dtype
->>>>>>> main
+        dtype = self.outputs.model.dtype
         precision = "" if dtype == "float32" else f", or too large for {dtype}"
         return UserError(
             f"{what}: the model's outputs are not finite; the weights in {self.path} are damaged"

@@ -77,16 +77,8 @@ def _with_intermediates(
 
 
 def turned(params: Mapping[str, Any]) -> Any:
-<<<<<<< HEAD
     """Return the parameters with the kernels of dense layers transposed, for
     `Lowering.by_columns`; those of a fine-tuned model's head as they are."""
-=======
-    """Transpose the kernels of `ffn`, [H, I]; applied to the result, return the parameters.
-
-    For few rows, XLA's CPU backend multiplies faster by a wide kernel if it reads the kernel by
-    columns. It accepts no layout that says so, but it accepts a transposed array.
-    """
->>>>>>> main
 
     def turn(path: tuple[Any, ...], leaf: Any) -> Any:
         is_dense = path[-1].key == "kernel" and path[0].key != "head"

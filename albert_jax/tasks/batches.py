@@ -149,9 +149,9 @@ def evaluation_batches(
 ) -> Iterator[tuple[list[int], Arrays]]:
     """Yield every row once, in batches of about `tokens` tokens.
 
-    Each batch is (the indices of its rows, arrays without targets but with p_mask). `padding` is as in
-    `plan_batches`. With `pack`, examples share rows of that many tokens, and the indices are those of the slots, row by row, -1
-    for an empty one.
+    Each batch is (the indices of its rows, arrays without targets but with p_mask). `padding` is as
+    in `plan_batches`. With `pack`, examples share rows of that many tokens, and the indices are
+    those of the slots, row by row, -1 for an empty one.
     """
     if pack:
         yield from _packed_batches(rows, longest=longest, tokens=tokens, length=pack)
