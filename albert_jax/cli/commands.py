@@ -709,7 +709,7 @@ class ExportServing(_OnModel):
     dest: Dest
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
     to: Literal["stablehlo", "onnx"] = "stablehlo"
-    """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
+    """Programs for JAX, or ONNX graphs of the encoder, of fill-mask and of a fine-tuned head."""
     base: str | None = None
     """Of an adapter, the model that it was trained on; unset: where that was."""
     top_k: int = 5
@@ -722,14 +722,12 @@ class ExportServing(_OnModel):
     def run(self) -> None:
         _require_model(self.model, base=self.base)
         if self.to == "onnx":
-            if _gives_any(self, ("top_k", "dtype")):
-                raise UserError(
-                    "--to onnx exports no fill-mask and only float32; leave out --top-k and --dtype"
-                )
+            if _gives_any(self, ("dtype",)):
+                raise UserError("--to onnx exports only float32; leave out --dtype")
             from albert_jax.inference.export_onnx import export_onnx
 
             _keep_programs()
-            print(export_onnx(self.model, self.dest, depth=self.depth))
+            print(export_onnx(self.model, self.dest, top_k=self.top_k, depth=self.depth))
             return
         from albert_jax.inference.export import export_serving
 
