@@ -26,6 +26,7 @@ from albert_jax.config.model import AlbertConfig
 from albert_jax.config.model_names import COMMIT, MAIN, ModelName, hub_endpoint, shown_endpoint
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
+from albert_jax.utils.log_secrets import secrets_hidden
 from albert_jax.utils.wording import first_ten, shortened, without_secrets
 
 _CONFIG = "config.json"
@@ -298,6 +299,7 @@ def _huggingface_hub(named: ModelName) -> Any:
         import huggingface_hub
         import huggingface_hub.constants
         import huggingface_hub.errors
+        import huggingface_hub.hf_api  # with which all that log anything are there
     except ImportError:
         raise UserError(
             f"{named} is no path here, and a repository of the Hugging Face hub needs "
@@ -325,10 +327,12 @@ def _failures(hub: Any) -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises into UserError; `done` is what was to be."""
+    """Turns what huggingface_hub raises into UserError, and keeps secrets out of what it logs;
+    `done` is what was to be."""
     errors = hub.errors
     try:
-        yield
+        with secrets_hidden(hub.__name__):
+            yield
     except UserError:
         raise
     except errors.GatedRepoError:

@@ -143,9 +143,9 @@ class Prepare(_Reading):
     """Processes; unset: all cores."""
     holdout: float = 0.01
     """Share of the documents kept from training, for evaluation."""
-    mode: Mode = "google"
+    mode: Mode | None = None
     """Of a SentencePiece model: text as the original has it (google), or transformers' slow (hf) or
-    fast (hf-fast) tokenizer; other vocabularies say it themselves."""
+    fast (hf-fast) tokenizer; unset: google. Other vocabularies say it themselves."""
     do_lower_case: bool = True
     """As the vocabulary was trained."""
     beam: tuple[str, ...] | None = None

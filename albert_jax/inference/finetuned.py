@@ -210,7 +210,19 @@ def load_fine_tuned(
     model that was not fine-tuned, or for another task or other labels.
     """
     model = load_model(require_model_directory(directory), as_float32=True)
-    return fine_tuned_of(directory, model, task, **settings)
+    fine_tuned = fine_tuned_of(directory, model, task, **settings)
+    if settings.get("exit") is not None and not _was_trained_to_exit(model):
+        say(
+            f"note: {directory} does not say that it was trained with --exits; without that, "
+            "answers after fewer passes are often wrong: compare albert-jax evaluate with and "
+            "without --exit"
+        )
+    return fine_tuned
+
+
+def _was_trained_to_exit(model: ModelDirectory) -> bool:
+    config = model.manifest["provenance"].get("config")
+    return isinstance(config, dict) and config.get("exits") is True
 
 
 def fine_tuned_of(

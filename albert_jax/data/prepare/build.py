@@ -71,6 +71,7 @@ from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
 
 SETTINGS_FILE = "progress/settings.json"
+_DEFAULT_MODE: Mode = "google"  # of a SentencePiece model: as the original has it
 MOST_ALONE = 1.1  # sentences a document; with fewer, nine in ten documents at least have one
 
 
@@ -87,7 +88,7 @@ def prepare(
     language: str = "en",
     data_dir: str | None = None,
     field: str | None = None,
-    mode: Mode = "google",
+    mode: Mode | None = None,
     do_lower_case: bool = True,
     beam: Sequence[str] | None = None,
     progress: bool = True,
@@ -97,8 +98,9 @@ def prepare(
 
     Files and `output` may lie at gs:// or another of fsspec's addresses. `format` is text, wiki,
     tfds:NAME or hf:NAME[/CONFIG] (then the inputs name splits); `field` is the column or key that
-    holds the text of the hub's data sets, of Parquet and of JSONL files. `workers` unset takes all
-    cores. `holdout` is the share of documents kept from training. `beam`, Beam's pipeline options
+    holds the text of the hub's data sets, of Parquet and of JSONL files. `mode` is of a
+    SentencePiece model, unset google; other vocabularies say it themselves. `workers` unset takes
+    all cores. `holdout` is the share of documents kept from training. `beam`, Beam's pipeline options
     as NAME=VALUE, runs the units there instead. The same inputs and settings give the same bytes,
     whatever the number of workers; killed, the same call goes on where it was.
     Raises UserError for bad inputs or settings, a full disk and an address that cannot be reached,
@@ -184,11 +186,13 @@ def _say(text: str, progress: bool) -> None:
 # --------------------------------------------------------------------------------- before it starts
 
 
-def _load_tokenizer(vocab: str | Path, mode: Mode, do_lower_case: bool) -> Tokenizer:
-    """The vocabulary; one that is no SentencePiece model says itself how it is used, unless it is
-    to be cased."""
-    if mode in SLOW_MODES and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
-        return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
+def _load_tokenizer(vocab: str | Path, mode: Mode | None, do_lower_case: bool) -> Tokenizer:
+    """The vocabulary; without a mode a SentencePiece model has the original's, and another one says
+    itself how it is used, unless it is to be cased."""
+    if mode is None:
+        if vocabulary_file(vocab, _DEFAULT_MODE).suffix in (".json", ".txt"):
+            return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
+        mode = _DEFAULT_MODE
     return Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
 
 
