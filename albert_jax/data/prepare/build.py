@@ -100,9 +100,9 @@ def prepare(
     tfds:NAME or hf:NAME[/CONFIG] (then the inputs name splits); `field` is the column or key that
     holds the text of the hub's data sets, of Parquet and of JSONL files. `mode` is of a
     SentencePiece model, unset google; other vocabularies say it themselves. `workers` unset takes
-    all cores. `holdout` is the share of documents kept from training. `beam`, Beam's pipeline options
-    as NAME=VALUE, runs the units there instead. The same inputs and settings give the same bytes,
-    whatever the number of workers; killed, the same call goes on where it was.
+    all cores. `holdout` is the share of documents kept from training. `beam`, Beam's pipeline
+    options as NAME=VALUE, runs the units there instead. The same inputs and settings give the same
+    bytes, whatever the number of workers; killed, the same call goes on where it was.
     Raises UserError for bad inputs or settings, a full disk and an address that cannot be reached,
     TryAgain where a worker was killed or two prepares wrote one address.
     """
