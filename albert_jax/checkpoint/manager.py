@@ -128,7 +128,7 @@ class Checkpointer:
             ) from None
 
     def _tidy(self) -> None:
-        """Removes what a killed save left and brings back the step it was about to replace."""
+        """Remove what a killed save left and brings back the step it was about to replace."""
         for debris in self.directory.glob("*.orbax-checkpoint-tmp*"):
             for _ in range(20):
                 shutil.rmtree(debris, ignore_errors=True)
@@ -192,7 +192,7 @@ class Checkpointer:
             self._path(step).rename(self._path(f"{step}.replaced"))
 
     def _finish(self) -> SaveError | None:
-        """Waits for the save in flight and returns what became of it."""
+        """Wait for the save in flight and returns what became of it."""
         step, self._saving = self._saving, None
         if step is None:
             return None
@@ -210,7 +210,7 @@ class Checkpointer:
         return None
 
     def _failure(self, step: int, error: Exception) -> SaveError:
-        """The error to raise for a save that failed; gives back its space and opens afresh."""
+        """Return the error to raise for a save that failed; gives back its space and opens afresh."""
         cause = cause_of(error, self.directory, self._size)
         self._good.pop(step, None)
         with contextlib.suppress(Exception):  # it would raise the same error again
@@ -229,7 +229,7 @@ class Checkpointer:
         expect: Mapping[str, Any],
         judge: Judge = require_same_run,
     ) -> tuple[State, JsonObject] | None:
-        """The newest good checkpoint as (state, meta), None where there is none.
+        """Return the newest good checkpoint as (state, meta), None where there is none.
 
         The arrays get the shardings of `target_state` (arrays or jax.ShapeDtypeStruct), whatever
         devices they were saved from. A damaged checkpoint is said aloud, passed over and, once an
@@ -271,7 +271,7 @@ class Checkpointer:
     def _read(
         self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any], judge: Judge
     ) -> tuple[JsonObject, dict[str, np.ndarray]]:
-        """One step, verified; Damaged if it is not as written, UserError if it is another run's."""
+        """Return one step, verified; Damaged if it is not as written, UserError if it is another run's."""
         with multihost.together(Damaged):
             document = read_document(self._path(step) / "meta" / "metadata")
             if document["step"] != step:
@@ -306,7 +306,7 @@ class Checkpointer:
     # ---------------------------------------------------------------------------------------- other
 
     def steps(self) -> list[int]:
-        """The steps that are on disk, oldest first; damage shows only on restore."""
+        """Return the steps that are on disk, oldest first; damage shows only on restore."""
         return sorted(
             int(path.name)
             for path in self.directory.glob("*")
@@ -314,12 +314,12 @@ class Checkpointer:
         )
 
     def wait(self) -> None:
-        """Returns when the last save is on disk; SaveError if it failed."""
+        """Return when the last save is on disk; SaveError if it failed."""
         if error := self._finish():
             raise error
 
     def close(self) -> None:
-        """Waits and releases the threads; SaveError if the last save failed."""
+        """Wait and releases the threads; SaveError if the last save failed."""
         error = self._finish()
         if not self._read_only:
             self._manager.close()
@@ -343,7 +343,7 @@ class Checkpointer:
 
 
 def lock_workdir(path: str | Path) -> Lock:
-    """Takes the work directory until the lock is released or this process ends, however.
+    """Take the work directory until the lock is released or this process ends, however.
 
     Creates the directory, and removes from it what killed runs had begun to write. Raises UserError
     that names the process which has it. Where several processes make one run, the first alone takes
@@ -360,7 +360,7 @@ def lock_workdir(path: str | Path) -> Lock:
 
 
 def lock_owner(path: str | Path) -> str:
-    """What a work directory's lock says of its owner: the same to all who see one file system."""
+    """Return what a work directory's lock says of its owner: the same to all who see one file system."""
     try:
         return (Path(path) / LOCK).read_text(encoding="utf-8").strip()
     except OSError:
@@ -368,7 +368,7 @@ def lock_owner(path: str | Path) -> str:
 
 
 def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:
-    """The array as the target is: NumPy, with its sharding, or else on the default device."""
+    """Return the array as the target is: NumPy, with its sharding, or else on the default device."""
     if isinstance(target, np.ndarray):
         return array
     with jax.transfer_guard("allow"):

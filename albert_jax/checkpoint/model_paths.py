@@ -126,7 +126,7 @@ def hidden_name(folder: Path) -> str:
 
 
 def _repository_of(text: str) -> str:
-    """What to add of a path that is not there, in a folder that is, and could name a repository."""
+    """Return what to add of a path that is not there, in a folder that is, and could name a repository."""
     named = named_by(text)
     return f"; {named.forced} is the repository of the hub" if named else ""
 
@@ -139,7 +139,7 @@ def _not_here(path: Any) -> UserError:
 
 
 def what_is(path: Any) -> str | None:
-    """Returns a sentence on what lies at a path, or has that name, and what to do with it; None for
+    """Return a sentence on what lies at a path, or has that name, and what to do with it; None for
     a model directory and for what is not recognised."""
     place = path_of(path, "path")
     if place.is_dir():

@@ -100,7 +100,7 @@ def _place_of(folder: Path) -> Path:
 
 
 def _state_of(folder: Path) -> str:
-    """A digest that changes whenever a file of a folder does."""
+    """Return a digest that changes whenever a file of a folder does."""
     files = [
         (path.name, status.st_size, status.st_mtime_ns, status.st_ino)
         for path in sorted(folder.iterdir())
@@ -112,7 +112,7 @@ def _state_of(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _making(folder: Path, what: str) -> Iterator[None]:
-    """Holds the lock of a folder of the cache; UserError where the cache cannot be written."""
+    """Hold the lock of a folder of the cache; UserError where the cache cannot be written."""
     busy = f"{what} is being fetched or converted by {{owner}}; waiting for it"
     with contextlib.ExitStack() as stack:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model, a token store or a recipe is: sizes, parameters, FLOPs and where it came from."""
+"""Describe a model, a token store or a recipe: sizes, parameters, FLOPs and provenance."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import did_you_mean
 
-# The part that a parameter belongs to, by how its name begins; the first that fits counts. The
+# The part that a parameter belongs to, by the beginning of its name; the first match counts. The
 # names are those of `flops.parameter_counts`.
 _PARTS = {
     "embeddings/": "embeddings",
@@ -65,13 +65,13 @@ _PARTS = {
 def describe_path(path: str | Path, *, base: str | Path | None = None) -> Description:
     """Describe a model, work directory, token store, configuration file or recipe.
 
-    Every file of a store is verified, unless that was done before and it has not changed. A store
-    may lie at gs:// or another of fsspec's addresses; then only its manifest is read. A model that
-    is given by its name is fetched where it is not here yet, an adapter is merged with its base
-    (`base`: where that is not where it was). A recipe is `file.py` or `file.py:key=value,…`.
-    Of a model the manifest and the configuration are verified, and the parameters counted that it
-    has. FLOPs count a multiplication and an addition as two.
-    Raises UserError for what is damaged, and for anything else, with what it is and what to do.
+    Every file of a store is verified, unless it was verified before and has not changed. A store
+    may have a gs:// or another fsspec address; then only its manifest is read. A model's name is
+    looked up in the cache and fetched if it is missing. An adapter is merged with its base, which
+    is `base` if it is no longer where it was. A recipe is `file.py` or
+    `file.py:key=value,…`. Of a model, the manifest and the configuration are verified and the
+    parameters counted. FLOPs count a multiplication and an addition as two. Raises UserError for a
+    damaged path and for any other kind of path.
     """
     if str(path).partition(":")[0].endswith(".py"):
         return _recipe(str(path))
@@ -134,8 +134,10 @@ def _rows(values: Mapping[str, Any], indent: str) -> Iterator[tuple[str, str]]:
 
 
 def _sizes(config: AlbertConfig, counted: dict[str, int] | None = None) -> ModelSizes:
-    """Return sizes by a configuration; `counted` are the parameters that there are, by part, in
-    place of those of the pretraining model."""
+    """Return the sizes of a configuration.
+
+    `counted` has the number of parameters by part, if it is not that of the pretraining model.
+    """
     counts = flops.parameter_counts(config) if counted is None else counted
     length = config.max_position_embeddings
     return ModelSizes(
@@ -168,7 +170,7 @@ def _model_directory(path: Path, history: Sequence[Continuation] = ()) -> ModelD
 
 
 def _parameters(tensors: Mapping[str, TensorEntry]) -> dict[str, int]:
-    """Return the number of parameters by part, of the parts that are there."""
+    """Return the number of parameters of each part that the model has."""
     counts = dict.fromkeys(_PARTS.values(), 0)
     for name, entry in tensors.items():
         part = next(part for start, part in _PARTS.items() if name.startswith(start))

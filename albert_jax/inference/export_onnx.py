@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as ONNX graphs, for servers without JAX.
+"""Export a model as ONNX graphs, for servers without JAX.
 
 DEST/encode.onnx     ids, mask, segments i64[B, S] -> sequence f32[B, S, H], pooled f32[B, H]
 DEST/fill_mask.onnx  the same and masked positions i64[B, P] -> scores f32[B, P, K],
@@ -8,8 +8,8 @@ DEST/predict.onnx    ids, mask, segments -> the outputs of a fine-tuned head
 DEST/serving.json    inputs and outputs, configuration, how text is cleaned, the head, versions
 DEST/spiece.model    the vocabulary, where the model has one; or tokenizer.json or vocab.txt
 
-A graph is the network written out operation by operation. Its layers share their weights, as the
-model's do, so that a file has each once.
+A graph is the network, operation by operation. The layers share their weights, so that a file has
+them once.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ def export_onnx(
     """Write a model directory as ONNX graphs to a new folder, compared with the model itself.
 
     Args:
-        model: model directory, or mini.
-        dest: folder to write.
-        top_k: pieces that the fill-mask graph answers at each masked position.
-        depth: how often the shared layer runs; None: as the configuration says.
+        model: a model directory, or mini.
+        dest: the folder to write.
+        top_k: the pieces that the fill-mask graph answers at each masked position.
+        depth: how often the shared layer runs; None, as the configuration says.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: where something is at `dest`, the libraries are not installed, the head is
-            span_v2, whose beam has no graph, or the model's outputs are not finite.
+        UserError: if `dest` exists, a library is not installed, the head is span_v2, whose beam has
+            no graph, or the model's outputs are not finite.
     """
     source = require_model_directory(model)
     if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
@@ -102,7 +102,7 @@ def export_onnx(
 
 
 class _Graph:
-    """Nodes and weights as they are added; a value is known by its name."""
+    """Collect nodes and weights of a graph; a value is known by its name."""
 
     def __init__(self, params: Mapping[str, np.ndarray]) -> None:
         self._params = params
@@ -119,7 +119,7 @@ class _Graph:
         return name
 
     def weight(self, name: str, *, transposed: bool = False) -> str:
-        """Return a parameter of the model, which the graph has once."""
+        """Return the name of a parameter of the model, which the graph stores once."""
         array = self._params[name]
         key = f"{name}/transposed" if transposed else name
         self.weights[key] = np.ascontiguousarray(array.T if transposed else array, np.float32)
@@ -151,7 +151,7 @@ class _Graph:
         return self.add("LayerNormalization", x, *weights, axis=-1, epsilon=epsilon)
 
     def activation(self, x: str, name: str) -> str:
-        """Return the activation of that name of the configuration."""
+        """Return the output of the configuration's activation of that name."""
         if name in ("gelu", "gelu_erf"):
             return self.add("Gelu", x, approximate="tanh" if name == "gelu" else "none")
         if name == "silu":
@@ -272,8 +272,10 @@ def _model(
     outputs: Mapping[str, tuple[str, list[Any]]],
     more: Mapping[str, list[Any]] | None = None,
 ) -> Any:
-    """Return the model with its inputs of that shape, and outputs by name with theirs; `more` are
-    the shapes of inputs beside ids, mask and segments."""
+    """Return the model with inputs of that shape, and outputs by name with their shapes.
+
+    `more` has the shapes of inputs beside ids, mask and segments.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     shapes = dict.fromkeys(INPUTS, shape) | dict(more or {})
@@ -298,7 +300,7 @@ def _model(
 
 
 def _check(albert: Albert, folder: Path, names: Sequence[str]) -> None:
-    """Run the graphs beside the model, at two shapes; an AssertionError is a bug of ours."""
+    """Compare the graphs with the model, at two shapes; an AssertionError is a bug."""
     import onnxruntime
 
     sessions = {

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first values of a pretraining run's weights, where they are not the original's: drawn
-otherwise, or those of another model."""
+"""Set the first values of a pretraining run's weights, if they differ from the original's.
+
+They are drawn differently, or taken from another model.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from albert_jax.utils.errors import UserError
 
 
 def first_values(params: Any, config: PretrainConfig, data: PretrainingData) -> Any:
-    """Return random parameters as the run's settings begin with them."""
+    """Return random parameters as the run's settings ask for."""
     if config.kernel_init == "fan_in":
         params = fan_in_kernels(params, config.model.initializer_range)
     if config.output_bias == "unigram":
@@ -32,10 +34,10 @@ def first_values(params: Any, config: PretrainConfig, data: PretrainingData) -> 
 
 
 def fan_in_kernels(params: Any, stddev: float) -> Any:
-    """Return parameters whose kernels, drawn with `stddev`, have 1 / sqrt(rows) in its place.
+    """Return parameters whose kernels have the standard deviation 1 / sqrt(rows), not `stddev`.
 
-    A kernel then neither swells nor shrinks what it multiplies, at any width; 0.02 does so at 2,500
-    rows, and at a few hundred leaves attention and feed-forward nearly without effect.
+    Such a kernel neither enlarges nor shrinks its input, at any width. 0.02 does that at 2,500
+    rows; at a few hundred it leaves attention and feed-forward nearly without effect.
     """
 
     def scaled(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
@@ -47,8 +49,11 @@ def fan_in_kernels(params: Any, stddev: float) -> Any:
 
 
 def unigram_bias(frequencies_V: np.ndarray, rows: int) -> np.ndarray:
-    """Return the logarithm of each piece's frequency, f32[rows], less their mean; what does not
-    occur, and rows without a piece, share the frequency of the rarest that does."""
+    """Return the logarithm of each piece's frequency, f32[rows], minus their mean.
+
+    Pieces that do not occur, and rows without a piece, get the frequency of the rarest piece that
+    occurs.
+    """
     padded = np.zeros(rows)
     padded[: len(frequencies_V)] = frequencies_V
     absent = padded == 0
@@ -70,8 +75,10 @@ _FREE = {
 def params_of(
     source: ModelDirectory, name: str, config: PretrainConfig, data: PretrainingData
 ) -> Any:
-    """Return a model's parameters, with more positions where the run's settings say so; UserError,
-    in which it has that name, where they do not fit the run's model or its vocabulary."""
+    """Return a model's parameters, with more positions if the run's settings ask for them.
+
+    Raises UserError, with the model's `name`, if they do not fit the run's model or its vocabulary.
+    """
     source = with_positions(source, name, config.model.max_position_embeddings, config.positions)
     theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
     differing = [

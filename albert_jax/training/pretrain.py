@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretraining from data to a model directory: what `albert-jax pretrain` and `albert-jax export`
-call."""
+"""Pretrain from data to a model directory, for `albert-jax pretrain` and `albert-jax export`."""
 
 from __future__ import annotations
 
@@ -76,25 +75,28 @@ def pretrain(
     on_evaluation: Callback | None = None,
     continue_with: bool = False,
 ) -> PretrainResult:
-    """Runs the configured pretraining, or goes on with it, and exports a model directory.
-
-    With `launch` this process is one of several that make the run together, over all their devices;
-    they share the work directory, and process 0 logs and exports.
+    """Pretrain as configured, or continue the run, and export a model directory.
 
     The work directory gets config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png and
-    model/. `log` names the trackers that are sent the figures too: tensorboard, wandb, mlflow.
+    model/.
 
-    `on_step` and `on_evaluation` are called as (step, metrics) with what each log line on training
-    (step 1, then each `train.log_every`) or on an evaluation has, in process 0. The loop waits for
-    them. One that raises StopTraining ends the run there: it is saved, evaluated and exported, and
-    the same call goes on from there. Anything else that one raises is raised here, with the steps
-    so far saved.
+    Args:
+        config: the model, data and schedule.
+        launch: how this process finds the others, where several processes make the run together
+            over all their devices. They share the work directory; process 0 logs and exports.
+        log: the trackers that receive the figures: "tensorboard", "wandb", "mlflow", or several.
+        on_step: called as (step, metrics) in process 0 with each training line of the log: step 1,
+            then each `train.log_every` steps. The loop waits for it. If it raises StopTraining, the
+            run is saved, evaluated and exported, and ends. Any other exception is raised here,
+            after the steps so far are saved.
+        on_evaluation: the same with each evaluation.
 
-    With `continue_with` the run in the work directory is continued with other steps, batches or
-    another learning rate than it has so far (`CONTINUABLE`), from its newest checkpoint on. Its
-    history.json tells of each such change.
+    Returns:
+        The number of steps, the last evaluation and the model directory.
 
-    Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
+    Raises:
+        UserError: if the settings or the data do not fit.
+        TryAgain: if a signal stopped the run; the same call continues it.
     """
     watching = watching_of(log, on_step, on_evaluation)
     with multihost.joined(launch):
@@ -157,7 +159,7 @@ def _begin(
     beginning: Beginning,
     log: MetricsLog,
 ) -> None:
-    """Says what the run is, and how good the weights are that it starts from."""
+    """Report what the run is, and how good its first weights are."""
     if multihost.is_primary():
         workdir = Path(config.workdir or "")
         write_json(workdir / "config.json", to_dict(config))
@@ -179,8 +181,10 @@ def _begin(
 def _evaluate_first(
     evaluate: Evaluate, placement: Placement, state: TrainState, log: MetricsLog
 ) -> None:
-    """Evaluates the weights that the run starts from: a wrong vocabulary or activation shows here
-    at once, as accuracy near chance."""
+    """Evaluate the weights that the run starts from.
+
+    A wrong vocabulary or activation shows here at once, as accuracy near chance.
+    """
     if multihost.gather(log.has_evaluation(0))[0]:
         return
 
@@ -194,7 +198,7 @@ def _evaluate_first(
 def _finish(
     config: PretrainConfig, data: PretrainingData, workdir: Path, state: TrainState
 ) -> PretrainResult:
-    """Exports the model and says how good it is."""
+    """Export the model and report how good it is."""
     model, held_out = workdir / "model", _last_eval(workdir)
     _export(config, data.vocab, data.tokenizer, workdir, state, model)
     baselines = baselines_at(config, data)
@@ -213,9 +217,15 @@ def _finish(
 def export(
     workdir: str | Path, dest: str | Path, *, dtype: Literal["float32", "bfloat16"] = "float32"
 ) -> Path:
-    """Writes a run's newest good checkpoint as a model directory, also while the run goes on.
+    """Write a run's newest good checkpoint as a model directory, also during the run.
 
-    With `dtype` bfloat16 it takes half the room; what is read of it is float32 again.
+    Args:
+        workdir: the run's work directory.
+        dest: the model directory to write.
+        dtype: bfloat16 halves the files; parameters are float32 again when read.
+
+    Returns:
+        The path of the model directory.
     """
     workdir = Path(workdir)
     require_apart(dest, [workdir], "DEST")
@@ -259,7 +269,7 @@ def _read_config(workdir: Path) -> PretrainConfig:
 
 
 def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
-    """Copies the vocabulary into the work directory, so that `export` needs nothing else."""
+    """Copy the vocabulary into the work directory, so that `export` needs nothing else."""
     if data.vocab is None or not multihost.is_primary():
         return
     kept = workdir / vocabulary_name(data.vocab)
@@ -270,7 +280,7 @@ def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
 def _kept_vocabulary(
     config: PretrainConfig, workdir: Path, meta: Mapping[str, Any]
 ) -> tuple[Path | None, TextSettings]:
-    """The run's vocabulary and how text is cleaned for it."""
+    """Return the run's vocabulary and how text is cleaned for it."""
     kept = vocabulary_in(workdir)
     if not kept.is_file() or "tokenizer" not in meta:  # 0.1.0 kept none
         data = open_data(config, workdir)
@@ -288,7 +298,7 @@ def _kept_vocabulary(
 
 
 def _require_same_settings(config: PretrainConfig, continue_with: bool) -> None:
-    """UserError unless all processes were given the same, and are of the same kind."""
+    """Raise UserError unless all processes have the same settings and the same kind of devices."""
     settings = to_dict(config) | {"continue_with": continue_with}
     for path in ("store", "workdir", "vocab", "heldout"):  # a host may have its own names for them
         del settings[path]
@@ -299,7 +309,10 @@ def _require_same_settings(config: PretrainConfig, continue_with: bool) -> None:
 
 
 def _open_data(config: PretrainConfig, workdir: Path) -> PretrainingData:
-    """The data, which must be the same for all processes; one alone makes a store of text."""
+    """Return the data, which must be the same for all processes.
+
+    One process alone makes a store of text.
+    """
     with multihost.together(limit=math.inf):  # making a store of text may take hours
         multihost.require_same({"work directory's lock": lock_owner(workdir)})
         data = open_data(config, workdir) if config.store or multihost.is_primary() else None
@@ -319,7 +332,10 @@ def _first_state(
     made: ConfiguredStep,
     random_state: Callable[[], TrainState],
 ) -> tuple[TrainState, str]:
-    """`init_from`'s or random weights with a fresh optimizer, and which of the two."""
+    """Return a fresh state, and a sentence on where its weights come from.
+
+    They are those of `init_from`, or random.
+    """
     if config.init_from is None:
         state = random_state()
         params = first_values(state.params, config, data)
@@ -353,11 +369,9 @@ def _run_of(
         config=config.train,
         guard=config.guard,
         step_at=lambda batch: course.steps.at(batch).step,
-        batches=lambda start, stop: course.examples.batches(
-            start,
-            stop,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+        batches=partial(
+            course.examples.batches,
+            process=(jax.process_index(), jax.process_count()),
             threads=config.train.data_threads,
             workers=config.train.data_workers,
         ),

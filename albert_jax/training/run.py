@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run trains: all that the loop needs to know of pretraining or of a task."""
+"""Define what a run trains: all that the loop knows about pretraining or a task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run trains, and by what it is judged."""
+    """Define what a run trains, and how it is judged."""
 
     config: TrainConfig
     guard: GuardConfig
