@@ -152,7 +152,7 @@ def test_a_run_trains_for_it_and_predict_says_how_many_passes_were_made(tmp_path
     golds = [x["label"] for x in inputs]
     right = sum(x.prediction == gold for x, gold in zip(few, golds, strict=True))
     assert json.loads(told.out)["metrics"]["accuracy"] == right / 64
-    with pytest.raises(UserError, match="leave out --pack"):
+    with pytest.raises(UserError, match="leave out pack"):
         next(predict(model, inputs, exit="patience=1", pack=32))
 
 
