@@ -90,12 +90,16 @@ def pretrain(
             run is saved, evaluated and exported, and ends. Any other exception is raised here,
             after the steps so far are saved.
         on_evaluation: the same with each evaluation.
+        continue_with: continue the run in the work directory, though its steps, its batches or its
+            learning rate are others than so far. The work directory's history.json tells of each
+            such change.
 
     Returns:
         The number of steps, the last evaluation and the model directory.
 
     Raises:
-        UserError: if the settings or the data do not fit.
+        UserError: if the settings or the data do not fit, or are not those of the work directory's
+            run.
         TryAgain: if a signal stopped the run; the same call continues it.
     """
     watching = watching_of(log, on_step, on_evaluation)
