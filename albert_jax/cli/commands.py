@@ -258,6 +258,9 @@ class Finetune(Command):
     """
 
     config: Flags[FinetuneConfig]
+    continue_with: Switch = False
+    """Continue the work directory's runs, finished or not, though --train.steps or the learning
+    rate's schedule are others than so far; each run's history.json keeps what changed."""
     json: bool = False
     """Print what results.json holds."""
     log: tuple[Destination, ...] = ("tensorboard",)
@@ -273,7 +276,7 @@ class Finetune(Command):
         require_trackers(self.log)
         from albert_jax.training.finetune import finetune
 
-        results = finetune(self.config, log=self.log)
+        results = finetune(self.config, log=self.log, continue_with=self.continue_with)
         if self.json:
             _print_json(results)
 
