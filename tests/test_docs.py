@@ -4,10 +4,13 @@ pages are whole."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,25 @@ def test_quoted_commands_exist_and_have_the_quoted_flags(generated: dict[str, st
     for line in LINES:
         shown.add(line.split()[1])
     assert shown == set(cli.COMMANDS)  # each is shown in a block
+
+
+def test_python_blocks_import_names_that_exist() -> None:
+    """Also those of the blocks that do not run, for which a store or a model is missing."""
+    for page in documents():
+        for block in blocks(page):
+            if block.language == "python":
+                for module, name in _imported_names(block.text):
+                    assert hasattr(importlib.import_module(module), name), (page.name, name)
+
+
+def _imported_names(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) of what code takes from this package."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("albert_jax"):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id == "albert_jax":
+                yield "albert_jax", node.attr
 
 
 def test_command_lines_are_found_in_tabs_and_across_line_ends(tmp_path: Path) -> None:
