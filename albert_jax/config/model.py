@@ -27,6 +27,12 @@ LARGEST = (1 << 31) - 1  # of a size: what is indexed has int32 indices
 MOST_GROUPS = 1000  # each is a part of the program of its own
 
 HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "silu", "tanh", "linear")
+# The activations that transformers calls by another name, in words.
+_FORMS = {
+    "gelu": "the tanh form of GELU",
+    "gelu_erf": "the erf form of GELU",
+    "silu": "x sigmoid(x)",
+}
 
 # What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form,
 # Google's the tanh form. transformers' activations.py, ACT2FN.
@@ -129,9 +135,9 @@ class AlbertConfig:
         """Reads `albert_config.json` (Google's meaning of "gelu": tanh) or transformers'
         `config.json` (its own: erf).
 
-        Which kind it is shows in the content (`model_type` or `architectures` mark transformers),
-        and is printed to stderr with the activation chosen. Raises UserError for a file that is
-        missing, not JSON or of another model.
+        Which kind it is shows in the content (`model_type` or `architectures` mark transformers).
+        A name of an activation that means something else there is reported on stderr. Raises
+        UserError for a file that is missing, not JSON or of another model.
         """
         path = Path(path)
         try:
@@ -151,12 +157,13 @@ class AlbertConfig:
                 f"{path} holds a {type(values).__name__}, "
                 "not a JSON object; give an albert_config.json"
             )
-        config, kind = cls.from_dict(values, path)
-        say(
-            f"{path.name}: {kind}, hidden_act "
-            f"{shown(values.get('hidden_act', 'gelu'))} read as {config.hidden_act!r}"
-            f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}"
-        )
+        config, _ = cls.from_dict(values, path)
+        named = values.get("hidden_act", config.hidden_act)
+        if named != config.hidden_act:
+            say(
+                f"{path.name}: transformers' hidden_act {shown(named)} is "
+                f"{_FORMS[config.hidden_act]}, here {config.hidden_act!r}"
+            )
         return config
 
     @classmethod
