@@ -62,7 +62,7 @@ class Task(ABC):
     """A task of `tasks.TASKS`: a frozen dataclass whose fields are its settings.
 
     A subclass says how files are read, how the model's inputs are made, what its outputs mean, how
-    they are scored and which official files are written. docs/architecture.md tells how to add one.
+    they are scored and which official files are written. docs/how-to/extend.md tells how to add one.
 
     Fields:
         name: key of `tasks.TASKS`, and a name of `config.TASK_NAMES`.
