@@ -8,6 +8,7 @@ instead of keeping them, and they cost a tenth of what drawing them does. B is t
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -38,6 +39,13 @@ class Dropout(nn.Module):
         return drop(x, seeds_B2, self.rate)
 
 
+class RowDropout(NamedTuple):
+    """A share to set to zero, and the seeds of the rows, `row_seeds`, that choose it."""
+
+    rate: float
+    seeds_B2: Array
+
+
 def drop(x: Array, seeds_B2: Array | None, rate: float) -> Array:
     """Return x [B, ...] with dropout by its rows' seeds; without seeds, x."""
     if seeds_B2 is None:
@@ -64,7 +72,7 @@ def row_seeds(key: Array, rows: int, axis_name: str | None = None) -> Array:
 
 
 def mixed(x: Array, second: Array) -> Array:
-    """Words as if drawn, int32, from words that differ; in integer operations that a Pallas kernel
+    """Return words as if drawn, int32, from words that differ; in integer operations that a Pallas kernel
     has, too."""
     x = (x ^ shifted(x, 16)) * _FACTORS[0] + second
     x = (x ^ shifted(x, 15)) * _FACTORS[1]
@@ -72,5 +80,5 @@ def mixed(x: Array, second: Array) -> Array:
 
 
 def shifted(x: Array, bits: int) -> Array:
-    """Words moved to the right, zeros coming in."""
+    """Return words moved to the right, zeros coming in."""
     return jax.lax.shift_right_logical(x, np.int32(bits))

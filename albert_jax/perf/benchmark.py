@@ -20,7 +20,7 @@ import numpy as np
 
 from albert_jax.config.perf import BenchmarkConfig
 from albert_jax.config.run import PretrainConfig
-from albert_jax.data.loader import make_dataset
+from albert_jax.data.loader import Draw, make_dataset
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.distributed.placement import (
     Placement,
@@ -50,6 +50,7 @@ from albert_jax.training.memory import (
     resident_peak_bytes,
 )
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.malloc import give_back_large_buffers
 from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.results import Rows
@@ -62,15 +63,18 @@ PROFILED = 5
 def benchmark(
     config: BenchmarkConfig = BenchmarkConfig(), *, profile: str | None = None
 ) -> BenchmarkResult:
-    """Measure one configuration; of a step on the devices, return a `StepBenchmark`.
+    """Measure one configuration of a step, or of its input.
 
     Args:
         config: what to measure.
-        profile: folder for a trace of a few steps more.
+        profile: a folder for a trace of a few more steps; unset, none is written.
+
+    Returns:
+        Times, rates and memory: a `StepBenchmark`, or of the phase input a `BenchmarkResult`.
 
     Raises:
-        UserError: for what cannot be measured; OutOfMemory, which is one, where a step does not
-            fit.
+        UserError: if the configuration cannot be measured. OutOfMemory, a kind of UserError, if the
+            step does not fit into memory.
     """
     settings = _checked(config)
     if config.phase == "input":
@@ -88,7 +92,7 @@ def benchmark(
 
 
 def _checked(config: BenchmarkConfig) -> PretrainConfig:
-    """The settings, held against this machine's devices."""
+    """Return the settings, held against this machine's devices."""
     settings = pretrain_config(config)
     if config.phase != "input":
         train = settings.train
@@ -100,10 +104,18 @@ def _checked(config: BenchmarkConfig) -> PretrainConfig:
 
 
 def sweep(config: BenchmarkConfig, points: Sequence[str]) -> Rows[SweepPoint]:
-    """Measure every combination of `points`, such as ["batch_size=8,16", "remat=none,full"].
+    """Measure every combination of some settings.
 
-    One that does not fit has `error` instead of figures. Raises UserError for other mistakes,
-    before anything is measured where that can be told.
+    Args:
+        config: the settings that do not vary.
+        points: the values of those that do, such as ["batch_size=8,16", "remat=none,full"].
+
+    Returns:
+        A `SweepPoint` for each combination. One that does not fit into memory has an `error`
+        instead of figures.
+
+    Raises:
+        UserError: if a setting is wrong, as a rule before anything is measured.
     """
     axes = [_axis(point) for point in points]
     names = [name for name, _ in axes]
@@ -155,7 +167,7 @@ def _axis(point: str) -> tuple[str, list[Any]]:
         raise UserError(f"sweep {point!r} must give {numbers}") from None
 
 
-def _described(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:
+def _described(config: BenchmarkConfig, settings: PretrainConfig) -> JsonObject:
     """Return the fields of a result that say what was measured, and by which code."""
     made_with = {"store": settings.store, "commit": commit(), "versions": versions()}
     return setting_of(config, settings) | made_with
@@ -290,15 +302,14 @@ def _placed(
 def _dataset(settings: PretrainConfig) -> Any:
     train = settings.train
     return make_dataset(
-        source_of(settings),
-        batch_size=train.batch_size,
+        Draw(source_of(settings), train.batch_size),
         threads=train.data_threads,
         workers=train.data_workers,
     )
 
 
 def _turns(config: BenchmarkConfig) -> Iterator[int]:
-    """Counts the steps to time: `steps`, fewer where they take `seconds`, but three at least."""
+    """Count the steps to time: `steps`, fewer where they take `seconds`, but three at least."""
     since = time.perf_counter()
     for turn in range(config.steps):
         if turn >= 3 and time.perf_counter() - since > config.seconds:
@@ -329,7 +340,7 @@ def _in_a_row(
 
 
 def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> None:
-    """Writes a trace of a few steps, as xprof and TensorBoard read it."""
+    """Write a trace of a few steps, as xprof and TensorBoard read it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -342,7 +353,7 @@ def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> 
 
 
 def _loss(metrics: Mapping[str, Any]) -> float:
-    """The loss that training minimises, in evaluation the masked-LM's."""
+    """Return the loss that training minimises, in evaluation the masked-LM's."""
     names = ("loss", "masked_lm_loss", "task_loss")
     return float(next(metrics[name] for name in names if name in metrics))
 
