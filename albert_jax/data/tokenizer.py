@@ -687,7 +687,7 @@ class _Lines:
             self.error = error
             raise
         if self.used:
-            say(f"SentencePiece trains on {self.used:,} sentences; of millions for minutes")
+            say(f"SentencePiece trains on {self.used:,} sentences; millions of them take minutes")
 
 
 @dataclass(frozen=True)
