@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uploads a model to the Hugging Face hub, in transformers' layout, with a model card."""
+"""Upload a model to the Hugging Face hub, in transformers' layout, with a model card."""
 
 from __future__ import annotations
 
@@ -103,8 +103,10 @@ def _repository(repository: str, revision: str | None) -> ModelName:
 def _checked_folder(
     folder: Path, scratch: Path, named: ModelName, license: str | None
 ) -> dict[str, Path]:
-    """Return a transformers folder's files by name, all that a model needs; UserError where they make
-    none that can be read."""
+    """Return the files of a transformers folder that a model needs, by name.
+
+    Raises UserError if they make no readable model.
+    """
     try:
         card = card_of(folder, named.name, license)
     except UserError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention as a pure function; the kernel is chosen by name, or by device and shape.
+"""Compute attention as a pure function; the kernel is chosen by name, or by device and shape.
 
 Letters: B batch, F and T the positions attended from and to, N heads, D head size.
 """
@@ -34,12 +34,12 @@ def attend(
 ) -> Array:
     """Return softmax(q k^T / sqrt(D) + padding) v, [B, F, N, D] in the query's dtype.
 
-    `mask_BT` is 1 for tokens and 0 for padding. `pack_ids_BT`, of rows that several examples share,
-    numbers each token's example from 1 (padding: 0), and a token sees those of its own number only.
-    Dropout falls on the probabilities where there are `seeds_B2`, `dropout.row_seeds`. The kernels
+    `mask_BT` is 1 for tokens and 0 for padding. `pack_ids_BT`, for rows that several examples
+    share, numbers each token's example from 1 (padding: 0); a token sees only those of its own
+    number. With `seeds_B2` (`dropout.row_seeds`), dropout applies to the probabilities. The kernels
     of `compute.attention` differ in the order of additions only: xla runs everywhere, cudnn on
-    GPUs, rows and splash on TPUs; auto takes the best that can, of the platform's. Raises UserError
-    for a named kernel that cannot do what is asked. modeling.py:780-850.
+    GPUs, rows and splash on TPUs; auto takes the platform's best kernel that can do what is asked.
+    Raises UserError if a named kernel cannot. modeling.py:780-850.
     """
     asked = _Asked(
         query_BFND.shape,
@@ -77,7 +77,7 @@ _KERNELS_OF = {"gpu": ("cudnn",), "tpu": ("rows", "splash")}  # the better first
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a kernel is to do."""
+    """Describe what a kernel is to compute."""
 
     shape: tuple[int, ...]  # of the queries, [B, F, N, D]
     dtype: Any
@@ -98,7 +98,7 @@ def _chosen(name: str, asked: _Asked) -> str:
 
 
 def _lacks(kernel: str, asked: _Asked) -> str | None:
-    """Return in words what keeps the kernel from doing what is asked, or None."""
+    """Return why the kernel cannot do what is asked, in words, or None."""
     _, length, heads, head_size = asked.shape
     if kernel == "xla":
         return None

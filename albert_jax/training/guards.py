@@ -77,8 +77,8 @@ class LossGuard:
 class StopSignals:
     """Set `requested` to the name of a SIGTERM, SIGINT or SIGHUP while entered.
 
-    A second signal kills the process at once, and so does the first if `nothing_to_lose`, called in
-    a second thread, returns True: then everything that was finished is saved. JAX itself notices a
+    A second signal kills the process at once. So does the first, if `nothing_to_lose`, which a
+    second thread calls, returns True because everything finished is saved. JAX itself notices a
     preemption only under jax.distributed, so a single TPU VM, a GPU machine and Colab need this.
     """
 

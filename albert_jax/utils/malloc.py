@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps freed memory in the process, for programs that run one step many times on the CPU."""
+"""Keep freed memory in the process, for programs that run one step many times on the CPU."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _keeps = False
 
 
 def keep_freed_memory() -> bool:
-    """Report the C library to keep what is freed; False where it is not glibc.
+    """Tell the C library to keep freed memory; return False if it is not glibc.
 
-    It holds for the whole process and for threads that begin after it: call it in a program that
-    owns its process, before JAX starts its own.
+    This holds for the whole process and for threads that start later. Call it in a program that
+    owns its process, before JAX starts its own threads.
     """
     global _keeps
     _keeps = _tell(_KEEP)
@@ -35,8 +35,10 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_large_buffers() -> bool:
-    """Has buffers of 1 GiB and more go back when they are freed, after `keep_freed_memory`; the
-    rest stay. False where nothing was kept."""
+    """Return buffers of 1 GiB and more when they are freed, after `keep_freed_memory`.
+
+    Smaller ones stay. Returns False if nothing was kept.
+    """
     return _keeps and _tell(_GIVE_BACK_LARGE)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages of TensorFlow's and SentencePiece's files, as classes of Google's protobuf library.
+"""Define the messages of TensorFlow's and SentencePiece's files as classes of Google's protobuf.
 
 They are built here from field numbers, because generated code runs only with the protobuf releases
-that its generator knows. What they lack of the original definitions is passed over when it is read.
-Sources: tensorflow/core/example/{example,feature}.proto, framework/{tensor_shape,versions}.proto,
+that its generator knows. Fields that they lack are ignored when a message is read. Sources:
+tensorflow/core/example/{example,feature}.proto, framework/{tensor_shape,versions}.proto,
 protobuf/tensor_bundle.proto; sentencepiece's src/sentencepiece_model.proto.
 """
 

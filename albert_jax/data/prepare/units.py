@@ -272,6 +272,7 @@ def prepare_unit(unit: Unit, job: Job, tokenizer: Tokenizer, tick: Callable[[int
 
 
 def record_file(unit: Unit) -> str:
+    """Return the name of a unit's record in the store."""
     return f"progress/{unit.name}.json"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `estimate` found, as a person reads it: a card, and a table of the largest batches."""
+"""Show the results of `estimate` to people: a card, and a table of the largest batches."""
 
 from __future__ import annotations
 
