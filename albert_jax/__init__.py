@@ -6,7 +6,7 @@ when they are first used, so that `import albert_jax` and `albert-jax --help` ar
 argument of a function has a wrong type, the function raises UserError.
 """
 
-__version__ = "0.1.0"  # before the imports: any module may import it
+__version__ = "0.2.0"  # before the imports: any module may import it
 
 import importlib
 import inspect

@@ -4,9 +4,11 @@
 Signals are handled from the first moment on, before anything slow is imported.
 """
 
+import gc
 import signal
 import sys
 
+from albert_jax.utils.collector import own_process
 from albert_jax.utils.errors import TryAgain
 from albert_jax.utils.interrupts import SIGNALS, watched
 
@@ -20,6 +22,7 @@ def main() -> int:
     A signal ends a command that can be started again with status 75, and others with 128 plus the
     signal's number, as shells report it. Either way, half-written files are removed.
     """
+    own_process()
     resumable = sys.argv[1:2] != [] and sys.argv[1] in RESUMABLE
 
     def status(number: int) -> int:
@@ -31,6 +34,7 @@ def main() -> int:
         done = cli.main()
     for number in SIGNALS:  # what is done is done: a late signal must not change the status
         signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # the interpreter's last collections would go through all of JAX
     return done
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,14 +38,41 @@ from albert_jax.checkpoint.integrity import (
 from albert_jax.distributed import multihost
 from albert_jax.utils.atomic import remove_leftovers
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_values import JsonObject, unlike_values
+from albert_jax.utils.json_values import JsonObject, differing_values
 from albert_jax.utils.locks import Lock
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import first_ten
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_FIRST_FORMAT = 1  # of runs that were never continued with other settings
+HISTORY_KEY = "history"  # of meta; a version that passed over it would draw other batches
 LOCK = "run.lock"  # in a work directory
 State = TypeVar("State")
+
+
+Judge = Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None]
+"""(checkpoints' directory, a checkpoint's meta, what is expected of it): raises UserError where the
+checkpoint is another run's."""
+
+
+def differences_from(meta: Mapping[str, Any], expect: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the expected values from which a checkpoint's meta differs, (there, here) by name."""
+    known = [key for key in expect if key in meta]
+    return differing_values({key: meta[key] for key in known}, {key: expect[key] for key in known})
+
+
+def require_same_run(directory: Path, meta: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
+    """Raise UserError if a checkpoint's meta differs from what is expected; a `Judge`."""
+    if other := differences_from(meta, expect):
+        raise UserError(
+            f"{another_run(directory, other)}; give that run's settings or another work directory"
+        )
+
+
+def another_run(directory: Path, other: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return the words for a directory whose checkpoints have other values, (there, here)."""
+    told = (f"{name} is {there!r} there and {here!r} here" for name, (there, here) in other.items())
+    return f"{directory} is the work directory of another run: {'; '.join(told)}"
 
 
 class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # untyped
@@ -126,9 +153,8 @@ class Checkpointer:
         data = data_of(leaves)
         arrays = on_host(data)
         table = array_table(leaves, arrays)
-        document = seal(
-            {"format_version": FORMAT_VERSION, "step": step, "meta": meta, "leaves": table}
-        )
+        version = FORMAT_VERSION if meta.get(HISTORY_KEY) else _FIRST_FORMAT
+        document = seal({"format_version": version, "step": step, "meta": meta, "leaves": table})
         if self._good.get(step) != document["crc32c"] or not self._path(step).is_dir():
             # Of several processes each writes its share; orbax divides only what is on devices.
             self._begin(step, data if multihost.several() else arrays, document)
@@ -196,15 +222,19 @@ class Checkpointer:
     # -------------------------------------------------------------------------------------- restore
 
     def restore(
-        self, target_state: State, *, expect: Mapping[str, Any]
+        self,
+        target_state: State,
+        *,
+        expect: Mapping[str, Any],
+        judge: Judge = require_same_run,
     ) -> tuple[State, JsonObject] | None:
         """Return the newest good checkpoint as (state, meta), or None if there is none.
 
         The arrays get the shardings of `target_state` (arrays or jax.ShapeDtypeStruct), whatever
         devices they were saved from. A damaged checkpoint is reported, skipped and, after an older
-        one is found good, moved to STEP.damaged. Raises UserError if meta differs from `expect` in
-        one of its keys (the work directory of another run), if the state differs in tree, shape or
-        dtype, and if every checkpoint is damaged.
+        one is found good, moved to STEP.damaged. Raises UserError if `judge` refuses the meta (the
+        work directory of another run), if the state differs in tree, shape or dtype, and if every
+        checkpoint is damaged.
         """
         if error := self._finish():
             _say_as_primary(str(error))
@@ -213,7 +243,7 @@ class Checkpointer:
         damaged: dict[int, str] = {}
         for step in reversed(steps):
             try:
-                document, arrays = self._read(step, targets, expect)
+                document, arrays = self._read(step, targets, expect, judge)
             except Damaged as error:
                 older = [s for s in steps if s < step]
                 onward = f"falling back to {older[-1]}" if older else "there is none before it"
@@ -238,7 +268,7 @@ class Checkpointer:
         return None
 
     def _read(
-        self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any]
+        self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any], judge: Judge
     ) -> tuple[JsonObject, dict[str, np.ndarray]]:
         """Return one step, verified.
 
@@ -253,12 +283,7 @@ class Checkpointer:
                 f"{self._path(step)} has format {document['format_version']}, newer than "
                 f"{FORMAT_VERSION}; update albert_jax"
             )
-        there = {key: document["meta"][key] for key in expect if key in document["meta"]}
-        if other := unlike_values(there, expect):
-            raise UserError(
-                f"{self.directory} is the work directory of another run: {'; '.join(other)}; "
-                "give that run's settings or another work directory"
-            )
+        judge(self.directory, document["meta"], expect)
         if unlike := differences(document["leaves"], array_table(targets)):
             raise UserError(
                 f"checkpoint {step} in {self.directory} holds another state: {'; '.join(unlike)}; "

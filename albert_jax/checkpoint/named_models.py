@@ -4,7 +4,7 @@
 MODELS/released/NAME/KEY       a model directory; KEY is of its archive's SHA-256, or hub-COMMIT
 MODELS/hub/OWNER--NAME/COMMIT  a model directory, of a repository of the hub
 MODELS/…/refs/REVISION         the KEY or COMMIT that the name meant when it was fetched
-MODELS/local/NAME-PATH/STATE   a model directory, of a transformers folder on this disk
+MODELS/local/NAME-PATH/STATE   a model directory, of a transformers folder or adapter on this disk
 
 Only the standard library and small files are used; JAX is imported when something must be
 converted.
@@ -75,8 +75,26 @@ def converted_folder(folder: Path) -> Path:
     return dest
 
 
+def merged_adapter(folder: Path, base: Path) -> Path:
+    """Return the model directory of an adapter and its base, a model directory.
+
+    They are merged if the cache does not have the adapter's present state. Raises UserError if they
+    cannot be merged or kept.
+    """
+    dest = _place_of(folder)
+    with _making(dest.parent, str(folder)):
+        if not is_model_directory(dest):
+            from albert_jax.checkpoint.adapter import keep_adapter
+
+            keep_adapter(folder, dest, base)
+    return dest
+
+
 def kept_folder(folder: Path) -> Path | None:
-    """Return the cache's model directory for a transformers folder's present state, or None."""
+    """Return the cache's model directory for the present state of a folder, or None.
+
+    The folder is a transformers folder or an adapter.
+    """
     dest = _place_of(folder)
     return dest if is_model_directory(dest) else None
 

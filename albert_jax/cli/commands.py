@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -25,8 +25,15 @@ from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.sections import Destination
+from albert_jax.utils.collector import staying
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import json_line, say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from albert_jax.inference.finetuned import AnswerSettings
+    from albert_jax.utils.json_values import JsonObject
 
 T = TypeVar("T")
 
@@ -64,11 +71,14 @@ def _gives_any(flags: Any, names: Sequence[str]) -> bool:
     return any(getattr(flags, name) != defaults[name] for name in names)
 
 
-def _require_model(given: str, name: str = "model") -> None:
-    """Raise UserError unless a path is a model; a model that is given by its name is fetched."""
+def _require_model(given: str, name: str = "model", *, base: str | None = None) -> None:
+    """Raise UserError unless a path is a model.
+
+    A model that is given by its name is fetched, and an adapter is merged with its base.
+    """
     from albert_jax.checkpoint.model_paths import require_model_directory  # reads vocabularies too
 
-    require_model_directory(given, name)
+    require_model_directory(given, name, base=base)
 
 
 def _keep_programs() -> None:
@@ -180,6 +190,9 @@ class Pretrain(Command):
     config: Flags[PretrainConfig]
     dry_run: bool = False
     """Print the plan (sizes, memory, time) and stop."""
+    continue_with: Switch = False
+    """Continue the work directory's run, finished or not, though --train.steps, the batches or the
+    learning rate's schedule are others than so far; its history.json keeps what changed."""
     multihost: bool = False
     """This process is one of several, on hosts that share the work directory. Cloud TPU, GKE and
     SLURM tell them of each other; elsewhere give the next three flags too."""
@@ -209,6 +222,8 @@ class Pretrain(Command):
         require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
+        if self.dry_run and self.continue_with:
+            raise UserError("--dry-run plans a run from its first step; leave out --continue-with")
         from albert_jax.distributed.multihost import Launch
         from albert_jax.training.pretrain import pretrain
 
@@ -226,7 +241,12 @@ class Pretrain(Command):
 
             print(describe_plan(self.config))
         else:
-            pretrain(self.config, launch=launch if self.multihost else None, log=self.log)
+            pretrain(
+                self.config,
+                launch=launch if self.multihost else None,
+                log=self.log,
+                continue_with=self.continue_with,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,10 +315,12 @@ class _Answering(Command):
     exit: str | None = None
     """Answer one text at a time, after fewer passes: patience=N once N in a row have not changed
     the answer, confidence=P once it has that probability; for models of finetune --exits."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     dtype: Dtype = "float32"
     """Of matmuls and activations."""
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> AnswerSettings:
         """Return how the model answers, without the task."""
         return {
             "max_seq_length": self.max_seq_length,
@@ -352,8 +374,10 @@ class Evaluate(_Answering):
     scale."""
 
     def run(self) -> None:
+        if self.base is not None and len(self.model) != 1:
+            raise UserError(f"--base is of one adapter, and there are {len(self.model)} models")
         for each in self.model:
-            _require_model(each)
+            _require_model(each, base=self.base)
         if (self.data is None) == (self.store is None):
             raise UserError("give --data DIR for a task, or --store STORE for a pretrained model")
         if self.store is not None:
@@ -364,7 +388,8 @@ class Evaluate(_Answering):
             return
         if len(self.model) != 1:
             raise UserError(f"{len(self.model)} models; give one, or --suite card")
-        from albert_jax.inference.evaluate import evaluate, evaluation_table
+        with staying():
+            from albert_jax.inference.evaluate import evaluate, evaluation_table
 
         assert self.data is not None
         _keep_programs()
@@ -449,7 +474,7 @@ class Predict(_Answering):
     """Answer {"id", "error"} to an input that has no answer, and go on with the next."""
 
     def run(self) -> None:
-        _require_model(self.model)
+        _require_model(self.model, base=self.base)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
         if self.data is not None and self.input_format is not None:
@@ -458,16 +483,18 @@ class Predict(_Answering):
             raise UserError(
                 "--skip-bad is for --input; a split's official file has an answer for each"
             )
-        from albert_jax.inference.predict import predict_file, predict_split
+        with staying():
+            from albert_jax.inference.predict import predict_file, predict_split
 
         _keep_programs()
-        settings = {"task": self.task, **self._settings()}
+        settings = self._settings()
         if self.input is not None:
             dest = self.output or "-"
             predict_file(
                 self.model,
                 self.input,
                 dest,
+                task=self.task,
                 input_format=self.input_format,
                 skip_bad=self.skip_bad,
                 **settings,
@@ -475,7 +502,12 @@ class Predict(_Answering):
             return
         assert self.data is not None
         for file in predict_split(
-            self.model, self.data, split=self.split, output=self.output, **settings
+            self.model,
+            self.data,
+            task=self.task,
+            split=self.split,
+            output=self.output,
+            **settings,
         ):
             print(file)
 
@@ -527,7 +559,8 @@ class FillMask(_OnTexts):
     def run(self) -> None:
         _require_model(self.model)  # and the texts, before JAX is imported
         texts = _texts(self.text, self.input)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         albert = load(self.model, depth=self.depth)
@@ -572,7 +605,8 @@ class Encode(_OnTexts):
         if self.output is not None:
             check_arrays_file(self.output, [] if self.input in (None, "-") else [str(self.input)])
         texts = _texts(self.text, self.input)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         pool = None if self.pool == "none" else self.pool
@@ -593,11 +627,11 @@ class Encode(_OnTexts):
             print(self.output)
 
 
-def _print_vectors(texts: Sequence[str], arrays: dict[str, Any]) -> None:
+def _print_vectors(texts: Sequence[str], arrays: dict[str, np.ndarray]) -> None:
     """Print a line of JSON for each text, without the vectors of its padding."""
     mask_BS = arrays.pop("mask")
     for row, text in enumerate(texts):
-        found: dict[str, Any] = {"text": text}
+        found: JsonObject = {"text": text}
         for name, array in arrays.items():
             own = array[row, : mask_BS[row].sum()] if array.ndim == 3 else array[row]
             found[name] = own.tolist()
@@ -623,7 +657,8 @@ class ScoreOrder(_OnModel):
 
         _require_model(self.model)
         first, second = given_text(self.first), given_text(self.second)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         print(f"{load(self.model).score_order(first, second, truncate=self.truncate):.4f}")
@@ -647,13 +682,15 @@ class Info(Command):
     after a colon."""
     store: str | None = None
     """Of a recipe: the token store whose passes are counted."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     json: bool = False
     """Print the description as JSON."""
 
     def run(self) -> None:
         from albert_jax.cli.info import describe_path, description_table
 
-        description = describe_path(self.path)
+        description = describe_path(self.path, base=self.base)
         if description.kind == "recipe" or self.store is not None:
             from albert_jax.cli.recipe_plan import with_plan  # which waits for JAX
 
@@ -692,6 +729,8 @@ class ExportServing(_OnModel):
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
     to: Literal["stablehlo", "onnx"] = "stablehlo"
     """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     top_k: int = 5
     """Pieces that fill_mask answers."""
     depth: int | None = None
@@ -700,7 +739,7 @@ class ExportServing(_OnModel):
     """Of matmuls and activations."""
 
     def run(self) -> None:
-        _require_model(self.model)
+        _require_model(self.model, base=self.base)
         if self.to == "onnx":
             if _gives_any(self, ("top_k", "dtype")):
                 raise UserError(
@@ -753,6 +792,8 @@ class Convert(Command):
     """As the vocabulary was trained; unset: as the source says, else True."""
     with_optimizer: Switch = False
     """Keep the optimizer's slots of a training checkpoint."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     json: bool = False
     """Print the inventory as JSON."""
 
@@ -915,7 +956,7 @@ class Estimate(Command):
             results = estimate.find_batch(self.config)
             lines = estimate_report.batches(results)
             fastest = min(results, key=lambda r: r.ms_per_sequence_per_chip or float("inf"))
-            figures: dict[str, Any] = fastest | {"results": results}
+            figures: JsonObject = fastest | {"results": results}
         else:
             estimated = estimate.estimate(self.config)
             lines = estimate_report.estimate_lines(estimated)
@@ -965,7 +1006,7 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
     return [given_text(text) for text in given] if file is None else read_texts(file)
 
 
-def _print_figures(lines: str, figures: dict[str, Any] | None) -> None:
+def _print_figures(lines: str, figures: JsonObject | None) -> None:
     """Print lines for people; with --json, print one line of JSON, and the lines to stderr."""
     if figures is None:
         print(lines)

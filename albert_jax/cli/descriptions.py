@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from albert_jax.config.history import Continuation
 from albert_jax.config.manifests import HeadManifest, TextSettings
 from albert_jax.config.model import AlbertConfig
 from albert_jax.data.mixture import StorePasses
@@ -98,10 +99,14 @@ class _VerifiedModel(Description):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelDescription(ModelSizes, _VerifiedModel):
-    """Describe a model directory: the sizes of its parameters, and where they come from."""
+    """Describe a model directory: the sizes of its parameters, and where they come from.
+
+    `history` has the changes of settings in the course of its run; None if there were none.
+    """
 
     tokenizer: TextSettings
     provenance: JsonObject
+    history: list[Continuation] | None = field(default=None, metadata=ABSENT_IF_NONE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

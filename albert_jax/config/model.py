@@ -10,6 +10,7 @@ import bisect
 import dataclasses
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -170,7 +171,7 @@ class AlbertConfig:
         return config
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], path: Path) -> tuple[AlbertConfig, str]:
+    def from_dict(cls, values: Mapping[str, Any], path: Path) -> tuple[AlbertConfig, str]:
         """Return the configuration that a file's values describe, and the kind of the file.
 
         Args:

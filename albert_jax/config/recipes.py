@@ -49,7 +49,7 @@ def load_recipe(spec: str) -> Any:
     if not callable(get_config):
         raise UserError(f"recipe {path} defines no get_config(); see configs/ for examples")
     known = inspect.signature(get_config).parameters
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for argument in filter(None, arguments.split(",")):
         key, separator, text = argument.partition("=")
         if not separator:

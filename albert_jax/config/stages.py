@@ -77,6 +77,15 @@ class Stages:
         """Return the batch after a stage's last, or None for the last stage."""
         return self._firsts[number + 1] if number + 1 < len(self) else None
 
+    def continued(self, batch: int, onward: Stages) -> Stages:
+        """Return these stages up to a batch, and from it on those of another run."""
+        before = [stage for stage in self if stage.first < batch]
+        after = [dataclasses.replace(onward.at(batch), first=batch)]
+        after += [stage for stage in onward if stage.first > batch]
+        if before and dataclasses.replace(after[0], first=before[-1].first) == before[-1]:
+            del after[0]  # the same stage goes on
+        return Stages([*before, *after])
+
     def sequences(self, batches: int) -> int:
         """Return the rows of the first batches."""
         return int(self.total(batches, lambda stage: stage.batch_size))

@@ -41,7 +41,7 @@ def check_most(config: Any, section: str, most: float, *names: str) -> None:
 
 
 @functools.cache  # resolving them takes longer than all checks
-def _type_hints(kind: type) -> dict[str, Any]:
+def _type_hints(kind: type) -> dict[str, object]:
     return get_type_hints(kind)
 
 

@@ -13,7 +13,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -120,7 +120,6 @@ class PretrainingSource:
         *,
         seed: int,
         starts_word: np.ndarray,
-        vocab_size: int,
         special: SpecialIds = ALBERT_IDS,
         shuffle: bool = True,
     ):
@@ -130,7 +129,7 @@ class PretrainingSource:
         come in the order of the text.
         """
         self.store, self.config, self.seed, self.shuffle = store, config, seed, shuffle
-        self._masker = Masker(config, starts_word, vocab_size, special)
+        self._masker = Masker(config, starts_word, special)
         counts = [len(shard.document_starts) - 1 for shard in store.shards]
         self._first_document = np.cumsum([0, *counts]).tolist()
         self._epoch_ends = [0]
@@ -141,11 +140,11 @@ class PretrainingSource:
                 "the token store holds no pair of segments to train on; prepare more text"
             )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # A worker process makes the plan again: sending it would cost as much.
         return self.__dict__ | {"_plans": {}, "_lock": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _lock=threading.RLock())
 
     def __len__(self) -> int:

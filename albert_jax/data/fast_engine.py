@@ -59,7 +59,7 @@ class FastEngine:
             pieces[number] = piece
         self.pieces: list[str] = pieces
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_made": {}}
 
     def _tokenizer(self, parse_special: bool) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 
 from albert_jax.data.text.tables_text import text_column
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.wording import shortened, without_secrets
 
 HUB = "hf:"
@@ -62,7 +63,7 @@ class HubSplit:
     data: Any  # a `datasets.Dataset`
     names: Mapping[str, Sequence[str]]  # of the classes, by column
 
-    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(self) -> Iterator[tuple[str, JsonObject]]:
         """Yield each row with its place; -1, the hub's "unlabelled", is None."""
         for index, row in enumerate(self.data):
             named = {

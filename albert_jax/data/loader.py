@@ -15,6 +15,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypedDict
 
@@ -87,23 +88,28 @@ def batch_at(
     return {key: np.stack([example[key] for example in examples]) for key in KEYS}
 
 
+@dataclass(frozen=True)
+class Draw:
+    """`batch_at` with all but the index bound, in a form that can be sent to a worker process."""
+
+    source: ExampleSource
+    batch_size: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def __call__(self, batch_index: int) -> Batch:
+        process = {"process_index": self.process_index, "process_count": self.process_count}
+        return batch_at(self.source, batch_index, self.batch_size, **process)
+
+
 def make_dataset(
-    source: ExampleSource,
-    *,
-    batch_size: int,
-    start: int = 0,
-    stop: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = 2,
-    workers: int = 0,
+    draw: Draw, *, start: int = 0, stop: int | None = None, threads: int = 2, workers: int = 0
 ) -> Batches:
     """Iterate over batches start, start + 1, … (to stop), each equal to `batch_at`.
 
     `threads` threads draw one batch each ahead of time. If `workers` is not 0, that many processes
     do it instead, and plan epochs themselves. With neither, a batch is drawn when it is requested.
     """
-    draw = _Draw(source, batch_size, process_index, process_count)
     indices = itertools.count(start) if stop is None else range(start, stop)
     return Batches(draw, indices, threads, workers)
 
@@ -155,19 +161,6 @@ class Batches(Iterator[Batch]):
     def __del__(self) -> None:
         if hasattr(self, "_pool"):
             self.close(wait=False)
-
-
-class _Draw:
-    """Bind all arguments of batch_at but the index, so that a worker process can get it."""
-
-    def __init__(
-        self, source: ExampleSource, batch_size: int, process_index: int, process_count: int
-    ):
-        self.source, self.batch_size = source, batch_size
-        self.process = {"process_index": process_index, "process_count": process_count}
-
-    def __call__(self, batch_index: int) -> Batch:
-        return batch_at(self.source, batch_index, self.batch_size, **self.process)
 
 
 _worker_draw: Callable[[int], Batch]  # set in a worker process only

@@ -53,16 +53,14 @@ class Masker:
         self,
         config: ExamplesConfig,
         starts_word: np.ndarray,
-        vocab_size: int,
         special: SpecialIds = ALBERT_IDS,
     ):
         """Prepare to mask; `starts_word` bool[V] says which pieces begin a word (`word_starts`)."""
-        assert len(starts_word) == vocab_size, "one entry a piece"
-        self.config, self.vocab_size, self.special = config, vocab_size, special
+        self.config, self.vocab_size, self.special = config, len(starts_word), special
         # Pieces to draw from where the special ones are left out, if these are not the first five.
         self._ordinary = None
         if special != ALBERT_IDS:
-            self._ordinary = np.delete(np.arange(vocab_size), special)
+            self._ordinary = np.delete(np.arange(len(starts_word)), special)
         self.starts_word = np.asarray(starts_word, bool)
         weights = 1.0 / np.arange(1, config.ngram + 1)
         if not config.favor_shorter_ngram:

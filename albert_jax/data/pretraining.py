@@ -123,7 +123,6 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
         PretrainingSource,
         seed=config.train.seed,
         starts_word=word_starts(tokenizer, config.examples.word_start),
-        vocab_size=tokenizer.vocab_size,
         special=tokenizer.special,
     )
     if not store.num_tokens:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from albert_jax.config.sections import ExamplesConfig
 from albert_jax.config.stages import Stages
-from albert_jax.data.loader import Batch, Example, ExampleSource, make_dataset
+from albert_jax.data.loader import Batch, Batches, Draw, Example, ExampleSource, make_dataset
 
 
 class StagedExamples:
@@ -28,13 +28,20 @@ class StagedExamples:
             if end is not None:
                 drawn[stage.examples] += (end - stage.first) * stage.batch_size
 
-    def batches(self, start: int, stop: int | None, **loading: Any) -> Iterator[Batch]:
-        """Return batches start, start + 1, … (to stop); `loading` are `make_dataset`'s settings."""
-        if len(self._stages) == 1:
-            return self._of_stage(0, start, stop, loading)
-        return self._across(start, stop, loading)
+    def batches(
+        self, start: int, stop: int | None, process: tuple[int, int] = (0, 1), **loading: int
+    ) -> Iterator[Batch]:
+        """Return batches start, start + 1, … (to stop): of process (index, count) its rows.
 
-    def _across(self, start: int, stop: int | None, loading: Mapping[str, Any]) -> Iterator[Batch]:
+        `loading` are `make_dataset`'s threads and workers.
+        """
+        if len(self._stages) == 1:
+            return self._of_stage(0, start, stop, process, loading)
+        return self._across(start, stop, process, loading)
+
+    def _across(
+        self, start: int, stop: int | None, process: tuple[int, int], loading: Mapping[str, int]
+    ) -> Iterator[Batch]:
         for number in range(self._stages.number_at(start), len(self._stages)):
             end = self._stages.end(number)
             if stop is not None:
@@ -42,17 +49,23 @@ class StagedExamples:
             first = max(start, self._stages[number].first)
             if end is not None and first >= end:
                 return
-            with contextlib.closing(self._of_stage(number, first, end, loading)) as drawn:
+            with contextlib.closing(self._of_stage(number, first, end, process, loading)) as drawn:
                 yield from drawn
 
     def _of_stage(
-        self, number: int, start: int, stop: int | None, loading: Mapping[str, Any]
-    ) -> Any:
+        self,
+        number: int,
+        start: int,
+        stop: int | None,
+        process: tuple[int, int],
+        loading: Mapping[str, int],
+    ) -> Batches:
         stage = self._stages[number]
         source = self._sources[stage.examples]
         if shift := self._row(stage.first) - stage.first * stage.batch_size:
             source = cast(ExampleSource, _Shifted(source, shift))  # a loader asks for items alone
-        return make_dataset(source, batch_size=stage.batch_size, start=start, stop=stop, **loading)
+        draw = Draw(source, stage.batch_size, *process)
+        return make_dataset(draw, start=start, stop=stop, **loading)
 
     def _row(self, batch: int) -> int:
         """Return the first row of a batch, counted in the source of its stage."""

@@ -105,7 +105,7 @@ class StoreVocabulary:
     keep_accents: bool | None = None  # not written where it is the mode's default
     file: Literal["tokenizer.json", "vocab.txt"] | None = None  # not written for spiece.model
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the JSON object that the manifest has."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
@@ -174,7 +174,7 @@ class PreparedStore(Result):
 
     manifest: StoreManifest
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the manifest's JSON object."""
         return self.manifest.to_json()
 
@@ -185,7 +185,7 @@ class PreparedStore(Result):
 
     def shown(self) -> Mapping[str, Any]:
         """Return the vocabulary, and the size of each split."""
-        splits: dict[str, Any] = {}
+        splits: dict[str, JsonObject] = {}
         for name in SPLITS:
             values = dataclasses.asdict(self.manifest.split(name))
             splits[name] = {key: x for key, x in values.items() if key != "shards"}

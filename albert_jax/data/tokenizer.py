@@ -690,46 +690,53 @@ class _Lines:
             say(f"SentencePiece trains on {self.used:,} sentences; of millions for minutes")
 
 
+@dataclass(frozen=True)
+class VocabularySettings:
+    """Set what a new vocabulary is like; the defaults are those of the original's README."""
+
+    vocab_size: int = 30_000
+    do_lower_case: bool = True
+    character_coverage: float = 0.99995
+    input_sentence_size: int = 10_000_000
+    """Of more lines so many are sampled."""
+    max_sentence_length: int = 4192
+    """Bytes; longer lines are skipped and counted."""
+
+
 def train_on_lines(
     lines: Iterable[str],
-    *,
     output: str | Path,
-    vocab_size: int = 30_000,
-    do_lower_case: bool = True,
-    character_coverage: float = 0.99995,
-    input_sentence_size: int = 10_000_000,
-    max_sentence_length: int = 4192,
+    settings: VocabularySettings = VocabularySettings(),
 ) -> Path:
     """Train a vocabulary as the original's README does; return `output`/spiece.model.
 
-    Lines are cleaned as the tokenizer cleans them, lower-casing included. Lines over
-    `max_sentence_length` bytes are skipped and counted. `input_sentence_size` of the others are
-    sampled. The same lines give the same bytes. spiece.vocab is written too. Raises UserError if
-    there is no text, or too little for `vocab_size` (the error names the largest possible), or the
-    folder cannot be written; the latter, if it shows, before the lines are read.
+    Lines are cleaned as the tokenizer cleans them, lower-casing included. The same lines give the
+    same bytes. Also writes spiece.vocab. Raises UserError for no text, for a `vocab_size` that the
+    text is too small for, naming the largest, and for a place that cannot be written, before the
+    lines are read where that shows.
     """
     output = Path(output)
     _require_writable(output)
-    cleaned = _Lines(lines, do_lower_case, max_sentence_length)
+    cleaned = _Lines(lines, settings.do_lower_case, settings.max_sentence_length)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(cleaned),
             model_writer=model,
-            vocab_size=vocab_size,
-            character_coverage=character_coverage,
-            input_sentence_size=input_sentence_size,
-            max_sentence_length=max_sentence_length,
+            vocab_size=settings.vocab_size,
+            character_coverage=settings.character_coverage,
+            input_sentence_size=settings.input_sentence_size,
+            max_sentence_length=settings.max_sentence_length,
             **_TRAINER,
         )
     except RuntimeError as error:
         if cleaned.error is None:
-            raise UserError(_reason(str(error), cleaned, vocab_size)) from None
+            raise UserError(_reason(str(error), cleaned, settings.vocab_size)) from None
     if cleaned.error is not None:
         raise cleaned.error
-    message = f"vocabulary of {vocab_size:,} pieces from {cleaned.used:,} sentences"
+    message = f"vocabulary of {settings.vocab_size:,} pieces from {cleaned.used:,} sentences"
     if cleaned.too_long:
-        message += f"; {cleaned.too_long:,} over {max_sentence_length} bytes skipped"
+        message += f"; {cleaned.too_long:,} over {settings.max_sentence_length} bytes skipped"
     say(message)
     return _write_vocabulary(output, model.getvalue())
 

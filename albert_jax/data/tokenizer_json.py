@@ -26,11 +26,12 @@ from albert_jax.data.special_pieces import (
 )
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.tf_protos import DecodeError, SentencePieceModel
 from albert_jax.utils.wording import shortened
 
 Kind = Literal["hf-fast", "wordpiece"]
-Document = dict[str, Any]
+Document = JsonObject
 
 _UNIGRAM = 1  # SentencePiece's types of models, and of pieces
 _CONTROL, _USER_DEFINED = 3, 4
@@ -51,7 +52,7 @@ def read_tokenizer_json(path: Path) -> Document:
     Padding and truncation, which `tokenizers` keeps in the file, are left out.
     """
     try:
-        document = read_json(path, dict[str, Any], hint="copy it again")
+        document = read_json(path, JsonObject, hint="copy it again")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give a tokenizer.json") from None
     return document | {"padding": None, "truncation": None}
@@ -87,7 +88,7 @@ def kind_of(document: Document, path: Path) -> Kind:
     )
 
 
-def _check_ids(vocab: dict[str, Any], path: Path) -> None:
+def _check_ids(vocab: JsonObject, path: Path) -> None:
     """Raise UserError unless each piece has its own id; ids without a piece are allowed."""
     pieces: dict[int, str] = {}
     for piece, number in vocab.items():
@@ -140,7 +141,7 @@ def with_cleaning(document: Document, lower: bool, keep_accents: bool) -> Docume
     return document | {"normalizer": changed(document.get("normalizer"))}
 
 
-def _normalizers(value: Any) -> Iterator[dict[str, Any]]:
+def _normalizers(value: Any) -> Iterator[JsonObject]:
     if isinstance(value, dict):
         yield value
         value = value.get("normalizers")
@@ -149,7 +150,7 @@ def _normalizers(value: Any) -> Iterator[dict[str, Any]]:
             yield from _normalizers(each)
 
 
-def added_tokens(document: Document) -> list[dict[str, Any]]:
+def added_tokens(document: Document) -> list[JsonObject]:
     """Return the tokens that are looked for in a text before the model divides it."""
     tokens = document.get("added_tokens")
     tokens = tokens if isinstance(tokens, list) else []

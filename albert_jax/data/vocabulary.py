@@ -10,12 +10,12 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from albert_jax.data.text.documents import find_pieces, read_piece, summarize_counts
 from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
-from albert_jax.data.tokenizer import train_on_lines
+from albert_jax.data.tokenizer import VocabularySettings, train_on_lines
 from albert_jax.utils.atomic import require_apart
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.streams import say
@@ -68,23 +68,18 @@ def train_tokenizer(
             names the largest possible), `output` cannot be written, or a file to write would be one
             of the inputs.
     """
-    settings: dict[str, Any] = {
-        "output": output,
-        "vocab_size": vocab_size,
-        "do_lower_case": do_lower_case,
-        "character_coverage": character_coverage,
-        "input_sentence_size": input_sentence_size,
-        "max_sentence_length": max_sentence_length,
-    }
+    settings = VocabularySettings(
+        vocab_size, do_lower_case, character_coverage, input_sentence_size, max_sentence_length
+    )
     if isinstance(inputs, Iterator):
-        return train_on_lines(inputs, **settings)
+        return train_on_lines(inputs, output, settings)
     reading = Reading(format, sentences, strict, language, data_dir, field)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     pieces = find_pieces(inputs, reading)
     if not reading.names_data_set:
         _require_apart(Path(output), inputs, pieces)
     counts: Counter[str] = Counter()
-    path = train_on_lines(_sentences_of(pieces, reading, counts, progress), **settings)
+    path = train_on_lines(_sentences_of(pieces, reading, counts, progress), output, settings)
     if progress:
         for line in summarize_counts(counts):
             say(line)

@@ -91,7 +91,11 @@ class Encoded:
 
 @checked
 def load(
-    directory: str | Path, *, compute: ComputeConfig | None = None, depth: int | None = None
+    directory: str | Path,
+    *,
+    compute: ComputeConfig | None = None,
+    depth: int | None = None,
+    base: str | Path | None = None,
 ) -> Albert:
     """Load a model, ready to answer.
 
@@ -103,9 +107,10 @@ def load(
         directory: a model directory, a transformers folder, or a model's name: mini, a released
             model such as "base-v2", or "OWNER/NAME" or "OWNER/NAME@REVISION" of the Hugging Face
             hub. Anything but a model directory is fetched and converted once, into the user's
-            cache.
+            cache. An adapter of `albert-jax finetune --lora` is merged with its base.
         compute: how this machine computes; unset, in float32.
         depth: how often the shared layer runs; unset, as often as the configuration says.
+        base: the model that an adapter was trained on; unset, where it was.
 
     Returns:
         The model with its tokenizer.
@@ -118,7 +123,8 @@ def load(
         >>> albert_jax.load("mini")
         <Albert from mini: 3,071,042 parameters, 4 layers of 384, 8,000 pieces, heads ...>
     """
-    model = load_model(require_model_directory(directory, "directory"), as_float32=True)
+    folder = require_model_directory(directory, "directory", base=base)
+    model = load_model(folder, as_float32=True)
     tokenizer = None
     if model.tokenizer["path"] is not None:
         tokenizer = Tokenizer.load(model.tokenizer["path"], **model.text_settings)
@@ -233,7 +239,7 @@ class Albert:
 
         def call(params: Any, *inputs: Any, **others: Any) -> Any:
             params = functions.turned(params) if self._on_cpu else params
-            return function(model, params, *inputs, **others, **settings)
+            return function(model, params, functions.Inputs(*inputs), **others, **settings)
 
         return jax.jit(call, static_argnames=static)
 

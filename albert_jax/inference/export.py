@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax import export as jax_export
 
 from albert_jax.checkpoint.integrity import named_leaves, nest
@@ -121,13 +122,15 @@ def _functions(albert: Albert, top_k: int) -> dict[str, Program]:
     constraints = [f"S <= {albert.config.max_position_embeddings}"]
 
     def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
-        sequence_BSH, pooled_BH = functions.encode(model, nest(params), *inputs, layer=blocks)
+        sequence_BSH, pooled_BH = functions.encode(
+            model, nest(params), functions.Inputs(*inputs), layer=blocks
+        )
         output = {"sequence": sequence_BSH, "pooled": pooled_BH}
         return {name: x for name, x in output.items() if x is not None}
 
     def fill_mask(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
         scores, tokens = functions.fill_mask(
-            model, nest(params), *inputs, top_k=top_k, pieces=albert.pieces
+            model, nest(params), functions.Inputs(*inputs), top_k=top_k, pieces=albert.pieces
         )
         return {"scores": scores, "tokens": tokens}
 
@@ -151,7 +154,7 @@ def _head_program(albert: Albert, ids: Mapping[str, str], constraints: list[str]
         shapes["p_mask"] = "B, S"
         constraints = [*constraints, f"S >= {BEAM}"]
 
-    def predict(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
+    def predict(params: Mapping[str, Any], *inputs: Any) -> dict[str, Array]:
         batch = dict(zip(shapes, inputs, strict=True))
         return head_outputs(model, for_task(nest(params)), batch)
 

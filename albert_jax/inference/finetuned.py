@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from albert_jax.checkpoint.integrity import ArrayTree
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import HeadKind, Long
@@ -176,7 +177,7 @@ def is_finite(output: Mapping[str, np.ndarray]) -> bool:
     return all(bool(np.isfinite(array).all()) for array in output.values())
 
 
-def for_task(params: Mapping[str, Any]) -> dict[str, Any]:
+def for_task(params: Mapping[str, Any]) -> ArrayTree:
     """Return the parameters without the pretraining heads."""
     return {n: x for n, x in params.items() if n not in ("predictions", "seq_relationship")}
 

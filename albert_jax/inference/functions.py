@@ -9,7 +9,7 @@ everywhere; TPUs and some GPUs would use less by default.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,26 +29,31 @@ def network(
     return AlbertForPretraining(config, compute, absent=absent)
 
 
+class Inputs(NamedTuple):
+    """Rows of tokens, and the places in each whose pieces are asked for."""
+
+    input_ids_BS: Array
+    input_mask_BS: Array
+    segment_ids_BS: Array
+    masked_lm_positions_BP: Array | None = None
+
+
 def forward(
     model: AlbertForPretraining,
     params: Mapping[str, Any],
-    input_ids_BS: Array,
-    input_mask_BS: Array,
-    segment_ids_BS: Array,
-    masked_lm_positions_BP: Array | None = None,
+    inputs: Inputs,
     *,
     collect_layers: bool = False,
 ) -> PretrainingOutput:
     """Return the model's output; the outputs of an absent pooler or head are None."""
-    inputs = (input_ids_BS, input_mask_BS, segment_ids_BS, masked_lm_positions_BP)
     with jax.default_matmul_precision("highest"):
         output: Any = model.apply({"params": params}, *inputs, collect_layers=collect_layers)
         return output
 
 
 def _with_intermediates(
-    model: AlbertForPretraining, params: Mapping[str, Any], *inputs: Array
-) -> tuple[PretrainingOutput, dict[str, Any]]:
+    model: AlbertForPretraining, params: Mapping[str, Any], inputs: Inputs
+) -> tuple[PretrainingOutput, Mapping[str, Any]]:
     """Return the model's output, and the encoder's intermediates by the modules that sow them."""
     with jax.default_matmul_precision("highest"):
         output, sown = model.apply({"params": params}, *inputs, mutable="intermediates")
@@ -92,10 +97,7 @@ def narrowed(params: Mapping[str, Any], dtype: str) -> Any:
 def fill_mask(
     model: AlbertForPretraining,
     params: Mapping[str, Any],
-    input_ids_BS: Array,
-    input_mask_BS: Array,
-    segment_ids_BS: Array,
-    masked_lm_positions_BP: Array,
+    inputs: Inputs,
     targets_T: Array | None = None,
     *,
     top_k: int,
@@ -107,8 +109,7 @@ def fill_mask(
     are i32[B, P, K]. With `targets_T`, only these pieces are answered. Only the first `pieces` rows
     have a piece; None, all have one.
     """
-    inputs = (input_ids_BS, input_mask_BS, segment_ids_BS, masked_lm_positions_BP)
-    logits_BPV = forward(model, params, *inputs).masked_lm_logits_BPV
+    logits_BPV = forward(model, params, inputs).masked_lm_logits_BPV
     assert logits_BPV is not None  # there are positions, and the caller has seen the head
     probs = jax.nn.softmax(logits_BPV)
     if targets_T is None:
@@ -120,9 +121,7 @@ def fill_mask(
 def encode(
     model: AlbertForPretraining,
     params: Mapping[str, Any],
-    input_ids_BS: Array,
-    input_mask_BS: Array,
-    segment_ids_BS: Array,
+    inputs: Inputs,
     *,
     layer: int,
     pool: Pool | None = None,
@@ -133,39 +132,32 @@ def encode(
     and the layer's vectors of [CLS], or their means over the tokens, [B, H].
     """
     blocks = model.config.num_hidden_layers * model.config.inner_group_num
-    inputs = (input_ids_BS, input_mask_BS, segment_ids_BS)
     if layer == 0:
-        output, intermediates = _with_intermediates(model, params, *inputs)
+        output, intermediates = _with_intermediates(model, params, inputs)
         (x_BSH,) = intermediates["projected_BSH"]
     else:
         last = layer == blocks
-        output = forward(model, params, *inputs, collect_layers=not last)
+        output = forward(model, params, inputs, collect_layers=not last)
         x_BSH = output.encoder.sequence_BSH
         if not last:
             assert output.encoder.layers_LBSH is not None  # collected
             x_BSH = output.encoder.layers_LBSH[layer - 1]
-    x_BSH = x_BSH.astype(jnp.float32) * input_mask_BS[..., None]
+    x_BSH = x_BSH.astype(jnp.float32) * inputs.input_mask_BS[..., None]
     if pool == "cls":
         return None, x_BSH[:, 0]
     if pool == "mean":
-        return None, x_BSH.sum(axis=1) / input_mask_BS.sum(axis=1, keepdims=True)
+        return None, x_BSH.sum(axis=1) / inputs.input_mask_BS.sum(axis=1, keepdims=True)
     pooled_BH = output.encoder.pooled_BH
     return x_BSH, None if pooled_BH is None else pooled_BH.astype(jnp.float32)
 
 
-def attention(
-    model: AlbertForPretraining,
-    params: Mapping[str, Any],
-    input_ids_BS: Array,
-    input_mask_BS: Array,
-    segment_ids_BS: Array,
-) -> Array:
+def attention(model: AlbertForPretraining, params: Mapping[str, Any], inputs: Inputs) -> Array:
     """Return the attention probabilities of every block, f32[L, B, N, S, S].
 
     Entry [l, b, n, i, j] is the weight of position j for position i.
     """
-    c, inputs = model.config, (input_ids_BS, input_mask_BS, segment_ids_BS)
-    _, intermediates = _with_intermediates(model, params, *inputs)
+    c = model.config
+    _, intermediates = _with_intermediates(model, params, inputs)
     found = []
     for group, length in enumerate(c.group_lengths):
         if length:
@@ -178,14 +170,8 @@ def attention(
     return jnp.concatenate(found)
 
 
-def sentence_order(
-    model: AlbertForPretraining,
-    params: Mapping[str, Any],
-    input_ids_BS: Array,
-    input_mask_BS: Array,
-    segment_ids_BS: Array,
-) -> Array:
+def sentence_order(model: AlbertForPretraining, params: Mapping[str, Any], inputs: Inputs) -> Array:
     """Return the probability that the two segments are in the right order, f32[B]."""
-    output = forward(model, params, input_ids_BS, input_mask_BS, segment_ids_BS)
+    output = forward(model, params, inputs)
     assert output.sentence_order_logits_BC is not None  # the caller has seen the head
     return jax.nn.softmax(output.sentence_order_logits_BC)[:, 0]

@@ -127,7 +127,8 @@ def answers_to(fine_tuned: FineTuned, inputs: Iterable[Texts]) -> Rows[Answer]:
     """
     task = fine_tuned.task
     rows = ((f"inputs[{i}]", _record(task, f"inputs[{i}]", x)) for i, x in enumerate(inputs))
-    found = _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=False)
+    # Nobody sees the first answer before the last.
+    found = _answers(fine_tuned, _in_chunks(rows, first=()), _Count(), skip_bad=False)
     return Rows(answer for answer in found if isinstance(answer, Answer))
 
 
@@ -322,13 +323,23 @@ def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[Answer]:
     ]
 
 
+class _Details(TypedDict, total=False):
+    """Keys of an answer that not every answer has."""
+
+    truncated: bool
+    tokens_left_out: int
+    windows: int
+    probabilities: dict[str, float]
+    passes: int
+
+
 def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> Answer:
     found = predictions[name]  # of words a tuple, as a label each
     prediction = list(found) if isinstance(found, tuple) else found
-    kind: type[Answer] = Answer
-    more: dict[str, Any] = {}
+    more: _Details = {}
     if asked.cuts:
-        more |= {"truncated": True, "tokens_left_out": sum(cut.left_out for cut in asked.cuts)}
+        more["truncated"] = True
+        more["tokens_left_out"] = sum(cut.left_out for cut in asked.cuts)
     if asked.windows:
         more["windows"] = asked.windows
     if probabilities := _PROBABILITIES.get(task.head):
@@ -339,8 +350,9 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
     if asked.outputs and "passes" in asked.outputs[0]:
         more["passes"] = int(asked.outputs[0]["passes"])
     if isinstance(predictions, SpanPredictions):
-        kind, more = SpanAnswer, more | _place(predictions, name)
-    return kind(id=asked.id, prediction=prediction, **more)
+        place = _place(predictions, name)
+        return SpanAnswer(id=asked.id, prediction=prediction, **more, **place)
+    return Answer(id=asked.id, prediction=prediction, **more)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -7,14 +7,13 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from albert_jax.config.model_names import name_of
 from albert_jax.data.prepare.storage import existing_folder
 from albert_jax.inference.early_exit import passes_line
 from albert_jax.inference.finetuned import FineTuned, is_finite
 from albert_jax.tasks import RawExample, Task
-from albert_jax.tasks.base import TFDS
+from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.long_texts import length_lines, pooled
 from albert_jax.tasks.split_features import features_of
 from albert_jax.utils.atomic import require_apart, writing
@@ -25,7 +24,7 @@ from albert_jax.utils.streams import say
 
 def predictions_of(
     fine_tuned: FineTuned, examples: list[RawExample], split: str
-) -> tuple[dict[str, Any], int]:
+) -> tuple[Predictions, int]:
     """Return the predictions for a split by id, and how many of its examples were cut.
 
     That number is printed to stderr too. Raises UserError if the model's outputs are not finite.
@@ -81,7 +80,7 @@ def write_files(
     folder: Path,
     data: str | Path,
     examples: Sequence[RawExample],
-    predictions: dict[str, Any],
+    predictions: Predictions,
 ) -> list[Path]:
     """Write the task's official files, each of which appears complete, and return their paths.
 

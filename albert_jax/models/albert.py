@@ -10,6 +10,7 @@ those of the conversion table, `checkpoint/convert/tf_names.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -20,8 +21,8 @@ from jax import Array, lax
 
 from albert_jax.config.model import ComputeConfig
 from albert_jax.models.attention import attend
-from albert_jax.models.attention_plain import padding, probs
-from albert_jax.models.dropout import row_seeds
+from albert_jax.models.attention_plain import Heads, padding, probs
+from albert_jax.models.dropout import RowDropout, row_seeds
 from albert_jax.models.layers import (
     Part,
     activation,
@@ -35,7 +36,7 @@ from albert_jax.models.lowering import Lowering
 from albert_jax.models.packing import Packing
 from albert_jax.models.parameter import parameter
 
-REMAT_POLICIES: dict[str, Any] = {
+REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "full": None,  # keep only each layer's input
     # Keep matmul outputs, but not attention's, which grow with the square of the length.
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -130,25 +131,22 @@ class Attention(Part):
             projected_BSH = dense(self, c.hidden_size, name)(x_BSH)
             return projected_BSH.reshape(*x_BSH.shape[:2], c.num_attention_heads, c.head_size)
 
-        query_BSND, key_BSND, value_BSND = heads("query"), heads("key"), heads("value")
-        seeds_B2 = None
-        if c.attention_probs_dropout_prob > 0 and not deterministic:
+        projected = Heads(heads("query"), heads("key"), heads("value"))
+        drawn, rate = None, c.attention_probs_dropout_prob
+        if rate > 0 and not deterministic:
             key = self.make_rng("dropout")
-            seeds_B2 = row_seeds(key, len(x_BSH), self.lowering.axis_name)
+            drawn = RowDropout(rate, row_seeds(key, len(x_BSH), self.lowering.axis_name))
         context_BSND = attend(
-            query_BSND,
-            key_BSND,
-            value_BSND,
+            projected,
             mask_BS,
             pack_ids_BT=pack_ids_BS,
-            dropout_rate=c.attention_probs_dropout_prob,
-            seeds_B2=seeds_B2,
+            dropout=drawn,
             compute=self.compute,
             lowering=self.lowering,
         )
         if self.is_mutable_collection("intermediates"):
             # Computed for this alone: kernels keep no probabilities.
-            probs_BNFT = probs(query_BSND, key_BSND, padding(mask_BS, pack_ids_BS))
+            probs_BNFT = probs(*projected[:2], padding(mask_BS, pack_ids_BS))
             self.sow("intermediates", "probs_BNFT", probs_BNFT)
         return dense(self, c.hidden_size, "output")(context_BSND.reshape(x_BSH.shape))
 
@@ -323,7 +321,7 @@ class AlbertModel(Part):
     """Apply embeddings, encoder and pooler: ids, mask and segments [B, S] -> EncoderOutput.
 
     With `packing`, rows have several examples. Each attends to itself alone, and its first token is
-    pooled. Without `pool`, the pooler is not used and has no parameters.
+    pooled. A subclass that calls `encode` alone has no parameters of the pooler.
     """
 
     def setup(self) -> None:
@@ -341,8 +339,29 @@ class AlbertModel(Part):
         *,
         deterministic: bool = True,
         collect_layers: bool = False,
-        pool: bool = True,
     ) -> EncoderOutput:
+        output = self.encode(
+            input_ids_BS,
+            input_mask_BS,
+            segment_ids_BS,
+            packing,
+            deterministic=deterministic,
+            collect_layers=collect_layers,
+        )
+        return output.replace(pooled_BH=self.pool(output.sequence_BSH, packing))
+
+    @nn.nowrap  # operations keep the names that they have in `__call__`
+    def encode(
+        self,
+        input_ids_BS: Array,
+        input_mask_BS: Array,
+        segment_ids_BS: Array,
+        packing: Packing | None = None,
+        *,
+        deterministic: bool = True,
+        collect_layers: bool = False,
+    ) -> EncoderOutput:
+        """Return the output without the pooler's part, which is None."""
         embeddings_BSE = self.embeddings(
             input_ids_BS,
             segment_ids_BS,
@@ -356,11 +375,13 @@ class AlbertModel(Part):
             deterministic=deterministic,
             collect=collect_layers,
         )
-        pooled_BH = None
-        if pool:
-            first_BH = packing.first_tokens(sequence_BSH) if packing else sequence_BSH[:, 0]
-            pooled_BH = jnp.tanh(self.pooler(first_BH))
-        return EncoderOutput(embeddings_BSE, sequence_BSH, pooled_BH, layers_LBSH)
+        return EncoderOutput(embeddings_BSE, sequence_BSH, None, layers_LBSH)
+
+    @nn.nowrap
+    def pool(self, sequence_BSH: Array, packing: Packing | None = None) -> Array:
+        """Return the pooled first tokens, [B, H]; of packed rows those of each example."""
+        first_BH = packing.first_tokens(sequence_BSH) if packing else sequence_BSH[:, 0]
+        return jnp.tanh(self.pooler(first_BH))
 
 
 class AlbertForPretraining(AlbertModel):
@@ -389,14 +410,15 @@ class AlbertForPretraining(AlbertModel):
         deterministic: bool = True,
         collect_layers: bool = False,
     ) -> PretrainingOutput:
-        encoder = super().__call__(
+        encoder = self.encode(
             input_ids_BS,
             input_mask_BS,
             segment_ids_BS,
             deterministic=deterministic,
             collect_layers=collect_layers,
-            pool="pooler" not in self.absent,
         )
+        if "pooler" not in self.absent:
+            encoder = encoder.replace(pooled_BH=self.pool(encoder.sequence_BSH))
         masked_lm_logits_BPV = sentence_order_logits_BC = None
         if "predictions" not in self.absent:
             hidden_BPH = encoder.sequence_BSH

@@ -16,19 +16,18 @@ from jax import Array
 from albert_jax.config.model import ComputeConfig
 from albert_jax.models import attention_plain, fused
 from albert_jax.models.attention_pallas import LONGEST_ROWS, rows, splash
+from albert_jax.models.attention_plain import Heads
+from albert_jax.models.dropout import RowDropout
 from albert_jax.models.lowering import Lowering
 from albert_jax.utils.errors import UserError
 
 
 def attend(
-    query_BFND: Array,
-    key_BTND: Array,
-    value_BTND: Array,
+    heads: Heads,
     mask_BT: Array,
     *,
     pack_ids_BT: Array | None = None,
-    dropout_rate: float = 0.0,
-    seeds_B2: Array | None = None,
+    dropout: RowDropout | None = None,
     compute: ComputeConfig = ComputeConfig(),
     lowering: Lowering = Lowering(),
 ) -> Array:
@@ -36,39 +35,36 @@ def attend(
 
     `mask_BT` is 1 for tokens and 0 for padding. `pack_ids_BT`, for rows that several examples
     share, numbers each token's example from 1 (padding: 0); a token sees only those of its own
-    number. With `seeds_B2` (`dropout.row_seeds`), dropout applies to the probabilities. The kernels
-    of `compute.attention` differ in the order of additions only: xla runs everywhere, cudnn on
-    GPUs, rows and splash on TPUs; auto takes the platform's best kernel that can do what is asked.
-    Raises UserError if a named kernel cannot. modeling.py:780-850.
+    number. Dropout applies to the probabilities. The kernels of `compute.attention` differ in the
+    order of additions only: xla runs everywhere, cudnn on GPUs, rows and splash on TPUs; auto takes
+    the platform's best kernel that can do what is asked. Raises UserError if a named kernel cannot.
+    modeling.py:780-850.
     """
     asked = _Asked(
-        query_BFND.shape,
-        query_BFND.dtype,
+        heads.query_BFND.shape,
+        heads.query_BFND.dtype,
         lowering.platform,
-        dropping=seeds_B2 is not None,
+        dropping=dropout is not None,
         packed=pack_ids_BT is not None,
         fused=compute.fused,
     )
     kernel = _chosen(compute.attention, asked)
     if kernel == "xla":
         padding_BxFT = attention_plain.padding(mask_BT, pack_ids_BT)
-        operands = query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate
+        rate, seeds_B2 = dropout or (0.0, None)
         if compute.fused:
-            return fused.attend(*operands, lowering.platform)
-        return attention_plain.attend(*operands)
-    dropout = {} if seeds_B2 is None else {"dropout_rate": dropout_rate, "seeds_B2": seeds_B2}
-    return _KERNELS[kernel](query_BFND, key_BTND, value_BTND, mask_BT, **dropout)
+            return fused.attend(heads, padding_BxFT, seeds_B2, rate, lowering.platform)
+        return attention_plain.attend(heads, padding_BxFT, seeds_B2, rate)
+    return _KERNELS[kernel](heads, mask_BT, **({} if dropout is None else {"dropout": dropout}))
 
 
-def _cudnn(query_BFND: Array, key_BTND: Array, value_BTND: Array, mask_BT: Array) -> Array:
+def _cudnn(heads: Heads, mask_BT: Array) -> Array:
     # Not key lengths, which are faster, but wrong for padding that is not at the end.
     rows, length = mask_BT.shape
     is_key_BxFT = jnp.broadcast_to(
-        (mask_BT != 0)[:, None, None, :], (rows, 1, query_BFND.shape[1], length)
+        (mask_BT != 0)[:, None, None, :], (rows, 1, heads.query_BFND.shape[1], length)
     )
-    return jax.nn.dot_product_attention(
-        query_BFND, key_BTND, value_BTND, mask=is_key_BxFT, implementation="cudnn"
-    )
+    return jax.nn.dot_product_attention(*heads, mask=is_key_BxFT, implementation="cudnn")
 
 
 _KERNELS = {"cudnn": _cudnn, "rows": rows, "splash": splash}

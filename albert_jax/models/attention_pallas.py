@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from albert_jax.models.attention_plain import PADDING_LOGIT
-from albert_jax.models.dropout import SPREAD, mixed
+from albert_jax.models.attention_plain import PADDING_LOGIT, Heads
+from albert_jax.models.dropout import SPREAD, RowDropout, mixed
 
 LANES = 128
 LOG2_E = math.log2(math.e)
@@ -37,28 +37,20 @@ _BY_HEAD = np.int32(0x21F0AAAD)  # odd; sets the heads of a row apart
 
 
 def rows(
-    query_BFND: Array,
-    key_BTND: Array,
-    value_BTND: Array,
-    mask_BT: Array,
-    *,
-    dropout_rate: float = 0.0,
-    seeds_B2: Array | None = None,
-    interpret: bool = False,
+    heads: Heads, mask_BT: Array, *, dropout: RowDropout | None = None, interpret: bool = False
 ) -> Array:
     """Return attention with all of a row's keys at once, forward and backward in one kernel each.
 
     Rows have a multiple of 128 tokens, up to `LONGEST_ROWS`; heads must fill 128 lanes, in pairs
-    for example. With `seeds_B2` (`dropout.row_seeds`), dropout applies to the probabilities.
+    for example. Dropout applies to the probabilities.
     """
-    flat = (*query_BFND.shape[:2], -1)
-    given = [x.reshape(flat) for x in (query_BFND, key_BTND, value_BTND)]
+    shape = heads.query_BFND.shape
+    given = [x.reshape(*shape[:2], -1) for x in heads]
     given.append(mask_BT.astype(jnp.float32))
-    if seeds_B2 is not None:
-        given.append(seeds_B2)
-    rate = 0.0 if seeds_B2 is None else dropout_rate
-    out_BFH = _rows(query_BFND.shape[-1], rate, interpret, *given)
-    return out_BFH.reshape(query_BFND.shape)
+    if dropout is not None:
+        given.append(dropout.seeds_B2)
+    out_BFH = _rows(shape[-1], dropout.rate if dropout else 0.0, interpret, *given)
+    return out_BFH.reshape(shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -276,15 +268,9 @@ def _dot(a, b, axes):
 # ------------------------------------------------------------------------------------------ splash
 
 
-def splash(
-    query_BFND: Array,
-    key_BTND: Array,
-    value_BTND: Array,
-    mask_BT: Array,
-    *,
-    interpret: bool = False,
-) -> Array:
+def splash(heads: Heads, mask_BT: Array, *, interpret: bool = False) -> Array:
     """Return JAX's splash attention; S is a multiple of 128. `interpret` runs it on any device."""
+    query_BFND, key_BTND, value_BTND = heads
     scale = 1.0 / math.sqrt(query_BFND.shape[-1])
     # In float32, as 1/sqrt(128) is not a bfloat16.
     scaled_BFND = (query_BFND.astype(jnp.float32) * scale).astype(query_BFND.dtype)

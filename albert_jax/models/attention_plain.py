@@ -7,6 +7,7 @@ Letters: B batch, F and T the positions attended from and to, N heads, D head si
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +20,20 @@ from albert_jax.models.dropout import drop
 PADDING_LOGIT = -10000.0
 
 
-def attend(
-    query_BFND: Array,
-    key_BTND: Array,
-    value_BTND: Array,
-    padding_BxFT: Array,
-    seeds_B2: Array | None,
-    dropout_rate: float,
-) -> Array:
+class Heads(NamedTuple):
+    """What attention projects its input to, divided into heads."""
+
+    query_BFND: Array
+    key_BTND: Array
+    value_BTND: Array
+
+
+def attend(heads: Heads, padding_BxFT: Array, seeds_B2: Array | None, dropout_rate: float) -> Array:
     """Return softmax(q k^T / sqrt(D) + padding) v, [B, F, N, D] in the values' dtype.
 
     If there are seeds, dropout applies to the probabilities, by each row's seeds.
     """
+    query_BFND, key_BTND, value_BTND = heads
     probs_BNFT = probs(query_BFND, key_BTND, padding_BxFT).astype(value_BTND.dtype)
     probs_BNFT = drop(probs_BNFT, seeds_B2, dropout_rate)
     return jnp.einsum("BNFT,BTND->BFND", probs_BNFT, value_BTND)

@@ -9,6 +9,7 @@ batch.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,6 +38,13 @@ class Dropout(nn.Module):
             return x
         seeds_B2 = row_seeds(self.make_rng("dropout"), x.shape[0], self.axis_name)
         return drop(x, seeds_B2, self.rate)
+
+
+class RowDropout(NamedTuple):
+    """A share to set to zero, and the seeds of the rows, `row_seeds`, that choose it."""
+
+    rate: float
+    seeds_B2: Array
 
 
 def drop(x: Array, seeds_B2: Array | None, rate: float) -> Array:

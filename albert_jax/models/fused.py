@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from albert_jax.models.attention_plain import probs, scale
+from albert_jax.models.attention_plain import Heads, probs, scale
 from albert_jax.models.dropout import drop
 from albert_jax.models.lowering import matmul, product_over_rows, sum_of_rows
 from albert_jax.models.parameter import parameter
@@ -190,9 +190,9 @@ gelu.defvjp(_gelu_fwd, _gelu_bwd)
 # --------------------------------------------------------------------------------------- attention
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def attend(
-    query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate, platform
+    heads: Heads, padding_BxFT: Array, seeds_B2: Array | None, dropout_rate: float, platform: str
 ) -> Array:
     """Return values weighted by attention's probabilities, [B, F, N, D].
 
@@ -200,21 +200,21 @@ def attend(
     logits' gradient in the values' dtype. The sum over keys in it is computed from the output, as
     in FlashAttention.
     """
-    operands = query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2
-    return _attend_fwd(*operands, dropout_rate, platform)[0]
+    return _attend_fwd(heads, padding_BxFT, seeds_B2, dropout_rate, platform)[0]
 
 
-def _attend_fwd(query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate, platform):
+def _attend_fwd(heads, padding_BxFT, seeds_B2, dropout_rate, platform):
+    query_BFND, key_BTND, value_BTND = heads
     probs_BNFT = probs(query_BFND, key_BTND, padding_BxFT)
     # Behind a barrier; otherwise XLA would keep the unrounded values.
     probs_BNFT = jax.lax.optimization_barrier(probs_BNFT.astype(value_BTND.dtype))
     taken_BNFT = drop(probs_BNFT, seeds_B2, dropout_rate)
     out_BFND = matmul("BNFT,BTND->BFND", taken_BNFT, value_BTND, platform)
-    return out_BFND, (query_BFND, key_BTND, value_BTND, probs_BNFT, seeds_B2, out_BFND)
+    return out_BFND, (heads, probs_BNFT, seeds_B2, out_BFND)
 
 
 def _attend_bwd(dropout_rate, platform, saved, grad_BFND):
-    query_BFND, key_BTND, value_BTND, probs_BNFT, seeds_B2, out_BFND = saved
+    (query_BFND, key_BTND, value_BTND), probs_BNFT, seeds_B2, out_BFND = saved
     taken_BNFT = drop(probs_BNFT, seeds_B2, dropout_rate)
     grad_value_BTND = matmul("BNFT,BFND->BTND", taken_BNFT, grad_BFND, platform)
     grad_taken_BNFT = matmul("BFND,BTND->BNFT", grad_BFND, value_BTND, platform)
@@ -224,13 +224,12 @@ def _attend_bwd(dropout_rate, platform, saved, grad_BFND):
     )[..., None]
     grad_logits_BNFT = probs_BNFT * (grad_probs_BNFT - along_BNF1) * scale(query_BFND)
     grad_logits_BNFT = grad_logits_BNFT.astype(query_BFND.dtype)
-    return (
+    grad_heads = Heads(
         matmul("BNFT,BTND->BFND", grad_logits_BNFT, key_BTND, platform),
         matmul("BNFT,BFND->BTND", grad_logits_BNFT, query_BFND, platform),
         grad_value_BTND,
-        None,
-        None,
     )
+    return grad_heads, None, None
 
 
 attend.defvjp(_attend_fwd, _attend_bwd)

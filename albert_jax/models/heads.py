@@ -279,30 +279,28 @@ class AlbertForTask(AlbertModel):
             x.reshape(-1, length) for x in (input_ids, input_mask, segment_ids)
         )
         packing = None if starts_BP is None else Packing.of(starts_BP, mask_BS)
-        pool = self.head.pooled
-        encoder = super().__call__(
+        encoder = self.encode(
             ids_BS,
             mask_BS,
             segments_BS,
             packing,
             deterministic=deterministic,
             collect_layers=self.exits,
-            pool=pool and not self.exits,
         )
         if self.exits:
             each = [packing.first_tokens(x) if packing else x[:, 0] for x in encoder.layers_LBSH]
             pooled = jnp.tanh(self.pooler(jnp.stack(each, axis=-2)))
             return self.head(pooled, deterministic=deterministic)
-        hidden = encoder.pooled_BH if pool else encoder.sequence_BSH
+        hidden = encoder.sequence_BSH
+        if self.head.pooled:
+            hidden = self.pool(hidden, packing)
         hidden = hidden.reshape(*rows, *hidden.shape[1:])
         return self.head(hidden, deterministic=deterministic, **head_inputs)
 
     def sequence(self, input_ids_BS: Array, input_mask_BS: Array, segment_ids_BS: Array) -> Array:
         """Return the last pass's states, without dropout: [B, S] -> [B, S, H]."""
-        encoder = super().__call__(input_ids_BS, input_mask_BS, segment_ids_BS, pool=False)
-        return encoder.sequence_BSH
+        return self.encode(input_ids_BS, input_mask_BS, segment_ids_BS).sequence_BSH
 
     def answer(self, sequence_BSH: Array) -> Array:
         """Return the outputs of a pooled head for a pass's states, without dropout."""
-        pooled_BH = jnp.tanh(self.pooler(sequence_BSH[:, 0]))
-        return self.head(pooled_BH, deterministic=True)
+        return self.head(self.pool(sequence_BSH), deterministic=True)

@@ -22,7 +22,7 @@ import numpy as np
 
 from albert_jax.config.perf import BenchmarkConfig
 from albert_jax.config.run import PretrainConfig
-from albert_jax.data.loader import make_dataset
+from albert_jax.data.loader import Draw, make_dataset
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.distributed.placement import (
     Placement,
@@ -52,6 +52,7 @@ from albert_jax.training.memory import (
     resident_peak_bytes,
 )
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.malloc import give_back_large_buffers
 from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.results import Rows
@@ -168,7 +169,7 @@ def _axis(point: str) -> tuple[str, list[Any]]:
         raise UserError(f"sweep {point!r} must give {numbers}") from None
 
 
-def _described(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:
+def _described(config: BenchmarkConfig, settings: PretrainConfig) -> JsonObject:
     """Return the fields of a result that describe what was measured, and by which code."""
     made_with = {"store": settings.store, "commit": commit(), "versions": versions()}
     return setting_of(config, settings) | made_with
@@ -306,8 +307,7 @@ def _placed(
 def _dataset(settings: PretrainConfig) -> Any:
     train = settings.train
     return make_dataset(
-        source_of(settings),
-        batch_size=train.batch_size,
+        Draw(source_of(settings), train.batch_size),
         threads=train.data_threads,
         workers=train.data_workers,
     )

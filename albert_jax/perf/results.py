@@ -154,7 +154,7 @@ class SweepPoint(Result):
         error: why the step does not fit, or None.
     """
 
-    change: dict[str, Any]
+    change: JsonObject
     measured: BenchmarkResult | None = None
     error: str | None = None
 

@@ -272,5 +272,4 @@ def source_of(config: PretrainConfig) -> ExampleSource:
         config.examples,
         seed=config.train.seed,
         starts_word=rng.random(vocab) < 0.7,  # of the pieces of English text
-        vocab_size=vocab,
     )

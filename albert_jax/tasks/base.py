@@ -43,6 +43,11 @@ class RawExample:
     place: str = field(default="", compare=False, repr=False)
 
 
+Target = int | float | list[int] | list[float]
+Targets = dict[str, Target]
+"""What a head's loss reads of a row, by name."""
+
+
 @dataclass(frozen=True)
 class Features:
     """Hold one row of the model's input, without padding.
@@ -55,7 +60,7 @@ class Features:
     example: int
     input_ids: list[Any]
     segment_ids: list[Any]
-    targets: Mapping[str, Any] = field(default_factory=dict)
+    targets: Mapping[str, Target] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

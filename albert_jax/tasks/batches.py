@@ -8,6 +8,7 @@ Rows are sorted by length or packed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -32,6 +33,14 @@ def bucket(length: int, longest: int) -> int:
     return min(size, longest)
 
 
+@dataclass(frozen=True)
+class Pack:
+    """Rows of so many tokens (more where an example is longer), in multiples of `unit` rows."""
+
+    tokens: int
+    unit: int = 1
+
+
 class TrainingBatches:
     """Draw the batches of an endless stream that has every row once a pass.
 
@@ -40,9 +49,8 @@ class TrainingBatches:
     Differs from the original, which pads every row to max_seq_length and shuffles within 100 rows
     of the file.
 
-    With `pack`, the batch's examples share rows of that many tokens (more if one is longer). Mixed
-    lengths then cost nothing, and a window of 1 is enough. The number of rows is a multiple of
-    `unit`.
+    With `pack` the batch's examples share rows, so that mixed lengths cost nothing and a window of
+    1 does.
     """
 
     def __init__(
@@ -53,11 +61,10 @@ class TrainingBatches:
         seed: int,
         window: int,
         longest: int,
-        pack: int = 0,
-        unit: int = 1,
+        pack: Pack | None = None,
     ) -> None:
         self.rows, self.size, self._seed, self._longest = rows, batch_size, seed, longest
-        self._pack, self._unit = pack, unit
+        self._pack = pack
         self._window = max(1, min(window, len(rows) // batch_size))
         self._lengths = np.array([row.length for row in rows])
         self._epoch = lru_cache(maxsize=4)(self._shuffled)
@@ -92,11 +99,12 @@ class TrainingBatches:
         """Return which of the batch's examples share a row (empty: none do), and its shape."""
         lengths = self._lengths[self.indices(step)].tolist()
         length = bucket(max(lengths), self._longest)
-        if not self._pack:
+        if self._pack is None:
             return [], self.size, length
-        shared = share_rows(lengths, max(length, self._pack))
+        most = max(length, self._pack.tokens)
+        shared = share_rows(lengths, most)
         filled = max(sum(lengths[i] for i in row) for row in shared)
-        return shared, _few_counts(len(shared), self._unit), bucket(filled, max(length, self._pack))
+        return shared, _few_counts(len(shared), self._pack.unit), bucket(filled, most)
 
     def batches(self, start: int, stop: int | None) -> Iterator[Arrays]:
         """Yield batches `start` to `stop`, or without end."""

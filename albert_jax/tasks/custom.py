@@ -27,6 +27,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Targets,
     Task,
     best_label,
     gold_labels,
@@ -254,7 +255,7 @@ class CustomTask(Task):
         targets = {} if label is None else self._targets(label, example)
         return [Features(index, ids, segments, targets)]
 
-    def _targets(self, label: Any, example: RawExample) -> dict[str, Any]:
+    def _targets(self, label: Any, example: RawExample) -> Targets:
         """Return what the loss reads of a text, a pair or choices with that label."""
         return {"labels": self._target(label, example)}
 

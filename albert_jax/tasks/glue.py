@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Targets,
     Task,
     best_label,
     gold_labels,
@@ -34,10 +35,12 @@ from albert_jax.tasks.base import (
 )
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.tables import (
+    Columns,
     Row,
     csv_rows,
     find_file,
     hub_rows,
+    irregular_tsv_rows,
     json_rows,
     tfds_rows,
     tsv_rows,
@@ -156,14 +159,12 @@ class GlueTask(Task):
         if read is csv_rows:
             return path, csv_rows(lines, name, needed, others=others)
         is_test = split.startswith("test")
-        return path, tsv_rows(
-            lines,
-            name,
-            needed,
-            others=others,
+        wanted = Columns(
+            (needed, *others),
             without_header=() if is_test else self.without_header,
             leave_out_short=self.leave_out_short and not is_test,
         )
+        return path, irregular_tsv_rows(lines, name, wanted)
 
     def _columns(self, *, has_labels: bool) -> list[tuple[str, ...]]:
         """Return the columns that a file needs, by the names of the tsv, TFDS or the hub."""
@@ -237,11 +238,13 @@ class GlueTask(Task):
     ) -> list[Features]:
         """Return one row. classifier_utils.py:506-608."""
         ids, segments = pair_features(tokenizer, example.texts, max_seq_length)
-        targets: dict[str, Any] = {}
+        targets: Targets = {}
         if example.label is not None:
             label = example.label
             targets["labels"] = (
-                label_index(self.labels, label, example.place) if self.labels else label
+                label_index(self.labels, label, example.place)
+                if self.labels
+                else cast("float", label)
             )
         return [Features(index, ids, segments, targets)]
 

@@ -18,6 +18,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Targets,
     gold_labels,
 )
 from albert_jax.tasks.custom import CustomTask, in_order, say_of_case
@@ -104,7 +105,7 @@ class MultiLabelTask(CustomTask):
             return None
         return tuple(sorted({label for label in found if label is not None}))
 
-    def _targets(self, label: Any, example: RawExample) -> dict[str, Any]:
+    def _targets(self, label: Any, example: RawExample) -> Targets:
         return {LABEL_SET: [float(name in label) for name in self.labels]}
 
     def fitted(

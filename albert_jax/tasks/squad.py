@@ -13,7 +13,7 @@ from typing import Any
 from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.hub import is_hub_data
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample, Task
+from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample, Targets, Task
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
 from albert_jax.tasks.squad_reader import (
     find_squad_file,
@@ -176,7 +176,7 @@ class SquadTask(Task):
         for window in windows(len(passage.ids), room, self.doc_stride):
             part = slice(window.start, window.start + window.length)
             first = len(query) + 2
-            targets: dict[str, Any] = {}
+            targets: Targets = {}
             if example.label is not None:
                 targets |= _targets(window, first, answer)
             if self.head == "span_v2":
@@ -287,7 +287,7 @@ def _targets(window: Window, first: int, answer: tuple[int, int] | None) -> dict
     return {"start_positions": start, "end_positions": end, "is_impossible": 0}
 
 
-def _extra(passage: Passage, window: Window, part: slice, first: int) -> dict[str, Any]:
+def _extra(passage: Passage, window: Window, part: slice, first: int) -> dict[str, object]:
     return {
         "passage_start": first,
         "starts": passage.starts[part],

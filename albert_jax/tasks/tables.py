@@ -97,20 +97,24 @@ def tsv_rows(
     needed: Sequence[str] = (),
     *,
     others: Sequence[Sequence[str]] = (),
-    without_header: Sequence[str] = (),
-    leave_out_short: bool = False,
     hint: Hint = no_hint,
     keep_errors: bool = False,
 ) -> Iterator[Any]:
     """Yield the rows of a tab-separated file, whose quotes are plain text (csv.QUOTE_NONE).
 
-    The first row names the columns, which must include `needed`, or else one of `others`. If it has
-    none of the names in `without_header`, these are the names and it is a row like the others. With
-    `leave_out_short`, rows of another width are counted on stderr.
+    The first row names the columns, which must include `needed`, or else one of `others`.
     """
-    rows = ((number, line.split("\t")) for number, line in lines if line.strip(" "))
-    wanted = _Columns((needed, *others), hint, tuple(without_header), leave_out_short)
-    return _by_column(name, rows, wanted, keep_errors=keep_errors)
+    wanted = Columns((needed, *others), hint)
+    return _by_column(name, _tsv_cells(lines), wanted, keep_errors=keep_errors)
+
+
+def irregular_tsv_rows(lines: Iterable[Line], name: str, wanted: Columns) -> Iterator[Any]:
+    """Yield the rows of a tab-separated file that may lack a header, or a part of its rows."""
+    return _by_column(name, _tsv_cells(lines), wanted, keep_errors=False)
+
+
+def _tsv_cells(lines: Iterable[Line]) -> Iterator[tuple[int, list[str]]]:
+    return ((number, line.split("\t")) for number, line in lines if line.strip(" "))
 
 
 def csv_rows(
@@ -127,7 +131,7 @@ def csv_rows(
     A cell with commas, quotes or new lines is in double quotes.
     """
     cells = _csv_cells(lines, name)
-    return _by_column(name, cells, _Columns((needed, *others), hint), keep_errors=keep_errors)
+    return _by_column(name, cells, Columns((needed, *others), hint), keep_errors=keep_errors)
 
 
 def _csv_cells(lines: Iterable[Line], name: str) -> Iterator[tuple[int, list[str]]]:
@@ -165,11 +169,16 @@ def _csv_fault(error: csv.Error) -> str:
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """Hold what a table's columns must be; it must have one of the sets in `needed`."""
+class Columns:
+    """What is asked of a table's columns.
+
+    `needed` are the sets of names of which it must have one. Where the first row has none of
+    `without_header`, those are the names and it is a row like the others. `leave_out_short`: rows
+    of another width are counted on stderr.
+    """
 
     needed: Sequence[Sequence[str]]
-    hint: Hint
+    hint: Hint = no_hint
     without_header: tuple[str, ...] = ()
     leave_out_short: bool = False
 
@@ -177,7 +186,7 @@ class _Columns:
 def _by_column(
     name: str,
     rows: Iterator[tuple[int, list[str]]],
-    wanted: _Columns,
+    wanted: Columns,
     *,
     keep_errors: bool,
 ) -> Iterator[RowOrError]:

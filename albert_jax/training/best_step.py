@@ -15,20 +15,24 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from albert_jax import __version__
+from albert_jax.checkpoint.adapter import LORA, merged, write_adapter
 from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.model_export import export_model
+from albert_jax.config.adapters import ADAPTER_FORMAT, AdapterManifest, base_digest
 from albert_jax.config.heads import IGNORED_LABEL, LABEL_SET
-from albert_jax.config.manifests import MANIFEST, settings_in
+from albert_jax.config.manifests import MANIFEST, HeadManifest, settings_in
+from albert_jax.config.model_names import name_of
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.tasks import Features, Task
+from albert_jax.tasks.base import Predictions
 from albert_jax.tasks.long_texts import pooled
 from albert_jax.tasks.scores import LOSS, Scores, goodness, line_of
 from albert_jax.tasks.split_features import SplitFeatures
 from albert_jax.training.finetune_setup import FinetuneSetup
-from albert_jax.training.lora import LORA, merged, write_adapter
-from albert_jax.utils.json_values import finite
+from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.provenance import without_credentials
 
@@ -59,7 +63,7 @@ class Judged(NamedTuple):
     """Hold the dev metrics of some parameters."""
 
     metrics: dict[str, float]
-    predictions: dict[str, Any]
+    predictions: Predictions
     task: Task
     """The task with what it learnt of dev, such as thresholds."""
 
@@ -144,35 +148,56 @@ class BestStep:
 
     def export(self, params: Any, directory: Path, step: int, judged: Judged) -> None:
         """Write parameters and their dev metrics as a model directory, an adapter beside it."""
-        source, metrics = self.prepared.source, judged.metrics
+        source = self.prepared.source
+        head = HeadManifest.from_json(
+            dataclasses.replace(self.prepared, task=judged.task).head
+            | {"max_seq_length": self.prepared.max_seq_length}
+            | _long_of(self.config)
+        )
+        provenance = self._provenance(step, judged.metrics)
         if LORA in params:
             adapter = directory.with_name(f"{directory.name}-adapter")
-            write_adapter(adapter, jax.device_get(params), source.config, judged.task.head)
+            manifest = self._adapter_manifest(head, provenance)
+            write_adapter(adapter, jax.device_get(params), source.config, manifest)
         export_model(
             directory,
             params=jax.device_get(merged(params)),
             config=source.config,  # its dropout too, which is the run's affair, not the weights'
             vocab=source.tokenizer["path"],
             tokenizer=settings_in(source.tokenizer),
-            head=dataclasses.replace(self.prepared, task=judged.task).head
-            | {"max_seq_length": self.prepared.max_seq_length}
-            | _long_of(self.config),
-            provenance={
-                "made_by": "albert-jax finetune",
-                "seed": self.seed,
-                "step": step,
-                "chosen_by": finite(metrics[self.prepared.metric]),
-                "dev": finite(metrics),
-                "config": without_credentials(to_dict(self.config)),
-                "started_from": {
-                    key: source.manifest["provenance"].get(key)
-                    for key in ("made_by", "source", "step")
-                },
-            },
+            head=head,
+            provenance=provenance,
+        )
+
+    def _provenance(self, step: int, metrics: Mapping[str, Any]) -> JsonObject:
+        began = self.prepared.source.manifest["provenance"]
+        return {
+            "made_by": "albert-jax finetune",
+            "seed": self.seed,
+            "step": step,
+            "chosen_by": finite(metrics[self.prepared.metric]),
+            "dev": finite(metrics),
+            "config": without_credentials(to_dict(self.config)),
+            "started_from": {key: began.get(key) for key in ("made_by", "source", "step")},
+        }
+
+    def _adapter_manifest(self, head: HeadManifest, provenance: JsonObject) -> AdapterManifest:
+        given, source = self.config.model or "", self.prepared.source
+        named = name_of(given)
+        base = str(named.forced) if named else str(Path(given).resolve())
+        return AdapterManifest(
+            format_version=ADAPTER_FORMAT,
+            albert_jax=__version__,
+            base=None if self.config.random_weights else base,
+            base_sha256=base_digest(source.manifest["tensors"]),
+            positions=self.config.positions,
+            max_position_embeddings=source.config.max_position_embeddings,
+            head=head,
+            provenance=provenance,
         )
 
 
-def _long_of(config: FinetuneConfig) -> dict[str, Any]:
+def _long_of(config: FinetuneConfig) -> JsonObject:
     """Return what a manifest records about long texts, if they are not cut."""
     kept = {"long": config.long, "stride": config.stride} if config.long != "cut" else {}
     return {name: value for name, value in kept.items() if value is not None}

@@ -27,7 +27,7 @@ from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.tasks import Task
-from albert_jax.tasks.batches import TrainingBatches
+from albert_jax.tasks.batches import Pack, TrainingBatches
 from albert_jax.tasks.scores import goodness, line_of
 from albert_jax.training.best_step import BestStep, Judged
 from albert_jax.training.finetune_report import (
@@ -300,14 +300,14 @@ def _judged(best: BestStep, params: Any, what: str, task: Task | None = None) ->
 
 def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> TrainingBatches:
     train = config.train
+    unit = train.accumulate * len(local_devices(train.devices))
     return TrainingBatches(
         prepared.train.rows,
         batch_size=train.batch_size,
         seed=seed,
         window=config.window,
         longest=prepared.max_seq_length,
-        pack=config.pack,
-        unit=train.accumulate * len(local_devices(train.devices)),
+        pack=Pack(config.pack, unit) if config.pack else None,
     )
 
 

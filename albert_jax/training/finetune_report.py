@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from albert_jax.tasks import RawExample, Task
+from albert_jax.tasks.base import Predictions
 from albert_jax.tasks.scores import in_words, line_of
 from albert_jax.training.finetune_results import (
     Baseline,
@@ -31,7 +32,7 @@ from albert_jax.utils.provenance import without_credentials
 
 def constant_predictions(
     task: Task, train: Sequence[RawExample], dev: Sequence[RawExample]
-) -> dict[str, Any]:
+) -> Predictions:
     """Return the best answer that ignores the dev examples.
 
     It is the most frequent training label (of words for token classification), the mean of a

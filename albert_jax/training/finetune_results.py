@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from albert_jax.tasks.scores import Metrics
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.results import ABSENT_IF_NONE, Result
 
 RESULTS_FORMAT = 1  # 0.1 wrote this format without its number
@@ -125,7 +126,7 @@ class FinetuneResults(Result):
     commit: str | None
     versions: dict[str, str]
     hardware: Hardware
-    config: dict[str, Any]
+    config: JsonObject
 
     def shown(self) -> Mapping[str, Any]:
         """Return the metric of each seed's last and best step, and of the baseline."""

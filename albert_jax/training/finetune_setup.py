@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
+from albert_jax.checkpoint.positions import with_positions
 from albert_jax.config.heads import TEACHER_LOGITS
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import AlbertConfig
@@ -40,10 +41,9 @@ from albert_jax.tasks.split_features import SplitFeatures, features_of
 from albert_jax.tasks.values import quoted
 from albert_jax.training.finetune_report import baseline
 from albert_jax.training.finetune_results import Baseline
-from albert_jax.training.first_values import with_positions
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_values import json_sha256
+from albert_jax.utils.json_values import JsonObject, json_sha256
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.streams import say
 
@@ -342,9 +342,7 @@ def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) ->
     return params, "; ".join(words)
 
 
-def finetuning_identity(
-    config: FinetuneConfig, prepared: FinetuneSetup, seed: int
-) -> dict[str, Any]:
+def finetuning_identity(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> JsonObject:
     """Return what a run must share with the checkpoint that it resumes.
 
     These are the weights, the examples and the updates.

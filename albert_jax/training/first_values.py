@@ -14,13 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory
+from albert_jax.checkpoint.positions import with_positions
 from albert_jax.config.manifests import VOCABULARIES
 from albert_jax.config.run import PretrainConfig
-from albert_jax.config.sections import Positions
 from albert_jax.data.pretraining import PretrainingData
 from albert_jax.training.optimizer import path_name
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.streams import say
 
 
 def first_values(params: Any, config: PretrainConfig, data: PretrainingData) -> Any:
@@ -61,36 +60,6 @@ def unigram_bias(frequencies_V: np.ndarray, rows: int) -> np.ndarray:
     padded[absent] = padded[~absent].min() / max(1, absent.sum())
     logs = np.log(padded)
     return (logs - logs.mean()).astype(np.float32)
-
-
-def with_positions(
-    source: ModelDirectory, name: str, positions: int, how: Positions
-) -> ModelDirectory:
-    """Return a model with at least that number of positions.
-
-    If it has fewer, `how` extends them: "repeat" starts again with the first position embedding
-    after the last; "interpolate" stretches them linearly, so that the first and the last stay. A
-    line on stderr reports it, with the model's `name`.
-    """
-    theirs = source.config.max_position_embeddings
-    if how == "same" or positions <= theirs:
-        return source
-    table_SE = source.params["embeddings"]["position_embeddings"]
-    if how == "repeat":
-        longer_SE = table_SE[np.arange(positions) % theirs]
-    else:
-        at = np.linspace(0, theirs - 1, positions)
-        columns = [np.interp(at, np.arange(theirs), column) for column in table_SE.T]
-        longer_SE = np.stack(columns, axis=1).astype(table_SE.dtype)
-    say(f"{name} has {theirs} positions; {positions} are made of them: {_MADE[how]}")
-    embeddings = {**source.params["embeddings"], "position_embeddings": longer_SE}
-    return source._replace(
-        params={**source.params, "embeddings": embeddings},
-        config=dataclasses.replace(source.config, max_position_embeddings=positions),
-    )
-
-
-_MADE = {"repeat": "repeated from the first on", "interpolate": "interpolated"}
 
 
 # What may differ between `init_from` and the run: how often the shared layer is applied, and

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import jax
 import numpy as np
@@ -78,7 +78,14 @@ def evaluator(
 
 
 Masking = Literal["ngram", "word", "piece"]
-_MASKING: dict[Masking, dict[str, Any]] = {
+
+
+class _MaskingSettings(TypedDict, total=False):
+    ngram: int
+    do_whole_word_mask: bool
+
+
+_MASKING: dict[Masking, _MaskingSettings] = {
     "ngram": {},
     "word": {"ngram": 1},
     "piece": {"ngram": 1, "do_whole_word_mask": False},

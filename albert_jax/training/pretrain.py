@@ -18,6 +18,7 @@ import jax
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
+from albert_jax.config.history import read_history, write_history
 from albert_jax.config.manifests import (
     TextSettings,
     is_model_directory,
@@ -27,14 +28,11 @@ from albert_jax.config.manifests import (
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import Destination
-from albert_jax.config.stages import Stages
 from albert_jax.data.pretraining import (
     PretrainingData,
     open_data,
-    pretraining_identity,
     settings_identity,
 )
-from albert_jax.data.staged import StagedExamples
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed import multihost
 from albert_jax.distributed.compilation_cache import compilation_cache
@@ -42,6 +40,7 @@ from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import Placement
 from albert_jax.models.flops import parameter_count, stage_flops
 from albert_jax.models.lowering import Lowering
+from albert_jax.training.course import Course, require_checkpoint
 from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.first_values import first_values, params_of
 from albert_jax.training.heldout import evaluator
@@ -54,7 +53,6 @@ from albert_jax.training.session import Beginning, Session, carry_out, memory_ch
 from albert_jax.training.standing import Standing
 from albert_jax.training.step import (
     ConfiguredStep,
-    StagedSteps,
     TrainState,
     make_pretrain_step,
 )
@@ -75,6 +73,7 @@ def pretrain(
     log: Destination | Sequence[Destination] = TENSORBOARD,
     on_step: Callback | None = None,
     on_evaluation: Callback | None = None,
+    continue_with: bool = False,
 ) -> PretrainResult:
     """Pretrain as configured, or continue the run, and export a model directory.
 
@@ -91,6 +90,9 @@ def pretrain(
             run is saved, evaluated and exported, and ends. Any other exception is raised here,
             after the steps so far are saved.
         on_evaluation: the same with each evaluation.
+        continue_with: continue the run from its newest checkpoint although its steps, batches or
+            learning rates differ from the configured ones. history.json in the work directory
+            records the change.
 
     Returns:
         The number of steps, the last evaluation and the model directory.
@@ -101,16 +103,18 @@ def pretrain(
     """
     watching = watching_of(log, on_step, on_evaluation)
     with multihost.joined(launch):
-        return _pretrain(config, watching)
+        return _pretrain(config, watching, continue_with)
 
 
-def _pretrain(config: PretrainConfig, watching: Watching) -> PretrainResult:
+def _pretrain(config: PretrainConfig, watching: Watching, continue_with: bool) -> PretrainResult:
+    workdir = Path(config.workdir or "")
     with multihost.together():
         require_pretraining_inputs(config)
         require_trackers(watching.log)
-    workdir = Path(config.workdir or "")
+        if continue_with:
+            require_checkpoint(workdir)
     with multihost.together(), contextlib.ExitStack() as stack:
-        _require_same_settings(config)
+        _require_same_settings(config, continue_with)
         placement = open_placement(config)
         check_destination(workdir / "model")
         stack.enter_context(compilation_cache(config.train.compilation_cache))
@@ -120,7 +124,8 @@ def _pretrain(config: PretrainConfig, watching: Watching) -> PretrainResult:
     with locked:
         data = _open_data(config, workdir)
         _keep_vocabulary(data, workdir)
-        result = carry_out(_session(config, data, placement, workdir, watching))
+        course = Course(config, data, placement.lowering, continue_with=continue_with)
+        result = carry_out(_session(config, data, course, placement, watching))
     # Process 0 made it.
     return PretrainResult.from_json(multihost.gather(result)[0])
 
@@ -128,13 +133,13 @@ def _pretrain(config: PretrainConfig, watching: Watching) -> PretrainResult:
 def _session(
     config: PretrainConfig,
     data: PretrainingData,
+    course: Course,
     placement: Placement,
-    workdir: Path,
     watching: Watching,
 ) -> Session:
-    stages = config.stages
+    workdir = Path(config.workdir or "")
     made = make_pretrain_step(config, placement.lowering)
-    run = _run_of(config, data, stages, placement, workdir, watching)
+    run = _run_of(config, data, course, placement, watching)
     random_state = jax.jit(partial(made.random_state, config.train.seed))  # traced once
     return Session(
         config=config,
@@ -143,7 +148,7 @@ def _session(
         directory=workdir,
         random_state=random_state,
         first_state=partial(_first_state, config, data, made, random_state),
-        begin=partial(_begin, config, data, run.evaluate, placement),
+        begin=partial(_begin, config, data, course, run, placement),
         finish=partial(_finish, config, data, workdir),
     )
 
@@ -151,22 +156,29 @@ def _session(
 def _begin(
     config: PretrainConfig,
     data: PretrainingData,
-    evaluate: Evaluate | None,
+    course: Course,
+    run: Run,
     placement: Placement,
     beginning: Beginning,
     log: MetricsLog,
 ) -> None:
     """Report what the run is, and how good its first weights are."""
     if multihost.is_primary():
-        write_json(Path(config.workdir or "") / "config.json", to_dict(config))
+        workdir = Path(config.workdir or "")
+        write_json(workdir / "config.json", to_dict(config))
+        write_history(workdir, course.history)
     step = beginning.position.step
     log.say(run_plan(config, data))
     if step:
         log.event(step, beginning.origin)
+        if course.begun:
+            rate = float(run.workload.schedule(step))
+            changes = course.begun.in_words()
+            log.event(step, f"continued with {changes}; the learning rate goes on at {rate:.4g}")
         return
     log.say(beginning.origin)
-    if config.init_from and evaluate:
-        _evaluate_first(evaluate, placement, beginning.state, log)
+    if config.init_from and run.evaluate:
+        _evaluate_first(run.evaluate, placement, beginning.state, log)
 
 
 def _evaluate_first(
@@ -288,9 +300,9 @@ def _kept_vocabulary(
 # ---------------------------------------------------------------------------------- the processes
 
 
-def _require_same_settings(config: PretrainConfig) -> None:
+def _require_same_settings(config: PretrainConfig, continue_with: bool) -> None:
     """Raise UserError unless all processes have the same settings and the same kind of devices."""
-    settings = to_dict(config)
+    settings = to_dict(config) | {"continue_with": continue_with}
     for path in ("store", "workdir", "vocab", "heldout"):  # a host may have its own names for them
         del settings[path]
     del settings["train"]["compilation_cache"]
@@ -343,13 +355,11 @@ def _first_state(
 def _run_of(
     config: PretrainConfig,
     data: PretrainingData,
-    stages: Stages,
+    course: Course,
     placement: Placement,
-    workdir: Path,
     watching: Watching,
 ) -> Run:
-    examples = StagedExamples(stages, data.train_as)
-    steps = StagedSteps(config, stages, placement.lowering)
+    workdir = Path(config.workdir or "")
     baselines = functools.cache(partial(baselines_at, config, data))
 
     def draw() -> None:
@@ -358,30 +368,26 @@ def _run_of(
         except OSError as error:  # a picture is no reason to stop
             say(f"{workdir / 'loss.png'} is not drawn: {error.strerror or error}")
 
-    def recall(meta: Mapping[str, Any]) -> None:
-        # 0.1.0 wrote no epochs.
-        examples.remember_epochs(meta["position"]["batch"], meta.get("epochs", []))
-
     return Run(
         config=config.train,
         guard=config.guard,
-        step_at=lambda batch: steps.at(batch).step,
+        step_at=lambda batch: course.steps.at(batch).step,
         batches=partial(
-            examples.batches,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            course.examples.batches,
+            process=(jax.process_index(), jax.process_count()),
             threads=config.train.data_threads,
             workers=config.train.data_workers,
         ),
         workload=Workload(
             steps=config.train.steps,
-            rows=lambda batch: stages.at(batch).batch_size,
-            flops=lambda batches: stages.total(batches, partial(stage_flops, config.model)),
-            schedule=jax.jit(steps.at(0).schedule),
-            passes=examples.passes,
+            rows=lambda batch: course.stages.at(batch).batch_size,
+            flops=lambda batches: course.stages.total(batches, partial(stage_flops, config.model)),
+            schedule=jax.jit(course.steps.at(0).schedule),
+            passes=lambda batches: course.examples.passes(batches),
         ),
-        identity=pretraining_identity(config, data),
-        evaluate=evaluator(config, data, steps, placement),
+        identity=course.identity,
+        judge=course.judge,
+        evaluate=evaluator(config, data, course.steps, placement),
         after_evaluation=draw if multihost.is_primary() else lambda: None,
         standing=Standing(
             config.train.steps,
@@ -393,11 +399,8 @@ def _run_of(
         else None,
         watching=watching,
         check_program=memory_check(config),
-        kept=lambda position: {
-            "tokenizer": data.tokenizer,
-            "epochs": examples.ended_epochs(position.batch),
-        },
-        recall=recall,
+        kept=course.kept,
+        recall=course.recall,
     )
 
 
@@ -423,6 +426,7 @@ def _export(
             "step": int(state.step),
             "config": without_credentials(to_dict(config)),
             "held_out": _last_eval(workdir),
+            **({"history": history} if (history := read_history(workdir)) else {}),
         },
     )
 

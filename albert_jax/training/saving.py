@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.checkpoint.manager import Checkpointer, differences_from
 from albert_jax.training.guards import Offence
 from albert_jax.training.metrics import MetricsLog
 from albert_jax.training.position import Position
@@ -35,14 +35,20 @@ class Saves:
     def restore(self, target: TrainState) -> tuple[TrainState, Position] | None:
         """Return the newest good checkpoint's state, placed as `target` is, and its position.
 
-        None if there is no checkpoint. Raises as `Checkpointer.restore`.
+        None if there is no checkpoint. A checkpoint that is continued with other settings is saved
+        again as this run's, so that later checkpoints can go back to it. Raises as
+        `Checkpointer.restore` and `Checkpointer.save`.
         """
-        restored = self._checkpointer.restore(target, expect=self._run.identity)
+        identity = self._run.identity
+        restored = self._checkpointer.restore(target, expect=identity, judge=self._run.judge)
         if restored is None:
             return None
         state, meta = restored
         self._run.recall(meta)
-        return state, Position.from_meta(meta["position"])
+        position = Position.from_meta(meta["position"])
+        if differences_from(meta, identity):
+            self.save(state, position, wait=True)
+        return state, position
 
     def steps(self) -> list[int]:
         """Return the steps that are on disk, oldest first."""

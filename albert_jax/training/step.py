@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from albert_jax.checkpoint.adapter import merged
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.stages import Stages
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.lora import merged, with_adapter
+from albert_jax.training.lora import with_adapter
 from albert_jax.training.losses import Batch, Metrics, Objective, pretraining_objective
 from albert_jax.training.optimizer import (
     average_weights,
@@ -209,7 +210,9 @@ class StagedSteps:
     """
 
     def __init__(self, config: PretrainConfig, stages: Stages, lowering: Lowering) -> None:
-        self._config, self._stages, self._lowering = config, stages, lowering
+        self.stages = stages
+        """May be replaced by others: what was made for those serves these too."""
+        self._config, self._lowering = config, lowering
         self._made: dict[tuple[int, float], ConfiguredStep] = {}
 
     def at(self, batch: int) -> ConfiguredStep:
@@ -217,7 +220,7 @@ class StagedSteps:
 
         Batches that are computed in the same way get the same object.
         """
-        stage = self._stages.at(batch)
+        stage = self.stages.at(batch)
         return self._of(stage.depth(batch), stage.sentence_order_weight)
 
     def to_evaluate(self, step: int) -> ConfiguredStep:
@@ -227,7 +230,7 @@ class StagedSteps:
         the final model.
         """
         depth = self._config.model.num_hidden_layers
-        return self._of(self._stages.at(step - 1).depths[1] if step else depth, 1.0)
+        return self._of(self.stages.at(step - 1).depths[1] if step else depth, 1.0)
 
     def _of(self, depth: int, weight: float) -> ConfiguredStep:
         if (depth, weight) not in self._made:

@@ -56,7 +56,7 @@ def checked(function: F) -> F:
     annotation.
     """
     signature = inspect.signature(function)
-    hints: dict[str, Any] = {}
+    hints: dict[str, object] = {}
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ def checked(function: F) -> F:
     return call  # type: ignore[return-value]
 
 
-def _hints_of_keywords(hint: Any) -> dict[str, Any]:
+def _hints_of_keywords(hint: Any) -> dict[str, object]:
     """Return the annotations by name of `**settings: Unpack[a TypedDict]`."""
     return get_type_hints(get_args(hint)[0]) if get_origin(hint) is Unpack else {}
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import secrets
@@ -46,8 +47,9 @@ def appearing_file(dest: Path) -> Iterator[Path]:
 def appearing_whole(dest: Path) -> Iterator[Path]:
     """Yield a folder to write into, which becomes `dest` at the end.
 
-    If an error is raised, `dest` does not change. A folder at `dest` is replaced. Raises UserError
-    if another process is writing it, or the disk refuses it.
+    If an error is raised, `dest` does not change. A folder at `dest` is replaced; on Linux's own
+    file systems a reader finds either the old or the new one at every moment. Raises UserError if
+    another process is writing it, or the disk refuses it.
     """
     dest = dest.resolve()
     busy = f"{dest} is being written by {{owner}}; wait for it, or name another place"
@@ -62,9 +64,10 @@ def appearing_whole(dest: Path) -> Iterator[Path]:
             try:
                 new.mkdir()
                 yield new
-                if dest.exists():
-                    dest.rename(old)
-                new.rename(dest)
+                if not (dest.exists() and _exchange(new, dest)):
+                    if dest.exists():
+                        dest.rename(old)
+                    new.rename(dest)
             finally:
                 _tidy(dest)
     except OSError as error:
@@ -84,6 +87,20 @@ def scratch_folder() -> Iterator[Path]:
             yield folder
         finally:
             remove()
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step, so that no moment is without either.
+
+    Returns False, with nothing done, if the system or the file system cannot do it (macOS, NFS,
+    FUSE).
+    """
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's <fcntl.h> and <stdio.h>
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
+        return False
+    return renameat2(here, bytes(one), here, bytes(other), exchange) == 0
 
 
 def _tidy(dest: Path) -> None:

@@ -57,12 +57,22 @@ def unlike_values(
     there: Mapping[str, Any], here: Mapping[str, Any], where: str = "there", whose: str = "here"
 ) -> list[str]:
     """Return a phrase for every value in which two JSON documents differ, named to the last key."""
-    theirs, ours = flat(there), flat(json.loads(json.dumps(dict(here))))
     return [
-        f"{key} is {theirs.get(key, 'unset')!r} {where} and {ours.get(key, 'unset')!r} {whose}"
-        for key in sorted({*theirs, *ours})
-        if theirs.get(key, "unset") != ours.get(key, "unset")
+        f"{key} is {theirs!r} {where} and {ours!r} {whose}"
+        for key, (theirs, ours) in differing_values(there, here).items()
     ]
+
+
+UNSET = "unset"  # in place of a value that one of two documents lacks
+
+
+def differing_values(
+    there: Mapping[str, Any], here: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return the values in which two JSON documents differ, both by the name of the last key."""
+    theirs, ours = flat(there), flat(json.loads(json.dumps(dict(here))))
+    pairs = {key: (theirs.get(key, UNSET), ours.get(key, UNSET)) for key in {*theirs, *ours}}
+    return {key: pairs[key] for key in sorted(pairs) if pairs[key][0] != pairs[key][1]}
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> JsonObject:

@@ -173,7 +173,7 @@ def legend_below(figure: Any, axes: Sequence[Any], title: str | None = None) -> 
         axes: the panels; a label that several have gets one entry.
         title: the legend's title.
     """
-    entries: dict[str, Any] = {}
+    entries: dict[str, object] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)

@@ -116,7 +116,7 @@ class Rows(list[Row]):
         return grid._replace(more=len(self) - len(first))
 
 
-def _made(kind: type[Self], fields: dict[str, Any]) -> Self:
+def _made(kind: type[Self], fields: JsonObject) -> Self:
     return kind(**fields)
 
 

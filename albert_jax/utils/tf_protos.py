@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 __all__ = ["BundleEntry", "BundleHeader", "DecodeError", "Example", "SentencePieceModel"]
 
@@ -71,7 +71,7 @@ _MESSAGES: dict[str, dict[str, tuple[int, str, bool]]] = {
 }
 
 
-def _classes() -> dict[str, Any]:
+def _classes() -> dict[str, type[Message]]:
     file = descriptor_pb2.FileDescriptorProto(
         name=f"{_PACKAGE}.proto", package=_PACKAGE, syntax="proto3"
     )

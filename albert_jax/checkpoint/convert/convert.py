@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict, cast
 
 import msgspec
 
@@ -28,6 +28,7 @@ from albert_jax.checkpoint.convert.sources import (
 from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_export import check_destination, export_model
+from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import (
     VOCABULARY,
     ConvertedTensor,
@@ -102,6 +103,7 @@ def convert(
     mode: Mode | None = None,
     do_lower_case: bool | None = None,
     with_optimizer: bool = False,
+    base: str | Path | None = None,
 ) -> Inventory:
     """Convert a model between formats, bit for bit; docs/checkpoints.md describes the formats.
 
@@ -120,6 +122,7 @@ def convert(
         mode: the tokenizer's mode (docs/data.md); unset, as the source has it.
         do_lower_case: whether the vocabulary is lower-cased; unset, as the source has it, else
             True.
+        base: the model that an adapter was trained on, if it is no longer where it was.
         with_optimizer: keep the optimizer's slots, where both formats have them.
 
     Returns:
@@ -136,6 +139,8 @@ def convert(
         raise UserError("--no-vocab and --vocab exclude each other; drop one of the two")
     _check_destination(dest, to, [source, f"{source}.index", config, vocab])
     dest = Path(dest)
+    if base is not None:
+        require_model_directory(source, "source", base=base)  # which keeps the merged model
     with fetched(source) as origin:
         path = origin.path
         if has_model_files(path):
@@ -145,8 +150,11 @@ def convert(
             found = _read_model_directory(path, with_optimizer)
         else:
             found = _read_source(path, config, head, with_optimizer)
-        asked = {"mode": mode, "do_lower_case": do_lower_case}
-        asked = {key: value for key, value in asked.items() if value is not None}
+        asked: _SomeTextSettings = {}
+        if mode is not None:
+            asked["mode"] = mode
+        if do_lower_case is not None:
+            asked["do_lower_case"] = do_lower_case
         vocabulary = None if no_vocab else _choose_vocabulary(found, vocab, asked)
         inventory = _inventory(origin.origin, found, vocabulary, str(dest), to)
         _print(inventory)
@@ -227,7 +235,15 @@ class _Found:
     settings: TextSettings
     hf: HfTokenizer | None  # what the files of a transformers folder say
     notes: list[str]
-    provenance: dict[str, Any] = field(default_factory=dict)  # of a model directory
+    provenance: JsonObject = field(default_factory=dict)  # of a model directory
+
+
+class _SomeTextSettings(TypedDict, total=False):
+    """Those of `TextSettings` that the user or a source gives."""
+
+    mode: Mode
+    do_lower_case: bool
+    keep_accents: bool
 
 
 class _Provenance(TypedDict, total=False):
@@ -299,7 +315,7 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
 
 
 def _choose_vocabulary(
-    found: _Found, given: str | Path | None, asked: dict[str, Any]
+    found: _Found, given: str | Path | None, asked: _SomeTextSettings
 ) -> Path | None:
     """Return the vocabulary's file, the user's or the source's, and set the text settings.
 
@@ -345,13 +361,12 @@ def _choose_vocabulary(
     return tokenizer.path
 
 
-def _settings_for(found: _Found, vocabulary: Path, choice: Choice | None) -> dict[str, Any]:
+def _settings_for(found: _Found, vocabulary: Path, choice: Choice | None) -> _SomeTextSettings:
     """Return how the source says that text is cleaned for a vocabulary, its own or another."""
-    settings = dict(found.settings)
-    if found.hf is not None:
-        settings = {**found.hf.settings_of(vocabulary)}
+    theirs = found.settings if found.hf is None else found.hf.settings_of(vocabulary)
+    settings: _SomeTextSettings = {**theirs}
     if choice is not None:
-        settings["mode"] = choice.mode
+        settings["mode"] = cast("Mode", choice.mode)  # or else Tokenizer.load refuses it
     elif vocabulary.suffix in (".json", ".txt"):
         del settings["mode"]  # it says itself what it is
     return settings

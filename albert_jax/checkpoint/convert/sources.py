@@ -28,6 +28,8 @@ from albert_jax.checkpoint.convert.tensors import Tensor
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
 from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.model_dir import file_sha256
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.adapters import is_adapter
 from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS
 from albert_jax.config.model_names import ModelName, name_of, repository_of, shown_endpoint
 from albert_jax.config.packaged import packaged_path
@@ -93,6 +95,9 @@ def fetched(source: str | Path) -> Iterator[Fetched]:
         elif is_address(str(source)):
             path = download(str(source), stack.enter_context(_scratch()))
             found = Fetched(path, without_secrets(str(source)))  # a manifest keeps it
+        elif is_adapter(path):
+            path = require_model_directory(path)
+            found = Fetched(path, str(source))
         else:
             found = Fetched(path, str(source))
             if not path.exists() and not _is_prefix(path):

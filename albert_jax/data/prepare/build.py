@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 
@@ -66,6 +66,7 @@ from albert_jax.data.text.python_docs import versions_of
 from albert_jax.data.tokenizer import Tokenizer, vocabulary_file
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
+from albert_jax.utils.json_values import JsonObject, flat
 from albert_jax.utils.progress import ProgressMeter, show_bytes
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
@@ -298,15 +299,12 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
     return None
 
 
-def _refuse_differences(place: Place, theirs: dict[str, Any], ours: Settings) -> None:
-    def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from flat(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value[:12] if key == "sha256" else value
+def _refuse_differences(place: Place, theirs: JsonObject, ours: Settings) -> None:
+    def named(settings: JsonObject) -> JsonObject:
+        values = flat(settings).items()
+        return {key: x[:12] if key.endswith("sha256") else x for key, x in values}
 
-    old, new = dict(flat(theirs)), dict(flat(ours.to_json()))
+    old, new = named(theirs), named(ours.to_json())
     differences = [
         f"{key} {old.get(key)} there, {new.get(key)} now"
         for key in sorted(old | new)
@@ -474,15 +472,23 @@ def _split_record(records: Sequence[UnitRecord], split: str) -> SplitRecord:
     return SplitRecord(**totals, **unigram_statistics(np.asarray(occurring)), shards=shards)
 
 
-def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
+class UnigramStatistics(TypedDict):
+    """Hold the scores of a model that knows only how often each token occurs."""
+
+    unigram_entropy_nats: float | None
+    most_frequent_token_id: int | None
+    most_frequent_token_rate: float | None
+
+
+def unigram_statistics(counts: np.ndarray) -> UnigramStatistics:
     """Return the scores of a model that knows only how often each token occurs.
 
     They are the entropy in nats for each token, and the most frequent token's id and rate.
     """
     total = counts.sum()
     if not total:
-        return dict.fromkeys(
-            ("unigram_entropy_nats", "most_frequent_token_id", "most_frequent_token_rate")
+        return UnigramStatistics(
+            unigram_entropy_nats=None, most_frequent_token_id=None, most_frequent_token_rate=None
         )
     rates = counts[counts > 0] / total
     return {

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from albert_jax.data.store import sync_folder
 from albert_jax.data.store_manifest import SPLITS, StoreFile
@@ -159,6 +159,14 @@ def _parts(names: Iterable[str]) -> Iterator[list[str]]:
         yield some
 
 
+class _Entry(TypedDict):
+    """What fsspec says of a file or a folder."""
+
+    name: str
+    type: str
+    size: int | None
+
+
 class Bucket:
     """Write a store to an address, which has no lock: see `prepare` for two at once."""
 
@@ -178,7 +186,7 @@ class Bucket:
     def entries(self, folder: str = "") -> dict[str, int]:
         path = f"{self._root}/{folder}".rstrip("/")
 
-        def listed() -> list[dict[str, Any]]:
+        def listed() -> list[_Entry]:
             self._files.invalidate_cache()  # another machine may have written since
             return self._files.ls(path, detail=True)
 

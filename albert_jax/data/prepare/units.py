@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,6 +37,7 @@ from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import decode_json
+from albert_jax.utils.json_values import JsonObject
 
 BATCH_CHARS, BATCH_SENTENCES = 1 << 19, 1 << 14  # gathered, and tokenised at once
 MIN_UNIT_BYTES = 1 << 20
@@ -299,6 +299,6 @@ def read_unit_records(units: Sequence[Unit], job: Job) -> list[UnitRecord | None
 def _parse_record(data: bytes) -> UnitRecord | None:
     """Return a record, or None if it is damaged; then the unit is made again."""
     with contextlib.suppress(UserError):
-        if is_sealed(decode_json(data, dict[str, Any], name="", hint="")):
+        if is_sealed(decode_json(data, JsonObject, name="", hint="")):
             return decode_json(data, UnitRecord, name="", hint="")
     return None

@@ -33,6 +33,7 @@ from albert_jax.perf.tpu.topology import Slice, compile_only_devices, parse_slic
 from albert_jax.perf.workload import Work, lower, make_work, pretrain_config, setting_of
 from albert_jax.training.memory import OutOfMemory, out_of_memory_told, program_bytes
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import say
@@ -131,7 +132,7 @@ def _check(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> No
     check_batch_size(train.batch_size, train.accumulate, where.chips)
 
 
-def _described(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> dict[str, Any]:
+def _described(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> JsonObject:
     """Return the fields of a result that describe what was asked, and the compiler."""
     train = settings.train
     return setting_of(config, settings) | {
@@ -241,7 +242,7 @@ def _hbm_of(compiled: jax.stages.Compiled) -> HbmBytes:
     )
 
 
-def _figures(cost: StepCost, work: Work, settings: PretrainConfig, where: Slice) -> dict[str, Any]:
+def _figures(cost: StepCost, work: Work, settings: PretrainConfig, where: Slice) -> JsonObject:
     """Return the fields of a result that come from the program's costs."""
     sequences = settings.train.batch_size // where.chips
     flops = work.flops_per_sequence * sequences
@@ -270,7 +271,7 @@ def _figures(cost: StepCost, work: Work, settings: PretrainConfig, where: Slice)
     }
 
 
-def _cost(operation: Operation) -> dict[str, Any]:
+def _cost(operation: Operation) -> JsonObject:
     values = dataclasses.asdict(operation)
     return {"ms": 1e3 * values.pop("seconds")} | values
 
