@@ -98,7 +98,7 @@ class _Download:
     def run(self) -> Path:
         chosen = chosen_files(self._listed, str(self._named))
         self._require_sizes(chosen, _BESIDE)  # the weights' is not known yet
-        # By its revision, whose commit huggingface_hub notes then for when there is no network.
+        # By the revision, so that huggingface_hub records its commit for use without a network.
         config = self._fetched(_CONFIG, self._named.revision)
         if config.parent.name != self._commit:
             raise UserError(f"{self._named} has changed during the download; run this again")

@@ -35,7 +35,7 @@ ArrayTree = dict[str, Any]
 
 _MOST_DOCUMENT = 1 << 24  # bytes of a sealed document; parsed they take some 30 times as many
 _BLOCK = 1 << 18  # numbers looked at together, so that the look needs no memory
-# Weights hardly compress, and zeros, as a new optimizer has them, need no bytes at all.
+# Weights hardly compress, and the zeros of a new optimizer take no bytes at all.
 _MOST_UNPACKED = 32  # bytes of arrays for each byte of files
 _FREE = 1 << 26  # bytes of arrays that any files may have
 _BYTES_A_CHUNK = 32  # of files, at least: its name and its place
@@ -208,7 +208,7 @@ def read_arrays(path: Path, table: Table, *, beside: Sequence[Path] = ()) -> dic
 
 def _opened(path: Path, table: Table) -> Iterator[tuple[str, ts.TensorStore]]:
     """Yield each array by its name, with only its metadata read; raises Damaged."""
-    # Not a file:// address, in which a relative path would be a host and "%20" a space.
+    # Not a file:// address: it would read a relative path as a host and "%20" as a space.
     base, context = {"driver": "file", "path": f"{path.resolve()}/"}, ts.Context()
     opened = {}
     for name in table:

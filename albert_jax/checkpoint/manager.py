@@ -77,7 +77,8 @@ def another_run(directory: Path, other: Mapping[str, tuple[Any, Any]]) -> str:
 
 class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # untyped
     def reached_preemption(self, step: int) -> bool:
-        # Asking JAX counts as a step of the loop, which does the asking: `processes.StopTogether`.
+        # A query to JAX counts as a step of the loop, which makes the query:
+        # `multihost.StopTogether`.
         return False
 
 
@@ -130,7 +131,7 @@ class Checkpointer:
                 shutil.rmtree(debris, ignore_errors=True)
                 if not debris.exists():
                     break
-                time.sleep(0.05)  # for where one write failed, the others go on for a moment
+                time.sleep(0.05)  # after one write has failed, the others continue for a moment
         for replaced in self.directory.glob("[0-9]*.replaced"):
             if replaced.with_suffix("").exists():
                 shutil.rmtree(replaced)
@@ -156,7 +157,7 @@ class Checkpointer:
         version = FORMAT_VERSION if meta.get(HISTORY_KEY) else _FIRST_FORMAT
         document = seal({"format_version": version, "step": step, "meta": meta, "leaves": table})
         if self._good.get(step) != document["crc32c"] or not self._path(step).is_dir():
-            # Of several processes each writes its share; orbax divides only what is on devices.
+            # With several processes each writes its share; orbax divides only what is on devices.
             self._begin(step, data if multihost.several() else arrays, document)
         later = self._finish() if wait else None
         if later:
@@ -337,7 +338,7 @@ class Checkpointer:
         except SaveError as error:
             if kind is None:
                 raise
-            # What ended the run is worse, and must not be hidden by this.
+            # The error that ended the run is worse, and this one must not hide it.
             _say_as_primary(str(error))
 
     def _path(self, name: int | str) -> Path:

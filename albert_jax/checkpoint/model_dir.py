@@ -60,7 +60,7 @@ class ModelDirectory(NamedTuple):
     params: ArrayTree  # of NumPy arrays
     config: AlbertConfig
     tokenizer: ModelTokenizer
-    manifest: Mapping[str, Any]  # as it is on disk; `ModelManifest` has the types
+    manifest: Mapping[str, Any]  # the contents on disk; `ModelManifest` has the types
 
     @property
     def head(self) -> HeadManifest | None:

@@ -152,5 +152,6 @@ def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         # Without a size, orbax keeps all in memory until the end.
         save = ocp.args.PyTreeSave(nest(given), ocdbt_target_data_file_size=_FILE_BYTES)
         checkpointer.save(path, args=save)
-    # Orbax asks only whether it is there, but writes into it where on this machine the folder was.
+    # Orbax only checks that the folder exists, but writes to the place where it was on this
+    # machine.
     (path / "commit_success.txt").write_text("Checkpoint commit was successful\n", encoding="utf-8")

@@ -214,8 +214,8 @@ class Pretrain(Command):
         from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
-        keep_freed_memory()  # before JAX is imported, which a model's first use does
-        # Converting starts JAX, which several processes must not before they have met.
+        keep_freed_memory()  # before JAX is imported, which the first use of a model's name does
+        # Converting starts JAX, but several processes must join before JAX starts.
         require_pretraining_inputs(
             self.config, workdir_too=not self.dry_run, fetch=not self.multihost
         )
@@ -910,7 +910,7 @@ class Benchmark(Command):
         _print_figures(sweep_table(results, names), figures)
         if not measured:
             raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
-        if self.plot:  # last: a disk that is full takes nothing of what was measured
+        if self.plot:  # last: a full disk then loses nothing that was measured
             draw_sweep(results, names, self.plot)
 
 

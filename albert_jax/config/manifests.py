@@ -22,7 +22,7 @@ from albert_jax.utils.wording import shortened
 MANIFEST: Final = "manifest.json"
 CONFIG: Final = "albert_config.json"
 VOCABULARY: Final = "spiece.model"
-# What a model directory, a token store and a serving folder call their vocabulary, by its kind.
+# The name of the vocabulary in a model directory, a token store and a serving folder, by its kind.
 VOCABULARIES: Final = (VOCABULARY, "tokenizer.json", "vocab.txt")
 SERVING = "serving.json"
 FORMAT_VERSION = 2

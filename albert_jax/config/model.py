@@ -24,13 +24,13 @@ from albert_jax.utils.wording import did_you_mean, shortened
 
 Dtype = Literal["float32", "bfloat16", "auto"]
 
-LARGEST = (1 << 31) - 1  # of a size: what is indexed has int32 indices
+LARGEST = (1 << 31) - 1  # of a size: indices are int32
 MOST_GROUPS = 1000  # each is a part of the program of its own
 
 HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "silu", "tanh", "linear")
 
-# What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form,
-# Google's the tanh form. transformers' activations.py, ACT2FN.
+# The name of each activation in transformers' config.json -> the name here. Its "gelu" is the erf
+# form, Google's the tanh form. transformers' activations.py, ACT2FN.
 TRANSFORMERS_ACTS = {
     "gelu": "gelu_erf",
     "gelu_python": "gelu_erf",
@@ -222,7 +222,7 @@ class AlbertConfig:
         )
 
 
-# How the names of the fields end that say how large a model is.
+# The endings of the fields that set the size of a model.
 _SIZES = ("_size", "_layers", "_groups", "_heads", "_num", "_embeddings")
 
 

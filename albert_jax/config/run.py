@@ -229,7 +229,8 @@ class FinetuneConfig:
             keep=2,
         )
     )
-    # A regression's loss may well jump by more than 2; a loss that is not finite rolls back anyway.
+    # A regression's loss may jump by more than 2 without harm; a loss that is not finite rolls back
+    # in any case.
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(spike=0.0))
 
     def __post_init__(self) -> None:

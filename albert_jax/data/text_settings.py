@@ -21,7 +21,8 @@ from albert_jax.utils.json_files import read_json
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import first_ten
 
-# transformers' and the original archives' SentencePiece model, and what `tokenizers` reads.
+# The SentencePiece model of transformers and of the original archives, and the files of
+# `tokenizers`.
 FILE_NAMES = ("spiece.model", "30k-clean.model", "tokenizer.json", "vocab.txt")
 
 

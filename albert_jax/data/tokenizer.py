@@ -226,7 +226,7 @@ class Tokenizer:
                 do_lower_case = wanted["do_lower_case"]
                 keep = wanted.get("keep_accents", keeps_accents(wanted["mode"], do_lower_case))
                 keep_accents = keep if keep_accents is None else keep_accents
-        if mode is not None and mode not in MODES:  # in the file of a later version, say
+        if mode is not None and mode not in MODES:  # for example in the file of a later version
             raise UserError(f"tokenizer mode {mode!r} must be one of {', '.join(MODES)}")
         known = _MODES_OF.get(path.suffix, SPIECE_MODES)
         if mode is not None and mode not in known:
@@ -246,7 +246,7 @@ class Tokenizer:
         self._processor, self.pieces = _parse_spiece(model, path)
         self.vocab_size = len(self.pieces)
         self.starts_word = np.array([_starts_word(piece) for piece in self.pieces])
-        # Without the specials: text becomes one of those ids only where it is parsed for them.
+        # Without the special pieces: text becomes one of these ids only if it is parsed for them.
         self._ids = {piece: i for i, piece in enumerate(self.pieces) if i > MASK_ID}
         self._split = {
             piece: self._split_comma(piece)
@@ -395,7 +395,7 @@ class Tokenizer:
                 if width and here < position:
                     last = at[min(here + width, position)] - 1
                     yield token, starts[at[here]], ends[max(last, at[here])]
-                else:  # the marker alone: the place where the next character starts
+                else:  # the marker alone: the place of the next character
                     point = starts[at[here]] if at[here] < len(starts) else ends[-1]
                     yield token, point, point
                 here += width
@@ -647,8 +647,8 @@ def _starts_wordpiece(piece: str) -> bool:
 
 # -------------------------------------------------------------------------------- a new vocabulary
 
-# The original README's spm_train command, its symbols as lists: in the README's one string the
-# quote opens a quoted CSV field, which silently gives another layout.
+# The original README's spm_train command, with its symbols as lists. In the README's single string,
+# the quote opens a quoted CSV field, which silently gives another list of symbols.
 _TRAINER: dict[str, Any] = {
     "model_type": "unigram",
     "pad_id": PAD_ID,
@@ -683,7 +683,8 @@ class _Lines:
         except GeneratorExit:
             raise
         except BaseException as error:
-            # SentencePiece 0.2.1 drops it and trains on what came before; 0.2.3 raises another.
+            # SentencePiece 0.2.1 drops it and trains on the lines before; 0.2.3 raises another
+            # error.
             self.error = error
             raise
         if self.used:

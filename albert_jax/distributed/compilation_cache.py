@@ -29,7 +29,7 @@ def set_compilation_cache(folder: str | None) -> None:
         say(f"compiled programs are not kept: {folder} cannot be made: {error.strerror or error}")
         return
     jax.config.update("jax_compilation_cache_dir", folder)
-    # JAX leaves out what compiles in a second, and answering needs a dozen such programs.
+    # JAX does not keep programs that compile within a second, and answering needs a dozen of these.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

@@ -38,11 +38,11 @@ from albert_jax.utils.json_values import unlike_values
 from albert_jax.utils.streams import say
 
 JOIN_SECONDS = 60  # for JAX to join processes that have all come
-POLL = 1.0  # seconds between two looks at whether one that is waited for has ended
+POLL = 1.0  # seconds between two checks whether a process that is waited for has ended
 SILENCE = 60.0  # seconds of waiting for another process before a line says which
-LIMIT = 3600.0  # seconds of waiting after which a process counts as stuck
+LIMIT = 3600.0  # seconds of waiting before a process counts as stuck
 ORDERLY = 10.0  # seconds for a signal to end all after the same step
-SAME_SIGNAL = 1.0  # seconds in which a second signal is the first once more
+SAME_SIGNAL = 1.0  # seconds in which a second signal counts as the first one
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def several() -> bool:
 # ------------------------------------------------------------------------------- coming and leaving
 
 _hosts: list[str] = []  # by process
-# How to end should JAX's C++ abort, as it does when another process is gone: (words, status).
+# What to do if JAX's C++ aborts because another process is gone: (words, status).
 _on_abort: Callable[[], tuple[str, int]]
 _jax_sigterm: Any = None  # JAX's own handler of SIGTERM, a function of C
 
@@ -238,7 +238,7 @@ def _take_sigterm() -> None:
     """
     global _jax_sigterm
     if threading.current_thread() is not threading.main_thread():
-        return  # where Python has no signals: JAX keeps it
+        return  # if this Python has no signals, JAX keeps it
     old = ctypes.create_string_buffer(1024)  # struct sigaction, which begins with the handler
     ctypes.CDLL(None).sigaction(int(signal.SIGTERM), None, old)
     _jax_sigterm = ctypes.CFUNCTYPE(None, ctypes.c_int)(ctypes.c_void_p.from_buffer(old).value or 0)
@@ -316,7 +316,7 @@ def _on_sigabrt(handler: Any) -> None:
     libc.signal(int(signal.SIGABRT), handler)  # None is NULL, which is SIG_DFL
 
 
-_covered: int | None = None  # stderr, while what is written to it is held back
+_covered: int | None = None  # a copy of stderr, while output to it is held back
 
 
 @contextlib.contextmanager
@@ -352,8 +352,7 @@ def _leave(error: BaseException, launch: Launch) -> None:
     global _on_abort
     status, seconds = getattr(error, "exit_status", 1), 10
     if isinstance(error, jax.errors.JaxRuntimeError):
-        # Most likely a collective that another process left in the middle: JAX will say so, and
-        # abort.
+        # Most likely another process left during a collective. JAX will report it, and abort.
         seconds = launch.peer_timeout + 5
         cause = f"{type(error).__name__}: {_first_line(error)[:200]}"
         say(f"a step failed ({cause}); waiting for word of the others")
@@ -571,7 +570,7 @@ class StopTogether:
 
     def due(self) -> bool:
         """Return whether to stop after this step; every process must call it once a step."""
-        # Not the step's number: where a signal comes before the first call, the answer is at 1.
+        # Not the step's number: if a signal comes before the first call, the answer is at 1.
         self._calls += 1
         if multihost_utils.reached_preemption_sync_point(self._calls):
             self.requested = "SIGTERM to one of the processes"
@@ -594,7 +593,7 @@ class StopTogether:
         )
 
     def _noted_again(self, number: int) -> None:
-        # A scheduler may signal the process and its group, and srun passes on what it gets.
+        # A scheduler may signal the process and its group, and srun forwards the signal again.
         if time.monotonic() > self._told_at + SAME_SIGNAL:
             interrupts.last_words(
                 f"stopped by a second {signal.Signals(number).name}; run the same command again to "
@@ -604,7 +603,7 @@ class StopTogether:
 
     def _may_leave(self) -> bool:
         """Return whether the process may end; a second thread calls it after a signal."""
-        self._tell_all()  # the first thread does not come to it: it is in a library
+        self._tell_all()  # the first thread cannot do it while it is in a library
         return time.monotonic() > self._told_at + ORDERLY and self._nothing_to_lose()
 
     def _tell_all(self) -> None:

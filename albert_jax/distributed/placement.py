@@ -145,8 +145,8 @@ def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
 
     def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
         if axis_name:
-            # Not left to XLA, which would sum each unrolled layer's share of a gradient over the
-            # devices, and each micro-batch's.
+            # Not left to XLA, which would sum the gradient over the devices for each unrolled
+            # layer, and for each micro-batch.
             step = jax.shard_map(
                 step, mesh=mesh, in_specs=(everywhere, rows), out_specs=everywhere, check_vma=False
             )
@@ -167,7 +167,7 @@ def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
         mode="jit",
         devices=devices,
         axis_name=axis_name,
-        # A copy: device_put may alias its argument, which the first donated step would then delete.
+        # A copy: device_put may alias its argument, and the first donated step would delete it.
         put_state=lambda state: jax.device_put(_copied(state), replicated),
         get_state=lambda state: state,
         put_batch=put_batch,
@@ -189,7 +189,7 @@ def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
         return jax.tree.map(stack, jax.device_put(_copied(state), devices[0]))
 
     def first(leaf: Array) -> Array:
-        # Not leaf[0], which would gather over the devices.
+        # Not leaf[0], because that would gather over the devices.
         return leaf.addressable_shards[0].data.reshape(leaf.shape[1:])
 
     def put_batch(batch: dict[str, np.ndarray]) -> dict[str, Array]:
@@ -219,6 +219,6 @@ def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
     )
 
 
-@jax.jit  # one program, where eager copies compile one for each shape
+@jax.jit  # one program; eager copies would compile one for each shape
 def _copied(state: Any) -> Any:
     return jax.tree.map(jnp.copy, state)

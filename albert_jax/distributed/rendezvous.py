@@ -42,7 +42,7 @@ class Peer:
     """Hold what a process says about itself."""
 
     process: int  # its number, from 0
-    processes: int  # how many there are, as it was told
+    processes: int  # the number of processes that it expects
     host: str
     pid: int
     versions: dict[str, str]
@@ -138,7 +138,7 @@ def _try_to_ask(me: Peer, address: str, deadline: float) -> _Answer:
         if greeting != GREETING:
             raise ValueError("what listens there is not a process 0 that waits for others")
         _send(connection, me)
-        # A little longer than process 0 waits, which knows better who is missing.
+        # A little longer than process 0 waits, because process 0 knows which one is missing.
         connection.settimeout(max(0.1, deadline - time.monotonic()) + 2)
         try:
             line = lines.readline(MOST_BYTES)
@@ -220,7 +220,7 @@ class _Server(threading.Thread):
             while time.monotonic() < self._deadline and not self._stopped.is_set():
                 ready = [key for key, _ in selector.select(PAUSE)]
                 for key in ready:
-                    if key.fileobj is not listener:  # one that waits says nothing more: it ended
+                    if key.fileobj is not listener:  # it should only wait, so it has ended
                         self._dismiss(selector, key.data)
                 # After those that ended: it may be one of them, started again.
                 comes = any(key.fileobj is listener for key in ready)

@@ -40,7 +40,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Rows
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
-MANY = 100  # texts from which on a terminal sees a progress bar
+MANY = 100  # texts; from this number on, a terminal shows a progress bar
 
 
 def _float32(x: Any) -> Any:
@@ -781,7 +781,7 @@ class Albert:
                         "score": score,
                         "token": token,
                         "token_str": self.tokenizer.decode([token]),
-                        # Without specials, except where the other [MASK]s are among them.
+                        # Without special tokens, unless there are other [MASK]s.
                         "sequence": self.tokenizer.decode(
                             [*row.ids[:position], token, *row.ids[position + 1 :]],
                             skip_special_tokens=not several,

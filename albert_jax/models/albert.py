@@ -99,7 +99,7 @@ class Embeddings(Part):
         deterministic: bool,
     ) -> Array:
         sum_BSE = self.word_embeddings[input_ids_BS]
-        # A one-hot matmul, as the original: a gather's gradient would scatter B*S rows into two.
+        # A one-hot matmul, as in the original: a gather's gradient would scatter B*S rows into two.
         segments_BSC = jax.nn.one_hot(segment_ids_BS, self.config.type_vocab_size)
         sum_BSE += jnp.einsum("BSC,CE->BSE", segments_BSC, self.token_type_embeddings)
         if positions_BS is None:
@@ -219,15 +219,15 @@ class Encoder(Part):
         collect: bool,
     ) -> tuple[Array, Array | None]:
         c, x_BSH = self.config, embeddings_BSE
-        # The original has no projection where E == H; transformers always has, and may have brought
-        # one that is not the identity.
+        # The original has no projection if E == H. transformers always has one, which may not be
+        # the identity.
         name = "embedding_hidden_mapping_in"
         if c.embedding_size != c.hidden_size or self.has_variable("params", name):
             x_BSH = dense(self, c.hidden_size, name)(x_BSH)
         self.sow("intermediates", "projected_BSH", x_BSH)
         drops = max(c.hidden_dropout_prob, c.attention_probs_dropout_prob) > 0 and not deterministic
-        # New parameters come out of the first tracing. Dropout does not need it, but what it drops
-        # depends on the number of tracings, and a run is to go on as it began.
+        # New parameters come from the first tracing. Dropout needs no second one, but its choices
+        # depend on the number of tracings, and a resumed run must make the same choices.
         traced_twice = self.is_initializing() or drops
         collected = []
         for group, length in enumerate(c.group_lengths):
@@ -256,8 +256,8 @@ def _repeated(
     unroll = min(compute.scan_unroll or _default_unroll(length, compute, lowering), length)
     layer: Any = Layer
     if compute.remat != "none":
-        # Unrolled layers stand side by side: the compiler would find what is recomputed in what was
-        # computed, and keep it. It cannot where each layer is in a turn of a loop of its own.
+        # Without the loop, unrolled layers are adjacent, and the compiler merges the recomputation
+        # with the first computation. It cannot if each layer is in a turn of its own loop.
         layer = nn.remat(layer, prevent_cse=unroll > 1, policy=REMAT_POLICIES[compute.remat])
     return nn.scan(
         layer,
@@ -273,8 +273,8 @@ def _repeated(
 
 def _default_unroll(length: int, compute: ComputeConfig, lowering: Lowering) -> int:
     """Return the number of layers to unroll if `scan_unroll` is 0."""
-    # XLA's compiler for CPUs drops the barrier behind which unrolled layers are computed again and
-    # schedules them at once: the time is spent and no memory saved.
+    # XLA's compiler for CPUs removes the barrier before recomputed unrolled layers and schedules
+    # them early: recomputing then costs time and saves no memory.
     no_use = compute.remat != "none" and lowering.platform == "cpu"
     return length if lowering.unroll and not no_use else 1
 

@@ -59,7 +59,7 @@ def attend(
 
 
 def _cudnn(heads: Heads, mask_BT: Array) -> Array:
-    # Not key lengths, which are faster, but wrong for padding that is not at the end.
+    # Not key lengths, which are faster, but wrong if padding is not at the end.
     rows, length = mask_BT.shape
     is_key_BxFT = jnp.broadcast_to(
         (mask_BT != 0)[:, None, None, :], (rows, 1, heads.query_BFND.shape[1], length)

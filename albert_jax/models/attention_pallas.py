@@ -31,7 +31,7 @@ from albert_jax.models.dropout import SPREAD, RowDropout, mixed
 LANES = 128
 LOG2_E = math.log2(math.e)
 LONGEST_ROWS = 512  # a head's float32 probabilities and their gradients, in the chip's own memory
-_TOKENS = 1024  # of the rows in one step of the grid, which costs some 500 cycles by itself
+_TOKENS = 1024  # of the rows in one step of the grid, which itself costs some 500 cycles
 _STAGES = 3  # of a head: matmuls into its probabilities, those, matmuls out of them
 _BY_HEAD = np.int32(0x21F0AAAD)  # odd; sets the heads of a row apart
 
@@ -155,7 +155,7 @@ def _backward(*refs, head_size, dropout_rate):
     *seeds_ref, query_ref, key_ref, value_ref, padding_ref = refs[:-6]
     cotangent_ref, out_ref, sums_ref, *grad_refs = refs[-6:]
     heads, dtype = _heads(query_ref.shape[-1], head_size), query_ref.dtype
-    # What is left of the probabilities makes up for what is dropped: multiplied in at the end.
+    # The remaining probabilities are scaled up for those dropped, by one multiplication at the end.
     rescale = 1.0 / (1.0 - dropout_rate)
     scale = rescale / math.sqrt(head_size)
 
@@ -280,7 +280,7 @@ def splash(heads: Heads, mask_BT: Array, *, interpret: bool = False) -> Array:
 def _splash(
     query_BFND: Array, key_BTND: Array, value_BTND: Array, mask_BT: Array, interpret: bool
 ) -> Array:
-    # Imported where it is used: no other device needs Pallas, which takes a second.
+    # Imported here, because no other device needs Pallas, and importing it takes a second.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as kernel,
     )

@@ -24,7 +24,7 @@ from albert_jax.models.layers import Part, dropout, initializer, layer_norm
 from albert_jax.models.packing import Packing
 from albert_jax.models.parameter import parameter
 
-MASKED = -1e30  # what a position that cannot be in an answer has for a logit
+MASKED = -1e30  # the logit of a position that cannot be in an answer
 
 
 @flax.struct.dataclass
@@ -225,13 +225,14 @@ def _to_logit(config: AlbertConfig, name: str, use_bias: bool = True) -> nn.Dens
 
 
 def _masked_log_softmax(logits: Array, mask: Array) -> Array:
-    # As the original. Masked positions get -1e30, so all of them tie and argmax returns the first.
+    # As in the original. Masked positions get -1e30, so all of them tie and argmax returns the
+    # first.
     return jax.nn.log_softmax(logits * (1 - mask) + MASKED * mask)
 
 
 HEADS: dict[str, type[Head]] = {
     "classification": Classifier,
-    "multi_label": Classifier,  # whose logits are then each a label's own
+    "multi_label": Classifier,  # the logits are then independent for each label
     "regression": Regressor,
     "multiple_choice": MultipleChoice,
     "token_classification": TokenClassifier,

@@ -67,7 +67,7 @@ def layer_norm(part: Part, name: str | None = None, *, dtype: str | None = None)
     epsilon, dtype = part.config.layer_norm_eps, dtype or part.dtype
     if part.compute.fused:
         return fused.LayerNorm(epsilon, dtype, part.lowering.platform, name=name)
-    # Two passes, as the original: E[x^2] - E[x]^2 cancels.
+    # Two passes, as in the original: E[x^2] - E[x]^2 cancels.
     return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 
-_CPU_INFO = Path("/proc/cpuinfo")  # Linux's; elsewhere it is not known what a CPU can
+_CPU_INFO = Path("/proc/cpuinfo")  # on Linux; elsewhere the abilities of a CPU are unknown
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,6 @@ def label_logits(logits_NC: Array, labels_N: Array, platform: str) -> Array:
     """Return each row's logit of its label, f32[...], for logits [..., C] and labels [...]."""
     if platform == "cpu":
         return jnp.take_along_axis(logits_NC, labels_N[..., None], axis=-1)[..., 0]
-    # Goes along in a pass over the logits, where a gather is slow or its gradient a scatter.
+    # Fused into a pass over the logits, where a gather is slow or its gradient is a scatter.
     is_label_NC = jnp.arange(logits_NC.shape[-1]) == labels_N[..., None]
     return jnp.where(is_label_NC, logits_NC, 0.0).sum(axis=-1)

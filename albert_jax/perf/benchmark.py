@@ -233,7 +233,7 @@ def _run_steps(
         with cached_programs(config.compilation_cache):
             compiled = lowered.compile()
         done = time.perf_counter()
-        # Before there is a batch, which may be too large.
+        # Before a batch is made, because it may be too large.
         check_fits(compiled, devices, settings, when_tight=give_back_large_buffers)
         batches = _placed(config, settings, placement, stack)
         run = _Runner(compiled, placement.put_state(jax.jit(work.state)()), work.carries)

@@ -35,7 +35,7 @@ from albert_jax.utils.numbers import rounded
 from albert_jax.utils.streams import say
 
 _LONG_DAYS = 30  # of one machine: more than most people mean
-_MATMUL = 2048  # rows and columns of what tells a CPU's rate
+_MATMUL = 2048  # rows and columns of the matmul that measures a CPU's rate
 
 
 def describe_plan(config: PretrainConfig) -> str:

@@ -200,7 +200,7 @@ def _finetune(config: PretrainConfig, lowering: Lowering) -> Work:
     tx, _ = make_optimizer(optimizer, steps=train.steps, batch_size=train.batch_size)
     step = make_train_step(task_objective(model), tx, accumulate=train.accumulate)
     key = jax.random.key(train.seed)
-    # Two labels cost what the sentence-order head does, and no token is predicted.
+    # Two labels cost the same as the sentence-order head, and no token is predicted.
     flops = 3 * forward_flops_per_sequence(config.model, config.examples.max_seq_length, 0)
     return Work(step, lambda: init_state(init_params(model, key), tx, seed=train.seed), True, flops)
 

@@ -26,10 +26,10 @@ from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import Line, LineOrError, file_lines, kind_of
 
 Row = tuple[str, Mapping[str, Any]]  # place, for errors; cells by column
-# The same where a reader keeps errors: a row that is none is the error that says so.
+# A row, or, if a reader keeps errors, the error of a row that cannot be read.
 RowOrError = tuple[str, Mapping[str, Any] | UserError]
 
-# What files of a split are called, by all tasks.
+# The names of a split's files, for all tasks.
 SPLITS = (
     "train",
     "dev",

@@ -58,7 +58,7 @@ class LossGuard:
                         f"the loss is {loss:.3f}, {loss - median:.2f} above its median {median:.3f}"
                     )
                     return Offence(reason, self._spikes[0])
-                return None  # a spike must not lift the median it is held against
+                return None  # a spike must not raise the median that it is compared with
         self._spikes.clear()
         self._losses.append(loss)
         return None

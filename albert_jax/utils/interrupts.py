@@ -98,7 +98,8 @@ class _Watch:
     def __init__(self, status: Callable[[int], int]) -> None:
         self._status = status
         pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # Not at 0 to 2: of a process whose stdin is closed it would be the input.
+        # Not descriptors 0 to 2: in a process whose stdin is closed, the pipe would become its
+        # input.
         self._read, self._write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in pipe)
         for end in pipe:
             os.close(end)

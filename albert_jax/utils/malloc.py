@@ -9,13 +9,13 @@ from collections.abc import Mapping
 # malloc.h of glibc.
 _MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD, _ARENA_MAX = -4, -3, -1, -2, -8
 
-# Without these a training step's buffers go back to the kernel when it ends and come again as
-# zeroed pages: 38,000 page faults a step of configs/enwiki_cpu.py, 280,000 a step of base's at
-# 8 x 128 tokens, whose temporaries are one buffer of more than 1 GiB.
+# Without these settings, a training step's buffers return to the kernel at its end and come back as
+# zeroed pages: 38,000 page faults a step of configs/enwiki_cpu.py, 280,000 a step of base's at 8 x
+# 128 tokens, whose temporaries are one buffer of more than 1 GiB.
 _KEEP = {
-    _MMAP_MAX: 0,  # no mapping of its own for any buffer, which would go when it is freed
+    _MMAP_MAX: 0,  # no separate mapping for any buffer, because it is unmapped when freed
     _TRIM_THRESHOLD: -1,  # give nothing back
-    _TOP_PAD: 256 << 20,  # grow by 256 MiB, which cost nothing before they are touched
+    _TOP_PAD: 256 << 20,  # grow by 256 MiB, which cost nothing until they are used
     _ARENA_MAX: 1,  # threads' own arenas, of 64 MiB at most, would not keep them
 }
 _GIVE_BACK_LARGE = {_MMAP_THRESHOLD: 1 << 30, _MMAP_MAX: 65536}  # glibc's own number of mappings

@@ -66,7 +66,8 @@ def within(address: str, call: Callable[[], Any], size: int = 0) -> Any:
         except Exception as error:  # a client's own kinds, as google.auth's
             failure.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)  # one that hangs must not keep the process
+    # A client that hangs must not keep the process alive.
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
     if outcome:

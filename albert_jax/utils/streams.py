@@ -57,7 +57,7 @@ class _Stderr(_Stream):
 class _Stdout(_Stream):
     def _failed(self, error: OSError) -> None:
         """Raise UserError, or BrokenPipeError if the reader has closed the pipe."""
-        # What is buffered would be written, and fail, once more when the interpreter ends.
+        # Otherwise buffered text would be written, and fail, again when the interpreter ends.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
         if error.errno == errno.EPIPE:

@@ -22,7 +22,7 @@ LineOrError = tuple[int, str | UserError]  # the same where errors are kept
 _BLOCK_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TABLE = "save its table as CSV or JSONL in UTF-8"
-# What a file may begin with that is no text. The longer beginning goes before its own start.
+# Beginnings of files that are no text. A longer beginning stands before its own prefix.
 _NOT_TEXT = {
     b"\xff\xfe\x00\x00": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
     b"\x00\x00\xfe\xff": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
@@ -157,7 +157,7 @@ class _Lines:
     def feed(self, data: bytes) -> list[_RawLine]:
         """Return the lines that end in the bytes so far."""
         self._held += data
-        # Looked for in what is new: a line of many blocks is not searched again and again.
+        # Only the new bytes are searched, so that a line of many blocks is not searched repeatedly.
         return self._cut(is_last=False) if re.search(rb"[\r\n]", data) else []
 
     def rest(self) -> list[_RawLine]:

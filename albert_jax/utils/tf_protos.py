@@ -25,8 +25,8 @@ _TYPES = {
     "bytes": _Field.TYPE_BYTES,
 }
 
-# message -> field -> (number, type, whether it is repeated). An enumeration is an int64 here, and a
-# map the row of entries that it is in a file, whose order is kept so.
+# message -> field -> (number, type, whether it is repeated). An enumeration is an int64 here. A map
+# is a list of entries, as in a file, so that their order is kept.
 _MESSAGES: dict[str, dict[str, tuple[int, str, bool]]] = {
     "BytesList": {"value": (1, "bytes", True)},
     "FloatList": {"value": (1, "float", True)},

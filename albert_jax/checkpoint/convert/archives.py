@@ -25,12 +25,12 @@ from albert_jax.utils.wording import shortened, without_secrets
 _RELEASED = "https://storage.googleapis.com/albert_models"
 _OVER_HTTP = ("https://", "http://127.0.0.1:", "http://localhost:")
 
-# Weights hardly compress; zeros, as a new optimizer has them, do 1000 times.
+# Weights hardly compress; the zeros of a new optimizer compress 1000 times.
 _MOST_UNPACKED = 32  # bytes an archive may have for each of its own
 _FREE = 1 << 26  # bytes that any archive may have
 _MOST_HEADER = 1 << 16  # bytes of a long name or of extended attributes
 _MOST_MEMBERS = 10_000  # files and folders; a model has some ten, or some hundred
-_BESIDE = ("albert_config.json", "config.json", ".model")  # what a checkpoint in a bucket may need
+_BESIDE = ("albert_config.json", "config.json", ".model")  # may be needed beside a checkpoint
 
 
 class NotDownloaded(UserError):
@@ -175,7 +175,7 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-# What tarfile and gzip raise for damaged files; Overflow: a record's length of 2**63 and more.
+# The errors of tarfile and gzip for damaged files; OverflowError is for a length of 2**63 and more.
 _UNSOUND = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError)
 
 

@@ -233,7 +233,7 @@ class _Found:
     weights: Weights
     find_vocabulary: Callable[[str | None], Choice | None]  # takes the mode that is asked for
     settings: TextSettings
-    hf: HfTokenizer | None  # what the files of a transformers folder say
+    hf: HfTokenizer | None  # the contents of a transformers folder's files
     notes: list[str]
     provenance: JsonObject = field(default_factory=dict)  # of a model directory
 

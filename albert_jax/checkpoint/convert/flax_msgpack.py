@@ -40,7 +40,7 @@ def read_flax(path: Path) -> dict[str, Tensor]:
     Raises UserError for a file that is damaged or none of Flax's.
     """
     try:
-        # The lengths in a file are its own claims; lists are made as long as they claim.
+        # A file claims its own lengths, and lists are allocated by them.
         tree = msgpack.unpackb(
             map_file(path),
             ext_hook=_array,

@@ -38,7 +38,7 @@ _BLOCK = {
 }
 _BLOCK_SCOPE = re.compile(r"encoder/group_(\d+)/inner_group_(\d+)/(.*)")
 
-# Head kind -> architecture. span_v2 has none; its names are those of XLNet, whose head it is.
+# Head kind -> architecture. span_v2 has none; its names are those of XLNet, which has this head.
 ARCHITECTURES = {
     "classification": "AlbertForSequenceClassification",
     "multi_label": "AlbertForSequenceClassification",
@@ -52,7 +52,7 @@ WITHOUT_POOLER = ("AlbertForTokenClassification", "AlbertForQuestionAnswering")
 DECODER = "predictions.decoder.weight"  # tied to the word embeddings
 
 _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
-# What stands before the names that AlbertModel has, in a file of AlbertModel itself: nothing.
+# The prefix of AlbertModel's names; a file of AlbertModel itself has none.
 _OF_BASE = ("embeddings.", "encoder.", "pooler.")
 
 

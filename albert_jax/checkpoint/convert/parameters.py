@@ -13,8 +13,8 @@ from albert_jax.utils.errors import UserError
 
 MAPPING = "encoder/embedding_hidden_mapping_in"
 
-# Module or parameter -> its kernel's dimensions, the last of which is its bias's. Letters as in
-# model.py; T segments, S positions, D twice H, n labels.
+# Module or parameter -> the dimensions of its kernel, the last of which is that of the bias.
+# Letters as in albert.py; T segments, S positions, D twice H, n labels.
 _TOP = {
     "embeddings/word_embeddings": "VE",
     "embeddings/token_type_embeddings": "TE",
@@ -55,7 +55,7 @@ HEAD_SHAPES: dict[str, dict[str, str]] = {
         "head/answer_class/dense_1/kernel": "H1",  # without a bias: squad_utils.py:1553
     },
 }
-# Rows of output_weights, where the kind fixes them.
+# Rows of output_weights, for kinds that have a fixed number.
 LABELS = {"regression": 1, "multiple_choice": 1, "span_v1": 2}
 NAMED_LABELS = (
     "classification",

@@ -68,7 +68,7 @@ class Weights:
     transformers: JsonObject  # what only transformers' config.json says
     optimizer: dict[str, np.ndarray] | None = None  # by slot/path
     global_step: int | None = None
-    dtype: str = "float32"  # of the source's tensors, where all have the same
+    dtype: str = "float32"  # of the source's tensors, if all have the same
     ignored: dict[str, int] = field(default_factory=dict)  # kind of thing -> how many
     notes: tuple[str, ...] = ()
 

@@ -30,7 +30,7 @@ _DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-_ALIGNMENT = 8  # of the first tensor, as the format wants
+_ALIGNMENT = 8  # of the first tensor, required by the format
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path}: {name} has dtype {entry['dtype']}; known are {known}")
         start, end = entry["data_offsets"]
         dtype = _DTYPES[entry["dtype"]]
-        # Behind an odd number of bytes a view would not be aligned, which few libraries take.
+        # After an odd number of bytes a view would not be aligned, and few libraries accept that.
         raw = values[start:end] if start % dtype.itemsize == 0 else values[start:end].copy()
         tensors[name] = Tensor.of(raw.view(dtype).reshape(entry["shape"]))
     return tensors

@@ -59,8 +59,8 @@ class WeightSource:
     kind: Literal["tf", "hf"]
     file: Path  # of the weights
     tensors: dict[str, Tensor]
-    configs: tuple[Path, ...]  # of which one must be chosen where there are several
-    folders: tuple[Path, ...]  # where files that belong to the weights may be, nearest first
+    configs: tuple[Path, ...]  # if there are several, one must be chosen
+    folders: tuple[Path, ...]  # where files that belong to the weights may be, the nearest first
 
     @property
     def description(self) -> str:

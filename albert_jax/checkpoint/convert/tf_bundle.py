@@ -267,7 +267,7 @@ class CheckpointReader:
                 "copy the checkpoint again"
             ) from None
         values = raw.view(dtype).reshape(entry.shape)
-        if not values.flags.aligned:  # behind a tensor of odd size; few libraries take it as it is
+        if not values.flags.aligned:  # after a tensor of odd size; few libraries accept this
             values = values.copy()
             values.flags.writeable = False
         return values

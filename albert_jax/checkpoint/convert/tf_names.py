@@ -44,7 +44,7 @@ _BLOCK = {
 
 SLOTS = ("adam_m", "adam_v")  # both optimizers': lamb_optimizer.py:78-89
 GLOBAL_STEP = "global_step"
-# What else training leaves in a checkpoint: slots and counters of TensorFlow's own optimizers.
+# Other contents of a training checkpoint: slots and counters of TensorFlow's own optimizers.
 _TRAINING = re.compile(
     r"/(Adam|Adam_1|Momentum|LAMB\w*|ExponentialMovingAverage)$|^beta[12]_power$"
 )

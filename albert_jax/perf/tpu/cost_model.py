@@ -276,5 +276,5 @@ def _largest_written(each: Instruction) -> float:
     Its start has (destination, source, context); the destination counts.
     """
     sizes = [elements * width for _, elements, width in arrays_in(each.shape)]
-    # A slice's start names what it slices first.
+    # The start of a slice has its input first.
     return min(sizes[:2]) if len(sizes) > 1 else sum(sizes)

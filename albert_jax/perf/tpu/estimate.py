@@ -40,12 +40,13 @@ from albert_jax.utils.streams import say
 
 OPERATIONS = 12  # the most expensive ones, in a result
 DEFAULT_BATCH = 32  # a chip
-FINENESS = 16  # the largest batch is found to within so many parts of it
+FINENESS = 16  # the largest batch is found to within this fraction of it
 
-# Shares of peak by the compiler's own profile of each kernel alone, and what dropout leaves of them
-# by the kernels' instructions; by chip, head size and length of a row (libtpu 0.0.42.1, `python -m
-# benchmarks.profile_kernels`). docs/lab/tpu.md says which could not be had so: all of v4, whose
-# profile aborts and whose shares are by instructions and v5p's profile; v5e's heads of 128.
+# Fractions of the peak from the compiler's own profile of each kernel alone, and the part of it
+# that remains with dropout, from the kernels' instructions; by chip, head size and length of a row
+# (libtpu 0.0.42.1, `python -m benchmarks.profile_kernels`). docs/lab/tpu.md lists those without a
+# profile: all of v4, whose profile aborts and whose fractions are from the instructions and v5p's
+# profile; v5e's heads of 128.
 _FORWARD, _BACKWARD = "attention_rows_forward", "attention_rows_backward"
 _PROFILED = {
     ("v4", 64, 512): {_FORWARD: (0.275, 0.794), _BACKWARD: (0.357, 0.840)},
@@ -322,7 +323,7 @@ def next_batch(fits: dict[int, int], fails: int | None, capacity: int, unit: int
         least = min(fits)
         a_sequence = (fits[low] - fits[least]) / (low - least) if low > least else fits[low] / low
         straight = low + int((capacity - fits[low]) / max(a_sequence, 1.0))
-        # What failed lies below the line: it bends, and says no more.
+        # The bytes of a failed batch lie below the line: it bends there, and does not help.
         guess = guess if fails is not None and straight > top else straight
     return max(low + finest, min(_rounded(guess, finest), top))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from albert_jax.utils.errors import UserError
 
-# It asks the cloud what machine this is, complains on stderr where nobody answers, and locks the
-# chips for one process. These are the answers for a host of four chips that is alone.
+# libtpu asks the cloud what machine this is, complains on stderr if nothing answers, and locks the
+# chips for one process. These are the answers for a single host of four chips.
 _WITHOUT_CHIPS = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",

@@ -32,7 +32,7 @@ class Chip:
     link: float
     shapes: tuple[str, ...]
     largest: int  # chips in one slice
-    ring: int  # an axis of a multiple of so many chips closes to a ring
+    ring: int  # an axis closes to a ring if it is a multiple of this number of chips
     mxu: int = 128  # rows and columns that one MXU multiplies by
     options: tuple[tuple[str, str], ...] = ()
 
