@@ -144,8 +144,7 @@ class _Download:
         if not _is(path, self._listed[name]):
             self._forget(path)
             raise UserError(
-                f"{self._named}: {name} came with another content than the hub lists; run this "
-                "again"
+                f"{self._named}: {name} differs from what the hub lists; run this again"
             )
         return path
 
@@ -368,7 +367,7 @@ def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
 
 def _not_done(named: ModelName, done: str, error: Exception) -> UserError:
     return UserError(
-        f"{named} cannot be {done} ({_said(error)}); run this again, it goes on where it was"
+        f"{named} cannot be {done} ({_said(error)}); run this again, it continues where it was"
         if done == "fetched"
         else f"{named} cannot be {done} ({_said(error)}); run this again"
     )

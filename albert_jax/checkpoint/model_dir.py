@@ -79,7 +79,7 @@ def require_finite(arrays: Mapping[str, np.ndarray], what: str) -> None:
     if wrong := not_finite(arrays):
         raise UserError(
             f"{what} hold NaN or infinities in {len(wrong)} of {len(arrays)} arrays "
-            f"({first_ten(wrong)}); no answer of such a model means anything: take a checkpoint "
+            f"({first_ten(wrong)}); such a model gives no meaningful answer: take a checkpoint "
             "from before they appeared"
         )
 

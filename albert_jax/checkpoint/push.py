@@ -117,7 +117,7 @@ def _checked_folder(
     wanted = {*hub.chosen_files(there, str(folder)), *writers.FILES["hf"]}
     files = {name: path for name, path in there.items() if name in wanted}
     if _CARD in files and license is not None:
-        raise UserError(f"{files[_CARD]} says the licence; change it there, leave out --license")
+        raise UserError(f"{files[_CARD]} names the licence; change it there, leave out --license")
     if _CARD not in files:
         (scratch / _CARD).write_text(card, encoding="utf-8")
         files[_CARD] = scratch / _CARD

@@ -185,7 +185,7 @@ def read_model_manifest(folder: Path) -> ModelManifest:
     file = folder / MANIFEST
     document = read_json(file, JsonObject, hint=_AGAIN)
     if document.get("crc32c") != json_crc32c(document):
-        raise _damaged(folder, f"{MANIFEST} has another checksum than it says")
+        raise _damaged(folder, f"{MANIFEST} has a checksum that does not match its content")
     refuse_newer_format(document, FORMAT_VERSION, str(folder))
     try:
         manifest = ModelManifest.from_json(document)

@@ -286,18 +286,20 @@ class ComputeConfig:
     """Set how this machine computes the model; it is never stored with the weights."""
 
     dtype: Dtype = "float32"
-    """Of matmuls and activations; parameters, softmax, LayerNorm and losses are float32 always.
-    auto: bfloat16 where the device has instructions for it, else float32."""
+    """Type of matmuls and activations; parameters, softmax, LayerNorm and losses are always
+    float32. auto: bfloat16 if the device has instructions for it, else float32."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass recomputes: nothing; all but matmul outputs; each whole layer."""
+    """What the backward pass recomputes: nothing (none); all but matmul outputs (dots); each whole
+    layer (full)."""
     scan_unroll: int = 0
-    """Layers unrolled in each turn of the scan; 0: all in training and evaluation (on a CPU with
-    remat one, as unrolled its compiler saves no memory), else one."""
+    """Layers unrolled in each turn of the scan. 0: in training and evaluation all (with remat on a
+    CPU one, because its compiler saves no memory in unrolled layers), else one."""
     attention: Literal["auto", "xla", "cudnn", "rows", "splash"] = "auto"
-    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
+    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU if they can do what is asked,
+    else xla."""
     fused: bool = True
-    """Gradients written by hand, which take less time and memory; False: JAX's own, which have
-    forward-mode derivatives too (jvp, Hessians)."""
+    """Use gradients written by hand, which take less time and memory. False: JAX's own, which also
+    have forward-mode derivatives (jvp, Hessians)."""
 
     def __post_init__(self) -> None:
         check_types(self, "compute")

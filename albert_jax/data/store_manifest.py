@@ -272,7 +272,7 @@ def _contradiction(manifest: StoreManifest) -> str:
                     f"{shard.sentences:,} sentences of {shard.tokens:,} tokens"
                 )
             if shard.bytes != sum(shard.sizes().values()):
-                return f"shard {split}/{shard.name} has not {shard.bytes:,} bytes"
+                return f"shard {split}/{shard.name} does not have {shard.bytes:,} bytes"
     return ""
 
 

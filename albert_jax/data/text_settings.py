@@ -78,7 +78,7 @@ def text_settings(folder: Path, vocabulary: Path, *, whole: bool = True) -> Text
 def _of_transformers(folder: Path, vocabulary: Path, whole: bool) -> TextSettings:
     tokenizer = read_tokenizer(folder)
     if differences := tokenizer.differences(vocabulary):
-        told = f"{folder}: its tokenizer has {first_ten(differences)}, which albert_jax's has not"
+        told = f"{folder}: its tokenizer has {first_ten(differences)}, which albert_jax's lacks"
         if whole:
             raise UserError(
                 f"{told}, so that texts would get other ids; give {vocabulary} itself to go without"

@@ -495,7 +495,7 @@ class _FastTokenizer(Tokenizer):
                 document = tokenizer_json.with_cleaning(document, lower, keep_accents)
             elif (lower, keep_accents) != own:
                 raise UserError(
-                    f"{path} says itself that text is {_case(*own)}, not "
+                    f"{path} states that text is {_case(*own)}, not "
                     f"{_case(lower, keep_accents)}; leave that out, or give another vocabulary"
                 )
         else:
@@ -688,7 +688,7 @@ class _Lines:
             self.error = error
             raise
         if self.used:
-            say(f"SentencePiece trains on {self.used:,} sentences; of millions for minutes")
+            say(f"SentencePiece trains on {self.used:,} sentences; millions take minutes")
 
 
 @dataclass(frozen=True)

@@ -189,12 +189,12 @@ def _place(launch: Launch) -> _Place:
         )
     except (RuntimeError, OSError) as error:  # no answer from its metadata; no address yet
         raise TryAgain(
-            f"the cluster does not tell yet where the processes are ({_first_line(error)}); run "
+            f"the cluster does not report yet where the processes are ({_first_line(error)}); run "
             "the same command again"
         ) from None
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"the cluster does not tell where the processes are ({_first_line(error)}); give "
+            f"the cluster does not report where the processes are ({_first_line(error)}); give "
             "--coordinator HOST:PORT, --num-processes and --process-id"
         ) from None
     if coordinator is None or processes is None or process is None:
@@ -293,7 +293,7 @@ def _lost() -> str:
     return (
         f"process {state.process_id} stops: another process of the run died or cannot be reached "
         f"(the lines above may have its number; they are {shown}{more}); "
-        "run the same command again on all to go on from the last checkpoint"
+        "run the same command again on all to continue from the last checkpoint"
     )
 
 
@@ -355,7 +355,7 @@ def _leave(error: BaseException, launch: Launch) -> None:
         # Most likely another process left during a collective. JAX will report it, and abort.
         seconds = launch.peer_timeout + 5
         cause = f"{type(error).__name__}: {_first_line(error)[:200]}"
-        say(f"a step failed ({cause}); waiting for word of the others")
+        say(f"a step failed ({cause}); waiting for the other processes")
     else:
         _on_abort = lambda: (_words(error), status)  # noqa: E731
         if isinstance(error, _PeerEnded):

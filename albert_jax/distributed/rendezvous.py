@@ -143,7 +143,7 @@ def _try_to_ask(me: Peer, address: str, deadline: float) -> _Answer:
         try:
             line = lines.readline(MOST_BYTES)
         except TimeoutError:
-            raise ValueError("process 0 is there, and others have not come") from None
+            raise ValueError("process 0 answers, but other processes are missing") from None
         answer = _decoded(line, _Answer)
         if answer is None:
             raise ValueError("process 0 has ended")

@@ -138,7 +138,7 @@ def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
     depth = whole_number(depth, "depth", 1, LARGEST)
     if config.num_hidden_groups != 1:
         raise UserError(
-            f"depth {depth} needs a model whose layers are all one; this one has "
+            f"depth {depth} needs a model with one shared layer; this one has "
             f"{config.num_hidden_groups} groups of layers"
         )
     return dataclasses.replace(config, num_hidden_layers=depth)
@@ -688,7 +688,7 @@ class Albert:
     def _need(self, part: str, what: str) -> None:
         if part not in self.params:
             raise UserError(
-                f"this model came without {what} (no {part} among its weights); "
+                f"this model has no weights for {what} (no {part} among its parts); "
                 "convert it from a source that has them"
             )
 

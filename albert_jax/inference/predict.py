@@ -457,9 +457,7 @@ def _require_another(source: str, dest: str) -> None:
 def _say_counts(fine_tuned: FineTuned, count: _Count) -> None:
     """Say how many inputs have an error for an answer, and how many were cut."""
     if count.bad:
-        say(
-            f"predict: {count.bad:,} of {count.inputs:,} inputs have an error in place of an answer"
-        )
+        say(f"predict: {count.bad:,} of {count.inputs:,} inputs have an error instead of an answer")
     for line in [
         *length_lines(
             count.cuts,

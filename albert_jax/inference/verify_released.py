@@ -134,7 +134,7 @@ def _identity(
         detail = f"other ones, of the size of {', '.join(sized)} (--expect NAME to insist)"
         return Check(TITLE, "SKIP", detail)
     if any(answer.certain and claimed in answer.models for answer in answers):
-        return Check(TITLE, "FAIL", f"not {claimed}'s: none of its published numbers come out")
+        return Check(TITLE, "FAIL", f"not {claimed}'s: it gives none of the published numbers")
     return Check(TITLE, "SKIP", f"nothing of {claimed}'s is published but its vocabulary")
 
 

@@ -76,7 +76,7 @@ def pretrain_config(config: StepConfig) -> PretrainConfig:
         first = split_stores(store)[0][0]  # a mixture's have one vocabulary
         manifest = read_manifest(local_store(first))
         if manifest is None:
-            raise UserError(f"store {first} is none; make one with albert-jax prepare")
+            raise UserError(f"store {first} is no token store; make one with albert-jax prepare")
         model = dataclasses.replace(model, vocab_size=manifest.vocabulary.size)
     return dataclasses.replace(
         base,

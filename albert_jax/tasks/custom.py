@@ -120,8 +120,8 @@ class CustomTask(Task):
         found = set(golds)
         if len(found) < 2:
             raise UserError(
-                f"the training file of {self.name} has the one label {found.pop()!r}; there is "
-                "nothing to tell apart"
+                f"the training file of {self.name} has the one label {found.pop()!r}; give it "
+                "examples of at least two labels"
             )
         say_of_case(self.name, found)
         return self.with_labels(in_order(found))

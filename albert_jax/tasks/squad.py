@@ -165,8 +165,8 @@ class SquadTask(Task):
         if room < 1:
             raise UserError(
                 f"max_seq_length {max_seq_length} leaves no room for a context beside the question "
-                f"{example.id} of {len(query)} pieces; make it longer, 384 in the paper, or "
-                "max_query_length less"
+                f"{example.id} of {len(query)} pieces; raise it (384 in the paper), or lower "
+                "max_query_length"
             )
         passage = encode_passage(tokenizer, context)
         answer = None

@@ -168,6 +168,6 @@ class Watchdog:
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
                 interrupts.last_words(
                     f"nothing finished in the {self.limit():.0f} s after {self._what}; "
-                    "the stacks are above; run the same command again to go on"
+                    "the stacks are above; run the same command again to continue"
                 )
                 os._exit(TryAgain.exit_status)

@@ -176,7 +176,7 @@ class _Loop:
         interrupts.acting()
         return TryAgain(
             f"stopped by {self.signals.requested} after step {self._progress.position.step}, which "
-            f"is saved in {self._saves.directory}; run the same command again to go on"
+            f"is saved in {self._saves.directory}; run the same command again to continue"
         )
 
 

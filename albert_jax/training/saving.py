@@ -86,7 +86,7 @@ class Rollbacks:
             raise UserError(
                 f"{reason} at batch {first}, after {self._limit} rollbacks since the last "
                 f"checkpoint ({self._saves.steps()[-1]}); lower --optimizer.learning-rate, "
-                "lengthen --optimizer.warmup-steps, or look at the data"
+                "lengthen --optimizer.warmup-steps, or check the data"
             )
         restored = self._saves.restore(target)
         if restored is None:

@@ -123,7 +123,8 @@ class _Watch:
         if status == TryAgain.exit_status:
             name = signal.Signals(number).name
             last_words(
-                f"stopped by {name}; what was finished is kept: run the same command again to go on"
+                f"stopped by {name}; what was finished is kept: run the same command again to "
+                "continue"
             )
         os._exit(status)
 

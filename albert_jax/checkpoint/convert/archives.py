@@ -104,7 +104,7 @@ def _copy(response: Any, file: IO[bytes], size: int) -> None:
             done += file.write(content)
             meter.add(len(content))
     if done < size:
-        raise OSError(f"{done:,} of {size:,} bytes came")
+        raise OSError(f"{done:,} of {size:,} bytes arrived")
 
 
 def _length_of(response: Any) -> int:

@@ -279,7 +279,7 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
         provenance = msgspec.convert(model.manifest["provenance"], _Provenance)
     except (msgspec.ValidationError, UnicodeError) as error:
         raise UserError(
-            f"the manifest of {path} tells of no conversion that albert_jax makes "
+            f"the manifest of {path} describes no conversion that albert_jax makes "
             f"({shortened(str(error))}); convert the model's source again"
         ) from None
     kept = model.manifest.get("optimizer")

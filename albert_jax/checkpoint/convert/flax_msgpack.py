@@ -77,7 +77,7 @@ def _array(code: int, data: bytes) -> np.ndarray:
         raise _Damaged(f"it has an extension of type {code}")
     parts = msgpack.unpackb(data, max_array_len=32, max_map_len=0, max_ext_len=0)
     if not isinstance(parts, list) or len(parts) != 3:
-        raise _Damaged("one of its arrays has not three parts")
+        raise _Damaged("one of its arrays does not have three parts")
     shape, name, raw = parts
     if not isinstance(name, str) or name not in _DTYPES:
         raise _Damaged(f"it has an array of dtype {str(name)[:99]}")

@@ -228,17 +228,19 @@ def _labels(values: Mapping[str, Any]) -> list[str] | None:
     if labels is None:
         return None
     if not isinstance(labels, dict):
-        raise UserError(f"id2label {shown(labels)} must be an object; mend config.json")
+        raise UserError(f"id2label {shown(labels)} must be an object; correct config.json")
     if sorted(labels, key=lambda n: (len(n), n)) != [str(i) for i in range(len(labels))]:
-        raise UserError(f"id2label {shown(labels)} must number the labels from 0; mend config.json")
+        raise UserError(
+            f"id2label {shown(labels)} must number the labels from 0; correct config.json"
+        )
     named = [labels[str(i)] for i in range(len(labels))]
     if odd := [label for label in named if not (isinstance(label, str) or is_number(label))]:
-        raise UserError(f"id2label has {shown(odd[0])} for a label; mend config.json")
+        raise UserError(f"id2label has {shown(odd[0])} for a label; correct config.json")
     names = [str(label) for label in named]
     if doubled := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(
             f"id2label names labels more than once ({first_ten(doubled)}), so that an answer would "
-            "not tell which output it is; mend config.json"
+            "not tell which output it is; correct config.json"
         )
     return names
 
@@ -354,7 +356,7 @@ def _check_finite(source: WeightSource, arrays: Mapping[str, np.ndarray]) -> Non
     if wrong := not_finite(arrays):
         raise UserError(
             f"{source.file} has NaN or infinities in {len(wrong)} of {len(arrays)} tensors "
-            f"({first_ten(wrong)}), nothing was written; no answer of such a model means anything: "
+            f"({first_ten(wrong)}), nothing was written; such a model gives no meaningful answer: "
             "take a checkpoint from before they appeared"
         )
 

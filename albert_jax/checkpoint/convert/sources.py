@@ -214,7 +214,7 @@ def open_weights(path: Path) -> WeightSource:
         return _hf(path, _read_parts(path, _BY_SUFFIX["." + path.name.split(".")[-3]]))
     if not _is_prefix(path):
         raise UserError(
-            f"{path} is no checkpoint of a kind that is read; give a tar.gz, a folder, a "
+            f"{path} is no checkpoint in a known format; give a tar.gz, a folder, a "
             "TensorFlow checkpoint's prefix or .index, or a file that ends in "
             f"{', '.join(_BY_SUFFIX)}"
         )

@@ -417,7 +417,7 @@ def _explain(error: OSError, disk: Path, needed: float) -> UserError:
         )
     place = error.filename or disk
     return UserError(
-        f"{place}: {error.strerror or error}; mend that and run the same command again"
+        f"{place}: {error.strerror or error}; correct that and run the same command again"
     )
 
 
