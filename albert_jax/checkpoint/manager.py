@@ -51,8 +51,8 @@ State = TypeVar("State")
 
 
 Judge = Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None]
-"""(checkpoints' directory, a checkpoint's meta, what is expected of it): raises UserError where the
-checkpoint is another run's."""
+"""A function of the checkpoints' directory, a checkpoint's meta and the expected meta. It raises
+UserError if the checkpoint is another run's."""
 
 
 def differences_from(meta: Mapping[str, Any], expect: Mapping[str, Any]) -> dict[str, Any]:

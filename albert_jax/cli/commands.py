@@ -52,7 +52,7 @@ Sweep = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
 
 
 class Command:
-    """A command line that has been parsed."""
+    """Hold a command line that has been parsed."""
 
     def run(self) -> None:
         """Do what the command is for, and print its results to stdout."""

@@ -33,8 +33,8 @@ CONTINUABLE: Final = frozenset(
         for name in ("learning_rate", "warmup_steps", "schedule", "decay_share", "poly_power")
     }
 )
-"""Settings of a run's identity that may change in its course: with others the state of the model
-and of the optimizer, or the examples seen so far, would be of another run."""
+"""Settings of a run's identity that may change during the run. Any other change would make the
+state of the model and of the optimizer, or the examples so far, those of another run."""
 
 Setting = str | int | float | None
 

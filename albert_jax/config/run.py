@@ -150,7 +150,7 @@ class FinetuneConfig:
     labels) a cell has several, with ; between them; or name columns of 0 and 1, with , between
     them."""
     thresholds: Literal["half", "fit"] = "half"
-    """Probability from which on multi-label gives a text a label: 0.5 (half), or for each label the
+    """Probability from which multi-label gives a text a label: 0.5 (half), or for each label the
     one with the best F1 on dev (fit); dev scores are then those of tuned answers."""
     labels: tuple[str, ...] = ()
     """The task's label for each label of the files, as negative=0,positive=1; labels that are not

@@ -699,7 +699,7 @@ class VocabularySettings:
     do_lower_case: bool = True
     character_coverage: float = 0.99995
     input_sentence_size: int = 10_000_000
-    """Of more lines so many are sampled."""
+    """Maximum of lines; of more, a random sample is used."""
     max_sentence_length: int = 4192
     """Bytes; longer lines are skipped and counted."""
 
@@ -712,9 +712,9 @@ def train_on_lines(
     """Train a vocabulary as the original's README does; return `output`/spiece.model.
 
     Lines are cleaned as the tokenizer cleans them, lower-casing included. The same lines give the
-    same bytes. Also writes spiece.vocab. Raises UserError for no text, for a `vocab_size` that the
-    text is too small for, naming the largest, and for a place that cannot be written, before the
-    lines are read where that shows.
+    same bytes. spiece.vocab is written too. Raises UserError if there is no text, or too little for
+    `vocab_size`; the error names the largest possible. Also raises it if the folder cannot be
+    written, before the lines are read if possible.
     """
     output = Path(output)
     _require_writable(output)

@@ -324,7 +324,7 @@ def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[Answer]:
 
 
 class _Details(TypedDict, total=False):
-    """Keys of an answer that not every answer has."""
+    """Hold the keys of an answer that are not in every answer."""
 
     truncated: bool
     tokens_left_out: int

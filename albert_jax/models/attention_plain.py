@@ -21,7 +21,7 @@ PADDING_LOGIT = -10000.0
 
 
 class Heads(NamedTuple):
-    """What attention projects its input to, divided into heads."""
+    """Hold queries, keys and values, divided into heads."""
 
     query_BFND: Array
     key_BTND: Array

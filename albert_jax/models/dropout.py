@@ -41,7 +41,7 @@ class Dropout(nn.Module):
 
 
 class RowDropout(NamedTuple):
-    """A share to set to zero, and the seeds of the rows, `row_seeds`, that choose it."""
+    """Hold the fraction to set to zero, and the seeds of the rows (`row_seeds`) that choose it."""
 
     rate: float
     seeds_B2: Array

@@ -239,7 +239,7 @@ class _Found:
 
 
 class _SomeTextSettings(TypedDict, total=False):
-    """Those of `TextSettings` that the user or a source gives."""
+    """Hold those of `TextSettings` that the user or a source gives."""
 
     mode: Mode
     do_lower_case: bool

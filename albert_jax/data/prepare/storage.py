@@ -160,7 +160,7 @@ def _parts(names: Iterable[str]) -> Iterator[list[str]]:
 
 
 class _Entry(TypedDict):
-    """What fsspec says of a file or a folder."""
+    """Hold what fsspec reports on a file or a folder."""
 
     name: str
     type: str
