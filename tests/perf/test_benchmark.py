@@ -204,9 +204,9 @@ def test_programs_are_kept_only_where_asked(small, tmp_path):
     assert jax.config.jax_compilation_cache_dir == before
 
 
-def test_a_profile_holds_the_steps(run_cli, model, tmp_path):
+def test_a_profile_holds_the_steps(run_warm, model, tmp_path):
     # By a process of its own: another test may have loaded libtpu, whatever its version.
-    result = run_cli(
+    result = run_warm(
         *("benchmark", "--model", model, "--phase", "forward", "--batch-size", "4"),
         *("--sequence", "24", "--dtype", "float32", "--steps", "3", "--devices", "1"),
         *("--profile", tmp_path / "trace"),
@@ -218,8 +218,8 @@ def test_a_profile_holds_the_steps(run_cli, model, tmp_path):
     assert "step" in names
 
 
-def test_the_command_prints_json_alone_draws_a_table_and_says_it(run_cli, model, tmp_path):
-    result = run_cli(
+def test_the_command_prints_json_alone_draws_a_table_and_says_it(run_warm, model, tmp_path):
+    result = run_warm(
         *("benchmark", "--model", model, "--phase", "forward", "--steps", "3", "--devices", "1"),
         *("--sweep", "batch_size=4,8", "dtype=float32,bfloat16"),
         *("--compilation-cache", os.environ["JAX_COMPILATION_CACHE_DIR"]),
