@@ -14,6 +14,8 @@ import pytest
 
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.sections import TrainConfig
+from albert_jax.inference import functions
+from albert_jax.inference.api import Albert
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
@@ -90,10 +92,26 @@ class _HeadOutputs(HeadOutputs):
         self._apply = _applied.setdefault(repr(model), self._apply)
 
 
+_jitted: dict[tuple[object, ...], Callable[..., Any]] = {}
+_jit = Albert._jit
+
+
+def _jit_once(
+    albert: Albert, function: Callable[..., Any], *static: str, **settings: object
+) -> Callable[..., Any]:
+    network = functions.network(albert.config, albert.compute, albert.params)
+    name = repr((network, static, settings)), function
+    if name not in _jitted:
+        _jitted[name] = _jit(albert, function, *static, **settings)
+    return _jitted[name]
+
+
 @contextmanager
 def made_once() -> Iterator[None]:
-    """Within it runs and benchmarks take the same step for the same settings."""
+    """Within it runs and benchmarks take the same step for the same settings, and models of the
+    same architecture answer by the same programs."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Albert, "_jit", _jit_once)
         patch.setattr("albert_jax.training.finetune.task_objective", _task_objective)
         patch.setattr("albert_jax.training.finetune.configured_step", _finetuning_step)
         for module in ("training.finetune", "inference.finetuned"):

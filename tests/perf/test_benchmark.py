@@ -559,14 +559,14 @@ def test_other_errors_of_the_device_stay_as_they_are():
 
 @pytest.mark.parametrize(("phase", "passes"), [("forward", 1), ("train", 3)])
 def test_xla_counts_the_flops_that_we_do_whatever_the_depth(tmp_path, phase, passes):
-    model = tiny_albert(hidden_size=48, num_hidden_layers=5)
+    model = tiny_albert(hidden_size=48, num_hidden_layers=3)
     model.to_json(tmp_path / "deep.json")
     config = BenchmarkConfig(
         model=str(tmp_path / "deep.json"), batch_size=4, predictions=3, phase=phase
     )
     found = step_traffic(config)
     wanted = 4 * passes * forward_flops_per_sequence(model, model.max_position_embeddings, 3)
-    # XLA counts what is no matmul too; a loop counted once would be less than half.
+    # XLA counts what is no matmul too; a loop counted once would be about a third.
     assert wanted < found["flops"] < 1.3 * wanted
     assert found["bytes"] > 4 * parameter_count(model)
 
