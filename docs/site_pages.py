@@ -320,11 +320,22 @@ def _is_module(name: str) -> bool:
 
 
 def _api_entry(name: str) -> list[str]:
+    import albert_jax
+
+    found = getattr(albert_jax, name)
     if name.isupper():
-        return [f"### {name}", "", f"`albert_jax.{name}`: a mapping by name.", ""]
+        names = ", ".join(f"`{key}`" for key in found)
+        return [f"### {name}", "", f"`albert_jax.{name}` is a dict with the keys {names}.", ""]
     if _is_module(name):
-        tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-        return [f"### {name}", "", _escaped(ast.get_docstring(tree) or ""), ""]
+        lines = [f"### {name}", "", found.__doc__, ""]
+        for member in found.__all__:
+            lines += [
+                f"::: albert_jax.{name}.{member}",
+                "    options:",
+                "      heading_level: 4",
+                "",
+            ]
+        return lines
     if name.endswith("Config"):
         return [f"- [`{name}`](settings.md#{name.lower()})", ""]
     return [f"::: albert_jax.{name}", ""]

@@ -132,7 +132,7 @@ class _Download:
             )
 
     def _fetched(self, name: str, revision: str | None = None) -> Path:
-        """The path of a file on this disk, which is what the hub lists."""
+        """Return the path of a file on this disk, which is what the hub lists."""
         path = Path(
             self._hub.hf_hub_download(
                 self._named.name,
@@ -213,7 +213,7 @@ def _listed(sibling: Any) -> _File:
 
 
 def _is(path: Path, listed: _File) -> bool:
-    """Whether a file has the size and, where the hub lists one, the digest."""
+    """Return whether a file has the size and, where the hub lists one, the digest."""
     size = path.stat().st_size
     if listed.size is not None and size != listed.size:
         return False
@@ -226,7 +226,7 @@ def _is(path: Path, listed: _File) -> bool:
 
 
 def _offline(hub: Any, named: ModelName, why: Exception) -> Snapshot:
-    """The copy in huggingface_hub's own cache."""
+    """Return the copy in huggingface_hub's own cache."""
     status = _status_of(why)
     told = f"{shown_endpoint()} cannot be reached ({f'status {status}' if status else _said(why)})"
     try:
@@ -307,25 +307,25 @@ def _huggingface_hub(named: ModelName) -> Any:
 
 
 def _status_of(error: Any) -> int:
-    """The status of a hub's answer; 0 where none is known."""
+    """Return the status of a hub's answer; 0 where none is known."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else 0
 
 
 def _network_errors(hub: Any) -> tuple[type[Exception], ...]:
-    """The errors of a network, of whichever client the installed version has, and of a hub that
+    """Return the errors of a network, of whichever client the installed version has, and of a hub that
     answers with another status than success; OSError is requests'."""
     return (OSError, hub.errors.HfHubHTTPError.__mro__[1])
 
 
 def _failures(hub: Any) -> tuple[type[Exception], ...]:
-    """Those of a transfer that failed, by huggingface_hub's own checks too."""
+    """Return those of a transfer that failed, by huggingface_hub's own checks too."""
     return (*_network_errors(hub), ValueError, RuntimeError)
 
 
 @contextlib.contextmanager
 def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises into UserError; `done` is what was to be."""
+    """Turn what huggingface_hub raises into UserError; `done` is what was to be."""
     errors = hub.errors
     try:
         yield
@@ -373,7 +373,7 @@ def _not_done(named: ModelName, done: str, error: Exception) -> UserError:
 
 
 def _said(error: Exception) -> str:
-    """A library's words in a short line, without a header or an address that holds a secret."""
+    """Return a library's words in a short line, without a header or an address that holds a secret."""
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         return _said(error.__cause__)
     if found := _SYSTEMS_WORDS.search(str(error)):

@@ -45,7 +45,7 @@ class Damaged(Exception):
 
 
 def named_leaves(tree: Any) -> Leaves:
-    """The leaves of any tree by their path, as `params/encoder/kernel` or `opt_state/0/mu/…`."""
+    """Return the leaves of any tree by their path, as `params/encoder/kernel` or `opt_state/0/mu/…`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     names = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     assert len(names) == len(leaves), "two leaves have the same name"
@@ -53,18 +53,18 @@ def named_leaves(tree: Any) -> Leaves:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf is a typed PRNG key, which has no bytes but those of its `key_data`."""
+    """Return whether a leaf is a typed PRNG key, which has no bytes but those of its `key_data`."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def data_of(leaves: Mapping[str, Any]) -> Leaves:
-    """The leaves as arrays of numbers: keys as their uint32 data."""
+    """Return the leaves as arrays of numbers: keys as their uint32 data."""
     with jax.transfer_guard("allow"):
         return {name: jax.random.key_data(x) if is_key(x) else x for name, x in leaves.items()}
 
 
 def on_host(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The values as NumPy arrays; on a CPU, views of the same memory."""
+    """Return the values as NumPy arrays; on a CPU, views of the same memory."""
     with jax.transfer_guard("allow"):  # one call, so that the copies of all leaves overlap
         return {name: np.asarray(x) for name, x in jax.device_get(dict(data)).items()}
 
@@ -87,7 +87,7 @@ def array_table(leaves: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | No
 
 
 def differences(there: Table, here: Table) -> list[str]:
-    """A phrase for every name that only one side has or that has another shape or dtype."""
+    """Return a phrase for every name that only one side has or that has another shape or dtype."""
 
     def say(table: Table, name: str) -> str:
         if name not in table:
@@ -99,7 +99,7 @@ def differences(there: Table, here: Table) -> list[str]:
 
 
 def not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """The names of the arrays that hold NaN or an infinity."""
+    """Return the names of the arrays that hold NaN or an infinity."""
     return [name for name, array in arrays.items() if not _is_finite(array)]
 
 
@@ -110,7 +110,7 @@ def _is_finite(array: np.ndarray) -> bool:
 
 
 def verify_arrays(arrays: Mapping[str, np.ndarray], table: Table) -> None:
-    """Raises Damaged unless the arrays are, bit for bit, those the table was made of."""
+    """Raise Damaged unless the arrays are, bit for bit, those the table was made of."""
     wrong = []
     for name, entry in table.items():
         array = arrays[name]
@@ -143,13 +143,13 @@ def nest(arrays: Mapping[str, Any]) -> ArrayTree:
 
 
 def seal(document: Mapping[str, Any]) -> JsonObject:
-    """The document as plain JSON values with a checksum of itself."""
+    """Return the document as plain JSON values with a checksum of itself."""
     plain = json.loads(json.dumps(document))
     return {**plain, "crc32c": json_crc32c(plain)}
 
 
 def unseal(text: bytes) -> JsonObject:
-    """The document that `seal` made, its checksum included, or Damaged."""
+    """Return the document that `seal` made, its checksum included, or Damaged."""
     try:
         document = json.loads(text)
         if not isinstance(document, dict) or "crc32c" not in document:
@@ -163,7 +163,7 @@ def unseal(text: bytes) -> JsonObject:
 
 
 def read_document(path: Path) -> JsonObject:
-    """The sealed JSON document in a file, or Damaged."""
+    """Return the sealed JSON document in a file, or Damaged."""
     try:
         if (size := path.stat().st_size) > _MOST_DOCUMENT:
             raise Damaged(f"{size:,} bytes, over {_MOST_DOCUMENT:,}")
@@ -203,7 +203,7 @@ def read_arrays(path: Path, table: Table, *, beside: Sequence[Path] = ()) -> dic
 
 
 def _opened(path: Path, table: Table) -> Iterator[tuple[str, ts.TensorStore]]:
-    """Each array by its name, its metadata read and nothing else; or Damaged."""
+    """Yield each array by its name, its metadata read and nothing else; or Damaged."""
     # Not a file:// address, in which a relative path would be a host and "%20" a space.
     base, context = {"driver": "file", "path": f"{path.resolve()}/"}, ts.Context()
     opened = {}
@@ -221,7 +221,7 @@ def _opened(path: Path, table: Table) -> Iterator[tuple[str, ts.TensorStore]]:
 
 
 def _claims(store: ts.TensorStore, entry: Mapping[str, Any]) -> tuple[str, str]:
-    """What an array's metadata says that it is, and what was written; equal where all is well."""
+    """Return what an array's metadata says that it is, and what was written; equal where all is well."""
     shape, dtype = list(store.shape), str(store.dtype.numpy_dtype)
     written = f"{entry['dtype']}{entry['shape']}"
     if "impl" in entry:  # the table has a key's own shape, its data have the key's words behind it
@@ -253,13 +253,13 @@ def _check_size(stores: Mapping[str, ts.TensorStore], size: int) -> None:
 
 
 def _chunk(store: ts.TensorStore) -> tuple[int, ...]:
-    """The shape of what is stored, and read, together."""
+    """Return the shape of what is stored, and read, together."""
     shape = store.chunk_layout.read_chunk.shape or ()  # None: of a number by itself
     return cast(tuple[int, ...], shape)  # zarr knows every dimension
 
 
 def _bytes_in(folder: Path) -> int:
-    """The bytes of all files in a folder."""
+    """Return the bytes of all files in a folder."""
     files = (Path(at, name) for at, _, names in os.walk(folder.resolve()) for name in names)
     return sum(file.stat().st_size for file in files if file.is_file())
 

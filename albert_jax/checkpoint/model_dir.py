@@ -85,7 +85,7 @@ def require_finite(arrays: Mapping[str, np.ndarray], what: str) -> None:
 
 
 def require_outside_models(path: Path) -> None:
-    """Raises UserError for a path within a model directory, which holds its own files and no more:
+    """Raise UserError for a path within a model directory, which holds its own files and no more:
     no export would replace it any more."""
     for parent in path.resolve().parents:
         if is_model_directory(parent):
@@ -95,7 +95,7 @@ def require_outside_models(path: Path) -> None:
 def load_model(
     directory: str | Path, *, check_values: bool = True, as_float32: bool = False
 ) -> ModelDirectory:
-    """Reads a model directory, or the model of that name, and verifies every digest.
+    """Read a model directory, or the model of that name, and verifies every digest.
 
     Parameters have the dtypes that they were exported with, or float32 with `as_float32`.
 
@@ -128,7 +128,7 @@ def load_model(
 
 
 def _read_manifest(directory: Path) -> tuple[JsonObject, ModelManifest]:
-    """The document and what it says, or Damaged; UserError for a newer format."""
+    """Return the document and what it says, or Damaged; UserError for a newer format."""
     document = read_document(directory / MANIFEST)
     refuse_newer_format(document, FORMAT_VERSION, str(directory))
     try:
@@ -150,7 +150,7 @@ def _check_fit(directory: Path, config: AlbertConfig, manifest: ModelManifest) -
 
 
 def load_optimizer(directory: str | Path) -> ArrayTree | None:
-    """Reads the optimizer's slots beside a model, verified; None where it has none."""
+    """Read the optimizer's slots beside a model, verified; None where it has none."""
     directory = Path(directory)
     try:
         _, manifest = _read_manifest(directory)

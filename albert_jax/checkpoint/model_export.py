@@ -57,7 +57,7 @@ def export_model(
     inventory: Sequence[ConvertedTensor] | None = None,
     optimizer: Any = None,
 ) -> Path:
-    """Writes a model directory and returns its path; it appears whole, by rename.
+    """Write a model directory and returns its path; it appears whole, by rename.
 
     `tokenizer` has the `TextSettings`; `provenance` is any JSON that says where the weights
     come from; `head` is {"kind", "labels"} of a fine-tuned model, whose parameters are `head`;

@@ -5,7 +5,7 @@ from then on it is a model directory on this disk.
 MODELS/released/NAME/KEY       a model directory; KEY is of its archive's SHA-256, or hub-COMMIT
 MODELS/hub/OWNER--NAME/COMMIT  a model directory, of a repository of the hub
 MODELS/…/refs/REVISION         the KEY or COMMIT that the name meant when it was fetched
-MODELS/local/NAME-PATH/STATE   a model directory, of a transformers folder on this disk
+MODELS/local/NAME-PATH/STATE   a model directory, of a transformers folder or adapter on this disk
 
 Standard library and small files only: JAX is imported where something must be converted.
 """
@@ -72,9 +72,22 @@ def converted_folder(folder: Path) -> Path:
     return dest
 
 
+def merged_adapter(folder: Path, base: Path) -> Path:
+    """Return the model directory of an adapter and its base, a model directory, merged where the
+    cache has none of the adapter's present state. Raises UserError for what cannot be merged or
+    kept."""
+    dest = _place_of(folder)
+    with _making(dest.parent, str(folder)):
+        if not is_model_directory(dest):
+            from albert_jax.checkpoint.adapter import keep_adapter
+
+            keep_adapter(folder, dest, base)
+    return dest
+
+
 def kept_folder(folder: Path) -> Path | None:
-    """Return the model directory that the cache keeps for a transformers folder's present state,
-    None where it keeps none."""
+    """Return the model directory that the cache keeps for the present state of a transformers
+    folder or an adapter, None where it keeps none."""
     dest = _place_of(folder)
     return dest if is_model_directory(dest) else None
 
@@ -87,7 +100,7 @@ def _place_of(folder: Path) -> Path:
 
 
 def _state_of(folder: Path) -> str:
-    """A digest that changes whenever a file of a folder does."""
+    """Return a digest that changes whenever a file of a folder does."""
     files = [
         (path.name, status.st_size, status.st_mtime_ns, status.st_ino)
         for path in sorted(folder.iterdir())
@@ -99,7 +112,7 @@ def _state_of(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _making(folder: Path, what: str) -> Iterator[None]:
-    """Holds the lock of a folder of the cache; UserError where the cache cannot be written."""
+    """Hold the lock of a folder of the cache; UserError where the cache cannot be written."""
     busy = f"{what} is being fetched or converted by {{owner}}; waiting for it"
     with contextlib.ExitStack() as stack:
         try:

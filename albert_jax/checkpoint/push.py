@@ -26,7 +26,14 @@ _CARD = "README.md"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pushed(Result):
-    """What was uploaded: the repository, its revision, the commit's address and the files."""
+    """Hold what was uploaded.
+
+    Attributes:
+        repository: OWNER/NAME.
+        revision: the branch.
+        url: the address of the commit.
+        files: the names of the files.
+    """
 
     repository: str
     revision: str
@@ -42,23 +49,23 @@ def push(
     revision: str | None = None,
     license: str | None = None,
 ) -> Pushed:
-    """Upload a model to a repository of the Hugging Face hub, as one commit.
+    """Upload a model to a repository of the Hugging Face hub, in one commit.
 
     Args:
         model: a model directory or a model's name, which is converted to transformers' layout and
-            gets a model card; or a transformers folder, which is read to prove that it can be, and
-            uploaded as it is, with a card where it has none.
-        repository: hub:OWNER/NAME, made where it is missing.
-        private: whether a repository that is made is private.
-        revision: the branch to commit to, made where it is missing; unset: main.
-        license: the licence's identifier in the card; unset: that of released weights and of the
+            gets a model card; or a transformers folder, which is checked and uploaded as it is,
+            with a card if it has none.
+        repository: "hub:OWNER/NAME"; a missing repository is made.
+        private: make a missing repository private.
+        revision: the branch to commit to; a missing branch is made. Unset, main.
+        license: the licence's identifier in the card; unset, that of released weights and of the
             packaged model, else unknown.
 
     Returns:
         The commit's address and the files.
 
     Raises:
-        UserError: for what is no model, where the hub refuses, and where it cannot be reached.
+        UserError: if the model cannot be read, or the hub refuses or cannot be reached.
     """
     named = _repository(repository, revision)
     check_license(license)
@@ -96,7 +103,7 @@ def _repository(repository: str, revision: str | None) -> ModelName:
 def _checked_folder(
     folder: Path, scratch: Path, named: ModelName, license: str | None
 ) -> dict[str, Path]:
-    """A transformers folder's files by name, all that a model needs; UserError where they make
+    """Return a transformers folder's files by name, all that a model needs; UserError where they make
     none that can be read."""
     try:
         card = card_of(folder, named.name, license)

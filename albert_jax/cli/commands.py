@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands: each is a frozen dataclass whose fields are its flags, and whose `run` makes one
-call and prints what it returns.
+"""Define the commands.
 
-tyro reads the fields, their types, defaults and comments, so that a flag is declared once. What a
-command calls is imported when it runs: `--help` never waits for JAX.
+Each is a frozen dataclass whose fields are its flags, and whose `run` makes one call and prints the
+result. tyro reads the fields, their types, defaults and docstrings, so that a flag is declared
+once. A command imports what it calls when it runs, so that `--help` never waits for JAX.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.sections import Destination
+from albert_jax.utils.collector import staying
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import json_line, say
 
@@ -59,7 +60,7 @@ class Command:
 
 
 def _fields(flags: Any, *without: str) -> dict[str, Any]:
-    """Return a dataclass's fields by name, as keyword arguments for what the command calls."""
+    """Return a dataclass's fields by name, as keyword arguments of the function to call."""
     names = [field.name for field in dataclasses.fields(flags)]
     return {name: getattr(flags, name) for name in names if name not in without}
 
@@ -70,15 +71,16 @@ def _gives_any(flags: Any, names: Sequence[str]) -> bool:
     return any(getattr(flags, name) != defaults[name] for name in names)
 
 
-def _require_model(given: str, name: str = "model") -> None:
-    """Raise UserError for what is no model; one that is given by its name is fetched."""
+def _require_model(given: str, name: str = "model", *, base: str | None = None) -> None:
+    """Raise UserError unless a path is a model; a model that is given by its name is fetched, and an
+    adapter is merged with its base."""
     from albert_jax.checkpoint.model_paths import require_model_directory  # reads vocabularies too
 
-    require_model_directory(given, name)
+    require_model_directory(given, name, base=base)
 
 
 def _keep_programs() -> None:
-    """Keep what is compiled from now on for the next call; this imports JAX."""
+    """Keep the programs that are compiled from now on for the next call; this imports JAX."""
     from albert_jax.distributed.compilation_cache import set_compilation_cache
 
     set_compilation_cache(None)
@@ -186,6 +188,9 @@ class Pretrain(Command):
     config: Flags[PretrainConfig]
     dry_run: bool = False
     """Print the plan (sizes, memory, time) and stop."""
+    continue_with: Switch = False
+    """Continue the work directory's run, finished or not, though --train.steps, the batches or the
+    learning rate's schedule are others than so far; its history.json keeps what changed."""
     multihost: bool = False
     """This process is one of several, on hosts that share the work directory. Cloud TPU, GKE and
     SLURM tell them of each other; elsewhere give the next three flags too."""
@@ -215,6 +220,8 @@ class Pretrain(Command):
         require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
+        if self.dry_run and self.continue_with:
+            raise UserError("--dry-run plans a run from its first step; leave out --continue-with")
         from albert_jax.distributed.multihost import Launch
         from albert_jax.training.pretrain import pretrain
 
@@ -232,7 +239,12 @@ class Pretrain(Command):
 
             print(describe_plan(self.config))
         else:
-            pretrain(self.config, launch=launch if self.multihost else None, log=self.log)
+            pretrain(
+                self.config,
+                launch=launch if self.multihost else None,
+                log=self.log,
+                continue_with=self.continue_with,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,11 +313,13 @@ class _Answering(Command):
     exit: str | None = None
     """Answer one text at a time, after fewer passes: patience=N once N in a row have not changed
     the answer, confidence=P once it has that probability; for models of finetune --exits."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     dtype: Dtype = "float32"
     """Of matmuls and activations."""
 
     def _settings(self) -> AnswerSettings:
-        """Return how the model is to answer, but for the task."""
+        """Return how the model answers, without the task."""
         return {
             "max_seq_length": self.max_seq_length,
             "doc_stride": self.doc_stride,
@@ -358,8 +372,10 @@ class Evaluate(_Answering):
     scale."""
 
     def run(self) -> None:
+        if self.base is not None and len(self.model) != 1:
+            raise UserError(f"--base is of one adapter, and there are {len(self.model)} models")
         for each in self.model:
-            _require_model(each)
+            _require_model(each, base=self.base)
         if (self.data is None) == (self.store is None):
             raise UserError("give --data DIR for a task, or --store STORE for a pretrained model")
         if self.store is not None:
@@ -370,7 +386,8 @@ class Evaluate(_Answering):
             return
         if len(self.model) != 1:
             raise UserError(f"{len(self.model)} models; give one, or --suite card")
-        from albert_jax.inference.evaluate import evaluate, evaluation_table
+        with staying():
+            from albert_jax.inference.evaluate import evaluate, evaluation_table
 
         assert self.data is not None
         _keep_programs()
@@ -455,7 +472,7 @@ class Predict(_Answering):
     """Answer {"id", "error"} to an input that has no answer, and go on with the next."""
 
     def run(self) -> None:
-        _require_model(self.model)
+        _require_model(self.model, base=self.base)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
         if self.data is not None and self.input_format is not None:
@@ -464,7 +481,8 @@ class Predict(_Answering):
             raise UserError(
                 "--skip-bad is for --input; a split's official file has an answer for each"
             )
-        from albert_jax.inference.predict import predict_file, predict_split
+        with staying():
+            from albert_jax.inference.predict import predict_file, predict_split
 
         _keep_programs()
         settings = self._settings()
@@ -539,7 +557,8 @@ class FillMask(_OnTexts):
     def run(self) -> None:
         _require_model(self.model)  # and the texts, before JAX is imported
         texts = _texts(self.text, self.input)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         albert = load(self.model, depth=self.depth)
@@ -584,7 +603,8 @@ class Encode(_OnTexts):
         if self.output is not None:
             check_arrays_file(self.output, [] if self.input in (None, "-") else [str(self.input)])
         texts = _texts(self.text, self.input)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         pool = None if self.pool == "none" else self.pool
@@ -635,7 +655,8 @@ class ScoreOrder(_OnModel):
 
         _require_model(self.model)
         first, second = given_text(self.first), given_text(self.second)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         print(f"{load(self.model).score_order(first, second, truncate=self.truncate):.4f}")
@@ -659,13 +680,15 @@ class Info(Command):
     after a colon."""
     store: str | None = None
     """Of a recipe: the token store whose passes are counted."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     json: bool = False
     """Print the description as JSON."""
 
     def run(self) -> None:
         from albert_jax.cli.info import describe_path, description_table
 
-        description = describe_path(self.path)
+        description = describe_path(self.path, base=self.base)
         if description.kind == "recipe" or self.store is not None:
             from albert_jax.cli.recipe_plan import with_plan  # which waits for JAX
 
@@ -695,8 +718,7 @@ class Export(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportServing(_OnModel):
-    """Writes a model as programs that run where there is nothing of this package: StableHLO for
-    JAX, or ONNX.
+    """Writes a model as programs that need nothing of this package: StableHLO for JAX, or ONNX.
 
     Example: albert-jax export-serving runs/base/model base-serving
     """
@@ -705,6 +727,8 @@ class ExportServing(_OnModel):
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
     to: Literal["stablehlo", "onnx"] = "stablehlo"
     """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     top_k: int = 5
     """Pieces that fill_mask answers."""
     depth: int | None = None
@@ -713,7 +737,7 @@ class ExportServing(_OnModel):
     """Of matmuls and activations."""
 
     def run(self) -> None:
-        _require_model(self.model)
+        _require_model(self.model, base=self.base)
         if self.to == "onnx":
             if _gives_any(self, ("top_k", "dtype")):
                 raise UserError(
@@ -766,6 +790,8 @@ class Convert(Command):
     """As the vocabulary was trained; unset: as the source says, else True."""
     with_optimizer: Switch = False
     """Keep the optimizer's slots of a training checkpoint."""
+    base: str | None = None
+    """Of an adapter, the model that it was trained on; unset: where that was."""
     json: bool = False
     """Print the inventory as JSON."""
 
@@ -966,8 +992,10 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
-    """Return the texts on the command line, or a file's lines; UserError unless it is one of the
-    two."""
+    """Return the texts of the command line, or the lines of a file.
+
+    Raises UserError unless exactly one of the two is given.
+    """
     if bool(given) == (file is not None):
         wanted = "give texts, or a file of them with --input"
         raise UserError(f"{wanted}, not both" if given else wanted)
@@ -977,7 +1005,7 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
 
 
 def _print_figures(lines: str, figures: JsonObject | None) -> None:
-    """Print lines for people; or JSON alone, on one line, and the lines to stderr."""
+    """Print lines for people; with --json, print one line of JSON, and the lines to stderr."""
     if figures is None:
         print(lines)
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What models, tasks and manifests have to agree on about the heads that fine-tuning adds."""
+"""Define what models, tasks and manifests must agree on about fine-tuned heads."""
 
 from __future__ import annotations
 

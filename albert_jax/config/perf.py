@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `benchmark` measures and `estimate` compiles."""
+"""Define the settings of `benchmark` and `estimate`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from albert_jax.config.validation import check_least, check_types
 
 @dataclass(frozen=True)
 class StepConfig:
-    """A step whose time is asked for; what is unset is as the recipe has it."""
+    """Describe a step to measure or to estimate; what is unset comes from the recipe."""
 
     model: str = "base-v2"
     """Released model, albert_config.json, model directory, or recipe with arguments after a
@@ -45,7 +45,7 @@ class StepConfig:
 
 @dataclass(frozen=True)
 class BenchmarkConfig(StepConfig):
-    """What `albert-jax benchmark` measures."""
+    """Set what `albert-jax benchmark` measures."""
 
     devices: int | None = None
     """Local devices to use; unset: all."""
@@ -68,7 +68,7 @@ class BenchmarkConfig(StepConfig):
 
 @dataclass(frozen=True)
 class EstimateConfig(StepConfig):
-    """What `albert-jax estimate` compiles. A field that is declared again has another meaning."""
+    """Set what `albert-jax estimate` compiles; some fields differ from `StepConfig`'s."""
 
     phase: Literal["train", "forward", "finetune"] = "train"
     """The step of pretrain; that of its evaluation; a classifier's step."""

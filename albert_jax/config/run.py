@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a model is trained: pretraining and fine-tuning."""
+"""Define the settings of pretraining and fine-tuning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from albert_jax.utils.errors import UserError
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Everything `albert-jax pretrain` needs."""
+    """Set everything that `albert-jax pretrain` needs."""
 
     model: AlbertConfig = field(default_factory=lambda: MODELS["base-v2"])
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -64,7 +64,7 @@ class PretrainConfig:
 
     @property
     def stages(self) -> Stages:
-        """The stages that the schedules divide the run into; UserError for one that is none."""
+        """The stages of the run, from the schedules; raises UserError for a wrong one."""
         return stages_of(self.train, self.examples, self.model.num_hidden_layers)
 
     def __post_init__(self) -> None:
@@ -117,7 +117,10 @@ def _check_stages(config: PretrainConfig) -> None:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Everything `albert-jax finetune` needs; configs/ has the paper's settings for each task."""
+    """Set everything that `albert-jax finetune` needs.
+
+    configs/ has the paper's settings for each task.
+    """
 
     task: str = "sst2"
     """A name of albert_jax.TASKS."""
@@ -263,7 +266,7 @@ class FinetuneConfig:
             raise UserError(f"layer_decay {self.layer_decay} must lie in (0, 1]")
 
     def _check_combinations(self) -> None:
-        """Refuse settings that contradict each other, or that would do nothing."""
+        """Raise UserError for settings that contradict each other or would have no effect."""
         if self.early_stopping and not self.train.eval_every:
             raise UserError(
                 f"early_stopping {self.early_stopping} counts evaluations, and train.eval_every 0 "
@@ -289,5 +292,5 @@ class FinetuneConfig:
 
     @property
     def window(self) -> int:
-        """Batches that are sorted by length together: packed, a batch does well to mix lengths."""
+        """The number of batches that are sorted by length together; 1 with `pack`."""
         return 1 if self.pack else self.length_window

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sections of a run's settings: examples, optimizer, guard, loop."""
+"""Define the sections of a run's settings: examples, optimizer, guard and loop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Literal
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
 
-# Where a run's figures go beside the console and metrics.jsonl.
+# Where a run's figures go, in addition to the console and metrics.jsonl.
 Destination = Literal["tensorboard", "wandb", "mlflow"]
 
-# What becomes of the position embeddings of a model that is to have more of them: it is an error,
-# they begin anew from the first, or they are stretched.
+# How a model gets more position embeddings: never (an error), by repeating them from the first on,
+# or by stretching them.
 Positions = Literal["same", "repeat", "interpolate"]
 
 # Fields of TrainConfig that hold a schedule over a pretraining run.
@@ -22,7 +22,7 @@ SCHEDULES = ("depth", "length", "batch_ramp", "masking", "sop_weight")
 
 @dataclass(frozen=True)
 class ExamplesConfig:
-    """How pretraining examples are drawn; every default is create_pretraining_data.py's."""
+    """Set how pretraining examples are drawn; the defaults are create_pretraining_data.py's."""
 
     objective: Literal["sop", "nsp", "none"] = "sop"
     """Second objective: sentence order, next sentence (the original's --random_next_sentence), or
@@ -81,7 +81,7 @@ class ExamplesConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """What run_pretraining.py's flags set; defaults are its defaults."""
+    """Set what the flags of run_pretraining.py set; defaults are its defaults."""
 
     name: Literal["lamb", "adamw", "optax_lamb", "optax_adamw", "muon"] = "lamb"
     """ALBERT's LAMB; ALBERT's AdamW; optax.lamb (bias-corrected, a trust ratio for every tensor);
@@ -133,7 +133,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """When a run is held to have gone wrong, and what is done then."""
+    """Set when a run counts as diverged or stuck, and what happens then."""
 
     spike: float = 2.0
     """Nats above the median of the last `window` losses that make a spike; 0 turns spikes off."""
@@ -155,7 +155,7 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop."""
+    """Set the length of a run, its batches, and when it logs, evaluates and saves."""
 
     steps: int = 125_000
     """Optimizer updates."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets of the Hugging Face hub, and folders in its layouts, opened by the library `datasets`.
+"""Open data sets of the Hugging Face hub, and folders in its layouts, with the library `datasets`.
 
-A data set is named hf:NAME[/CONFIG], where NAME may have an owner, or is a folder: one that
-`save_to_disk` wrote, or one of Parquet or Arrow files.
+A data set is named hf:NAME[/CONFIG], where NAME may have an owner. Or it is a folder, written by
+`save_to_disk` or with Parquet or Arrow files.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _has(folder: Path, name: str) -> bool:
 
 @dataclass(frozen=True)
 class HubSplit:
-    """One split of a data set, whose rows have names in place of the numbers of classes."""
+    """Hold one split of a data set, whose rows have names instead of the numbers of classes."""
 
     place: str  # for errors
     columns: tuple[str, ...]
@@ -81,9 +81,9 @@ def _named(value: Any, names: Sequence[str]) -> Any:
 
 
 def open_hub_split(data: str | Path, split: str) -> HubSplit:
-    """Return a split (train, dev, test, dev_matched, …) of a data set, downloaded where need be.
+    """Return a split (train, dev, test, dev_matched, …) of a data set, downloaded if necessary.
 
-    Raises UserError where the library is not installed, the data set cannot be had or lacks the
+    Raises UserError if the library is not installed, or the data set cannot be fetched or lacks the
     split.
     """
     splits = _splits(str(data), _state_of(str(data)))
@@ -98,7 +98,7 @@ def open_hub_split(data: str | Path, split: str) -> HubSplit:
 
 
 def _state_of(data: str) -> tuple[tuple[str, int], ...]:
-    """Return what changes whenever a folder's files do; () for what is no folder."""
+    """Return a value that changes whenever a folder's files do; () if there is no folder."""
     folder = Path(data.removeprefix(HUB))
     files = [*folder.glob("*"), *folder.glob("*/*")] if folder.is_dir() else []
     return tuple(sorted((str(path), path.stat().st_mtime_ns) for path in files if path.is_file()))
@@ -118,7 +118,7 @@ def _splits(data: str, state: tuple[tuple[str, int], ...]) -> Mapping[str, Any]:
 
 
 def _with_config(data: str, load: Any) -> Any:
-    """Return what `load` gives for a data set's name and configuration."""
+    """Return the result of `load` for a data set's name and configuration."""
     name = data.removeprefix(HUB)
     if name and (not data.startswith(HUB) or Path(name).is_dir()):
         return load(name)
@@ -162,7 +162,7 @@ def _class_names(feature: Any) -> Sequence[str] | None:
 
 @dataclass(frozen=True)
 class HubText:
-    """One split's texts, in parts that are read apart."""
+    """Hold one split's texts, in parts that are read independently."""
 
     place: str
     field: str  # the column of the text
@@ -172,7 +172,7 @@ class HubText:
     data: Any
 
     def texts(self, part: int) -> Iterator[bytes]:
-        """Yield the texts of a part, UTF-8. Raises UserError where they cannot be fetched."""
+        """Yield the texts of a part as UTF-8; raises UserError if they cannot be fetched."""
         with _refusals(self.place):
             for row in self.data.shard(num_shards=self.parts, index=part):
                 text = row[self.field]
@@ -182,8 +182,8 @@ class HubText:
 def open_hub_text(data: str, split: str, field: str | None) -> HubText:
     """Return the text of a split, which is fetched as it is read.
 
-    Raises UserError where the library is not installed, and for a data set, a split or a column
-    that is not there.
+    Raises UserError if the library is not installed, or the data set, the split or the column does
+    not exist.
     """
     return _text(data, split, field, _state_of(data))
 
@@ -238,7 +238,7 @@ def _library(data: str) -> Any:
 
 @contextlib.contextmanager
 def _refusals(data: str) -> Iterator[None]:
-    """Turn whatever the library raises into UserError."""
+    """Turn any exception of the library into UserError."""
     try:
         yield
     except UserError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five pieces that every ALBERT vocabulary begins with, their like in BERT's; the marker."""
+"""Define the five special pieces of ALBERT's and BERT's vocabularies, and the marker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class SpecialIds(NamedTuple):
-    """The ids of the five special pieces of a vocabulary."""
+    """Hold the ids of the five special pieces of a vocabulary."""
 
     pad: int
     unk: int

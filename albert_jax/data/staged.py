@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batches of a run whose examples change from stage to stage."""
+"""Draw the batches of a run whose examples change from stage to stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from albert_jax.data.loader import Batch, Batches, Draw, Example, ExampleSource,
 
 
 class StagedExamples:
-    """A run's examples: stages of the same settings share a source, and go on in it."""
+    """Hold a run's examples; stages with the same settings share a source, and continue in it."""
 
     def __init__(
         self, stages: Stages, source_of: Callable[[ExamplesConfig], ExampleSource]
@@ -74,7 +74,7 @@ class StagedExamples:
         return self._first_rows[number] + (batch - stage.first) * stage.batch_size
 
     def passes(self, batches: int) -> float:
-        """Return how often the text is drawn in the first `batches`, in passes."""
+        """Return the number of passes over the text in the first `batches`."""
         passes, drawn = 0.0, dict.fromkeys(self._sources, 0)
         for number, stage in enumerate(self._stages):
             end = self._stages.end(number)
@@ -91,12 +91,12 @@ class StagedExamples:
         return self._sources[self._stages.at(batch).examples].ended_epochs(self._row(batch))
 
     def remember_epochs(self, batch: int, sizes: list[Any]) -> None:
-        """Take what `ended_epochs` returned for a batch: no need to plan those again."""
+        """Accept the result of `ended_epochs` for a batch, so that those are not planned again."""
         self._sources[self._stages.at(batch).examples].remember_epochs(sizes)
 
 
 class _Shifted:
-    """A source's examples from another one on; it may be sent to a worker process."""
+    """Give a source's examples from another one on; can be sent to a worker process."""
 
     def __init__(self, source: ExampleSource, shift: int) -> None:
         self._source, self._shift = source, shift

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`train-tokenizer`: a vocabulary of the very sentences that `prepare` makes of the same inputs.
+"""Train a vocabulary, for `train-tokenizer`, on the sentences that `prepare` makes.
 
-The original trains on the lines of its files, which hold a sentence each: the same thing.
+The original trains on the lines of its files, which have one sentence each. That is the same.
 """
 
 from __future__ import annotations
@@ -40,14 +40,33 @@ def train_tokenizer(
     field: str | None = None,
     progress: bool = True,
 ) -> Path:
-    """Train a vocabulary as the original's README does; return `output`/spiece.model.
+    """Train a SentencePiece vocabulary with the settings of the original's README.
 
-    `inputs`, `format`, `sentences`, `language`, `strict`, `data_dir` and `field` are those of
-    `prepare`, and the trainer gets its sentences; an iterator gives them itself, and those settings
-    then mean nothing. A file that holds a sentence a line gives its lines, as `sentences="lines"`
-    gives of any file. For the other settings see `VocabularySettings`. Raises UserError as
-    `prepare` does for its inputs, as `train_on_lines` does, and for an `output` in which what is
-    written would be an input of the next call.
+    The same sentences give the same bytes. spiece.vocab is written beside spiece.model.
+
+    Args:
+        inputs: text as in `prepare`, or an iterator over sentences.
+        output: the folder to write to.
+        vocab_size: the number of pieces.
+        do_lower_case: lower-case the text first.
+        character_coverage: the fraction of the text's characters that have pieces.
+        input_sentence_size: sentences that are sampled from the text.
+        max_sentence_length: bytes; longer sentences are left out and counted.
+        format: as in `prepare`; without effect for an iterator, as are the settings below.
+        sentences: as in `prepare`; a file with one sentence in each line gives its lines.
+        language: as in `prepare`.
+        strict: as in `prepare`.
+        data_dir: as in `prepare`.
+        field: as in `prepare`.
+        progress: print progress to stderr.
+
+    Returns:
+        The path of spiece.model.
+
+    Raises:
+        UserError: if an input is wrong, there is no text or too little for `vocab_size` (the error
+            names the largest possible), `output` cannot be written, or a file to write would be one
+            of the inputs.
     """
     settings = VocabularySettings(
         vocab_size, do_lower_case, character_coverage, input_sentence_size, max_sentence_length

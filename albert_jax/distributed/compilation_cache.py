@@ -15,7 +15,7 @@ from albert_jax.utils.user_cache import user_cache
 
 
 def set_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs in `folder` between runs; None: the user's cache folder, "": not at
+    """Keep compiled programs in `folder` between runs; None: the user's cache folder, "": not at
     all."""
     if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
         return  # the second: set from outside, by JAX_COMPILATION_CACHE_DIR
@@ -51,7 +51,7 @@ def compilation_cache(folder: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cached_programs(folder: str | None) -> Iterator[None]:
-    """Keeps compiled programs in `folder`, or compiles anew: not what some other cache gives."""
+    """Keep compiled programs in `folder`, or compiles anew: not what some other cache gives."""
     wanted = {
         "jax_enable_compilation_cache": folder is not None,
         "jax_compilation_cache_dir": folder,

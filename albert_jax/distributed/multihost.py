@@ -47,9 +47,17 @@ SAME_SIGNAL = 1.0  # seconds in which a second signal is the first once more
 
 @dataclass(frozen=True)
 class Launch:
-    """How a process finds the others; what is not given is the cluster's to know.
+    """Set how a process finds the other processes of a run.
 
-    Cloud TPU, GKE, SLURM, Open MPI and Kubernetes tell JAX all three; elsewhere all are needed.
+    Cloud TPU, GKE, SLURM, Open MPI and Kubernetes provide `coordinator`, `processes` and `process`.
+    Elsewhere all three are needed.
+
+    Attributes:
+        coordinator: HOST:PORT of process 0.
+        processes: the number of processes, at least 2.
+        process: the number of this process, from 0.
+        start_timeout: seconds in which all processes must start.
+        peer_timeout: seconds without a sign of life after which a process counts as dead.
     """
 
     coordinator: str | None = None  # host:port of process 0
@@ -92,12 +100,12 @@ def _check_address(coordinator: str) -> None:
 
 
 def is_primary() -> bool:
-    """Whether this is the process that speaks, logs and exports for all."""
+    """Return whether this is the process that speaks, logs and exports for all."""
     return jax.process_index() == 0
 
 
 def several() -> bool:
-    """Whether the run has more than one process; starts no devices."""
+    """Return whether the run has more than one process; starts no devices."""
     state = coordination()
     return state.client is not None and state.num_processes > 1
 
@@ -168,7 +176,7 @@ def _initialize(launch: Launch) -> None:
 
 
 def _place(launch: Launch) -> _Place:
-    """What the user gives, and what the cluster knows of the rest."""
+    """Return what the user gives, and what the cluster knows of the rest."""
     own = os.environ.get("JAX_LOCAL_DEVICE_IDS")
     try:
         coordinator, processes, process, devices = detect_cluster(
@@ -223,7 +231,7 @@ def _join(place: _Place, launch: Launch) -> None:
 
 
 def _take_sigterm() -> None:
-    """Gives SIGTERM back to its handler from before JAX, and keeps JAX's for `StopTogether`.
+    """Give SIGTERM back to its handler from before JAX, and keeps JAX's for `StopTogether`.
 
     JAX's would only note the signal, for a loop that does not run yet.
     """
@@ -296,7 +304,7 @@ _aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(_exit_at_abort)
 
 
 def _on_sigabrt(handler: Any) -> None:
-    """Sets C's handler of SIGABRT; None: the default.
+    """Set C's handler of SIGABRT; None: the default.
 
     JAX's C++ aborts the process, with a stack of its own, when it hears that another process is
     gone. A handler of Python's would never run: abort() does not return to the interpreter.
@@ -311,7 +319,7 @@ _covered: int | None = None  # stderr, while what is written to it is held back
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[list[str]]:
-    """Keeps what is written to stderr, C++'s too; the list gets it at the end. The last words of a
+    """Keep what is written to stderr, C++'s too; the list gets it at the end. The last words of a
     process that ends meanwhile are not kept."""
     global _covered
     said: list[str] = []
@@ -336,7 +344,7 @@ def _uncover() -> None:
 
 
 def _leave(error: BaseException, launch: Launch) -> None:
-    """Returns where all processes leave; else says why and exits."""
+    """Return where all processes leave; else says why and exits."""
     global _on_abort
     status, seconds = getattr(error, "exit_status", 1), 10
     if isinstance(error, jax.errors.JaxRuntimeError):
@@ -361,7 +369,7 @@ def _leave(error: BaseException, launch: Launch) -> None:
 
 
 def _words(error: BaseException) -> str:
-    """What a process says of the error that ends it."""
+    """Return what a process says of the error that ends it."""
     if isinstance(error, UserError | TryAgain):
         return _line(str(error))
     return "".join(traceback.format_exception(error))
@@ -372,7 +380,7 @@ def _line(text: str) -> str:
 
 
 def _exit(words: str, status: int) -> None:
-    """Ends the process here and now, wherever its other threads are."""
+    """End the process here and now, wherever its other threads are."""
     _uncover()
     with contextlib.suppress(OSError):
         os.write(2, words.encode())
@@ -387,7 +395,7 @@ def _part() -> None:
 
 
 def _tell_end(how: str, *, gone: bool = False) -> None:
-    """Says to those that wait for this process that it ends, and how; `gone`: it leaves without
+    """Say to those that wait for this process that it ends, and how; `gone`: it leaves without
     them. They would learn it from JAX later, and with a stack."""
     state = coordination()
     note = (f"{_ENDED}{state.process_id}", json.dumps([how, gone]))
@@ -422,7 +430,7 @@ _numbers = itertools.count()  # of exchanges; every process makes the same ones 
 
 
 def gather(value: Any, *, limit: float = LIMIT) -> list[Any]:
-    """The JSON values of all processes, by process.
+    """Return the JSON values of all processes, by process.
 
     Waiting for others is said aloud. Raises TryAgain after `limit` seconds of it: those others are
     alive, or JAX had ended this process, but get nowhere.
@@ -463,7 +471,7 @@ class _Waiting:
         self._next = SILENCE
 
     def goes_on(self) -> None:
-        """Says so when it is time to; raises TryAgain when it is too long, or in vain."""
+        """Say so when it is time to; raises TryAgain when it is too long, or in vain."""
         for key, note in coordination().client.key_value_dir_get(_ENDED):
             raise _PeerEnded(int(key.rpartition("/")[2]), *json.loads(note))
         waited = time.monotonic() - self._began
@@ -491,7 +499,7 @@ class _Waiting:
 
 @contextlib.contextmanager
 def together(*kinds: type[Exception], limit: float = LIMIT) -> Iterator[None]:
-    """Makes an error of these kinds (UserError) that one process meets the error of all. `limit`
+    """Make an error of these kinds (UserError) that one process meets the error of all. `limit`
     is `gather`'s; math.inf for what may take one of them hours."""
     kinds = kinds or (UserError,)
     found: Exception | None = None
@@ -508,7 +516,7 @@ def together(*kinds: type[Exception], limit: float = LIMIT) -> Iterator[None]:
 
 
 def require_same(what: Mapping[str, Any]) -> None:
-    """Raises UserError, in all processes, that names the first process whose values are not those
+    """Raise UserError, in all processes, that names the first process whose values are not those
     of process 0, and which they are."""
     everywhere = gather(dict(what))
     for process, values in enumerate(everywhere):
@@ -522,7 +530,7 @@ def require_same(what: Mapping[str, Any]) -> None:
 
 
 def barrier() -> None:
-    """Returns when all processes have come here."""
+    """Return when all processes have come here."""
     gather(None)
 
 
@@ -550,7 +558,7 @@ class StopTogether:
         self._entered = contextlib.ExitStack()
 
     def due(self) -> bool:
-        """Whether to stop after this step; every process must ask once a step."""
+        """Return whether to stop after this step; every process must ask once a step."""
         # Not the step's number: where a signal comes before the first call, the answer is at 1.
         self._calls += 1
         if multihost_utils.reached_preemption_sync_point(self._calls):
@@ -583,7 +591,7 @@ class StopTogether:
             os._exit(TryAgain.exit_status)
 
     def _may_leave(self) -> bool:
-        """Whether the process may end; a second thread asks, after a signal."""
+        """Return whether the process may end; a second thread asks, after a signal."""
         self._tell_all()  # the first thread does not come to it: it is in a library
         return time.monotonic() > self._told_at + ORDERLY and self._nothing_to_lose()
 

@@ -61,14 +61,14 @@ class Placement:
         return 0 if on_cpu and len(self.devices) > 1 else 2
 
     def restore_target(self, shapes: Any) -> Any:
-        """A tree of shapes with where a checkpoint's arrays are to go."""
+        """Return a tree of shapes with where a checkpoint's arrays are to go."""
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.state_sharding), shapes
         )
 
 
 def local_devices(count: int | None = None) -> tuple[jax.Device, ...]:
-    """The first `count` local devices, or all; raises UserError where there are fewer."""
+    """Return the first `count` local devices, or all; raises UserError where there are fewer."""
     devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):
         raise UserError(
@@ -90,7 +90,7 @@ def run_devices(count: int | None = None) -> tuple[jax.Device, ...]:
 
 
 def place(tree: Any, sharding: NamedSharding) -> Any:
-    """A tree of host or local arrays, equal in all processes, placed; typed keys too."""
+    """Return a tree of host or local arrays, equal in all processes, placed; typed keys too."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
 
@@ -106,7 +106,7 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def check_batch_size(batch_size: int, accumulate: int, devices: int) -> None:
-    """Raises UserError unless every device gets the same number of rows of every micro-batch."""
+    """Raise UserError unless every device gets the same number of rows of every micro-batch."""
     unit = accumulate * devices
     if batch_size % unit:
         over = f"{devices} devices" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
@@ -116,7 +116,7 @@ def check_batch_size(batch_size: int, accumulate: int, devices: int) -> None:
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh of one `data` axis. Auto, said aloud: make_mesh's newer default is Explicit."""
+    """Return a mesh of one `data` axis. Auto, said aloud: make_mesh's newer default is Explicit."""
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 

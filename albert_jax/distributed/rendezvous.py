@@ -63,7 +63,7 @@ class _Answer:
 def meet(
     me: Peer, address: str, *, bind: str, seconds: float, late: type[UserError] | type[TryAgain]
 ) -> list[str]:
-    """Returns the hosts of all processes, by process, once all have come to `address`, HOST:PORT.
+    """Return the hosts of all processes, by process, once all have come to `address`, HOST:PORT.
 
     Process 0 listens at `bind`, HOST:PORT. Raises UserError, in all processes, where two have the
     same number, or other versions or another number of processes than process 0; raises `late`
@@ -85,7 +85,7 @@ def meet(
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Returns the two parts of HOST:PORT, where an IPv6 HOST may stand in brackets."""
+    """Return the two parts of HOST:PORT, where an IPv6 HOST may stand in brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
@@ -108,7 +108,7 @@ class _Announcer:
 
 
 def _ask(me: Peer, address: str, seconds: float, late: type[Exception]) -> _Answer:
-    """Returns process 0's answer; tries again and again until it is there and gives one."""
+    """Return process 0's answer; tries again and again until it is there and gives one."""
     deadline, announcer = time.monotonic() + seconds, _Announcer()
     while True:
         try:
@@ -122,7 +122,7 @@ def _ask(me: Peer, address: str, seconds: float, late: type[Exception]) -> _Answ
 
 
 def _try_to_ask(me: Peer, address: str, deadline: float) -> _Answer:
-    """Raises OSError or ValueError where nothing answers, or not as process 0 does."""
+    """Raise OSError or ValueError where nothing answers, or not as process 0 does."""
     left = max(0.1, deadline - time.monotonic())
     with (
         socket.create_connection(host_and_port(address), timeout=min(PATIENCE, left)) as connection,
@@ -174,7 +174,7 @@ class _Server(threading.Thread):
         self._stopped = threading.Event()
 
     def end(self) -> None:
-        """Returns when all have their answers and the port is free."""
+        """Return when all have their answers and the port is free."""
         self._stopped.set()
         self.join()
 
@@ -192,7 +192,7 @@ class _Server(threading.Thread):
                 _send(connection, answer)
 
     def _listener(self) -> socket.socket | None:
-        """A socket at the port, once it is free; None if it does not become so in time."""
+        """Return a socket at the port, once it is free; None if it does not become so in time."""
         host, port = host_and_port(self._bind)
         either = host in ("", "::") and socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if either or ":" in host else socket.AF_INET
@@ -210,7 +210,7 @@ class _Server(threading.Thread):
         return None
 
     def _collect(self, listener: socket.socket) -> _Answer:
-        """Waits for all to come; returns what they are to be told."""
+        """Wait for all to come; returns what they are to be told."""
         announcer = _Announcer()
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
@@ -235,7 +235,7 @@ class _Server(threading.Thread):
         )
 
     def _admit(self, selector: selectors.BaseSelector, listener: socket.socket) -> str:
-        """Takes one that comes; what is wrong with it, "" if nothing is."""
+        """Take one that comes; what is wrong with it, "" if nothing is."""
         found = _introduced(listener)
         if found is None:
             return ""
@@ -260,7 +260,7 @@ class _Server(threading.Thread):
         return f"process {', '.join(absent[:10])}{more}"
 
     def _misfit(self, peer: Peer) -> str:
-        """What is wrong with one that comes; "" if nothing is."""
+        """Return what is wrong with one that comes; "" if nothing is."""
         me = self._me
         if peer.processes != me.processes:
             return (
@@ -282,7 +282,7 @@ class _Server(threading.Thread):
         return ""
 
     def _refuse(self, listener: socket.socket, answer: _Answer) -> None:
-        """Tells those who are here and, for a while, those who come."""
+        """Report those who are here and, for a while, those who come."""
         until = time.monotonic() + LINGER
         told: list[Peer] = []
         waiting = [*self._here.values(), *self._refused]
@@ -303,7 +303,7 @@ class _Server(threading.Thread):
 
 
 def _introduced(listener: socket.socket) -> tuple[Peer, socket.socket] | None:
-    """One that connects and introduces itself; None for whatever else connects."""
+    """Return one that connects and introduces itself; None for whatever else connects."""
     try:
         connection, _ = listener.accept()
     except OSError:  # it is gone again, or nobody came
@@ -321,7 +321,7 @@ def _introduced(listener: socket.socket) -> tuple[Peer, socket.socket] | None:
 
 
 def _unlike(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
-    """Which versions differ from process 0's, for people."""
+    """Return which versions differ from process 0's, for people."""
     names = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
     return ", ".join(
         f"{name} {theirs.get(name, 'missing')} and process 0 {ours.get(name, 'none')}"
@@ -333,13 +333,13 @@ def _unlike(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
 
 
 def _send(connection: socket.socket, value: Any) -> None:
-    """Sends a line; one that is gone does not get it."""
+    """Send a line; one that is gone does not get it."""
     with contextlib.suppress(OSError):
         connection.sendall(msgspec.json.encode(value) + b"\n")
 
 
 def _decoded(line: bytes, kind: type[T]) -> T | None:
-    """A line's value; None where it is no whole line of that kind."""
+    """Return a line's value; None where it is no whole line of that kind."""
     if not line.endswith(b"\n"):
         return None
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What inference computes, as pure functions of parameters and ids: `api` compiles them, `export`
-exports them.
+"""Define what inference computes, as pure functions of parameters and ids.
 
-Letters as in `models.albert`; K the pieces answered for a masked position. Float32 is multiplied in
-full wherever it runs: TPUs and some GPUs would otherwise multiply it in less.
+`api` compiles them, `export` exports them. Shapes: B rows, S tokens, P masked positions, K pieces
+for each of these, L blocks, N heads, H `hidden_size`. Float32 matmuls have full precision
+everywhere; TPUs and some GPUs would use less by default.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def forward(
     *,
     collect_layers: bool = False,
 ) -> PretrainingOutput:
-    """Return the model's output; what hangs on an absent pooler or head is None."""
+    """Return the model's output; the outputs of an absent pooler or head are None."""
     with jax.default_matmul_precision("highest"):
         output: Any = model.apply({"params": params}, *inputs, collect_layers=collect_layers)
         return output
@@ -54,17 +54,17 @@ def forward(
 def _with_intermediates(
     model: AlbertForPretraining, params: Mapping[str, Any], inputs: Inputs
 ) -> tuple[PretrainingOutput, Mapping[str, Any]]:
-    """Return the model's output and the encoder's intermediates, by the modules that sow them."""
+    """Return the model's output, and the encoder's intermediates by the modules that sow them."""
     with jax.default_matmul_precision("highest"):
         output, sown = model.apply({"params": params}, *inputs, mutable="intermediates")
     return output, sown["intermediates"]["encoder"]
 
 
 def turned(params: Mapping[str, Any]) -> Any:
-    """The parameters with the kernels of `ffn`, [H, I], transposed; of these, the parameters.
+    """Transpose the kernels of `ffn`, [H, I]; applied to the result, return the parameters.
 
-    XLA's CPU backend multiplies few rows by a kernel that widens them up to twice as fast where
-    it reads it by its columns. It takes no layout that says so, but a transposed array it does.
+    For few rows, XLA's CPU backend multiplies faster by a wide kernel if it reads the kernel by
+    columns. It accepts no layout that says so, but it accepts a transposed array.
     """
 
     def turn(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -74,11 +74,11 @@ def turned(params: Mapping[str, Any]) -> Any:
 
 
 def narrowed(params: Mapping[str, Any], dtype: str) -> Any:
-    """The parameters with dense layers' kernels and biases in `dtype`, that of their matmuls, so
-    that a call need not convert them; those of a fine-tuned model's head as they are.
+    """Return the parameters with the kernels and biases of dense layers in `dtype`.
 
-    The word embeddings stay as they are where they are looked up. In another dtype than theirs the
-    masked-LM head gets a copy of its own, which it multiplies by.
+    That is the type of their matmuls, so that a call need not convert them. A fine-tuned head stays
+    as it is, and so do the word embeddings where they are looked up. If `dtype` differs from
+    theirs, the masked-LM head gets its own copy to multiply by.
     """
 
     def narrow(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -103,11 +103,11 @@ def fill_mask(
     top_k: int,
     pieces: int | None = None,
 ) -> tuple[Array, Array]:
-    """The likeliest `top_k` pieces (of `targets_T`, where given) at each masked position, best
-    first: probabilities f32[B, P, K] among all rows of the embeddings, as transformers has them,
-    and ids i32[B, P, K].
+    """Return the `top_k` most probable pieces at each masked position, the best first.
 
-    Only the first `pieces` rows have a piece and can be answered; None: all have one.
+    Probabilities f32[B, P, K] are taken among all rows of the embeddings, as in transformers; ids
+    are i32[B, P, K]. With `targets_T`, only these pieces are answered. Only the first `pieces` rows
+    have a piece; None, all have one.
     """
     logits_BPV = forward(model, params, inputs).masked_lm_logits_BPV
     assert logits_BPV is not None  # there are positions, and the caller has seen the head
@@ -126,10 +126,10 @@ def encode(
     layer: int,
     pool: Pool | None = None,
 ) -> tuple[Array | None, Array | None]:
-    """(float32 vectors of `layer` [B, S, H], zero at padding; the pooler's output [B, H]).
+    """Return float32 vectors of `layer` [B, S, H], zero at padding, and the pooler's output [B, H].
 
-    Layer 0 is what the first block takes, layer n what block n gives. With `pool`: (None, that
-    layer's [CLS] vector, or the mean over its tokens, [B, H]).
+    Layer 0 is the input of the first block, layer n the output of block n. With `pool`, return None
+    and the layer's vectors of [CLS], or their means over the tokens, [B, H].
     """
     blocks = model.config.num_hidden_layers * model.config.inner_group_num
     if layer == 0:
@@ -152,8 +152,10 @@ def encode(
 
 
 def attention(model: AlbertForPretraining, params: Mapping[str, Any], inputs: Inputs) -> Array:
-    """Return every block's attention probabilities, f32[L, B, N, S, S]: the share of each position
-    (last axis) in what the position of the axis before takes."""
+    """Return the attention probabilities of every block, f32[L, B, N, S, S].
+
+    Entry [l, b, n, i, j] is the weight of position j for position i.
+    """
     c = model.config
     _, intermediates = _with_intermediates(model, params, inputs)
     found = []
@@ -169,7 +171,7 @@ def attention(model: AlbertForPretraining, params: Mapping[str, Any], inputs: In
 
 
 def sentence_order(model: AlbertForPretraining, params: Mapping[str, Any], inputs: Inputs) -> Array:
-    """The probability that the two segments stand in the right order, f32[B]."""
+    """Return the probability that the two segments are in the right order, f32[B]."""
     output = forward(model, params, inputs)
     assert output.sentence_order_logits_BC is not None  # the caller has seen the head
     return jax.nn.softmax(output.sentence_order_logits_BC)[:, 0]

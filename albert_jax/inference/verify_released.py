@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds a model against what is published about released weights (`released`), a verdict a line.
+"""Compare a model with the published answers of released weights, with one verdict a line.
 
-Released weights are recognised in one of three ways: the caller says so (`expect`), the source that
-they were converted from has a released model's name, or numbers that are published for them come
-out. In the first two every published answer that is missed fails; in the last, every other one. A
-model of a released size that is none of these is a model of the user's own, and not wrong.
+Released weights are recognised in one of three ways: the caller names them (`expect`), the source
+that they were converted from has a released model's name, or the model gives numbers that are
+published for them. In the first two cases every wrong answer fails; in the last, every answer that
+is not one of these numbers. A model of a released size that is not recognised is a user's own
+model, and not wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ TITLE = "released weights"
 
 @dataclass(frozen=True, eq=False)
 class Check(Result):
-    """One line: SKIP says that there was nothing to hold against anything."""
+    """Hold one line of verdicts; SKIP means that there was nothing to compare with."""
 
     check: str
     verdict: Verdict
@@ -44,7 +45,7 @@ def check_answers(
     expect: str | None,
     released: Released,
 ) -> tuple[str | None, list[Check]]:
-    """The released model's name, or None, and the checks of its answers."""
+    """Return the released model's name, or None, and the checks of its answers."""
     sized = [n for n, c in released.models.items() if not unlike_sizes(model.config, c)]
     is_fine_tuned = model.head is not None
     claimed = expect or (None if is_fine_tuned else named_by_source(model.manifest, released))
@@ -75,7 +76,10 @@ def check_answers(
 
 
 def named_by_source(manifest: Mapping[str, Any], released: Released) -> str | None:
-    """The released model whose archive or folder, by its name, the weights were converted from."""
+    """Return the released model whose archive or folder the weights were converted from.
+
+    The name of the source decides; None if it is no released model's.
+    """
     source = manifest["provenance"].get("source")
     if not isinstance(source, str):
         return None
@@ -93,7 +97,7 @@ def named_by_source(manifest: Mapping[str, Any], released: Released) -> str | No
 def _compare(
     albert: Albert, tokenizer: Tokenizer | None, answer: Answer
 ) -> tuple[bool | None, str]:
-    """Whether the model gives that answer (None: it cannot), and how near it comes."""
+    """Return whether the model gives that answer (None: it cannot), and how close it comes."""
     if isinstance(answer, Fill):
         if tokenizer is None or "predictions" not in albert.params:
             return None, f"no {'vocabulary' if tokenizer is None else 'masked-LM head'}"

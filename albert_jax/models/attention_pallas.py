@@ -39,7 +39,7 @@ _BY_HEAD = np.int32(0x21F0AAAD)  # odd; sets the heads of a row apart
 def rows(
     heads: Heads, mask_BT: Array, *, dropout: RowDropout | None = None, interpret: bool = False
 ) -> Array:
-    """Attention with all of a row's keys at once, forward and backward in one kernel each.
+    """Return attention with all of a row's keys at once, forward and backward in one kernel each.
 
     Multiples of 128 tokens, up to `LONGEST_ROWS`; heads that fill 128 lanes in pairs or so. Dropout
     falls on the probabilities.
@@ -73,7 +73,7 @@ _rows.defvjp(_rows_fwd, _rows_bwd)
 
 
 def _call(kernel, head_size, dropout_rate, interpret, inputs, *of_backward):
-    """Runs `kernel` on a few rows at a time and each block of heads.
+    """Run `kernel` on a few rows at a time and each block of heads.
 
     `inputs` are q, k, v [B, S, N * D], the mask [B, S] and, for dropout, the rows' seeds [B, 2].
     Forward gives the output and the logarithms of the softmax's sums [B, N * D / L, L / D, S];
@@ -188,14 +188,14 @@ def _backward(*refs, head_size, dropout_rate):
 
 
 def _staggered(heads: Sequence[Iterator[None]]) -> None:
-    """Runs each head's stages, the next stage of one after the stage before it of the next."""
+    """Run each head's stages, the next stage of one after the stage before it of the next."""
     for turn in range(len(heads) + _STAGES - 1):
         for head in reversed(heads[max(0, turn - _STAGES + 1) : turn + 1]):
             next(head, None)
 
 
 def _dropout(seeds_ref, row, shape, lanes, rate):
-    """Sets what dropout takes of a head's [T, F] to zero; without seeds, nothing.
+    """Set what dropout takes of a head's [T, F] to zero; without seeds, nothing.
 
     `row` and `lanes` are the head's in this block of that shape, [rows, S, L].
     """

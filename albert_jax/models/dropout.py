@@ -72,7 +72,7 @@ def row_seeds(key: Array, rows: int, axis_name: str | None = None) -> Array:
 
 
 def mixed(x: Array, second: Array) -> Array:
-    """Words as if drawn, int32, from words that differ; in integer operations that a Pallas kernel
+    """Return words as if drawn, int32, from words that differ; in integer operations that a Pallas kernel
     has, too."""
     x = (x ^ shifted(x, 16)) * _FACTORS[0] + second
     x = (x ^ shifted(x, 15)) * _FACTORS[1]
@@ -80,5 +80,5 @@ def mixed(x: Array, second: Array) -> Array:
 
 
 def shifted(x: Array, bits: int) -> Array:
-    """Words moved to the right, zeros coming in."""
+    """Return words moved to the right, zeros coming in."""
     return jax.lax.shift_right_logical(x, np.int32(bits))

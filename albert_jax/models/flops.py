@@ -38,13 +38,13 @@ PEAK_FLOPS: dict[str, float] = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak bfloat16 FLOP/s of a device kind, None where it is not known (a CPU)."""
+    """Return peak bfloat16 FLOP/s of a device kind, None where it is not known (a CPU)."""
     named = (p for name, p in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_kind))
     return next(named, None)
 
 
 def parameter_counts(config: AlbertConfig) -> dict[str, int]:
-    """Number of parameters by part; each group's layer counts once however often it is applied."""
+    """Return number of parameters by part; each group's layer counts once however often it is applied."""
     c = config
     h, e, i = c.hidden_size, c.embedding_size, c.intermediate_size
     block = 4 * (h * h + h) + (h * i + i) + (i * h + h) + 4 * h
@@ -60,7 +60,7 @@ def parameter_counts(config: AlbertConfig) -> dict[str, int]:
 
 
 def parameter_count(config: AlbertConfig) -> int:
-    """Number of parameters of the pretraining model, both heads included."""
+    """Return number of parameters of the pretraining model, both heads included."""
     return sum(parameter_counts(config).values())
 
 

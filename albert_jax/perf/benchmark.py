@@ -63,15 +63,18 @@ PROFILED = 5
 def benchmark(
     config: BenchmarkConfig = BenchmarkConfig(), *, profile: str | None = None
 ) -> BenchmarkResult:
-    """Measure one configuration; of a step on the devices, return a `StepBenchmark`.
+    """Measure one configuration of a step, or of its input.
 
     Args:
         config: what to measure.
-        profile: folder for a trace of a few steps more.
+        profile: a folder for a trace of a few more steps; unset, none is written.
+
+    Returns:
+        Times, rates and memory: a `StepBenchmark`, or of the phase input a `BenchmarkResult`.
 
     Raises:
-        UserError: for what cannot be measured; OutOfMemory, which is one, where a step does not
-            fit.
+        UserError: if the configuration cannot be measured. OutOfMemory, a kind of UserError, if the
+            step does not fit into memory.
     """
     settings = _checked(config)
     if config.phase == "input":
@@ -89,7 +92,7 @@ def benchmark(
 
 
 def _checked(config: BenchmarkConfig) -> PretrainConfig:
-    """The settings, held against this machine's devices."""
+    """Return the settings, held against this machine's devices."""
     settings = pretrain_config(config)
     if config.phase != "input":
         train = settings.train
@@ -101,10 +104,18 @@ def _checked(config: BenchmarkConfig) -> PretrainConfig:
 
 
 def sweep(config: BenchmarkConfig, points: Sequence[str]) -> Rows[SweepPoint]:
-    """Measure every combination of `points`, such as ["batch_size=8,16", "remat=none,full"].
+    """Measure every combination of some settings.
 
-    One that does not fit has `error` instead of figures. Raises UserError for other mistakes,
-    before anything is measured where that can be told.
+    Args:
+        config: the settings that do not vary.
+        points: the values of those that do, such as ["batch_size=8,16", "remat=none,full"].
+
+    Returns:
+        A `SweepPoint` for each combination. One that does not fit into memory has an `error`
+        instead of figures.
+
+    Raises:
+        UserError: if a setting is wrong, as a rule before anything is measured.
     """
     axes = [_axis(point) for point in points]
     names = [name for name, _ in axes]
@@ -298,7 +309,7 @@ def _dataset(settings: PretrainConfig) -> Any:
 
 
 def _turns(config: BenchmarkConfig) -> Iterator[int]:
-    """Counts the steps to time: `steps`, fewer where they take `seconds`, but three at least."""
+    """Count the steps to time: `steps`, fewer where they take `seconds`, but three at least."""
     since = time.perf_counter()
     for turn in range(config.steps):
         if turn >= 3 and time.perf_counter() - since > config.seconds:
@@ -329,7 +340,7 @@ def _in_a_row(
 
 
 def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> None:
-    """Writes a trace of a few steps, as xprof and TensorBoard read it."""
+    """Write a trace of a few steps, as xprof and TensorBoard read it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -342,7 +353,7 @@ def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> 
 
 
 def _loss(metrics: Mapping[str, Any]) -> float:
-    """The loss that training minimises, in evaluation the masked-LM's."""
+    """Return the loss that training minimises, in evaluation the masked-LM's."""
     names = ("loss", "masked_lm_loss", "task_loss")
     return float(next(metrics[name] for name in names if name in metrics))
 

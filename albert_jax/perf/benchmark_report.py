@@ -128,7 +128,7 @@ def sweep_table(results: Sequence[Point], names: Sequence[str]) -> str:
 
 
 def _column(measured: Sequence[Point], name: str) -> list[str]:
-    """The cells of a column: numbers with the same digits behind the point, - where there is none,
+    """Return the cells of a column: numbers with the same digits behind the point, - where there is none,
     as drawing batches has no steps in a row."""
     _, unit, digits = _COLUMNS[name]
     found = [result.get(name) for result in measured]
@@ -199,7 +199,7 @@ def _draw_panel(
 
 
 def _title(results: Sequence[Point], names: Sequence[str]) -> str:
-    """What is varied in a sweep over `names`, and what is alike."""
+    """Return what is varied in a sweep over `names`, and what is alike."""
     first = next(r for r in results if "error" not in r)
     count = "" if "devices" in names or first["phase"] == "input" else f"{first['devices']} x "
     alike = {"phase": _PHASES[first["phase"]], "model": first["model"]}

@@ -36,10 +36,19 @@ _MATMUL = 2048  # rows and columns of what tells a CPU's rate
 
 
 def describe_plan(config: PretrainConfig) -> str:
-    """What `pretrain` would do, as text: sizes, schedule, examples as drawn, memory, time. It
-    trains nothing, but compiles the step.
+    """Return what `pretrain` would do, as text: sizes, schedule, examples, memory and time.
 
-    Of `config.text` nothing is made: its lengths and shares are then not known yet.
+    It compiles the step and trains nothing. With `config.text` it prepares nothing, so the lengths
+    and shares of the text are unknown.
+
+    Args:
+        config: the run.
+
+    Returns:
+        The lines that `pretrain --dry-run` prints.
+
+    Raises:
+        UserError: if the settings or the data do not fit.
     """
     check_batch_sizes(config)
     workdir = Path(config.workdir) if config.workdir else None
@@ -52,7 +61,7 @@ def describe_plan(config: PretrainConfig) -> str:
 
 
 def _examples(drawn: Mapping[str, Any]) -> str:
-    """What the first examples are like, in words."""
+    """Return what the first examples are like, in words."""
     slots = drawn["tokens_per_example"] / (1 - drawn["padding_share"])
     replaced = drawn["replaced_by"]
     text = (

@@ -160,12 +160,12 @@ def _changed(section: Any, **values: Any) -> Any:
 
 
 def make_work(phase: str, config: PretrainConfig, lowering: Lowering) -> Work:
-    """What `phase`, train, forward or finetune, runs; `lowering` is its placement's."""
+    """Return what `phase`, train, forward or finetune, runs; `lowering` is its placement's."""
     return {"train": _train, "forward": _forward, "finetune": _finetune}[phase](config, lowering)
 
 
 def lower(phase: str, config: PretrainConfig, work: Work, placement: Placement) -> Any:
-    """The work of `phase` traced for a placement, ready to be compiled."""
+    """Return the work of `phase` traced for a placement, ready to be compiled."""
     program: Any = placement.compile(work.step, donate=work.carries)
     state = jax.eval_shape(placement.put_state, jax.eval_shape(work.state))
     return program.lower(state, jax.eval_shape(placement.put_batch, batch_shapes_of(phase, config)))
@@ -213,7 +213,7 @@ def _forward_flops(config: PretrainConfig) -> float:
 
 
 def batch_shapes_of(phase: str, config: PretrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a batch for the step of `phase` is like, by name."""
+    """Return what a batch for the step of `phase` is like, by name."""
     rows, length = config.train.batch_size, config.examples.max_seq_length
     tokens = jax.ShapeDtypeStruct((rows, length), np.int32)
     labels = jax.ShapeDtypeStruct((rows,), np.int32)
@@ -230,7 +230,7 @@ def batch_shapes_of(phase: str, config: PretrainConfig) -> dict[str, jax.ShapeDt
 
 
 def made_up_batch(phase: str, config: PretrainConfig) -> HostBatch:
-    """A batch of random ids without padding, for the step of `phase`."""
+    """Return a batch of random ids without padding, for the step of `phase`."""
     rng = np.random.default_rng(config.train.seed)
     length, vocab = config.examples.max_seq_length, config.model.vocab_size
     least_and_end = {
@@ -250,7 +250,7 @@ def made_up_batch(phase: str, config: PretrainConfig) -> HostBatch:
 
 
 def source_of(config: PretrainConfig) -> ExampleSource:
-    """Examples of the configured store, or of a made-up one of two million tokens."""
+    """Return examples of the configured store, or of a made-up one of two million tokens."""
     if config.store is not None:
         return open_data(config, None).train
     rng = np.random.default_rng(config.train.seed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task's metrics as people read them: shares in percent, whatever scale the official one is."""
+"""Show a task's metrics to people: fractions in percent, whatever the official scale is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Metrics = dict[str, int | float | None]
 
 
 class Shown(NamedTuple):
-    """A metric for a table."""
+    """Hold a metric for a table."""
 
     name: str
     value: str
@@ -38,7 +38,7 @@ class Shown(NamedTuple):
 
 
 class Scores(dict[str, float]):
-    """Metrics in the official scale, with the `line` that a person reads of them."""
+    """Hold metrics on the official scale, with the `line` that people read."""
 
     def __init__(self, metrics: Mapping[str, float], line: str) -> None:
         super().__init__(metrics)
@@ -46,8 +46,10 @@ class Scores(dict[str, float]):
 
 
 def metric_lines(task: Task, metric: str, metrics: Mapping[str, Any]) -> list[Shown]:
-    """Return the metrics, first `metric`, which chooses the best step; without those that repeat
-    another, or the number of examples."""
+    """Return the metrics for a table, first `metric`, which chooses the best step.
+
+    Metrics that repeat another, and the number of examples, are left out.
+    """
     repeated = {"total"} | ({"exact_match"} if "exact" in metrics else set())
     names = [name for name in metrics if name not in repeated]
     names.sort(key=lambda name: name != metric)
@@ -55,7 +57,10 @@ def metric_lines(task: Task, metric: str, metrics: Mapping[str, Any]) -> list[Sh
 
 
 def line_of(task: Task, metric: str, metrics: Mapping[str, Any]) -> str:
-    """Return the same in one line, without counts and what is tuned on the answers themselves."""
+    """Return the metrics in one line.
+
+    Counts, and metrics that are tuned on the answers themselves, are left out.
+    """
     return "  ".join(
         f"{name} {value}"
         for name, value, _ in metric_lines(task, metric, metrics)
@@ -64,7 +69,10 @@ def line_of(task: Task, metric: str, metrics: Mapping[str, Any]) -> str:
 
 
 def in_words(task: Task, name: str, value: float | None) -> str:
-    """Return a metric's value: a share in percent, a count as a whole number, - for none."""
+    """Return a metric's value as text.
+
+    A fraction is in percent, a count a whole number, and no value is -.
+    """
     if value is None or math.isnan(value):
         return "-"
     if isinstance(value, int):
@@ -88,7 +96,7 @@ def check_metric(task: Task, name: str, metrics: Mapping[str, Any]) -> None:
     """Raise UserError for a metric that cannot choose the best step.
 
     Args:
-        task: whose metric it is to be.
+        task: the task.
         name: the metric's name, or `LOSS`.
         metrics: the task's metrics for any predictions, for their names.
     """

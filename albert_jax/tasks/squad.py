@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SQuAD 1.1 and 2.0: questions about a passage, whose answers are spans of it or, in 2.0, none."""
+"""Define SQuAD 1.1 and 2.0: questions about a passage; answers are spans of it or, in 2.0, none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ from albert_jax.utils.errors import UserError
 
 
 class SpanPredictions(dict[str, str]):
-    """Answers' texts by question, "" for none; and what the official files and scores want more."""
+    """Hold the text of each question's answer, "" for none.
+
+    The fields are what the official files and scores need too.
+    """
 
     nbest: dict[str, list[RankedAnswer]]
     """By question, the likeliest texts, best first: text, probability, start_log_prob,
@@ -79,8 +82,10 @@ class SpanPredictions(dict[str, str]):
 
 @dataclass(frozen=True, kw_only=True)
 class SquadTask(Task):
-    """A version of SQuAD with its head, span_v1 or span_v2; the defaults are run_squad_v1.py's and
-    _v2.py's."""
+    """Define a version of SQuAD with its head, span_v1 or span_v2.
+
+    The defaults are those of run_squad_v1.py and run_squad_v2.py.
+    """
 
     version: str  # in the names of the files
     doc_stride: int = 128
@@ -112,7 +117,7 @@ class SquadTask(Task):
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True
     ) -> list[RawExample]:
-        """Questions of train, dev or test: of a SQuAD file, the folder that holds it, or TFDS."""
+        """Return the questions of train, dev or test, from a SQuAD file, its folder, or TFDS."""
         is_training = split == "train" and needs_labels
         if str(data) == TFDS:
             examples = read_tfds(split, self.version, is_training=is_training)
@@ -134,7 +139,7 @@ class SquadTask(Task):
         return "question", "context"
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
-        """A question to answer: `question`, `context` and, if it has one, its `id`."""
+        """Return a question to answer: `question`, `context` and, if it has one, its `id`."""
         require_keys(record, place, ("question", "context"))
         question = text_of(record["question"], "question", place)
         context = text_of(record["context"], "context", place, may_be_blank=True)
@@ -145,13 +150,13 @@ class SquadTask(Task):
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
     ) -> list[Features]:
-        """[CLS] question [SEP] part of the context [SEP], a window each. squad_utils.py:214-535.
+        """Return [CLS] question [SEP] part of the context [SEP] for each window.
 
-        `targets` has start_positions and end_positions (0 where the window lacks the answer) and,
-        for the v2 head, is_impossible; and always, since prediction needs it too, p_mask: 0 where
-        an answer can be, 1 elsewhere and for padding. `extra` has passage_start, the context's
-        place in input_ids, and for each of its pieces starts, ends (in the context's characters)
-        and is_max_context.
+        squad_utils.py:214-535. `targets` has start_positions and end_positions (0 if the window
+        lacks the answer), is_impossible for the v2 head, and always p_mask, which prediction needs
+        too: 0 where an answer can be, 1 elsewhere and at padding. `extra` has passage_start, the
+        context's place in input_ids, and for each piece of the context its starts and ends (in the
+        context's characters) and is_max_context.
         """
         question, context = example.texts
         query = tokenizer.encode_ids([question])[0][: self.max_query_length]
@@ -192,7 +197,10 @@ class SquadTask(Task):
     def predictions(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> SpanPredictions:
-        """The likeliest text of all of a question's windows; the least of their null odds."""
+        """Return the most probable text over a question's windows.
+
+        The null odds of a question are the minimum over its windows.
+        """
         rows: list[list[int]] = [[] for _ in examples]
         for row, feature in enumerate(features):
             rows[feature.example].append(row)
@@ -230,12 +238,13 @@ class SquadTask(Task):
         return found
 
     def metrics(self, examples: Sequence[RawExample], predictions: Mapping[str, str]) -> Scores:
-        """The official scores in percent, and the number of questions.
+        """Return the official scores in percent, and the number of questions.
 
-        squad1: `exact_match` and `f1` of evaluate-v1.1.py, and `exact`, which is the first by
-        squad2's name. squad2: all of evaluate-v2.0.py; `exact` and `f1` are those at
-        `null_threshold`, and `squad_metrics.TUNED`, for the predictions of this class, those at the
-        threshold that is best for these very answers, which the original reports as its scores.
+        squad1: `exact_match` and `f1` of evaluate-v1.1.py, and `exact`, which is `exact_match`
+        under squad2's name. squad2: all scores of evaluate-v2.0.py. There, `exact` and `f1` are
+        those at `null_threshold`. `squad_metrics.TUNED`, for the predictions of this class, are
+        those at the threshold that is best for these answers themselves, which the original reports
+        as its scores.
         """
         if unlabelled := [e.id for e in examples if e.label is None]:
             raise UserError(
@@ -253,8 +262,11 @@ class SquadTask(Task):
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Mapping[str, str]
     ) -> list[Path]:
-        """Writes predictions.json, which the official scripts take, into the folder `path`, and the
-        original's nbest_predictions.json and, for squad2, null_odds.json (--na-prob-file)."""
+        """Write predictions.json, which the official scripts take, into the folder `path`.
+
+        Also write the original's nbest_predictions.json and, for squad2, null_odds.json
+        (--na-prob-file).
+        """
         contents: dict[str, object] = {"predictions": {e.id: predictions[e.id] for e in examples}}
         if isinstance(predictions, SpanPredictions):
             contents["nbest_predictions"] = predictions.nbest
@@ -267,7 +279,7 @@ class SquadTask(Task):
 
 
 def _targets(window: Window, first: int, answer: tuple[int, int] | None) -> dict[str, int]:
-    """Where the answer is in the model's input; not at all if a part of it is outside."""
+    """Return where the answer is in the model's input; nowhere if a part of it is outside."""
     end = window.start + window.length - 1
     if answer is None or answer[0] < window.start or answer[1] > end:
         return {"start_positions": 0, "end_positions": 0, "is_impossible": 1}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiment trackers that a run's figures go to: TensorBoard, Weights & Biases, MLflow.
+"""Send a run's figures to experiment trackers: TensorBoard, Weights & Biases, MLflow.
 
-Each is sent the figures of `metrics.jsonl` by the names KIND/NAME, and a run's settings, versions
-and commit. Nothing is sent of the machine's environment: no variables, command line or host name.
+Each gets the figures of `metrics.jsonl` by the names KIND/NAME, and a run's settings, versions and
+commit. Nothing of the machine's environment is sent: no variables, command line or host name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TOGETHER = 100  # parameters that MLflow takes in a call
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What trackers are told of a run when it begins."""
+    """Hold what trackers learn about a run when it begins."""
 
     directory: Path
     resume_step: int
@@ -53,18 +53,20 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """What takes a run's figures."""
+    """Receive a run's figures."""
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Record values of a step; `kind` is train or eval."""
 
     def close(self, end: End) -> None:
-        """Send what is left, and say how the run ended."""
+        """Send what is left, and how the run ended."""
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Raise UserError for a tracker that is unknown or named twice, whose package is missing, or
-    that would ask for a login."""
+    """Raise UserError for a tracker that cannot be used.
+
+    It may be unknown or named twice, lack its package, or ask for a login.
+    """
     known = get_args(Destination)
     for name in names:
         if name not in known:
@@ -86,12 +88,15 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(names: Sequence[Destination], run: TrackedRun) -> list[Tracker]:
-    """Return the trackers, each with its run begun or resumed; UserError where one cannot begin."""
+    """Return the trackers, each with its run begun or resumed.
+
+    Raises UserError if one cannot begin.
+    """
     return [_KINDS[name](run) for name in names]
 
 
 class TensorBoard:
-    """Event files in DIRECTORY/tensorboard."""
+    """Write event files into DIRECTORY/tensorboard."""
 
     def __init__(self, run: TrackedRun) -> None:
         folder = str(run.directory / "tensorboard")
@@ -106,7 +111,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, whose files are in DIRECTORY/wandb."""
+    """Log to a run of Weights & Biases, whose files are in DIRECTORY/wandb."""
 
     def __init__(self, run: TrackedRun) -> None:
         wandb = importlib.import_module("wandb")
@@ -146,7 +151,7 @@ class WandB:
 
 
 class MLflow:
-    """A run of MLflow, by the address that MLFLOW_TRACKING_URI has, or MLflow's own default."""
+    """Log to a run of MLflow, at the address in MLFLOW_TRACKING_URI or MLflow's default."""
 
     _STATUS: Mapping[End, str] = {
         "finished": "FINISHED",
@@ -202,7 +207,7 @@ def _wandb_is_offline() -> bool:
 
 @contextlib.contextmanager
 def _beginning(name: str) -> Iterator[None]:
-    """Make what a tracker raises a UserError of one line: nothing is trained yet."""
+    """Raise UserError for an exception of a tracker, because nothing is trained yet."""
     try:
         yield
     except UserError:
@@ -213,7 +218,7 @@ def _beginning(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kept_id(run: TrackedRun, name: str) -> Iterator[dict[str, str]]:
-    """Give the trackers' ids of a run that goes on, or none; keep what is added to them."""
+    """Give the trackers' ids of a resumed run, or none, and keep what is added to them."""
     file = run.directory / IDS
     try:
         ids = read_json(file, dict[str, str], hint="delete it, and the trackers get a new run")

@@ -49,7 +49,7 @@ WORDS: dict[Any, tuple[str, str]] = {
 
 
 def checked(function: F) -> F:
-    """Makes a function check the kinds of its arguments against its annotations.
+    """Make a function check the kinds of its arguments against its annotations.
 
     A number of NumPy's becomes Python's own. Calls with too many, too few or unknown arguments are
     left to Python. The wrapper raises UserError for an argument of another kind than its annotation
@@ -95,13 +95,13 @@ def _of_kind(name: str, value: Any, hints: Mapping[str, Any]) -> Any:
 
 
 def _pythons_own(value: Any, hint: Any) -> Any:
-    """A number that is to be written as JSON, say, which NumPy's cannot be."""
+    """Return a number that is to be written as JSON, say, which NumPy's cannot be."""
     is_scalar = hasattr(value, "item") and getattr(value, "ndim", 1) == 0
     return value.item() if is_scalar and {bool, int, float} & set(_choices(hint)) else value
 
 
 def _require_kind(name: str, value: Any, hint: Any) -> None:
-    """Raises UserError for a value, or an item of a list, of another kind than the annotation."""
+    """Raise UserError for a value, or an item of a list, of another kind than the annotation."""
     if _fits(value, hint):
         return
     lists = [x for x in _choices(hint) if get_args(x) and _is_list_for(value, x)]
@@ -113,12 +113,12 @@ def _require_kind(name: str, value: Any, hint: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as an error message shows it: one line, shortened."""
+    """Return a value as an error message shows it: one line, shortened."""
     return " ".join(reprlib.repr(value).split())
 
 
 def path_of(value: Any, name: str) -> Path:
-    """Returns an argument that is to be a path; raises UserError for another kind, for an empty one
+    """Return an argument that is to be a path; raises UserError for another kind, for an empty one
     and for one that no file system takes."""
     if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
         raise UserError(f"{name} {shown(value)} must be a string or a path")
@@ -135,7 +135,7 @@ def path_of(value: Any, name: str) -> Path:
 
 
 def whole_number(value: Any, name: str, least: int, most: int) -> int:
-    """Returns an argument that is to be a whole number, NumPy's included, from `least` to `most`;
+    """Return an argument that is to be a whole number, NumPy's included, from `least` to `most`;
     raises UserError otherwise."""
     if not _fits(value, int):
         raise UserError(f"{name} {shown(value)} must be a whole number, {least} to {most}")
@@ -145,7 +145,7 @@ def whole_number(value: Any, name: str, least: int, most: int) -> int:
 
 
 def texts_of(value: Any, name: str) -> list[str]:
-    """Returns the texts of an argument: one string, or any ordered iterable of strings, as a list,
+    """Return the texts of an argument: one string, or any ordered iterable of strings, as a list,
     a generator, or a one-dimensional array or column of strings.
 
     Raises UserError, with the position, for anything else.
@@ -171,7 +171,7 @@ def _is_iterable(value: Any) -> bool:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the kind that an annotation names; annotations that are not known here
+    """Return whether a value is of the kind that an annotation names; annotations that are not known here
     fit everything."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -202,12 +202,12 @@ def _is_numpys_flag(value: Any) -> bool:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    """The annotations of a union, or the one that it is."""
+    """Return the annotations of a union, or the one that it is."""
     return get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
 
 
 def _is_list_for(value: Any, hint: Any) -> bool:
-    """Whether a value is a list or tuple, whose items can be looked at, where one may be given."""
+    """Return whether a value is a list or tuple, whose items can be looked at, where one may be given."""
     kind = get_origin(hint)
     return isinstance(value, (list, tuple)) and isinstance(kind, type) and isinstance(value, kind)
 

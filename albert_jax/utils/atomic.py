@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import secrets
@@ -24,7 +25,7 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.(tmp|new)")
 
 @contextlib.contextmanager
 def appearing_file(dest: Path) -> Iterator[Path]:
-    """Yields a path to write a file to, which becomes `dest` at the end, or nothing where an error
+    """Yield a path to write a file to, which becomes `dest` at the end, or nothing where an error
     is raised; other processes may be writing it too, and the last one stays."""
     temporary = beside(dest, "tmp")
 
@@ -41,11 +42,12 @@ def appearing_file(dest: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def appearing_whole(dest: Path) -> Iterator[Path]:
-    """Yields a folder to write into, which becomes `dest` at the end, or nothing where an error is
+    """Yield a folder to write into, which becomes `dest` at the end, or nothing where an error is
     raised.
 
-    A folder that is at `dest` is replaced. Raises UserError where another process is writing it,
-    and for a disk that does not take it.
+    A folder that is at `dest` is replaced; on Linux's own file systems a reader finds the old one
+    or the new one at every moment. Raises UserError where another process is writing it, and for a
+    disk that does not take it.
     """
     dest = dest.resolve()
     busy = f"{dest} is being written by {{owner}}; wait for it, or name another place"
@@ -60,9 +62,10 @@ def appearing_whole(dest: Path) -> Iterator[Path]:
             try:
                 new.mkdir()
                 yield new
-                if dest.exists():
-                    dest.rename(old)
-                new.rename(dest)
+                if not (dest.exists() and _exchange(new, dest)):
+                    if dest.exists():
+                        dest.rename(old)
+                    new.rename(dest)
             finally:
                 _tidy(dest)
     except OSError as error:
@@ -71,7 +74,7 @@ def appearing_whole(dest: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yields an empty folder among the system's temporary files, which is gone at the end, even at
+    """Yield an empty folder among the system's temporary files, which is gone at the end, even at
     one by a signal."""
     folder = Path(tempfile.mkdtemp(prefix="albert-jax-"))
 
@@ -85,6 +88,17 @@ def scratch_folder() -> Iterator[Path]:
             remove()
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two names in one step, so that no moment is without either; returns False, with
+    nothing done, where the system or the file system cannot (macOS, NFS, FUSE)."""
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's <fcntl.h> and <stdio.h>
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
+        return False
+    return renameat2(here, bytes(one), here, bytes(other), exchange) == 0
+
+
 def _tidy(dest: Path) -> None:
     """Undoes what a killed process left of `appearing_whole`; only the lock's owner may call it."""
     old = dest.with_name(f".{dest.name}.old")
@@ -95,7 +109,7 @@ def _tidy(dest: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Removes what killed processes left of `name`, or of everything, that was to appear in a
+    """Remove what killed processes left of `name`, or of everything, that was to appear in a
     folder; for one who knows that no other writes there."""
     for path in folder.iterdir() if folder.is_dir() else ():
         found = _TEMPORARY.fullmatch(path.name)
@@ -108,12 +122,12 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def beside(dest: Path, kind: str) -> Path:
-    """Returns a name for a temporary file (tmp) or folder (new) beside `dest`, like no other."""
+    """Return a name for a temporary file (tmp) or folder (new) beside `dest`, like no other."""
     return dest.with_name(f".{dest.name}.{os.getpid()}-{secrets.token_hex(4)}.{kind}")
 
 
 def require_apart(dest: str | Path, sources: Iterable[str | Path], flag: str = "--output") -> None:
-    """Raises UserError where writing `dest` would destroy one of the sources: it is the source,
+    """Raise UserError where writing `dest` would destroy one of the sources: it is the source,
     under this or another name, or a folder that holds it."""
     dest = Path(dest)
     for source in map(Path, sources):
@@ -127,7 +141,7 @@ def require_apart(dest: str | Path, sources: Iterable[str | Path], flag: str = "
 
 @contextlib.contextmanager
 def result_lines(dest: str) -> Iterator[TextIO]:
-    """Yields a stream for lines of results: standard output where `dest` is -, else a file that
+    """Yield a stream for lines of results: standard output where `dest` is -, else a file that
     appears whole at the end.
 
     Where an error ends it, what was written so far stays in DEST.partial, which the error then
@@ -174,7 +188,7 @@ def result_lines(dest: str) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def writing(dest: str | Path) -> Iterator[None]:
-    """Turns what the file system refuses, as a full disk does, into UserError that names `dest`."""
+    """Turn what the file system refuses, as a full disk does, into UserError that names `dest`."""
     try:
         yield
     except OSError as error:

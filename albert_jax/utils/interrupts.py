@@ -30,7 +30,7 @@ UNWIND = 20.0  # and to end, once it has begun to; a spot machine gives 30
 
 
 def last_words(line: str) -> None:
-    """Writes a line to stderr from wherever a process ends: print's lock may be held just then."""
+    """Write a line to stderr from wherever a process ends: print's lock may be held just then."""
     with contextlib.suppress(OSError):
         os.write(2, f"albert-jax: {line}\n".encode())
 
@@ -170,6 +170,6 @@ def holding(nothing_to_lose: Callable[[], bool]) -> Iterator[None]:
 
 
 def acting() -> None:
-    """Says that this process is ending by itself on a signal, which may take `UNWIND` seconds."""
+    """Say that this process is ending by itself on a signal, which may take `UNWIND` seconds."""
     if _watch is not None:
         _watch.acting = True

@@ -19,7 +19,7 @@ _MOST_FOREIGN = 1 << 22  # bytes; parsed into any values they take some 30 times
 
 
 def read_json(path: str | Path, kind: type[T], *, hint: str) -> T:
-    """Returns the value in a JSON file as `kind`: a dataclass, a TypedDict or a plain type.
+    """Return the value in a JSON file as `kind`: a dataclass, a TypedDict or a plain type.
 
     Keys that `kind` does not name are passed over, so that a later version may add some.
     FileNotFoundError goes through: only the caller knows what it means. Raises UserError, which
@@ -40,7 +40,7 @@ def read_json(path: str | Path, kind: type[T], *, hint: str) -> T:
 
 
 def decode_json(data: bytes, kind: type[T], *, name: str, hint: str) -> T:
-    """Returns `read_json` of bytes that were read elsewhere, from `name`."""
+    """Return `read_json` of bytes that were read elsewhere, from `name`."""
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -48,7 +48,7 @@ def decode_json(data: bytes, kind: type[T], *, name: str, hint: str) -> T:
 
 
 def read_foreign_json(path: Path) -> dict[str, object]:
-    """Returns the JSON object in a file that another program wrote, or raises UserError."""
+    """Return the JSON object in a file that another program wrote, or raises UserError."""
     try:
         if (size := path.stat().st_size) > _MOST_FOREIGN:
             raise ValueError(f"{size:,} bytes, over {_MOST_FOREIGN:,}")

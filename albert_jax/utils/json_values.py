@@ -24,7 +24,7 @@ def is_number(value: Any) -> bool:
 
 
 def json_sha256(value: Any) -> str:
-    """The SHA-256 of a JSON value, whatever the order of its keys; part of a run's identity."""
+    """Return the SHA-256 of a JSON value, whatever the order of its keys; part of a run's identity."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -41,7 +41,7 @@ def refuse_newer_format(document: Mapping[str, Any], known: int, name: str) -> N
 
 
 def json_crc32c(document: Mapping[str, Any]) -> str:
-    """The CRC-32C of a JSON object but for its key crc32c, which holds it, as eight hexadecimal
+    """Return the CRC-32C of a JSON object but for its key crc32c, which holds it, as eight hexadecimal
     digits."""
     values = {key: document[key] for key in document if key != "crc32c"}
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
@@ -51,13 +51,23 @@ def json_crc32c(document: Mapping[str, Any]) -> str:
 def unlike_values(
     there: Mapping[str, Any], here: Mapping[str, Any], where: str = "there", whose: str = "here"
 ) -> list[str]:
-    """A phrase for every value in which two JSON documents differ, named to the last key."""
-    theirs, ours = flat(there), flat(json.loads(json.dumps(dict(here))))
+    """Return a phrase for every value in which two JSON documents differ, named to the last key."""
     return [
-        f"{key} is {theirs.get(key, 'unset')!r} {where} and {ours.get(key, 'unset')!r} {whose}"
-        for key in sorted({*theirs, *ours})
-        if theirs.get(key, "unset") != ours.get(key, "unset")
+        f"{key} is {theirs!r} {where} and {ours!r} {whose}"
+        for key, (theirs, ours) in differing_values(there, here).items()
     ]
+
+
+UNSET = "unset"  # in place of a value that one of two documents lacks
+
+
+def differing_values(
+    there: Mapping[str, Any], here: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return the values in which two JSON documents differ, both by the name of the last key."""
+    theirs, ours = flat(there), flat(json.loads(json.dumps(dict(here))))
+    pairs = {key: (theirs.get(key, UNSET), ours.get(key, UNSET)) for key in {*theirs, *ours}}
+    return {key: pairs[key] for key in sorted(pairs) if pairs[key][0] != pairs[key][1]}
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> JsonObject:
@@ -72,7 +82,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> JsonObject:
 
 
 def finite(value: Any) -> Any:
-    """Returns a JSON value with None for what is not a number: JSON has no word for it."""
+    """Return a JSON value with None for what is not a number: JSON has no word for it."""
     if isinstance(value, Mapping):
         return {key: finite(x) for key, x in value.items()}
     if isinstance(value, (list, tuple)):

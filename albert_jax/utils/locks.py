@@ -41,7 +41,7 @@ class Lock:
         self._file = _locked(path, busy)
 
     def release(self) -> None:
-        """Gives the lock back; a second call does nothing."""
+        """Give the lock back; a second call does nothing."""
         if self._file is None:
             return
         self._path.unlink(missing_ok=True)  # before it is free: another would hold a lost file
@@ -65,7 +65,7 @@ class Lock:
 
 @contextlib.contextmanager
 def waited_for(path: Path, busy: str) -> Iterator[None]:
-    """Holds the lock on `path` while entered; where another holds it, prints `busy` once, with the
+    """Hold the lock on `path` while entered; where another holds it, prints `busy` once, with the
     owner in place of {owner}, and waits. Raises OSError where the file cannot be written."""
     is_said = False
     while True:
@@ -82,7 +82,7 @@ def waited_for(path: Path, busy: str) -> Iterator[None]:
 
 
 def _locked(path: Path, busy: str) -> int | None:
-    """An open, locked file at `path`, as a descriptor."""
+    """Return an open, locked file at `path`, as a descriptor."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

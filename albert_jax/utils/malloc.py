@@ -24,7 +24,7 @@ _keeps = False
 
 
 def keep_freed_memory() -> bool:
-    """Tells the C library to keep what is freed; False where it is not glibc.
+    """Report the C library to keep what is freed; False where it is not glibc.
 
     It holds for the whole process and for threads that begin after it: call it in a program that
     owns its process, before JAX starts its own.

@@ -19,7 +19,7 @@ LINE_SECONDS = 10.0  # between lines where stderr is no terminal
 
 
 def show_bytes(size: float) -> str:
-    """Returns a number of bytes in units for people: 1.75MB."""
+    """Return a number of bytes in units for people: 1.75MB."""
     return tqdm.format_sizeof(size, "B")
 
 
@@ -64,7 +64,7 @@ class ProgressMeter:
         self.close()
 
     def add(self, amount: int) -> None:
-        """Counts what was done since the last call."""
+        """Count what was done since the last call."""
         self._done += amount
         now = time.monotonic()
         if self._bar is not None:
@@ -74,7 +74,7 @@ class ProgressMeter:
             say(self._line(now - self._started))
 
     def reach(self, done: int) -> None:
-        """Takes in how much is done in all."""
+        """Take in how much is done in all."""
         self.add(done - self._done)
 
     def tick(self, done: int, total: int) -> None:
@@ -82,7 +82,7 @@ class ProgressMeter:
         self.reach(done)
 
     def close(self) -> None:
-        """Removes the bar."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 

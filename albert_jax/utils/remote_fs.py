@@ -15,7 +15,7 @@ SLOWEST = 100_000  # bytes a second
 
 
 def is_address(text: str) -> bool:
-    """Whether it names something on a network: any scheme counts, so that its error can name it."""
+    """Return whether it names something on a network: any scheme counts, so that its error can name it."""
     return "://" in text
 
 
@@ -46,7 +46,7 @@ def connect(address: str) -> tuple[Any, str]:
 
 
 def within(address: str, call: Callable[[], Any], size: int = 0) -> Any:
-    """What `call` returns, which moves `size` bytes; UserError where it fails, as without
+    """Return what `call` returns, which moves `size` bytes; UserError where it fails, as without
     credentials, or has not ended in a minute and 10 s for each MB.
 
     FileNotFoundError goes through: only the caller knows what it means.
@@ -72,7 +72,7 @@ def within(address: str, call: Callable[[], Any], size: int = 0) -> Any:
 
 
 def refusal(address: str, reason: Exception | str) -> UserError:
-    """The error for an address that cannot be reached, with the client's words."""
+    """Return the error for an address that cannot be reached, with the client's words."""
     said = " ".join(str(reason).split())[:200] or type(reason).__name__
     return UserError(
         f"{address} cannot be reached ({said}); check the address and the credentials "

@@ -17,7 +17,7 @@ from albert_jax.utils.errors import UserError
 
 
 def say(text: str) -> None:
-    """Writes a line for a person to stderr; a stderr that is closed or full stops nothing."""
+    """Write a line for a person to stderr; a stderr that is closed or full stops nothing."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
@@ -56,7 +56,7 @@ class _Stderr(_Stream):
 
 class _Stdout(_Stream):
     def _failed(self, error: OSError) -> None:
-        """Raises UserError, but BrokenPipeError for a reader who has had enough."""
+        """Raise UserError, but BrokenPipeError for a reader who has had enough."""
         # What is buffered would be written, and fail, once more when the interpreter ends.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
@@ -121,7 +121,7 @@ def without_orbax_stacks() -> Iterator[None]:
 
 
 def json_line(value: Any, stream: TextIO) -> str:
-    """Returns a value as a line of JSON that `stream` can encode: lone surrogates, and what is not
+    """Return a value as a line of JSON that `stream` can encode: lone surrogates, and what is not
     ASCII where it is no UTF-8, become JSON's own escapes. Raises ValueError for NaN."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:

@@ -124,7 +124,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _is_short(values: Mapping[str, Any], depth: int) -> bool:
-    """Whether a mapping is shown entry by entry."""
+    """Return whether a mapping is shown entry by entry."""
     plain = not any(isinstance(x, (Mapping, list, tuple)) for x in values.values())
     words = plain and all(isinstance(x, str) for x in values.values())
     return len(values) <= _ENTRIES and not words and (plain or depth < 2)

@@ -96,7 +96,7 @@ def read_texts(file: str) -> list[str]:
 
 
 def given_text(text: str) -> str:
-    """Returns a text of the command line as the UTF-8 that it was typed in, whatever the locale;
+    """Return a text of the command line as the UTF-8 that it was typed in, whatever the locale;
     raises UserError for bytes that are none."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8")

@@ -34,13 +34,16 @@ _to_evaluate: dict[int, tuple[Objective, Callable[..., Any]]] = {}
 def _pretrain_step(
     config: PretrainConfig, lowering: Lowering, *, second_weight: float = 1.0
 ) -> ConfiguredStep:
-    train = config.train
+    train, optimizer = config.train, config.optimizer
+    any_steps = optimizer.schedule == "constant" and optimizer.warmup_steps is not None
     alike = dataclasses.replace(  # but for what no step depends on
         PretrainConfig(model=config.model, examples=config.examples),
         compute=config.compute,
         optimizer=config.optimizer,
         train=TrainConfig(
-            steps=train.steps, batch_size=train.batch_size, accumulate=train.accumulate
+            steps=1 if any_steps else train.steps,
+            batch_size=train.batch_size,
+            accumulate=train.accumulate,
         ),
     )
     return _made(alike, lowering, second_weight=second_weight)

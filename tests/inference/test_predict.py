@@ -693,6 +693,20 @@ def test_albert_answers_as_the_command_does(model, tmp_path, task: str) -> None:
     assert kinds == {SpanAnswer if task.startswith("squad") else Answer}
 
 
+def test_a_list_is_computed_together(model, monkeypatch) -> None:
+    """Where the answers to a stream come one by one, the first alone."""
+    rows: list[int] = []
+    compute = HeadOutputs.__call__
+    monkeypatch.setattr(
+        HeadOutputs, "__call__", lambda *given: rows.append(len(given[2])) or compute(*given)
+    )
+    texts = ["the list is open"] * 9
+    load(model("sst2")).predict(texts)
+    assert rows == [9]
+    list(predict(model("sst2"), [{"sentence": text} for text in texts]))
+    assert rows == [9, 1, 8]
+
+
 def test_alberts_answers_have_the_types_of_their_heads(model) -> None:
     label = load(model("sst2")).predict("the list is open")
     assert label.probabilities is not None

@@ -23,6 +23,7 @@ from albert_jax.checkpoint.convert.parameters import parameter_shapes
 from albert_jax.checkpoint.model_dir import ModelDirectory
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
+from albert_jax.config.manifests import Mode
 from albert_jax.config.model import MODELS
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import verify as verification
@@ -447,6 +448,28 @@ def test_what_is_published_is_consistent() -> None:
     for text, ids in RELEASED.texts.items():
         assert all(0 <= i < 30000 for i in ids)
         assert len(ids) >= len(text.split()), text
+
+
+@pytest.mark.parametrize("mode", ["google", "hf"])
+def test_the_published_ids_are_those_of_the_real_vocabulary(shared: Path, mode: Mode) -> None:
+    """13 words of the model cards' examples, and every text whose ids others have published."""
+    file = shared / "data" / "vocab" / "30k-clean.model"
+    if not file.is_file():
+        pytest.skip(f"the real vocabulary is not here: {file}")
+    tokenizer = Tokenizer.load(file, mode=mode)
+    fills = [answer for answer in RELEASED.answers if isinstance(answer, Fill)]
+    ids = {
+        token: word
+        for fill in fills
+        for word, token in zip(fill.words, fill.ids, strict=bool(fill.ids))
+    }
+    assert len(ids) == 13
+    assert {token: tokenizer.pieces[token] for token in ids} == {
+        token: f"\u2581{word}" for token, word in ids.items()
+    }
+    assert all(tokenizer.pieces[token] == piece for token, piece in RELEASED.pieces.items())
+    for text, wanted in RELEASED.texts.items():
+        assert tuple(tokenizer.encode(text, parse_special=True).ids) == wanted, text
 
 
 # ---------------------------------------------------------------------------------- the command

@@ -34,7 +34,14 @@ from albert_jax.training.pretrain import export, pretrain
 from albert_jax.training.step import make_pretrain_step
 from albert_jax.utils.errors import UserError
 from tests.helpers.paths import DATA, REPOSITORY
-from tests.helpers.pretraining_runs import TINY, VOCABULARY, make_store, run_with_kills, tiny_config
+from tests.helpers.pretraining_runs import (
+    TINY,
+    VOCABULARY,
+    last_checkpoint,
+    make_store,
+    run_with_kills,
+    tiny_config,
+)
 from tests.helpers.warm import WarmProcess, command_line
 
 pytestmark = pytest.mark.usefixtures("steps_made_once")
@@ -64,16 +71,6 @@ def one_step(tmp_path_factory):
         pretrain(tiny_config(Path("store"), Path("run"), steps=1))
     shutil.rmtree(store)
     return folder / "run"
-
-
-def last_checkpoint(workdir: Path) -> dict:
-    """The newest checkpoint's document: every leaf's digest, and the position of the run."""
-    newest = max(
-        (p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()),
-        key=lambda p: int(p.name),
-    )
-    (document,) = newest.rglob("meta/metadata")
-    return json.loads(document.read_bytes())
 
 
 def leaves(workdir: Path) -> dict:

@@ -60,7 +60,7 @@ def released_archive(name: str, folder: Path) -> tuple[Path, str]:
 
 
 def download(address: str, folder: Path) -> Path:
-    """Copies what https:// or gs:// names into `folder` and returns where it is now; progress over
+    """Copy what https:// or gs:// names into `folder` and returns where it is now; progress over
     https is shown.
 
     Raises UserError for another scheme, for one whose library is missing, and where it fails:
@@ -98,7 +98,7 @@ def download(address: str, folder: Path) -> Path:
 
 
 def _copy(response: Any, file: IO[bytes], size: int) -> None:
-    """Copies a response's bytes; OSError where there are fewer than it said."""
+    """Copy a response's bytes; OSError where there are fewer than it said."""
     done = 0
     with ProgressMeter("download", size or None, unit="B") as meter:
         while content := response.read(1 << 20):
@@ -109,7 +109,7 @@ def _copy(response: Any, file: IO[bytes], size: int) -> None:
 
 
 def _length_of(response: Any) -> int:
-    """The bytes that are to come; 0 where the server does not say, or says nonsense."""
+    """Return the bytes that are to come; 0 where the server does not say, or says nonsense."""
     said = getattr(response, "headers", {}).get("Content-Length") or "0"
     return int(said) if said.isdecimal() and len(said) < 19 else 0
 
@@ -130,7 +130,7 @@ def _bucket(address: str) -> Any:
 
 
 def _copy_from_bucket(files: Any, name: str, folder: Path) -> Path:
-    """Copies a file, a folder with its subfolders, or a checkpoint's files and those it needs."""
+    """Copy a file, a folder with its subfolders, or a checkpoint's files and those it needs."""
     if files.isdir(name):
         found, root = files.find(name), name
     elif files.isfile(name) and not name.endswith(".index"):
@@ -155,7 +155,7 @@ def _copy_from_bucket(files: Any, name: str, folder: Path) -> Path:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a tar archive, gzipped or not."""
+    """Return whether a file is a tar archive, gzipped or not."""
     with path.open("rb") as file:
         head = file.read(512)
     return head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar"
@@ -181,7 +181,7 @@ _UNSOUND = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError
 
 
 def unpack(path: Path, folder: Path) -> Path:
-    """Unpacks a tar archive's files into `folder` and returns it.
+    """Unpack a tar archive's files into `folder` and returns it.
 
     Raises UserError for one that is damaged, unpacks to far more than it is, or has members that
     reach outside it: links, devices, absolute paths, paths with `..`.
@@ -206,7 +206,7 @@ def unpack(path: Path, folder: Path) -> Path:
 
 
 def _unpack_members(archive: tarfile.TarFile, path: Path, folder: Path, free: int) -> int:
-    """Writes the members as long as they fit into `free` bytes; returns the bytes of all."""
+    """Write the members as long as they fit into `free` bytes; returns the bytes of all."""
     limit = _MOST_UNPACKED * path.stat().st_size + _FREE
     total = 0
     for count, member in enumerate(archive):
@@ -230,7 +230,7 @@ def _unpack_members(archive: tarfile.TarFile, path: Path, folder: Path, free: in
 
 
 def _no_room(source: Path | str, folder: Path, needed: int | None = None) -> UserError:
-    """The error for a source that takes more of the temporary folder than is free."""
+    """Return the error for a source that takes more of the temporary folder than is free."""
     free = shutil.disk_usage(folder).free
     return UserError(
         f"{source} {f'needs {needed:,} bytes' if needed else 'does not fit'} in the temporary "
@@ -240,7 +240,7 @@ def _no_room(source: Path | str, folder: Path, needed: int | None = None) -> Use
 
 
 def _read_on(file: Any, limit: int) -> None:
-    """Reads to the end, where gzip's checksum is."""
+    """Read to the end, where gzip's checksum is."""
     total = 0
     while content := file.read(1 << 20):
         total += len(content)

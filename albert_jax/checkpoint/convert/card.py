@@ -148,7 +148,7 @@ def _results(
 
 
 def _text(value: str) -> str:
-    """A string of YAML, in quotes, with JSON's escapes."""
+    """Return a string of YAML, in quotes, with JSON's escapes."""
     return json.dumps(shortened(value), ensure_ascii=False)
 
 
@@ -169,7 +169,7 @@ def _license_of(subject: CardSubject, base: ModelName | None) -> str:
 
 
 def _base_of(subject: CardSubject) -> ModelName | None:
-    """The model that the weights are or were trained from; None where no name of it is known."""
+    """Return the model that the weights are or were trained from; None where no name of it is known."""
     config = _mapping(subject.provenance.get("config"))
     started = _mapping(subject.provenance.get("started_from"))
     said: list[Any] = [subject.provenance.get("source"), subject.origin]
@@ -180,7 +180,7 @@ def _base_of(subject: CardSubject) -> ModelName | None:
 
 
 def _name_in(text: str) -> ModelName | None:
-    """The model that a source names beyond doubt: OWNER/NAME alone could be a path."""
+    """Return the model that a source names beyond doubt: OWNER/NAME alone could be a path."""
     if found := _ARCHIVE.search(text):
         name = f"{found[1]}-{found[2]}"
         return ModelName("released", name) if name in MODELS else None
@@ -205,7 +205,7 @@ def _task_of(subject: CardSubject) -> str | None:
 
 
 def _dev_metrics(subject: CardSubject) -> Iterator[tuple[str, str, float]]:
-    """A metric's name here, the hub's, and its value on dev, in the official scale."""
+    """Yield a metric's name here, the hub's, and its value on dev, in the official scale."""
     for name, value in _mapping(subject.provenance.get("dev")).items():
         if name in _METRICS and is_number(value) and math.isfinite(value):
             yield name, _METRICS[name], value
@@ -270,7 +270,7 @@ def _training(subject: CardSubject) -> Iterator[str]:
 
 
 def _data_of(config: Mapping[str, Any]) -> str:
-    """What a run was trained on, by the last part of its path."""
+    """Return what a run was trained on, by the last part of its path."""
     found = config.get("data") or config.get("store") or config.get("text") or ()
     given = [found] if isinstance(found, str) else found
     names = [PurePath(str(each)).name for each in given] if isinstance(given, Sequence) else []

@@ -26,6 +26,7 @@ from albert_jax.checkpoint.convert.sources import (
 from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_export import check_destination, export_model
+from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import (
     VOCABULARY,
     ConvertedTensor,
@@ -53,15 +54,22 @@ _PADDING = 127  # rows without a piece, of embeddings that are padded to a multi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inventory(Result):
-    """What a conversion found and wrote.
+    """Hold what a conversion found and wrote.
 
-    Fields:
-        kind: what the source is, in words.
+    Attributes:
+        source: the source as it was given.
+        kind: the kind of the source, in words.
         config: the fields of `AlbertConfig`.
-        parts: those of the parameters, as embeddings, encoder, pooler.
-        vocabulary: its file's name, None without one.
+        parts: the parts of the parameters, as embeddings, encoder, pooler.
+        head: kind, labels and task of a fine-tuned head, or None.
+        parameters: the number of parameters.
+        vocabulary: the name of the vocabulary's file, or None.
         tokenizer: how text is cleaned.
-        ignored: how many of each kind of thing in the source are left out.
+        tensors: each tensor's name in the source, its name here and its shape.
+        optimizer_tensors: the number of the optimizer's tensors that were kept.
+        ignored: the number of tensors of each kind that were left out.
+        dest: the path that was written.
+        to: its format.
         notes: what the user should know.
     """
 
@@ -93,14 +101,33 @@ def convert(
     mode: Mode | None = None,
     do_lower_case: bool | None = None,
     with_optimizer: bool = False,
+    base: str | Path | None = None,
 ) -> Inventory:
-    """Convert a model and return its inventory; docs/checkpoints.md has the formats.
+    """Convert a model between formats, bit for bit; docs/checkpoints.md describes the formats.
 
-    `head` says what a head of one output is; `config` and `vocab` name files that are not beside
-    the weights; `no_vocab` goes without one; `mode` is how text is divided (None: as the source
-    says; docs/data.md has the modes); `do_lower_case` is as the vocabulary was trained (None: as
-    the source says, else True). `dest` appears whole. What is found is printed to stderr.
-    Raises UserError for what cannot be read or does not fit, and then writes nothing.
+    `dest` appears when it is complete. What was found is printed to stderr.
+
+    Args:
+        source: a TensorFlow checkpoint or archive, a transformers folder, a model directory, or a
+            model's name.
+        dest: the folder to write; of "tf" the prefix of the checkpoint's files.
+        to: "albert-jax" (a model directory), "hf" (transformers) or "tf" (the original's
+            checkpoint).
+        head: the kind of a fine-tuned head with one output, which the weights do not show.
+        config: the configuration file, if it is not beside the weights.
+        vocab: the vocabulary, if it is not beside the weights.
+        no_vocab: convert without a vocabulary.
+        mode: the tokenizer's mode (docs/data.md); unset, as the source has it.
+        do_lower_case: whether the vocabulary is lower-cased; unset, as the source has it, else
+            True.
+        base: the model that an adapter was trained on, if it is no longer where it was.
+        with_optimizer: keep the optimizer's slots, where both formats have them.
+
+    Returns:
+        The tensors, the configuration and the notes.
+
+    Raises:
+        UserError: if the source cannot be read or does not fit the format; then nothing is written.
     """
     if to not in ("albert-jax", *writers.FILES):
         raise UserError(f"to {to!r} is unknown; known: albert-jax, {', '.join(writers.FILES)}")
@@ -110,6 +137,8 @@ def convert(
         raise UserError("--no-vocab and --vocab exclude each other; drop one of the two")
     _check_destination(dest, to, [source, f"{source}.index", config, vocab])
     dest = Path(dest)
+    if base is not None:
+        require_model_directory(source, "source", base=base)  # which keeps the merged model
     with fetched(source) as origin:
         path = origin.path
         if has_model_files(path):
@@ -286,7 +315,7 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
 def _choose_vocabulary(
     found: _Found, given: str | Path | None, asked: _SomeTextSettings
 ) -> Path | None:
-    """The vocabulary's file, the user's or the source's; notes what the user should know, and sets
+    """Return the vocabulary's file, the user's or the source's; notes what the user should know, and sets
     the settings. `asked` has the user's.
 
     Raises UserError for one that is not the model's, and for a tokenizer that makes other ids of a
@@ -331,7 +360,7 @@ def _choose_vocabulary(
 
 
 def _settings_for(found: _Found, vocabulary: Path, choice: Choice | None) -> _SomeTextSettings:
-    """How the source says that text is cleaned for a vocabulary, its own or another."""
+    """Return how the source says that text is cleaned for a vocabulary, its own or another."""
     theirs = found.settings if found.hf is None else found.hf.settings_of(vocabulary)
     settings: _SomeTextSettings = {**theirs}
     if choice is not None:
@@ -352,7 +381,7 @@ def _write(
     inventory: Inventory,
     card: CardWords | None = None,
 ) -> list[str]:
-    """Writes `dest` and returns what the user should know."""
+    """Write `dest` and returns what the user should know."""
     weights = found.weights
     if to != "albert-jax":
         words: CardWords = card or {"title": dest.resolve().name, "license": None}

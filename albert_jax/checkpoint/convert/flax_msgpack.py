@@ -35,7 +35,7 @@ class _Damaged(Exception):
 
 
 def read_flax(path: Path) -> dict[str, Tensor]:
-    """The arrays by transformers' PyTorch names and in its orientation; raises UserError for a file
+    """Return the arrays by transformers' PyTorch names and in its orientation; raises UserError for a file
     that is damaged or none of Flax's."""
     try:
         # The lengths in a file are its own claims; lists are made as long as they claim.
@@ -70,7 +70,7 @@ class _Dicts:
 
 
 def _array(code: int, data: bytes) -> np.ndarray:
-    """Decodes Flax's extension of MessagePack for arrays."""
+    """Decode Flax's extension of MessagePack for arrays."""
     if code != _NDARRAY:
         raise _Damaged(f"it has an extension of type {code}")
     parts = msgpack.unpackb(data, max_array_len=32, max_map_len=0, max_ext_len=0)

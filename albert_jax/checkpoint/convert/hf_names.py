@@ -69,7 +69,7 @@ def _name(module: str, head: str | None) -> str:
 
 
 def hf_names(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
-    """Every parameter path -> its name in a transformers file."""
+    """Return every parameter path -> its name in a transformers file."""
     names: dict[str, str] = {}
     for module in modules(config, head):
         theirs = {"kernel": "weight", "scale": "weight", "bias": "bias"}
@@ -80,7 +80,7 @@ def hf_names(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Each tensor's name -> transformers' own for it.
+    """Return each tensor's name -> transformers' own for it.
 
     `module.` is DataParallel's; `gamma` and `beta` are those of the first releases; a file of
     AlbertModel lacks `albert.`; `predictions.decoder.bias` is tied to `predictions.bias`, and of
@@ -101,12 +101,12 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a name is that of a constant which some releases of transformers stored."""
+    """Return whether a name is that of a constant which some releases of transformers stored."""
     return bool(_BUFFERS.search(name))
 
 
 def head_kind(names: Iterable[str]) -> str | None:
-    """The head that names show: span_v1, span_v2, `classifier` for one of four kinds, or None."""
+    """Return the head that names show: span_v1, span_v2, `classifier` for one of four kinds, or None."""
     owners = {name.partition(".")[0] for name in names}
     if owners & {"start_logits", "end_logits", "answer_class"}:
         return "span_v2"

@@ -92,7 +92,7 @@ def check_sizes(config: AlbertConfig, where: object) -> None:
 
 
 def modules(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
-    """Every module, or parameter that is in none, -> the letters of its dimensions.
+    """Return every module, or parameter that is in none, -> the letters of its dimensions.
 
     The mapping is among them also where E equals H: transformers always has one, the original then
     has none.
@@ -106,7 +106,7 @@ def modules(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
 
 
 def leaves(module: str) -> tuple[str, ...]:
-    """The names of a module's parameters; none for what is a parameter itself."""
+    """Return the names of a module's parameters; none for what is a parameter itself."""
     last = module.rsplit("/", 1)[-1]
     if "LayerNorm" in last:
         return ("scale", "bias")
@@ -143,7 +143,7 @@ def parameter_shapes(
 
 
 def part_of(path: str) -> str:
-    """The part of the tree that a path is in: `embeddings`, `encoder`, `pooler`, `predictions` …"""
+    """Return the part of the tree that a path is in: `embeddings`, `encoder`, `pooler`, `predictions` …"""
     return path.partition("/")[0]
 
 
@@ -154,7 +154,7 @@ def misfits(
     labels: Sequence[str] | None = None,
     needed: Collection[str] = ("embeddings", "encoder"),
 ) -> list[str]:
-    """A phrase for every parameter that is missing, unused or of another shape than `config` and
+    """Return a phrase for every parameter that is missing, unused or of another shape than `config` and
     the head's kind say, and for `labels` that are not as many as the head's outputs.
 
     A part that is none of `needed` may be missing as a whole.

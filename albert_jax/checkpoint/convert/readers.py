@@ -82,7 +82,7 @@ class Weights:
 
 
 def read_config(source: WeightSource, path: Path | None) -> tuple[AlbertConfig, JsonObject, str]:
-    """The architecture, the file's own values, and a sentence on how it was read.
+    """Return the architecture, the file's own values, and a sentence on how it was read.
 
     `path` is the user's choice; without it and without a file beside the weights, their shapes tell
     a released size. Raises UserError where nothing tells.
@@ -167,7 +167,7 @@ def _head(
     values: Mapping[str, Any],
     kind: str | None,
 ) -> HeadManifest | None:
-    """The fine-tuned head's kind and labels; `kind` is the user's choice."""
+    """Return the fine-tuned head's kind and labels; `kind` is the user's choice."""
     found = _names_of(source.kind).head_kind(shapes)
     rows = next((shapes[n][0] for n in ("output_weights", "classifier.weight") if shapes.get(n)), 0)
     architecture = str((_list(values.get("architectures")) or [""])[0])
@@ -223,7 +223,7 @@ def _check_problem(values: Mapping[str, Any], kind: str, source: WeightSource) -
 
 
 def _labels(values: Mapping[str, Any]) -> list[str] | None:
-    """The labels in the order of the outputs, or None where the file names none."""
+    """Return the labels in the order of the outputs, or None where the file names none."""
     labels = values.get("id2label")
     if labels is None:
         return None
@@ -289,7 +289,7 @@ def _names_of(kind: str) -> _Names:
 def read_weights(
     source: WeightSource, *, config: Path | None, head: str | None, with_optimizer: bool
 ) -> Weights:
-    """All that a source has; raises one UserError for everything that does not fit."""
+    """Return all that a source has; raises one UserError for everything that does not fit."""
     names = _names_of(source.kind)
     albert, values, note = read_config(source, config)
     there: dict[str, tuple[str, Tensor]] = {}  # canonical name -> name in the file, tensor
@@ -360,13 +360,13 @@ def _check_finite(source: WeightSource, arrays: Mapping[str, np.ndarray]) -> Non
 
 
 def leftovers(values: Mapping[str, Any]) -> JsonObject:
-    """What of a config.json neither the architecture nor the weights say again."""
+    """Return what of a config.json neither the architecture nor the weights say again."""
     own = {f.name for f in dataclasses.fields(AlbertConfig)} | _OWN_KEYS
     return {key: value for key, value in values.items() if key not in own}
 
 
 def _outputs(kind: str | None, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many outputs a head has: what its kind says, or else what its weights have."""
+    """Return how many outputs a head has: what its kind says, or else what its weights have."""
     if kind in LABELS:
         return LABELS[kind]
     for name in ("output_weights", "classifier.weight", "output_bias", "classifier.bias"):
@@ -378,7 +378,7 @@ def _outputs(kind: str | None, shapes: Mapping[str, tuple[int, ...]]) -> int:
 def _wanted(
     table: dict[str, str], shapes: Mapping[str, Any], values: Mapping[str, Any]
 ) -> dict[str, str]:
-    """The part of the table that must be there: a part may be missing, but not half of one."""
+    """Return the part of the table that must be there: a part may be missing, but not half of one."""
     architecture = str((_list(values.get("architectures")) or [""])[0])
     parts = {"embeddings", "encoder", _OF_ARCHITECTURE.get(architecture, "encoder")}
     parts |= {part_of(path) for path, name in table.items() if name in shapes}
@@ -435,7 +435,7 @@ def _row(raw: str, tensor: Tensor, path: str, array: np.ndarray) -> ConvertedTen
 def _take_tied(
     there: dict[str, tuple[str, Tensor]], table: Mapping[str, str]
 ) -> dict[str, tuple[str, Tensor]]:
-    """Takes out transformers' copies of the masked-LM head's tied tensors: path -> copy."""
+    """Take out transformers' copies of the masked-LM head's tied tensors: path -> copy."""
     copies = {
         "embeddings/word_embeddings": hf_names.DECODER,
         "predictions/output_bias": "predictions.decoder.bias",
@@ -463,7 +463,7 @@ def _slots(
     table: Mapping[str, str],
     expected: Mapping[str, tuple[int, ...]],
 ) -> dict[str, np.ndarray]:
-    """The optimizer's slots of the variables in `table`, by slot/path; of all or UserError."""
+    """Return the optimizer's slots of the variables in `table`, by slot/path; of all or UserError."""
     wanted = {
         f"{slot}/{path}": (f"{name}/{slot}", expected[path])
         for slot in tf_names.SLOTS
@@ -497,7 +497,7 @@ def _slots(
 
 
 def _without_identity(params: dict[str, np.ndarray], config: AlbertConfig) -> dict[str, np.ndarray]:
-    """Leaves out a mapping from E to an equal H that changes nothing, which the original lacks."""
+    """Leave out a mapping from E to an equal H that changes nothing, which the original lacks."""
     if config.embedding_size != config.hidden_size or f"{MAPPING}/kernel" not in params:
         return params
     kept = {path: array for path, array in params.items() if not path.startswith(MAPPING)}
@@ -505,13 +505,13 @@ def _without_identity(params: dict[str, np.ndarray], config: AlbertConfig) -> di
 
 
 def is_identity(params: Mapping[str, np.ndarray]) -> bool:
-    """Whether the embedding mapping is the very one that `identity_mapping` makes."""
+    """Return whether the embedding mapping is the very one that `identity_mapping` makes."""
     made = identity_mapping(len(params[f"{MAPPING}/bias"]))
     return all(np.ascontiguousarray(params[p]).tobytes() == made[p].tobytes() for p in made)
 
 
 def identity_mapping(size: int) -> dict[str, np.ndarray]:
-    """A mapping that changes nothing, for transformers, which has one always."""
+    """Return a mapping that changes nothing, for transformers, which has one always."""
     return {
         f"{MAPPING}/kernel": np.eye(size, dtype=np.float32),
         f"{MAPPING}/bias": np.zeros(size, np.float32),

@@ -34,7 +34,7 @@ _ALIGNMENT = 8  # of the first tensor, as the format wants
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name; raises UserError for one that is damaged or none at all."""
+    """Return the tensors of a file, by name; raises UserError for one that is damaged or none at all."""
     try:
         with safetensors.safe_open(path, framework="np"):  # raises unless header and size agree
             pass
@@ -61,7 +61,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a file as transformers does, one tensor after the other; views may be transposed."""
+    """Write a file as transformers does, one tensor after the other; views may be transposed."""
     codes = {dtype: code for code, dtype in _DTYPES.items()}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

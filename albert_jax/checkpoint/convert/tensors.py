@@ -21,12 +21,12 @@ class Tensor:
 
     @classmethod
     def of(cls, array: np.ndarray) -> Tensor:
-        """A tensor that is in memory, or mapped, already."""
+        """Return a tensor that is in memory, or mapped, already."""
         return cls(array.shape, array.dtype, lambda: array)
 
 
 def map_file(path: Path) -> np.ndarray:
-    """A file's bytes, memory-mapped, read-only, uint8[size]."""
+    """Return a file's bytes, memory-mapped, read-only, uint8[size]."""
     with path.open("rb") as file:
         if not path.stat().st_size:
             return np.frombuffer(b"", np.uint8)  # mmap refuses empty files
@@ -34,7 +34,7 @@ def map_file(path: Path) -> np.ndarray:
 
 
 def forget(array: np.ndarray) -> None:
-    """Gives back the memory of a mapped file's part, which is read again where it is wanted."""
+    """Give back the memory of a mapped file's part, which is read again where it is wanted."""
     base: object = array
     while isinstance(base, np.ndarray):
         base = base.base

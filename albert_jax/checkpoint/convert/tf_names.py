@@ -62,7 +62,7 @@ def _variable(module: str, head: str | None) -> str:
 
 
 def tf_names(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
-    """Every parameter path of the pretraining model (`encoder/group_0/…/kernel`), and of the
+    """Return every parameter path of the pretraining model (`encoder/group_0/…/kernel`), and of the
     fine-tuned head if there is one, -> its TF1 variable name."""
     names: dict[str, str] = {}
     for module in modules(config, head):
@@ -77,7 +77,7 @@ def tf_names(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Each variable's name -> the original's for it; only those that differ in more than a prefix
+    """Return each variable's name -> the original's for it; only those that differ in more than a prefix
     need a rule.
 
     `module/` is TF-Hub's, `layer_normalization` is what Keras's layer makes of LayerNorm; Keras
@@ -115,18 +115,18 @@ def _without_slot(name: str) -> str:
 
 
 def slot_of(name: str) -> tuple[str, str] | None:
-    """The variable and the slot, of a slot's name."""
+    """Return the variable and the slot, of a slot's name."""
     bare = _without_slot(name)
     return (bare, name[len(bare) + 1 :]) if bare != name else None
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a name is that of something which training needs and a model does not."""
+    """Return whether a name is that of something which training needs and a model does not."""
     return name == GLOBAL_STEP or slot_of(name) is not None or bool(_TRAINING.search(name))
 
 
 def head_kind(names: Iterable[str]) -> str | None:
-    """The head that names show: span_v1, span_v2, `output_weights` for one of the kinds that have
+    """Return the head that names show: span_v1, span_v2, `output_weights` for one of the kinds that have
     only that, or None."""
     names = set(names)
     if any(name.startswith(("start_logits/", "end_logits/", "answer_class/")) for name in names):

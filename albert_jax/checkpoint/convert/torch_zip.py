@@ -85,7 +85,7 @@ _MARK = object()
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, by name, mapped; raises UserError for a file that is damaged, in
+    """Return the tensors of a state dict, by name, mapped; raises UserError for a file that is damaged, in
     the old format or has code in it."""
     try:
         data = map_file(path)
@@ -116,7 +116,7 @@ def read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _stored(data: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:
-    """An entry's bytes in the mapped file."""
+    """Return an entry's bytes in the mapped file."""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise _Damaged(f"{info.filename} is compressed, as torch.save never writes it")
     header = data[info.header_offset : info.header_offset + 30].tobytes()
@@ -166,7 +166,7 @@ def _state_dict(found: Any) -> dict[str, _View]:
 
 
 def _run(program: bytes) -> Any:
-    """What the pickle builds out of dicts, lists, tuples, numbers, strings and tensors."""
+    """Return what the pickle builds out of dicts, lists, tuples, numbers, strings and tensors."""
     machine = _Machine()
     try:
         with warnings.catch_warnings(action="ignore"):  # of what strange text decodes to

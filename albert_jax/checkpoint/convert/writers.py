@@ -80,7 +80,7 @@ def check_export_destination(dest: str | Path, kind: str) -> None:
 
 
 def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
-    """Writes a checkpoint, its configuration and vocabulary; returns what the user should know."""
+    """Write a checkpoint, its configuration and vocabulary; returns what the user should know."""
     config, params = weights.config, weights.params
     names = tf_names(config, weights.head.kind if weights.head else None)
     if f"{MAPPING}/kernel" in params and f"{MAPPING}/kernel" not in names:
@@ -118,7 +118,7 @@ def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
 def write_hf(
     folder: Path, weights: Weights, vocab: Path | None, tokenizer: Mapping[str, Any]
 ) -> list[str]:
-    """Writes what transformers' from_pretrained loads; returns what the user should know."""
+    """Write what transformers' from_pretrained loads; returns what the user should know."""
     config, params, parts, notes = weights.config, dict(weights.params), weights.parts, []
     kind = weights.head.kind if weights.head else None
     architecture = _architecture(weights)
@@ -151,7 +151,7 @@ def write_hf(
 
 
 def _exact_dtype(wanted: str, params: Mapping[str, np.ndarray]) -> np.dtype:
-    """The dtype that the weights came in where it still holds them bit for bit, else float32."""
+    """Return the dtype that the weights came in where it still holds them bit for bit, else float32."""
     if wanted == "float32":
         return np.dtype(np.float32)
     dtype = np.dtype({"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}[wanted])
@@ -161,7 +161,7 @@ def _exact_dtype(wanted: str, params: Mapping[str, np.ndarray]) -> np.dtype:
 
 
 def _architecture(weights: Weights) -> str:
-    """The class that has a place for every part; see docs/checkpoints.md for what none has."""
+    """Return the class that has a place for every part; see docs/checkpoints.md for what none has."""
     if weights.head:
         return ARCHITECTURES.get(weights.head.kind, "AlbertModel")
     if "predictions" not in weights.parts:
@@ -196,7 +196,7 @@ def _config_json(weights: Weights, architecture: str, dtype: str) -> JsonObject:
 
 
 def _write_tokenizer(folder: Path, config: AlbertConfig, tokenizer: Tokenizer) -> list[str]:
-    """Writes the vocabulary and the tokenizer that gives its mode's ids in transformers 4 and 5.
+    """Write the vocabulary and the tokenizer that gives its mode's ids in transformers 4 and 5.
 
     transformers runs tokenizer.json as it is only for the general class PreTrainedTokenizerFast;
     its AlbertTokenizer of version 5 and its BertTokenizer make one of their own.
@@ -239,7 +239,7 @@ def _write_tokenizer(folder: Path, config: AlbertConfig, tokenizer: Tokenizer) -
 
 
 def _cannot_say(tokenizer: Tokenizer) -> list[str]:
-    """What a tokenizer.json cannot do as a mode does."""
+    """Return what a tokenizer.json cannot do as a mode does."""
     divided = [piece for piece in tokenizer.pieces if is_divided(piece)]
     if tokenizer.mode not in SLOW_MODES or not divided:
         return []

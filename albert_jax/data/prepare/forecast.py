@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `prepare` will cost, said before it starts."""
+"""Forecast the cost of `prepare` before it starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORKER_START_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the units that wait are expected to take."""
+    """Hold the expected cost of the units that are not finished."""
 
     input_bytes: int
     tokens: float
@@ -35,7 +35,10 @@ class Forecast:
     example: str  # how the sentences of one file were found to be laid out, or ""
 
     def describe(self, free: int | None) -> str:
-        """`free` are the bytes that the store's place has room for, if that is known."""
+        """Return the forecast as a sentence.
+
+        `free` are the free bytes at the store's place, if known.
+        """
         room = "" if free is None else f" ({show_bytes(free)} free)"
         return (
             f"{show_bytes(self.input_bytes)} of input; expected: "
@@ -45,7 +48,7 @@ class Forecast:
         )
 
     def check_disk(self, store: str, free: int | None) -> None:
-        """Raises UserError where the disk is clearly too small."""
+        """Raise UserError if the disk is clearly too small."""
         if free is not None and free < 0.9 * self.bytes:
             raise UserError(
                 f"{store} needs about {show_bytes(self.bytes)} and its disk has "
@@ -56,7 +59,7 @@ class Forecast:
 def make_forecast(
     units: Sequence[Unit], reading: Reading, tokenizer: Tokenizer, workers: int
 ) -> Forecast:
-    """Judges by the beginnings of a few inputs of each kind; takes about half a second."""
+    """Estimate from the beginnings of a few inputs of each kind; takes about half a second."""
     pieces = [piece for unit in units for piece in unit.pieces]
     workers = max(1, min(workers, len(units)))
     tokens = size = seconds = 0.0
@@ -88,7 +91,7 @@ def make_forecast(
 
 
 def _beginning(piece: Piece, reading: Reading, read: list[int]) -> Iterator[list[list[str]]]:
-    """Documents from the front of a piece, in batches; input bytes go to `read`."""
+    """Yield documents from the front of a piece, in batches; `read` is called with input bytes."""
     batch: list[list[str]] = []
     size = before = 0
     for document in read_piece(piece, reading, tick=read.append):

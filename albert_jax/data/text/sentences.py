@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentences out of text: the splitter, and how a text that is given lays its sentences out."""
+"""Split text into sentences, and find how a text lays out its sentences."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _WINDOW = 2048
 
 
 def split_sentences(text: str, language: str = "en") -> list[str]:
-    """Splits one paragraph into sentences; white space becomes single spaces, none is empty.
+    """Split one paragraph into sentences; white space becomes single spaces, none is empty.
 
-    Takes linear time: text without any sentence's end is cut every 2,048 characters at white space.
+    It takes linear time: text without the end of a sentence is cut every 2,048 characters at white
+    space.
     """
     # Also because sentencex panics at other spaces before an initial's full stop ("J\u00a0.").
     text = " ".join(text.split())
@@ -53,7 +54,10 @@ def _segment(text: str, language: str) -> list[str]:
 
 
 def detect_layout(lines: Sequence[str], language: str = "en") -> Layout:
-    """How the first lines of a text lay out its sentences; an empty text counts as `lines`."""
+    """Return how the first lines of a text lay out its sentences.
+
+    An empty text counts as `lines`.
+    """
     lines = [line.strip() for line in lines]
     filled = [line for line in lines if line]
     if not filled:

@@ -61,11 +61,11 @@ class StepCost:
         return sum(operation.seconds for operation in self.operations)
 
     def of_kind(self, kind: str) -> list[Operation]:
-        """The operations of a kind."""
+        """Return the operations of a kind."""
         return [operation for operation in self.operations if operation.kind == kind]
 
     def merged(self) -> list[Operation]:
-        """The operations, those of one kind and source as one."""
+        """Return the operations, those of one kind and source as one."""
         alike: dict[tuple[str, str], list[Operation]] = {}
         for each in self.operations:
             name = each.name if each.kind == "collective" else ""
@@ -85,7 +85,7 @@ class StepCost:
 def step_cost(
     program: Program, where: Slice, kernel_efficiency: Mapping[str, float] | None = None
 ) -> StepCost:
-    """Adds up a scheduled program for one chip of a slice.
+    """Add up a scheduled program for one chip of a slice.
 
     Kernels, of which the compiler says nothing, run at the share of peak that `kernel_efficiency`
     has by a part of their name, and "" for those it does not name; None: all at half.
@@ -105,7 +105,7 @@ class _On:
 
 
 def _run(on: _On, computation: Computation, times: int, cost: StepCost) -> None:
-    """Adds what `times` runs of a computation cost.
+    """Add what `times` runs of a computation cost.
 
     Copies between HBM and VMEM and collectives that have a start and a done run beside the rest,
     one after the other; what is left of one when its done comes is waited for.
@@ -164,7 +164,7 @@ def _loop(
 
 
 def _conditional(on: _On, choice: Instruction, times: int, cost: StepCost) -> None:
-    """Adds the dearest branch."""
+    """Add the dearest branch."""
     branches = []
     for branch in on.program.branches(choice):
         branches.append(StepCost())
@@ -177,7 +177,7 @@ def _conditional(on: _On, choice: Instruction, times: int, cost: StepCost) -> No
 
 
 def _one(on: _On, computation: Computation, each: Instruction) -> Operation:
-    """One run of an instruction, its time by the first of: cycles, links, a kernel's cost, HBM."""
+    """Return one run of an instruction, its time by the first of: cycles, links, a kernel's cost, HBM."""
     chip = on.where.chip
     base = each.opcode.removesuffix("-start")
     inner = on.program.body(each) if base == "async" else None
@@ -244,19 +244,19 @@ def _flops(program: Program, computation: Computation, each: Instruction) -> Ite
 
 
 def _bytes(computation: Computation, each: Instruction) -> float:
-    """Bytes read and written, each operand once."""
+    """Return bytes read and written, each operand once."""
     read = {name: computation.instructions[name].bytes for name in each.operands}
     return each.bytes + sum(read.values())
 
 
 def _sent(computation: Computation, each: Instruction) -> float:
-    """Bytes of a collective on each chip: what goes in, or comes out where that is more."""
+    """Return bytes of a collective on each chip: what goes in, or comes out where that is more."""
     entered = float(sum(computation.instructions[name].bytes for name in each.operands))
     return entered if each.opcode.endswith("-start") else max(entered, each.bytes)
 
 
 def _largest_written(each: Instruction) -> float:
-    """Bytes a copy moves: of its start's (destination, source, context) the destination."""
+    """Return bytes a copy moves: of its start's (destination, source, context) the destination."""
     sizes = [elements * width for _, elements, width in arrays_in(each.shape)]
     # A slice's start names what it slices first.
     return min(sizes[:2]) if len(sizes) > 1 else sum(sizes)

@@ -61,9 +61,17 @@ _PROFILED = {
 
 
 def estimate(config: EstimateConfig = EstimateConfig()) -> EstimateResult:
-    """Compile one configuration for its slice; return a `FittingEstimate` where a chip holds it.
+    """Estimate a step on a TPU slice by compiling it for the slice, without a TPU.
 
-    Raises UserError for what cannot be compiled.
+    Args:
+        config: the step and the slice.
+
+    Returns:
+        Time and memory: a `FittingEstimate` if a chip holds the step, else an `EstimateResult`
+            whose `fits` is False.
+
+    Raises:
+        UserError: if the step cannot be compiled.
     """
     where = parse_slice(config.topology)
     settings = estimated_config(config, where)
@@ -72,8 +80,18 @@ def estimate(config: EstimateConfig = EstimateConfig()) -> EstimateResult:
 
 
 def find_batch(config: EstimateConfig = EstimateConfig()) -> Rows[EstimateResult]:
-    """Return the estimate of the largest batch that a chip holds, to within a sixteenth, for the
-    configured remat, "none" and "full"; one that holds no sequence has `fits` False."""
+    """Find the largest batch that a chip holds, to within a sixteenth.
+
+    Args:
+        config: the step and the slice.
+
+    Returns:
+        An estimate for each of the configured remat, "none" and "full". One that cannot hold a
+        single sequence has `fits` False.
+
+    Raises:
+        UserError: if the step cannot be compiled.
+    """
     where = parse_slice(config.topology)
     first = estimated_config(config, where)
     devices = compile_only_devices(where)
@@ -85,7 +103,7 @@ def find_batch(config: EstimateConfig = EstimateConfig()) -> Rows[EstimateResult
 
 
 def estimated_config(config: EstimateConfig, where: Slice) -> PretrainConfig:
-    """The pretraining run that is asked about, with the batch of all chips together."""
+    """Return the pretraining run that is asked about, with the batch of all chips together."""
     is_recipe = config.model.partition(":")[0].endswith(".py")
     default = None if is_recipe else _rounded(DEFAULT_BATCH, config.accumulate or 1)
     batch = config.batch_size or default
@@ -169,7 +187,7 @@ def _compiled(
 
 
 def _text_of(compiled: jax.stages.Compiled, dump: Path, where: Slice) -> str:
-    """The scheduled program, as libtpu itself wrote it."""
+    """Return the scheduled program, as libtpu itself wrote it."""
     for written in dump.glob("*.after_codegen.txt"):
         return written.read_text()
     try:
@@ -187,7 +205,7 @@ def _text_of(compiled: jax.stages.Compiled, dump: Path, where: Slice) -> str:
 
 
 def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
-    """The share of peak at which kernels, all of attention, are taken to run, by name; "" is of all
+    """Return the share of peak at which kernels, all of attention, are taken to run, by name; "" is of all
     that are not named: half of what MXUs can do with heads of that size, which fill a part of
     them."""
     head_size, length = config.model.head_size, config.examples.max_seq_length
@@ -284,7 +302,7 @@ def _largest(config: EstimateConfig, where: Slice, devices: Sequence[jax.Device]
 
 
 def next_batch(fits: dict[int, int], fails: int | None, capacity: int, unit: int) -> int | None:
-    """The batch, a multiple of `unit`, to try after those that fit (with their bytes) and the least
+    """Return the batch, a multiple of `unit`, to try after those that fit (with their bytes) and the least
     that fails; None once the largest is known to within a sixteenth, or none fits."""
     low = max(fits, default=0)
     high = fails if fails is not None else max(4 * low, unit)

@@ -87,20 +87,20 @@ class Program:
     entry: Computation
 
     def body(self, instruction: Instruction) -> Computation | None:
-        """The computation that a while, fusion, call or async instruction runs, if any."""
+        """Return the computation that a while, fusion, call or async instruction runs, if any."""
         key = "body" if instruction.opcode == "while" else r"(?:calls|to_apply|called_computations)"
         found = re.search(rf"\b{key}=\{{?%?([\w.\-]+)", instruction.rest)
         return self.computations.get(found[1]) if found else None
 
     def branches(self, instruction: Instruction) -> list[Computation]:
-        """The computations of which a conditional runs one."""
+        """Return the computations of which a conditional runs one."""
         listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
         text = listed[1] if listed else " ".join(_EITHER.findall(instruction.rest))
         return [self.computations[name] for name in re.findall(r"[\w.\-]+", text)]
 
 
 def parse_program(text: str) -> Program:
-    """The program that `compiled.as_text()` prints."""
+    """Return the program that `compiled.as_text()` prints."""
     computations: dict[str, Computation] = {}
     entry = None
     for lines in _computations(text):
@@ -115,7 +115,7 @@ def parse_program(text: str) -> Program:
 
 
 def _computations(text: str) -> Iterator[list[str]]:
-    """The head and the instructions of each computation, an instruction a line: a kernel's metadata
+    """Yield the head and the instructions of each computation, an instruction a line: a kernel's metadata
     breaks lines."""
     lines: list[str] = []
     for line in text.splitlines():
@@ -171,7 +171,7 @@ def _with_entries(made: list[Instruction]) -> dict[str, Instruction]:
 
 
 def _entries(shape: str) -> list[str]:
-    """The shapes in a printed tuple's."""
+    """Return the shapes in a printed tuple's."""
     starts, depth = [1], 0
     for found in _BRACKET_OR_COMMA.finditer(shape):
         if found[0] == ",":
@@ -185,7 +185,7 @@ def _entries(shape: str) -> list[str]:
 
 
 def _closing(line: str, start: int) -> int:
-    """The index behind the parenthesis that closes the one at `start`."""
+    """Return the index behind the parenthesis that closes the one at `start`."""
     depth = 0
     for found in _PAREN.finditer(line, start):
         depth += 1 if found[0] == "(" else -1
@@ -207,7 +207,7 @@ def arrays_in(shape: str) -> Iterator[tuple[tuple[int, ...], int, float]]:
 
 
 def trip_count(program: Program, computation: Computation, loop: Instruction) -> int | None:
-    """How often the body of a while in `computation` runs, None where it cannot be told.
+    """Return how often the body of a while in `computation` runs, None where it cannot be told.
 
     A scan's counter begins at a constant, grows by a constant, and is compared with one.
     """
@@ -234,7 +234,7 @@ def trip_count(program: Program, computation: Computation, loop: Instruction) ->
 
 
 def _entry_of(computation: Computation, name: str, index: int) -> int | None:
-    """The constant at `index` of a tuple."""
+    """Return the constant at `index` of a tuple."""
     made = _source(computation, name)
     if made.opcode != "tuple":
         return None
@@ -255,7 +255,7 @@ def _step(body: Computation, index: int) -> int | None:
 
 
 def _source(computation: Computation, name: str) -> Instruction:
-    """What a name stands for, behind copies."""
+    """Return what a name stands for, behind copies."""
     found = computation.instructions[name]
     while found.opcode in ("copy", "bitcast", "copy-done", "copy-start", "convert"):
         found = computation.instructions[found.operands[0]]

@@ -30,7 +30,7 @@ def is_installed() -> bool:
 
 
 def version() -> str | None:
-    """The installed package's, None where there is none or TPU_LIBRARY_PATH names a file."""
+    """Return the installed package's, None where there is none or TPU_LIBRARY_PATH names a file."""
     try:
         return importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
@@ -38,7 +38,7 @@ def version() -> str | None:
 
 
 def check_profiler() -> None:
-    """Raises UserError where JAX's profiler may crash this process.
+    """Raise UserError where JAX's profiler may crash this process.
 
     A libtpu newer than jaxlib's has a profiler of more functions (0.0.52: a struct of 104 bytes
     where jaxlib 0.10.2 has room for 80). Whether JAX will load it is JAX_PLATFORMS' to say.
@@ -57,13 +57,13 @@ def check_profiler() -> None:
 
 
 def use_without_chips() -> None:
-    """Answers in the environment what libtpu would ask; settings that are there stay."""
+    """Answer in the environment what libtpu would ask; settings that are there stay."""
     for name, value in _WITHOUT_CHIPS.items():
         os.environ.setdefault(name, value)
 
 
 def quiet_without_chips(devices: Path = Path("/dev")) -> None:
-    """Keeps libtpu's complaints off stderr on a machine that has it, for `estimate`, and no TPU.
+    """Keep libtpu's complaints off stderr on a machine that has it, for `estimate`, and no TPU.
 
     JAX tries every accelerator whose library is installed, and libtpu opens a chip through one of
     these files of `devices`; `vfio/vfio` is the kernel's own, with chips or without.

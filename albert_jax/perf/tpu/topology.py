@@ -117,7 +117,7 @@ class Slice:
 
 
 def parse_slice(name: str) -> Slice:
-    """The slice of that name; raises UserError that lists the known ones."""
+    """Return the slice of that name; raises UserError that lists the known ones."""
     found = _TOPOLOGY.fullmatch(name)
     if not found or found[1] not in CHIPS:
         raise UserError(f"topology {name!r} is unknown; known: {_known()}")
@@ -143,7 +143,7 @@ def _known() -> str:
 
 
 def compile_only_devices(wanted: Slice) -> tuple[jax.Device, ...]:
-    """The slice's devices, one a chip, for which programs can be compiled and not run.
+    """Return the slice's devices, one a chip, for which programs can be compiled and not run.
 
     Raises UserError where libtpu is not installed, or knows no such slice.
     """
