@@ -10,12 +10,14 @@ import atexit
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,8 +55,8 @@ class WarmProcess:
         stderr: Path | None = None,
     ) -> None:
         _forks.set_forkserver_preload(_IMPORTED)
-        self._folder = tempfile.TemporaryDirectory(prefix="warm-")
-        folder = Path(self._folder.name)
+        folder = Path(tempfile.mkdtemp(prefix="warm-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.out, self.err = folder / "stdout", stderr or folder / "stderr"
         self._read = 0
         place = _Place(dict(env or os.environ), str(cwd), str(self.out), str(self.err))
