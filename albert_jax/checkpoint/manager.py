@@ -55,7 +55,9 @@ Judge = Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None]
 checkpoint is another run's."""
 
 
-def differences_from(meta: Mapping[str, Any], expect: Mapping[str, Any]) -> dict[str, Any]:
+def differences_from(
+    meta: Mapping[str, Any], expect: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
     """Return the expected values that a checkpoint's meta has otherwise, (there, here) by name.
 
     A key of `expect` that the meta lacks is passed over: the checkpoint is older than what the key
