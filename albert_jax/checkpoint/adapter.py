@@ -15,7 +15,7 @@ import numpy as np
 
 from albert_jax.checkpoint.convert.hf_names import hf_names
 from albert_jax.checkpoint.convert.safetensors_file import read_safetensors, write_safetensors
-from albert_jax.checkpoint.integrity import named_leaves, nest, seal
+from albert_jax.checkpoint.integrity import ArrayTree, named_leaves, nest, seal
 from albert_jax.checkpoint.model_dir import file_sha256, load_model
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.checkpoint.positions import with_positions
@@ -156,7 +156,7 @@ def keep_adapter(folder: Path, dest: Path, base: Path) -> None:
 
 def _with_adapter(
     base: Mapping[str, Any], file: Path, config: AlbertConfig, head: str
-) -> dict[str, Any]:
+) -> ArrayTree:
     """Return the parameters of the base's embeddings and encoder, and those in the file."""
     tensors = {n.removeprefix(_PREFIX): x for n, x in read_safetensors(file).items()}
     theirs = {name: path for path, name in hf_names(config, head).items()}

@@ -57,7 +57,7 @@ class Course:
 
         `continue_with` allows a checkpoint with other settings in `CONTINUABLE`.
         """
-        self._config, self._data, self._continue_with = config, data, continue_with
+        self.config, self.data, self._continue_with = config, data, continue_with
         self._source_of = functools.cache(data.train_as)
         self.identity = pretraining_identity(config, data)
         self.steps = StagedSteps(config, config.stages, lowering)
@@ -67,7 +67,7 @@ class Course:
 
     def _follow(self, history: Sequence[Continuation]) -> None:
         self.history = list(history)
-        self.stages = stages_of_history(self._config, history)
+        self.stages = stages_of_history(self.config, history)
         self.steps.stages = self.stages
         self.examples = StagedExamples(self.stages, self._source_of)
 
@@ -91,10 +91,10 @@ class Course:
                 f"{fixed[0]} is {there!r} in {directory} and {here!r} here{more}; give that run's "
                 "settings, or begin a run in another work directory with --init-from"
             )
-        if meta["position"]["step"] >= self._config.train.steps:
+        if meta["position"]["step"] >= self.config.train.steps:
             raise UserError(
                 f"the run in {directory} has made {meta['position']['step']} steps, as many as "
-                f"--train.steps {self._config.train.steps} or more; raise that to continue it"
+                f"--train.steps {self.config.train.steps} or more; raise that to continue it"
             )
 
     def recall(self, meta: Mapping[str, Any]) -> None:
@@ -119,13 +119,13 @@ class Course:
         """Return how the checkpoint's run would have drawn its next batch."""
         if self.begun is None:
             return self.stages.at(batch).examples
-        earlier = settings_before(self._config, self.begun)
+        earlier = settings_before(self.config, self.begun)
         return stages_of_history(earlier, self.history[:-1]).at(batch).examples
 
     def kept(self, position: Position) -> JsonObject:
         """Return what a checkpoint at a position keeps."""
         kept: JsonObject = {
-            "tokenizer": self._data.tokenizer,
+            "tokenizer": self.data.tokenizer,
             "epochs": self.examples.ended_epochs(position.batch),
         }
         return kept | ({HISTORY_KEY: self.history} if self.history else {})

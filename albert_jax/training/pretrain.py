@@ -148,27 +148,22 @@ def _session(
         directory=workdir,
         random_state=random_state,
         first_state=partial(_first_state, config, data, made, random_state),
-        begin=partial(_begin, config, data, course, run, placement),
+        begin=partial(_begin, course, run, placement),
         finish=partial(_finish, config, data, workdir),
     )
 
 
 def _begin(
-    config: PretrainConfig,
-    data: PretrainingData,
-    course: Course,
-    run: Run,
-    placement: Placement,
-    beginning: Beginning,
-    log: MetricsLog,
+    course: Course, run: Run, placement: Placement, beginning: Beginning, log: MetricsLog
 ) -> None:
     """Report what the run is, and how good its first weights are."""
+    config = course.config
     if multihost.is_primary():
         workdir = Path(config.workdir or "")
         write_json(workdir / "config.json", to_dict(config))
         write_history(workdir, course.history)
     step = beginning.position.step
-    log.say(run_plan(config, data))
+    log.say(run_plan(config, course.data))
     if step:
         log.event(step, beginning.origin)
         if course.begun:
