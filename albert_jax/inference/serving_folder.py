@@ -21,7 +21,7 @@ from albert_jax.utils.json_values import JsonObject
 
 INPUTS = ("input_ids", "input_mask", "segment_ids")
 POSITIONS = "masked_lm_positions"
-# What a program may differ by from `forward`, relative to the largest value; 8 bits hold 2^-8.
+# The tolerance between a program and `forward`, relative to the largest value; 8 bits hold 2^-8.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
@@ -98,7 +98,8 @@ def assert_likeliest(
     found: Mapping[str, Any], logits_BPV: np.ndarray, pieces: int, dtype: Dtype, what: str
 ) -> None:
     """Raise AssertionError where "scores" and "tokens" [B, P, K] are not the likeliest pieces by
-    the model's logits, nearly."""
+    the model's logits, nearly.
+    """
     exps_BPV = np.exp(logits_BPV - logits_BPV.max(axis=-1, keepdims=True))
     probs_BPV = exps_BPV / exps_BPV.sum(axis=-1, keepdims=True)
     likeliest_BPK = -np.sort(-probs_BPV[..., :pieces])[..., : found["scores"].shape[-1]]

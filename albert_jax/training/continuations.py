@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which checkpoints of other settings a run may continue, and the history of those that it did."""
+"""Judge which checkpoints with other settings a run may continue, and keep the history of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FLAG = "--continue-with"
 
 
 def require_checkpoint(workdir: Path) -> None:
-    """Raise UserError where a work directory has no run, or runs of seeds, to continue."""
+    """Raise UserError if a work directory has no run, or runs of seeds, to continue."""
     folders = [workdir / "checkpoints", *workdir.glob("seed-*/checkpoints")]
     if not any(Checkpointer(folder, read_only=True).steps() for folder in folders):
         raise UserError(
@@ -45,8 +45,14 @@ class Continuations:
         steps: int,
         continue_with: bool,
     ) -> None:
-        """With `continue_with` the `allowed` settings of a checkpoint's identity may differ from
-        the run's; `steps` are the run's."""
+        """Prepare to judge.
+
+        Args:
+            identity: the run's.
+            allowed: the settings of it that may differ in a checkpoint, with `continue_with`.
+            steps: the run's.
+            continue_with: whether the user asked to continue with other settings.
+        """
         self.identity = identity
         self._allowed, self._steps, self._continue_with = allowed, steps, continue_with
         self.history: list[Continuation] = []
@@ -54,7 +60,7 @@ class Continuations:
         """The continuation that begins at the checkpoint which was recalled last."""
 
     def judge(self, directory: Path, meta: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
-        """Raise UserError where a checkpoint is another run's, and may not be continued; `Judge`"""
+        """Raise UserError if a checkpoint is another run's and may not be continued; a `Judge`."""
         other = differences_from(meta, expect)
         if not other:
             return
@@ -81,8 +87,11 @@ class Continuations:
             )
 
     def recall(self, meta: Mapping[str, Any]) -> None:
-        """Take the history of a checkpoint; settings that differ, which `judge` let pass, are
-        this run's from there on."""
+        """Accept the history of a checkpoint.
+
+        If the checkpoint has other settings, which `judge` allowed, this run's settings hold from
+        there on.
+        """
         self.history = [Continuation.from_json(entry) for entry in meta.get(HISTORY_KEY, [])]
         other = differences_from(meta, self.identity)
         self.begun = _continuation(Position.from_meta(meta["position"]), other) if other else None
@@ -90,11 +99,11 @@ class Continuations:
             self.history.append(self.begun)
 
     def kept(self) -> JsonObject:
-        """Return what a checkpoint is to keep: the history of a run that has one."""
+        """Return what a checkpoint keeps: the history, if the run has one."""
         return {HISTORY_KEY: self.history} if self.history else {}
 
     def begun_in_words(self, workload: Workload) -> str | None:
-        """Return a sentence on the continuation that begins, None where there is none."""
+        """Return a sentence about the continuation that begins, None if none does."""
         if self.begun is None:
             return None
         rate = float(workload.schedule(self.begun.step))

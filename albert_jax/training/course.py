@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining run does in its course: its stages with their examples and steps, also those
-of a run that was continued with other settings."""
+"""Follow a pretraining run through its stages, with their examples and steps.
+
+A run that was continued with other settings has the stages of both.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,11 @@ class Course:
         *,
         continue_with: bool = False,
     ) -> None:
-        """With `continue_with` a checkpoint of other settings among `CONTINUABLE` is continued."""
-        self._config, self._data = config, data
+        """Prepare the stages.
+
+        `continue_with` allows a checkpoint with other settings in `CONTINUABLE`.
+        """
+        self.config, self.data = config, data
         self._source_of = functools.cache(data.train_as)
         self.continuations = Continuations(
             pretraining_identity(config, data),
@@ -50,12 +55,12 @@ class Course:
 
     def _follow(self, history: Sequence[Continuation]) -> None:
         self._followed = list(history)
-        self.stages = stages_of_history(self._config, history)
+        self.stages = stages_of_history(self.config, history)
         self.steps.stages = self.stages
         self.examples = StagedExamples(self.stages, self._source_of)
 
     def recall(self, meta: Mapping[str, Any]) -> None:
-        """Take what a checkpoint kept, and go on from there by this run's settings."""
+        """Accept what a checkpoint kept; this run's settings hold from there on."""
         self.continuations.recall(meta)
         if self.continuations.history != self._followed:
             self._follow(self.continuations.history)
@@ -68,13 +73,13 @@ class Course:
         """Return how the checkpoint's run would have drawn its next batch."""
         if self.continuations.begun is None:
             return self.stages.at(batch).examples
-        earlier = settings_before(self._config, self.continuations.begun)
+        earlier = settings_before(self.config, self.continuations.begun)
         return stages_of_history(earlier, self._followed[:-1]).at(batch).examples
 
     def kept(self, position: Position) -> JsonObject:
-        """Return what a checkpoint at a position is to keep."""
+        """Return what a checkpoint at a position keeps."""
         return {
-            "tokenizer": self._data.tokenizer,
+            "tokenizer": self.data.tokenizer,
             "epochs": self.examples.ended_epochs(position.batch),
             **self.continuations.kept(),
         }

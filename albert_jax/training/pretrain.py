@@ -91,9 +91,9 @@ def pretrain(
             run is saved, evaluated and exported, and ends. Any other exception is raised here,
             after the steps so far are saved.
         on_evaluation: the same with each evaluation.
-        continue_with: continue the run in the work directory, though its steps, its batches or its
-            learning rate are others than so far. The work directory's history.json tells of each
-            such change.
+        continue_with: continue the run from its newest checkpoint although its steps, batches or
+            learning rates differ from the configured ones. history.json in the work directory
+            records the change.
 
     Returns:
         The number of steps, the last evaluation and the model directory.
@@ -150,27 +150,22 @@ def _session(
         directory=workdir,
         random_state=random_state,
         first_state=partial(_first_state, config, data, made, random_state),
-        begin=partial(_begin, config, data, course, run, placement),
+        begin=partial(_begin, course, run, placement),
         finish=partial(_finish, config, data, workdir),
     )
 
 
 def _begin(
-    config: PretrainConfig,
-    data: PretrainingData,
-    course: Course,
-    run: Run,
-    placement: Placement,
-    beginning: Beginning,
-    log: MetricsLog,
+    course: Course, run: Run, placement: Placement, beginning: Beginning, log: MetricsLog
 ) -> None:
     """Report what the run is, and how good its first weights are."""
+    config = course.config
     if multihost.is_primary():
         workdir = Path(config.workdir or "")
         write_json(workdir / "config.json", to_dict(config))
         write_history(workdir, course.continuations.history)
     step = beginning.position.step
-    log.say(run_plan(config, data))
+    log.say(run_plan(config, course.data))
     if step:
         log.event(step, beginning.origin)
         if told := course.continuations.begun_in_words(run.workload):

@@ -31,6 +31,8 @@ from albert_jax.utils.errors import UserError
 from tests.helpers.models import random_batch, tiny_albert
 from tests.helpers.toy_task import toy_config
 
+pytestmark = pytest.mark.usefixtures("steps_made_once")
+
 QUERY = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.query"
 VALUE = QUERY.replace("query", "value")
 
