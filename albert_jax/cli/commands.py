@@ -795,7 +795,7 @@ class Convert(Command):
     no_vocab: Switch = False
     """Convert without a vocabulary."""
     mode: Mode | None = None
-    """How text is divided, docs/data.md; unset: as in the source."""
+    """How text is divided, docs/reference/tokenizers.md; unset: as in the source."""
     do_lower_case: bool | None = None
     """Whether the vocabulary is lower-cased; unset: as in the source, else True."""
     with_optimizer: Switch = False
