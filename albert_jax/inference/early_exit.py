@@ -104,7 +104,7 @@ class ExitOutputs:
     """Compute a head's outputs text by text, each with no more passes than it needs."""
 
     def __init__(self, model: AlbertForTask, rule: ExitRule) -> None:
-        self.dtype = model.dtype
+        self.model = model
         self._longest = model.config.max_position_embeddings
         self._apply = jax.jit(partial(exit_outputs, model, rule))
 

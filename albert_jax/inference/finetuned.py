@@ -21,10 +21,11 @@ from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.inference.batching import batch_tokens, one_ahead
+from albert_jax.inference.batching import batch_tokens, most_padding, one_ahead
 from albert_jax.inference.early_exit import ExitOutputs, check_exit
-from albert_jax.inference.functions import narrowed
+from albert_jax.inference.functions import lowering_here, placed
 from albert_jax.models.heads import PACKABLE, AlbertForTask
+from albert_jax.models.lowering import Lowering
 from albert_jax.tasks import Task, find_task
 from albert_jax.tasks.batches import SHORTEST, evaluation_batches
 from albert_jax.tasks.collate import FeatureRow
@@ -93,19 +94,23 @@ def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) 
 
 
 def head_network(
-    config: AlbertConfig, compute: ComputeConfig, kind: HeadKind, params: Mapping[str, Any]
+    config: AlbertConfig,
+    compute: ComputeConfig,
+    kind: HeadKind,
+    params: Mapping[str, Any],
+    lowering: Lowering = Lowering(),
 ) -> AlbertForTask:
     """Return the network for parameters with a head of that kind."""
     bias = params["head"].get("output_bias")
-    return AlbertForTask(config, compute, kind=kind, labels=2 if bias is None else len(bias))
+    labels = 2 if bias is None else len(bias)
+    return AlbertForTask(config, compute, lowering, kind=kind, labels=labels)
 
 
 class HeadOutputs:
     """Compute a head's outputs for rows of any lengths on one device, packed or one by one."""
 
     def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
-        self._model, self._pack = model, pack
-        self.dtype = model.dtype
+        self.model, self._pack = model, pack
         self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
 
     def __call__(
@@ -116,11 +121,12 @@ class HeadOutputs:
         `tick` is called after each batch. If it raises an exception, the computation ends.
         """
         found: list[dict[str, np.ndarray]] = [{} for _ in rows]
-        per_token = self._model.kind in ("token_classification", "span_v1")
+        per_token = self.model.kind in ("token_classification", "span_v1")
         batches = evaluation_batches(
             rows,
-            longest=self._model.config.max_position_embeddings,
+            longest=self.model.config.max_position_embeddings,
             tokens=batch_tokens(),
+            padding=most_padding(),
             pack=self._pack,
         )
         started = ((chosen, self._apply(params, batch)) for chosen, batch in batches)
@@ -158,7 +164,7 @@ class FineTuned:
 
     def broken(self, what: str) -> UserError:
         """Return the error for outputs that are not finite; `what` names the input."""
-        dtype = self.outputs.dtype
+        dtype = self.outputs.model.dtype
         precision = "" if dtype == "float32" else f", or too large for {dtype}"
         return UserError(
             f"{what}: the model's outputs are not finite; the weights in {self.path} are damaged"
@@ -167,8 +173,7 @@ class FineTuned:
 
     @cached_property
     def params(self) -> Any:
-        params = narrowed(for_task(self.directory.params), self.outputs.dtype)
-        return jax.device_put(params)
+        return placed(for_task(self.directory.params), self.outputs.model)
 
     def __call__(
         self, rows: Sequence[FeatureRow], tick: Tick | None = None
@@ -263,7 +268,7 @@ def fine_tuned_of(
     if (asked := settings.get("max_seq_length")) is not None:
         length = _row_length(asked, longest)
     compute = settings.get("compute") or ComputeConfig()
-    for_head = head_network(model.config, compute, head.kind, model.params)
+    for_head = head_network(model.config, compute, head.kind, model.params, lowering_here())
     outputs: HeadOutputs | ExitOutputs
     if (rule := settings.get("exit")) is not None:
         outputs = ExitOutputs(for_head, check_exit(for_head, rule, pack))

@@ -229,6 +229,15 @@ def test_batches_hold_every_row_once_in_few_shapes(lengths, longest, tokens):
     assert len({(len(b.rows), b.length) for b in batches}) <= len({b.length for b in batches}) + 2
 
 
+def test_rows_share_a_batch_only_where_it_is_hardly_padded():
+    plan = partial(plan_batches, longest=512, tokens=1024)
+    unlike = [60, 50, 40, 30, 20, 20, 20, 10]
+    assert [len(batch.rows) for batch in plan(unlike)] == [8]
+    apart = plan(unlike, padding=0.1)
+    assert [batch.length for batch in apart] == [padded_length(n, 512) for n in unlike]
+    assert [len(batch.rows) for batch in plan([30] * 40, padding=0.1)] == [32, 8]
+
+
 # -------------------------------------------------------------------------------- what can be asked
 
 
