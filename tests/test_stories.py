@@ -155,7 +155,7 @@ def test_a_folder_of_transformers_5_is_fine_tuned_with_its_own_tokenizer(
         assert tokenizer.encode(text) == theirs.encode(text)
     texts = [json.loads(line) for line in Path("texts.jsonl").read_text().splitlines()]
     ours = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
-    back = [answer.to_json() for answer in albert_jax.predict("reviews-hf", texts)]
+    back = [answer.to_json() for answer in albert_jax.predict("reviews-hf", texts, task="single")]
     assert [answer["probabilities"] for answer in back] == [x["probabilities"] for x in ours]
 
 
