@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ALBERT in JAX/Flax: pretraining, fine-tuning and inference on TPU and GPU.
+"""Pretrain, fine-tune and run ALBERT in JAX/Flax on TPU, GPU and CPU.
 
-The names below are the public interface. Those that need JAX or SentencePiece are imported when
-first used, so that `import albert_jax` and `albert-jax --help` are instant. The functions check the
-kinds of their arguments: UserError for a wrong one.
+The names in `__all__` are the public interface. Those that need JAX or SentencePiece are imported
+when they are first used, so that `import albert_jax` and `albert-jax --help` are instant. If an
+argument of a function has a wrong type, the function raises UserError.
 """
 
-__version__ = "0.1.0"  # before the imports: any module may import it
+__version__ = "0.2.0"  # before the imports: any module may import it
 
 import importlib
 import inspect
@@ -125,7 +125,7 @@ __all__ = [
     "verify",
 ]
 
-# Where each name that is imported late comes from; None: it is a module of ours.
+# The module of each name that is imported on first use; None for a module of the package.
 _LATE = {
     "TASKS": "tasks",
     "Albert": "inference.api",

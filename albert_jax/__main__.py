@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m albert_jax`, and the script `albert-jax`: the command line, with its signals handled
-from the first moment on, before anything slow is imported."""
+"""Run the command line, as `python -m albert_jax` and as the script `albert-jax`.
 
+Signals are handled from the first moment on, before anything slow is imported.
+"""
+
+import gc
 import signal
 import sys
 
+from albert_jax.utils.collector import own_process
 from albert_jax.utils.errors import TryAgain
 from albert_jax.utils.interrupts import SIGNALS, watched
 
-# Commands that go on where they were interrupted, when they are started again.
+# Commands that continue an interrupted run when they are started again.
 RESUMABLE = ("pretrain", "finetune", "prepare")
 
 
 def main() -> int:
-    """Runs `sys.argv` and returns its exit status.
+    """Run `sys.argv` and return its exit status.
 
-    A signal ends a command that can be started again with 75, others as shells report it, with 128
-    and the signal's number; either way what was half-written is removed.
+    A signal ends a command that can be started again with status 75, and others with 128 plus the
+    signal's number, as shells report it. Either way, half-written files are removed.
     """
+    own_process()
     resumable = sys.argv[1:2] != [] and sys.argv[1] in RESUMABLE
 
     def status(number: int) -> int:
@@ -27,8 +32,9 @@ def main() -> int:
         from albert_jax.cli import main as cli
 
         done = cli.main()
-    for number in SIGNALS:  # what is done is done: a late signal must not change the status
+    for number in SIGNALS:  # the work is done: a late signal must not change the status
         signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # the interpreter's last collections would go through all of JAX
     return done
 
 

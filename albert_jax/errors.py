@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors that a recipe or a caller meets, by their public names."""
+"""Export the errors that a recipe or a caller meets, by their public names."""
 
 from albert_jax.utils.errors import TryAgain, UserError
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optimizers by their public names, as `albert_jax.optimizer.lamb(schedule, …)`."""
+"""Export the optimizers by their public names, as `albert_jax.optimizer.lamb(schedule, …)`."""
 
 from albert_jax.training.optimizer import (
     adamw,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house's pictures by their public names, as `albert_jax.plots.new_figure(title)`."""
+"""Export the functions that draw this project's figures, as `albert_jax.plots.new_figure(…)`."""
 
 from albert_jax.perf.roofline import best_rates, device_rates, roofline_figure, step_traffic
 from albert_jax.utils.plots import (

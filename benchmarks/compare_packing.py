@@ -30,7 +30,7 @@ from albert_jax.inference.finetuned import HeadOutputs, head_outputs
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import RawExample, find_task
-from albert_jax.tasks.batches import TrainingBatches
+from albert_jax.tasks.batches import Pack, TrainingBatches
 from albert_jax.tasks.collate import FeatureRow, collate
 from albert_jax.tasks.split_features import features_of
 from albert_jax.training.losses import task_objective
@@ -92,7 +92,12 @@ def train(
 
     def batches(window: int, pack: int, longest: int = LONGEST) -> TrainingBatches:
         return TrainingBatches(
-            rows, batch_size=batch_size, seed=0, window=window, longest=longest, pack=pack
+            rows,
+            batch_size=batch_size,
+            seed=0,
+            window=window,
+            longest=longest,
+            pack=Pack(pack) if pack else None,
         )
 
     def run(drawn: Callable[[int], Any], count: int) -> None:

@@ -28,7 +28,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 from albert_jax.models import attention_pallas  # noqa: E402
-from albert_jax.models.dropout import row_seeds  # noqa: E402
+from albert_jax.models.attention_plain import Heads  # noqa: E402
+from albert_jax.models.dropout import RowDropout, row_seeds  # noqa: E402
 from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice  # noqa: E402
 
 TOKENS = 2048  # of the rows of a call
@@ -48,10 +49,9 @@ def main() -> None:
     shape = rows, given.length, given.heads * given.head_size
 
     def loss(query_BSND, key_BSND, value_BSND, mask_BS):
-        seeds_B2 = row_seeds(jax.random.key(0), rows) if given.dropout else None
-        out = attention_pallas.rows(
-            query_BSND, key_BSND, value_BSND, mask_BS, dropout_rate=given.dropout, seeds_B2=seeds_B2
-        )
+        drawn = RowDropout(given.dropout, row_seeds(jax.random.key(0), rows))
+        heads = Heads(query_BSND, key_BSND, value_BSND)
+        out = attention_pallas.rows(heads, mask_BS, dropout=drawn if given.dropout else None)
         return out.astype(jnp.float32).sum()
 
     def gradients(x_BSH, mask_BS):

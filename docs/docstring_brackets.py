@@ -15,8 +15,10 @@ class PlainBrackets(griffe.Extension):
     def on_object(self, *, obj: Any, **_: Any) -> None:
         """Escape the brackets of an object's docstring."""
         if obj.docstring:
-            pieces = re.split(r"(`[^`]*`)", obj.docstring.value)
-            obj.docstring.value = "".join(
+            # Examples are code, and stand last.
+            text, heading, examples = obj.docstring.value.partition("\nExamples:\n")
+            escaped = "".join(
                 piece if piece.startswith("`") else re.sub(r"(?<!\\)([\[\]])", r"\\\1", piece)
-                for piece in pieces
+                for piece in re.split(r"(`[^`]*`)", text)
             )
+            obj.docstring.value = escaped + heading + examples

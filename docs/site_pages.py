@@ -320,11 +320,22 @@ def _is_module(name: str) -> bool:
 
 
 def _api_entry(name: str) -> list[str]:
+    import albert_jax
+
+    found = getattr(albert_jax, name)
     if name.isupper():
-        return [f"### {name}", "", f"`albert_jax.{name}`: a mapping by name.", ""]
+        names = ", ".join(f"`{key}`" for key in found)
+        return [f"### {name}", "", f"`albert_jax.{name}` is a dict with the keys {names}.", ""]
     if _is_module(name):
-        tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-        return [f"### {name}", "", _escaped(ast.get_docstring(tree) or ""), ""]
+        lines = [f"### {name}", "", found.__doc__, ""]
+        for member in found.__all__:
+            lines += [
+                f"::: albert_jax.{name}.{member}",
+                "    options:",
+                "      heading_level: 4",
+                "",
+            ]
+        return lines
     if name.endswith("Config"):
         return [f"- [`{name}`](settings.md#{name.lower()})", ""]
     return [f"::: albert_jax.{name}", ""]
@@ -363,8 +374,8 @@ def packages_page() -> str:
         [
             "# Packages and imports",
             "",
-            "Each row is a package. A dot in a row says that the package imports the one that the "
-            "column names, and the number counts its modules that do. All dots lie on one side: a "
+            "Each row is a package. A dot means that this package imports the one of the column, "
+            "and its number counts the modules that do. All dots are on one side, because a "
             "package imports only packages below it. The picture is drawn from the code's imports "
             "when the site is built, and `lint-imports` checks the same rule in CI. "
             "[Architecture in detail](../architecture.md) describes the parts.",

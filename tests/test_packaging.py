@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a clone promises: two commands, a CI script and locks that agree with each other."""
 
+import hashlib
 import re
+import shutil
 import subprocess
 import tomllib
 import zipfile
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from flit_core.buildapi import build_wheel as flit_build
+from flit_core.buildapi import build_sdist, build_wheel
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -20,6 +22,15 @@ import albert_jax
 from tests.helpers.paths import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+_NOT_OF_A_RELEASE = {
+    ".git",
+    ".jax_cache",
+    ".hypothesis",
+    "__pycache__",
+    ".mypy_cache",
+    ".venv",
+    "site",
+}
 LOCKS = ["requirements.lock", "requirements-dev.lock"]
 EXTRAS = ["tpu", "gcs", "cuda", "cuda13"]  # whose locks have what they add to requirements.lock
 
@@ -145,7 +156,7 @@ def test_the_wheel_has_the_packaged_model_its_card_and_its_licence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    wheel = tmp_path / flit_build(str(tmp_path))
+    wheel = tmp_path / build_wheel(str(tmp_path))
     assert wheel.stat().st_size < 8_000_000
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -156,3 +167,38 @@ def test_the_wheel_has_the_packaged_model_its_card_and_its_licence(
     assert {f"albert_jax/packaged/{name}" for name in ("LICENSE", "mini/README.md")} <= files
     assert files <= names
     assert "License-Expression: Apache-2.0 AND CC-BY-SA-4.0" in told
+    assert {line for line in told.splitlines() if line.startswith("License-File: ")} == {
+        "License-File: LICENSE",
+        "License-File: NOTICE",
+        "License-File: albert_jax/packaged/LICENSE",
+    }
+
+
+def test_a_release_is_the_same_bytes_whenever_and_wherever_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    clone = tmp_path / "clone"
+    shutil.copytree(
+        REPOSITORY,
+        clone,
+        copy_function=shutil.copy,  # at other times
+        ignore=lambda _, names: _NOT_OF_A_RELEASE.intersection(names),
+    )
+    digests = []
+    for number, folder in enumerate((REPOSITORY, clone)):
+        monkeypatch.chdir(folder)
+        out = tmp_path / str(number)
+        out.mkdir()
+        built = [build_wheel(str(out)), build_sdist(str(out))]
+        digests.append([hashlib.sha256((out / name).read_bytes()).hexdigest() for name in built])
+    assert digests[0] == digests[1]
+
+
+def test_the_version_is_that_of_the_changelog_and_of_the_citation() -> None:
+    newest = re.search(
+        r"^## (\S+) - \d{4}-\d\d-\d\d$", (REPOSITORY / "CHANGELOG.md").read_text(), re.M
+    )
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"]
+    assert newest is not None
+    assert newest[1] == cited == albert_jax.__version__

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model directory that a path or a name stands for; else what lies there, and which command
-makes one of it.
+"""Find the model directory of a path or a name; for others, say which command makes one.
 
-Standard library and small files only, so that a mistyped path is told before JAX is imported.
+Only the standard library and small files are used, so that a mistyped path is reported before JAX
+is imported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from albert_jax.checkpoint.named_models import converted_folder, kept_folder, named_model
+from albert_jax.checkpoint.named_models import (
+    converted_folder,
+    kept_folder,
+    merged_adapter,
+    named_model,
+)
+from albert_jax.config.adapters import base_digest, is_adapter, read_adapter_manifest
 from albert_jax.config.manifests import (
     CONFIG,
     MANIFEST,
@@ -20,6 +26,7 @@ from albert_jax.config.manifests import (
     VOCABULARIES,
     holds_transformers_weights,
     is_model_directory,
+    read_model_manifest,
     vocabulary_in,
 )
 from albert_jax.config.model import MODELS
@@ -40,14 +47,21 @@ from albert_jax.utils.wording import did_you_mean, first_ten
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".msgpack", ".index", ".data-00000-of-00001")
 
 
-def require_model_directory(path: Any, name: str = "model", *, fetch: bool = True) -> Path:
-    """Return the model directory at a path or of a name; a transformers folder's, a released
-    model's and a hub repository's are made in the user's cache, where they are not there yet.
+def require_model_directory(
+    path: Any, name: str = "model", *, fetch: bool = True, base: str | Path | None = None
+) -> Path:
+    """Return the model directory at a path or of a name.
 
-    With `fetch` False nothing is made, and what would have to be is refused. Raises UserError for
-    anything else, which says what it is and what to run or give instead.
+    For a transformers folder, an adapter, a released model and a hub repository it is made in the
+    user's cache, if it is not there yet. With `fetch` False nothing is made, and such a source is
+    refused. `base` is the model that an adapter was trained on, if it has moved. Raises UserError
+    for anything else, which says what it is and what to run or give instead.
     """
     folder = path_of(path, name)
+    if is_adapter(folder):
+        return _adapters_model(folder, base, fetch)
+    if base is not None:
+        raise UserError(f"base {base} is for an adapter, and {path} is none; leave it out")
     if named := name_of(path):
         if not fetch and not kept_model(named):
             raise _not_here(path)
@@ -77,14 +91,41 @@ def require_model_directory(path: Any, name: str = "model", *, fetch: bool = Tru
     )
 
 
+def _adapters_model(folder: Path, base: str | Path | None, fetch: bool) -> Path:
+    if base is None and (kept := kept_folder(folder)):
+        return kept
+    if not fetch:
+        raise _not_here(folder)
+    manifest = read_adapter_manifest(folder)
+    given = base if base is not None else manifest.base
+    if given is None:
+        raise UserError(
+            f"adapter {folder} was trained on random weights, which no model directory has; give "
+            "the whole model that was written beside it"
+        )
+    try:
+        found = require_model_directory(given, "base")
+    except UserError as error:
+        hint = "" if base is not None else "; name it with --base MODEL where it is elsewhere"
+        raise UserError(f"the base of adapter {folder} cannot be used: {error}{hint}") from None
+    digest = base_digest(read_model_manifest(found).tensors)
+    if digest != manifest.base_sha256:
+        raise UserError(
+            f"{given} is not the base of adapter {folder}: its encoder has SHA-256 {digest[:12]}… "
+            f"and the base's has {manifest.base_sha256[:12]}…; name the model that the adapter was "
+            "trained on with --base MODEL"
+        )
+    return merged_adapter(folder, found)
+
+
 def hidden_name(folder: Path) -> str:
-    """Return what an error adds of an existing path that hides a known model; else nothing."""
+    """Return what an error adds if an existing path hides a known model, or ""."""
     known = hidden_by(folder) if folder.exists() else None
     return f"; the model of that name is {known}" if known else ""
 
 
 def _repository_of(text: str) -> str:
-    """What to add of a path that is not there, in a folder that is, and could name a repository."""
+    """Return what an error adds for a missing path that could name a repository, or ""."""
     named = named_by(text)
     return f"; {named.forced} is the repository of the hub" if named else ""
 
@@ -97,8 +138,10 @@ def _not_here(path: Any) -> UserError:
 
 
 def what_is(path: Any) -> str | None:
-    """Returns a sentence on what lies at a path, or has that name, and what to do with it; None for
-    a model directory and for what is not recognised."""
+    """Return a sentence on what is at a path, or has that name, and what to do with it.
+
+    None for a model directory and for what is not recognised.
+    """
     place = path_of(path, "path")
     if place.is_dir():
         return _folder(place)

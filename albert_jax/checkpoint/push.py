@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uploads a model to the Hugging Face hub, in transformers' layout, with a model card."""
+"""Upload a model to the Hugging Face hub, in transformers' layout, with a model card."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ _CARD = "README.md"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pushed(Result):
-    """What was uploaded: the repository, its revision, the commit's address and the files."""
+    """Hold what was uploaded.
+
+    Attributes:
+        repository: OWNER/NAME.
+        revision: the branch.
+        url: the address of the commit.
+        files: the names of the files.
+    """
 
     repository: str
     revision: str
@@ -42,23 +49,23 @@ def push(
     revision: str | None = None,
     license: str | None = None,
 ) -> Pushed:
-    """Upload a model to a repository of the Hugging Face hub, as one commit.
+    """Upload a model to a repository of the Hugging Face hub, in one commit.
 
     Args:
         model: a model directory or a model's name, which is converted to transformers' layout and
-            gets a model card; or a transformers folder, which is read to prove that it can be, and
-            uploaded as it is, with a card where it has none.
-        repository: hub:OWNER/NAME, made where it is missing.
-        private: whether a repository that is made is private.
-        revision: the branch to commit to, made where it is missing; unset: main.
-        license: the licence's identifier in the card; unset: that of released weights and of the
+            gets a model card; or a transformers folder, which is checked and uploaded as it is,
+            with a card if it has none.
+        repository: "hub:OWNER/NAME"; a missing repository is made.
+        private: make a missing repository private.
+        revision: the branch to commit to; a missing branch is made. Unset, main.
+        license: the licence's identifier in the card; unset, that of released weights and of the
             packaged model, else unknown.
 
     Returns:
         The commit's address and the files.
 
     Raises:
-        UserError: for what is no model, where the hub refuses, and where it cannot be reached.
+        UserError: if the model cannot be read, or the hub refuses or cannot be reached.
     """
     named = _repository(repository, revision)
     check_license(license)
@@ -96,8 +103,10 @@ def _repository(repository: str, revision: str | None) -> ModelName:
 def _checked_folder(
     folder: Path, scratch: Path, named: ModelName, license: str | None
 ) -> dict[str, Path]:
-    """A transformers folder's files by name, all that a model needs; UserError where they make
-    none that can be read."""
+    """Return the files of a transformers folder that a model needs, by name.
+
+    Raises UserError if they make no readable model.
+    """
     try:
         card = card_of(folder, named.name, license)
     except UserError as error:
@@ -108,7 +117,7 @@ def _checked_folder(
     wanted = {*hub.chosen_files(there, str(folder)), *writers.FILES["hf"]}
     files = {name: path for name, path in there.items() if name in wanted}
     if _CARD in files and license is not None:
-        raise UserError(f"{files[_CARD]} says the licence; change it there, leave out --license")
+        raise UserError(f"{files[_CARD]} names the licence; change it there, leave out --license")
     if _CARD not in files:
         (scratch / _CARD).write_text(card, encoding="utf-8")
         files[_CARD] = scratch / _CARD

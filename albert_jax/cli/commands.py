@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands: each is a frozen dataclass whose fields are its flags, and whose `run` makes one
-call and prints what it returns.
+"""Define the commands.
 
-tyro reads the fields, their types, defaults and comments, so that a flag is declared once. What a
-command calls is imported when it runs: `--help` never waits for JAX.
+Each is a frozen dataclass whose fields are its flags, and whose `run` makes one call and prints the
+result. tyro reads the fields, their types, defaults and docstrings, so that a flag is declared
+once. A command imports what it calls when it runs, so that `--help` never waits for JAX.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -25,8 +25,15 @@ from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.sections import Destination
+from albert_jax.utils.collector import staying
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import json_line, say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from albert_jax.inference.finetuned import AnswerSettings
+    from albert_jax.utils.json_values import JsonObject
 
 T = TypeVar("T")
 
@@ -45,7 +52,7 @@ Sweep = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
 
 
 class Command:
-    """A command line that has been parsed."""
+    """Hold a command line that has been parsed."""
 
     def run(self) -> None:
         """Do what the command is for, and print its results to stdout."""
@@ -53,7 +60,7 @@ class Command:
 
 
 def _fields(flags: Any, *without: str) -> dict[str, Any]:
-    """Return a dataclass's fields by name, as keyword arguments for what the command calls."""
+    """Return a dataclass's fields by name, as keyword arguments of the function to call."""
     names = [field.name for field in dataclasses.fields(flags)]
     return {name: getattr(flags, name) for name in names if name not in without}
 
@@ -64,15 +71,18 @@ def _gives_any(flags: Any, names: Sequence[str]) -> bool:
     return any(getattr(flags, name) != defaults[name] for name in names)
 
 
-def _require_model(given: str, name: str = "model") -> None:
-    """Raise UserError for what is no model; one that is given by its name is fetched."""
+def _require_model(given: str, name: str = "model", *, base: str | None = None) -> None:
+    """Raise UserError unless a path is a model.
+
+    A model that is given by its name is fetched, and an adapter is merged with its base.
+    """
     from albert_jax.checkpoint.model_paths import require_model_directory  # reads vocabularies too
 
-    require_model_directory(given, name)
+    require_model_directory(given, name, base=base)
 
 
 def _keep_programs() -> None:
-    """Keep what is compiled from now on for the next call; this imports JAX."""
+    """Keep the programs that are compiled from now on for the next call; this imports JAX."""
     from albert_jax.distributed.compilation_cache import set_compilation_cache
 
     set_compilation_cache(None)
@@ -86,23 +96,24 @@ class _Reading(Command):
     """Flags of the commands that read text."""
 
     text: Text
-    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: or hf: names of splits;
-    or python-docs or package-docs, the documentation inside Python and installed packages."""
+    """Files (plain or .gz), folders or patterns, also at gs://. With tfds: or hf:, names of splits.
+    python-docs and package-docs are the documentation inside Python and installed packages."""
     output: str
     """Folder to write."""
     format: str = "text"
-    """text (also JSONL, by its name, and Parquet), wiki (WikiExtractor's output), tfds:NAME or
+    """text (also Parquet, and JSONL by its name), wiki (WikiExtractor's output), tfds:NAME, or
     hf:NAME[/CONFIG], a data set of the hub."""
     field: str | None = None
-    """Column or key that holds the text, of hf:, Parquet and JSONL; unset: text."""
+    """Column or key that holds the text of hf:, Parquet and JSONL; unset: text."""
     sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
-    """One a line, to be split out of lines, or out of lines wrapped at a width."""
+    """How lines become sentences: each line is one (lines), lines are split (split), or wrapped
+    lines are joined and split (wrapped); auto decides for each file."""
     language: str = "en"
-    """Whose rules split sentences."""
+    """Language whose rules split sentences."""
     strict: bool = False
-    """End at the first damaged input instead of counting and reporting it."""
+    """Stop at the first damaged input, instead of counting and reporting damage."""
     data_dir: str | None = None
-    """Where TensorFlow Datasets keeps its data."""
+    """Folder in which TensorFlow Datasets keeps its data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +130,7 @@ class TrainTokenizer(_Reading):
     do_lower_case: bool = True
     """Lower-case and drop accents, as the released vocabularies do."""
     character_coverage: float = 0.99995
-    """Share of the characters that get a piece; the rest become <unk>."""
+    """Fraction of the text's characters that get a piece; the rest become <unk>."""
 
     def run(self) -> None:
         from albert_jax.data.vocabulary import train_tokenizer
@@ -135,21 +146,21 @@ class Prepare(_Reading):
     """
 
     output: str
-    """Folder of the store, or gs://…; of an interrupted one, to go on with it."""
+    """Folder of the store, or gs://…. If the store is unfinished, the command continues it."""
     vocab: str
     """spiece.model, tokenizer.json, vocab.txt, the folder that holds it, or a model's name."""
     workers: int | None = None
     """Processes; unset: all cores."""
     holdout: float = 0.01
-    """Share of the documents kept from training, for evaluation."""
+    """Fraction of the documents that is kept from training, for evaluation."""
     mode: Mode = "google"
-    """Of a SentencePiece model: text as the original has it (google), or transformers' slow (hf) or
-    fast (hf-fast) tokenizer; other vocabularies say it themselves."""
+    """How a SentencePiece model divides text: as the original (google), or as transformers' slow
+    (hf) or fast (hf-fast) tokenizer. Other vocabularies define it themselves."""
     do_lower_case: bool = True
-    """As the vocabulary was trained."""
+    """Lower-case text; must be as the vocabulary was trained."""
     beam: tuple[str, ...] | None = None
-    """Run on Apache Beam, with its pipeline options, as runner=FlinkRunner; none: in this process.
-    """
+    """Run on Apache Beam with these pipeline options, as runner=FlinkRunner; without options, in
+    this process."""
     json: bool = False
     """Print the store's manifest as JSON."""
 
@@ -180,35 +191,40 @@ class Pretrain(Command):
     config: Flags[PretrainConfig]
     dry_run: bool = False
     """Print the plan (sizes, memory, time) and stop."""
+    continue_with: Switch = False
+    """Continue the work directory's run, finished or not, with other --train.steps, batches or
+    learning rates; its history.json records the change."""
     multihost: bool = False
-    """This process is one of several, on hosts that share the work directory. Cloud TPU, GKE and
-    SLURM tell them of each other; elsewhere give the next three flags too."""
+    """This process is one of several, on hosts that share the work directory. On Cloud TPU, GKE and
+    SLURM the processes find each other; elsewhere give the next three flags too."""
     coordinator: str | None = None
     """HOST:PORT of process 0, which listens there."""
     num_processes: int | None = None
-    """How many there are."""
+    """Number of processes."""
     process_id: int | None = None
-    """This one's number, from 0."""
+    """Number of this process, from 0."""
     start_timeout: int = 120
-    """Seconds for all of them to come."""
+    """Seconds in which all processes must start."""
     peer_timeout: int = 30
-    """Seconds without a sign of life after which one counts as dead, and all stop."""
+    """Seconds without a sign of life after which a process counts as dead, and all stop."""
     log: tuple[Destination, ...] = ("tensorboard",)
-    """Trackers that are sent the figures, one or several; docs/python.md."""
+    """Trackers that receive the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_pretraining_inputs
         from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
-        keep_freed_memory()  # before JAX is imported, which a model's first use does
-        # Converting starts JAX, which several processes must not before they have met.
+        keep_freed_memory()  # before JAX is imported, which the first use of a model's name does
+        # Converting starts JAX, but several processes must join before JAX starts.
         require_pretraining_inputs(
             self.config, workdir_too=not self.dry_run, fetch=not self.multihost
         )
         require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
+        if self.dry_run and self.continue_with:
+            raise UserError("--dry-run plans a run from its first step; leave out --continue-with")
         from albert_jax.distributed.multihost import Launch
         from albert_jax.training.pretrain import pretrain
 
@@ -226,7 +242,12 @@ class Pretrain(Command):
 
             print(describe_plan(self.config))
         else:
-            pretrain(self.config, launch=launch if self.multihost else None, log=self.log)
+            pretrain(
+                self.config,
+                launch=launch if self.multihost else None,
+                log=self.log,
+                continue_with=self.continue_with,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,9 +262,9 @@ class Finetune(Command):
 
     config: Flags[FinetuneConfig]
     json: bool = False
-    """Print what results.json holds."""
+    """Print the contents of results.json."""
     log: tuple[Destination, ...] = ("tensorboard",)
-    """Trackers that are sent the figures, one or several; docs/python.md."""
+    """Trackers that receive the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_finetuning_inputs
@@ -276,30 +297,33 @@ class _Answering(Command):
     max_seq_length: int | None = None
     """Tokens in a row; unset: as in fine-tuning."""
     doc_stride: int | None = None
-    """Tokens from one SQuAD window's start to the next's."""
+    """Tokens from the start of one SQuAD window to the start of the next."""
     long: Long | None = None
-    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
-    windows takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
+    """How a text longer than a row is handled: cut leaves out its end, refuse is an error, windows
+    takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
     stride: int | None = None
-    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
+    """With --long windows, tokens from the start of one window to the start of the next; unset:
+    half a window."""
     texts: tuple[str, ...] = ()
     """Columns that hold the texts; unset: as in fine-tuning."""
     label: str | None = None
     """Column that holds the label; unset: as in fine-tuning."""
     labels: tuple[str, ...] = ()
-    """What the data's labels are in the task, as negative=0,positive=1; those not named: as they
-    are."""
+    """The task's label for each label of the data, as negative=0,positive=1; labels that are not
+    named keep their name."""
     pack: int = 0
-    """Tokens of rows that short examples share, as 512, where that is faster: classification and
-    regression; 0: an example a row."""
+    """Tokens of a row that short examples share, as 512, for speed; for classification and
+    regression. 0: each example has its own row."""
     exit: str | None = None
-    """Answer one text at a time, after fewer passes: patience=N once N in a row have not changed
-    the answer, confidence=P once it has that probability; for models of finetune --exits."""
+    """Answer one text at a time, after fewer passes: patience=N when N passes in a row do not
+    change the answer, confidence=P when it has that probability; for models of finetune --exits."""
+    base: str | None = None
+    """For an adapter, the model that it was trained on; unset: at its former path."""
     dtype: Dtype = "float32"
-    """Of matmuls and activations."""
+    """Type of matmuls and activations."""
 
-    def _settings(self) -> dict[str, Any]:
-        """Return how the model is to answer, but for the task."""
+    def _settings(self) -> AnswerSettings:
+        """Return how the model answers, without the task."""
         return {
             "max_seq_length": self.max_seq_length,
             "doc_stride": self.doc_stride,
@@ -328,32 +352,36 @@ class Evaluate(_Answering):
     """
 
     model: tuple[str, ...]
-    """Fine-tuned model directory; of a suite one for each task; with --store a pretrained one."""
+    """Fine-tuned model directory; with --suite one for each task; with --store a pretrained one."""
     data: str | None = None
-    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    """Folder of the task's files as published, one such file, or a data set: hf:NAME[/CONFIG], a
     folder of Parquet or Arrow files, or tfds."""
     store: str | None = None
-    """Token store with the model's vocabulary, in place of --data."""
+    """Token store with the model's vocabulary, instead of --data."""
     masking: Literal["ngram", "word", "piece"] = "ngram"
     """With --store, what is masked: n-grams of words (the original), single words, single pieces.
     """
     examples: int = 6400
-    """With --store, the most rows."""
+    """With --store, the maximum number of rows."""
     split: str = "dev"
     """dev, or another split with labels (dev_mismatched of MNLI, test of RACE)."""
     suite: Literal["card"] | None = None
-    """card: SQuAD 1.1 and 2.0, MNLI, SST-2 and RACE."""
+    """card is SQuAD 1.1 and 2.0, MNLI, SST-2 and RACE."""
     released: str | None = None
-    """Whose published row to print, as base-v2; unset: as the models say."""
+    """Released model whose published row is printed, as base-v2; unset: the one that the models
+    come from."""
     output: str | None = None
-    """Folder for the predictions file; unset: predictions/ beside the model, or here of a name."""
+    """Folder for the predictions file; unset: predictions/ beside the model, or for a model's name
+    here."""
     json: bool = False
     """Print {"task", "metrics", "examples", "predictions_file"} as JSON, metrics in the official
     scale."""
 
     def run(self) -> None:
+        if self.base is not None and len(self.model) != 1:
+            raise UserError(f"--base is of one adapter, and there are {len(self.model)} models")
         for each in self.model:
-            _require_model(each)
+            _require_model(each, base=self.base)
         if (self.data is None) == (self.store is None):
             raise UserError("give --data DIR for a task, or --store STORE for a pretrained model")
         if self.store is not None:
@@ -364,7 +392,8 @@ class Evaluate(_Answering):
             return
         if len(self.model) != 1:
             raise UserError(f"{len(self.model)} models; give one, or --suite card")
-        from albert_jax.inference.evaluate import evaluate, evaluation_table
+        with staying():
+            from albert_jax.inference.evaluate import evaluate, evaluation_table
 
         assert self.data is not None
         _keep_programs()
@@ -433,23 +462,24 @@ class Predict(_Answering):
     model: str
     """Fine-tuned model directory."""
     input: str | None = None
-    """JSONL, or by its name CSV or TSV, whose first row names the columns, or a text a line (.txt),
-    or for token classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    """JSONL, or by its name CSV or TSV, whose first row names the columns; .txt with one text in
+    each line; or for token classification CoNLL (.conll, .txt). Plain or gz; - is standard input,
+    JSONL."""
     input_format: Literal["jsonl", "csv", "tsv", "conll", "text"] | None = None
-    """What the input is, whatever its name; text: a text a line."""
+    """Format of the input, whatever its name; text has one text in each line."""
     output: str | None = None
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
-    unset: predictions/ beside the model, or here of a name."""
+    unset: predictions/ beside the model, or for a model's name here."""
     data: str | None = None
-    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    """Folder of the task's files as published, one such file, or a data set: hf:NAME[/CONFIG], a
     folder of Parquet or Arrow files, or tfds."""
     split: str = "test"
     """Split of --data to answer."""
     skip_bad: Switch = False
-    """Answer {"id", "error"} to an input that has no answer, and go on with the next."""
+    """Answer {"id", "error"} to an input that has no answer, and continue with the next."""
 
     def run(self) -> None:
-        _require_model(self.model)
+        _require_model(self.model, base=self.base)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
         if self.data is not None and self.input_format is not None:
@@ -458,16 +488,18 @@ class Predict(_Answering):
             raise UserError(
                 "--skip-bad is for --input; a split's official file has an answer for each"
             )
-        from albert_jax.inference.predict import predict_file, predict_split
+        with staying():
+            from albert_jax.inference.predict import predict_file, predict_split
 
         _keep_programs()
-        settings = {"task": self.task, **self._settings()}
+        settings = self._settings()
         if self.input is not None:
             dest = self.output or "-"
             predict_file(
                 self.model,
                 self.input,
                 dest,
+                task=self.task,
                 input_format=self.input_format,
                 skip_bad=self.skip_bad,
                 **settings,
@@ -475,7 +507,12 @@ class Predict(_Answering):
             return
         assert self.data is not None
         for file in predict_split(
-            self.model, self.data, split=self.split, output=self.output, **settings
+            self.model,
+            self.data,
+            task=self.task,
+            split=self.split,
+            output=self.output,
+            **settings,
         ):
             print(file)
 
@@ -488,8 +525,8 @@ class _OnModel(Command):
     """Flags of the commands that take a model directory."""
 
     model: Model
-    """Model directory, transformers folder, or a name: base-v2 and the like, OWNER/NAME of the
-    Hugging Face hub, mini."""
+    """Model directory, transformers folder, or a name: a released model such as base-v2, OWNER/NAME
+    of the Hugging Face hub, or mini."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -499,10 +536,10 @@ class _OnTexts(_OnModel):
     text: Text = ()
     """Texts."""
     input: str | None = None
-    """UTF-8 file of texts, one a line, an empty line an empty text, plain or .gz; - is standard
-    input."""
+    """UTF-8 file with one text in each line, plain or .gz; an empty line is an empty text; - is
+    standard input."""
     depth: int | None = None
-    """Run the shared layer that often instead of as often as the configuration says."""
+    """Number of passes of the shared layer; unset: as in the configuration."""
     truncate: bool = False
     """Cut a text that is too long for the model instead of refusing it."""
 
@@ -517,17 +554,18 @@ class FillMask(_OnTexts):
     text: Text = ()
     """Sentences with [MASK] in them."""
     input: str | None = None
-    """UTF-8 file of such sentences, one a line, plain or .gz; - is standard input."""
+    """UTF-8 file with one such sentence in each line, plain or .gz; - is standard input."""
     top_k: int = 5
     """Pieces to print."""
     json: bool = False
-    """Print [{"score", "token", "token_str", "sequence"}] as JSON; of several texts a list of such
+    """Print [{"score", "token", "token_str", "sequence"}] as JSON; for several texts a list of such
     lists."""
 
     def run(self) -> None:
         _require_model(self.model)  # and the texts, before JAX is imported
         texts = _texts(self.text, self.input)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         albert = load(self.model, depth=self.depth)
@@ -556,14 +594,15 @@ class Encode(_OnTexts):
     output: str | None = None
     """.npz file to write."""
     layer: int = -1
-    """0 is what the first layer takes, 1 what it gives, -1 what the last gives."""
+    """0 is the input of the first layer, 1 its output, -1 the output of the last."""
     pool: Literal["cls", "mean", "none"] = "none"
-    """One vector for each text: the layer's at [CLS], or its mean over the tokens."""
+    """One vector for each text: the layer's output at [CLS], or its mean over the tokens."""
     long: Long | None = None
-    """What is done with a text too long for the model: refuse it (or unset), cut it, or with --pool
-    take the mean of its windows' vectors."""
+    """How a text that is too long for the model is handled: refuse it (also unset), cut it, or with
+    --pool take the mean of its windows' vectors."""
     stride: int | None = None
-    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
+    """With --long windows, tokens from the start of one window to the start of the next; unset:
+    half a window."""
 
     def run(self) -> None:
         from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
@@ -572,7 +611,8 @@ class Encode(_OnTexts):
         if self.output is not None:
             check_arrays_file(self.output, [] if self.input in (None, "-") else [str(self.input)])
         texts = _texts(self.text, self.input)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         pool = None if self.pool == "none" else self.pool
@@ -593,11 +633,11 @@ class Encode(_OnTexts):
             print(self.output)
 
 
-def _print_vectors(texts: Sequence[str], arrays: dict[str, Any]) -> None:
+def _print_vectors(texts: Sequence[str], arrays: dict[str, np.ndarray]) -> None:
     """Print a line of JSON for each text, without the vectors of its padding."""
     mask_BS = arrays.pop("mask")
     for row, text in enumerate(texts):
-        found: dict[str, Any] = {"text": text}
+        found: JsonObject = {"text": text}
         for name, array in arrays.items():
             own = array[row, : mask_BS[row].sum()] if array.ndim == 3 else array[row]
             found[name] = own.tolist()
@@ -623,7 +663,8 @@ class ScoreOrder(_OnModel):
 
         _require_model(self.model)
         first, second = given_text(self.first), given_text(self.second)
-        from albert_jax.inference.api import load
+        with staying():
+            from albert_jax.inference.api import load
 
         _keep_programs()
         print(f"{load(self.model).score_order(first, second, truncate=self.truncate):.4f}")
@@ -646,14 +687,16 @@ class Info(Command):
     """Model directory or work directory, token store (also at gs://), or recipe file with arguments
     after a colon."""
     store: str | None = None
-    """Of a recipe: the token store whose passes are counted."""
+    """For a recipe, the token store whose passes are counted."""
+    base: str | None = None
+    """For an adapter, the model that it was trained on; unset: at its former path."""
     json: bool = False
     """Print the description as JSON."""
 
     def run(self) -> None:
         from albert_jax.cli.info import describe_path, description_table
 
-        description = describe_path(self.path)
+        description = describe_path(self.path, base=self.base)
         if description.kind == "recipe" or self.store is not None:
             from albert_jax.cli.recipe_plan import with_plan  # which waits for JAX
 
@@ -669,11 +712,12 @@ class Export(Command):
     """
 
     workdir: Workdir
-    """Work directory of `albert-jax pretrain`, also of a run that goes on."""
+    """Work directory of `albert-jax pretrain`, also of a run that is not finished."""
     dest: Dest
     """Model directory to write: weights, albert_config.json, vocabulary, manifest."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights in the directory; bfloat16 takes half the room, and three of four digits."""
+    """Type of the weights in the directory; bfloat16 halves their size and keeps 2 to 3 significant
+    digits."""
 
     def run(self) -> None:
         from albert_jax.training.pretrain import export
@@ -683,8 +727,7 @@ class Export(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportServing(_OnModel):
-    """Writes a model as programs that run where there is nothing of this package: StableHLO for
-    JAX, or ONNX.
+    """Writes a model as programs that need nothing of this package: StableHLO for JAX, or ONNX.
 
     Example: albert-jax export-serving runs/base/model base-serving
     """
@@ -693,15 +736,17 @@ class ExportServing(_OnModel):
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
     to: Literal["stablehlo", "onnx"] = "stablehlo"
     """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
+    base: str | None = None
+    """For an adapter, the model that it was trained on; unset: at its former path."""
     top_k: int = 5
-    """Pieces that fill_mask answers."""
+    """Pieces that fill_mask returns for each [MASK]."""
     depth: int | None = None
-    """Run the shared layer that often instead of as often as the configuration says."""
+    """Number of passes of the shared layer; unset: as in the configuration."""
     dtype: Dtype = "float32"
-    """Of matmuls and activations."""
+    """Type of matmuls and activations."""
 
     def run(self) -> None:
-        _require_model(self.model)
+        _require_model(self.model, base=self.base)
         if self.to == "onnx":
             if _gives_any(self, ("top_k", "dtype")):
                 raise UserError(
@@ -736,24 +781,26 @@ class Convert(Command):
     """tar.gz, folder, checkpoint prefix or .index, TF-Hub module, transformers folder,
     model directory; also at gs:// or https://; or a name: base-v2, hub:OWNER/NAME@REVISION."""
     dest: Dest
-    """Folder to write; it appears whole."""
+    """Folder to write; it appears when it is complete."""
     to: Literal["albert-jax", "hf", "tf"] = "albert-jax"
-    """A model directory, what transformers loads, or what the original loads."""
+    """Format: a model directory, transformers' folder, or the original's checkpoint."""
     head: str | None = None
-    """Kind of the fine-tuned head, where the source does not tell: a head of one output is
+    """Kind of the fine-tuned head, if the source does not show it: a head with one output is
     regression or multiple_choice."""
     config: str | None = None
-    """albert_config.json or config.json that is not beside the weights."""
+    """albert_config.json or config.json, if it is not beside the weights."""
     vocab: str | None = None
-    """SentencePiece model, tokenizer.json or vocab.txt that is not beside the weights."""
+    """SentencePiece model, tokenizer.json or vocab.txt, if it is not beside the weights."""
     no_vocab: Switch = False
-    """Go without a vocabulary."""
+    """Convert without a vocabulary."""
     mode: Mode | None = None
-    """How text is divided, docs/data.md; unset: as the source says."""
+    """How text is divided, docs/data.md; unset: as in the source."""
     do_lower_case: bool | None = None
-    """As the vocabulary was trained; unset: as the source says, else True."""
+    """Whether the vocabulary is lower-cased; unset: as in the source, else True."""
     with_optimizer: Switch = False
     """Keep the optimizer's slots of a training checkpoint."""
+    base: str | None = None
+    """For an adapter, the model that it was trained on; unset: at its former path."""
     json: bool = False
     """Print the inventory as JSON."""
 
@@ -774,9 +821,9 @@ class Push(_OnModel):
     """
 
     repository: Repository
-    """hub:OWNER/NAME; made where it is missing."""
+    """hub:OWNER/NAME; a missing repository is made."""
     private: Switch = False
-    """Make a repository that is missing a private one."""
+    """Make a missing repository private."""
     revision: str | None = None
     """Branch to commit to; unset: main."""
     license: str | None = None
@@ -802,8 +849,8 @@ class Verify(_OnModel):
     """
 
     expect: str | None = None
-    """Released model that it must be, as base-v2; unset: told by its source's name or its answers.
-    """
+    """Released model that it must be, as base-v2; unset: found by its source's name or its
+    answers."""
     json: bool = False
     """Print {"model", "verdict", "released", "parameters", "checks"} as JSON."""
 
@@ -831,12 +878,12 @@ class Benchmark(Command):
     sweep: Sweep = ()
     """Settings to try in every combination, as batch_size=8,16,32 remat=none,full."""
     plot: str | None = None
-    """Picture to draw a sweep into, .png, .pdf or .svg."""
+    """Figure of the sweep to write, .png, .pdf or .svg."""
     profile: str | None = None
     """Folder for a trace of a few steps, for xprof or TensorBoard."""
     json: bool = False
-    """Print the figures as JSON alone, and the lines to stderr; of a sweep those of the fastest,
-    and all as "results"."""
+    """Print the figures as JSON alone, and the lines to stderr; for a sweep the fastest, and all of
+    them as "results"."""
 
     def run(self) -> None:
         from albert_jax.utils.malloc import keep_freed_memory
@@ -870,7 +917,7 @@ class Benchmark(Command):
         _print_figures(sweep_table(results, names), figures)
         if not measured:
             raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
-        if self.plot:  # last: a disk that is full takes nothing of what was measured
+        if self.plot:  # last: a full disk then loses nothing that was measured
             draw_sweep(results, names, self.plot)
 
 
@@ -885,15 +932,16 @@ class Estimate(Command):
 
     config: Flags[EstimateConfig] = EstimateConfig()
     find_batch: Switch = False
-    """Find the largest batch that a chip holds, with and without remat; a compilation for each that
-    is tried."""
+    """Find the largest batch that a chip holds, with and without remat; each attempt is a
+    compilation."""
     table: str | None = None
-    """File to add the estimate to, a line of JSON, in place of one of the same setting."""
+    """File to which the estimate is added, as a line of JSON that replaces one of the same
+    setting."""
     plot: str | None = None
-    """Picture, .png, .pdf or .svg, to draw into: the table's estimates of this step for slices of
-    every size."""
+    """Figure to write, .png, .pdf or .svg: the table's estimates of this step for slices of every
+    size."""
     json: bool = False
-    """Print the figures as JSON alone; with --find-batch those of the fastest, and all as
+    """Print the figures as JSON alone; with --find-batch the fastest, and all of them as
     "results"."""
 
     def run(self) -> None:
@@ -916,7 +964,7 @@ class Estimate(Command):
             results = estimate.find_batch(self.config)
             lines = estimate_report.batches(results)
             fastest = min(results, key=lambda r: r.ms_per_sequence_per_chip or float("inf"))
-            figures: dict[str, Any] = fastest | {"results": results}
+            figures: JsonObject = fastest | {"results": results}
         else:
             estimated = estimate.estimate(self.config)
             lines = estimate_report.estimate_lines(estimated)
@@ -954,8 +1002,10 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
-    """Return the texts on the command line, or a file's lines; UserError unless it is one of the
-    two."""
+    """Return the texts of the command line, or the lines of a file.
+
+    Raises UserError unless exactly one of the two is given.
+    """
     if bool(given) == (file is not None):
         wanted = "give texts, or a file of them with --input"
         raise UserError(f"{wanted}, not both" if given else wanted)
@@ -964,8 +1014,8 @@ def _texts(given: tuple[str, ...], file: str | None) -> list[str]:
     return [given_text(text) for text in given] if file is None else read_texts(file)
 
 
-def _print_figures(lines: str, figures: dict[str, Any] | None) -> None:
-    """Print lines for people; or JSON alone, on one line, and the lines to stderr."""
+def _print_figures(lines: str, figures: JsonObject | None) -> None:
+    """Print lines for people; with --json, print one line of JSON, and the lines to stderr."""
     if figures is None:
         print(lines)
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `albert-jax info` returns: a class for each kind of thing that a path may be."""
+"""Define what `albert-jax info` returns: a class for each kind of thing that a path may be."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from albert_jax.config.history import Continuation
 from albert_jax.config.manifests import HeadManifest, TextSettings
 from albert_jax.config.model import AlbertConfig
 from albert_jax.data.mixture import StorePasses
@@ -23,9 +24,11 @@ Self = TypeVar("Self", bound="ModelSizes")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Description(Result):
-    """What `info` tells of a path; a subclass for each kind has what there is to know of it.
+    """Describe a path; a subclass for each kind of path has its own fields.
 
-    `kind` is model, configuration, token store or recipe, `path` is as it was given.
+    Attributes:
+        kind: model, configuration, token store or recipe.
+        path: the path as it was given.
     """
 
     kind: str
@@ -33,6 +36,7 @@ class Description(Result):
 
     @classmethod
     def from_json(cls: type[Any], document: Mapping[str, Any]) -> Any:
+        """Return the description that a JSON object holds, of the subclass that its kind names."""
         if cls is Description:
             return _kind_of(document).from_json(document)
         return super().from_json(document)
@@ -40,10 +44,18 @@ class Description(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelSizes(Result):
-    """A model's size. `parameters_of` counts by part, `forward_flops` are of one sequence of the
-    longest length, a multiplication and an addition being two.
+    """Describe the size of a model.
 
-    In JSON that length is in the key: `forward_flops_at_length_512`.
+    In JSON, the key of `forward_flops` has the length of the sequence:
+    `forward_flops_at_length_512`.
+
+    Attributes:
+        parameters: the number of parameters.
+        parameters_of: the number of parameters of each part.
+        bytes_float32: the bytes of the parameters in float32.
+        forward_flops: FLOPs of one sequence of the maximum length; a multiplication and an addition
+            count as two.
+        config: the architecture.
     """
 
     parameters: int
@@ -71,14 +83,14 @@ def _flops_key(length: object) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConfigurationDescription(ModelSizes, Description):
-    """An `albert_config.json` by itself: the sizes of a pretraining model of it."""
+    """Describe an `albert_config.json` by itself, with the sizes of its pretraining model."""
 
     kind: Literal["configuration"] = "configuration"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _VerifiedModel(Description):
-    """A model directory: which of its files were verified, and its fine-tuned head, if any."""
+    """Name the files of a model directory that were verified, and its fine-tuned head, if any."""
 
     kind: Literal["model"] = "model"
     verified: str
@@ -87,16 +99,32 @@ class _VerifiedModel(Description):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelDescription(ModelSizes, _VerifiedModel):
-    """A model directory: the sizes of the parameters that it has, and where they come from."""
+    """Describe a model directory: the sizes of its parameters, and where they come from.
+
+    `history` has the changes of settings in the course of its run; None if there were none.
+    """
 
     tokenizer: TextSettings
     provenance: JsonObject
+    history: list[Continuation] | None = field(default=None, metadata=ABSENT_IF_NONE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SplitDescription(Result):
-    """Totals of a split of a token store, and its number of shards; the last three figures are of
-    its tokens, None where it has none."""
+    """Describe a split of a token store.
+
+    The frequencies of tokens are None if the split is empty.
+
+    Attributes:
+        tokens: the number of tokens.
+        sentences: the number of sentences.
+        documents: the number of documents.
+        bytes: the bytes of the files.
+        unigram_entropy_nats: the entropy of the tokens' frequencies.
+        most_frequent_token_id: the id of the most frequent token.
+        most_frequent_token_rate: its fraction of the tokens.
+        shards: the number of shards.
+    """
 
     tokens: int
     sentences: int
@@ -110,10 +138,10 @@ class SplitDescription(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoreDescription(Description):
-    """A token store: its manifest without the lists of shards and inputs.
+    """Describe a token store by its manifest, without the lists of shards and inputs.
 
-    `verified` says that every file has its checksum; None of a store at an address, of which only
-    the manifest is read.
+    `verified` is True if every file has its checksum. It is None for a store at an address, where
+    only the manifest is read.
     """
 
     kind: Literal["token store"] = "token store"
@@ -131,7 +159,7 @@ class StoreDescription(Description):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecipeDescription(Description):
-    """A recipe for anything but pretraining: the class of its configuration, and its settings."""
+    """Describe a recipe for anything but pretraining: its configuration's class and fields."""
 
     kind: Literal["recipe"] = "recipe"
     type: str
@@ -140,10 +168,10 @@ class RecipeDescription(Description):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PretrainPlan(Result):
-    """What a run of a recipe does: its updates, its passes over a store, its chip-hours.
+    """Describe what a run of a recipe does: its updates, its passes over a store, its chip-hours.
 
-    `passes` and the two beside it are there where the store is known, `stores` where it is a
-    mixture. `chip_hours_at_peak` is a bound, at every chip's full rate.
+    `store`, `sequences_a_pass` and `passes` are None if no store is known. `stores` is None unless
+    the store is a mixture. `chip_hours_at_peak` is a lower bound, at the chip's peak rate.
     """
 
     steps: int
@@ -166,8 +194,11 @@ class PretrainPlan(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PretrainDescription(ModelSizes, Description):
-    """A recipe for pretraining: the model's sizes, FLOPs, the plan where it was asked for, and the
-    settings but for the model's. `flops_per_step` is the mean of a run in stages."""
+    """Describe a recipe for pretraining: sizes, FLOPs, the plan, and the settings.
+
+    `plan` is None unless it was asked for. `settings` leaves out the model's. `flops_per_step` is
+    the mean over the run.
+    """
 
     kind: Literal["recipe"] = "recipe"
     flops_per_sequence: float

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model, a token store or a recipe is: sizes, parameters, FLOPs and where it came from."""
+"""Describe a model, a token store or a recipe: sizes, parameters, FLOPs and provenance."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from albert_jax.cli.descriptions import (
     SplitDescription,
     StoreDescription,
 )
+from albert_jax.config.adapters import is_adapter
+from albert_jax.config.history import Continuation, read_history
 from albert_jax.config.manifests import (
     CONFIG,
     MANIFEST,
@@ -46,7 +48,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import did_you_mean
 
-# The part that a parameter belongs to, by how its name begins; the first that fits counts. The
+# The part that a parameter belongs to, by the beginning of its name; the first match counts. The
 # names are those of `flops.parameter_counts`.
 _PARTS = {
     "embeddings/": "embeddings",
@@ -60,30 +62,32 @@ _PARTS = {
 }
 
 
-def describe_path(path: str | Path) -> Description:
+def describe_path(path: str | Path, *, base: str | Path | None = None) -> Description:
     """Describe a model, work directory, token store, configuration file or recipe.
 
-    Every file of a store is verified, unless that was done before and it has not changed. A store
-    may lie at gs:// or another of fsspec's addresses; then only its manifest is read. A model that
-    is given by its name is fetched where it is not here yet. A recipe is
-    `file.py` or `file.py:key=value,…`. Of a model the manifest and the configuration are verified,
-    and the parameters counted that it has. FLOPs count a multiplication and an addition as two.
-    Raises UserError for what is damaged, and for anything else, with what it is and what to do.
+    Every file of a store is verified, unless it was verified before and has not changed. A store
+    may have a gs:// or another fsspec address; then only its manifest is read. A model's name is
+    looked up in the cache and fetched if it is missing. An adapter is merged with its base, which
+    is `base` if it is no longer where it was. A recipe is `file.py` or
+    `file.py:key=value,…`. Of a model, the manifest and the configuration are verified and the
+    parameters counted. FLOPs count a multiplication and an addition as two. Raises UserError for a
+    damaged path and for any other kind of path.
     """
     if str(path).partition(":")[0].endswith(".py"):
         return _recipe(str(path))
     place = path_of(path, "path")
     if is_address(str(path)) and not str(path).startswith("hf:"):
         return _store(str(path), remote_manifest(str(path)))
-    if name_of(path) or holds_transformers_weights(place):
-        return _model_directory(require_model_directory(path))
+    if base is not None or name_of(path) or holds_transformers_weights(place) or is_adapter(place):
+        return _model_directory(require_model_directory(path, base=base))
     if place.suffix == ".json" and place.name != MANIFEST and place.is_file():
         return ConfigurationDescription(
             path=str(path), **vars(_sizes(AlbertConfig.from_json(place)))
         )
-    for directory in (place, place / "model"):  # a work directory keeps its model there
-        if is_model_directory(directory):
-            return _model_directory(directory)
+    if is_model_directory(place):
+        return _model_directory(place)
+    if is_model_directory(place / "model"):  # a work directory keeps its model there
+        return _model_directory(place / "model", read_history(place))
     is_store = (place / MANIFEST).is_file() or (place / "progress").is_dir()
     if is_store and not (place / CONFIG).exists():
         stores = [TokenStore.open(place, split=split) for split in SPLITS]
@@ -104,7 +108,11 @@ def describe_path(path: str | Path) -> Description:
 
 def description_table(description: Description) -> str:
     """Return the description as aligned lines; whole numbers with thousands separators."""
-    return aligned(list(_rows(description, "")))
+    values = dict(description)
+    if isinstance(description, ModelDescription) and description.history:
+        changes = {f"step {c.step:,}, {c.date}": c.in_words() for c in description.history}
+        values["history"] = changes
+    return aligned(list(_rows(values, "")))
 
 
 def _rows(values: Mapping[str, Any], indent: str) -> Iterator[tuple[str, str]]:
@@ -126,8 +134,10 @@ def _rows(values: Mapping[str, Any], indent: str) -> Iterator[tuple[str, str]]:
 
 
 def _sizes(config: AlbertConfig, counted: dict[str, int] | None = None) -> ModelSizes:
-    """Return sizes by a configuration; `counted` are the parameters that there are, by part, in
-    place of those of the pretraining model."""
+    """Return the sizes of a configuration.
+
+    `counted` has the number of parameters by part, if it is not that of the pretraining model.
+    """
     counts = flops.parameter_counts(config) if counted is None else counted
     length = config.max_position_embeddings
     return ModelSizes(
@@ -139,12 +149,15 @@ def _sizes(config: AlbertConfig, counted: dict[str, int] | None = None) -> Model
     )
 
 
-def _model_directory(path: Path) -> ModelDescription:
+def _model_directory(path: Path, history: Sequence[Continuation] = ()) -> ModelDescription:
+    """Return what a model directory is; `history` is its work directory's, if that is known."""
     manifest = read_model_manifest(path)
     config = AlbertConfig.from_json(path / CONFIG)
     provenance = dict(manifest.provenance)
     if isinstance(provenance.get("config"), dict):  # the run's settings; the model's stand above
         provenance["config"] = {k: v for k, v in provenance["config"].items() if k != "model"}
+    kept = provenance.pop("history", [])
+    told = list(history) or [Continuation.from_json(entry) for entry in kept]
     return ModelDescription(
         path=str(path),
         verified=f"{MANIFEST} and {CONFIG}; not the weights, which albert-jax verify reads",
@@ -152,11 +165,12 @@ def _model_directory(path: Path) -> ModelDescription:
         **vars(_sizes(config, _parameters(manifest.tensors))),
         tokenizer=manifest.tokenizer,
         provenance=provenance,
+        history=told or None,
     )
 
 
 def _parameters(tensors: Mapping[str, TensorEntry]) -> dict[str, int]:
-    """Return the number of parameters by part, of the parts that are there."""
+    """Return the number of parameters of each part that the model has."""
     counts = dict.fromkeys(_PARTS.values(), 0)
     for name, entry in tensors.items():
         part = next(part for start, part in _PARTS.items() if name.startswith(start))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, `albert-jax <command> …`: which command runs, and how it ends.
+"""Run the command line, `albert-jax <command> …`.
 
-Exit status: 0; 2 and one line on stderr for a user's mistake; 75 for "run me again"; 1 with a
-traceback for a bug.
+The exit status is 0; 2 with one line on stderr for a user's mistake; 75 for "run me again"; 1 with
+a traceback for a bug.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROGRAM = "albert-jax"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit status."""
+    """Run one command line and return its exit status."""
     with mended_standard_streams(), without_orbax_stacks():
         return _status_of(list(sys.argv[1:] if argv is None else argv))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command line becomes a command: tyro parses it, and what it complains of becomes a sentence."""
+"""Parse a command line into a command with tyro; tyro's complaints become one sentence."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from albert_jax.utils.wording import did_you_mean
 
 C = TypeVar("C", bound=Command)
 
-# Commands that take a recipe first, and what it makes.
+# Commands that take a recipe first, and the configuration that it must return.
 RECIPES: dict[type[Command], type] = {Pretrain: PretrainConfig, Finetune: FinetuneConfig}
 
 _HELP = ("-h", "--help")
 
 
 def parse(command: type[C], arguments: list[str], program: str) -> C:
-    """Return a command with what its arguments say; `program` is what the user typed before them.
+    """Return a command with the values of its arguments.
 
-    Raises UserError for arguments that do not parse, and SystemExit after --help.
+    `program` is what the user typed before them. Raises UserError for arguments that do not parse,
+    and SystemExit after --help.
     """
     if command not in RECIPES:
         return _parse(command, arguments, program)
@@ -74,15 +75,17 @@ def _parse(
 
 
 def flags_of(kind: type, prefix: str = "--") -> Iterator[str]:
-    """Yield the flags that tyro makes of a command's fields, or of those of a configuration that
-    has its name before them, as in --train.steps."""
+    """Yield the flags that tyro makes of a command's fields.
+
+    The fields of a configuration get its name as a prefix, as in --train.steps.
+    """
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, *markers = _parts_of(hints[field.name])
         name = field.name.replace("_", "-")
         if dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)
-            own = issubclass(kind, Command)  # whose configuration has no name before its flags
+            own = issubclass(kind, Command)  # its configuration's flags have no prefix
             yield from flags_of(hint, prefix if own else f"{prefix}{name}.")
         elif tyro.conf.Positional not in markers:
             yield f"{prefix}{name}"
@@ -91,12 +94,12 @@ def flags_of(kind: type, prefix: str = "--") -> Iterator[str]:
 
 
 def _parts_of(hint: Any) -> tuple[Any, ...]:
-    """Return an annotation without `Annotated`, and what that adds to it."""
+    """Return an annotation without `Annotated`, and what `Annotated` adds to it."""
     return get_args(hint) if get_origin(hint) is Annotated else (hint,)
 
 
 def _without_box(text: str) -> str:
-    """Return what a box says down to its first ruler, without the flags' own help, as a line."""
+    """Return the text of a box above its first ruler, without the help of flags, in one line."""
     lines = [line for line in text.splitlines()[1:] if not line.startswith("│" + " " * 9)]
     lines = [line.strip("│ ") for line in lines]
     ruler = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰"))), len(lines))

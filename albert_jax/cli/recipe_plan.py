@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining recipe comes to: updates, rates, passes over a store, chip-hours at best and
-by the compiler's estimate."""
+"""Plan a pretraining recipe: updates, rates, passes over a store and chip-hours.
+
+Chip-hours are given at the chip's peak rate and by the compiler's estimate.
+"""
 
 from __future__ import annotations
 
@@ -22,29 +24,38 @@ from albert_jax.perf.tpu.topology import CHIPS, parse_slice
 from albert_jax.training.optimizer import peak_learning_rate, warmup_steps
 from albert_jax.utils.errors import UserError
 
-# Whose chip-hours are told; of these a device is a chip.
+# The devices whose chip-hours are shown; one of these devices is one chip.
 PLANNED_FOR = ("TPU v4", "TPU v5e", "TPU v5p", "TPU v6e", "A100", "H100")
 FEW_TOKENS = 16 * 512  # at a time keep a chip busy, docs/tpu.md
 
 
 def info(path: str | Path, *, store: str | None = None) -> Description:
-    """Describe a model, work directory, token store, configuration file or recipe, as the command.
+    """Describe a model, a work directory, a token store, a configuration file or a recipe.
 
     Args:
-        path: a directory or file, or for a recipe FILE.py:key=value,….
-        store: of a recipe for pretraining, the token store whose passes are counted.
+        path: a directory, a file, a model's name, or a recipe as FILE.py:key=value,….
+        store: for a pretraining recipe, the token store whose passes are counted.
+
+    Returns:
+        What `albert-jax info` prints, with a field for each figure.
 
     Raises:
-        UserError: for what is damaged, for anything else, and for a `store` beside anything else.
+        UserError: if the path is damaged or is nothing of these, or `store` is given beside
+            anything but a pretraining recipe.
+
+    Examples:
+        >>> import albert_jax
+        >>> albert_jax.info("mini").parameters
+        3071042
     """
     return with_plan(describe_path(path), store)
 
 
 def with_plan(description: Description, store: str | None = None) -> Description:
-    """Return a description by `info.describe_path`, of a recipe for pretraining with its plan.
+    """Return a description of `info.describe_path`; one of a pretraining recipe gets its plan.
 
-    `store`, else the recipe's own, gives the passes. Raises UserError for a store beside anything
-    else.
+    `store`, or else the recipe's own, gives the passes. Raises UserError if a store is given beside
+    anything but a pretraining recipe.
     """
     if isinstance(description, PretrainDescription):
         config = load_recipe(description.path)
@@ -70,7 +81,7 @@ def _plan(config: PretrainConfig, store: str | None, spec: str) -> PretrainPlan:
         peak_learning_rate=peak_learning_rate(config.optimizer, train.batch_size),
         warmup_steps=warmup_steps(config.optimizer, train.steps),
         **passes,
-        # A bound, at every chip's full rate; what a slice takes is the compiler's to say.
+        # A bound at the peak rate of every chip; the compiler estimates the time on a slice.
         chip_hours_at_peak={k: total / flops.PEAK_FLOPS[k] / 3600 for k in PLANNED_FOR},
         chip_hours_by_the_compilers_estimate=estimated or None,
         to_compile_this_step=(
@@ -99,8 +110,11 @@ def _passes(config: PretrainConfig, store: str, sequences: int) -> _Passes:
 
 
 def _slice_for(config: PretrainConfig, spec: str) -> str:
-    """The v5e slice of as many chips as a recipe's `chips=` says, else the smallest on which a chip
-    has `FEW_TOKENS` at a time, or the largest."""
+    """Return the v5e slice to plan for.
+
+    It has as many chips as a recipe's `chips=` says. Without that, it is the smallest slice whose
+    chips have at least `FEW_TOKENS` tokens each, or the largest slice.
+    """
     told = re.search(r"\bchips=(\d+)", spec)
     tokens = config.train.batch_size // config.train.accumulate * config.examples.max_seq_length
     wanted = int(told[1]) if told else math.ceil(tokens / FEW_TOKENS)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every setting there is, as frozen dataclasses: what recipes are made of.
+"""Define every setting as a frozen dataclass; recipes are made of these.
 
 Three kinds never mix: what the weights mean (`AlbertConfig`, the only kind that a checkpoint
 stores), how this machine computes them (`ComputeConfig`), and how a model is trained
-(`PretrainConfig`, `FinetuneConfig`). Standard library only, so that `--help` need not wait for
-anything.
+(`PretrainConfig`, `FinetuneConfig`). Only the standard library is imported, so that `--help` is
+instant.
 """
 
 from albert_jax.config.model import (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the JSON files beside a model or a vocabulary say, read and checked without JAX."""
+"""Read and check the JSON files beside a model or a vocabulary, without JAX."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from albert_jax.utils.wording import shortened
 MANIFEST: Final = "manifest.json"
 CONFIG: Final = "albert_config.json"
 VOCABULARY: Final = "spiece.model"
-# What a model directory, a token store and a serving folder call their vocabulary, by its kind.
+# The name of the vocabulary in a model directory, a token store and a serving folder, by its kind.
 VOCABULARIES: Final = (VOCABULARY, "tokenizer.json", "vocab.txt")
 SERVING = "serving.json"
 FORMAT_VERSION = 2
@@ -50,7 +50,7 @@ TRANSFORMERS_WEIGHTS = (
 
 
 class TextSettings(TypedDict):
-    """How text is cleaned before a vocabulary divides it; `Tokenizer.load` says what they mean."""
+    """Set how text is cleaned before a vocabulary divides it, as in `Tokenizer.load`."""
 
     mode: Mode
     do_lower_case: bool
@@ -64,23 +64,23 @@ def settings_in(values: Mapping[str, Any]) -> TextSettings:
 
 
 def vocabulary_name(path: Path) -> str:
-    """Return what a vocabulary's file is called in a folder of ours."""
+    """Return the name that a vocabulary's file has in a folder of this package."""
     return next((name for name in VOCABULARIES if path.suffix == Path(name).suffix), VOCABULARY)
 
 
 def vocabulary_in(folder: Path) -> Path:
-    """Return the vocabulary of a folder of ours; of one without, where spiece.model would be."""
+    """Return the vocabulary's path in a folder of this package; spiece.model if there is none."""
     return next((folder / n for n in VOCABULARIES if (folder / n).is_file()), folder / VOCABULARY)
 
 
 def format_version(settings: Mapping[str, Any], vocabulary: str) -> int:
-    """Return the lowest format that says how text is divided, so that older versions read it."""
+    """Return the lowest format version that has these settings, for older readers."""
     known = settings["mode"] in SLOW_MODES and "keep_accents" not in settings
     return _FIRST_FORMAT if known and vocabulary == VOCABULARY else FORMAT_VERSION
 
 
 class TensorEntry(TypedDict):
-    """One array of a model directory, as it was written."""
+    """Describe one array of a model directory, as it was written."""
 
     shape: list[Annotated[int, msgspec.Meta(ge=0)]]
     dtype: Literal["float32", "float64", "float16", "bfloat16"]
@@ -89,7 +89,7 @@ class TensorEntry(TypedDict):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaskSettings(Result):
-    """What a task was fine-tuned with and must answer with; which of them depends on the task."""
+    """Hold the settings of fine-tuning that answers need too; they depend on the task."""
 
     doc_stride: _AtLeast1 | None = field(default=None, metadata=ABSENT_IF_NONE)
     max_query_length: _AtLeast1 | None = field(default=None, metadata=ABSENT_IF_NONE)
@@ -100,11 +100,11 @@ class TaskSettings(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadManifest(Result):
-    """A fine-tuned head: its kind, its labels, and which task `albert-jax finetune` made it for.
+    """Describe a fine-tuned head: its kind, its labels, and its task.
 
-    `labels` is None where the model's source does not name them. A head that was converted from
-    elsewhere says no task, settings or length. `long` is what `albert-jax finetune` did with long
-    texts where it did not cut them, and `stride` that of the windows.
+    `labels` is None if the model's source does not name them. A converted head has no task,
+    settings or length. `long` is how `albert-jax finetune` handled long texts, if it did not cut
+    them, and `stride` that of the windows.
     """
 
     kind: HeadKind
@@ -118,7 +118,7 @@ class HeadManifest(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConvertedTensor(Result):
-    """A tensor of a converted source: its name there, its path in the parameters, what it is."""
+    """Describe a tensor of a converted source: its name there, its path here, its type."""
 
     source: str
     path: str
@@ -129,11 +129,11 @@ class ConvertedTensor(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelManifest(Result):
-    """What `manifest.json` holds, without its own checksum.
+    """Hold the contents of `manifest.json`, without its own checksum.
 
-    `tensors` and `optimizer` have the arrays' entries by name, `sha256` the digests of the files
-    beside them by name, `provenance` any JSON that says where the weights come from, `inventory`
-    the tensors of a converted source.
+    `tensors` and `optimizer` have the entries of the arrays by name, `sha256` the digests of the
+    other files by name, `provenance` any JSON about where the weights come from, `inventory` the
+    tensors of a converted source.
     """
 
     format_version: _AtLeast1
@@ -148,7 +148,7 @@ class ModelManifest(Result):
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ModelManifest:
-        """Return the manifest in a JSON object; keys that are not known are passed over.
+        """Return the manifest in a JSON object; unknown keys are ignored.
 
         Raises msgspec.ValidationError, which names the key, for values of other types and for names
         that no array can have.
@@ -163,29 +163,29 @@ class ModelManifest(Result):
 
     @property
     def vocabulary(self) -> str | None:
-        """The name of the vocabulary's file, None for a model without one."""
+        """The name of the vocabulary's file, or None for a model without one."""
         return next((name for name in VOCABULARIES if name in self.sha256), None)
 
 
 def is_model_directory(folder: Path) -> bool:
-    """Whether a folder has a model directory's manifest and configuration."""
+    """Return whether a folder has a model directory's manifest and configuration."""
     return (folder / MANIFEST).is_file() and (folder / CONFIG).is_file()
 
 
 def holds_transformers_weights(folder: Path) -> bool:
-    """Return whether a folder has weights of transformers."""
+    """Return whether a folder has weights in transformers' format."""
     return any((folder / name).is_file() for name in TRANSFORMERS_WEIGHTS)
 
 
 def read_model_manifest(folder: Path) -> ModelManifest:
-    """Read a model directory's manifest and verify its checksum and its configuration's.
+    """Read a model directory's manifest, and verify its checksum and its configuration's.
 
-    Raises UserError for what is damaged, was edited or has a newer format.
+    Raises UserError if one of them is damaged, was edited or has a newer format.
     """
     file = folder / MANIFEST
     document = read_json(file, JsonObject, hint=_AGAIN)
     if document.get("crc32c") != json_crc32c(document):
-        raise _damaged(folder, f"{MANIFEST} has another checksum than it says")
+        raise _damaged(folder, f"{MANIFEST} has a checksum that does not match its content")
     refuse_newer_format(document, FORMAT_VERSION, str(folder))
     try:
         manifest = ModelManifest.from_json(document)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the weights mean, and how a machine computes them.
+"""Define what the weights mean, and how a machine computes them.
 
-A checkpoint stores the first only, so that any machine may load it any way.
+A checkpoint stores only the former, so that any machine may load it in any way.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import bisect
 import dataclasses
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +24,19 @@ from albert_jax.utils.wording import did_you_mean, shortened
 
 Dtype = Literal["float32", "bfloat16", "auto"]
 
-LARGEST = (1 << 31) - 1  # of a size: what is indexed has int32 indices
+LARGEST = (1 << 31) - 1  # of a size: indices are int32
 MOST_GROUPS = 1000  # each is a part of the program of its own
 
 HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "silu", "tanh", "linear")
+# The activations that transformers calls by another name, in words.
+_FORMS = {
+    "gelu": "the tanh form of GELU",
+    "gelu_erf": "the erf form of GELU",
+    "silu": "x sigmoid(x)",
+}
 
-# What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form,
-# Google's the tanh form. transformers' activations.py, ACT2FN.
+# The name of each activation in transformers' config.json -> the name here. Its "gelu" is the erf
+# form, Google's the tanh form. transformers' activations.py, ACT2FN.
 TRANSFORMERS_ACTS = {
     "gelu": "gelu_erf",
     "gelu_python": "gelu_erf",
@@ -49,16 +56,16 @@ _MOST_BYTES = 1 << 22  # of a configuration file
 
 
 def act_for_transformers(hidden_act: str) -> str:
-    """Return what transformers' config.json calls an activation of ours."""
+    """Return the name of an activation in transformers' config.json."""
     return {"gelu": "gelu_new", "gelu_erf": "gelu"}.get(hidden_act, hidden_act)
 
 
 @dataclass(frozen=True)
 class AlbertConfig:
-    """An ALBERT architecture, by the field names of the released `albert_config.json`.
+    """Describe an ALBERT architecture by the field names of the released `albert_config.json`.
 
     The defaults are xxlarge's, as in the original (modeling.py:42-57). `hidden_act` has Google's
-    meaning: "gelu" is the tanh approximation and "gelu_erf" the exact form that transformers calls
+    meaning: "gelu" is the tanh approximation, "gelu_erf" the exact form that transformers calls
     "gelu".
     """
 
@@ -111,8 +118,10 @@ class AlbertConfig:
 
     @property
     def group_lengths(self) -> tuple[int, ...]:
-        """Number of layers each group serves, in order; layer i uses group int(i / L * G) as the
-        original has it."""
+        """The number of layers that each group serves, in order.
+
+        Layer i uses group int(i / L * G), as in the original.
+        """
         layers, groups = self.num_hidden_layers, self.num_hidden_groups
 
         # In floating point, as modeling.py:1091: i * G // L differs at L=G=22 (layer 15) and L=G=23
@@ -126,12 +135,20 @@ class AlbertConfig:
 
     @classmethod
     def from_json(cls, path: str | Path) -> AlbertConfig:
-        """Reads `albert_config.json` (Google's meaning of "gelu": tanh) or transformers'
-        `config.json` (its own: erf).
+        """Read an `albert_config.json` or transformers' `config.json`.
 
-        Which kind it is shows in the content (`model_type` or `architectures` mark transformers),
-        and is printed to stderr with the activation chosen. Raises UserError for a file that is
-        missing, not JSON or of another model.
+        Both have a `hidden_act` "gelu": in the former it is the tanh approximation, in the latter
+        the exact form. The keys `model_type`, `architectures` and `transformers_version` mark
+        transformers' file. If it calls the activation by another name, a line on stderr says so.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            UserError: if the file is missing, is not JSON or describes another model.
         """
         path = Path(path)
         try:
@@ -151,17 +168,29 @@ class AlbertConfig:
                 f"{path} holds a {type(values).__name__}, "
                 "not a JSON object; give an albert_config.json"
             )
-        config, kind = cls.from_dict(values, path)
-        say(
-            f"{path.name}: {kind}, hidden_act "
-            f"{shown(values.get('hidden_act', 'gelu'))} read as {config.hidden_act!r}"
-            f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}"
-        )
+        config, _ = cls.from_dict(values, path)
+        named = values.get("hidden_act", config.hidden_act)
+        if named != config.hidden_act:
+            say(
+                f"{path.name}: transformers' hidden_act {shown(named)} is "
+                f"{_FORMS[config.hidden_act]}, here {config.hidden_act!r}"
+            )
         return config
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], path: Path) -> tuple[AlbertConfig, str]:
-        """A file's values and which kind of file they are; `path` is for errors, as `from_json`."""
+    def from_dict(cls, values: Mapping[str, Any], path: Path) -> tuple[AlbertConfig, str]:
+        """Return the configuration that a file's values describe, and the kind of the file.
+
+        Args:
+            values: the file's JSON object.
+            path: the file, for error messages.
+
+        Returns:
+            The configuration, and "Google albert_config.json" or "transformers config.json".
+
+        Raises:
+            UserError: if the values describe another model.
+        """
         is_transformers = (
             "model_type" in values or "architectures" in values or "transformers_version" in values
         )
@@ -190,20 +219,25 @@ class AlbertConfig:
             raise UserError(f"{path}: {error}") from None
 
     def to_json(self, path: str | Path) -> None:
-        """Writes `albert_config.json`, Google's field names and meanings."""
+        """Write an `albert_config.json`, with Google's field names and meanings.
+
+        Args:
+            path: the file to write.
+        """
         Path(path).write_text(
             json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8"
         )
 
 
-# How the names of the fields end that say how large a model is.
+# The endings of the fields that set the size of a model.
 _SIZES = ("_size", "_layers", "_groups", "_heads", "_num", "_embeddings")
 
 
 def unlike_sizes(found: AlbertConfig, wanted: AlbertConfig) -> list[str]:
-    """Return a phrase, as `hidden_size is 384, not 768`, for each size in which two models differ.
+    """Return a phrase for each size in which two models differ.
 
-    Of all released models transformers' files say the same sizes as the original's.
+    A phrase is such as `hidden_size is 384, not 768`. For all released models, transformers' files
+    have the same sizes as the original's.
     """
     values, others = dataclasses.asdict(found), dataclasses.asdict(wanted)
     return [
@@ -240,7 +274,10 @@ MODELS: dict[str, AlbertConfig] = {
 
 
 def model_config(name: str) -> AlbertConfig:
-    """The released or packaged model of that name; raises UserError that names the nearest."""
+    """Return the released or packaged model of that name.
+
+    Raises UserError for an unknown name; the error names the nearest one.
+    """
     if name in PACKAGED:
         return AlbertConfig(**json.loads((packaged_path(name) / "albert_config.json").read_bytes()))
     if name not in MODELS:
@@ -253,21 +290,23 @@ def model_config(name: str) -> AlbertConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How this machine computes the model; never stored with the weights."""
+    """Set how this machine computes the model; it is never stored with the weights."""
 
     dtype: Dtype = "float32"
-    """Of matmuls and activations; parameters, softmax, LayerNorm and losses are float32 always.
-    auto: bfloat16 where the device has instructions for it, else float32."""
+    """Type of matmuls and activations; parameters, softmax, LayerNorm and losses are always
+    float32. auto: bfloat16 if the device has instructions for it, else float32."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass recomputes: nothing; all but matmul outputs; each whole layer."""
+    """What the backward pass recomputes: nothing (none); all but matmul outputs (dots); each whole
+    layer (full)."""
     scan_unroll: int = 0
-    """Layers unrolled in each turn of the scan; 0: all in training and evaluation (on a CPU with
-    remat one, as unrolled its compiler saves no memory), else one."""
+    """Layers unrolled in each turn of the scan. 0: in training and evaluation all (with remat on a
+    CPU one, because its compiler saves no memory in unrolled layers), else one."""
     attention: Literal["auto", "xla", "cudnn", "rows", "splash"] = "auto"
-    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
+    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU if they can do what is asked,
+    else xla."""
     fused: bool = True
-    """Gradients written by hand, which take less time and memory; False: JAX's own, which have
-    forward-mode derivatives too (jvp, Hessians)."""
+    """Use gradients written by hand, which take less time and memory. False: JAX's own, which also
+    have forward-mode derivatives (jvp, Hessians)."""
 
     def __post_init__(self) -> None:
         check_types(self, "compute")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model may be called by beside a path, and where the user's cache keeps it.
+"""Find a model by its name, and its place in the user's cache.
 
 A name is that of a packaged model (mini), of a released one (base-v2, also albert-base-v2), or of a
 repository of the Hugging Face hub (OWNER/NAME, OWNER/NAME@REVISION). An existing path is a path,
-whatever its name; `released:` and `hub:` before a name say that it is none. Nothing is fetched
-here, and only the standard library is needed.
+whatever its name; the prefixes `released:` and `hub:` mark a name. Nothing is fetched here, and
+only the standard library is needed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,99}")
 
 @dataclass(frozen=True)
 class ModelName:
-    """A model by its name; `revision` is a hub's branch, tag or commit."""
+    """Name a model; `revision` is a branch, tag or commit of the hub."""
 
     kind: Literal["packaged", "released", "hub"]
     name: str
@@ -52,12 +52,15 @@ class ModelName:
 
     @property
     def forced(self) -> str:
-        """The name with the prefix that keeps it from being taken for a path."""
+        """The name with the prefix that distinguishes it from a path."""
         return f"{'hub' if self.kind == 'hub' else 'released'}:{self}"
 
     @property
     def released(self) -> str | None:
-        """The released model that it is, as base-v2, also as a repository of the hub; else None."""
+        """The released model that this names, as base-v2, or None.
+
+        A repository of the hub may name one too.
+        """
         prefix = _OFFICIAL if self.kind == "hub" else ""
         return next((name for name in MODELS if self.name == f"{prefix}{name}"), None)
 
@@ -68,10 +71,10 @@ def repository_of(released: str) -> ModelName:
 
 
 def name_of(given: str | Path) -> ModelName | None:
-    """Return the model that `given` names; None for a path, which is all that exists here, and all
-    that can be no name.
+    """Return the model that `given` names, or None if it is a path.
 
-    Raises UserError for a prefix before what is no name of its kind.
+    All that exists on this disk is a path, and so is all that cannot be a name. Raises UserError if
+    a prefix stands before something that is no name of its kind.
     """
     text = str(given)
     if text.startswith(_PREFIXES):
@@ -84,9 +87,9 @@ def name_of(given: str | Path) -> ModelName | None:
 
 
 def named_by(text: str) -> ModelName | None:
-    """Return the model that a text names, whatever is on this disk; None for what is no name.
+    """Return the model that a text names, whatever is on this disk; None if it is no name.
 
-    Raises UserError for a prefix before what is no name of its kind.
+    Raises UserError if a prefix stands before something that is no name of its kind.
     """
     prefix, _, rest = text.partition(":")
     if prefix == "released":
@@ -99,25 +102,27 @@ def named_by(text: str) -> ModelName | None:
 
 
 def known_names() -> tuple[str, ...]:
-    """Return the names that need no owner."""
+    """Return the names that have no owner."""
     return (*MODELS, *PACKAGED)
 
 
 def hidden_by(path: Path) -> str | None:
-    """Return the known model, with its prefix, that an existing path of its name hides, or None."""
+    """Return the known model that an existing path hides by its name, with its prefix, or None."""
     found = _known(str(path))
     return f"released:{found.name}" if found else None
 
 
 def model_path(given: str | Path) -> Path:
-    """Return the model directory of a name that is packaged or kept in the cache; any other name
-    and any path as it is."""
+    """Return the model directory of a packaged or cached model's name.
+
+    Any other name and any path is returned unchanged.
+    """
     named = name_of(given)
     return (kept_model(named) if named else None) or Path(given)
 
 
 def kept_model(named: ModelName) -> Path | None:
-    """Return the model directory that the cache keeps for a name, None where it keeps none."""
+    """Return the model directory that the cache has for a name, or None."""
     if named.kind == "packaged":
         return packaged_path(named.name)
     folder = cache_folder(named)
@@ -130,8 +135,10 @@ def kept_model(named: ModelName) -> Path | None:
 
 
 def cache_folder(named: ModelName) -> Path:
-    """Return the folder of the cache with all that is kept of a name, a model directory for each
-    state of its source; `ref_file` in it says which one a revision is."""
+    """Return the cache's folder for a name, with a model directory for each state of its source.
+
+    `ref_file` in it names the model directory of a revision.
+    """
     if named.kind == "released":
         return user_cache("models") / "released" / named.name
     host = urlsplit(shown_endpoint()).netloc.replace(":", "-")
@@ -140,7 +147,7 @@ def cache_folder(named: ModelName) -> Path:
 
 
 def ref_file(named: ModelName) -> Path:
-    """Return the file that names the model directory of a revision, as it was when it came."""
+    """Return the file that names a revision's model directory, as it was when it was fetched."""
     name = quote(named.revision, safe="")
     if len(name) > _MOST_NAME:
         name = hashlib.sha256(name.encode()).hexdigest()
@@ -153,7 +160,7 @@ def hub_endpoint() -> str:
 
 
 def shown_endpoint() -> str:
-    """Return the hub's address for messages and names of folders: without a user's password."""
+    """Return the hub's address for messages and folder names, without a user's password."""
     return without_secrets(hub_endpoint())
 
 

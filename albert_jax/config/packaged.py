@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that come with the package, each a model directory inside it."""
+"""Locate the models that come with the package; each is a model directory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: Python files whose `get_config(key=value, …)` returns a configuration."""
+"""Read recipes: Python files whose `get_config(key=value, …)` returns a configuration."""
 
 from __future__ import annotations
 
@@ -21,12 +21,23 @@ from albert_jax.utils.wording import did_you_mean
 
 @checked
 def load_recipe(spec: str) -> Any:
-    """Returns `get_config(key=value, …)` of a recipe named as `file.py` or
-    `file.py:key=value,key=value`.
+    """Return the configuration that a recipe makes.
 
-    Values are Python literals (`1e-4`, `True`, `None`) or, failing that, strings. Raises UserError
-    for a missing file, one without `get_config`, a key that get_config does not take (the nearest
-    is named), and for whatever the recipe itself raises, with its line.
+    Args:
+        spec: `FILE.py` or `FILE.py:key=value,key=value`. The values are Python literals (`1e-4`,
+            `True`, `None`) or else strings, and become the arguments of the recipe's `get_config`.
+
+    Returns:
+        What `get_config` returns: a `PretrainConfig` or a `FinetuneConfig`.
+
+    Raises:
+        UserError: if the file is missing, has no `get_config`, or `get_config` does not take a key
+            or raises an exception. The error names the nearest key, or the recipe's line.
+
+    Examples:
+        >>> import albert_jax
+        >>> albert_jax.load_recipe("configs/python_docs.py:steps=100").train.steps
+        100
     """
     path, _, arguments = spec.partition(":")
     if not Path(path).is_file():
@@ -38,7 +49,7 @@ def load_recipe(spec: str) -> Any:
     if not callable(get_config):
         raise UserError(f"recipe {path} defines no get_config(); see configs/ for examples")
     known = inspect.signature(get_config).parameters
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for argument in filter(None, arguments.split(",")):
         key, separator, text = argument.partition("=")
         if not separator:
@@ -60,7 +71,7 @@ def load_recipe(spec: str) -> Any:
 
 @contextlib.contextmanager
 def _recipe_errors(path: str) -> Iterator[None]:
-    """Makes what a recipe raises the user's error: the recipe is the user's."""
+    """Raise UserError for any exception of a recipe, because the recipe is the user's."""
     try:
         yield
     except UserError:
@@ -76,5 +87,5 @@ def _recipe_errors(path: str) -> Iterator[None]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values, nested as the dataclasses are."""
+    """Return a configuration as plain JSON values, nested as its dataclasses are."""
     return json.loads(json.dumps(dataclasses.asdict(config)))

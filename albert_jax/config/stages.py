@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What changes in the course of a pretraining run: depth, length, rows, masking, loss weights.
+"""Divide a pretraining run into stages: depth, length, rows, masking and loss weights.
 
-A schedule is a text, `VALUE:SHARE,VALUE:SHARE,…`, with shares of the run's updates; together they
-divide a run into stages, in each of which one compiled step does all updates (of random depth: one
-for each depth).
+A schedule is a text, `VALUE:SHARE,VALUE:SHARE,…`, with shares of the run's updates. The schedules
+together divide a run into stages. In each stage one compiled step makes all updates (with random
+depth, one for each depth).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Stage:
-    """Batches that are alike, from `first` on."""
+    """Hold the settings of the batches from `first` on."""
 
     first: int
     """Number of its first batch."""
@@ -48,7 +48,7 @@ class Stage:
 
 
 class Stages:
-    """A run's stages in order; the last one has no end."""
+    """Hold a run's stages in order; the last one has no end."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         assert stages, "a run has a stage"
@@ -66,7 +66,7 @@ class Stages:
         return self._stages[number]
 
     def number_at(self, batch: int) -> int:
-        """Return which stage, counted from 0, a batch is of."""
+        """Return the number of a batch's stage, from 0."""
         return bisect_right(self._firsts, batch) - 1
 
     def at(self, batch: int) -> Stage:
@@ -74,8 +74,17 @@ class Stages:
         return self._stages[self.number_at(batch)]
 
     def end(self, number: int) -> int | None:
-        """Return the batch after a stage's last, None for the last stage."""
+        """Return the batch after a stage's last, or None for the last stage."""
         return self._firsts[number + 1] if number + 1 < len(self) else None
+
+    def continued(self, batch: int, onward: Stages) -> Stages:
+        """Return these stages up to a batch, and from it on those of another run."""
+        before = [stage for stage in self if stage.first < batch]
+        after = [dataclasses.replace(onward.at(batch), first=batch)]
+        after += [stage for stage in onward if stage.first > batch]
+        if before and dataclasses.replace(after[0], first=before[-1].first) == before[-1]:
+            del after[0]  # the same stage goes on
+        return Stages([*before, *after])
 
     def sequences(self, batches: int) -> int:
         """Return the rows of the first batches."""
@@ -86,7 +95,7 @@ class Stages:
         return int(self.total(batches, lambda s: s.batch_size * s.examples.max_seq_length))
 
     def total(self, batches: int, each: Callable[[Stage], float]) -> float:
-        """Return the sum of `each`, a figure of every batch of a stage, over the first batches."""
+        """Return the sum over the first batches of `each`, a figure of a stage's batches."""
         ends = [*self._firsts[1:], batches]
         return sum(
             (min(end, batches) - stage.first) * each(stage)
@@ -96,9 +105,9 @@ class Stages:
 
 
 def stages_of(train: TrainConfig, examples: ExamplesConfig, depth: int) -> Stages:
-    """Return the stages that a run's schedules make of its settings and its model's depth.
+    """Return the stages of a run, from its schedules, its settings and its model's depth.
 
-    Raises UserError for a schedule that is none.
+    Raises UserError for text that is no schedule.
     """
     schedules: dict[str, Sequence[tuple[Any, float]]] = {
         "depth": _parsed("train.depth", train.depth, (depth, depth), partial(_depths, depth)),
@@ -132,8 +141,10 @@ def stages_of(train: TrainConfig, examples: ExamplesConfig, depth: int) -> Stage
 
 
 def _examples(examples: ExamplesConfig, length: int, rate: float) -> ExamplesConfig:
-    """Return the settings of a stage's examples, with as many predictions for the length and rate
-    as the run's have for theirs."""
+    """Return the settings of a stage's examples.
+
+    The number of predictions is scaled with the stage's length and masking rate.
+    """
     if (length, rate) == (examples.max_seq_length, examples.masked_lm_prob):
         return examples
     scale = length / examples.max_seq_length * (rate / examples.masked_lm_prob)
@@ -148,8 +159,10 @@ def _examples(examples: ExamplesConfig, length: int, rate: float) -> ExamplesCon
 def _parsed(
     name: str, text: str, otherwise: Value, read: Callable[[str], Value]
 ) -> list[tuple[Value, float]]:
-    """Return a schedule's values with their shares; all of the run is `otherwise` for an empty
-    one."""
+    """Return a schedule's values with their shares.
+
+    An empty text gives `otherwise` for the whole run.
+    """
     if not text:
         return [(otherwise, 1.0)]
     parts = [part.strip().partition(":") for part in text.split(",")]
@@ -170,7 +183,7 @@ def _parsed(
 
 
 def _depths(whole: int, text: str) -> tuple[int, int]:
-    """Return the least and most passes that `2`, `2-6` and `all` mean; `whole` is all of them."""
+    """Return the minimum and maximum of passes in `2`, `2-6` or `all`; `all` is `whole`."""
     if text == "all":
         return whole, whole
     least, dash, most = text.partition("-")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of tasks and of their labels, as a setting gives them."""
+"""Check the names of tasks and of their labels in settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from albert_jax.utils.errors import UserError
 
-# The names of `albert_jax.TASKS`, which settings are checked by: the tasks themselves need NumPy.
+# The names of `albert_jax.TASKS`, to check settings without the tasks, which need NumPy.
 TASK_NAMES = (
     *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"),
     *("squad1", "squad2", "race", "race-middle", "race-high"),
@@ -21,8 +21,10 @@ TASK_NAMES = (
 
 
 def task_name(name: str) -> str:
-    """Return the one of TASK_NAMES that is meant, however it is capitalised and hyphenated (SST-2,
-    sst2); UserError, with the nearest, for an unknown one."""
+    """Return the name in TASK_NAMES that matches without regard to case and hyphens (SST-2, sst2).
+
+    Raises UserError for an unknown name; the error proposes the nearest.
+    """
 
     def plain(text: str) -> str:
         return text.lower().replace("-", "").replace("_", "")
@@ -36,10 +38,10 @@ def task_name(name: str) -> str:
 
 
 def label_pairs(labels: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of a file's label and the task's that `--labels a=0,b=1` names.
+    """Return the pairs of a file's label and the task's label in `--labels a=0,b=1`.
 
-    The last = of a pair divides it. Raises UserError for what is no such pair, and for a label of
-    the file that is given twice.
+    The last = of a pair divides it. Raises UserError for anything else, and for a label of the file
+    that is given twice.
     """
     pairs: dict[str, str] = {}
     given = [labels] if isinstance(labels, str) else labels
@@ -61,9 +63,10 @@ BALANCED: Final = "balanced"
 
 
 def class_weights(weights: str | Sequence[str]) -> dict[str, float] | Literal["balanced"]:
-    """Return the weights by label that `--class-weights a=1,b=4` names, or "balanced"; {} for none.
+    """Return the weights by label in `--class-weights a=1,b=4`, or "balanced".
 
-    Raises UserError for what is neither, and for a weight that is no positive number.
+    The weights are {} if there are none. Raises UserError for anything else, and for a weight that
+    is not a positive number.
     """
     parts = (weights if isinstance(weights, str) else ",".join(weights)).split(",")
     if parts == [BALANCED]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types and ranges of settings: Python does not check a recipe's, so every dataclass checks itself.
+"""Check types and ranges of settings, because Python does not check a recipe's.
 
-Errors name the field with its section, as its flag does. A value is never converted: it is what the
-recipe says or it is refused, because settings are stored as JSON and decide whether a run resumes.
+Errors name the field with its section, as its flag does. A value is never converted: settings are
+stored as JSON and decide whether a run resumes, so that a value is either kept or refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_types(config: Any, section: str) -> None:
 
 
 def check_least(config: Any, section: str, least: int, *names: str) -> None:
-    """Raise UserError for a field that is less than `least`, or NaN; None passes."""
+    """Raise UserError for a field below `least`, or NaN; None passes."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not value >= least:
@@ -34,14 +34,14 @@ def check_least(config: Any, section: str, least: int, *names: str) -> None:
 
 
 def check_most(config: Any, section: str, most: float, *names: str) -> None:
-    """Raise UserError for a field that is more than `most`, or NaN."""
+    """Raise UserError for a field above `most`, or NaN."""
     for name in names:
         if not getattr(config, name) <= most:
             raise _error(config, section, name, f"at most {most}")
 
 
 @functools.cache  # resolving them takes longer than all checks
-def _type_hints(kind: type) -> dict[str, Any]:
+def _type_hints(kind: type) -> dict[str, object]:
     return get_type_hints(kind)
 
 
@@ -59,6 +59,6 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
     if isinstance(value, bool):  # which is an int to Python
         return hint is bool
-    if hint is float:  # one that a calculation can go on with
+    if hint is float:  # a number for calculations
         return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return isinstance(value, hint)

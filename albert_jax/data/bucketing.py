@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of tokens of all lengths into batches of few shapes, so that few programs are compiled.
+"""Group rows of tokens into batches of few shapes, so that few programs are compiled.
 
-A batch is 16, 32, 64, … tokens long and has either one row, eight, or a full batch's number of
-tokens. No row is padding: what full batches leave over goes in eights, then one by one.
+A batch is 16, 32, 64, … tokens long. It has one row, eight rows, or the number of rows that fills a
+batch. No row is padding: rows that do not fill a batch go in eights, then one by one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FEW = 8  # rows
 
 
 class Row(NamedTuple):
-    """A text or a pair, [CLS] and [SEP] included; `first` tokens are of segment 0."""
+    """Hold a text or a pair, [CLS] and [SEP] included; its `first` tokens are of segment 0."""
 
     ids: list[int]
     first: int
@@ -33,9 +33,9 @@ def make_row(
     longest: int,
     special: SpecialIds = ALBERT_IDS,
 ) -> Row:
-    """[CLS] ids [SEP], or [CLS] ids [SEP] second [SEP], cut to `longest` tokens.
+    """Return [CLS] ids [SEP], or [CLS] ids [SEP] second [SEP], cut to `longest` tokens.
 
-    A pair loses tokens from the end of its longer half, as the original's _truncate_seq_pair.
+    A pair loses tokens from the end of its longer half, as in the original's _truncate_seq_pair.
     """
     _, _, cls, sep, _ = special
     if second is None:
@@ -48,17 +48,17 @@ def make_row(
 
 
 class Batch(NamedTuple):
-    """Which rows are in it, and how they are padded."""
+    """Name the rows of a batch, and how they are padded."""
 
     rows: list[int]
     length: int
 
 
 def padded_length(length: int, longest: int) -> int:
-    """The least of 16, 24, 32, 48, 64, 96, 128, 256, … and `longest` that holds `length` tokens.
+    """Return the least of 16, 24, 32, 48, 64, 96, 128, 256, … and `longest` for `length` tokens.
 
-    Sentences have steps of a half and a third, as padding is all that one at a time loses; longer
-    texts, which are fewer, have powers of two: each step is another program.
+    Up to 128 there are steps between the powers of two, because padding is all that a single
+    sentence loses. Longer texts are fewer, and each step is another program.
     """
     power = max(SHORTEST, 1 << (length - 1).bit_length())
     between = power * 3 // 4
@@ -68,7 +68,10 @@ def padded_length(length: int, longest: int) -> int:
 
 
 def plan_batches(lengths: Sequence[int], *, longest: int, tokens: int) -> list[Batch]:
-    """Batches that hold every row once, longest first: too little memory shows at the start."""
+    """Return batches that have every row once, the longest first.
+
+    In this order, too little memory shows at the start.
+    """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     batches = []
     done = 0
@@ -82,7 +85,7 @@ def plan_batches(lengths: Sequence[int], *, longest: int, tokens: int) -> list[B
 
 
 def arrays(rows: Sequence[Row], length: int) -> tuple[np.ndarray, ...]:
-    """Ids, mask and segments i32[B, S]; then, where any row has some, masked positions i32[B, P].
+    """Return ids, mask and segments i32[B, S]; if any row has them, masked positions i32[B, P].
 
     P is 1, 8, 64, …; a row with fewer has position 0 in the rest.
     """

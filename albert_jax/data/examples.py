@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretraining examples drawn on the fly from a token store.
+"""Draw pretraining examples on the fly from a token store.
 
 Example i is a pure function of (store, configuration, seed, i): nothing is written beforehand, and
 a run resumes at any step. The rules are create_pretraining_data.py's: whole sentences are gathered
@@ -13,7 +13,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -41,7 +41,10 @@ _PLAN, _SHUFFLE, _EXAMPLE = range(3)
 
 
 class ShardArrays(Protocol):
-    """What a shard has to offer (store.Shard): tokens and where sentences and documents start."""
+    """Define what a shard must have (store.Shard).
+
+    These are tokens, and the starts of sentences and documents.
+    """
 
     @property
     def tokens(self) -> np.ndarray: ...
@@ -52,7 +55,7 @@ class ShardArrays(Protocol):
 
 
 class Store(Protocol):
-    """What a store has to offer (store.TokenStore)."""
+    """Define what a store must have (store.TokenStore)."""
 
     @property
     def shards(self) -> Sequence[ShardArrays]: ...
@@ -62,10 +65,10 @@ class Store(Protocol):
 
 
 def plan_shard(shard: ShardArrays, config: ExamplesConfig, rng: np.random.Generator) -> np.ndarray:
-    """One epoch's rows of a shard in the order of its text; create_pretraining_data.py:276-341.
+    """Return one epoch's rows of a shard in the order of its text.
 
     All documents advance together, so that Python's work grows with the rows of the longest
-    document and not with the number of sentences.
+    document and not with the number of sentences. create_pretraining_data.py:276-341.
     """
     starts = shard.sentence_starts
     document = np.arange(len(shard.document_starts) - 1)
@@ -91,7 +94,7 @@ def plan_shard(shard: ShardArrays, config: ExamplesConfig, rng: np.random.Genera
             rows[name] = column
         # One sentence of one token makes no A and B.
         rounds.append(rows[random_b | (starts[end] - starts[position] > 1)])
-        position = np.where(random_b, split, end)  # what B would have been is put back
+        position = np.where(random_b, split, end)  # B's own sentences are used later
         more = position < stop
         document, position, stop, target = (x[more] for x in (document, position, stop, target))
     rows = np.concatenate(rounds)
@@ -108,7 +111,7 @@ def _targets(count: int, config: ExamplesConfig, rng: np.random.Generator) -> np
 
 
 class PretrainingSource:
-    """Examples of a token store: `source[i]` for any i from 0 on."""
+    """Draw the examples of a token store: `source[i]` for any i from 0 on."""
 
     def __init__(
         self,
@@ -117,16 +120,16 @@ class PretrainingSource:
         *,
         seed: int,
         starts_word: np.ndarray,
-        vocab_size: int,
         special: SpecialIds = ALBERT_IDS,
         shuffle: bool = True,
     ):
-        """`starts_word` bool[V] is `masking.word_starts`; raises UserError for an empty store.
+        """Plan the first epoch; raises UserError for an empty store.
 
-        With `shuffle=False` the rows of an epoch come in the order of the text.
+        `starts_word` bool[V] is `masking.word_starts`. With `shuffle=False`, the rows of an epoch
+        come in the order of the text.
         """
         self.store, self.config, self.seed, self.shuffle = store, config, seed, shuffle
-        self._masker = Masker(config, starts_word, vocab_size, special)
+        self._masker = Masker(config, starts_word, special)
         counts = [len(shard.document_starts) - 1 for shard in store.shards]
         self._first_document = np.cumsum([0, *counts]).tolist()
         self._epoch_ends = [0]
@@ -137,19 +140,25 @@ class PretrainingSource:
                 "the token store holds no pair of segments to train on; prepare more text"
             )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # A worker process makes the plan again: sending it would cost as much.
         return self.__dict__ | {"_plans": {}, "_lock": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _lock=threading.RLock())
 
     def __len__(self) -> int:
-        """Examples in epoch 0; later epochs differ by their short rows (`epoch_size`)."""
+        """Return the number of examples in epoch 0.
+
+        Later epochs differ by their short rows (`epoch_size`).
+        """
         return self.epoch_size(0)
 
     def epoch_size(self, epoch: int) -> int:
-        """Examples in an epoch; the sizes of those before it are found on the way, once."""
+        """Return the number of examples in an epoch.
+
+        Those before it are planned once on the way.
+        """
         with self._lock:
             while len(self._epoch_ends) < epoch + 2:
                 size = len(self._plan(len(self._epoch_ends) - 1)[0])
@@ -157,7 +166,7 @@ class PretrainingSource:
             return self._epoch_ends[epoch + 1] - self._epoch_ends[epoch]
 
     def epoch_of(self, index: int) -> tuple[int, int]:
-        """(epoch, index in it) of an example."""
+        """Return an example's epoch, and its index in the epoch."""
         if index < 0:
             raise IndexError(index)
         with self._lock:
@@ -167,7 +176,7 @@ class PretrainingSource:
             return epoch, index - self._epoch_ends[epoch]
 
     def ended_epochs(self, index: int) -> list[int]:
-        """Return the sizes of the epochs that ended before an example, by `index` alone."""
+        """Return the sizes of the epochs that ended before an example, from `index` alone."""
         with self._lock:
             while index > self._epoch_ends[-1]:
                 self.epoch_size(len(self._epoch_ends) - 1)
@@ -175,7 +184,7 @@ class PretrainingSource:
             return [end - start for start, end in itertools.pairwise(ends)]
 
     def remember_epochs(self, sizes: list[int]) -> None:
-        """Take the sizes of the first epochs; those that are not this source's are left alone."""
+        """Accept the sizes of the first epochs; sizes that are not this source's are ignored."""
         with self._lock:
             ends = [0, *itertools.accumulate(sizes)]
             known = len(self._epoch_ends)
@@ -183,7 +192,10 @@ class PretrainingSource:
                 self._epoch_ends += ends[known:]
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, list[int], np.ndarray | None]:
-        """An epoch's rows, where each shard's begin, and their order; the last two are kept."""
+        """Return an epoch's rows, where each shard's rows begin, and their order.
+
+        The last two are cached.
+        """
         with self._lock:
             if epoch not in self._plans:
                 while len(self._plans) > 1:
@@ -207,12 +219,12 @@ class PretrainingSource:
             return list(pool.map(plan, range(len(self.store.shards))))
 
     def __getitem__(self, index: int) -> Example:
-        """The arrays of `KEYS` for one example: [S], [P] and a scalar label."""
+        """Return the arrays of `KEYS` for one example: [S], [P] and a scalar label."""
         example = self.draw(index)
         return {key: example[key] for key in KEYS}
 
     def draw(self, index: int) -> Example:
-        """`self[index]` with token_boundary int32[S] and ngram_words (words of each n-gram) too."""
+        """Return `self[index]`, with token_boundary int32[S] and each n-gram's ngram_words."""
         epoch, position = self.epoch_of(index)
         rows, first_row, order = self._plan(epoch)
         number = position if order is None else int(order[position])
@@ -225,7 +237,7 @@ class PretrainingSource:
     def _segments(
         self, shard_number: int, row: np.void, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Segments A and B before truncation, ids, and the label of the second objective."""
+        """Return the ids of segments A and B before truncation, and the second label."""
         shard, objective = self.store.shards[shard_number], self.config.objective
         first, split, end, document, target, random_b = row.item()
         start, middle, stop = shard.sentence_starts[[first, split, end]].tolist()
@@ -242,7 +254,7 @@ class PretrainingSource:
         return a, b, 0
 
     def _random_segment(self, own: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
-        """Sentences of another document from a random one on, until there are `wanted` tokens."""
+        """Return sentences of another document from a random one on, up to `wanted` tokens."""
         for _ in range(10):  # a store of one document has no other
             other = int(rng.integers(self._first_document[-1]))
             if other != own:
@@ -260,7 +272,7 @@ class PretrainingSource:
     def _assemble(
         self, a: np.ndarray, b: np.ndarray, label: int, rng: np.random.Generator
     ) -> Example:
-        """[CLS] A [SEP] B [SEP], masked and padded."""
+        """Return [CLS] A [SEP] B [SEP], masked and padded."""
         config = self.config
         text = np.concatenate([a, b])
         masked = self._masker(text, len(a), rng)
@@ -298,10 +310,11 @@ class PretrainingSource:
 def _truncate(
     a: np.ndarray, b: np.ndarray, config: ExamplesConfig, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the longer segment, then both alike, down to S - 3 tokens together.
+    """Cut the longer segment, then both alike, down to S - 3 tokens together.
 
-    The original drops one token at a time from the longer (B where they are equal), from its front
-    or its back with even odds: how many leave the front has a binomial distribution.
+    The original drops one token at a time from the longer segment (B if both are equal), from its
+    front or its back with equal probability. Therefore the number that leaves the front has a
+    binomial distribution.
     """
     longest = config.max_seq_length - 3
     if len(a) + len(b) <= longest:

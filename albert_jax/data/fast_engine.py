@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a tokenizer.json by Hugging Face's `tokenizers` library, an optional package."""
+"""Run a tokenizer.json with Hugging Face's `tokenizers` library, an optional package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNKNOWN = "\U00013000"  # a hieroglyph, which hardly any vocabulary has
 
 
 class Divided(NamedTuple):
-    """A text's ids, their pieces, and [start, end) of each in the text."""
+    """Hold a text's ids, their pieces, and [start, end) of each in the text."""
 
     ids: list[int]
     tokens: list[str]
@@ -26,7 +26,7 @@ class Divided(NamedTuple):
 
 
 def require_tokenizers(path: Path) -> Any:
-    """Return the `tokenizers` module; raise UserError, which names the file that needs it."""
+    """Return the `tokenizers` module; raises UserError, which names the file that needs it."""
     try:
         import tokenizers
     except ImportError:
@@ -38,10 +38,13 @@ def require_tokenizers(path: Path) -> Any:
 
 
 class FastEngine:
-    """A tokenizer.json at work; can be pickled."""
+    """Run a tokenizer.json; can be pickled."""
 
     def __init__(self, document: Document, kind: Kind, path: Path) -> None:
-        """Raises UserError for what `tokenizers` cannot read, and where it is not installed."""
+        """Load the document.
+
+        Raises UserError if `tokenizers` cannot read it or is not installed.
+        """
         self.special: SpecialIds = special_ids(document, kind)
         self._path = path
         # Whether literal special tokens are parsed -> the JSON of a tokenizer.
@@ -56,7 +59,7 @@ class FastEngine:
             pieces[number] = piece
         self.pieces: list[str] = pieces
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_made": {}}
 
     def _tokenizer(self, parse_special: bool) -> Any:
@@ -64,8 +67,9 @@ class FastEngine:
             library = require_tokenizers(self._path)
             try:
                 made = library.Tokenizer.from_str(self._json[parse_special])
-                made.encode(_UNKNOWN)  # fails now, not at some text, where unknown text has no id
-            # It has no type of its own for what it cannot read, and may panic in Rust.
+                made.encode(_UNKNOWN)  # fails now instead of at a text, if unknown text has no id
+            # The library has no exception type for files that it cannot read, and may panic in
+            # Rust.
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
                     raise
@@ -79,8 +83,10 @@ class FastEngine:
     def encode(
         self, texts: Sequence[str], parse_special: bool, threads: int | None
     ) -> Iterator[Divided]:
-        """Divide texts, which are without lone surrogates; `parse_special`: a literal [MASK], say,
-        becomes its id."""
+        """Yield the division of texts, which must have no lone surrogates.
+
+        With `parse_special`, a literal [MASK], for example, becomes its id.
+        """
         tokenizer = self._tokenizer(parse_special)
         if threads == 1:
             found = (tokenizer.encode(text, add_special_tokens=False) for text in texts)
@@ -90,7 +96,7 @@ class FastEngine:
             yield self._divided(text, encoding)
 
     def encode_ids(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        """Divide texts into ids alone; special tokens in them are text."""
+        """Return the ids of texts alone; special tokens in them are text."""
         tokenizer = self._tokenizer(False)
         if threads == 1:
             return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
@@ -98,7 +104,7 @@ class FastEngine:
         return [encoding.ids for encoding in encodings]
 
     def _divided(self, text: str, encoding: Any) -> Divided:
-        """What `tokenizers` found, offsets without white space and in order."""
+        """Return the result of `tokenizers`, with offsets in order and without white space."""
         ids, offsets = list(encoding.ids), []
         tokens = [self.pieces[i] for i in ids]  # its own hold white space before [MASK]
         least = 0
@@ -107,7 +113,7 @@ class FastEngine:
                 start += 1
             if tokens[i] == MARKER:
                 end = start
-            # Replacements of several characters by one can shift what `tokenizers` says.
+            # If several characters are replaced by one, the offsets of `tokenizers` can be wrong.
             start = max(start, least)
             offsets.append((start, max(start, end)))
             least = start
@@ -116,6 +122,6 @@ class FastEngine:
         return Divided(ids, tokens, offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special ones included."""
+        """Return the text of ids, special ones included."""
         text: str = self._tokenizer(True).decode(list(ids), skip_special_tokens=False)
         return text.strip()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads from a transformers folder how its tokenizer makes ids of text, which mode does the same,
-and in what that mode, with the folder's vocabulary, would not.
+"""Read how a transformers folder's tokenizer makes ids, and find the mode that does the same.
 
-Source: transformers' tokenization_utils_base.py, models/albert and models/bert.
+Differences between the folder's tokenizer and that mode are listed. Source: transformers'
+tokenization_utils_base.py, models/albert and models/bert.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from albert_jax.utils.wording import shortened
 _OWN_ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 _UNUSED_ROLES = ("bos_token", "eos_token")  # no text is ever given them
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
-# Classes of transformers, these with Fast too, that do what a vocabulary's mode does.
+# Classes of transformers, also with Fast at the end, that do the same as a vocabulary's mode.
 _GENERAL = ("PreTrainedTokenizer", "TokenizersBackend")
 _CLASSES = ("AlbertTokenizer", *_GENERAL)
 _WORDPIECE_CLASSES = ("BertTokenizer", "AlbertTokenizer", *_GENERAL)
@@ -44,7 +44,7 @@ OWN_MODE = "albert_jax_mode"  # what `convert --to hf` writes into tokenizer_con
 
 
 class Choice(NamedTuple):
-    """The vocabulary of a transformers folder, its mode, and why it is that."""
+    """Hold the vocabulary of a transformers folder, its mode, and the reason."""
 
     file: Path
     mode: str
@@ -53,7 +53,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class HfTokenizer:
-    """What a folder's tokenizer files say."""
+    """Hold the contents of a folder's tokenizer files."""
 
     folder: Path
     config: Mapping[str, Any]  # tokenizer_config.json
@@ -64,12 +64,12 @@ class HfTokenizer:
 
     @cached_property
     def fast(self) -> Document | None:
-        """tokenizer.json, None where there is none."""
+        """The contents of tokenizer.json, or None."""
         file = self.folder / _FAST
         return read_tokenizer_json(file) if file.is_file() else None
 
     def _document(self, vocabulary: Path) -> Document:
-        """A tokenizer.json, the folder's or another."""
+        """Return a tokenizer.json, the folder's or another."""
         own = self.fast if vocabulary == self.folder / _FAST else None
         return own or read_tokenizer_json(vocabulary)
 
@@ -95,12 +95,14 @@ class HfTokenizer:
 
     @property
     def added_count(self) -> int:
-        """Tokens that are looked for before pieces, at most."""
+        """The maximum of tokens that are looked for before pieces."""
         return len(dict.fromkeys(_added(self.config, self.added, self.fast or {})))
 
     def differences(self, vocabulary: Path) -> list[str]:
-        """Phrases for all that would make other ids of a text than the mode with that vocabulary;
-        none where it is the same."""
+        """Return phrases for all that would give other ids than the mode with that vocabulary.
+
+        The list is empty if the ids are the same.
+        """
         if vocabulary.suffix == ".json":
             document = self._document(vocabulary)
             own = {str(token.get("id")): _content(token) for token in added_tokens(document)}
@@ -140,8 +142,10 @@ class HfTokenizer:
     def _unlike(
         self, names: tuple[str, ...], further: tuple[str, ...], classes: tuple[str, ...]
     ) -> list[str]:
-        """Phrases for another class, and for special tokens of other names than `names` and
-        `further`."""
+        """Return phrases for another class, and for special tokens with unexpected names.
+
+        Expected names are in `names` and `further`.
+        """
         return [
             *_of_class(self.config, classes),
             *_of_roles(self.special, names, further),
@@ -158,13 +162,12 @@ def text_settings_with(mode: str, lower: bool, keep_accents: bool) -> TextSettin
 
 
 def keeps_accents(mode: str, lower: bool) -> bool:
-    """Whether a mode keeps accents where nothing is said: BERT's does, unless it lower-cases."""
+    """Return whether a mode keeps accents by default: BERT's does, unless it lower-cases."""
     return mode == "wordpiece" and not lower
 
 
 def read_tokenizer(folder: Path) -> HfTokenizer:
-    """Reads tokenizer_config.json, special_tokens_map.json and added_tokens.json, each where it is
-    there.
+    """Read tokenizer_config.json, special_tokens_map.json and added_tokens.json, if they exist.
 
     Raises UserError for a file that is damaged and for a setting of another type.
     """
@@ -186,11 +189,11 @@ def read_tokenizer(folder: Path) -> HfTokenizer:
 
 
 def choose_vocabulary(tokenizer: HfTokenizer, mode: str | None = None) -> Choice | None:
-    """Return the vocabulary of a transformers folder that its ids are of; None if it has none.
+    """Return the vocabulary of a transformers folder that its ids refer to, or None.
 
-    transformers 5 writes tokenizer.json alone. Version 4 writes spiece.model too, which is taken
-    then: mode hf is the one of the two that Google's models were trained nearest to. `mode` is the
-    caller's wish. Raises UserError for a tokenizer.json of another kind that is all there is.
+    transformers 5 writes tokenizer.json alone. Version 4 writes spiece.model too, which is then
+    taken, because mode hf is the closer of the two to the training of Google's models. `mode` is
+    the caller's wish. Raises UserError if the folder has only a tokenizer.json of another kind.
     """
     folder = tokenizer.folder
     spiece = next((folder / n for n in _SENTENCEPIECE if (folder / n).is_file()), None)
@@ -207,7 +210,7 @@ def choose_vocabulary(tokenizer: HfTokenizer, mode: str | None = None) -> Choice
         beside = "; --mode hf-fast takes the tokenizer.json beside it, as AutoTokenizer does"
         beside = beside if is_fast else ""
         return Choice(spiece, mode or "hf", f"it has {spiece.name}{beside}")
-    # transformers itself takes the case from tokenizer_config.json, whatever tokenizer.json says.
+    # transformers takes the case from tokenizer_config.json, not from tokenizer.json.
     document = tokenizer.fast
     if is_words and not (document and _has_further_tokens(document)):
         return Choice(words, "wordpiece", f"it has {_WORDS}")
@@ -222,13 +225,16 @@ def _has_further_tokens(document: Document) -> bool:
 
 
 def _is_of_tokenizers(config: Mapping[str, Any]) -> bool:
-    """Whether tokenizer_config.json is of a tokenizer that has nothing but tokenizer.json."""
+    """Return whether tokenizer_config.json belongs to a tokenizer that has only tokenizer.json."""
     return OWN_MODE not in config and config.get("backend") == "tokenizers"
 
 
 def _found_whole(vocabulary: Path) -> dict[str, str]:
-    """Id -> piece of those that SentencePiece itself never divides: ALBERT's five, and the symbols
-    that whoever trained the vocabulary named. Only they have no likelihood: their score is 0."""
+    """Return the pieces by id that SentencePiece never divides.
+
+    They are ALBERT's five, and the symbols that were named when the vocabulary was trained. Only
+    these have no likelihood: their score is 0.
+    """
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(vocabulary.read_bytes())
@@ -252,7 +258,7 @@ def _of_class(config: Mapping[str, Any], classes: tuple[str, ...]) -> Iterator[s
 def _of_roles(
     values: Mapping[str, Any], names: tuple[str, ...], known: tuple[str, ...]
 ) -> Iterator[str]:
-    """Special tokens of other names than a vocabulary's own, and further ones."""
+    """Yield special tokens with other names than a vocabulary's own, and additional ones."""
     for role, piece in zip(_OWN_ROLES, names, strict=True):
         if values.get(role) is not None and _content(values[role]) != piece:
             yield f"{role} {shortened(_content(values[role]))}"
@@ -268,7 +274,7 @@ def _of_roles(
 def _added(
     config: Mapping[str, Any], added: Mapping[str, Any], fast: Document
 ) -> Iterator[tuple[str, str]]:
-    """The tokens, with their ids, that are looked for in a text before its pieces are."""
+    """Yield the tokens, with their ids, that are looked for in a text before its pieces."""
     found = list(added.items())
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
@@ -279,5 +285,5 @@ def _added(
 
 
 def _content(token: Any) -> str:
-    """A token's text, which stands by itself or among its settings."""
+    """Return a token's text, which is a string or the content of its settings."""
     return str(token.get("content")) if isinstance(token, dict) else str(token)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets of the Hugging Face hub, and folders in its layouts, opened by the library `datasets`.
+"""Open data sets of the Hugging Face hub, and folders in its layouts, with the library `datasets`.
 
-A data set is named hf:NAME[/CONFIG], where NAME may have an owner, or is a folder: one that
-`save_to_disk` wrote, or one of Parquet or Arrow files.
+A data set is named hf:NAME[/CONFIG], where NAME may have an owner. Or it is a folder, written by
+`save_to_disk` or with Parquet or Arrow files.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from typing import Any
 
 from albert_jax.data.text.tables_text import text_column
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.wording import shortened, without_secrets
 
 HUB = "hf:"
-# Owner, name and configuration, of which the last two or the last may be lacking.
+# Owner, name and configuration; the last one or two may be missing.
 _NAME = re.compile(r"\w[\w.-]*(/[\w.-]+){0,2}")
-# What data sets call the split that is `dev` here.
+# The names of the split `dev` in data sets.
 _DEV = ("validation", "dev", "valid", "val")
 _FILES = (".parquet", ".arrow")
 _SAVED = ("dataset_dict.json", "state.json")  # of `save_to_disk`: all splits, or one
@@ -40,7 +41,7 @@ def is_hub_data(data: str | Path) -> bool:
         return False
     if any(_has(folder, name) for name in _SAVED):
         return True
-    # Tables of a user's own go before what lies beside them.
+    # A user's own tables have priority over files beside them.
     own = {path.name.partition(".")[0]: path for path in folder.iterdir() if path.is_file()}
     if any(own[split].suffix not in _FILES for split in ("train", "dev", "test") if split in own):
         return False
@@ -55,14 +56,14 @@ def _has(folder: Path, name: str) -> bool:
 
 @dataclass(frozen=True)
 class HubSplit:
-    """One split of a data set, whose rows have names in place of the numbers of classes."""
+    """Hold one split of a data set, whose rows have names instead of the numbers of classes."""
 
     place: str  # for errors
     columns: tuple[str, ...]
     data: Any  # a `datasets.Dataset`
     names: Mapping[str, Sequence[str]]  # of the classes, by column
 
-    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(self) -> Iterator[tuple[str, JsonObject]]:
         """Yield each row with its place; -1, the hub's "unlabelled", is None."""
         for index, row in enumerate(self.data):
             named = {
@@ -80,9 +81,9 @@ def _named(value: Any, names: Sequence[str]) -> Any:
 
 
 def open_hub_split(data: str | Path, split: str) -> HubSplit:
-    """Return a split (train, dev, test, dev_matched, …) of a data set, downloaded where need be.
+    """Return a split (train, dev, test, dev_matched, …) of a data set, downloaded if necessary.
 
-    Raises UserError where the library is not installed, the data set cannot be had or lacks the
+    Raises UserError if the library is not installed, or the data set cannot be fetched or lacks the
     split.
     """
     splits = _splits(str(data), _state_of(str(data)))
@@ -97,7 +98,7 @@ def open_hub_split(data: str | Path, split: str) -> HubSplit:
 
 
 def _state_of(data: str) -> tuple[tuple[str, int], ...]:
-    """Return what changes whenever a folder's files do; () for what is no folder."""
+    """Return a value that changes whenever a folder's files do; () if there is no folder."""
     folder = Path(data.removeprefix(HUB))
     files = [*folder.glob("*"), *folder.glob("*/*")] if folder.is_dir() else []
     return tuple(sorted((str(path), path.stat().st_mtime_ns) for path in files if path.is_file()))
@@ -117,7 +118,7 @@ def _splits(data: str, state: tuple[tuple[str, int], ...]) -> Mapping[str, Any]:
 
 
 def _with_config(data: str, load: Any) -> Any:
-    """Return what `load` gives for a data set's name and configuration."""
+    """Return the result of `load` for a data set's name and configuration."""
     name = data.removeprefix(HUB)
     if name and (not data.startswith(HUB) or Path(name).is_dir()):
         return load(name)
@@ -161,17 +162,17 @@ def _class_names(feature: Any) -> Sequence[str] | None:
 
 @dataclass(frozen=True)
 class HubText:
-    """One split's texts, in parts that are read apart."""
+    """Hold one split's texts, in parts that are read independently."""
 
     place: str
     field: str  # the column of the text
     parts: int
-    num_bytes: int  # of the split, as its data set says; 0: it does not
-    stamp: int  # another one where the data set has changed
+    num_bytes: int  # of the split, from its data set; 0 if unknown
+    stamp: int  # differs if the data set has changed
     data: Any
 
     def texts(self, part: int) -> Iterator[bytes]:
-        """Yield the texts of a part, UTF-8. Raises UserError where they cannot be fetched."""
+        """Yield the texts of a part as UTF-8; raises UserError if they cannot be fetched."""
         with _refusals(self.place):
             for row in self.data.shard(num_shards=self.parts, index=part):
                 text = row[self.field]
@@ -181,8 +182,8 @@ class HubText:
 def open_hub_text(data: str, split: str, field: str | None) -> HubText:
     """Return the text of a split, which is fetched as it is read.
 
-    Raises UserError where the library is not installed, and for a data set, a split or a column
-    that is not there.
+    Raises UserError if the library is not installed, or the data set, the split or the column does
+    not exist.
     """
     return _text(data, split, field, _state_of(data))
 
@@ -237,7 +238,7 @@ def _library(data: str) -> Any:
 
 @contextlib.contextmanager
 def _refusals(data: str) -> Iterator[None]:
-    """Turn whatever the library raises into UserError."""
+    """Turn any exception of the library into UserError."""
     try:
         yield
     except UserError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of examples from any source, drawn ahead by threads or processes; a report on a source.
+"""Draw batches of examples ahead, in threads or processes; describe a source.
 
-Batch b is examples b * B … b * B + B - 1 of the source, whoever draws it: the order depends on no
-number of threads, processes or hosts.
+Batch b is examples b * B … b * B + B - 1 of the source, whoever draws it. The order does not depend
+on the number of threads, processes or hosts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypedDict
 
@@ -39,28 +40,28 @@ KEYS = (
 
 
 class ExampleSource(Protocol):
-    """Examples by index without end: epoch after epoch, each shuffled whole before the next."""
+    """Give examples by index without end: epoch after epoch, each shuffled as a whole."""
 
     def __len__(self) -> int:
-        """Examples in epoch 0."""
+        """Return the number of examples in epoch 0."""
 
     def __getitem__(self, index: int) -> Example:
-        """The arrays of KEYS for one example."""
+        """Return the arrays of KEYS for one example."""
 
     def draw(self, index: int) -> Example:
-        """`self[index]` and what only reports and files need of it."""
+        """Return `self[index]`, and the arrays that only reports and files need."""
 
     def epoch_of(self, index: int) -> tuple[int, int]:
-        """(epoch, index in it) of an example."""
+        """Return an example's epoch, and its index in the epoch."""
 
     def epoch_size(self, epoch: int) -> int:
-        """Examples in an epoch."""
+        """Return the number of examples in an epoch."""
 
     def ended_epochs(self, index: int) -> list[Any]:
         """Return the sizes of the epochs that ended before an example, as JSON."""
 
     def remember_epochs(self, sizes: list[Any]) -> None:
-        """Take what `ended_epochs` returned, so that those epochs need not be planned again."""
+        """Accept the result of `ended_epochs`, so that those epochs need not be planned again."""
 
 
 def batch_at(
@@ -71,10 +72,10 @@ def batch_at(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batch:
-    """This process's rows of a global batch: [B/P, S], [B/P, P] and labels [B/P].
+    """Return this process's rows of a global batch: [B/P, S], [B/P, P] and labels [B/P].
 
-    int32, masked_lm_weights float32. Raises UserError where the batch does not divide over the
-    processes.
+    They are int32, masked_lm_weights float32. Raises UserError if the batch does not divide over
+    the processes.
     """
     if batch_size % process_count:
         raise UserError(
@@ -87,31 +88,36 @@ def batch_at(
     return {key: np.stack([example[key] for example in examples]) for key in KEYS}
 
 
-def make_dataset(
-    source: ExampleSource,
-    *,
-    batch_size: int,
-    start: int = 0,
-    stop: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = 2,
-    workers: int = 0,
-) -> Batches:
-    """Iterates over batches start, start + 1, … (to stop), each equal to `batch_at`.
+@dataclass(frozen=True)
+class Draw:
+    """`batch_at` with all but the index bound, in a form that can be sent to a worker process."""
 
-    `threads` threads draw one batch each ahead of time or, if `workers` is not 0, as many processes
-    (which plan epochs for themselves); with neither, a batch is drawn when it is asked for.
+    source: ExampleSource
+    batch_size: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def __call__(self, batch_index: int) -> Batch:
+        process = {"process_index": self.process_index, "process_count": self.process_count}
+        return batch_at(self.source, batch_index, self.batch_size, **process)
+
+
+def make_dataset(
+    draw: Draw, *, start: int = 0, stop: int | None = None, threads: int = 2, workers: int = 0
+) -> Batches:
+    """Iterate over batches start, start + 1, … (to stop), each equal to `batch_at`.
+
+    `threads` threads draw one batch each ahead of time. If `workers` is not 0, that many processes
+    do it instead, and plan epochs themselves. With neither, a batch is drawn when it is requested.
     """
-    draw = _Draw(source, batch_size, process_index, process_count)
     indices = itertools.count(start) if stop is None else range(start, stop)
     return Batches(draw, indices, threads, workers)
 
 
 class Batches(Iterator[Batch]):
-    """Batches in order, drawn ahead. An error while drawing is raised where its batch is due.
+    """Yield batches in order, drawn ahead; an error of drawing is raised when its batch is due.
 
-    `close` when done, or use contextlib.closing: it ends the threads or processes.
+    Call `close` at the end, or use contextlib.closing, to end the threads or processes.
     """
 
     def __init__(
@@ -146,7 +152,7 @@ class Batches(Iterator[Batch]):
             self._pending.append(self._pool.submit(self._draw, index))
 
     def close(self, *, wait: bool = True) -> None:
-        """Drops what was drawn ahead; waits for the batches that are being drawn just now."""
+        """Drop what was drawn ahead, after waiting for the batches that are being drawn."""
         self._indices = iter(())
         self._pending.clear()
         if self._pool is not None:
@@ -155,19 +161,6 @@ class Batches(Iterator[Batch]):
     def __del__(self) -> None:
         if hasattr(self, "_pool"):
             self.close(wait=False)
-
-
-class _Draw:
-    """batch_at with all but the index bound, in a form that can be sent to a worker process."""
-
-    def __init__(
-        self, source: ExampleSource, batch_size: int, process_index: int, process_count: int
-    ):
-        self.source, self.batch_size = source, batch_size
-        self.process = {"process_index": process_index, "process_count": process_count}
-
-    def __call__(self, batch_index: int) -> Batch:
-        return batch_at(self.source, batch_index, self.batch_size, **self.process)
 
 
 _worker_draw: Callable[[int], Batch]  # set in a worker process only
@@ -197,8 +190,10 @@ def _draw_in_worker(batch_index: int) -> Batch:
 
 
 class ExampleStatistics(TypedDict):
-    """Lengths and shares of examples as they were drawn; `ngrams` is by words, `replaced_by` by
-    mask, itself and random."""
+    """Hold lengths and fractions of examples as they were drawn.
+
+    `ngrams` is by number of words, `replaced_by` by mask, itself and random.
+    """
 
     examples: int
     tokens_per_example: float
@@ -213,10 +208,11 @@ class ExampleStatistics(TypedDict):
 def describe_examples(
     source: ExampleSource, examples: int = 1000, mask_id: int = MASK_ID
 ) -> ExampleStatistics:
-    """What the first examples of a source are like: lengths and shares as they came out.
+    """Return lengths and fractions of the first examples of a source.
 
-    `ngrams` is the share of masked n-grams by words, None where the source does not know them
-    (records). A random piece that happens to be the masked token itself counts as kept.
+    `ngrams` has the fractions of masked n-grams by their number of words, None if the source does
+    not know them (records). A random piece that happens to be the masked token itself counts as
+    kept.
     """
     examples = min(examples, len(source))
     words: Counter[int] = Counter()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole-word n-gram masking: which tokens of a row are predicted, and what stands in their place.
+"""Mask whole words and n-grams: choose the tokens to predict, and what replaces them.
 
-The draws have the distribution of create_pretraining_data.py:421-598; the order in which random
-numbers are used differs (that program's n-grams come from a generator it never seeds). Its
-`do_permutation` is left out: the files it writes cannot be read by run_pretraining.
+The draws have the distribution of create_pretraining_data.py:421-598. The order of the random
+numbers differs, because that program's n-grams come from a generator that it never seeds. Its
+`do_permutation` is left out, because run_pretraining cannot read the files it writes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUM_SPECIAL = MASK_ID + 1
 
 
 class PieceVocabulary(Protocol):
-    """What masking needs of a tokenizer."""
+    """Define what masking needs of a tokenizer."""
 
     pieces: list[str]
     starts_word: np.ndarray
@@ -29,9 +29,9 @@ class PieceVocabulary(Protocol):
 def word_starts(
     tokenizer: PieceVocabulary, rule: Literal["albert", "marker"] = "albert"
 ) -> np.ndarray:
-    """Which pieces begin a word, bool[V]: by the original's rule, or only those with ▁.
+    """Return which pieces begin a word, bool[V]: by the original's rule, or only those with ▁.
 
-    WordPiece has one rule for both: all but ## pieces, and so each Chinese character by itself.
+    WordPiece has one rule for both: all but ## pieces, so that each Chinese character is a word.
     """
     if rule == "albert" or any(piece.startswith("##") for piece in tokenizer.pieces):
         return tokenizer.starts_word
@@ -39,7 +39,7 @@ def word_starts(
 
 
 class Masked(NamedTuple):
-    """The masked tokens of one row, in rising order of position, and the n-grams they came from."""
+    """Hold the masked tokens of one row in ascending order of position, and their n-grams."""
 
     positions: np.ndarray  # int64[n], indices into the row's text: A and B without special tokens
     inputs: np.ndarray  # int64[n], what the model sees there
@@ -47,22 +47,20 @@ class Masked(NamedTuple):
 
 
 class Masker:
-    """Draws masks for rows of text under one configuration and vocabulary."""
+    """Draw masks for rows of text, with one configuration and vocabulary."""
 
     def __init__(
         self,
         config: ExamplesConfig,
         starts_word: np.ndarray,
-        vocab_size: int,
         special: SpecialIds = ALBERT_IDS,
     ):
-        """`starts_word` bool[V] says which pieces begin a word (`word_starts`)."""
-        assert len(starts_word) == vocab_size, "one entry a piece"
-        self.config, self.vocab_size, self.special = config, vocab_size, special
-        # Pieces to draw from where the special ones are left out, if these are not the first five.
+        """Prepare to mask; `starts_word` bool[V] says which pieces begin a word (`word_starts`)."""
+        self.config, self.vocab_size, self.special = config, len(starts_word), special
+        # Pieces to draw from if special ones are excluded and are not the first five.
         self._ordinary = None
         if special != ALBERT_IDS:
-            self._ordinary = np.delete(np.arange(vocab_size), special)
+            self._ordinary = np.delete(np.arange(len(starts_word)), special)
         self.starts_word = np.asarray(starts_word, bool)
         weights = 1.0 / np.arange(1, config.ngram + 1)
         if not config.favor_shorter_ngram:
@@ -70,7 +68,7 @@ class Masker:
         self._below = np.cumsum(weights / weights.sum())[:-1]
 
     def __call__(self, text: np.ndarray, length_a: int, rng: np.random.Generator) -> Masked:
-        """Masks a row whose text is `text`, ids[n], of which the first `length_a` are segment A."""
+        """Mask a row with the text ids[n], of which the first `length_a` are segment A."""
         config = self.config
         counted = len(text) + (3 if config.count_special_tokens else 0)
         budget = min(config.max_predictions_per_seq, max(1, round(counted * config.masked_lm_prob)))
@@ -87,7 +85,7 @@ class Masker:
         return Masked(positions, inputs, [words for _, _, words in spans])
 
     def _words(self, text: np.ndarray, length_a: int) -> tuple[list[int], int]:
-        """Where each word of the text starts, then its end; and the number of words in A."""
+        """Return where each word of the text starts, then its end; and the number of words in A."""
         if self.config.do_whole_word_mask:
             starts = self.starts_word[text]
             starts[0] = True  # there is no word before it that it could continue
@@ -103,7 +101,10 @@ class Masker:
     def _spans(
         self, bounds: list[int], words_a: int, budget: int, rng: np.random.Generator
     ) -> list[tuple[int, int, int]]:
-        """Disjoint n-grams of `budget` tokens at most: (start, stop, words), in rising order."""
+        """Return disjoint n-grams of at most `budget` tokens: (start, stop, words).
+
+        They are in ascending order.
+        """
         num_words = len(bounds) - 1
         order = rng.permutation(num_words).tolist()
         sizes = (self._below.searchsorted(rng.random(num_words), side="right") + 1).tolist()
@@ -114,7 +115,8 @@ class Masker:
             start = bounds[first]
             if covered[start]:
                 continue
-            # At the end of the text an n-gram is what is left: the original never redraws n there.
+            # At the end of the text an n-gram is the rest of it: the original never redraws n
+            # there.
             last = min(first + sizes[first], num_words if across or first >= words_a else words_a)
             while bounds[last] - start > budget and last > first + 1:
                 last -= 1
@@ -137,7 +139,7 @@ class Masker:
             is_choice = self._ordinary[np.minimum(places, last)] == original
             drawn = rng.integers(0, len(self._ordinary) - is_choice)
             return self._ordinary[drawn + (is_choice & (drawn >= places))]
-        # One piece fewer to choose from where the original is itself a choice: skip over it.
+        # If the original is itself a choice, there is one piece fewer to choose from: skip over it.
         ordinary = original >= NUM_SPECIAL
         pieces = rng.integers(NUM_SPECIAL, self.vocab_size - ordinary)
         return pieces + (ordinary & (pieces >= original))

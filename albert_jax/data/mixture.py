@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several stores as one source of examples, each with its share of them.
+"""Mix several stores into one source of examples, each with its share.
 
-Which store example i is of depends on the seed, the shares and i alone: every block of 65,536
-examples holds each store's share of them exactly, in an order of its own. A store's examples come
-in that store's order.
+The store of example i depends on the seed, the shares and i alone. Every block of 65,536 examples
+has each store's share exactly, in its own random order. A store's examples come in that store's
+order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ORDER, _SEED = 3, 4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StorePasses(Result):
-    """A store's share of a mixture, its examples a pass, and a run's passes over it."""
+    """Hold a store's share of a mixture, its examples in a pass, and a run's passes over it."""
 
     share: float
     sequences_a_pass: int
@@ -38,10 +38,10 @@ class StorePasses(Result):
 
 
 def split_stores(given: str) -> list[tuple[str, float | None]]:
-    """`A:0.7,B:0.3` or `A,B` as paths and weights (None: by size); a name that exists is one path.
+    """Return the paths and weights in `A:0.7,B:0.3` or `A,B` (None: by size).
 
-    Raises UserError for a weight that is no positive number, for weights of some stores only, and
-    for a store named twice.
+    A text that exists as a path is one path. Raises UserError for a weight that is not a positive
+    number, for weights of some stores only, and for a store named twice.
     """
     if "," not in given or os.path.exists(given) or glob.glob(given):
         return [(given, None)]
@@ -71,7 +71,10 @@ def _with_weight(part: str) -> tuple[str, float | None]:
 
 
 def share_out(weights: Sequence[float], names: Sequence[str]) -> tuple[int, ...]:
-    """Examples of each store in a block, by largest remainder; UserError where one has none."""
+    """Return each store's number of examples in a block, by largest remainder.
+
+    Raises UserError if a store has none.
+    """
     exact = [weight / sum(weights) * BLOCK for weight in weights]
     counts = [int(count) for count in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
@@ -87,13 +90,13 @@ def share_out(weights: Sequence[float], names: Sequence[str]) -> tuple[int, ...]
 
 
 def seed_of(seed: int, number: int) -> int:
-    """A seed for the examples of store `number`, so that no two stores draw the same masks."""
+    """Return a seed for the examples of store `number`; no two stores draw the same masks."""
     return int(np.random.SeedSequence((seed, number, _SEED)).generate_state(1)[0])
 
 
 @functools.lru_cache(maxsize=4)
 def _block(seed: int, number: int, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """For each example of a block its store, and its place among that store's in the block."""
+    """Return the store of each example in a block, and its place among that store's examples."""
     order = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
     order = np.random.default_rng((seed, number, _ORDER)).permutation(order)
     places = np.empty(BLOCK, np.uint32)
@@ -102,7 +105,7 @@ def _block(seed: int, number: int, counts: tuple[int, ...]) -> tuple[np.ndarray,
 
 
 class Mixture:
-    """Examples of several sources by one index; a pass is as many as they have together."""
+    """Give the examples of several sources by one index; a pass has as many as all of them."""
 
     def __init__(
         self,
@@ -112,13 +115,16 @@ class Mixture:
         names: Sequence[str],
         seed: int,
     ):
-        """`counts` are `share_out`'s: examples of each source in a block."""
+        """Mix sources.
+
+        `counts` are the result of `share_out`, examples of each source in a block.
+        """
         assert sum(counts) == BLOCK, "shares do not make up a block"
         self.sources, self.counts, self.names = list(sources), tuple(counts), list(names)
         self.seed = seed
 
     def locate(self, index: int) -> tuple[int, int]:
-        """(source, index in it) of an example."""
+        """Return an example's source, and its index in the source."""
         if index < 0:
             raise IndexError(index)
         block, place = divmod(index, BLOCK)
@@ -144,7 +150,7 @@ class Mixture:
         return divmod(index, len(self))
 
     def ended_epochs(self, index: int) -> list[list[Any]]:
-        """Return by store the sizes of its epochs that ended before an example of the mixture."""
+        """Return, by store, the sizes of its epochs that ended before an example of the mixture."""
         block, place = divmod(index, BLOCK)
         order, _ = _block(self.seed, block, self.counts)
         drawn = np.bincount(order[:place], minlength=len(self.counts)).tolist()
@@ -154,12 +160,12 @@ class Mixture:
         ]
 
     def remember_epochs(self, sizes: list[list[Any]]) -> None:
-        """Take what `ended_epochs` returned."""
+        """Accept the result of `ended_epochs`."""
         for source, own in zip(self.sources, sizes, strict=False):  # none of an older checkpoint
             source.remember_epochs(own)
 
     def passes(self, examples: int) -> dict[str, StorePasses]:
-        """Return, by store, how often a run of so many examples goes over it."""
+        """Return, by store, the number of passes in a run of that many examples."""
         return {
             name: StorePasses(
                 share=count / BLOCK,

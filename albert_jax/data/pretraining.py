@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining run trains and evaluates on: token stores, TFRecord shards, or text made into
-a store first."""
+"""Open the data of a pretraining run.
+
+They are token stores, TFRecord shards, or text that is first made into a store.
+"""
 
 from __future__ import annotations
 
@@ -42,21 +44,22 @@ from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
 
 MADE_OF = "made_of.json"
-LABELS_SEEN, ONE_SIDED = 200, 0.85  # of so many labels, so many alike are too many; 0.6 is usual
+# Labels to count, and the fraction of one of them that is too much; 0.6 is usual.
+LABELS_SEEN, ONE_SIDED = 200, 0.85
 
-_PADDING = 128  # rows, to a multiple of which embeddings may be padded for the device's sake
+_PADDING = 128  # rows; embeddings may be padded to a multiple of 128 for the device
 
 
 @dataclass(frozen=True)
 class PretrainingData:
-    """Training and held-out examples, and what is known of them."""
+    """Hold training and held-out examples, and what is known about them."""
 
     train: ExampleSource
     train_as: Callable[[ExamplesConfig], ExampleSource]  # with other settings than the run's
     heldout: ExampleSource | None
     vocab: Path | None
     tokenizer: TextSettings
-    identity: JsonObject  # what a run that resumes must have in common
+    identity: JsonObject  # what a run must share with the checkpoint that it resumes
     baselines: dict[
         str, float
     ]  # of the held-out tokens: unigram_entropy_nats, most_frequent_token_rate
@@ -65,7 +68,10 @@ class PretrainingData:
 
 
 def open_data(config: PretrainConfig, workdir: Path | None) -> PretrainingData:
-    """The configured data; without a store, one is first made of `config.text` inside `workdir`."""
+    """Return the configured data.
+
+    Without a store, one is first made of `config.text` inside `workdir`.
+    """
     require_pretraining_data(config)
     store = config.store
     if config.text and store is None:
@@ -87,7 +93,7 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> PretrainingData:
 
 
 def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingData:
-    """Data whose held-out examples are of the store that `heldout` names, if it names one."""
+    """Return the data with the held-out examples of the store in `heldout`, if it names one."""
     if config.heldout is None:
         return data
     folder = local_store(config.heldout)
@@ -99,7 +105,7 @@ def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingD
 
 
 def without_heldout(store: str | Path) -> UserError:
-    """Return the error for a store that is asked for held-out examples and has none."""
+    """Return the error for a store without held-out examples."""
     return UserError(
         f"the store {store} has no held-out document; prepare it with --holdout 0.5, and with an "
         "empty line between its documents if all of its text is one"
@@ -118,7 +124,6 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
         PretrainingSource,
         seed=config.train.seed,
         starts_word=word_starts(tokenizer, config.examples.word_start),
-        vocab_size=tokenizer.vocab_size,
         special=tokenizer.special,
     )
     if not store.num_tokens:
@@ -142,7 +147,7 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
 
 
 def _frequencies(store: TokenStore) -> np.ndarray:
-    """Each piece's share of a split's tokens, f64[V]."""
+    """Return each piece's frequency in a split, f64[V]."""
     counts = np.zeros(store.manifest["vocabulary"]["size"])
     for shard in store.shards:
         # In parts: bincount makes eight bytes of each token first.
@@ -199,7 +204,7 @@ def _open_mixture(config: PretrainConfig, weights: dict[str, float | None]) -> P
 
 
 def _mixed_baselines(stores: list[TokenStore], counts: tuple[int, ...]) -> dict[str, float]:
-    """`baselines_of` for a mixture, whose frequencies are the stores' by their shares."""
+    """Return `baselines_of` for a mixture, whose frequencies are weighted by the stores' shares."""
     rates = sum(
         (
             _frequencies(store) * (count / BLOCK)
@@ -211,7 +216,7 @@ def _mixed_baselines(stores: list[TokenStore], counts: tuple[int, ...]) -> dict[
 
 
 def baselines_of(totals: Mapping[str, Any]) -> dict[str, float]:
-    """What knowing only token frequencies reaches on a split, by the store's manifest."""
+    """Return the metrics of a model that knows only a store's token frequencies."""
     return {
         name: float(totals[name])
         for name in ("unigram_entropy_nats", "most_frequent_token_rate")
@@ -221,7 +226,7 @@ def baselines_of(totals: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _MadeOf:
-    """What a run's own vocabulary was made of; WORKDIR/vocabulary/made_of.json."""
+    """Record what a run's own vocabulary was made of; WORKDIR/vocabulary/made_of.json."""
 
     text: list[str]
     vocab_size: int
@@ -252,7 +257,10 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
 
 
 def _made_of(vocabulary: Path) -> _MadeOf | None:
-    """What the vocabulary in a folder was made of; None where there is none, or it is not known."""
+    """Return what the vocabulary in a folder was made of.
+
+    None if it is unknown or there is none.
+    """
     if not (vocabulary / "spiece.model").is_file():
         return None
     with contextlib.suppress(FileNotFoundError, UserError):
@@ -317,10 +325,10 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
 
 
 def objective_warnings(data: PretrainingData, config: PretrainConfig) -> list[str]:
-    """Return a line where nearly all labels of the second objective would be of one kind.
+    """Return a line if nearly all labels of the second objective are the same.
 
-    Documents of one sentence do that: its partner then always is of another document, label 1, and
-    a model that answers 1 is right. Some first examples are drawn to see.
+    Documents of one sentence cause this: the partner is then always from another document, label 1,
+    and a model that always answers 1 is right. The labels of the first examples are counted.
     """
     objective = {"sop": "sentence-order", "nsp": "next-sentence"}.get(config.examples.objective)
     if objective is None:
@@ -338,9 +346,10 @@ def objective_warnings(data: PretrainingData, config: PretrainConfig) -> list[st
 
 
 def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -> None:
-    """UserError unless every piece has a row of the embeddings and few rows have none.
+    """Raise UserError unless every piece has a row of the embeddings and few rows have no piece.
 
-    Of a model to go on with, which may have grown by added tokens, any number may have none.
+    A model that training starts from may have any number of rows without a piece, because it may
+    have grown by added tokens.
     """
     pieces, rows = tokenizer.vocab_size, config.model.vocab_size
     most = pieces + _PADDING if config.init_from is None else math.inf
@@ -354,12 +363,15 @@ def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -
 
 
 def pretraining_identity(config: PretrainConfig, data: PretrainingData) -> JsonObject:
-    """What a run must share with the checkpoint it resumes: weights, examples, updates."""
+    """Return what a run must share with the checkpoint that it resumes.
+
+    These are the weights, the examples and the updates.
+    """
     return {**data.identity, **settings_identity(config)}
 
 
 def settings_identity(config: PretrainConfig) -> JsonObject:
-    """The part of `identity_of` that needs no data."""
+    """Return the part of `pretraining_identity` that needs no data."""
     settings = to_dict(config)
     keys = ("steps", "batch_size", "accumulate", "seed")
     train, optimizer = settings["train"], settings["optimizer"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining run is to read, looked for before anything slow is imported or made."""
+"""Check that a pretraining run's inputs exist, before anything slow is imported or made."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from albert_jax.utils.remote_fs import is_address
 
 
 def require_pretraining_data(config: PretrainConfig) -> None:
-    """Raises UserError where a run has no store and no text, or names a store or vocabulary that is
-    not there."""
+    """Raise UserError if a run has no store and no text.
+
+    Also raise it if a store or vocabulary that is named does not exist.
+    """
     if config.store is None and not config.text:
         raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
     if config.store:
@@ -29,7 +31,7 @@ def require_pretraining_data(config: PretrainConfig) -> None:
 
 
 def require_stores(stores: str) -> None:
-    """Raise UserError where a store, or one of a mixture, is not there."""
+    """Raise UserError if a store, or one of a mixture, does not exist."""
     for store, _ in split_stores(stores):
         if not is_address(store) and not Path(store).exists() and not glob.glob(store):
             raise UserError(f"store {store} does not exist; make one with albert-jax prepare")

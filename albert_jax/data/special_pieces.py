@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five pieces that every ALBERT vocabulary begins with, their like in BERT's; the marker."""
+"""Define the five special pieces of ALBERT's and BERT's vocabularies, and the marker."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID = range(5)
 
 MARKER = "\u2581"  # SentencePiece's "a word starts here"
 
-# The same of a WordPiece vocabulary, which may have them anywhere.
+# The special pieces of a WordPiece vocabulary, which may have them anywhere.
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class SpecialIds(NamedTuple):
-    """The ids of the five special pieces of a vocabulary."""
+    """Hold the ids of the five special pieces of a vocabulary."""
 
     pad: int
     unk: int

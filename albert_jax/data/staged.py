@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batches of a run whose examples change from stage to stage."""
+"""Draw the batches of a run whose examples change from stage to stage."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, cast
 
 from albert_jax.config.sections import ExamplesConfig
 from albert_jax.config.stages import Stages
-from albert_jax.data.loader import Batch, Example, ExampleSource, make_dataset
+from albert_jax.data.loader import Batch, Batches, Draw, Example, ExampleSource, make_dataset
 
 
 class StagedExamples:
-    """A run's examples: stages of the same settings share a source, and go on in it."""
+    """Hold a run's examples; stages with the same settings share a source, and continue in it."""
 
     def __init__(
         self, stages: Stages, source_of: Callable[[ExamplesConfig], ExampleSource]
@@ -28,13 +28,20 @@ class StagedExamples:
             if end is not None:
                 drawn[stage.examples] += (end - stage.first) * stage.batch_size
 
-    def batches(self, start: int, stop: int | None, **loading: Any) -> Iterator[Batch]:
-        """Return batches start, start + 1, … (to stop); `loading` are `make_dataset`'s settings."""
-        if len(self._stages) == 1:
-            return self._of_stage(0, start, stop, loading)
-        return self._across(start, stop, loading)
+    def batches(
+        self, start: int, stop: int | None, process: tuple[int, int] = (0, 1), **loading: int
+    ) -> Iterator[Batch]:
+        """Return batches start, start + 1, … (to stop): of process (index, count) its rows.
 
-    def _across(self, start: int, stop: int | None, loading: Mapping[str, Any]) -> Iterator[Batch]:
+        `loading` are `make_dataset`'s threads and workers.
+        """
+        if len(self._stages) == 1:
+            return self._of_stage(0, start, stop, process, loading)
+        return self._across(start, stop, process, loading)
+
+    def _across(
+        self, start: int, stop: int | None, process: tuple[int, int], loading: Mapping[str, int]
+    ) -> Iterator[Batch]:
         for number in range(self._stages.number_at(start), len(self._stages)):
             end = self._stages.end(number)
             if stop is not None:
@@ -42,17 +49,23 @@ class StagedExamples:
             first = max(start, self._stages[number].first)
             if end is not None and first >= end:
                 return
-            with contextlib.closing(self._of_stage(number, first, end, loading)) as drawn:
+            with contextlib.closing(self._of_stage(number, first, end, process, loading)) as drawn:
                 yield from drawn
 
     def _of_stage(
-        self, number: int, start: int, stop: int | None, loading: Mapping[str, Any]
-    ) -> Any:
+        self,
+        number: int,
+        start: int,
+        stop: int | None,
+        process: tuple[int, int],
+        loading: Mapping[str, int],
+    ) -> Batches:
         stage = self._stages[number]
         source = self._sources[stage.examples]
         if shift := self._row(stage.first) - stage.first * stage.batch_size:
             source = cast(ExampleSource, _Shifted(source, shift))  # a loader asks for items alone
-        return make_dataset(source, batch_size=stage.batch_size, start=start, stop=stop, **loading)
+        draw = Draw(source, stage.batch_size, *process)
+        return make_dataset(draw, start=start, stop=stop, **loading)
 
     def _row(self, batch: int) -> int:
         """Return the first row of a batch, counted in the source of its stage."""
@@ -61,7 +74,7 @@ class StagedExamples:
         return self._first_rows[number] + (batch - stage.first) * stage.batch_size
 
     def passes(self, batches: int) -> float:
-        """Return how often the text is drawn in the first `batches`, in passes."""
+        """Return the number of passes over the text in the first `batches`."""
         passes, drawn = 0.0, dict.fromkeys(self._sources, 0)
         for number, stage in enumerate(self._stages):
             end = self._stages.end(number)
@@ -78,12 +91,12 @@ class StagedExamples:
         return self._sources[self._stages.at(batch).examples].ended_epochs(self._row(batch))
 
     def remember_epochs(self, batch: int, sizes: list[Any]) -> None:
-        """Take what `ended_epochs` returned for a batch: no need to plan those again."""
+        """Accept the result of `ended_epochs` for a batch, so that those are not planned again."""
         self._sources[self._stages.at(batch).examples].remember_epochs(sizes)
 
 
 class _Shifted:
-    """A source's examples from another one on; it may be sent to a worker process."""
+    """Give a source's examples from another one on; can be sent to a worker process."""
 
     def __init__(self, source: ExampleSource, shift: int) -> None:
         self._source, self._shift = source, shift

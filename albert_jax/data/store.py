@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token store on disk: a tokenised corpus at about 2.2 bytes a token, read through memory maps.
+"""Read and write the token store: a tokenised corpus of about 2.2 bytes a token, memory-mapped.
 
     STORE/manifest.json          written last; its presence says that the store is complete
     STORE/spiece.model           a copy of the vocabulary that the tokens are ids of, or
@@ -46,7 +46,7 @@ MAX_SHARD_TOKENS = 1 << 28  # 512 MiB of tokens; keeps the offsets well inside u
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a store as read-only arrays over memory maps, which page in when touched."""
+    """Hold one part of a store as read-only arrays over memory maps."""
 
     name: str
     tokens: np.ndarray  # uint16[T]
@@ -63,7 +63,7 @@ class Shard:
 
 
 class TokenStore:
-    """A split of a finished store; make one with `TokenStore.open`."""
+    """Read a split of a finished store; `TokenStore.open` makes one."""
 
     def __init__(self, path: Path, split: Split, manifest: StoreManifest, shards: list[Shard]):
         self.path, self.split, self.shards = path, split, shards
@@ -92,11 +92,10 @@ class TokenStore:
         """Map the shards of one split; a split without documents has no shards.
 
         The split's files and the vocabulary are read whole and compared with the manifest's
-        SHA-256, but not those that were found good before and have not changed since;
-        `verify=False` is for a process whose parent has done so. `remedy` says what to do about a
-        damaged store; unset: to make it again. Raises UserError for a folder that is no finished
-        store, for another format version and for a file that is damaged, missing or of the wrong
-        size.
+        SHA-256, unless they were found good before and have not changed since. `verify=False` is
+        for a process whose parent has verified them. `remedy` is what to do about a damaged store;
+        unset, to make it again. Raises UserError if the folder is no finished store or has another
+        format version, or a file is damaged, missing or of the wrong size.
         """
         path = Path(path)
         if split not in SPLITS:
@@ -121,7 +120,7 @@ class TokenStore:
         return _reopen, (str(self.path), self.split)
 
     def check_vocabulary(self, sha256: str) -> None:
-        """Raise UserError where the store's ids are not of the vocabulary with that SHA-256."""
+        """Raise UserError if the store's ids do not belong to the vocabulary with that SHA-256."""
         if sha256 != self.vocab_sha256:
             raise UserError(
                 f"{self.path} was made with another vocabulary (SHA-256 {self.vocab_sha256[:12]}…, "
@@ -131,7 +130,7 @@ class TokenStore:
     def verify(self) -> None:
         """Read this split and the vocabulary whole, whether or not that was done before.
 
-        Raises UserError that names a file that is damaged.
+        Raises UserError, which names the file, if a file is damaged.
         """
         remedy = f"delete {self.path} and prepare the text again"
         files = files_of(self.record, [self.split])
@@ -180,7 +179,7 @@ def _map(store: Path, file: StoreFile, remedy: str) -> np.ndarray:
 
 
 class ShardWriter:
-    """Appends documents to one shard; nothing carries its final name before `finish`."""
+    """Append documents to one shard; no file has its final name before `finish`."""
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = folder, name
@@ -209,7 +208,7 @@ class ShardWriter:
     def add(
         self, tokens: np.ndarray, sentence_lengths: np.ndarray, document_lengths: np.ndarray
     ) -> None:
-        """Appends whole documents: ids, tokens a sentence, sentences a document; no length is 0."""
+        """Append whole documents: ids, tokens a sentence, sentences a document; no length is 0."""
         assert len(tokens) == sentence_lengths.sum(), "sentences do not cover the tokens"
         assert len(sentence_lengths) == document_lengths.sum(), (
             "documents do not cover the sentences"
@@ -235,7 +234,7 @@ class ShardWriter:
         return replace(record, bytes=sum(record.sizes().values()))
 
     def abort(self) -> None:
-        """Removes what was written."""
+        """Remove what was written."""
         for kind, stream in self._streams.items():
             with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses
                 stream.close()
@@ -243,7 +242,7 @@ class ShardWriter:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder durable."""
+    """Make renames in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store's manifest.json: its types, the checksum of itself that it carries, the files it names.
+"""Define a store's manifest.json: its types, its own checksum, and the files that it names.
 
-Format revision 1 added that checksum. Nothing else changed, so that older readers read newer stores
+Format revision 1 added the checksum. Nothing else changed, so that older readers read newer stores
 (`format_version` is the same) and a store of revision 0 still opens.
 """
 
@@ -45,7 +45,7 @@ ShardName = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{5,9}(-[0-9]{3,9})?\Z")]
 
 @dataclass(frozen=True)
 class ShardDigests:
-    """The SHA-256 of a shard's three files."""
+    """Hold the SHA-256 of a shard's three files."""
 
     tokens: Sha256
     sentences: Sha256
@@ -54,7 +54,7 @@ class ShardDigests:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One shard: what its three files hold."""
+    """Describe one shard by the contents of its three files."""
 
     name: ShardName
     tokens: ShardCount
@@ -74,7 +74,7 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """One split: totals over its shards, what a unigram model scores on it, the shards."""
+    """Describe one split: totals over its shards, the scores of a unigram model, the shards."""
 
     tokens: Count
     sentences: Count
@@ -88,7 +88,7 @@ class SplitRecord:
 
 @dataclass(frozen=True)
 class Splits:
-    """The two splits; one that has no documents has no shards."""
+    """Describe the two splits; one without documents has no shards."""
 
     train: SplitRecord
     heldout: SplitRecord
@@ -96,23 +96,23 @@ class Splits:
 
 @dataclass(frozen=True)
 class StoreVocabulary:
-    """The vocabulary that tokens are ids of, and how it cleans text."""
+    """Describe the vocabulary of the tokens, and how it cleans text."""
 
     sha256: Sha256
     size: Annotated[int, msgspec.Meta(ge=5, le=MAX_VOCAB_SIZE)]
     mode: Mode
     do_lower_case: bool
-    keep_accents: bool | None = None  # not written where it is the mode's default
+    keep_accents: bool | None = None  # not written if it is the mode's default
     file: Literal["tokenizer.json", "vocab.txt"] | None = None  # not written for spiece.model
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the JSON object that the manifest has."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file that was read."""
+    """Describe a file that was read."""
 
     path: str
     bytes: Count
@@ -120,7 +120,7 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that a store's bytes depend on beside its inputs; STORE/progress/settings.json."""
+    """Hold all that a store's bytes depend on, besides its inputs; STORE/progress/settings.json."""
 
     format_version: int
     vocabulary: StoreVocabulary
@@ -135,7 +135,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreManifest(Settings):
-    """STORE/manifest.json."""
+    """Hold the contents of STORE/manifest.json."""
 
     counts: dict[str, Count]
     splits: Splits
@@ -166,20 +166,26 @@ SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedStore(Result):
-    """What `prepare` made: a store's manifest, which is its JSON object."""
+    """Hold what `prepare` made; its JSON object is that of the store's manifest.
+
+    Attributes:
+        manifest: the contents of manifest.json.
+    """
 
     manifest: StoreManifest
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
+        """Return the manifest's JSON object."""
         return self.manifest.to_json()
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> PreparedStore:
+        """Return the store whose manifest is this JSON object."""
         return cls(manifest=msgspec.convert(document, StoreManifest))
 
     def shown(self) -> Mapping[str, Any]:
-        """Return the vocabulary, and how much each split holds."""
-        splits: dict[str, Any] = {}
+        """Return the vocabulary, and the size of each split."""
+        splits: dict[str, JsonObject] = {}
         for name in SPLITS:
             values = dataclasses.asdict(self.manifest.split(name))
             splits[name] = {key: x for key, x in values.items() if key != "shards"}
@@ -207,7 +213,7 @@ def _checksum(document: Mapping[str, Any]) -> str:
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
-    """Return JSON as a store's files have it."""
+    """Return JSON in the format of a store's files."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -215,9 +221,9 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
 
 
 def read_manifest(path: Path, *, remedy: str | None = None) -> StoreManifest | None:
-    """Return the manifest of a finished store, None where there is none; UserError if it is bad.
+    """Return the manifest of a finished store, or None if there is none.
 
-    `remedy` says what to do then; unset: to make the store again.
+    Raises UserError if it is bad. `remedy` is what to do then; unset, to make the store again.
     """
     file = path / "manifest.json"
     try:
@@ -233,8 +239,8 @@ def read_manifest(path: Path, *, remedy: str | None = None) -> StoreManifest | N
 def parse_manifest(data: bytes, name: str, *, remedy: str) -> StoreManifest:
     """Return the manifest in a file's bytes.
 
-    Raises UserError, with the file's name and the remedy, for what is no manifest, is of another
-    format version, does not have the checksum that it carries, or contradicts itself.
+    Raises UserError, with the file's name and the remedy, if it is no manifest, has another format
+    version, does not have the checksum that it carries, or contradicts itself.
     """
     document = decode_json(data, JsonObject, name=name, hint=remedy)
     version = document.get("format_version")
@@ -266,7 +272,7 @@ def _contradiction(manifest: StoreManifest) -> str:
                     f"{shard.sentences:,} sentences of {shard.tokens:,} tokens"
                 )
             if shard.bytes != sum(shard.sizes().values()):
-                return f"shard {split}/{shard.name} has not {shard.bytes:,} bytes"
+                return f"shard {split}/{shard.name} does not have {shard.bytes:,} bytes"
     return ""
 
 
@@ -275,7 +281,7 @@ def _contradiction(manifest: StoreManifest) -> str:
 
 @dataclass(frozen=True)
 class StoreFile:
-    """A file that a manifest names, and what it must hold."""
+    """Describe a file that a manifest names, and its contents."""
 
     name: str  # relative to the store
     kind: Literal["vocabulary", "tokens", "sentences", "documents"]
@@ -285,7 +291,7 @@ class StoreFile:
 
 
 def files_of(manifest: StoreManifest, splits: Iterable[str] = SPLITS) -> list[StoreFile]:
-    """Return the vocabulary and the files of some splits, as the manifest has them."""
+    """Return the vocabulary and the files of some splits, from the manifest."""
     files = [
         StoreFile(
             manifest.vocabulary.file or VOCABULARY, "vocabulary", None, manifest.vocabulary.sha256

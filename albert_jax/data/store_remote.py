@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token store in a bucket: fetched once to a local folder, verified, and mapped from there.
+"""Fetch a token store from a bucket to a local folder, once, and verify it.
 
-Examples are drawn from all over a store, so it is fetched whole; what is on the disk already is
-kept, and the manifest is written last, as by prepare.
+Examples are drawn from all over a store, so it is fetched whole. Files that are already on the disk
+are kept, and the manifest is written last, as in `prepare`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def local_store(store: str) -> Path:
-    """The folder of a store, which is fetched first where it is gs:// or another of fsspec's.
+    """Return the folder of a store, which is fetched first if it has gs:// or another address.
 
-    Fetched stores lie in $ALBERT_JAX_STORES, else ~/.cache/albert_jax/stores. Raises UserError
-    where the store cannot be reached in a minute, lacks a file, is damaged or does not fit.
+    Fetched stores lie in $ALBERT_JAX_STORES, or ~/.cache/albert_jax/stores. Raises UserError if the
+    store cannot be reached in a minute, lacks a file, is damaged or does not fit on the disk.
     """
     if not is_address(store):
         return Path(store)
@@ -54,7 +54,7 @@ def remedy_for(store: str, folder: Path) -> str:
 
 
 def remote_manifest(store: str) -> StoreManifest:
-    """Return the manifest of a finished store at an address; UserError where there is none."""
+    """Return the manifest of a finished store at an address; raises UserError if there is none."""
     address = store.rstrip("/")
     files, root = connect(address)
     file = f"{address}/manifest.json"
@@ -102,7 +102,7 @@ def _fetch_file(files: Any, path: str, address: str, folder: Path, file: StoreFi
                 if error.errno not in _DISK_ERRORS:
                     raise
                 said = f"{folder} NOT written: {error.strerror}; make room there"
-                raise UserError(f"{said}, and the next start goes on") from None
+                raise UserError(f"{said}; the next start continues") from None
 
         _whole(address, fetch, file.size or 0)
         if problem := check_file(temporary, file):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token store as a TFDS data set, for programs that read those: an example a document, in order.
+"""Convert a token store to a TFDS data set, with an example for each document, in order.
 
-Its files are ArrayRecord, made and read without TensorFlow. The module imports
-tensorflow-datasets, which takes seconds; nothing else in the package imports it.
+Its files are ArrayRecord, made and read without TensorFlow. The module imports tensorflow-datasets,
+which takes seconds; nothing else in the package imports this module.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ BATCH_EXAMPLES = 256  # written at once
 
 
 class AlbertTokenStore(FileReaderBuilder):  # type: ignore[misc]
-    """Builder of the data set `albert_token_store/DIGEST`, DIGEST being the store's.
+    """Build the data set `albert_token_store/DIGEST`, where DIGEST is the store's.
 
     An example has `tokens` uint16[T], ids without special tokens, and `sentence_lengths` uint32[s],
-    tokens of each sentence. The splits are the store's, train and heldout, where they have
-    documents. Raises UserError for a folder that is no finished store.
+    tokens of each sentence. The splits are the store's, train and heldout, if they have documents.
+    Raises UserError for a folder that is no finished store.
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, store: str | Path, **kwargs: Any):
-        """`store` is the folder; `data_dir` and the rest as TFDS has them."""
+        """Open the folder `store`; `data_dir` and the others are TFDS's arguments."""
         self._stores: dict[str, TokenStore] = {
             split: TokenStore.open(store, split=split) for split in SPLITS
         }
@@ -62,7 +62,7 @@ class AlbertTokenStore(FileReaderBuilder):  # type: ignore[misc]
         )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        # Not TFDS's own writing, which sorts a split of more than 1 GB in files by TensorFlow.
+        # Not TFDS's own writer, which sorts a split of more than 1 GB in files with TensorFlow.
         info = self._info()  # of the temporary folder that data_dir is until all is written
         writer = SequentialWriter(info, SHARD_EXAMPLES, file_format="array_record")
         for split, store in self._stores.items():

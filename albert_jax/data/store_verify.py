@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a store's files hold what its manifest says, found out once for each state of a file.
+"""Verify that a store's files match its manifest, once for each state of a file.
 
-A file is read whole: its SHA-256, and that its ids and offsets can be used. What was found good is
-remembered in the user's cache by size and times, so that the next start reads nothing.
+A file is read whole: its SHA-256 is compared, and its ids and offsets are checked. The user's cache
+remembers good files by size and times, so that the next start reads nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ SAID_AFTER_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class _State:
-    """What tells whether a file has changed; `changed` is the system's, which no program sets."""
+    """Hold what shows whether a file has changed.
+
+    `changed` is the system's, which no program can set.
+    """
 
     size: int
     modified: int  # nanoseconds
@@ -45,7 +48,7 @@ class _State:
 
 @dataclass(frozen=True)
 class _Good:
-    """A file that was found good: its state then, and its SHA-256."""
+    """Record a file that was found good: its state at that time, and its SHA-256."""
 
     state: _State
     sha256: str
@@ -53,7 +56,7 @@ class _Good:
 
 @dataclass(frozen=True)
 class _Memory:
-    """What is remembered of a store, by the names of its files."""
+    """Hold what is remembered of a store, by the names of its files."""
 
     files: dict[str, _Good]
 
@@ -63,8 +66,8 @@ def verify_files(
 ) -> None:
     """Read those files of a store whole that have changed since they were last found good.
 
-    With `remembered=False` all are read. Raises UserError that names the first file that is
-    missing, of another size or damaged, how many more there are, and the remedy.
+    With `remembered=False`, all are read. Raises UserError if a file is missing, of another size or
+    damaged. The error names the first such file, the number of others, and the remedy.
     """
     sizes = [require_size(store / file.name, file.size, remedy) for file in files]
     is_large = sum(sizes) >= MIN_REMEMBERED
@@ -90,13 +93,13 @@ def verify_files(
 
 
 def remember_files(store: Path, files: Sequence[StoreFile]) -> None:
-    """Remember that these files of a store, where they are many, have just been found good."""
+    """Remember that these files of a store, if they are large, have just been found good."""
     if sum(file.size or 0 for file in files) >= MIN_REMEMBERED:
         _remember(store, files, _settled_states(store, files))
 
 
 def require_size(path: Path, expected: int | None, remedy: str) -> int:
-    """Return the bytes of a file; UserError where it is missing or has not those expected."""
+    """Return the bytes of a file; raises UserError if it is missing or of another size."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -110,11 +113,11 @@ def require_size(path: Path, expected: int | None, remedy: str) -> int:
 
 
 class _Stopped(Exception):
-    """Another thread of the same verification has ended it."""
+    """Report that another thread of the same verification has ended it."""
 
 
 def _check_all(store: Path, files: Sequence[StoreFile], tick: Callable[[int], None]) -> list[str]:
-    """What is wrong with each file that is damaged. Hashing lets other threads run."""
+    """Return what is wrong with each damaged file; hashing lets other threads run."""
     stop, ticking = threading.Event(), threading.Lock()
 
     def read(size: int) -> None:
@@ -132,15 +135,17 @@ def _check_all(store: Path, files: Sequence[StoreFile], tick: Callable[[int], No
                 pass
             named = zip(files, found, strict=True)
             return [f"{store / f.name} {x.result()}" for f, x in named if x.result()]
-        except BaseException:  # as Ctrl-C: what is being read is not read to its end
+        except BaseException:  # such as Ctrl-C: reading stops at once
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
 
 
 def check_file(path: Path, file: StoreFile, tick: Callable[[int], None] = lambda _: None) -> str:
-    """Return what is wrong with a file of a store, "" where nothing is, to be said behind its name;
-    `tick` hears of bytes read."""
+    """Return what is wrong with a file of a store, as a phrase to follow its name, or "".
+
+    `tick` is called with bytes read.
+    """
     digest, numbers = hashlib.sha256(), _Numbers(file)
     try:
         with open(path, "rb") as stream:
@@ -158,7 +163,7 @@ def check_file(path: Path, file: StoreFile, tick: Callable[[int], None] = lambda
 
 
 class _Numbers:
-    """Whether a file's ids are of the vocabulary and its offsets rise from 0 to their end."""
+    """Check that ids are in the vocabulary, or that offsets rise from 0 to their end."""
 
     def __init__(self, file: StoreFile) -> None:
         self._file = file
@@ -166,7 +171,7 @@ class _Numbers:
         self._rises = True
 
     def add(self, block: bytes) -> None:
-        """Look at the next block of the file."""
+        """Check the next block of the file."""
         if self._file.kind == "vocabulary":
             return
         dtype = DTYPES[self._file.kind]
@@ -182,7 +187,7 @@ class _Numbers:
         self._last = int(values[-1])
 
     def problem(self) -> str:
-        """Return what is wrong with the whole, "" where nothing is."""
+        """Return what is wrong with the whole file, or ""."""
         kind, end = self._file.kind, self._file.end
         if kind == "tokens" and self._last >= end:
             return f"it has the id {self._last}, and the vocabulary {end} pieces"
@@ -195,8 +200,10 @@ class _Numbers:
 
 
 def _settled_states(store: Path, files: Iterable[StoreFile]) -> dict[str, _State]:
-    """The states of the files, by name, but of those that have only just changed: such a file could
-    change once more and show the same times."""
+    """Return the states of the files by name, without those that have just changed.
+
+    Such a file could change once more and show the same times.
+    """
     latest = time.time_ns() - SETTLED_NANOSECONDS
     states = {}
     for file in files:
@@ -212,7 +219,7 @@ def _memory_file(store: Path) -> Path:
 
 
 def _recall(store: Path) -> dict[str, _Good]:
-    """What is remembered of a store's files; nothing where that cannot be read."""
+    """Return what is remembered of a store's files; nothing if that cannot be read."""
     try:
         memory = read_json(_memory_file(store), _Memory, hint="")
     except (UserError, OSError):
@@ -221,7 +228,7 @@ def _recall(store: Path) -> dict[str, _Good]:
 
 
 def _remember(store: Path, files: Iterable[StoreFile], states: Mapping[str, _State]) -> None:
-    """Adds good files to what is remembered; a cache that cannot be written costs only time."""
+    """Add good files to what is remembered; a cache that cannot be written costs only time."""
     good = {f.name: _Good(states[f.name], f.sha256) for f in files if f.name in states}
     if not good:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which file of a folder is its vocabulary, and how text is cleaned for it, as the files say."""
+"""Find the vocabulary of a folder, and how its text is cleaned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from albert_jax.utils.json_files import read_json
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import first_ten
 
-# transformers' and the original archives' SentencePiece model, and what `tokenizers` reads.
+# The SentencePiece model of transformers and of the original archives, and the files of
+# `tokenizers`.
 FILE_NAMES = ("spiece.model", "30k-clean.model", "tokenizer.json", "vocab.txt")
 
 
@@ -34,17 +35,17 @@ class _Tokenizer(TypedDict):
 
 
 def is_transformers_folder(folder: Path) -> bool:
-    """Whether conversion would take a folder for a transformers model, or for its tokenizer."""
+    """Return whether conversion would accept a folder as a transformers model, or its tokenizer."""
     if holds_transformers_weights(folder):
         return True
     return (folder / "tokenizer_config.json").is_file() and not any(folder.glob("*.index"))
 
 
 def find_vocabulary_file(folder: Path, mode: str | None = None) -> Path | None:
-    """Return the vocabulary of a folder, None where there is none.
+    """Return the vocabulary of a folder, or None.
 
-    A transformers folder may have several, of which `choose_vocabulary` takes one; of any other
-    folder the first of `FILE_NAMES` counts. `mode` is the caller's, who may want another one.
+    A transformers folder may have several; then `choose_vocabulary` decides. In any other folder,
+    the first of `FILE_NAMES` counts. `mode` is the caller's, who may want another vocabulary.
     """
     if not is_model_directory(folder) and is_transformers_folder(folder):
         choice = choose_vocabulary(read_tokenizer(folder), mode)
@@ -53,12 +54,12 @@ def find_vocabulary_file(folder: Path, mode: str | None = None) -> Path | None:
 
 
 def text_settings(folder: Path, vocabulary: Path, *, whole: bool = True) -> TextSettings | None:
-    """Return how text is cleaned for the vocabulary in a folder; None where no file says it.
+    """Return how text is cleaned for the vocabulary in a folder; None if no file says it.
 
-    A model directory, a token store and a serving folder say it themselves; a transformers folder
-    has what `choose_vocabulary` finds, as conversion does. Raises UserError for a file that is
-    damaged and, where the folder is taken for a `whole`, for a transformers tokenizer that makes
-    other ids of a text; where the vocabulary's file was named, that is said.
+    A model directory, a token store and a serving folder record it. A transformers folder has what
+    `choose_vocabulary` finds, as in conversion. Raises UserError for a damaged file. If the folder
+    as a `whole` was named, also raise it for a transformers tokenizer that makes other ids; if the
+    vocabulary's file was named, that is only reported.
     """
     found: TextSettings | None = None
     if is_model_directory(folder):
@@ -77,7 +78,7 @@ def text_settings(folder: Path, vocabulary: Path, *, whole: bool = True) -> Text
 def _of_transformers(folder: Path, vocabulary: Path, whole: bool) -> TextSettings:
     tokenizer = read_tokenizer(folder)
     if differences := tokenizer.differences(vocabulary):
-        told = f"{folder}: its tokenizer has {first_ten(differences)}, which albert_jax's has not"
+        told = f"{folder}: its tokenizer has {first_ten(differences)}, which albert_jax's lacks"
         if whole:
             raise UserError(
                 f"{told}, so that texts would get other ids; give {vocabulary} itself to go without"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets of TFDS, opened without TensorFlow and prepared where need be."""
+"""Open data sets of TFDS without TensorFlow, and prepare them if necessary."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from albert_jax.utils.errors import TryAgain, UserError
 
 
 def open_split(name: str, split: str, data_dir: str | None = None) -> tuple[Any, Any]:
-    """The builder of `NAME[/CONFIG][:VERSION]`, which is downloaded and prepared where need be, and
-    a split's examples by random access.
+    """Return a data set's builder, and random access to the examples of a split.
 
-    Raises UserError for a data set or split that is unknown, for one that is stored as TFRecord,
-    which only TensorFlow reads, and where preparing fails.
+    `NAME[/CONFIG][:VERSION]` is downloaded and prepared if necessary. Raises UserError if the data
+    set or split is unknown, is stored as TFRecord, which only TensorFlow reads, or cannot be
+    prepared.
     """
     try:
         builder = _prepared(name, data_dir)
@@ -47,7 +47,7 @@ def _prepared(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=data_dir)  # where it is prepared, by its files alone
+        builder = tfds.builder(name, data_dir=data_dir)  # if it is prepared, from its files alone
     except tfds.core.DatasetNotFoundError:
         # GLUE, Wikipedia and C4 are among the classes that TFDS does not know before their import.
         module = f"tensorflow_datasets.text.{re.split('[/:]', name)[0]}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The original's TFRecord shards of pretraining examples, read and written without TensorFlow.
+"""Read and write the original's TFRecord shards of pretraining examples, without TensorFlow.
 
-A file is a row of frames: length uint64, its checksum, the record, its checksum. A record is a
+A file is a sequence of frames: length uint64, its checksum, the record, its checksum. A record is a
 tf.train.Example: a protocol buffer that maps each feature's name to a list of numbers
 (create_pretraining_data.py:131-190).
 """
@@ -63,7 +63,7 @@ _CRC = struct.Struct("<I")
 
 
 def encode_example(features: Mapping[str, np.ndarray]) -> bytes:
-    """A tf.train.Example of int64 and float features, one after another in the order given."""
+    """Return a tf.train.Example of int64 and float features, in the given order."""
     message = Example()
     for name, values in features.items():
         entry = message.features.feature.add(key=name.encode())
@@ -76,9 +76,9 @@ def encode_example(features: Mapping[str, np.ndarray]) -> bytes:
 
 
 def decode_example(record: bytes) -> dict[str, np.ndarray]:
-    """The int64 and float32 features of a tf.train.Example in the file's order.
+    """Return the int64 and float32 features of a tf.train.Example in the file's order.
 
-    Raises ValueError for what is no such message; features of bytes are left out.
+    Raises ValueError for bytes that are no such message; features of bytes are left out.
     """
     features = {}
     try:
@@ -108,10 +108,10 @@ def _damaged(path: Path, number: int, offset: int, what: str) -> UserError:
 
 
 class _RecordFile:
-    """A TFRecord file as a sequence of examples."""
+    """Read a TFRecord file as a sequence of examples."""
 
     def __init__(self, path: Path):
-        """Walks the frames; raises UserError where they are broken or there are none."""
+        """Find the frames; raises UserError if they are damaged or there are none."""
         self.path = path
         try:
             size = path.stat().st_size
@@ -145,7 +145,10 @@ class _RecordFile:
         return len(self.offsets)
 
     def __getitem__(self, number: int) -> loader.Example:
-        """One example in the file's order of features; raises UserError for a damaged one."""
+        """Return one example in the file's order of features.
+
+        Raises UserError if it is damaged.
+        """
         at = int(self.offsets[number])
         data = _mapped(self)
         start = at + _HEAD.size
@@ -168,7 +171,10 @@ def _mapped(file: _RecordFile) -> mmap.mmap:
 
 
 def _as_example(features: dict[str, np.ndarray], where: str) -> loader.Example:
-    """A record's features under a batch's names; raises UserError for another kind of record."""
+    """Return a record's features under a batch's names.
+
+    Raises UserError for another kind of record.
+    """
     if problem := _problem(features):
         raise UserError(
             f"{where} is no pretraining example: {problem}; give files that "
@@ -184,7 +190,7 @@ def _as_example(features: dict[str, np.ndarray], where: str) -> loader.Example:
 
 
 def _problem(features: dict[str, np.ndarray]) -> str:
-    """What keeps a record's features from being an example, "" where nothing does."""
+    """Return why a record's features are no example, or ""."""
     if lacking := [_NAMES[key] for key in KEYS if _NAMES[key] not in features]:
         return f"it lacks {', '.join(lacking)}"
     for name in features.keys() & _FEATURES.keys():
@@ -211,9 +217,9 @@ def _problem(features: dict[str, np.ndarray]) -> str:
 
 
 def record_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The files that paths, folders and patterns such as `shards/*.tfrecord` name, sorted in each.
+    """Return the files that paths, folders and patterns such as `shards/*.tfrecord` name.
 
-    Raises UserError for one that names nothing.
+    They are sorted within each. Raises UserError for one that names nothing.
     """
     files: list[Path] = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
@@ -229,9 +235,10 @@ def record_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def read_examples(paths: str | Path | Iterable[str | Path]) -> Iterator[loader.Example]:
-    """Examples in the files' order, their arrays int32[S], int32[P], float32[P] and a scalar label.
+    """Yield the examples in the files' order.
 
-    token_boundary is there where the file has it; UserError as RecordSource raises.
+    Their arrays are int32[S], int32[P], float32[P] and a scalar label, and token_boundary if the
+    file has it. Raises UserError as RecordSource does.
     """
     for path in record_files(paths):
         file = _RecordFile(path)
@@ -242,10 +249,10 @@ def read_examples(paths: str | Path | Iterable[str | Path]) -> Iterator[loader.E
 def write_records(
     paths: str | Path | Sequence[str | Path], examples: Iterable[loader.Example]
 ) -> int:
-    """Writes examples to the files in turn, as the original does; returns how many there were.
+    """Write examples to the files in turn, as the original does; returns their number.
 
-    Of an example (`PretrainingSource.draw`) the arrays that the original writes are written, in the
-    example's order: what `read_records` read comes out byte for byte.
+    Of an example (`PretrainingSource.draw`), the arrays that the original writes are written, in
+    the example's order. Therefore examples of `read_examples` are written back byte for byte.
     """
     count = 0
     with ExitStack() as stack:
@@ -267,7 +274,7 @@ def write_records(
 
 
 class RecordSource:
-    """Examples of TFRecord files, each as it was masked when written: `source[i]` for any i."""
+    """Give the examples of TFRecord files, masked as they were written: `source[i]` for any i."""
 
     def __init__(
         self,
@@ -277,10 +284,10 @@ class RecordSource:
         shuffle: bool = True,
         vocab_size: int | None = None,
     ):
-        """Finds where every record starts, in every file.
+        """Find where every record starts, in every file.
 
-        Raises UserError for a damaged file, for files of unlike lengths and, when it is read, for a
-        record with ids that are not below `vocab_size`.
+        Raises UserError for a damaged file and for files with different lengths. Reading a record
+        with ids that are not below `vocab_size` raises UserError too.
         """
         self.files = [_RecordFile(path) for path in record_files(paths)]
         self.seed, self.shuffle, self.vocab_size = seed, shuffle, vocab_size
@@ -310,33 +317,33 @@ class RecordSource:
                 )
 
     def __len__(self) -> int:
-        """Records in all files, which is every epoch's size."""
+        """Return the number of records in all files, which is every epoch's size."""
         return int(self._first_record[-1])
 
     def epoch_size(self, epoch: int) -> int:
-        """Examples in an epoch."""
+        """Return the number of examples in an epoch."""
         return len(self)
 
     def ended_epochs(self, index: int) -> list[int]:
-        """Return nothing: all epochs have one size."""
+        """Return nothing, because all epochs have the same size."""
         return []
 
     def remember_epochs(self, sizes: list[int]) -> None:
         """Do nothing."""
 
     def epoch_of(self, index: int) -> tuple[int, int]:
-        """(epoch, index in it) of an example."""
+        """Return an example's epoch, and its index in the epoch."""
         if index < 0:
             raise IndexError(index)
         return divmod(index, len(self))
 
     def __getitem__(self, index: int) -> loader.Example:
-        """The arrays of one example: [S], [P] and a scalar label."""
+        """Return the arrays of one example: [S], [P] and a scalar label."""
         example = self.draw(index)
         return {key: example[key] for key in KEYS}
 
     def draw(self, index: int) -> loader.Example:
-        """`self[index]` with token_boundary int32[S] where the file has it."""
+        """Return `self[index]` with token_boundary int32[S], if the file has it."""
         epoch, number = self.epoch_of(index)
         if self.shuffle:
             number = int(self._permutation(epoch)[number])

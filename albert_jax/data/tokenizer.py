@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to ids and back: ALBERT's text cleaning over SentencePiece, offsets, a new vocabulary.
+"""Turn text into ids and back: ALBERT's text cleaning over SentencePiece, and new vocabularies.
 
-Mode `google` is google-research/albert's tokenization.py as it runs on Python 3, which that code's
-checkpoints and data files belong to; mode `hf` is transformers' slow AlbertTokenizer. Two more are
-run by Hugging Face's `tokenizers` library: `hf-fast`, transformers' fast ALBERT tokenizer, and
-`wordpiece`, BERT's, which most Chinese ALBERTs have.
+Mode `google` is google-research/albert's tokenization.py on Python 3, to which that code's
+checkpoints and data files belong. Mode `hf` is transformers' slow AlbertTokenizer. Hugging Face's
+`tokenizers` library runs two more: `hf-fast`, transformers' fast ALBERT tokenizer, and `wordpiece`,
+BERT's, which most Chinese ALBERTs have.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ _WORD_CHARACTERS = _PUNCTUATION | frozenset(string.ascii_lowercase)
 def clean_text(
     text: str, *, mode: Mode = "google", lower: bool = True, keep_accents: bool = False
 ) -> str:
-    """Collapses white space, decomposes, drops accents, lower-cases. tokenization.py:77.
+    """Collapse white space, decompose, drop accents and lower-case. tokenization.py:77.
 
-    With `keep_accents`, as transformers has it, nothing is decomposed or dropped. `hf` lower-cases
-    character by character before that (so no final ς) and turns `` and '' into ".
-    Lone surrogates, which no UTF-8 can hold, become U+FFFD.
+    With `keep_accents`, as in transformers, nothing is decomposed or dropped. `hf` lower-cases
+    character by character before that (so there is no final ς) and turns `` and '' into ". Lone
+    surrogates, which UTF-8 cannot encode, become U+FFFD.
     """
     if mode == "hf" and lower:
         text = text.replace("\u03a3", "\u03c3").lower()  # lower() looks around only for sigma
@@ -99,11 +99,10 @@ def _uncombined(match: re.Match[str]) -> str:
 def _origins(
     text: str, cleaned: str, units: re.Pattern[str], clean: Callable[[str], str]
 ) -> tuple[Sequence[int], ...]:
-    """Start and end, in `text`, of what each character of `cleaned` was made from.
+    """Return start and end, in `text`, of what each character of `cleaned` was made from.
 
-    `units` finds what `clean` cleans by itself.
-
-    Characters can be cleaned one by one: NFKD moves combining characters only, which are dropped.
+    `units` finds what `clean` cleans separately. Characters can be cleaned one by one, because NFKD
+    moves combining characters only, which are dropped.
     """
     if text.isascii() and len(text.strip()) == len(cleaned):
         first = len(text) - len(text.lstrip())
@@ -133,10 +132,14 @@ def _origins(
 
 @dataclass(frozen=True)
 class Encoding:
-    """Ids, their pieces (the text itself where unknown), and [start, end) in the original text.
+    """Hold a text's ids, pieces and places.
 
-    Offsets count characters and leave out the white space before a piece; a piece that is the
-    marker alone has an empty span; specials that the tokenizer added have (0, 0).
+    Attributes:
+        ids: the ids.
+        tokens: the piece of each id, or the text itself where it is unknown.
+        offsets: [start, end) of each piece in the original text, in characters, without the white
+            space before the piece. A piece that is the marker alone has an empty span. Special
+            tokens that the tokenizer added have (0, 0).
     """
 
     ids: list[int]
@@ -145,10 +148,22 @@ class Encoding:
 
 
 class Tokenizer:
-    """A vocabulary and how text is cleaned for it; made by `Tokenizer.load`; can be pickled.
+    """Encode text with a vocabulary; `Tokenizer.load` makes one, and it can be pickled.
 
-    This class divides text by SentencePiece, in modes google and hf; `_FastTokenizer`, which `load`
-    returns for the other two, by the `tokenizers` library.
+    In the modes google and hf this class runs SentencePiece. For the other modes `load` returns a
+    subclass that runs the `tokenizers` library.
+
+    Attributes:
+        path: the vocabulary's file.
+        mode: google, hf, hf-fast or wordpiece (docs/data.md).
+        do_lower_case: whether text is lower-cased.
+        keep_accents: whether accents are kept.
+        vocab_size: the number of pieces.
+        sha256: the hex digest of the vocabulary's file.
+        pieces: the pieces by id.
+        starts_word: bool[vocab_size], whether a word starts at the piece
+            (create_pretraining_data.py:393).
+        special: the ids of padding, unknown text, [CLS], [SEP] and [MASK].
     """
 
     path: Path
@@ -157,13 +172,9 @@ class Tokenizer:
     keep_accents: bool
     vocab_size: int
     sha256: str
-    """Hex digest of the vocabulary's file."""
     pieces: list[str]
-    """By id."""
     starts_word: np.ndarray
-    """bool[vocab_size]: whether a word starts at the piece. create_pretraining_data.py:393."""
     special: SpecialIds
-    """The ids of padding, unknown text, [CLS], [SEP] and [MASK]."""
 
     @classmethod
     @checked
@@ -175,20 +186,34 @@ class Tokenizer:
         do_lower_case: bool | None = None,
         keep_accents: bool | None = None,
     ) -> Tokenizer:
-        """Reads a vocabulary: a SentencePiece model, a tokenizer.json, a vocab.txt, or a folder's.
+        """Read a vocabulary: a SentencePiece model, a tokenizer.json, a vocab.txt or a folder.
 
-        `mode`, `do_lower_case` and `keep_accents` say how text is cleaned. Where they are None they
-        are as the files beside the vocabulary say: those of a model directory, a token store or a
-        serving folder, and of a transformers folder what conversion would take. Elsewhere a
-        SentencePiece model has the original's, google, True and False. A tokenizer.json of
-        transformers' fast ALBERT tokenizer has mode hf-fast and is run as it is; one of BERT's, and
-        a vocab.txt, has mode wordpiece. hf-fast of a SentencePiece model is what transformers'
-        AlbertConverter makes of it.
+        Settings that are unset come from the files beside the vocabulary: those of a model
+        directory, a token store, a serving folder or a transformers folder. Without such files, a
+        SentencePiece model has the mode google, lower-cases and drops accents, as in the original.
+        A tokenizer.json of transformers' fast ALBERT tokenizer has the mode hf-fast; one of BERT's,
+        and a vocab.txt, has the mode wordpiece. With mode hf-fast, a SentencePiece model is
+        converted as transformers' AlbertConverter does.
 
-        Raises UserError for a missing file, one that is no vocabulary, one without ALBERT's special
-        pieces (SentencePiece and hf-fast: <pad> <unk> [CLS] [SEP] [MASK] at ids 0 to 4; wordpiece:
-        [PAD] [UNK] [CLS] [SEP] [MASK]), a mode that the file has not, a transformers folder with
-        further tokens, and a missing `tokenizers` library.
+        Args:
+            path: the file or the folder, or a model's name.
+            mode: google, hf, hf-fast or wordpiece (docs/data.md).
+            do_lower_case: whether text is lower-cased.
+            keep_accents: whether accents are kept.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            UserError: if the file is missing or no vocabulary, it lacks ALBERT's special pieces, it
+                cannot have the mode, a transformers folder has additional tokens, or the
+                `tokenizers` library is needed and missing. The special pieces are <pad> <unk> [CLS]
+                [SEP] [MASK] at ids 0 to 4, of wordpiece [PAD] [UNK] [CLS] [SEP] [MASK] at any id.
+
+        Examples:
+            >>> import albert_jax
+            >>> albert_jax.Tokenizer.load("mini").vocab_size
+            8000
         """
         given = model_path(path_of(path, "path"))
         path = vocabulary_file(given, mode)
@@ -201,7 +226,7 @@ class Tokenizer:
                 do_lower_case = wanted["do_lower_case"]
                 keep = wanted.get("keep_accents", keeps_accents(wanted["mode"], do_lower_case))
                 keep_accents = keep if keep_accents is None else keep_accents
-        if mode is not None and mode not in MODES:  # in the file of a later version, say
+        if mode is not None and mode not in MODES:  # for example in the file of a later version
             raise UserError(f"tokenizer mode {mode!r} must be one of {', '.join(MODES)}")
         known = _MODES_OF.get(path.suffix, SPIECE_MODES)
         if mode is not None and mode not in known:
@@ -221,7 +246,7 @@ class Tokenizer:
         self._processor, self.pieces = _parse_spiece(model, path)
         self.vocab_size = len(self.pieces)
         self.starts_word = np.array([_starts_word(piece) for piece in self.pieces])
-        # Without the specials: text becomes one of those ids only where it is parsed for them.
+        # Without the special pieces: text becomes one of these ids only if it is parsed for them.
         self._ids = {piece: i for i, piece in enumerate(self.pieces) if i > MASK_ID}
         self._split = {
             piece: self._split_comma(piece)
@@ -235,14 +260,14 @@ class Tokenizer:
 
     @property
     def settings(self) -> TextSettings:
-        """How text is cleaned, as `load` takes it and files beside a vocabulary have it."""
+        """The settings of text cleaning, as `load` takes them."""
         return text_settings_with(self.mode, self.do_lower_case, self.keep_accents)
 
     def _id(self, piece: str) -> int:
         return self._ids.get(piece, UNK_ID)
 
     def _split_comma(self, piece: str) -> list[str]:
-        """What replaces a piece that ends in digit and comma. tokenization.py:112."""
+        """Return what replaces a piece that ends in digit and comma. tokenization.py:112."""
         parts = self._processor.encode(piece[:-1].replace(MARKER, ""), out_type=str)
         # Encoding puts a marker in front. The original means to strip it within a word but compares
         # str with bytes, so that its data files have it; transformers does strip it.
@@ -252,7 +277,19 @@ class Tokenizer:
 
     @checked
     def clean(self, text: str) -> str:
-        """A text as SentencePiece gets it; in the other modes `tokenizers` cleans it itself."""
+        """Return a text as SentencePiece gets it; in the other modes `tokenizers` cleans it itself.
+
+        Args:
+            text: a text.
+
+        Returns:
+            The cleaned text.
+
+        Examples:
+            >>> import albert_jax
+            >>> albert_jax.Tokenizer.load("mini").clean("  A  Café ")
+            'a cafe'
+        """
         return self._clean(text)
 
     def _clean(self, text: str) -> str:
@@ -269,11 +306,22 @@ class Tokenizer:
     def encode(
         self, text: str, add_special_tokens: bool = False, parse_special: bool | None = None
     ) -> Encoding:
-        """Cleans and encodes a text; `add_special_tokens` puts [CLS] before and [SEP] after.
+        """Clean and encode a text.
 
-        `parse_special`: a literal [MASK], [SEP], [CLS], <pad> or <unk> becomes that id, and the
-        text on either side is encoded by itself; None: as in the mode's original, which is never
-        in google and always in the others.
+        Args:
+            text: a text.
+            add_special_tokens: add [CLS] before and [SEP] after the text.
+            parse_special: read a literal [MASK], [SEP], [CLS], <pad> or <unk> as that token, and
+                encode the text on either side of it separately. Unset, as in the mode's original:
+                never in google, always in the others.
+
+        Returns:
+            Ids, pieces and offsets.
+
+        Examples:
+            >>> import albert_jax
+            >>> albert_jax.Tokenizer.load("mini").encode("The cat", add_special_tokens=True).tokens
+            ['[CLS]', '▁the', '▁cat', '[SEP]']
         """
         return self.encode_batch([text], add_special_tokens, parse_special, threads=1)[0]
 
@@ -286,7 +334,17 @@ class Tokenizer:
         *,
         threads: int | None = None,
     ) -> list[Encoding]:
-        """`encode` of each text; SentencePiece runs in `threads` threads, None: one a core."""
+        """Encode several texts, as `encode` does.
+
+        Args:
+            texts: the texts.
+            add_special_tokens: as in `encode`.
+            parse_special: as in `encode`.
+            threads: threads of SentencePiece; unset, one for each core.
+
+        Returns:
+            The encoding of each text.
+        """
         parse = self.mode == "hf" if parse_special is None else parse_special
         # plain, special, plain, …, plain
         split = [_SPECIALS.split(text) if parse else [text] for text in _several(texts)]
@@ -323,7 +381,7 @@ class Tokenizer:
         return Encoding(ids, ["[CLS]", *tokens, "[SEP]"], [(0, 0), *offsets, (0, 0)])
 
     def _locate(self, text: str, cleaned: str, pieces: list[str]) -> Iterator[tuple[str, int, int]]:
-        """Applies the digit-comma rule and yields (token, start, end), offsets in `text`."""
+        """Apply the digit-comma rule and yield (token, start, end), with offsets in `text`."""
         starts, ends = _origins(text, cleaned, _UNITS[self.mode], self._clean)
         # The pieces spell `normalized`; its character k was made from cleaned[at[k] : at[k + 1]].
         normalized, at = self._processor.Normalize(cleaned, with_offsets=True)
@@ -337,14 +395,22 @@ class Tokenizer:
                 if width and here < position:
                     last = at[min(here + width, position)] - 1
                     yield token, starts[at[here]], ends[max(last, at[here])]
-                else:  # the marker alone: the place where the next character starts
+                else:  # the marker alone: the place of the next character
                     point = starts[at[here]] if at[here] < len(starts) else ends[-1]
                     yield token, point, point
                 here += width
 
     @checked
     def encode_ids(self, texts: Iterable[str], *, threads: int = 1) -> list[list[int]]:
-        """The ids of `encode` with no special ones, ten times as fast: for corpora."""
+        """Return the ids that `encode` gives each text, without special tokens, ten times as fast.
+
+        Args:
+            texts: the texts.
+            threads: threads of SentencePiece; -1 is one for each core.
+
+        Returns:
+            A list of ids for each text.
+        """
         cleaned = [self._clean(text) for text in _several(texts)]
         encoded = self._processor.encode(cleaned, out_type=int, num_threads=threads)
         split, changed = self._split_ids, frozenset(self._split_ids)
@@ -357,10 +423,24 @@ class Tokenizer:
 
     @checked
     def decode(self, ids: Iterable[SupportsIndex], *, skip_special_tokens: bool = False) -> str:
-        """The cleaned text of ids, as near as they tell; special ones are spaced as transformers
-        does, but for google.
+        """Return the cleaned text that ids stand for, as far as they show it.
 
-        Raises UserError for what is no whole number and for an id outside the vocabulary.
+        Args:
+            ids: whole numbers below `vocab_size`.
+            skip_special_tokens: leave special tokens out. If they stay, they are spaced as
+                transformers does, except in the mode google.
+
+        Returns:
+            The text.
+
+        Raises:
+            UserError: if an id is not a whole number or lies outside the vocabulary.
+
+        Examples:
+            >>> import albert_jax
+            >>> tokenizer = albert_jax.Tokenizer.load("mini")
+            >>> tokenizer.decode(tokenizer.encode("The cat sat.").ids)
+            'the cat sat.'
         """
         numbers = _whole(ids)
         if wrong := [i for i in numbers if not 0 <= i < self.vocab_size]:
@@ -385,7 +465,7 @@ class Tokenizer:
 
 
 class _FastTokenizer(Tokenizer):
-    """A vocabulary whose text the `tokenizers` library cleans and divides."""
+    """Clean and divide text with the `tokenizers` library."""
 
     def __init__(
         self,
@@ -394,7 +474,7 @@ class _FastTokenizer(Tokenizer):
         do_lower_case: bool | None,
         keep_accents: bool | None,
     ) -> None:
-        """None: as the file says, else lower-cased and accents as the mode has them by default.
+        """Load the vocabulary; None means as the file says, or else the mode's default.
 
         Raises UserError as `Tokenizer.load` does.
         """
@@ -415,7 +495,7 @@ class _FastTokenizer(Tokenizer):
                 document = tokenizer_json.with_cleaning(document, lower, keep_accents)
             elif (lower, keep_accents) != own:
                 raise UserError(
-                    f"{path} says itself that text is {_case(*own)}, not "
+                    f"{path} states that text is {_case(*own)}, not "
                     f"{_case(lower, keep_accents)}; leave that out, or give another vocabulary"
                 )
         else:
@@ -442,13 +522,13 @@ class _FastTokenizer(Tokenizer):
         *,
         threads: int | None = None,
     ) -> list[Encoding]:
-        """`encode` of each text; None for `threads`: as many as there are cores."""
+        """Encode each text, as `encode` does; `threads` None is one for each core."""
         found = self._engine.encode(_encodable(texts), parse_special is not False, threads)
         return [self._encoding(*each, add_special_tokens) for each in found]
 
     @checked
     def encode_ids(self, texts: Iterable[str], *, threads: int = 1) -> list[list[int]]:
-        """The ids of `encode` with no special ones, without offsets."""
+        """Return the ids of `encode` with no special ones, without offsets."""
         return self._engine.encode_ids(_encodable(texts), threads)
 
     def _decode(self, numbers: list[int]) -> str:
@@ -456,8 +536,11 @@ class _FastTokenizer(Tokenizer):
 
 
 def document_of(tokenizer: Tokenizer) -> tokenizer_json.Document:
-    """The tokenizer.json that gives a tokenizer's ids in transformers; of modes google and hf as
-    near as `tokenizer_json.of_mode` says. Raises UserError where there can be none."""
+    """Return the tokenizer.json that gives a tokenizer's ids in transformers.
+
+    For the modes google and hf it comes as close as `tokenizer_json.of_mode` says. Raises UserError
+    if there can be none.
+    """
     path, mode = tokenizer.path, tokenizer.mode
     cleaning = tokenizer.do_lower_case, tokenizer.keep_accents
     if path.suffix == ".json":
@@ -469,7 +552,7 @@ def document_of(tokenizer: Tokenizer) -> tokenizer_json.Document:
 
 
 def _document_made_of(path: Path, lower: bool, keep_accents: bool) -> tokenizer_json.Document:
-    """The tokenizer that transformers would make of a vocab.txt or a SentencePiece model."""
+    """Return the tokenizer that transformers would make of a vocab.txt or a SentencePiece model."""
     if path.suffix == ".txt":
         pieces = tokenizer_json.read_vocab_txt(path)
         return tokenizer_json.wordpiece(pieces, lower, keep_accents)
@@ -490,7 +573,10 @@ def _read(path: Path) -> bytes:
 def _parse_spiece(
     model: bytes, path: Path
 ) -> tuple[sentencepiece.SentencePieceProcessor, list[str]]:
-    """A SentencePiece model at work, and its pieces; UserError for what is none of ALBERT's."""
+    """Return a SentencePiece processor, and its pieces.
+
+    Raises UserError for a model that is not ALBERT's.
+    """
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
@@ -513,19 +599,19 @@ def _parse_spiece(
 
 
 def _several(texts: Iterable[str]) -> list[str]:
-    """The texts of an argument that takes no single one."""
+    """Return the texts of an argument that may not be a single string."""
     if isinstance(texts, str):
         raise UserError(f"texts {shown(texts)} is one string; give a list of them")
     return texts_of(texts, "texts")
 
 
 def _encodable(texts: Iterable[str]) -> list[str]:
-    """The same with U+FFFD for lone surrogates, which no UTF-8 can hold."""
+    """Return the texts with U+FFFD for lone surrogates, which UTF-8 cannot encode."""
     return [_SURROGATE.sub("\ufffd", text) for text in _several(texts)]
 
 
 def _whole(ids: Iterable[SupportsIndex]) -> list[int]:
-    """The ids as Python's own integers."""
+    """Return the ids as Python's own integers."""
     try:
         return [operator.index(i) for i in ids]
     except TypeError:
@@ -533,7 +619,7 @@ def _whole(ids: Iterable[SupportsIndex]) -> list[int]:
 
 
 def vocabulary_file(path: str | Path, mode: str | None = None) -> Path:
-    """The vocabulary that a path names, or a folder's; UserError where there is none."""
+    """Return the vocabulary that a path names, or a folder's; raises UserError if there is none."""
     path = model_path(path)
     if path.is_file():
         return path
@@ -550,19 +636,19 @@ def vocabulary_file(path: str | Path, mode: str | None = None) -> Path:
 
 
 def _starts_word(piece: str) -> bool:
-    """The original's _is_start_piece_sp: punctuation, or a character no English word has."""
+    """Return the original's _is_start_piece_sp: punctuation, or a character no English word has."""
     return piece in _PUNCTUATION or any(c.lower() not in _WORD_CHARACTERS for c in piece)
 
 
 def _starts_wordpiece(piece: str) -> bool:
-    """Whether a piece of BERT's begins a word: Chinese characters do, each by itself."""
+    """Return whether a piece of BERT's begins a word; each Chinese character does."""
     return not piece.startswith("##")
 
 
 # -------------------------------------------------------------------------------- a new vocabulary
 
-# The original README's spm_train command, its symbols as lists: in the README's one string the
-# quote opens a quoted CSV field, which silently gives another layout.
+# The original README's spm_train command, with its symbols as lists. In the README's single string,
+# the quote opens a quoted CSV field, which silently gives another list of symbols.
 _TRAINER: dict[str, Any] = {
     "model_type": "unigram",
     "pad_id": PAD_ID,
@@ -578,7 +664,7 @@ _TRAINER: dict[str, Any] = {
 
 
 class _Lines:
-    """Cleans lines on their way to the trainer, and counts them."""
+    """Clean lines on their way to the trainer, and count them."""
 
     def __init__(self, source: Iterable[str], lower: bool, max_bytes: int) -> None:
         self.source, self.lower, self.max_bytes = source, lower, max_bytes
@@ -597,59 +683,67 @@ class _Lines:
         except GeneratorExit:
             raise
         except BaseException as error:
-            # SentencePiece 0.2.1 drops it and trains on what came before; 0.2.3 raises another.
+            # SentencePiece 0.2.1 drops it and trains on the lines before; 0.2.3 raises another
+            # error.
             self.error = error
             raise
         if self.used:
-            say(f"SentencePiece trains on {self.used:,} sentences; of millions for minutes")
+            say(f"SentencePiece trains on {self.used:,} sentences; millions of them take minutes")
+
+
+@dataclass(frozen=True)
+class VocabularySettings:
+    """Set what a new vocabulary is like; the defaults are those of the original's README."""
+
+    vocab_size: int = 30_000
+    do_lower_case: bool = True
+    character_coverage: float = 0.99995
+    input_sentence_size: int = 10_000_000
+    """Maximum of lines; of more, a random sample is used."""
+    max_sentence_length: int = 4192
+    """Bytes; longer lines are skipped and counted."""
 
 
 def train_on_lines(
     lines: Iterable[str],
-    *,
     output: str | Path,
-    vocab_size: int = 30_000,
-    do_lower_case: bool = True,
-    character_coverage: float = 0.99995,
-    input_sentence_size: int = 10_000_000,
-    max_sentence_length: int = 4192,
+    settings: VocabularySettings = VocabularySettings(),
 ) -> Path:
     """Train a vocabulary as the original's README does; return `output`/spiece.model.
 
-    Lines are cleaned as the tokenizer cleans them, lower-casing included; those over
-    `max_sentence_length` bytes are skipped and counted, and of the others `input_sentence_size` are
-    sampled. The same lines give the same bytes. Also writes spiece.vocab. Raises UserError for no
-    text, for a `vocab_size` that the text is too small for, naming the largest, and for a place
-    that cannot be written, before the lines are read where that shows.
+    Lines are cleaned as the tokenizer cleans them, lower-casing included. The same lines give the
+    same bytes. spiece.vocab is written too. Raises UserError if there is no text, or too little for
+    `vocab_size`; the error names the largest possible. Also raises it if the folder cannot be
+    written, before the lines are read if possible.
     """
     output = Path(output)
     _require_writable(output)
-    cleaned = _Lines(lines, do_lower_case, max_sentence_length)
+    cleaned = _Lines(lines, settings.do_lower_case, settings.max_sentence_length)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(cleaned),
             model_writer=model,
-            vocab_size=vocab_size,
-            character_coverage=character_coverage,
-            input_sentence_size=input_sentence_size,
-            max_sentence_length=max_sentence_length,
+            vocab_size=settings.vocab_size,
+            character_coverage=settings.character_coverage,
+            input_sentence_size=settings.input_sentence_size,
+            max_sentence_length=settings.max_sentence_length,
             **_TRAINER,
         )
     except RuntimeError as error:
         if cleaned.error is None:
-            raise UserError(_reason(str(error), cleaned, vocab_size)) from None
+            raise UserError(_reason(str(error), cleaned, settings.vocab_size)) from None
     if cleaned.error is not None:
         raise cleaned.error
-    message = f"vocabulary of {vocab_size:,} pieces from {cleaned.used:,} sentences"
+    message = f"vocabulary of {settings.vocab_size:,} pieces from {cleaned.used:,} sentences"
     if cleaned.too_long:
-        message += f"; {cleaned.too_long:,} over {max_sentence_length} bytes skipped"
+        message += f"; {cleaned.too_long:,} over {settings.max_sentence_length} bytes skipped"
     say(message)
     return _write_vocabulary(output, model.getvalue())
 
 
 def _require_writable(folder: Path) -> None:
-    """Raises UserError where a folder cannot be written, as far as that can be seen."""
+    """Raise UserError if a folder cannot be written, as far as that can be seen."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"{nearest} is a file; name a folder for the vocabulary")

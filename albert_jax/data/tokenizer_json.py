@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON of Hugging Face's `tokenizers` library: what a tokenizer.json says, and new ones.
+"""Read and write the JSON of Hugging Face's `tokenizers` library, tokenizer.json.
 
-A new one is written without that library. Three kinds are made: what transformers' fast tokenizer
+New ones are written without that library. There are three kinds: what transformers' fast tokenizer
 makes of a SentencePiece model, what gives the ids of mode google or hf, and a WordPiece tokenizer.
 Sources: transformers 4.57, convert_slow_tokenizer.py (AlbertConverter, BertConverter); transformers
 5, models/albert/tokenization_albert.py.
@@ -26,16 +26,17 @@ from albert_jax.data.special_pieces import (
 )
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.tf_protos import DecodeError, SentencePieceModel
 from albert_jax.utils.wording import shortened
 
 Kind = Literal["hf-fast", "wordpiece"]
-Document = dict[str, Any]
+Document = JsonObject
 
 _UNIGRAM = 1  # SentencePiece's types of models, and of pieces
 _CONTROL, _USER_DEFINED = 3, 4
 _MOST_IDS = 1 << 22  # sixteen times the largest vocabularies in use
-_NEVER = 100.0  # AlbertConverter's: what takes a piece out of every best division
+_NEVER = 100.0  # AlbertConverter's: removes a piece from every best division
 # The characters that str.split() takes for white space.
 _SPACES = r"[\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}"
 _COMBINING_FIRST = "x{300}-"  # in the list of combining characters that `of_mode` drops
@@ -46,22 +47,22 @@ _SPACES += r"\x{202f}\x{205f}\x{3000}]+"
 
 
 def read_tokenizer_json(path: Path) -> Document:
-    """Return the object in a tokenizer.json; raise UserError for a file that is damaged.
+    """Return the object in a tokenizer.json; raises UserError for a file that is damaged.
 
     Padding and truncation, which `tokenizers` keeps in the file, are left out.
     """
     try:
-        document = read_json(path, dict[str, Any], hint="copy it again")
+        document = read_json(path, JsonObject, hint="copy it again")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give a tokenizer.json") from None
     return document | {"padding": None, "truncation": None}
 
 
 def kind_of(document: Document, path: Path) -> Kind:
-    """Return which mode runs a tokenizer.json.
+    """Return the mode that runs a tokenizer.json.
 
     Raises UserError for a model that is neither Unigram with ALBERT's five pieces at ids 0 to 4 nor
-    WordPiece with its five, and for a WordPiece model whose ids are no numbering of its pieces.
+    WordPiece with its five, and for a WordPiece model whose ids do not number its pieces.
     """
     model = document.get("model")
     model = model if isinstance(model, dict) else {}
@@ -87,8 +88,8 @@ def kind_of(document: Document, path: Path) -> Kind:
     )
 
 
-def _check_ids(vocab: dict[str, Any], path: Path) -> None:
-    """Raise UserError unless each piece has an id of its own. Some ids may have no piece."""
+def _check_ids(vocab: JsonObject, path: Path) -> None:
+    """Raise UserError unless each piece has its own id; ids without a piece are allowed."""
     pieces: dict[int, str] = {}
     for piece, number in vocab.items():
         if type(number) is not int or not 0 <= number < _MOST_IDS or number in pieces:
@@ -100,7 +101,7 @@ def _check_ids(vocab: dict[str, Any], path: Path) -> None:
 
 
 def special_ids(document: Document, kind: Kind) -> SpecialIds:
-    """Return the ids of the five special pieces of a document that `kind_of` knows."""
+    """Return the ids of the five special pieces of a document that `kind_of` accepts."""
     if kind == "hf-fast":
         return ALBERT_IDS
     vocab = document["model"]["vocab"]
@@ -123,9 +124,9 @@ def cleaning_of(document: Document) -> tuple[bool, bool]:
 
 
 def with_cleaning(document: Document, lower: bool, keep_accents: bool) -> Document:
-    """Return a WordPiece document that lower-cases and keeps accents as is said here.
+    """Return a WordPiece document that lower-cases and keeps accents as given.
 
-    Only BERT's normalizer can be told so; others stay as they are.
+    Only BERT's normalizer can be set; others stay as they are.
     """
 
     def changed(each: Any) -> Any:
@@ -140,7 +141,7 @@ def with_cleaning(document: Document, lower: bool, keep_accents: bool) -> Docume
     return document | {"normalizer": changed(document.get("normalizer"))}
 
 
-def _normalizers(value: Any) -> Iterator[dict[str, Any]]:
+def _normalizers(value: Any) -> Iterator[JsonObject]:
     if isinstance(value, dict):
         yield value
         value = value.get("normalizers")
@@ -149,7 +150,7 @@ def _normalizers(value: Any) -> Iterator[dict[str, Any]]:
             yield from _normalizers(each)
 
 
-def added_tokens(document: Document) -> list[dict[str, Any]]:
+def added_tokens(document: Document) -> list[JsonObject]:
     """Return the tokens that are looked for in a text before the model divides it."""
     tokens = document.get("added_tokens")
     tokens = tokens if isinstance(tokens, list) else []
@@ -157,7 +158,7 @@ def added_tokens(document: Document) -> list[dict[str, Any]]:
 
 
 def without_specials(document: Document, kind: Kind) -> Document:
-    """Return a document to which a literal [MASK], say, is text like any other."""
+    """Return a document to which a literal [MASK], for example, is ordinary text."""
     names = SPECIAL_PIECES if kind == "hf-fast" else WORDPIECE_SPECIALS
     tokens = [token for token in added_tokens(document) if token.get("content") not in names]
     model = document["model"]
@@ -173,7 +174,7 @@ def without_specials(document: Document, kind: Kind) -> Document:
 
 @dataclass(frozen=True)
 class SpieceVocabulary:
-    """What a document is made of."""
+    """Hold what a document is made from."""
 
     pieces: list[tuple[str, float]]  # with their scores, by id
     added: list[tuple[str, bool]]  # control and user-defined pieces; whether special
@@ -181,7 +182,7 @@ class SpieceVocabulary:
 
 
 def read_spiece(path: Path) -> SpieceVocabulary:
-    """Return the vocabulary of a SentencePiece model that `Tokenizer.load` takes.
+    """Return the vocabulary of a SentencePiece model that `Tokenizer.load` accepts.
 
     Raises UserError for one that is no Unigram model.
     """
@@ -206,7 +207,7 @@ def read_spiece(path: Path) -> SpieceVocabulary:
 
 
 def is_divided(piece: str) -> bool:
-    """Whether a piece ends in digit and comma, so that ALBERT's tokenizers divide it."""
+    """Return whether a piece ends in digit and comma, so that ALBERT's tokenizers divide it."""
     return len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
 
 
@@ -224,10 +225,11 @@ def albert_converter(vocabulary: SpieceVocabulary, lower: bool, keep_accents: bo
 def of_mode(vocabulary: SpieceVocabulary, mode: str, lower: bool, keep_accents: bool) -> Document:
     """Return a tokenizer with the ids of mode google or hf.
 
-    All of both modes' cleaning can be said. What cannot is the division of pieces that end in digit
-    and comma: they are never found here, and the text is divided into others at once, which nearly
-    always gives the same. The symbols that SentencePiece never divides are no added tokens, before
-    and after which `tokenizers` would begin a new word; their score, 0, has them found.
+    It does all of both modes' cleaning. It cannot divide pieces that end in digit and comma.
+    Instead it never finds these pieces, and divides the text into others at once, which nearly
+    always gives the same ids. The symbols that SentencePiece never divides are no added tokens,
+    because `tokenizers` would begin a new word before and after these; their score, 0, has them
+    found.
     """
     steps: list[Document] = []
     if mode == "hf":
@@ -262,7 +264,7 @@ def _replace(pattern: str | dict[str, str], content: str) -> Document:
 
 @functools.cache
 def _combining() -> str:
-    """A regular expression for the characters that `unicodedata.combining` counts."""
+    """Return a regular expression for the characters that `unicodedata.combining` counts."""
     ranges: list[list[int]] = []
     for code in range(0x300, 0x1F000):  # no combining character lies outside
         if not unicodedata.combining(chr(code)):
@@ -316,7 +318,10 @@ def _added(number: int, piece: str, special: bool) -> Document:
 
 
 def _template(special: SpecialIds) -> Document:
-    """[CLS] A [SEP], and [CLS] A [SEP] B [SEP] with B's tokens and its [SEP] in segment 1."""
+    """Return the template of [CLS] A [SEP], and of [CLS] A [SEP] B [SEP].
+
+    B's tokens and its [SEP] are in segment 1.
+    """
 
     def mark(piece: str, segment: int) -> Document:
         return {"SpecialToken": {"id": piece, "type_id": segment}}
@@ -361,8 +366,10 @@ def read_vocab_txt(path: Path) -> list[str]:
 
 
 def wordpiece(pieces: Sequence[str], lower: bool, keep_accents: bool) -> Document:
-    """Return BERT's tokenizer for a vocabulary. A piece that is there twice has the last of its
-    ids, as in transformers."""
+    """Return BERT's tokenizer for a vocabulary.
+
+    A piece that occurs twice gets the last of its ids, as in transformers.
+    """
     vocab = {piece: i for i, piece in enumerate(pieces)}
     special = SpecialIds(*(vocab[piece] for piece in WORDPIECE_SPECIALS))
     return {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`train-tokenizer`: a vocabulary of the very sentences that `prepare` makes of the same inputs.
+"""Train a vocabulary, for `train-tokenizer`, on the sentences that `prepare` makes.
 
-The original trains on the lines of its files, which hold a sentence each: the same thing.
+The original trains on the lines of its files, which have one sentence each. That is the same.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from albert_jax.data.text.documents import find_pieces, read_piece, summarize_counts
 from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
-from albert_jax.data.tokenizer import train_on_lines
+from albert_jax.data.tokenizer import VocabularySettings, train_on_lines
 from albert_jax.utils.atomic import require_apart
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.streams import say
@@ -40,32 +40,46 @@ def train_tokenizer(
     field: str | None = None,
     progress: bool = True,
 ) -> Path:
-    """Train a vocabulary as the original's README does; return `output`/spiece.model.
+    """Train a SentencePiece vocabulary with the settings of the original's README.
 
-    `inputs`, `format`, `sentences`, `language`, `strict`, `data_dir` and `field` are those of
-    `prepare`, and the trainer gets its sentences; an iterator gives them itself, and those settings
-    then mean nothing. A file that holds a sentence a line gives its lines, as `sentences="lines"`
-    gives of any file. For the other settings see `train_on_lines`. Raises UserError as `prepare`
-    does for its inputs, as `train_on_lines` does, and for an `output` in which what is written
-    would be an input of the next call.
+    The same sentences give the same bytes. spiece.vocab is written beside spiece.model.
+
+    Args:
+        inputs: text as in `prepare`, or an iterator over sentences.
+        output: the folder to write to.
+        vocab_size: the number of pieces.
+        do_lower_case: lower-case the text first.
+        character_coverage: the fraction of the text's characters that have pieces.
+        input_sentence_size: sentences that are sampled from the text.
+        max_sentence_length: bytes; longer sentences are left out and counted.
+        format: as in `prepare`; without effect for an iterator, as are the settings below.
+        sentences: as in `prepare`; a file with one sentence in each line gives its lines.
+        language: as in `prepare`.
+        strict: as in `prepare`.
+        data_dir: as in `prepare`.
+        field: as in `prepare`.
+        progress: print progress to stderr.
+
+    Returns:
+        The path of spiece.model.
+
+    Raises:
+        UserError: if an input is wrong, there is no text or too little for `vocab_size` (the error
+            names the largest possible), `output` cannot be written, or a file to write would be one
+            of the inputs.
     """
-    settings: dict[str, Any] = {
-        "output": output,
-        "vocab_size": vocab_size,
-        "do_lower_case": do_lower_case,
-        "character_coverage": character_coverage,
-        "input_sentence_size": input_sentence_size,
-        "max_sentence_length": max_sentence_length,
-    }
+    settings = VocabularySettings(
+        vocab_size, do_lower_case, character_coverage, input_sentence_size, max_sentence_length
+    )
     if isinstance(inputs, Iterator):
-        return train_on_lines(inputs, **settings)
+        return train_on_lines(inputs, output, settings)
     reading = Reading(format, sentences, strict, language, data_dir, field)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     pieces = find_pieces(inputs, reading)
     if not reading.names_data_set:
         _require_apart(Path(output), inputs, pieces)
     counts: Counter[str] = Counter()
-    path = train_on_lines(_sentences_of(pieces, reading, counts, progress), **settings)
+    path = train_on_lines(_sentences_of(pieces, reading, counts, progress), output, settings)
     if progress:
         for line in summarize_counts(counts):
             say(line)

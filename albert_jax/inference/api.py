@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained ALBERT that answers: `load` a model directory, then `fill_mask`, `encode`,
-`score_order` and `forward`, or `predict` with a fine-tuned one.
+"""Answer with a trained ALBERT.
 
-Texts run in batches by length (`batching`), so that few programs are compiled and answers come in
-the order of the texts.
+`load` reads a model directory. `fill_mask`, `encode`, `score_order`, `attention` and `forward` need
+a pretrained model, `predict` needs a fine-tuned one. Texts of similar lengths run together in
+batches (`batching`), so that few programs are compiled. Answers keep the order of the texts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Rows
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
-MANY = 100  # texts from which on a terminal sees a progress bar
+MANY = 100  # texts; from this number on, a terminal shows a progress bar
 
 
 def _float32(x: Any) -> Any:
@@ -49,9 +49,19 @@ def _float32(x: Any) -> Any:
 
 @dataclass(frozen=True)
 class ForwardOutput:
-    """float32 NumPy arrays; [L, …] has one entry for each attention + feed-forward block.
+    """Hold a model's outputs as float32 NumPy arrays.
 
-    None for what hangs on a pooler or head that the model came without.
+    Shapes: B sequences, S tokens in each, P masked positions, V rows of the word embeddings, E
+    `embedding_size`, H `hidden_size`, L blocks of attention and feed-forward.
+
+    Attributes:
+        embeddings: [B, S, E], word, segment and position embeddings after LayerNorm.
+        layers: [L, B, S, H], the output of each block.
+        sequence: [B, S, H], the output of the last block.
+        pooled: [B, H], None if the model has no pooler.
+        masked_lm_logits: [B, P, V], None if the model has no masked-LM head.
+        sentence_order_logits: [B, 2], None if the model has no sentence-order head; entry 0 means
+            that the segments are in their order.
     """
 
     embeddings: np.ndarray  # [B, S, E]
@@ -64,7 +74,15 @@ class ForwardOutput:
 
 @dataclass(frozen=True)
 class Encoded:
-    """float32 NumPy arrays, a row for each text, as `Albert.encode` says."""
+    """Hold the vectors of B texts, as `Albert.encode` returns them.
+
+    Attributes:
+        sequence: f32[B, S, H], a vector for each token, zeros at padding; None if `encode` pooled
+            them.
+        pooled: f32[B, H], a vector for each text; None if the model has no pooler and `encode` did
+            not pool.
+        mask: i32[B, S], 1 for tokens, [CLS] and [SEP] included, 0 for padding.
+    """
 
     sequence: np.ndarray | None  # [B, S, H]
     pooled: np.ndarray | None  # [B, H]
@@ -73,29 +91,40 @@ class Encoded:
 
 @checked
 def load(
-    directory: str | Path, *, compute: ComputeConfig | None = None, depth: int | None = None
+    directory: str | Path,
+    *,
+    compute: ComputeConfig | None = None,
+    depth: int | None = None,
+    base: str | Path | None = None,
 ) -> Albert:
     """Load a model, ready to answer.
 
-    Programs are compiled anew by each process, unless JAX was told to keep them, by
-    JAX_COMPILATION_CACHE_DIR or
+    Each process compiles its programs anew, unless JAX keeps them on disk: set
+    JAX_COMPILATION_CACHE_DIR, or call
     `albert_jax.distributed.compilation_cache.set_compilation_cache`.
 
     Args:
-        directory: a model directory; a transformers folder; or a model's name: mini, a released
-            one such as "base-v2", or "OWNER/NAME" or "OWNER/NAME@REVISION" of the Hugging Face hub.
-            What is no model directory is fetched and converted once, into the user's cache.
-        compute: how this machine computes.
-        depth: how often the shared layer runs; unset: as often as the configuration says.
+        directory: a model directory, a transformers folder, or a model's name: mini, a released
+            model such as "base-v2", or "OWNER/NAME" or "OWNER/NAME@REVISION" of the Hugging Face
+            hub. Anything but a model directory is fetched and converted once, into the user's
+            cache. An adapter of `albert-jax finetune --lora` is merged with its base.
+        compute: how this machine computes; unset, in float32.
+        depth: how often the shared layer runs; unset, as often as the configuration says.
+        base: the model that an adapter was trained on; unset, where it was.
 
     Returns:
-        The model.
+        The model with its tokenizer.
 
     Raises:
-        UserError: for a directory that is damaged, a name that cannot be fetched and anything
-            else, with what to do.
+        UserError: if there is no such model, it is damaged or it cannot be fetched.
+
+    Examples:
+        >>> import albert_jax
+        >>> albert_jax.load("mini")
+        <Albert from mini: 3,071,042 parameters, 4 layers of 384, 8,000 pieces, heads ...>
     """
-    model = load_model(require_model_directory(directory, "directory"), as_float32=True)
+    folder = require_model_directory(directory, "directory", base=base)
+    model = load_model(folder, as_float32=True)
     tokenizer = None
     if model.tokenizer["path"] is not None:
         tokenizer = Tokenizer.load(model.tokenizer["path"], **model.text_settings)
@@ -109,15 +138,38 @@ def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
     depth = whole_number(depth, "depth", 1, LARGEST)
     if config.num_hidden_groups != 1:
         raise UserError(
-            f"depth {depth} needs a model whose layers are all one; this one has "
+            f"depth {depth} needs a model with one shared layer; this one has "
             f"{config.num_hidden_groups} groups of layers"
         )
     return dataclasses.replace(config, num_hidden_layers=depth)
 
 
 class Albert:
-    """Parameters, configuration and tokenizer together; `head` is {"kind", "labels"} of a
-    fine-tuned model, `source` says where they come from."""
+    """Answer with a model's parameters, configuration and tokenizer.
+
+    `albert_jax.load` makes one from a directory or a name.
+
+    Args:
+        config: the architecture.
+        params: the parameters by part: "embeddings", "encoder" and, where the model has them,
+            "pooler", "predictions", "seq_relationship" and "head".
+        tokenizer: the vocabulary; None for a model that takes ids only.
+        compute: how this machine computes; unset, in float32.
+        head: {"kind", "labels"} of a fine-tuned model.
+        source: the path or name that error messages and `repr` show.
+
+    Raises:
+        UserError: if the vocabulary has more pieces than the model has rows of word embeddings, or
+            the embeddings or the encoder are missing.
+
+    Attributes:
+        config: the architecture, an `AlbertConfig`.
+        params: the parameters by part.
+        head: {"kind", "labels"} of a fine-tuned model, else None.
+        source: where the model was loaded from, or None.
+        compute: how this machine computes, with what was unset filled in.
+        pieces: the number of pieces in the vocabulary; ids are below it.
+    """
 
     @checked
     def __init__(
@@ -187,18 +239,18 @@ class Albert:
 
         def call(params: Any, *inputs: Any, **others: Any) -> Any:
             params = functions.turned(params) if self._on_cpu else params
-            return function(model, params, *inputs, **others, **settings)
+            return function(model, params, functions.Inputs(*inputs), **others, **settings)
 
         return jax.jit(call, static_argnames=static)
 
     @property
     def vocabulary(self) -> Tokenizer | None:
-        """The tokenizer, None for a model that came without a vocabulary."""
+        """The tokenizer, or None for a model without a vocabulary."""
         return self._tokenizer
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises UserError for a model that came without a vocabulary."""
+        """The tokenizer; raises UserError for a model without a vocabulary."""
         if self._tokenizer is None:
             raise UserError("this model has no vocabulary, so it takes ids and no text")
         return self._tokenizer
@@ -218,12 +270,29 @@ class Albert:
         segment_ids: Any = None,
         masked_lm_positions: Any = None,
     ) -> ForwardOutput:
-        """Everything the model computes for ids [B, S], in float32.
+        """Run the model on token ids and return all of its outputs, in float32.
 
-        The mask defaults to ones and the segments to zeros, both [B, S]; the masked-LM logits are
-        those of `masked_lm_positions` [B, P], or of every position. All are whole numbers, of any
-        kind; mask and segments may be True and False. Compiles for each new shape. Raises
-        UserError for values out of range and for outputs that are not finite.
+        The call compiles a program for each new shape.
+
+        Args:
+            input_ids: whole numbers [B, S], below the configuration's `vocab_size`.
+            input_mask: [B, S], 1 or True for tokens, 0 or False for padding; unset, all ones.
+            segment_ids: [B, S], the segment of each token; unset, all zeros.
+            masked_lm_positions: [B, P], the positions whose masked-LM logits are returned; unset,
+                all S positions.
+
+        Returns:
+            The outputs, with `layers` [L, B, S, H] of every block.
+
+        Raises:
+            UserError: if a value is out of range, or an output is not finite.
+
+        Examples:
+            >>> import albert_jax
+            >>> albert = albert_jax.load("mini")
+            >>> output = albert.forward([[2, 14, 2723, 9, 3]])
+            >>> output.sequence.shape, output.masked_lm_logits.shape
+            ((1, 5, 384), (1, 5, 8000))
         """
         output = self.outputs(input_ids, input_mask, segment_ids, masked_lm_positions)
         for name, array in vars(output).items():
@@ -240,7 +309,20 @@ class Albert:
         segment_ids: Any = None,
         masked_lm_positions: Any = None,
     ) -> ForwardOutput:
-        """What `forward` returns, also where it is not finite."""
+        """Run the model as `forward` does, without the check that outputs are finite.
+
+        Args:
+            input_ids: as `forward`.
+            input_mask: as `forward`.
+            segment_ids: as `forward`.
+            masked_lm_positions: as `forward`.
+
+        Returns:
+            The outputs, which may hold NaN and infinities.
+
+        Raises:
+            UserError: if a value is out of range.
+        """
         inputs = (input_ids, input_mask, segment_ids, masked_lm_positions)
         output = self._forward(self._on_device, *model_inputs(self.config, *inputs))
         encoder = output.encoder
@@ -265,14 +347,31 @@ class Albert:
         targets: str | Iterable[str] | None = None,
         truncate: bool = False,
     ) -> list[Any]:
-        """The likeliest pieces for the [MASK] in a text: [{"score", "token", "token_str",
-        "sequence"}, …], best first.
+        """Return the most probable pieces for each [MASK] in a text.
 
-        As transformers' pipeline: a text with several [MASK]s gives a list for each, a list of
-        texts a list for each; of `targets`, words of one piece each, only these are answered, with
-        their probabilities among all. `truncate` cuts a text too long for the model at its end.
-        Raises UserError for a text without [MASK], one too long, and one whose probabilities are
-        not finite.
+        Args:
+            text: a text with [MASK] in it, or several such texts.
+            top_k: pieces to return for each [MASK].
+            targets: words of one piece each. Only these are returned, with their probabilities
+                among all pieces.
+            truncate: cut the end of a text that is too long for the model, instead of an error.
+
+        Returns:
+            Dicts as of transformers' fill-mask pipeline, the most probable first: "score" (a
+            probability), "token" (an id), "token_str" and "sequence" (the text with the piece in
+            place). For a text with several [MASK]s, one such list for each. For several texts, a
+            list with the result of each.
+
+        Raises:
+            UserError: if a text has no [MASK], a text is too long, a target is not one piece, or a
+                probability is not finite.
+
+        Examples:
+            >>> import albert_jax
+            >>> albert = albert_jax.load("mini")
+            >>> text = "The war between France and [MASK] began in 1870."
+            >>> albert.fill_mask(text, top_k=1)[0]["token_str"]
+            'france'
         """
         self._need("predictions", "masked words")
         top_k = whole_number(top_k, "top_k", 1, self.pieces)
@@ -313,21 +412,38 @@ class Albert:
         long: Long | None = None,
         stride: int | None = None,
     ) -> Encoded:
-        """Vectors of texts, in their order.
+        """Return vectors of texts, in the order of the texts.
 
-        `layer` counts as transformers' hidden_states: 0 is what the first block takes, n what
-        block n gives, -1 the last. Without `pool`: `.sequence` [B, S, H] with zeros after each
-        text's end, S the longest text's tokens, and `.pooled` [B, H] the model's pooler on its last
-        layer (None for a model without one). With it `.sequence` is None, so that many texts fit,
-        and `.pooled` is that layer's [CLS] vector ("cls") or the mean over its tokens, [CLS] and
-        [SEP] included ("mean"). With `parse_special`, [MASK], [CLS] and [SEP] in a text are the
-        special tokens.
+        Args:
+            texts: a text, or several.
+            layer: the block whose output is taken, counted as in transformers' hidden_states: 0 is
+                the input of the first block, n the output of block n, -1 that of the last.
+            pool: how the vectors of a text's tokens become one: "cls" takes the vector of [CLS],
+                "mean" the mean over all tokens, [CLS] and [SEP] included. Unset, the vectors of all
+                tokens are returned.
+            parse_special: read [MASK], [CLS] and [SEP] in a text as the special tokens.
+            truncate: the same as `long="cut"`.
+            long: what to do with a text that is too long for the model: "refuse" (the default) is
+                an error, "cut" leaves out the end, "windows" reads the text in overlapping windows
+                and needs `pool`. The vector of a text in windows is the mean of the windows'
+                vectors, weighted by their number of tokens.
+            stride: tokens from the start of one window to the start of the next; unset, half a
+                window.
 
-        A text longer than the model is an error (`long` "refuse", the default), is cut ("cut", or
-        `truncate`), or with a `pool` is read in windows ("windows"), each `stride` tokens after the
-        one before (None: half a window); its vector is the mean of theirs, weighted by the tokens
-        that each has of the text. Raises UserError for such a text, and for one whose vectors are
-        not finite.
+        Returns:
+            Without `pool`, `.sequence` f32[B, S, H] with S the number of tokens of the longest
+            text, and `.pooled` f32[B, H] the pooler's output on the last layer (None if the model
+            has no pooler). With `pool`, `.sequence` is None, which saves memory, and `.pooled`
+            f32[B, H] has the vectors of the texts.
+
+        Raises:
+            UserError: if a text is too long and `long` is "refuse", or a vector is not finite.
+
+        Examples:
+            >>> import albert_jax
+            >>> albert = albert_jax.load("mini")
+            >>> albert.encode(["A first text.", "A second, longer one."], pool="mean").pooled.shape
+            (2, 384)
         """
         long = _long_of(long, truncate)
         blocks = self.config.num_hidden_layers * self.config.inner_group_num
@@ -365,7 +481,7 @@ class Albert:
         stride: int | None,
         name_of: Callable[[int], str],
     ) -> Encoded:
-        """The mean vectors of texts' windows, with a mask as wide as the longest text."""
+        """Return the mean vectors of texts' windows, with a mask as wide as the longest text."""
         if pool is None:
             raise UserError(
                 'long="windows" gives one vector for a text, the mean of its windows; give pool '
@@ -394,11 +510,26 @@ class Albert:
     def score_order(
         self, a: str | Iterable[str], b: str | Iterable[str], *, truncate: bool = False
     ) -> float | np.ndarray:
-        """The probability that `a` stands before `b` and not the other way round.
+        """Return the probability that text `a` comes before text `b`.
 
-        A float for two texts; f32[B] for two lists of texts, pair by pair. Raises UserError for a
-        pair too long for the model, unless `truncate` cuts the longer text of it, token by token,
-        and for one whose probability is not finite.
+        Args:
+            a: a text, or several.
+            b: a text, or as many as `a` has.
+            truncate: cut a pair that is too long for the model, one token after another from the
+                end of its longer text, instead of an error.
+
+        Returns:
+            A float for two texts, f32[B] for two lists of B texts.
+
+        Raises:
+            UserError: if a pair is too long, the lists differ in length, the model has no
+                sentence-order head, or a probability is not finite.
+
+        Examples:
+            >>> import albert_jax
+            >>> albert = albert_jax.load("mini")
+            >>> albert.score_order(["It began in 1870."], ["It ended in 1871."]).shape
+            (1,)
         """
         self._need("pooler", "a pooler")
         self._need("seq_relationship", "sentence order")
@@ -419,11 +550,25 @@ class Albert:
 
     @checked
     def attention(self, text: str) -> tuple[list[str], np.ndarray]:
-        """A text's pieces with [CLS] and [SEP], and where each looks in every block and head.
+        """Return a text's pieces and their attention probabilities.
 
-        f32[L, N, S, S]: of [l, n, i] the entries sum to 1 and entry j is the share of piece j in
-        what piece i takes. [MASK] in the text is the special token. Raises UserError for a text too
-        long and for shares that are not finite.
+        Args:
+            text: a text; [MASK] in it is the special token.
+
+        Returns:
+            The S pieces, [CLS] and [SEP] included, and f32[L, N, S, S] with an entry for each block
+            and head. The entries of [l, n, i] sum to 1; entry j is the weight of piece j for piece
+            i.
+
+        Raises:
+            UserError: if the text is too long for the model, or a probability is not finite.
+
+        Examples:
+            >>> import albert_jax
+            >>> albert = albert_jax.load("mini")
+            >>> pieces, probabilities = albert.attention("A text.")
+            >>> pieces, probabilities.shape
+            (['[CLS]', '▁a', '▁text', '.', '[SEP]'], (4, 6, 5, 5))
         """
         ids = self.tokenizer.encode(text, parse_special=True).ids
         [row] = self._rows([ids], None, False, lambda index: shown(text))
@@ -478,30 +623,35 @@ class Albert:
         stride: int | None = None,
         exit: str | None = None,
     ) -> Answer | Rows[Answer]:
-        """Answer inputs with the fine-tuned head: the answers of `albert-jax predict`.
+        """Answer inputs with the fine-tuned head, as `albert-jax predict` does.
 
         Args:
-            inputs: a string, a tuple or a mapping is one input; a list, or any other iterable,
-                several. A string is a text, a tuple the task's texts in their order (premise and
-                hypothesis, question and context), a mapping the texts by their names. For token
-                classification a string is divided at white space, and a list in a list has words.
-            task: unset, the one that the model was fine-tuned for.
-            max_seq_length: tokens in a row; unset, as in fine-tuning. So is `doc_stride`, of SQuAD.
-            pack: short inputs share rows of that many tokens, with the same answers.
-            long: what is done with a text longer than a row: "cut" leaves out its end, "refuse" is
-                an error, "windows" takes the mean of its windows' logits, each `stride` tokens
-                after the one before; unset, as in fine-tuning.
-            exit: "patience=N" or "confidence=P", as `albert-jax predict --exit`: answers with fewer
-                passes of the shared layer; unset, with all of them.
+            inputs: one input, or several. A string, a tuple or a mapping is one input; a list or
+                another iterable is several. A string is a text. A tuple has the task's texts in
+                their order (premise and hypothesis, question and context). A mapping has them by
+                name. For token classification, a string is split at white space, and a list within
+                a list has words.
+            task: the task to answer; unset, the one that the model was fine-tuned for.
+            max_seq_length: tokens in a row; unset, as in fine-tuning.
+            doc_stride: tokens from the start of one SQuAD window to the next; unset, as in
+                fine-tuning.
+            pack: tokens of a row that short inputs share; 0 gives each input its own row. The
+                answers are the same.
+            long: what to do with a text longer than a row: "cut" leaves out its end, "refuse" is an
+                error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
+            stride: tokens from the start of one of these windows to the next; unset, as in
+                fine-tuning.
+            exit: "patience=N" or "confidence=P", as `albert-jax predict --exit`: stop after fewer
+                passes of the shared layer. Unset, all passes run.
 
         Returns:
-            For one input an `Answer`, whose `prediction` is a label, a score, a text (then it is a
-            `SpanAnswer`) or a label for each word; `probabilities` has those of classes and
-            choices. For several a list of them, in their order.
+            One `Answer` for one input, a list of them in order for several. `prediction` is a
+            label, a choice, a score, a label for each word, or a text (then the answer is a
+            `SpanAnswer`). `probabilities` has those of classes and choices.
 
         Raises:
-            UserError: for a model that was not fine-tuned, and for an input that lacks a text or
-                that the model has no finite answer to.
+            UserError: if the model was not fine-tuned, an input lacks a text, or the model's output
+                is not finite.
         """
         is_one = isinstance(inputs, (str, bytes, tuple, Mapping))  # bytes are refused as one
         settings: AnswerSettings = {
@@ -538,7 +688,7 @@ class Albert:
     def _need(self, part: str, what: str) -> None:
         if part not in self.params:
             raise UserError(
-                f"this model came without {what} (no {part} among its weights); "
+                f"this model has no weights for {what} (no {part} among its parts); "
                 "convert it from a source that has them"
             )
 
@@ -556,7 +706,10 @@ class Albert:
         truncate: bool,
         name_of: Callable[[int], str],
     ) -> list[Row]:
-        """The rows of texts, or of pairs of texts; UserError for one too long."""
+        """Return the rows of texts, or of pairs of texts.
+
+        Raises UserError for a text or a pair that is too long for the model.
+        """
         longest = self.config.max_position_embeddings
         special = 2 if seconds is None else 3  # [CLS] and a [SEP] after each text
         rows = []
@@ -595,8 +748,10 @@ class Albert:
     def _run(
         self, call: Callable[..., Any], rows: list[Row], name_of: Callable[[int], str]
     ) -> Iterator[tuple[Batch, Any]]:
-        """Yields each batch with the arrays that `call` gave for it, in NumPy; UserError for what
-        is not finite."""
+        """Yield each batch with the NumPy arrays that `call` returns for it.
+
+        Raises UserError if one of these is not finite.
+        """
         batches = plan_batches(
             [len(row.ids) for row in rows],
             longest=self.config.max_position_embeddings,
@@ -616,7 +771,7 @@ class Albert:
                 bar.update(len(batch.rows))
 
     def _answers(self, row: Row, scores_PK: np.ndarray, tokens_PK: np.ndarray) -> list[Any]:
-        """transformers' form of the answers for one text."""
+        """Return the answers for one text in the form of transformers' pipeline."""
         several = len(row.masked) > 1
         answers = []
         for position, scores_K, tokens_K in zip(row.masked, scores_PK, tokens_PK, strict=False):
@@ -626,7 +781,7 @@ class Albert:
                         "score": score,
                         "token": token,
                         "token_str": self.tokenizer.decode([token]),
-                        # Without specials, except where the other [MASK]s are among them.
+                        # Without special tokens, unless there are other [MASK]s.
                         "sequence": self.tokenizer.decode(
                             [*row.ids[:position], token, *row.ids[position + 1 :]],
                             skip_special_tokens=not several,
@@ -645,7 +800,10 @@ def _long_of(long: Long | None, truncate: bool) -> Long:
 
 
 def _namer(given: Any, argument: str, texts: Sequence[str]) -> Callable[[int], str]:
-    """What an error calls a text: the text itself, and its place where a list was given."""
+    """Return a function that names a text in errors.
+
+    The name is the text itself, after its position if the caller gave a list.
+    """
 
     def name_of(index: int) -> str:
         place = "" if isinstance(given, str) else f"{argument}[{index}] "
@@ -655,7 +813,7 @@ def _namer(given: Any, argument: str, texts: Sequence[str]) -> Callable[[int], s
 
 
 def _first_not_finite(outputs: Iterable[np.ndarray | None]) -> int | None:
-    """The first row, [B, …], in which one of the arrays has NaN or an infinity."""
+    """Return the first row, [B, …], in which an array has NaN or an infinity."""
     for array in outputs:
         if array is not None and jnp.issubdtype(array.dtype, jnp.floating):
             wrong = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays in an .npz file that appears whole, as `albert-jax encode` writes them."""
+"""Write arrays to an .npz file that appears complete, for `albert-jax encode`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ SUFFIX = ".npz"
 
 
 def check_arrays_file(dest: str, sources: list[str]) -> None:
-    """Raises UserError where arrays cannot be written to `dest`: it has another ending, is a folder
-    or is one of the sources. To be called before the work, not after."""
+    """Raise UserError if arrays cannot be written to `dest`; call this before the work.
+
+    `dest` may not have another ending, be a folder or be one of the sources.
+    """
     if not dest.endswith(SUFFIX):
         raise UserError(f"output {dest} must end in {SUFFIX}")
     require_apart(dest, sources)
@@ -25,9 +27,9 @@ def check_arrays_file(dest: str, sources: list[str]) -> None:
 
 
 def write_arrays(dest: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as an .npz file that appears whole; UserError where the disk does not take it.
+    """Write arrays to an .npz file that appears complete; raises UserError if the disk refuses it.
 
-    A link stays one, and a pipe or device is written to directly.
+    A link stays a link, and a pipe or device is written to directly.
     """
     path = Path(dest)
     with writing(dest):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much inference computes together on a device, and how it overlaps with fetching results."""
+"""Set how much inference computes together, and overlap computing with fetching results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BATCH_TOKENS = {"cpu": 1024, "gpu": 16384, "tpu": 16384}
 
 
 def batch_tokens() -> int:
-    """Return the tokens of a full batch, padding included, on the device that JAX computes on."""
+    """Return the tokens of a full batch, padding included, for the device that JAX uses."""
     return BATCH_TOKENS.get(jax.default_backend(), BATCH_TOKENS["gpu"])
 
 
 def one_ahead(started: Iterator[tuple[Started, Arrays]]) -> Iterator[tuple[Started, Arrays]]:
-    """Yield each (batch, arrays) with the arrays in NumPy, while those of the next compute."""
+    """Yield each (batch, arrays), with the arrays in NumPy, while the next batch computes."""
     current = next(started, None)
     while current is not None:
         following = next(started, None)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers after fewer passes than the model has, one text at a time: as soon as the head, asked
-after each pass, no longer changes its mind (Zhou et al. 2020, PABEE) or is sure."""
+"""Answer after fewer passes than the model has, one text at a time.
+
+The head is applied after each pass. The passes stop when the answer no longer changes (Zhou et al.
+2020, PABEE) or is probable enough.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,12 @@ from albert_jax.utils.progress import Tick
 
 @dataclass(frozen=True)
 class ExitRule:
-    """When no more passes are made.
+    """Decide when the passes stop.
 
-    `patience`: after so many passes in a row that did not change the answer; `confidence`: once the
-    answer has at least this probability. The one that is 0 does not count.
+    Attributes:
+        patience: stop after this number of passes in a row that did not change the answer; 0 is
+            off.
+        confidence: stop when the answer has at least this probability; 0 is off.
     """
 
     patience: int = 0
@@ -36,7 +41,7 @@ class ExitRule:
 
     @classmethod
     def of(cls, text: str) -> ExitRule:
-        """Return the rule that `patience=N` or `confidence=P` says; UserError for another text."""
+        """Return the rule in `patience=N` or `confidence=P`; raises UserError for another text."""
         name, _, number = str(text).partition("=")
         try:
             if name == "patience" and (patience := int(number)) >= 1:
@@ -60,7 +65,7 @@ class ExitRule:
 def exit_outputs(
     model: AlbertForTask, rule: ExitRule, params: Any, batch: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """Return the `logits` [1, C] of a batch of one text, and after how many `passes` [1]."""
+    """Return the `logits` [1, C] of a batch of one text, and the number of `passes` [1]."""
     config, mask_BS = model.config, batch["input_mask"]
     first = model.clone(config=dataclasses.replace(config, num_hidden_layers=1))
     layer = Layer(config, model.compute, model.lowering)
@@ -95,7 +100,7 @@ def exit_outputs(
 
 
 class ExitOutputs:
-    """Computes a head's outputs text by text, each with no more passes than it needs."""
+    """Compute a head's outputs text by text, each with no more passes than it needs."""
 
     def __init__(self, model: AlbertForTask, rule: ExitRule) -> None:
         self.dtype = model.dtype
@@ -105,8 +110,10 @@ class ExitOutputs:
     def __call__(
         self, params: Any, rows: Sequence[FeatureRow], tick: Tick | None = None
     ) -> list[dict[str, np.ndarray]]:
-        """Return the `logits` [C] and the number of `passes` of each row; `tick` is called after
-        each."""
+        """Return the `logits` [C] and the number of `passes` of each row.
+
+        `tick` is called after each row.
+        """
         found = []
         for row in rows:
             batch = collate([row], bucket(row.length, self._longest), targets=False)
@@ -118,7 +125,7 @@ class ExitOutputs:
 
 
 def check_exit(model: AlbertForTask, text: str, pack: int) -> ExitRule:
-    """Return the rule; raise UserError for a model or for rows that it does not suit."""
+    """Return the rule; raises UserError if the model or packed rows cannot use it."""
     rule = ExitRule.of(text)
     if pack:
         raise UserError("--exit answers one text at a time; leave out --pack")
@@ -131,6 +138,8 @@ def check_exit(model: AlbertForTask, text: str, pack: int) -> ExitRule:
 
 
 def passes_line(passes: Sequence[int], whole: int) -> list[str]:
-    """Return a sentence for a person on the passes that answers took, of `whole`; none without an
-    early exit."""
+    """Return a sentence on the number of passes that answers took, of `whole` passes.
+
+    The list is empty without an early exit.
+    """
     return [f"{np.mean(passes):.2f} passes of {whole} in the mean"] if passes else []

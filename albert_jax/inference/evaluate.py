@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuned models held against labelled data, by the official metrics, once: `albert-jax
-evaluate`. It never waits for a checkpoint."""
+"""Compare a fine-tuned model with labelled data, by the official metrics: `albert-jax evaluate`."""
 
 from __future__ import annotations
 
@@ -25,10 +24,16 @@ from albert_jax.utils.results import Result
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation(Result):
-    """What `evaluate` finds.
+    """Hold a model's metrics on a split.
 
-    `metric` is the one of the metrics that fine-tuning chooses by, `truncated` the number of
-    examples too long for a row, `predictions_file` the official file or the first of several.
+    Attributes:
+        task: the task's name.
+        split: the split's name.
+        metric: the metric by which fine-tuning chooses the best step.
+        metrics: all metrics by name.
+        examples: the number of examples.
+        truncated: the number of examples that were too long for a row.
+        predictions_file: the official predictions file, or the first of several.
     """
 
     task: str
@@ -61,27 +66,33 @@ def evaluate(
     """Return the official metrics of a fine-tuned model on a split with labels.
 
     Args:
-        task: unset, the one that the model was fine-tuned for.
-        model: model directory.
-        data: folder of the task's files, or the file of the split, or "tfds".
-        split: dev, or another that has labels.
-        output: folder for the official predictions file or files; unset: `predictions/TASK-SPLIT`
+        task: the task's name; None for the one that the model was fine-tuned for.
+        model: a model directory.
+        data: the folder of the task's files, the file of the split, or "tfds".
+        split: dev, or another split that has labels.
+        output: the folder for the official predictions files; unset, `predictions/TASK-SPLIT`
             beside the model.
-        max_seq_length: tokens in a row; unset, as in fine-tuning. So is `doc_stride`, of SQuAD.
-        compute: how this machine computes.
-        pack: short examples share rows of that many tokens, with the same results.
-        labels: what the data's labels are in the task, as "negative=0,positive=1"; those not named:
-            as they are.
-        long: what is done with a text longer than a row: "cut" leaves out its end, "refuse" is an
+        max_seq_length: tokens in a row; unset, as in fine-tuning.
+        doc_stride: tokens from the start of one SQuAD window to the next; unset, as in fine-tuning.
+        compute: how this machine computes; unset, in float32.
+        pack: tokens of a row that short examples share; 0 gives each example its own row. The
+            results are the same.
+        labels: the task's label for each label of the data, as "negative=0,positive=1"; labels that
+            are not named keep their name.
+        long: what to do with a text longer than a row: "cut" leaves out its end, "refuse" is an
             error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
-        stride: tokens from one window's start to the next's; unset, half a window.
-        exit: "patience=N" or "confidence=P": fewer passes for a text whose answer is settled, as
-            `predict` makes them; their mean is said on stderr.
-        texts: columns that hold the texts, where not as in fine-tuning. So is `label`.
+        stride: tokens from the start of one of these windows to the next; unset, half a window.
+        texts: the columns that hold the texts; unset, as in fine-tuning.
+        label: the column that holds the label; unset, as in fine-tuning.
+        exit: "patience=N" or "confidence=P": fewer passes for a text whose answer is settled, as in
+            `predict`. Their mean is printed to stderr.
+
+    Returns:
+        The metrics, and what they were computed on.
 
     Raises:
-        UserError: for a model that was not fine-tuned for the task or whose outputs are not finite,
-            and for data without labels.
+        UserError: if the model was not fine-tuned for the task, its outputs are not finite, or the
+            data have no labels.
     """
     fine_tuned = load_fine_tuned(
         model,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as programs for a server that has JAX and none of this package.
+"""Export a model as programs for a server that has JAX and none of this package.
 
 DEST/encode.jax_export     jax.export's serialized StableHLO of `functions.encode`
 DEST/fill_mask.jax_export  the same of `functions.fill_mask`, of a model that has that head
@@ -10,7 +10,7 @@ DEST/serving.json          inputs and outputs, configuration, how text is cleane
 DEST/spiece.model          the vocabulary, where the model has one; or tokenizer.json or vocab.txt
 
 Batch, length and number of masked positions are symbols in the programs, and the weights are
-arguments of them, so one small file serves every shape on every platform.
+arguments. Therefore one small file serves every shape on every platform.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax import export as jax_export
 
 from albert_jax.checkpoint.integrity import named_leaves, nest
@@ -60,14 +61,26 @@ def export_serving(
     depth: int | None = None,
     compute: ComputeConfig | None = None,
 ) -> Path:
-    """Writes the programs of a model directory to a new folder, checked against `forward`.
+    """Write a model's programs to a new folder, checked against `Albert.forward`.
 
-    Programs take params.npz as a dict and i32[B, S] arrays, fill_mask also masked positions
-    i32[B, P], and predict of the span_v2 head p_mask f32[B, S]; they return a dict: encode
-    "sequence" f32[B, S, H] (zeros at padding) and "pooled" f32[B, H], fill_mask "scores"
-    f32[B, P, top_k] and "tokens" i32[B, P, top_k], predict what `tasks.base.Task.predictions` takes
-    of its head (multiple choice takes i32[B, C, S]). Raises UserError
-    where something is at `dest` already and for a model whose outputs are not finite.
+    Each program takes the arrays of params.npz as a dict, then i32[B, S] arrays (multiple choice:
+    i32[B, C, S]). `fill_mask` also takes masked positions i32[B, P], and `predict` of the span_v2
+    head takes p_mask f32[B, S]. Each returns a dict. `encode`: "sequence" f32[B, S, H], zeros at
+    padding, and "pooled" f32[B, H]. `fill_mask`: "scores" f32[B, P, top_k] and "tokens" i32[B, P,
+    top_k]. `predict`: the head's outputs, which `tasks.base.Task.predictions` takes.
+
+    Args:
+        model: a model directory.
+        dest: the folder to write, which must not exist.
+        top_k: pieces that `fill_mask` returns for each masked position.
+        depth: how often the shared layer runs; unset, as often as the configuration says.
+        compute: how the programs compute; unset, in float32.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        UserError: if `dest` exists, or the model's outputs are not finite.
     """
     source = require_model_directory(model)
     if importlib.util.find_spec("flatbuffers") is None:
@@ -97,25 +110,28 @@ def export_serving(
     return dest
 
 
-# A program's function of flat parameters and arrays, their shapes by name, and what of these holds.
+# A program's function of flat parameters and arrays, the arrays' shapes by name, and constraints on
+# these shapes.
 Program = tuple[Callable[..., Any], dict[str, str], list[str]]
 
 
 def _functions(albert: Albert, top_k: int) -> dict[str, Program]:
-    """The programs by name."""
+    """Return the programs by name."""
     model = functions.network(albert.config, albert.compute, albert.params)
     blocks = albert.config.num_hidden_layers * albert.config.inner_group_num
     ids = dict.fromkeys(INPUTS, "B, S")
     constraints = [f"S <= {albert.config.max_position_embeddings}"]
 
     def encode(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
-        sequence_BSH, pooled_BH = functions.encode(model, nest(params), *inputs, layer=blocks)
+        sequence_BSH, pooled_BH = functions.encode(
+            model, nest(params), functions.Inputs(*inputs), layer=blocks
+        )
         output = {"sequence": sequence_BSH, "pooled": pooled_BH}
         return {name: x for name, x in output.items() if x is not None}
 
     def fill_mask(params: Mapping[str, Any], *inputs: Any) -> dict[str, jax.Array]:
         scores, tokens = functions.fill_mask(
-            model, nest(params), *inputs, top_k=top_k, pieces=albert.pieces
+            model, nest(params), functions.Inputs(*inputs), top_k=top_k, pieces=albert.pieces
         )
         return {"scores": scores, "tokens": tokens}
 
@@ -128,7 +144,7 @@ def _functions(albert: Albert, top_k: int) -> dict[str, Program]:
 
 
 def _head_program(albert: Albert, ids: Mapping[str, str], constraints: list[str]) -> Program:
-    """The program of a fine-tuned head."""
+    """Return the program of a fine-tuned head."""
     assert albert.head is not None
     kind = albert.head["kind"]
     model = head_network(albert.config, albert.compute, kind, albert.params)
@@ -139,7 +155,7 @@ def _head_program(albert: Albert, ids: Mapping[str, str], constraints: list[str]
         shapes["p_mask"] = "B, S"
         constraints = [*constraints, f"S >= {BEAM}"]
 
-    def predict(params: Mapping[str, Any], *inputs: Any) -> dict[str, Any]:
+    def predict(params: Mapping[str, Any], *inputs: Any) -> dict[str, Array]:
         batch = dict(zip(shapes, inputs, strict=True))
         return head_outputs(model, for_task(nest(params)), batch)
 
@@ -165,7 +181,7 @@ def _export(
 
 
 def _check(albert: Albert, folder: Path) -> None:
-    """Runs what was written beside `forward`, at two shapes; an AssertionError is a bug of ours."""
+    """Compare the written programs with `forward`, at two shapes; an AssertionError is a bug."""
     with np.load(folder / "params.npz") as file:
         params = dict(file)
     programs = {
@@ -201,7 +217,7 @@ def _check_head(
     params: Mapping[str, np.ndarray],
     inputs: Sequence[np.ndarray],
 ) -> None:
-    """Runs the program of the head beside the head itself."""
+    """Compare the program of the head with the head itself."""
     assert albert.head is not None
     call, _, _ = _head_program(albert, dict.fromkeys(INPUTS, "B, S"), [])
     arrays = as_head_inputs(albert.head["kind"], inputs)
@@ -237,5 +253,5 @@ def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) ->
 
 
 def _names(program: str) -> tuple[str, ...]:
-    """What a program's arrays are called."""
+    """Return the names of a program's arrays."""
     return (*INPUTS, "p_mask" if program == "predict" else POSITIONS)

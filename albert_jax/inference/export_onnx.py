@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as ONNX graphs, for servers without JAX.
+"""Export a model as ONNX graphs, for servers without JAX.
 
 DEST/encode.onnx   ids, mask, segments i64[B, S] -> sequence f32[B, S, H], pooled f32[B, H]
 DEST/predict.onnx  the same -> the outputs of a fine-tuned head
 DEST/serving.json  inputs and outputs, configuration, how text is cleaned, the head, versions
 DEST/spiece.model  the vocabulary, where the model has one; or tokenizer.json or vocab.txt
 
-A graph is the network written out operation by operation. Its layers share their weights, as the
-model's do, so that a file has each once.
+A graph is the network, operation by operation. The layers share their weights, so that a file has
+them once.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ def export_onnx(model: str | Path, dest: str | Path, *, depth: int | None = None
     """Write a model directory as ONNX graphs to a new folder, compared with the model itself.
 
     Args:
-        model: model directory, or mini.
-        dest: folder to write.
-        depth: how often the shared layer runs; None: as the configuration says.
+        model: a model directory, or mini.
+        dest: the folder to write.
+        depth: how often the shared layer runs; None, as the configuration says.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: where something is at `dest`, the libraries are not installed, the head is
-            span_v2, whose beam has no graph, or the model's outputs are not finite.
+        UserError: if `dest` exists, a library is not installed, the head is span_v2, whose beam has
+            no graph, or the model's outputs are not finite.
     """
     source = require_model_directory(model)
     if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
@@ -90,7 +90,7 @@ def export_onnx(model: str | Path, dest: str | Path, *, depth: int | None = None
 
 
 class _Graph:
-    """Nodes and weights as they are added; a value is known by its name."""
+    """Collect nodes and weights of a graph; a value is known by its name."""
 
     def __init__(self, params: Mapping[str, np.ndarray]) -> None:
         self._params = params
@@ -107,7 +107,7 @@ class _Graph:
         return name
 
     def weight(self, name: str, *, transposed: bool = False) -> str:
-        """Return a parameter of the model, which the graph has once."""
+        """Return the name of a parameter of the model, which the graph stores once."""
         array = self._params[name]
         key = f"{name}/transposed" if transposed else name
         self.weights[key] = np.ascontiguousarray(array.T if transposed else array, np.float32)
@@ -130,7 +130,7 @@ class _Graph:
         return self.add("LayerNormalization", x, *weights, axis=-1, epsilon=epsilon)
 
     def activation(self, x: str, name: str) -> str:
-        """Return the activation of that name of the configuration."""
+        """Return the output of the configuration's activation of that name."""
         if name in ("gelu", "gelu_erf"):
             return self.add("Gelu", x, approximate="tanh" if name == "gelu" else "none")
         if name == "silu":
@@ -228,7 +228,7 @@ def _head_graph(albert: Albert) -> Any:
 
 
 def _model(graph: _Graph, shape: list[Any], outputs: Mapping[str, tuple[str, list[Any]]]) -> Any:
-    """Return the model with its inputs of that shape, and outputs by name with theirs."""
+    """Return the model with inputs of that shape, and outputs by name with their shapes."""
     from onnx import TensorProto, helper, numpy_helper
 
     for name, (value, _) in outputs.items():
@@ -250,7 +250,7 @@ def _model(graph: _Graph, shape: list[Any], outputs: Mapping[str, tuple[str, lis
 
 
 def _check(albert: Albert, folder: Path, names: Sequence[str]) -> None:
-    """Run the graphs beside the model, at two shapes; an AssertionError is a bug of ours."""
+    """Compare the graphs with the model, at two shapes; an AssertionError is a bug."""
     import onnxruntime
 
     sessions = {

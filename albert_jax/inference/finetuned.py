@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model with a fine-tuned head at work: from a task's features to the head's outputs."""
+"""Run a model with a fine-tuned head: from a task's features to the head's outputs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from albert_jax.checkpoint.integrity import ArrayTree
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import HeadKind, Long
@@ -33,13 +34,13 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.streams import say
 
-# What a setting of a task is called on the command line, where not by its name.
+# The flags of a task's settings, where they differ from the settings' names.
 _FLAGS = {"renamed": "--labels"}
-# What is read by a task of the first name may be answered by a model fine-tuned on the second: the
-# diagnostic set has no training data of its own.
+# Data of the first task may be answered by a model of the second, because the diagnostic set has no
+# training data.
 ANSWERED_BY = {"ax": "mnli"}
 
-# What to ask for by a model that does not say its task, as one converted from elsewhere.
+# The flag to propose for a model without a task, such as a converted one, by its head.
 _FITTING = {
     "classification": "--task single for a text, --task pair for two, or GLUE's name for it",
     "multi_label": "--task multi-label",
@@ -52,10 +53,10 @@ _FITTING = {
 
 
 def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-    """The head's outputs by name, [B, …], as `tasks.base.Task.predictions` lists them.
+    """Return the head's outputs by name, [B, …], as `tasks.base.Task.predictions` lists them.
 
-    Of packed rows they are [B x P, …], slot by slot. Float32 is multiplied in full, as everywhere
-    in inference.
+    Outputs of packed rows are [B x P, …], slot by slot. Float32 matmuls have full precision, as
+    everywhere in inference.
     """
     inputs: dict[str, Any] = {"p_mask_BS": batch["p_mask"]} if "p_mask" in batch else {}
     with jax.default_matmul_precision("highest"):
@@ -86,13 +87,13 @@ def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) 
 def head_network(
     config: AlbertConfig, compute: ComputeConfig, kind: HeadKind, params: Mapping[str, Any]
 ) -> AlbertForTask:
-    """Return the network of parameters whose head is of that kind."""
+    """Return the network for parameters with a head of that kind."""
     bias = params["head"].get("output_bias")
     return AlbertForTask(config, compute, kind=kind, labels=2 if bias is None else len(bias))
 
 
 class HeadOutputs:
-    """Computes a head's outputs for rows of any lengths, on one device, packed or each alone."""
+    """Compute a head's outputs for rows of any lengths on one device, packed or one by one."""
 
     def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
         self._model, self._pack = model, pack
@@ -102,8 +103,10 @@ class HeadOutputs:
     def __call__(
         self, params: Any, rows: Sequence[FeatureRow], tick: Tick | None = None
     ) -> list[dict[str, np.ndarray]]:
-        """What `Task.predictions` takes: one a row, cut to the row's own tokens. `tick` is called
-        after each batch; what it raises ends the computation."""
+        """Return the outputs of each row, cut to its own tokens, for `Task.predictions`.
+
+        `tick` is called after each batch. If it raises an exception, the computation ends.
+        """
         found: list[dict[str, np.ndarray]] = [{} for _ in rows]
         per_token = self._model.kind in ("token_classification", "span_v1")
         batches = evaluation_batches(
@@ -129,7 +132,7 @@ class HeadOutputs:
 
 @dataclasses.dataclass(frozen=True)
 class FineTuned:
-    """A fine-tuned model directory, ready to answer."""
+    """Hold a fine-tuned model directory, ready to answer."""
 
     path: str
     directory: ModelDirectory
@@ -137,16 +140,16 @@ class FineTuned:
     tokenizer: Tokenizer
     max_seq_length: int
     outputs: HeadOutputs | ExitOutputs
-    order: tuple[int, ...] | None  # of the model's outputs, where the task lists its labels anew
+    order: tuple[int, ...] | None  # of the model's outputs, if the task's labels differ in order
     long: LongTexts
 
     @property
     def longest(self) -> int:
-        """The most tokens that a row can have."""
+        """The maximum of tokens in a row."""
         return self.directory.config.max_position_embeddings
 
     def broken(self, what: str) -> UserError:
-        """Returns the error for outputs that are not finite, for the input called `what`."""
+        """Return the error for outputs that are not finite; `what` names the input."""
         dtype = self.outputs.dtype
         precision = "" if dtype == "float32" else f", or too large for {dtype}"
         return UserError(
@@ -162,7 +165,7 @@ class FineTuned:
     def __call__(
         self, rows: Sequence[FeatureRow], tick: Tick | None = None
     ) -> list[dict[str, np.ndarray]]:
-        """`Outputs` of the rows, labels in the task's order."""
+        """Return the `Outputs` of the rows, with labels in the task's order."""
         found = self.outputs(self.params, rows, tick)
         if self.order is not None:
             found = [x | {"logits": x["logits"][..., self.order]} for x in found]
@@ -170,23 +173,23 @@ class FineTuned:
 
 
 def is_finite(output: Mapping[str, np.ndarray]) -> bool:
-    """Whether a row's outputs hold neither NaN nor infinity."""
+    """Return whether a row's outputs hold neither NaN nor infinity."""
     return all(bool(np.isfinite(array).all()) for array in output.values())
 
 
-def for_task(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters without the pretraining heads."""
+def for_task(params: Mapping[str, Any]) -> ArrayTree:
+    """Return the parameters without the pretraining heads."""
     return {n: x for n, x in params.items() if n not in ("predictions", "seq_relationship")}
 
 
 class AnswerSettings(TypedDict, total=False):
-    """How a model is to answer, as `predict` and `evaluate` take it.
+    """Set how a model answers, as in `predict` and `evaluate`.
 
-    `max_seq_length`, `doc_stride`, `texts` and `label` are as in fine-tuning where they are None.
-    With `pack` short examples share rows of so many tokens; `labels` are pairs of a data file's
-    label and the task's, a=0,b=1. What is done with a text longer than a row is `long`, with the
-    `stride` of windows; None: as in fine-tuning, else it is cut. With `exit`, "patience=N" or
-    "confidence=P", fewer passes are made for a text whose answer is settled.
+    `max_seq_length`, `doc_stride`, `texts`, `label` and `long` are as in fine-tuning if they are
+    None. `pack` is the number of tokens in a row that short examples share. `labels` are pairs of a
+    data file's label and the task's, a=0,b=1. `long` is how texts longer than a row are handled,
+    and `stride` belongs to its windows. `exit`, "patience=N" or "confidence=P", makes fewer passes
+    for a text whose answer is settled.
     """
 
     max_seq_length: int | None
@@ -204,10 +207,10 @@ class AnswerSettings(TypedDict, total=False):
 def load_fine_tuned(
     directory: str | Path, task: str | None = None, **settings: Unpack[AnswerSettings]
 ) -> FineTuned:
-    """Load a model directory with a head that answers `task`; unset: the one it was fine-tuned for.
+    """Load a model directory with a head for `task`; unset, the task it was fine-tuned for.
 
-    The head's labels in another order than the task's are put in the task's. Raises UserError for a
-    model that was not fine-tuned, or for another task or other labels.
+    The head's labels are put into the task's order. Raises UserError if the model was not
+    fine-tuned, or has another task or other labels.
     """
     model = load_model(require_model_directory(directory), as_float32=True)
     return fine_tuned_of(directory, model, task, **settings)
@@ -221,7 +224,10 @@ def fine_tuned_of(
     tokenizer: Tokenizer | None = None,
     **settings: Unpack[AnswerSettings],
 ) -> FineTuned:
-    """Return what `load_fine_tuned` does, of a model that is loaded; `directory` is its name."""
+    """Return what `load_fine_tuned` returns, for a loaded model.
+
+    `directory` is its name in errors.
+    """
     if unknown := settings.keys() - AnswerSettings.__annotations__.keys():
         raise TypeError(f"there is no setting {', '.join(sorted(unknown))}")
     head, pack = head_of(directory, model), settings.get("pack", 0)
@@ -261,7 +267,7 @@ def fine_tuned_of(
 def _configured(
     directory: str | Path, head: HeadManifest, task: str | None, settings: AnswerSettings
 ) -> Task:
-    """Return the task with the head's settings, but for those that are given."""
+    """Return the task with the head's settings, unless other settings are given."""
     if (name := task or head.task) is None:
         raise UserError(
             f"{directory} does not say which task it is of; it has a {head.kind} head: give "
@@ -288,7 +294,10 @@ def _row_length(max_seq_length: int, longest: int) -> int:
 
 
 def configured_task(name: str, **settings: Any) -> Task:
-    """The task with those of the settings that are not None; UserError for one it does not have."""
+    """Return the task with those settings that are not None.
+
+    Raises UserError for a setting that the task does not have.
+    """
     task = find_task(name)
     given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
@@ -305,7 +314,7 @@ def configured_task(name: str, **settings: Any) -> Task:
 
 
 def check_pack(task: Task, pack: int) -> None:
-    """Raises UserError for a task whose examples cannot share rows, and for rows of no length."""
+    """Raise UserError for a task whose examples cannot share rows, and for rows of length 0."""
     if pack < 0:
         raise UserError(f"pack {pack} must be a row's tokens, as 512, or 0 for an example a row")
     if pack and task.head not in PACKABLE:
@@ -316,7 +325,7 @@ def check_pack(task: Task, pack: int) -> None:
 
 
 def head_of(directory: str | Path, model: ModelDirectory) -> HeadManifest:
-    """Return the manifest's head; raise UserError for a model without one."""
+    """Return the manifest's head; raises UserError if the model has none."""
     head = model.head
     if head is None or "head" not in model.params:
         raise UserError(
@@ -327,7 +336,7 @@ def head_of(directory: str | Path, model: ModelDirectory) -> HeadManifest:
 
 
 def tokenizer_of(directory: str | Path, model: ModelDirectory) -> Tokenizer:
-    """The vocabulary of a model directory; UserError for one without."""
+    """Return the tokenizer of a model directory; raises UserError if it has no vocabulary."""
     if model.tokenizer["path"] is None:
         raise UserError(
             f"{directory} has no vocabulary; convert the model with --vocab spiece.model"

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What inference computes, as pure functions of parameters and ids: `api` compiles them, `export`
-exports them.
+"""Define what inference computes, as pure functions of parameters and ids.
 
-Letters as in `models.albert`; K the pieces answered for a masked position. Float32 is multiplied in
-full wherever it runs: TPUs and some GPUs would otherwise multiply it in less.
+`api` compiles them, `export` exports them. Shapes: B rows, S tokens, P masked positions, K pieces
+for each of these, L blocks, N heads, H `hidden_size`. Float32 matmuls have full precision
+everywhere; TPUs and some GPUs would use less by default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,37 +29,42 @@ def network(
     return AlbertForPretraining(config, compute, absent=absent)
 
 
+class Inputs(NamedTuple):
+    """Hold rows of tokens, and the positions in each whose pieces are predicted."""
+
+    input_ids_BS: Array
+    input_mask_BS: Array
+    segment_ids_BS: Array
+    masked_lm_positions_BP: Array | None = None
+
+
 def forward(
     model: AlbertForPretraining,
     params: Mapping[str, Any],
-    input_ids_BS: Array,
-    input_mask_BS: Array,
-    segment_ids_BS: Array,
-    masked_lm_positions_BP: Array | None = None,
+    inputs: Inputs,
     *,
     collect_layers: bool = False,
 ) -> PretrainingOutput:
-    """Return the model's output; what hangs on an absent pooler or head is None."""
-    inputs = (input_ids_BS, input_mask_BS, segment_ids_BS, masked_lm_positions_BP)
+    """Return the model's output; the outputs of an absent pooler or head are None."""
     with jax.default_matmul_precision("highest"):
         output: Any = model.apply({"params": params}, *inputs, collect_layers=collect_layers)
         return output
 
 
 def _with_intermediates(
-    model: AlbertForPretraining, params: Mapping[str, Any], *inputs: Array
-) -> tuple[PretrainingOutput, dict[str, Any]]:
-    """Return the model's output and the encoder's intermediates, by the modules that sow them."""
+    model: AlbertForPretraining, params: Mapping[str, Any], inputs: Inputs
+) -> tuple[PretrainingOutput, Mapping[str, Any]]:
+    """Return the model's output, and the encoder's intermediates by the modules that sow them."""
     with jax.default_matmul_precision("highest"):
         output, sown = model.apply({"params": params}, *inputs, mutable="intermediates")
     return output, sown["intermediates"]["encoder"]
 
 
 def turned(params: Mapping[str, Any]) -> Any:
-    """The parameters with the kernels of `ffn`, [H, I], transposed; of these, the parameters.
+    """Transpose the kernels of `ffn`, [H, I]; applied to the result, return the parameters.
 
-    XLA's CPU backend multiplies few rows by a kernel that widens them up to twice as fast where
-    it reads it by its columns. It takes no layout that says so, but a transposed array it does.
+    For few rows, XLA's CPU backend multiplies faster by a wide kernel if it reads the kernel by
+    columns. It accepts no layout that says so, but it accepts a transposed array.
     """
 
     def turn(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -69,11 +74,11 @@ def turned(params: Mapping[str, Any]) -> Any:
 
 
 def narrowed(params: Mapping[str, Any], dtype: str) -> Any:
-    """The parameters with dense layers' kernels and biases in `dtype`, that of their matmuls, so
-    that a call need not convert them; those of a fine-tuned model's head as they are.
+    """Return the parameters with the kernels and biases of dense layers in `dtype`.
 
-    The word embeddings stay as they are where they are looked up. In another dtype than theirs the
-    masked-LM head gets a copy of its own, which it multiplies by.
+    That is the type of their matmuls, so that a call need not convert them. A fine-tuned head stays
+    as it is, and so do the word embeddings where they are looked up. If `dtype` differs from
+    theirs, the masked-LM head gets its own copy to multiply by.
     """
 
     def narrow(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -92,23 +97,19 @@ def narrowed(params: Mapping[str, Any], dtype: str) -> Any:
 def fill_mask(
     model: AlbertForPretraining,
     params: Mapping[str, Any],
-    input_ids_BS: Array,
-    input_mask_BS: Array,
-    segment_ids_BS: Array,
-    masked_lm_positions_BP: Array,
+    inputs: Inputs,
     targets_T: Array | None = None,
     *,
     top_k: int,
     pieces: int | None = None,
 ) -> tuple[Array, Array]:
-    """The likeliest `top_k` pieces (of `targets_T`, where given) at each masked position, best
-    first: probabilities f32[B, P, K] among all rows of the embeddings, as transformers has them,
-    and ids i32[B, P, K].
+    """Return the `top_k` most probable pieces at each masked position, the best first.
 
-    Only the first `pieces` rows have a piece and can be answered; None: all have one.
+    Probabilities f32[B, P, K] are taken among all rows of the embeddings, as in transformers; ids
+    are i32[B, P, K]. With `targets_T`, only these pieces are answered. Only the first `pieces` rows
+    have a piece; None, all have one.
     """
-    inputs = (input_ids_BS, input_mask_BS, segment_ids_BS, masked_lm_positions_BP)
-    logits_BPV = forward(model, params, *inputs).masked_lm_logits_BPV
+    logits_BPV = forward(model, params, inputs).masked_lm_logits_BPV
     assert logits_BPV is not None  # there are positions, and the caller has seen the head
     probs = jax.nn.softmax(logits_BPV)
     if targets_T is None:
@@ -120,50 +121,43 @@ def fill_mask(
 def encode(
     model: AlbertForPretraining,
     params: Mapping[str, Any],
-    input_ids_BS: Array,
-    input_mask_BS: Array,
-    segment_ids_BS: Array,
+    inputs: Inputs,
     *,
     layer: int,
     pool: Pool | None = None,
 ) -> tuple[Array | None, Array | None]:
-    """(float32 vectors of `layer` [B, S, H], zero at padding; the pooler's output [B, H]).
+    """Return float32 vectors of `layer` [B, S, H], zero at padding, and the pooler's output [B, H].
 
-    Layer 0 is what the first block takes, layer n what block n gives. With `pool`: (None, that
-    layer's [CLS] vector, or the mean over its tokens, [B, H]).
+    Layer 0 is the input of the first block, layer n the output of block n. With `pool`, return None
+    and the layer's vectors of [CLS], or their means over the tokens, [B, H].
     """
     blocks = model.config.num_hidden_layers * model.config.inner_group_num
-    inputs = (input_ids_BS, input_mask_BS, segment_ids_BS)
     if layer == 0:
-        output, intermediates = _with_intermediates(model, params, *inputs)
+        output, intermediates = _with_intermediates(model, params, inputs)
         (x_BSH,) = intermediates["projected_BSH"]
     else:
         last = layer == blocks
-        output = forward(model, params, *inputs, collect_layers=not last)
+        output = forward(model, params, inputs, collect_layers=not last)
         x_BSH = output.encoder.sequence_BSH
         if not last:
             assert output.encoder.layers_LBSH is not None  # collected
             x_BSH = output.encoder.layers_LBSH[layer - 1]
-    x_BSH = x_BSH.astype(jnp.float32) * input_mask_BS[..., None]
+    x_BSH = x_BSH.astype(jnp.float32) * inputs.input_mask_BS[..., None]
     if pool == "cls":
         return None, x_BSH[:, 0]
     if pool == "mean":
-        return None, x_BSH.sum(axis=1) / input_mask_BS.sum(axis=1, keepdims=True)
+        return None, x_BSH.sum(axis=1) / inputs.input_mask_BS.sum(axis=1, keepdims=True)
     pooled_BH = output.encoder.pooled_BH
     return x_BSH, None if pooled_BH is None else pooled_BH.astype(jnp.float32)
 
 
-def attention(
-    model: AlbertForPretraining,
-    params: Mapping[str, Any],
-    input_ids_BS: Array,
-    input_mask_BS: Array,
-    segment_ids_BS: Array,
-) -> Array:
-    """Return every block's attention probabilities, f32[L, B, N, S, S]: the share of each position
-    (last axis) in what the position of the axis before takes."""
-    c, inputs = model.config, (input_ids_BS, input_mask_BS, segment_ids_BS)
-    _, intermediates = _with_intermediates(model, params, *inputs)
+def attention(model: AlbertForPretraining, params: Mapping[str, Any], inputs: Inputs) -> Array:
+    """Return the attention probabilities of every block, f32[L, B, N, S, S].
+
+    Entry [l, b, n, i, j] is the weight of position j for position i.
+    """
+    c = model.config
+    _, intermediates = _with_intermediates(model, params, inputs)
     found = []
     for group, length in enumerate(c.group_lengths):
         if length:
@@ -176,14 +170,8 @@ def attention(
     return jnp.concatenate(found)
 
 
-def sentence_order(
-    model: AlbertForPretraining,
-    params: Mapping[str, Any],
-    input_ids_BS: Array,
-    input_mask_BS: Array,
-    segment_ids_BS: Array,
-) -> Array:
-    """The probability that the two segments stand in the right order, f32[B]."""
-    output = forward(model, params, input_ids_BS, input_mask_BS, segment_ids_BS)
+def sentence_order(model: AlbertForPretraining, params: Mapping[str, Any], inputs: Inputs) -> Array:
+    """Return the probability that the two segments are in the right order, f32[B]."""
+    output = forward(model, params, inputs)
     assert output.sentence_order_logits_BC is not None  # the caller has seen the head
     return jax.nn.softmax(output.sentence_order_logits_BC)[:, 0]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arrays that a caller gives to the model: ids, mask, segments and positions, checked and as
-int32."""
+"""Check ids, mask, segments and positions that a caller gives, and convert them to int32."""
 
 from __future__ import annotations
 
@@ -21,11 +20,12 @@ def model_inputs(
     segment_ids: Any = None,
     masked_lm_positions: Any = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Returns ids, mask and segments i32[B, S] and masked positions i32[B, P] or None.
+    """Return ids, mask and segments i32[B, S] and masked positions i32[B, P] or None.
 
-    The mask defaults to ones, the segments to zeros. Whole numbers of any width and kind pass,
-    lists, NumPy's and JAX's; True and False in mask and segments only. Raises UserError, which
-    names the argument, for anything else, for ragged rows and for values out of range.
+    The mask defaults to ones, the segments to zeros. Lists and arrays of NumPy and JAX may hold
+    whole numbers of any type; mask and segments may also hold True and False. Raises UserError,
+    which names the argument, for anything else, for rows of different lengths and for values out of
+    range.
     """
     ids_BS = _numbers(input_ids, "input_ids", config.vocab_size, "the vocabulary has")
     if not ids_BS.shape[1]:
@@ -63,7 +63,10 @@ def _require_shape(array: np.ndarray, name: str, shape: tuple[int, ...]) -> None
 
 
 def _numbers(value: Any, name: str, end: int, told: str, *, flags: bool = False) -> np.ndarray:
-    """An argument as i32[…, …] with values from 0 to `end` - 1; with `flags` it may be bool."""
+    """Return an argument as i32[…, …] with values from 0 to `end` - 1.
+
+    With `flags` it may be bool.
+    """
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError) as error:
@@ -84,13 +87,13 @@ def _numbers(value: Any, name: str, end: int, told: str, *, flags: bool = False)
 
 
 def _require_whole(array: np.ndarray, name: str) -> None:
-    """Raises UserError unless all values are whole numbers, which floats may be."""
+    """Raise UserError unless all values are whole numbers; floats with whole values pass."""
     if jnp.issubdtype(array.dtype, np.integer) and array.dtype.kind != "m":  # a span of time
         return
     if jnp.issubdtype(array.dtype, np.floating):
         wide = array.astype(np.float64)  # NumPy itself does not know bfloat16's kind
         wrong = wide[~(np.isfinite(wide) & (np.trunc(wide) == wide))].tolist()
-    elif array.dtype == object:  # Python's own values, which fit no other array
+    elif array.dtype == object:  # Python objects, which fit no other array
         wrong = [x for x in array.flat if not isinstance(x, int) or abs(x) >= 1 << 63]
     else:
         raise UserError(f"{name} is of dtype {array.dtype}; its values must be whole numbers")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card's table: models fine-tuned on its five tasks, beside the published row."""
+"""Build the model card's table: models fine-tuned on its five tasks, beside the published row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from albert_jax.utils.results import Result
 
 @dataclass(frozen=True)
 class Cell:
-    """A column of the model card's table: its task, its metrics and the scale they come in."""
+    """Describe a column of the model card's table: its task, its metrics and their scale."""
 
     title: str
     task: str
@@ -52,8 +52,10 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], ...]] = {
 
 
 def average(row: Sequence[Sequence[float] | None]) -> float | None:
-    """The table's last column: the mean over the tasks, SQuAD's F1 and EM averaged first; None
-    where a task is missing."""
+    """Return the mean over the tasks, SQuAD's F1 and EM averaged first.
+
+    It is the table's last column. None if a task is missing.
+    """
     if any(cell is None for cell in row):
         return None
     return sum(sum(cell) / len(cell) for cell in row if cell) / len(row)
@@ -61,11 +63,23 @@ def average(row: Sequence[Sequence[float] | None]) -> float | None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelCard(Result):
-    """A row of the card's table beside the published one; cells in percent, None where no model is
-    of the task.
+    """Hold a row of the model card's table, beside the published row.
 
-    `row_dev_tuned` has SQuAD 2.0 at the threshold that is best for these very answers, which is how
-    the published row was made.
+    Scores are in percent. A cell is None if no model was fine-tuned for its task.
+
+    Attributes:
+        suite: "card".
+        columns: the names of the tasks.
+        row: the scores of each task, in the order of `columns`.
+        average: the mean over the tasks, SQuAD's F1 and EM averaged first; None if a task is
+            missing.
+        row_dev_tuned: the same scores, with SQuAD 2.0 at the threshold that is best on dev, as in
+            the published row.
+        average_dev_tuned: the mean of `row_dev_tuned`.
+        released: the released model of the published row.
+        published: the published scores.
+        published_average: the mean of the published scores.
+        results: the `Evaluation` of each task, by name.
     """
 
     suite: Literal["card"] = "card"
@@ -87,17 +101,20 @@ def evaluate_card(
     released: str | None = None,
     compute: ComputeConfig | None = None,
 ) -> ModelCard:
-    """Evaluate models fine-tuned on the card's tasks, and return their row.
+    """Evaluate models on the model card's tasks and return their row of its table.
 
     Args:
-        models: model directories, one a task at most.
-        data: folder of the tasks' folders, or "tfds".
-        released: the published row to compare with; unset: that of the model that the weights came
-            from, else of one of the same size, else of base-v2.
-        compute: how this machine computes.
+        models: model directories, at most one for each task.
+        data: the folder of the tasks' folders, or "tfds".
+        released: the published row to compare with; unset, that of the released model whose weights
+            were fine-tuned, else of one of the same size, else of base-v2.
+        compute: how this machine computes; unset, in float32.
+
+    Returns:
+        The row, beside the published one.
 
     Raises:
-        UserError: for a model of a task that is not in the table and for two of one task.
+        UserError: if a model's task is not in the table, or two models have the same task.
     """
     if released is not None and released not in PUBLISHED:
         raise UserError(f"released model {released!r} is unknown; known: {', '.join(PUBLISHED)}")
@@ -163,7 +180,7 @@ def card_table(card: ModelCard) -> str:
 
 
 def _folder(data: str | Path, task: str) -> str | Path:
-    """`data` itself, or the folder in it of the tasks that are not GLUE's."""
+    """Return `data`, or its subfolder for a task that is not GLUE's."""
     of = {"squad1": "squad", "squad2": "squad", "race": "race"}.get(task, "")
     places = [Path(data) / name for name in (task, of, of.upper()) if name]
     return data if data == "tfds" else next((place for place in places if place.is_dir()), data)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuned model answers to new inputs: `albert-jax predict`, JSONL in and out as it
-comes, or a split's official predictions file."""
+"""Answer new inputs with a fine-tuned model: `albert-jax predict`.
+
+Input is JSONL or another format, line by line, or a split that gets its official predictions file.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +50,9 @@ _IDS = ("id", "index", "idx")  # what a record may call its number
 _RECORD = 'a mapping of the task\'s texts by their names, as {"sentence": "…"}'
 
 InputFormat = Literal["jsonl", "csv", "tsv", "conll", "text"]
-_BY_LINES = ("jsonl", "text")  # formats in which each line is an input by itself
+_BY_LINES = ("jsonl", "text")  # formats in which each line is one input
 
-# Where an input stands, for errors, and what stands there: a record, or why there is none.
+# The place of an input, for errors, and its record, or the reason why there is none.
 Input = tuple[str, Mapping[str, Any] | UserError]
 
 
@@ -68,19 +70,30 @@ def predict(
     stride: int | None = None,
     exit: str | None = None,
 ) -> Iterator[Answer | NoAnswer]:
-    """Answers to `inputs`, one by one as they come, in their order.
+    """Answer inputs one by one, in their order, as the answers become ready.
 
-    An input has the task's texts by their names (README), and may have an "id". An answer has "id"
-    and "prediction", and what else `Answer` says; to questions on a context it is a `SpanAnswer`.
-    With `pack` short inputs share rows of that many tokens. A text longer than a row is cut
-    (`long` "cut"), an error ("refuse"), or read in windows whose logits are averaged ("windows"),
-    each `stride` tokens after the one before; unset: as in fine-tuning. With `exit` each input is
-    answered alone, after fewer passes where N in a row have not changed the answer ("patience=N")
-    or where it has the probability P ("confidence=P"); the answer's "passes" says how many.
+    Args:
+        model: a model directory.
+        inputs: mappings with the task's texts by name, as in docs/python.md; "id" is optional.
+        task: the task to answer; unset, the one that the model was fine-tuned for.
+        max_seq_length: tokens in a row; unset, as in fine-tuning.
+        doc_stride: tokens from the start of one SQuAD window to the next; unset, as in fine-tuning.
+        compute: how this machine computes; unset, in float32.
+        pack: tokens of a row that short inputs share; 0 gives each input its own row.
+        skip_bad: give an input that cannot be answered a `NoAnswer`, and continue with the others.
+        long: what to do with a text longer than a row: "cut" leaves out its end, "refuse" is an
+            error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
+        stride: tokens from the start of one of these windows to the next; unset, as in fine-tuning.
+        exit: stop after fewer passes, each input alone: "patience=N" when N passes in a row do not
+            change the answer, "confidence=P" when the answer has probability P. The answer's
+            `passes` is their number.
 
-    Raises UserError for a model that was not fine-tuned, and for an input that lacks a text or that
-    the model has no finite answer to; with `skip_bad` such an input has a `NoAnswer` and the others
-    follow.
+    Returns:
+        An iterator over an `Answer` for each input, a `SpanAnswer` for questions about a context.
+
+    Raises:
+        UserError: if the model was not fine-tuned. Without `skip_bad`, also if an input lacks a
+            text or the model's output for it is not finite.
     """
     if isinstance(inputs, str | bytes | Mapping):
         raise UserError(
@@ -106,15 +119,16 @@ Texts = str | Sequence[Any] | Mapping[str, Any]
 
 
 def answers_to(fine_tuned: FineTuned, inputs: Iterable[Texts]) -> Rows[Answer]:
-    """Return the answers to inputs, the same as `predict`'s to records of them.
+    """Return the answers to inputs, the same as `predict` gives to records of them.
 
-    An input is a record, or the task's text or texts in the order of `Task.record_names`; for token
-    classification its words, or a text whose words are divided by white space. Raises UserError, as
-    `predict` does, for an input that has no answer.
+    An input is a record, or the task's texts in the order of `Task.record_names`. For token
+    classification it is a list of words, or a text that white space divides into words. Raises
+    UserError, as `predict` does, for an input that has no answer.
     """
     task = fine_tuned.task
     rows = ((f"inputs[{i}]", _record(task, f"inputs[{i}]", x)) for i, x in enumerate(inputs))
-    found = _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=False)
+    # Nobody sees the first answer before the last.
+    found = _answers(fine_tuned, _in_chunks(rows, first=()), _Count(), skip_bad=False)
     return Rows(answer for answer in found if isinstance(answer, Answer))
 
 
@@ -143,7 +157,10 @@ _SHAPES = {1: "a text, or a list of texts", 2: "a tuple of two texts, or a list 
 
 
 def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterator[list[Input]]:
-    """The rows, a few together. Before an error of theirs goes through, what came before it."""
+    """Yield the rows, a few together.
+
+    If reading a row raises an error, the rows before it are yielded first.
+    """
     sizes = itertools.chain(first, itertools.repeat(_FULL_CHUNK))
     chunk: list[Input] = []
     size = next(sizes)
@@ -166,7 +183,7 @@ def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterato
 
 @dataclass
 class _Count:
-    """What a person is told at the end."""
+    """Count what is reported at the end."""
 
     inputs: int = 0
     bad: int = 0
@@ -177,7 +194,7 @@ class _Count:
 
 @dataclass
 class _Asked:
-    """An input on its way to its answer, or to the error that says why it has none."""
+    """Hold an input that waits for its answer, or the error that says why it has none."""
 
     id: Any
     place: str
@@ -197,8 +214,10 @@ def _answers(
     skip_bad: bool,
     tick: Callable[[int], None] | None = None,
 ) -> Iterator[Answer | NoAnswer]:
-    """Answers to the inputs of each chunk, which are computed together. `tick` is called after each
-    batch with the number of inputs that are done."""
+    """Yield the answers to the inputs of each chunk, which are computed together.
+
+    `tick` is called after each batch with the number of finished inputs.
+    """
 
     def tick_rows(done: int, total: int) -> None:
         if tick is not None:
@@ -209,7 +228,7 @@ def _answers(
         for number, (place, record) in enumerate(chunk, start=count.inputs):
             asked.append(_asked(fine_tuned, number, place, record))
             if asked[-1].error and not skip_bad:
-                break  # what comes before it is answered all the same
+                break  # the inputs before it are still answered
         for each, found in zip(asked, _answered(fine_tuned, asked, tick_rows), strict=True):
             answer: Answer | NoAnswer
             if isinstance(found, UserError):
@@ -230,7 +249,7 @@ def _answers(
 
 
 def _asked(fine_tuned: FineTuned, number: int, place: str, record: Any) -> _Asked:
-    """A record as the model's input; its id is its own or else its number."""
+    """Return a record as the model's input; its id is its own or else its number."""
     task, tokenizer = fine_tuned.task, fine_tuned.tokenizer
     length = fine_tuned.max_seq_length
     asked = _Asked(number, place)
@@ -250,7 +269,7 @@ def _asked(fine_tuned: FineTuned, number: int, place: str, record: Any) -> _Aske
 
 
 def _id_of(number: int, place: str, record: Any) -> Any:
-    """What an answer calls its record: the record's own id, or else its number."""
+    """Return the id of a record's answer: the record's own id, or else its number."""
     if not isinstance(record, Mapping):
         raise UserError(f"{place} is {json_shown(record)}; give {_RECORD}")
     id_of(record, _IDS, number, place)  # refuses what an answer cannot repeat
@@ -258,7 +277,7 @@ def _id_of(number: int, place: str, record: Any) -> Any:
 
 
 def _example(task: Task, number: int, place: str, record: Mapping[str, Any]) -> RawExample:
-    """The example, which is numbered: two records of one id would be one answer."""
+    """Return the example with a number for its id, because two records may have the same id."""
     texts = {name: x for name, x in record.items() if name not in _IDS or name in task.text_columns}
     return dataclasses.replace(task.from_record(texts, number, place), id=str(number))
 
@@ -273,7 +292,7 @@ def _features(fine_tuned: FineTuned, example: RawExample, place: str) -> list[Fe
 def _answered(
     fine_tuned: FineTuned, asked: Sequence[_Asked], tick: Tick
 ) -> list[Answer | UserError]:
-    """The answer to each, or the error."""
+    """Return the answer to each, or the error."""
     good = [each for each in asked if each.error is None]
     rows = as_rows(feature for each in good for feature in each.features)
     outputs = iter(fine_tuned(rows, tick))
@@ -288,7 +307,7 @@ def _answered(
 
 
 def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[Answer]:
-    """Predictions, and what else `predict` says of them."""
+    """Return the predictions, and the other fields of an `Answer`."""
     examples = [each.example for each in asked if each.example is not None]
     features = [
         dataclasses.replace(feature, example=i)
@@ -304,13 +323,23 @@ def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[Answer]:
     ]
 
 
+class _Details(TypedDict, total=False):
+    """Hold the keys of an answer that are not in every answer."""
+
+    truncated: bool
+    tokens_left_out: int
+    windows: int
+    probabilities: dict[str, float]
+    passes: int
+
+
 def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> Answer:
-    found = predictions[name]  # of words a tuple, as a label each
+    found = predictions[name]  # a tuple of words' labels, as a list
     prediction = list(found) if isinstance(found, tuple) else found
-    kind: type[Answer] = Answer
-    more: dict[str, Any] = {}
+    more: _Details = {}
     if asked.cuts:
-        more |= {"truncated": True, "tokens_left_out": sum(cut.left_out for cut in asked.cuts)}
+        more["truncated"] = True
+        more["tokens_left_out"] = sum(cut.left_out for cut in asked.cuts)
     if asked.windows:
         more["windows"] = asked.windows
     if probabilities := _PROBABILITIES.get(task.head):
@@ -321,8 +350,9 @@ def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> A
     if asked.outputs and "passes" in asked.outputs[0]:
         more["passes"] = int(asked.outputs[0]["passes"])
     if isinstance(predictions, SpanPredictions):
-        kind, more = SpanAnswer, more | _place(predictions, name)
-    return kind(id=asked.id, prediction=prediction, **more)
+        place = _place(predictions, name)
+        return SpanAnswer(id=asked.id, prediction=prediction, **more, **place)
+    return Answer(id=asked.id, prediction=prediction, **more)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -331,7 +361,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return shares / shares.sum()
 
 
-# Of a head's logits, where an answer says how probable each of its labels is.
+# Heads whose answers give a probability for each label.
 _PROBABILITIES: dict[HeadKind, Callable[[np.ndarray], np.ndarray]] = {
     "classification": _softmax,
     "multiple_choice": _softmax,
@@ -340,7 +370,7 @@ _PROBABILITIES: dict[HeadKind, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class _Place(TypedDict, total=False):
-    """The fields that a `SpanAnswer` adds."""
+    """Hold the fields that a `SpanAnswer` adds."""
 
     start: int | None
     probability: float | None
@@ -348,8 +378,10 @@ class _Place(TypedDict, total=False):
 
 
 def _place(predictions: SpanPredictions, name: str) -> _Place:
-    """Where the answer stands in the context and how likely it is; and the odds of there being
-    none, where the head knows them."""
+    """Return where the answer stands in the context, and its probability.
+
+    If the head knows them, also return the odds that there is no answer.
+    """
     probability = predictions.probabilities[name]
     found: _Place = {
         "start": predictions.starts[name] if predictions[name] else None,
@@ -373,21 +405,33 @@ def predict_file(
     skip_bad: bool = False,
     **settings: Unpack[AnswerSettings],
 ) -> int:
-    """Answers each row of `source` in a line of JSON of `dest`, as they come; returns how many.
+    """Answer each row of a file in a line of JSON.
 
-    `source` is JSONL, CSV, TSV, CoNLL or, a text a line, .txt by its name, unless `input_format`
-    says what it is; - is standard input, JSONL. `dest` - is standard output.
+    `dest` appears when all rows are answered. The number of inputs that were cut is printed to
+    stderr and, with `skip_bad`, the number of inputs without an answer.
 
-    The columns of CSV and TSV are named by their first row. `dest` appears at the end. Inputs that
-    were cut are counted on stderr, and with `skip_bad` those that were not answered. Raises
-    UserError, with the row, for what is not such a file; the answers before it stand in
-    DEST.partial. Raises UserError where `dest` is the source.
+    Args:
+        model: a model directory.
+        source: a file of JSONL, CSV, TSV, CoNLL or, with one text in each line, .txt. "-" is
+            standard input. The first row of CSV and TSV names the columns.
+        dest: the file to write; "-" is standard output.
+        task: the task to answer; unset, the one that the model was fine-tuned for.
+        input_format: the format of `source`; unset, by the end of its name, and JSONL for "-".
+        skip_bad: give a row that cannot be answered a `NoAnswer`, and continue with the others.
+        **settings: the other keyword arguments of `predict`.
+
+    Returns:
+        The number of rows that were answered.
+
+    Raises:
+        UserError: if a row is not of the format (the error names it, and the answers so far are in
+            DEST.partial), or `dest` is the source.
     """
     _require_another(source, dest)
     fine_tuned = load_fine_tuned(model, task, **settings)
     count = _Count()
     chunks = _chunks(source, fine_tuned.task, input_format, skip_bad=skip_bad)
-    # Who asks and waits, or reads the answers on the screen, sees how far it is.
+    # Progress is shown if the user waits for input or reads answers on the screen.
     is_seen = dest == "-" and (source == "-" or sys.stdout.isatty())
     with writing(dest), result_lines(dest) as out:
         with ProgressMeter("predict", None, unit="input", show=not is_seen) as meter:
@@ -401,8 +445,8 @@ def predict_file(
 
 
 def _require_another(source: str, dest: str) -> None:
-    """Raises UserError where the answers would replace the inputs, by whatever name."""
-    # What the shell opened counts too: cat >> FILE would have no end.
+    """Raise UserError if the answers would replace the inputs, by whatever name."""
+    # Files that the shell opened count too: cat >> FILE would never end.
     path = Path("/dev/stdin" if source == "-" else source)
     if not path.is_file() or Path(dest).is_dir():  # a terminal may be both; a folder is no place
         return
@@ -413,9 +457,7 @@ def _require_another(source: str, dest: str) -> None:
 def _say_counts(fine_tuned: FineTuned, count: _Count) -> None:
     """Say how many inputs have an error for an answer, and how many were cut."""
     if count.bad:
-        say(
-            f"predict: {count.bad:,} of {count.inputs:,} inputs have an error in place of an answer"
-        )
+        say(f"predict: {count.bad:,} of {count.inputs:,} inputs have an error instead of an answer")
     for line in [
         *length_lines(
             count.cuts,
@@ -439,10 +481,21 @@ def predict_split(
     task: str | None = None,
     **settings: Unpack[AnswerSettings],
 ) -> list[Path]:
-    """Writes the official predictions file or files of a split, labels or none, and returns them.
+    """Write the official predictions files of a split, which needs no labels.
 
-    They go to `output`; unset: `predictions/TASK-SPLIT` beside the model. Raises UserError where
-    `output` is the folder of the data, and where the model's outputs are not finite.
+    Args:
+        model: a model directory.
+        data: the folder of the task's files, the file of the split, or "tfds".
+        split: the split's name.
+        output: the folder to write to; unset, `predictions/TASK-SPLIT` beside the model.
+        task: the task to answer; unset, the one that the model was fine-tuned for.
+        **settings: the other keyword arguments of `evaluate` that set how the model answers.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        UserError: if `output` is the folder of the data, or the model's outputs are not finite.
     """
     fine_tuned = load_fine_tuned(model, task, **settings)
     chosen = fine_tuned.task
@@ -465,8 +518,10 @@ def _name(source: str) -> str:
 def _chunks(
     source: str, task: Task, kind: InputFormat | None = None, *, skip_bad: bool
 ) -> Iterator[list[Input]]:
-    """The inputs, together those that are answered together. With `skip_bad` a row that is none is
-    its error, and the next follow."""
+    """Yield the inputs, grouped as they are answered.
+
+    With `skip_bad`, a row that cannot be read becomes its error, and the next rows follow.
+    """
     kind = kind or _kind(source, task)
     name = _name(source)
     if source != "-":
@@ -481,14 +536,14 @@ def _chunks(
         lines = itertools.chain.from_iterable(together)
         yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad))
         return
-    # Together those that came together: none waits for the next, which may come from one who waits
-    # for the answer.
+    # Lines that arrive together are answered together. None waits for the next line, which the
+    # sender may write only after the answer.
     for lines in together:
         yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad), first=())
 
 
 def _kind(source: str, task: Task) -> InputFormat:
-    """What an input is by its name; standard input is JSONL."""
+    """Return the format of an input by its name; standard input is JSONL."""
     kind = "jsonl" if source == "-" else kind_of(source)
     if kind in CONLL and task.head == "token_classification":
         return "conll"
@@ -504,7 +559,7 @@ def _kind(source: str, task: Task) -> InputFormat:
 def _rows(
     lines: Iterator[Any], name: str, task: Task, kind: InputFormat, *, skip_bad: bool
 ) -> Iterator[Any]:
-    """The rows of an input with their places, read as they are asked for."""
+    """Yield the rows of an input with their places, reading on demand."""
     is_words = isinstance(task, CustomTask) and task.head == "token_classification"
     columns = [column for column in task.text_columns if column]
     if kind == "conll":
@@ -527,5 +582,5 @@ def _several(columns: Sequence[str]) -> str:
 
 
 def _divided(row: Mapping[str, Any] | UserError, name: str) -> Mapping[str, Any] | UserError:
-    """A row's text as words, which white space divides."""
+    """Return the words of a row's text, which white space divides."""
     return row if isinstance(row, UserError) else {name: row[name].split()}

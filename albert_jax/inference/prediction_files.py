@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official prediction files of a split: computed, and written whole."""
+"""Compute and write the official prediction files of a split."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from albert_jax.config.model_names import name_of
 from albert_jax.data.prepare.storage import existing_folder
 from albert_jax.inference.early_exit import passes_line
 from albert_jax.inference.finetuned import FineTuned, is_finite
 from albert_jax.tasks import RawExample, Task
-from albert_jax.tasks.base import TFDS
+from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.long_texts import length_lines, pooled
 from albert_jax.tasks.split_features import features_of
 from albert_jax.utils.atomic import require_apart, writing
@@ -25,9 +24,11 @@ from albert_jax.utils.streams import say
 
 def predictions_of(
     fine_tuned: FineTuned, examples: list[RawExample], split: str
-) -> tuple[dict[str, Any], int]:
-    """Returns the predictions for a split by id, and how many of its examples were cut, which is
-    said on stderr too. Raises UserError where the model's outputs for one are not finite."""
+) -> tuple[Predictions, int]:
+    """Return the predictions for a split by id, and how many of its examples were cut.
+
+    That number is printed to stderr too. Raises UserError if the model's outputs are not finite.
+    """
     task = fine_tuned.task
     length = fine_tuned.max_seq_length
     found = features_of(task, examples, fine_tuned.tokenizer, length, fine_tuned.long)
@@ -58,9 +59,11 @@ def predictions_of(
 def predictions_folder(
     task: Task, model: str | Path, split: str, output: str | Path | None
 ) -> Path:
-    """Returns the folder for the official files: `output`, else one beside the model, or for a
-    model by its name below predictions/ here. Raises UserError where none can be written there: to
-    be said before the work, not after."""
+    """Return the folder for the official files; call this before the work.
+
+    It is `output`, or a folder beside the model; for a model's name, predictions/ in the current
+    folder. Raises UserError if the folder cannot be written.
+    """
     above = Path(model).absolute().parent / "predictions"
     if named := name_of(model):
         above = Path("predictions").absolute() / named.name.replace("/", "--")
@@ -77,10 +80,12 @@ def write_files(
     folder: Path,
     data: str | Path,
     examples: Sequence[RawExample],
-    predictions: dict[str, Any],
+    predictions: Predictions,
 ) -> list[Path]:
-    """Writes the task's official files, each of which appears whole, and returns them. Raises
-    UserError where one would replace the data, and for a disk that does not take them."""
+    """Write the task's official files, each of which appears complete, and return their paths.
+
+    Raises UserError if a file would replace the data, or the disk refuses it.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".predictions-", dir=folder) as temporary:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is published about the released weights: answers that they give, and nothing else does.
+"""List published answers of the released weights that no other weights give.
 
-Numbers at given ids pin the weights; filled words and the vocabulary's ids only go with them. Where
-a value was published is said beside it. For other models than base-v2 nothing was found but the
-cards' examples, and several models' cards print the same ones: they can be only one's, so a model
-that answers otherwise is not wrong.
+Numbers at given ids identify the weights; filled words and the vocabulary's ids only accompany
+them. The source stands beside each value. For models other than base-v2 only the examples of the
+model cards were found. Several cards print the same examples, which can be those of one model only,
+so a model that answers otherwise is not wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from albert_jax.config.model import MODELS, AlbertConfig
 
 @dataclass(frozen=True)
 class Numbers:
-    """Part of an output for one row of ids: its values from `corner` on, in nested tuples."""
+    """Hold part of an output for one row of ids: its values from `corner` on, in nested tuples."""
 
     models: tuple[str, ...]
     source: str
@@ -37,7 +37,10 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Fill:
-    """The likeliest words for a text's [MASK], best first; their ids and scores if published."""
+    """Hold the most probable words for a text's [MASK], the best first.
+
+    Ids and scores are there if they were published.
+    """
 
     models: tuple[str, ...]
     source: str
@@ -58,7 +61,7 @@ Answer = Numbers | Fill
 
 @dataclass(frozen=True)
 class Released:
-    """What weights are held against; tests bring their own."""
+    """Hold what weights are compared with; tests have their own."""
 
     models: Mapping[str, AlbertConfig]
     texts: Mapping[str, tuple[int, ...]]  # text -> ids, without [CLS] and [SEP] around it

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What folders of programs for servers have in common, whatever runs the programs: what is written
-beside them, and how they are compared with the model."""
+"""Write and check what all folders of programs for servers have in common."""
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 
 INPUTS = ("input_ids", "input_mask", "segment_ids")
-# What a program may differ by from `forward`, relative to the largest value; 8 bits hold 2^-8.
+# The tolerance between a program and `forward`, relative to the largest value; 8 bits hold 2^-8.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
 def require_new(dest: Path) -> None:
-    """Raise UserError where something is at `dest` already."""
+    """Raise UserError if `dest` exists."""
     if dest.exists():
         raise UserError(f"{dest} exists; give a new path")
 
@@ -34,8 +33,10 @@ def require_new(dest: Path) -> None:
 def description(
     albert: Albert, made_with: Mapping[str, Any], programs: Mapping[str, Any]
 ) -> JsonObject:
-    """Return what serving.json says: of the model, of what the programs were made with, and of each
-    program by its name."""
+    """Return the contents of serving.json.
+
+    It describes the model, the tools that made the programs, and each program by its name.
+    """
     tokenizer, head = albert.vocabulary, albert.head
     return {
         "format_version": 1,
@@ -49,7 +50,7 @@ def description(
 
 
 def write_beside(folder: Path, albert: Albert, described: JsonObject) -> None:
-    """Write serving.json, and the vocabulary of a model that has one."""
+    """Write serving.json, and the vocabulary if the model has one."""
     text = json.dumps(described, indent=1)
     (folder / SERVING).write_text(f"{text}\n", encoding="utf-8")
     if albert.vocabulary is not None:
@@ -58,8 +59,10 @@ def write_beside(folder: Path, albert: Albert, described: JsonObject) -> None:
 
 
 def trial_inputs(config: AlbertConfig) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield random ids, mask and segments, i32[B, S], of two shapes; the last row is half
-    padding."""
+    """Yield random ids, mask and segments, i32[B, S], of two shapes.
+
+    The last row is half padding.
+    """
     rng = np.random.default_rng(0)
     longest = config.max_position_embeddings
     for rows, length in ((1, min(16, longest)), (3, min(24, longest))):
@@ -70,14 +73,16 @@ def trial_inputs(config: AlbertConfig) -> Iterator[tuple[np.ndarray, np.ndarray,
 
 
 def as_head_inputs(kind: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return ids, mask and segments as a head of that kind takes them: [B, C, S] of choices, and
-    with p_mask of span_v2."""
+    """Return ids, mask and segments in the shapes that a head of that kind takes.
+
+    They are [B, C, S] for choices; span_v2 has a p_mask in addition.
+    """
     if kind == "multiple_choice":
         return [np.stack([x, x[:, ::-1]], axis=1) for x in inputs]
     return [*inputs, (1 - inputs[1]).astype(np.float32)] if kind == "span_v2" else [*inputs]
 
 
 def assert_close(found: Any, wanted: np.ndarray, dtype: Dtype, what: str) -> None:
-    """Raise AssertionError, which is a bug of ours, where a program is too far from the model."""
+    """Raise AssertionError, which is a bug, if a program's output is too far from the model's."""
     worst = np.abs(np.asarray(found) - wanted).max() / max(1.0, np.abs(wanted).max())
     assert worst <= TOLERANCE[dtype], f"the {what} is {worst:.1e} off"

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proves a model directory right, a verdict a line: whole, consistent, finite; and, where it holds
-released weights, that it gives their published answers (`answers`)."""
+"""Check a model directory, with one verdict a line.
+
+A model must be complete, consistent and finite. If it holds released weights, it must give their
+published answers (`verify_released`).
+"""
 
 from __future__ import annotations
 
@@ -30,10 +33,14 @@ from albert_jax.utils.wording import did_you_mean, first_ten
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Verification(Result):
-    """What `verify` finds.
+    """Hold the checks of a model directory.
 
-    `verdict` is FAIL if any check fails, `released` the name of the released model that it is,
-    `parameters` their number, None where they cannot be read.
+    Attributes:
+        model: the model directory.
+        verdict: PASS, or FAIL if any check fails.
+        released: the released model that this one is, or None.
+        parameters: the number of parameters; None if they cannot be read.
+        checks: each check with its verdict and what it found.
     """
 
     model: str
@@ -47,15 +54,23 @@ class Verification(Result):
 def verify(
     directory: str | Path, *, expect: str | None = None, released: Released | None = None
 ) -> Verification:
-    """Check a model directory.
+    """Check a model directory: its files, its parameters, and the answers of a released model.
 
     Args:
-        directory: the model directory.
+        directory: a model directory, or a model's name.
         expect: the released model that it must be.
-        released: other released models than the published ones.
+        released: released models to compare with; unset, the published ones.
+
+    Returns:
+        The checks and their verdict.
 
     Raises:
-        UserError: for a path that is no model directory and for an unknown name.
+        UserError: if the path is no model directory, or `expect` is unknown.
+
+    Examples:
+        >>> import albert_jax
+        >>> albert_jax.verify("mini").verdict
+        'PASS'
     """
     directory = require_model_directory(directory, "directory")
     released = RELEASED if released is None else released
@@ -118,7 +133,7 @@ def _checks(
 
 
 def _inventory(model: ModelDirectory) -> Check:
-    """Every parameter that configuration and parts call for, each of its shape, and no other."""
+    """Check that every parameter of the configuration is there with its shape, and no other."""
     found = {name: x.shape for name, x in named_leaves(model.params).items()}
     head = model.head
     kind, labels = (head.kind, head.labels) if head else (None, None)
@@ -168,7 +183,7 @@ def _vocabulary(model: ModelDirectory) -> tuple[Check, Tokenizer | None]:
 
 
 def _forward(albert: Albert) -> Check:
-    """All outputs are finite, on ids from the whole vocabulary, one row half padding."""
+    """Check that all outputs are finite, on ids of the whole vocabulary, one row half padding."""
     length = min(16, albert.config.max_position_embeddings)
     ids_S = np.linspace(PAD_ID, albert.config.vocab_size - 1, length).astype(np.int32)
     ids_S[0], ids_S[-1] = CLS_ID, SEP_ID

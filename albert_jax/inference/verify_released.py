@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds a model against what is published about released weights (`released`), a verdict a line.
+"""Compare a model with the published answers of released weights, with one verdict a line.
 
-Released weights are recognised in one of three ways: the caller says so (`expect`), the source that
-they were converted from has a released model's name, or numbers that are published for them come
-out. In the first two every published answer that is missed fails; in the last, every other one. A
-model of a released size that is none of these is a model of the user's own, and not wrong.
+Released weights are recognised in one of three ways: the caller names them (`expect`), the source
+that they were converted from has a released model's name, or the model gives numbers that are
+published for them. In the first two cases every wrong answer fails; in the last, every answer that
+is not one of these numbers. A model of a released size that is not recognised is a user's own
+model, and not wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ TITLE = "released weights"
 
 @dataclass(frozen=True, eq=False)
 class Check(Result):
-    """One line: SKIP says that there was nothing to hold against anything."""
+    """Hold one line of verdicts; SKIP means that there was nothing to compare with."""
 
     check: str
     verdict: Verdict
@@ -44,7 +45,7 @@ def check_answers(
     expect: str | None,
     released: Released,
 ) -> tuple[str | None, list[Check]]:
-    """The released model's name, or None, and the checks of its answers."""
+    """Return the released model's name, or None, and the checks of its answers."""
     sized = [n for n, c in released.models.items() if not unlike_sizes(model.config, c)]
     is_fine_tuned = model.head is not None
     claimed = expect or (None if is_fine_tuned else named_by_source(model.manifest, released))
@@ -65,7 +66,7 @@ def check_answers(
     name = claimed or proven
     checks = [_identity(claimed, proven, sized, [answer for answer, _, _ in results])]
     if name and (ours := model.config.hidden_act) != (theirs := released.models[name].hidden_act):
-        # transformers' files of v1 say so: it computes them with another gelu than the original.
+        # transformers' files of v1 have another activation than the original.
         detail = f"{ours}, where the original computes {theirs}"
         checks.append(Check("activation", "SKIP", detail))
     checks.append(_released_vocabulary(tokenizer, name, released))
@@ -75,7 +76,10 @@ def check_answers(
 
 
 def named_by_source(manifest: Mapping[str, Any], released: Released) -> str | None:
-    """The released model whose archive or folder, by its name, the weights were converted from."""
+    """Return the released model whose archive or folder the weights were converted from.
+
+    The name of the source decides; None if it is no released model's.
+    """
     source = manifest["provenance"].get("source")
     if not isinstance(source, str):
         return None
@@ -93,7 +97,7 @@ def named_by_source(manifest: Mapping[str, Any], released: Released) -> str | No
 def _compare(
     albert: Albert, tokenizer: Tokenizer | None, answer: Answer
 ) -> tuple[bool | None, str]:
-    """Whether the model gives that answer (None: it cannot), and how near it comes."""
+    """Return whether the model gives that answer (None: it cannot), and how close it comes."""
     if isinstance(answer, Fill):
         if tokenizer is None or "predictions" not in albert.params:
             return None, f"no {'vocabulary' if tokenizer is None else 'masked-LM head'}"
@@ -130,7 +134,7 @@ def _identity(
         detail = f"other ones, of the size of {', '.join(sized)} (--expect NAME to insist)"
         return Check(TITLE, "SKIP", detail)
     if any(answer.certain and claimed in answer.models for answer in answers):
-        return Check(TITLE, "FAIL", f"not {claimed}'s: none of its published numbers come out")
+        return Check(TITLE, "FAIL", f"not {claimed}'s: it gives none of the published numbers")
     return Check(TITLE, "SKIP", f"nothing of {claimed}'s is published but its vocabulary")
 
 

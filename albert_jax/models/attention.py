@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention as a pure function; the kernel is chosen by name, or by device and shape.
+"""Compute attention as a pure function; the kernel is chosen by name, or by device and shape.
 
 Letters: B batch, F and T the positions attended from and to, N heads, D head size.
 """
@@ -16,59 +16,55 @@ from jax import Array
 from albert_jax.config.model import ComputeConfig
 from albert_jax.models import attention_plain, fused
 from albert_jax.models.attention_pallas import LONGEST_ROWS, rows, splash
+from albert_jax.models.attention_plain import Heads
+from albert_jax.models.dropout import RowDropout
 from albert_jax.models.lowering import Lowering
 from albert_jax.utils.errors import UserError
 
 
 def attend(
-    query_BFND: Array,
-    key_BTND: Array,
-    value_BTND: Array,
+    heads: Heads,
     mask_BT: Array,
     *,
     pack_ids_BT: Array | None = None,
-    dropout_rate: float = 0.0,
-    seeds_B2: Array | None = None,
+    dropout: RowDropout | None = None,
     compute: ComputeConfig = ComputeConfig(),
     lowering: Lowering = Lowering(),
 ) -> Array:
     """Return softmax(q k^T / sqrt(D) + padding) v, [B, F, N, D] in the query's dtype.
 
-    `mask_BT` is 1 for tokens and 0 for padding. `pack_ids_BT`, of rows that several examples share,
-    numbers each token's example from 1 (padding: 0), and a token sees those of its own number only.
-    Dropout falls on the probabilities where there are `seeds_B2`, `dropout.row_seeds`. The kernels
-    of `compute.attention` differ in the order of additions only: xla runs everywhere, cudnn on
-    GPUs, rows and splash on TPUs; auto takes the best that can, of the platform's. Raises UserError
-    for a named kernel that cannot do what is asked. modeling.py:780-850.
+    `mask_BT` is 1 for tokens and 0 for padding. `pack_ids_BT`, for rows that several examples
+    share, numbers each token's example from 1 (padding: 0); a token sees only those of its own
+    number. Dropout applies to the probabilities. The kernels of `compute.attention` differ in the
+    order of additions only: xla runs everywhere, cudnn on GPUs, rows and splash on TPUs; auto takes
+    the platform's best kernel that can do what is asked. Raises UserError if a named kernel cannot.
+    modeling.py:780-850.
     """
     asked = _Asked(
-        query_BFND.shape,
-        query_BFND.dtype,
+        heads.query_BFND.shape,
+        heads.query_BFND.dtype,
         lowering.platform,
-        dropping=seeds_B2 is not None,
+        dropping=dropout is not None,
         packed=pack_ids_BT is not None,
         fused=compute.fused,
     )
     kernel = _chosen(compute.attention, asked)
     if kernel == "xla":
         padding_BxFT = attention_plain.padding(mask_BT, pack_ids_BT)
-        operands = query_BFND, key_BTND, value_BTND, padding_BxFT, seeds_B2, dropout_rate
+        rate, seeds_B2 = dropout or (0.0, None)
         if compute.fused:
-            return fused.attend(*operands, lowering.platform)
-        return attention_plain.attend(*operands)
-    dropout = {} if seeds_B2 is None else {"dropout_rate": dropout_rate, "seeds_B2": seeds_B2}
-    return _KERNELS[kernel](query_BFND, key_BTND, value_BTND, mask_BT, **dropout)
+            return fused.attend(heads, padding_BxFT, seeds_B2, rate, lowering.platform)
+        return attention_plain.attend(heads, padding_BxFT, seeds_B2, rate)
+    return _KERNELS[kernel](heads, mask_BT, **({} if dropout is None else {"dropout": dropout}))
 
 
-def _cudnn(query_BFND: Array, key_BTND: Array, value_BTND: Array, mask_BT: Array) -> Array:
-    # Not key lengths, which are faster, but wrong for padding that is not at the end.
+def _cudnn(heads: Heads, mask_BT: Array) -> Array:
+    # Not key lengths, which are faster, but wrong if padding is not at the end.
     rows, length = mask_BT.shape
     is_key_BxFT = jnp.broadcast_to(
-        (mask_BT != 0)[:, None, None, :], (rows, 1, query_BFND.shape[1], length)
+        (mask_BT != 0)[:, None, None, :], (rows, 1, heads.query_BFND.shape[1], length)
     )
-    return jax.nn.dot_product_attention(
-        query_BFND, key_BTND, value_BTND, mask=is_key_BxFT, implementation="cudnn"
-    )
+    return jax.nn.dot_product_attention(*heads, mask=is_key_BxFT, implementation="cudnn")
 
 
 _KERNELS = {"cudnn": _cudnn, "rows": rows, "splash": splash}
@@ -77,7 +73,7 @@ _KERNELS_OF = {"gpu": ("cudnn",), "tpu": ("rows", "splash")}  # the better first
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a kernel is to do."""
+    """Describe what a kernel is to compute."""
 
     shape: tuple[int, ...]  # of the queries, [B, F, N, D]
     dtype: Any
@@ -98,7 +94,7 @@ def _chosen(name: str, asked: _Asked) -> str:
 
 
 def _lacks(kernel: str, asked: _Asked) -> str | None:
-    """Return in words what keeps the kernel from doing what is asked, or None."""
+    """Return why the kernel cannot do what is asked, in words, or None."""
     _, length, heads, head_size = asked.shape
     if kernel == "xla":
         return None

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a step takes on this machine: the one that `pretrain` runs, evaluation's, a
-classifier's, or drawing batches; what `albert-jax benchmark` calls."""
+"""Measure how long a step takes on this machine, for `albert-jax benchmark`.
+
+The step is that of `pretrain`, of its evaluation or of a classifier, or the drawing of batches.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ import numpy as np
 
 from albert_jax.config.perf import BenchmarkConfig
 from albert_jax.config.run import PretrainConfig
-from albert_jax.data.loader import make_dataset
+from albert_jax.data.loader import Draw, make_dataset
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.distributed.placement import (
     Placement,
@@ -50,6 +52,7 @@ from albert_jax.training.memory import (
     resident_peak_bytes,
 )
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.malloc import give_back_large_buffers
 from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.results import Rows
@@ -62,15 +65,18 @@ PROFILED = 5
 def benchmark(
     config: BenchmarkConfig = BenchmarkConfig(), *, profile: str | None = None
 ) -> BenchmarkResult:
-    """Measure one configuration; of a step on the devices, return a `StepBenchmark`.
+    """Measure one configuration of a step, or of its input.
 
     Args:
         config: what to measure.
-        profile: folder for a trace of a few steps more.
+        profile: a folder for a trace of a few more steps; unset, none is written.
+
+    Returns:
+        Times, rates and memory: a `StepBenchmark`, or of the phase input a `BenchmarkResult`.
 
     Raises:
-        UserError: for what cannot be measured; OutOfMemory, which is one, where a step does not
-            fit.
+        UserError: if the configuration cannot be measured. OutOfMemory, a kind of UserError, if the
+            step does not fit into memory.
     """
     settings = _checked(config)
     if config.phase == "input":
@@ -88,7 +94,7 @@ def benchmark(
 
 
 def _checked(config: BenchmarkConfig) -> PretrainConfig:
-    """The settings, held against this machine's devices."""
+    """Return the settings, after checking them against this machine's devices."""
     settings = pretrain_config(config)
     if config.phase != "input":
         train = settings.train
@@ -100,10 +106,18 @@ def _checked(config: BenchmarkConfig) -> PretrainConfig:
 
 
 def sweep(config: BenchmarkConfig, points: Sequence[str]) -> Rows[SweepPoint]:
-    """Measure every combination of `points`, such as ["batch_size=8,16", "remat=none,full"].
+    """Measure every combination of some settings.
 
-    One that does not fit has `error` instead of figures. Raises UserError for other mistakes,
-    before anything is measured where that can be told.
+    Args:
+        config: the settings that do not vary.
+        points: the values of those that do, such as ["batch_size=8,16", "remat=none,full"].
+
+    Returns:
+        A `SweepPoint` for each combination. One that does not fit into memory has an `error`
+        instead of figures.
+
+    Raises:
+        UserError: if a setting is wrong, as a rule before anything is measured.
     """
     axes = [_axis(point) for point in points]
     names = [name for name, _ in axes]
@@ -131,7 +145,7 @@ def sweep(config: BenchmarkConfig, points: Sequence[str]) -> Rows[SweepPoint]:
 
 
 def _axis(point: str) -> tuple[str, list[Any]]:
-    """("batch_size", [8, 16]) of "batch_size=8,16"."""
+    """Return ("batch_size", [8, 16]) for "batch_size=8,16"."""
     name, separator, values = point.partition("=")
     hints = get_type_hints(BenchmarkConfig)
     if not separator or not values:
@@ -155,8 +169,8 @@ def _axis(point: str) -> tuple[str, list[Any]]:
         raise UserError(f"sweep {point!r} must give {numbers}") from None
 
 
-def _described(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, Any]:
-    """Return the fields of a result that say what was measured, and by which code."""
+def _described(config: BenchmarkConfig, settings: PretrainConfig) -> JsonObject:
+    """Return the fields of a result that describe what was measured, and by which code."""
     made_with = {"store": settings.store, "commit": commit(), "versions": versions()}
     return setting_of(config, settings) | made_with
 
@@ -166,7 +180,7 @@ def _described(config: BenchmarkConfig, settings: PretrainConfig) -> dict[str, A
 
 @dataclass
 class _Runner:
-    """A compiled step and what it carries from call to call."""
+    """Hold a compiled step and what it carries from call to call."""
 
     compiled: Callable[..., Any]
     live: Any
@@ -182,7 +196,7 @@ class _Runner:
 
 @dataclass(frozen=True)
 class _Row:
-    """Means over the steps in a row: seconds, tokens, and seconds of waiting for data."""
+    """Hold means over the steps in a row: seconds, tokens, and seconds of waiting for data."""
 
     seconds: float
     tokens: float
@@ -191,7 +205,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Timed:
-    """What running the steps told; seconds, `times` in milliseconds."""
+    """Hold the measurements of running the steps; seconds, `times` in milliseconds."""
 
     trace_seconds: float
     compile_seconds: float
@@ -219,7 +233,7 @@ def _run_steps(
         with cached_programs(config.compilation_cache):
             compiled = lowered.compile()
         done = time.perf_counter()
-        # Before there is a batch, which may be too large.
+        # Before a batch is made, because it may be too large.
         check_fits(compiled, devices, settings, when_tight=give_back_large_buffers)
         batches = _placed(config, settings, placement, stack)
         run = _Runner(compiled, placement.put_state(jax.jit(work.state)()), work.carries)
@@ -279,7 +293,10 @@ def _placed(
     placement: Placement,
     stack: contextlib.ExitStack,
 ) -> Iterator[tuple[Any, int]]:
-    """(batch on the devices, its tokens): the store's in pretrain's order, or a made-up one."""
+    """Yield (batch on the devices, its tokens).
+
+    The batches are the store's in pretrain's order, or one made-up batch again and again.
+    """
     if settings.store is None:
         batch = made_up_batch(config.phase, settings)
         return itertools.repeat((placement.put_batch(batch), _tokens(batch)))
@@ -290,15 +307,14 @@ def _placed(
 def _dataset(settings: PretrainConfig) -> Any:
     train = settings.train
     return make_dataset(
-        source_of(settings),
-        batch_size=train.batch_size,
+        Draw(source_of(settings), train.batch_size),
         threads=train.data_threads,
         workers=train.data_workers,
     )
 
 
 def _turns(config: BenchmarkConfig) -> Iterator[int]:
-    """Counts the steps to time: `steps`, fewer where they take `seconds`, but three at least."""
+    """Count the steps to time: `steps`, fewer if they take `seconds`, but at least three."""
     since = time.perf_counter()
     for turn in range(config.steps):
         if turn >= 3 and time.perf_counter() - since > config.seconds:
@@ -329,7 +345,7 @@ def _in_a_row(
 
 
 def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> None:
-    """Writes a trace of a few steps, as xprof and TensorBoard read it."""
+    """Write a trace of a few steps, as xprof and TensorBoard read it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -342,7 +358,7 @@ def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> 
 
 
 def _loss(metrics: Mapping[str, Any]) -> float:
-    """The loss that training minimises, in evaluation the masked-LM's."""
+    """Return the loss that training minimises, in evaluation the masked-LM's."""
     names = ("loss", "masked_lm_loss", "task_loss")
     return float(next(metrics[name] for name in names if name in metrics))
 
@@ -360,8 +376,7 @@ def _spread(times: list[float]) -> TimeSpread:
 
 
 def _measure_input(config: BenchmarkConfig, settings: PretrainConfig) -> BenchmarkResult:
-    """Measure how fast batches are drawn, with pretrain's threads or processes, if nothing uses
-    them."""
+    """Measure how fast pretrain's threads or processes draw batches that nothing uses."""
     train = settings.train
     times, tokens = [], 0
     with contextlib.closing(_dataset(settings)) as batches:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `benchmark` and a sweep of it return."""
+"""Define what `benchmark` and `sweep` return."""
 
 from __future__ import annotations
 
@@ -10,13 +10,27 @@ from typing import Any
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.results import Result
 
-# What is shown of a measurement, also of each in a sweep.
+# The figures that are shown for a measurement, also in a sweep.
 _MEASURED = ("step_ms", "ms_per_sequence", "sequences_per_second", "mfu", "peak_bytes")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AskedStep(Result):
-    """The step that was asked about, with what was unset filled in."""
+    """Hold the settings of a step, with what was unset filled in.
+
+    Attributes:
+        model: a released model's name, or a directory.
+        phase: train, forward, finetune or input.
+        batch_size: sequences in one step; of an estimate, on one chip.
+        sequence: tokens in a sequence.
+        predictions: masked positions in a sequence.
+        dtype: of matmuls and activations.
+        remat: what the backward pass recomputes.
+        attention: the attention kernel.
+        unroll: layers that are unrolled in one turn of the scan.
+        accumulate: micro-batches in one update.
+        mode: jit or pmap.
+    """
 
     model: str
     phase: str
@@ -33,14 +47,26 @@ class AskedStep(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepSetting(AskedStep):
-    """The step that figures are of, and how large its model is."""
+    """Add the size of the model to the settings of a step.
+
+    Attributes:
+        parameters: the number of parameters.
+    """
 
     parameters: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TimeSpread(Result):
-    """Milliseconds of the steps that were each waited for, and how many there were."""
+    """Hold quartiles of the times of single steps, in milliseconds.
+
+    Attributes:
+        steps: the number of steps.
+        least: the minimum.
+        quarter: the first quartile.
+        three_quarters: the third quartile.
+        most: the maximum.
+    """
 
     steps: int
     least: float
@@ -51,11 +77,24 @@ class TimeSpread(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BenchmarkResult(StepSetting):
-    """What every `benchmark` measures; `benchmark --phase input` measures nothing else.
+    """Hold what every phase of `benchmark` measures.
 
-    `step_ms` is the median of steps each waited for, in the phase input the mean time of drawing a
-    batch. Rates are of steps in a row. `mfu` is None where the device's peak is not known.
-    `peak_bytes_of` is device, program or process: whose count `peak_bytes` is.
+    Attributes:
+        store: the token store that gave the batches, or None.
+        commit: the commit of this package's code, if it runs from a repository.
+        versions: the versions of Python and the libraries.
+        device: the kind of the devices.
+        devices: the number of devices.
+        compile_seconds: the time of compilation; None in the phase input.
+        step_ms: the median time of single steps, each waited for; in the phase input the mean time
+            of drawing a batch.
+        step_ms_of: the quartiles of these times.
+        ms_per_sequence: milliseconds for each sequence, over steps in a row.
+        sequences_per_second: over steps in a row.
+        tokens_per_second: over steps in a row.
+        mfu: the model's FLOP/s as a fraction of the peak; None if the device's peak is unknown.
+        peak_bytes: the peak of memory.
+        peak_bytes_of: who counted it: device, program or process.
     """
 
     store: str | None
@@ -74,17 +113,25 @@ class BenchmarkResult(StepSetting):
     peak_bytes_of: str
 
     def shown(self) -> Mapping[str, Any]:
-        """Return what was asked, where it ran, times, rates and memory."""
+        """Return the settings, the device, times, rates and memory."""
         asked = ("model", "phase", "batch_size", "sequence", "dtype", "device", "devices")
         return {name: self[name] for name in (*asked, "compile_seconds", *_MEASURED)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepBenchmark(BenchmarkResult):
-    """What `benchmark` measures of a step on the devices.
+    """Add what `benchmark` measures of a step on the devices.
 
-    `pipelined_step_ms` is the mean of steps in a row, `input_wait` the share of their time that
-    went by waiting for a store's batches, `peak_flops` the FLOP/s of the data sheet.
+    Attributes:
+        compile_seconds: the time of compilation.
+        trace_seconds: the time of tracing and lowering.
+        pipelined_step_ms: the mean time of steps in a row.
+        input_wait: the fraction of this time that the steps waited for a store's batches; None
+            without a store.
+        tflop_per_step: the model's arithmetic, in 10^12 FLOPs.
+        tflop_per_second: the model's arithmetic in each second.
+        peak_flops: the peak FLOP/s in the device's data sheet; None if it is unknown.
+        losses: the loss of each step.
     """
 
     compile_seconds: float
@@ -99,10 +146,15 @@ class StepBenchmark(BenchmarkResult):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SweepPoint(Result):
-    """One setting of a sweep: `change` is what was varied, and either it was measured or `error`
-    says why it does not fit. In JSON the three are one object."""
+    """Hold one setting of a sweep; in JSON its three fields are one object.
 
-    change: dict[str, Any]
+    Attributes:
+        change: the settings that were varied.
+        measured: the measurement; None if the step does not fit.
+        error: why the step does not fit, or None.
+    """
+
+    change: JsonObject
     measured: BenchmarkResult | None = None
     error: str | None = None
 

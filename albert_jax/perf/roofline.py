@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bounds a step: the rates that a device reaches at best, and the bytes that a step moves."""
+"""Show what bounds a step: the peak rates of a device, and the bytes that a step moves."""
 
 from __future__ import annotations
 
@@ -23,21 +23,24 @@ from albert_jax.utils.plots import legend_below, line_style, new_figure, referen
 _LIMIT = {"color": "0.35", "marker": "", "linestyle": "-", "linewidth": 1.5}
 
 
-# Bytes of arrays that a cache holds, a core's own or the one that all share.
+# Bytes of arrays that fit a cache, a core's own or the shared one.
 _CACHED = (1 << 22, 1 << 24)
 # Small ones end before other programs take the cores of a shared machine; many cores need large.
 _CPU_SIDES = (512, 1024, 2048)
 
 
 def device_rates(dtype: str = "float32", *, seconds: float = 0.5) -> dict[str, float]:
-    """Return what the first device reaches at best, each the fastest of `seconds`.
+    """Measure the peak rates that the first device reaches.
+
+    Args:
+        dtype: the type of the arrays.
+        seconds: how long each rate is measured; the fastest call counts.
 
     Returns:
-        "flop_per_second": of one matmul of square matrices, on a CPU the best of several sizes.
-        "bytes_per_second": reading and writing an array larger than its caches, in place: a new
-            array for each result would be timed with what the system takes to hand out its pages,
-            six times as long on a CPU.
-        "cache_bytes_per_second": the same of an array that a cache holds, no less than from memory.
+        "flop_per_second" is the rate of one matmul of square matrices, on a CPU the best of several
+        sizes. "bytes_per_second" is the rate of reading and writing an array that no cache holds,
+        in place. "cache_bytes_per_second" is the same for an array in a cache, and at least the
+        former.
     """
     on_cpu = jax.default_backend() == "cpu"
     sides, large = (_CPU_SIDES, 1 << 28) if on_cpu else ((8192,), 1 << 30)
@@ -50,8 +53,16 @@ def device_rates(dtype: str = "float32", *, seconds: float = 0.5) -> dict[str, f
 
 
 def best_rates(*measured: dict[str, float]) -> dict[str, float]:
-    """Return the highest of each of several `device_rates`: of a machine that is shared, each one
-    alone may be of a moment in which others used it."""
+    """Return the maximum of each rate over several measurements.
+
+    On a shared machine other programs may slow down any single measurement.
+
+    Args:
+        *measured: results of `device_rates`.
+
+    Returns:
+        Rates by name, as in `device_rates`.
+    """
     return {name: max(rates[name] for rates in measured) for name in measured[0]}
 
 
@@ -72,8 +83,10 @@ def _copied_per_second(size: int, dtype: str, seconds: float) -> float:
 def _least_time(
     function: Callable[[Any], Any], argument: Any, seconds: float, *, donate: bool = False
 ) -> float:
-    """Seconds of the fastest call; with `donate` each call's result takes its argument's place and
-    is the next one's argument."""
+    """Return the seconds of the fastest call.
+
+    With `donate`, each call's result takes its argument's place and is the next call's argument.
+    """
     jitted = jax.jit(function, donate_argnums=(0,) if donate else ())
     compiled = jitted.lower(argument).compile()
     result = jax.block_until_ready(compiled(argument))
@@ -87,13 +100,19 @@ def _least_time(
 
 
 def bound(rates: dict[str, float], flops_per_byte: float) -> float:
-    """Return the FLOP/s that no step of so many FLOPs for each byte exceeds, even if a cache holds
-    all its data."""
+    """Return the FLOP/s that no step exceeds, even if a cache holds all its data."""
     return min(rates["flop_per_second"], flops_per_byte * rates["cache_bytes_per_second"])
 
 
 class RooflinePoint(TypedDict):
-    """A step in a roofline: model FLOPs for each byte that kernels read and write, FLOP/s."""
+    """Place a step in a roofline.
+
+    Attributes:
+        name: the model's name.
+        phase: the benchmark's phase.
+        flops_per_byte: model FLOPs for each byte that kernels read and write.
+        flop_per_second: model FLOPs in each second.
+    """
 
     name: str
     phase: str
@@ -110,13 +129,16 @@ def roofline_figure(
 ) -> Any:
     """Return a figure of steps below the lines that bound them.
 
-    Where a step is faster than the bound, the title says that the rates are too low.
+    If a step is faster than the bound, the title says that the rates are too low.
 
     Args:
-        title: which device, and what it computes in.
+        title: the device, and the type it computes in.
         points: the steps.
         rates: `device_rates` of the device that ran them.
-        peak: the FLOP/s of its data sheet, where that is known.
+        peak: the FLOP/s of the device's data sheet, if it is known.
+
+    Returns:
+        The Matplotlib figure.
     """
     if any(p["flop_per_second"] > bound(rates, p["flops_per_byte"]) for p in points):
         title += "\nPoints above the lines: the device was busy while its own rates were measured"
@@ -174,12 +196,17 @@ def _draw_limits(
 
 
 def step_traffic(config: BenchmarkConfig) -> dict[str, float]:
-    """{"flops", "bytes"} of one step of `benchmark`, as XLA counts them in the compiled program.
+    """Return the FLOPs and bytes of one step of `benchmark`, as XLA counts them.
 
-    XLA counts a loop once however often it runs, so the steps of a model with one layer and with
-    two are counted, and each further layer is taken to add what the second does. Bytes are those
-    that each kernel reads and writes, wherever they are cached. Of one device, and without
-    accumulation.
+    XLA counts a loop once, however often it runs. Therefore models with one and with two layers are
+    counted, and each further layer adds the difference. Bytes are those that each kernel reads and
+    writes, cached or not. The step is counted on one device, without accumulation.
+
+    Args:
+        config: the step.
+
+    Returns:
+        "flops" and "bytes".
     """
     settings = pretrain_config(config)
     one, two = (_counted(config.phase, _shallow(settings, layers)) for layers in (1, 2))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks that can be fine-tuned, evaluated and predicted, by name."""
+"""List the tasks that can be fine-tuned, evaluated and predicted, by name."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """Return the task of that name, however it is capitalised and hyphenated (SST-2, sst2).
+    """Return the task of that name, without regard to case and hyphens (SST-2, sst2).
 
-    Raises UserError for an unknown one.
+    Raises UserError for an unknown name.
     """
     return TASKS[task_name(name)]

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuning task is: examples read from files, features for the model, predictions back,
-the official metrics and the official files."""
+"""Define a fine-tuning task.
+
+A task reads examples from files, makes features for the model, interprets the outputs, computes the
+official metrics and writes the official files.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,15 @@ TFDS = "tfds"  # in place of a folder: the data set is TFDS's
 
 @dataclass(frozen=True)
 class RawExample:
-    """One thing to answer.
+    """Hold one thing to answer.
 
-    `id` is what the official predictions file calls it: GLUE's index, SQuAD's question id, RACE's
-    "file-question". `texts` are one or two; for multiple choice passage, question and each option;
-    for token classification the words. `label` is the task's, one a word for token classification,
-    None where the file has none. `place` is where the example stands, for errors.
+    Attributes:
+        id: its id in the official predictions file: GLUE's index, SQuAD's question id, RACE's
+            "file-question".
+        texts: one or two texts; of multiple choice the passage, the question and each option; of
+            token classification the words.
+        label: the label, of token classification one for each word; None if the file has none.
+        place: where the example stands, for errors.
     """
 
     id: str
@@ -37,19 +43,24 @@ class RawExample:
     place: str = field(default="", compare=False, repr=False)
 
 
+Target = int | float | list[int] | list[float]
+Targets = dict[str, Target]
+"""What a head's loss reads of a row, by name."""
+
+
 @dataclass(frozen=True)
 class Features:
-    """One row of the model's input, without padding.
+    """Hold one row of the model's input, without padding.
 
-    `example` is the index of its example, which may have several rows. For multiple choice
-    `input_ids` and `segment_ids` are lists of lists, one a choice. `targets` is what the head's
-    loss reads (`losses.TASK_LOSSES`), empty where the example has no label.
+    `example` is the index of its example, which may have several rows. Of multiple choice,
+    `input_ids` and `segment_ids` are lists of lists, one for each choice. `targets` is what the
+    head's loss reads (`losses.TASK_LOSSES`), empty if the example has no label.
     """
 
     example: int
     input_ids: list[Any]
     segment_ids: list[Any]
-    targets: Mapping[str, Any] = field(default_factory=dict)
+    targets: Mapping[str, Target] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -59,15 +70,16 @@ Predictions = dict[str, Any]  # example's id -> label, number, text, or one labe
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """A task of `tasks.TASKS`: a frozen dataclass whose fields are its settings.
+    """Define a task of `tasks.TASKS`; its fields are its settings.
 
-    A subclass says how files are read, how the model's inputs are made, what its outputs mean, how
-    they are scored and which official files are written. docs/architecture.md tells how to add one.
+    A subclass defines how files are read, how the model's inputs are made, what its outputs mean,
+    how they are scored and which official files are written. docs/how-to/extend.md describes how to
+    add a task.
 
-    Fields:
-        name: key of `tasks.TASKS`, and a name of `config.TASK_NAMES`.
-        head: kind of `heads.HEADS`.
-        labels: in the order of the head's outputs; () for regression and spans.
+    Attributes:
+        name: a key of `tasks.TASKS`, and a name of `config.TASK_NAMES`.
+        head: a kind of `heads.HEADS`.
+        labels: the labels in the order of the head's outputs; () for regression and spans.
     """
 
     name: str
@@ -77,7 +89,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def metric(self) -> str:
-        """The one of `metrics` that chooses the best step; more is better."""
+        """The metric that chooses the best step; more is better."""
 
     # ------------------------------------------------------------------------ from files to inputs
 
@@ -85,10 +97,10 @@ class Task(ABC):
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True
     ) -> list[RawExample]:
-        """Return a split's examples (train, dev, test; MNLI: dev_matched, …) in a folder, or of
-        "tfds".
+        """Return a split's examples, from a folder or from "tfds".
 
-        Where labels are not needed, as for `predict`, one that cannot be read is None.
+        Splits are train, dev and test; of MNLI also dev_matched and others. If labels are not
+        needed, as in `predict`, a label that cannot be read is None.
         """
 
     @abstractmethod
@@ -96,8 +108,8 @@ class Task(ABC):
         """Return the example that a record holds, for `predict`; its label is not read.
 
         Args:
-            record: the task's texts by their names.
-            number: counts records from 0.
+            record: the task's texts by name.
+            number: the record's number, from 0.
             place: where the record stands, for errors.
         """
 
@@ -105,8 +117,7 @@ class Task(ABC):
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
     ) -> list[Features]:
-        """Return the model's inputs for an example, whose place in the list of examples is
-        `index`."""
+        """Return the model's inputs for the example with that `index` in the list of examples."""
 
     # ---------------------------------------------------------------------- from outputs to scores
 
@@ -114,28 +125,29 @@ class Task(ABC):
     def predictions(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> Predictions:
-        """Return what the head's outputs mean, by example id.
+        """Return the meaning of the head's outputs, by example id.
 
-        Outputs by name: `logits` [labels], regression [1] or scalar, multiple choice [choices],
-        token classification [S, labels]; span_v1 `start_logits`, `end_logits` [S]; span_v2
-        `start_log_probs`, `start_index` [5], `end_log_probs`, `end_index` [25], `cls_logits`.
+        Outputs by name are `logits`: [labels]; regression [1] or a scalar; multiple choice
+        [choices]; token classification [S, labels]. span_v1: `start_logits`, `end_logits` [S].
+        span_v2: `start_log_probs`, `start_index` [5], `end_log_probs`, `end_index` [25],
+        `cls_logits`.
         """
 
     @abstractmethod
     def metrics(self, examples: Sequence[RawExample], predictions: Predictions) -> dict[str, float]:
-        """Return the official metrics, in the official scale."""
+        """Return the official metrics, on the official scale."""
 
     @abstractmethod
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Predictions
     ) -> list[Path]:
-        """Write the official file or files into the folder `path`; return their names."""
+        """Write the official files into the folder `path`; return their paths."""
 
     # ------------------------------------------------------------- what most tasks need not change
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """What files call the texts, where that is a setting; () where the names are fixed."""
+        """The columns' names of the texts, if they are a setting; () if the names are fixed."""
         return ()
 
     @property
@@ -148,7 +160,7 @@ class Task(ABC):
         return (Path(data),)
 
     def head_settings(self) -> TaskSettings | None:
-        """Return what a fine-tuned model must answer with, and its manifest keep; None: nothing."""
+        """Return the settings that answers need too, for the manifest; None if there are none."""
         return None
 
     def with_labels(self, labels: Iterable[str]) -> Task:
@@ -156,31 +168,34 @@ class Task(ABC):
         return self
 
     def learn(self, train: Sequence[RawExample]) -> Task:
-        """Return the task with what its training examples decide, such as labels."""
+        """Return the task with what its training examples determine, such as labels."""
         return self
 
     def fitted(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> Task:
-        """Return the task with what the outputs for labelled examples decide, such as
-        thresholds."""
+        """Return the task with what the outputs for labelled examples determine.
+
+        These are settings such as thresholds.
+        """
         return self
 
     def with_settings(self, settings: TaskSettings | None) -> Task:
-        """Return the task with those of a model's settings that `fitted` decides."""
+        """Return the task with those settings of a model that `fitted` determines."""
         return self
 
     def for_answers(self) -> Task:
-        """Return the task as `predict` uses it, where that differs from how answers are scored."""
+        """Return the task as `predict` uses it, which may differ from how answers are scored."""
         return self
 
 
 def pair_features(
     tokenizer: Tokenizer, texts: Sequence[str], max_seq_length: int
 ) -> tuple[list[int], list[int]]:
-    """Ids and segments of [CLS] A [SEP], or [CLS] A [SEP] B [SEP]. classifier_utils.py:506-574.
+    """Return ids and segments of [CLS] A [SEP], or [CLS] A [SEP] B [SEP].
 
-    What is too long loses the end: a pair its longer text's, the second's where they are as long.
+    A text that is too long loses its end. A pair loses the end of its longer text, or of the second
+    if both have the same length. classifier_utils.py:506-574.
     """
     first, *rest = tokenizer.encode_ids(texts)
     second = rest[0] if rest else []
@@ -200,7 +215,7 @@ def pair_features(
 
 
 def unique_ids(examples: list[RawExample], place: str | Path) -> list[RawExample]:
-    """The examples, if no two have one id, which would be one prediction; else UserError."""
+    """Return the examples; raises UserError if two have the same id."""
     seen: dict[str, str] = {}
     for example in examples:
         if example.id in seen:
@@ -216,7 +231,7 @@ def unique_ids(examples: list[RawExample], place: str | Path) -> list[RawExample
 
 
 def gold_labels(task: str, examples: Sequence[RawExample]) -> list[Any]:
-    """The examples' labels; UserError where some have none, as in a test split."""
+    """Return the examples' labels; raises UserError if some have none, as in a test split."""
     golds = [example.label for example in examples]
     if missing := [example for example in examples if example.label is None]:
         first = f", {missing[0].place} for one" if missing[0].place else ""
@@ -228,12 +243,12 @@ def gold_labels(task: str, examples: Sequence[RawExample]) -> list[Any]:
 
 
 def best_label(labels: Sequence[str], logits: np.ndarray) -> str:
-    """The label of the highest logit."""
+    """Return the label with the highest logit."""
     return labels[int(np.argmax(logits))]
 
 
 def label_index(labels: Sequence[str], label: Any, place: str) -> int:
-    """A label's place among `labels`; UserError for one that is not there."""
+    """Return a label's index in `labels`; raises UserError if it is not there."""
     if label not in labels:
         raise UserError(f"{place}: label {label!r} is unknown; expected {', '.join(labels)}")
     return labels.index(label)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task's rows as batches: for training a pure function of (seed, step), for evaluation one length
-after another. Nearly all pads are left out either way, by sorting by length or by packing."""
+"""Make batches of a task's rows, with little padding.
+
+A training batch is a pure function of (seed, step). Evaluation goes from one length to another.
+Rows are sorted by length or packed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,9 +20,9 @@ SHORTEST = 8  # tokens
 
 
 def bucket(length: int, longest: int) -> int:
-    """The least of 8, 16, 24, 32, 48, 64, 96, 128, 192, … and `longest` that holds `length` tokens.
+    """Return the smallest length of 8, 16, 24, 32, 48, 64, 96, … and `longest` for `length` tokens.
 
-    Half steps pad by a tenth less than powers of two, for a few more programs to compile.
+    The steps between powers of two save a tenth of the padding, for a few more programs to compile.
     """
     size = SHORTEST
     while size < length:
@@ -29,15 +33,24 @@ def bucket(length: int, longest: int) -> int:
     return min(size, longest)
 
 
+@dataclass(frozen=True)
+class Pack:
+    """Set rows of that many tokens (more if an example is longer), in multiples of `unit` rows."""
+
+    tokens: int
+    unit: int = 1
+
+
 class TrainingBatches:
-    """Batch `step` of an endless stream that holds every row once a pass, passes shuffled anew.
+    """Draw the batches of an endless stream that has every row once a pass.
 
-    `window` batches in a row (at most a pass) are sorted by length together and then put in random
-    order: a batch is padded to its own longest row only. Differs from the original, which pads
-    every row to max_seq_length and shuffles within 100 rows of the file.
+    Each pass is shuffled anew. `window` consecutive batches (at most a pass) are sorted by length
+    together and then put in random order, so that a batch is padded to its own longest row only.
+    Differs from the original, which pads every row to max_seq_length and shuffles within 100 rows
+    of the file.
 
-    With `pack` the batch's examples share rows of that many tokens (more where one is longer), so
-    that mixed lengths cost nothing and a window of 1 does; the rows are a multiple of `unit`.
+    With `pack` the batch's examples share rows, so that mixed lengths cost nothing and a window of
+    1 does.
     """
 
     def __init__(
@@ -48,11 +61,10 @@ class TrainingBatches:
         seed: int,
         window: int,
         longest: int,
-        pack: int = 0,
-        unit: int = 1,
+        pack: Pack | None = None,
     ) -> None:
         self.rows, self.size, self._seed, self._longest = rows, batch_size, seed, longest
-        self._pack, self._unit = pack, unit
+        self._pack = pack
         self._window = max(1, min(window, len(rows) // batch_size))
         self._lengths = np.array([row.length for row in rows])
         self._epoch = lru_cache(maxsize=4)(self._shuffled)
@@ -62,7 +74,7 @@ class TrainingBatches:
         return np.random.default_rng((self._seed, 0, epoch)).permutation(len(self.rows))
 
     def _windowed(self, number: int) -> np.ndarray:
-        """Indices of rows, i64[window, batch]."""
+        """Return the indices of rows in window `number`, i64[window, batch]."""
         size = self._window * self.size
         at = np.arange(number * size, (number + 1) * size)
         epochs, places = np.divmod(at, len(self.rows))
@@ -74,7 +86,7 @@ class TrainingBatches:
         return np.random.default_rng((self._seed, 1, number)).permutation(batches)
 
     def indices(self, step: int) -> np.ndarray:
-        """Which rows batch `step` has."""
+        """Return the indices of the rows in batch `step`."""
         return self._plan(step // self._window)[step % self._window]
 
     def at(self, step: int) -> Arrays:
@@ -84,37 +96,43 @@ class TrainingBatches:
         return pack(rows, shared, count, length) if shared else collate(rows, length)
 
     def _layout(self, step: int) -> tuple[list[list[int]], int, int]:
-        """Which of the batch's examples share a row (empty: none do), and its shape."""
+        """Return which of the batch's examples share a row (empty: none do), and its shape."""
         lengths = self._lengths[self.indices(step)].tolist()
         length = bucket(max(lengths), self._longest)
-        if not self._pack:
+        if self._pack is None:
             return [], self.size, length
-        shared = share_rows(lengths, max(length, self._pack))
+        most = max(length, self._pack.tokens)
+        shared = share_rows(lengths, most)
         filled = max(sum(lengths[i] for i in row) for row in shared)
-        return shared, _few_counts(len(shared), self._unit), bucket(filled, max(length, self._pack))
+        return shared, _few_counts(len(shared), self._pack.unit), bucket(filled, most)
 
     def batches(self, start: int, stop: int | None) -> Iterator[Arrays]:
-        """Batches `start` to `stop`, or without end."""
+        """Yield batches `start` to `stop`, or without end."""
         step = start
         while stop is None or step < stop:
             yield self.at(step)
             step += 1
 
     def shapes(self, steps: int = 200) -> list[tuple[int, int]]:
-        """Rows and tokens a row of the first batches."""
+        """Return the shapes (rows, tokens in a row) of the first batches."""
         return [self._layout(step)[1:] for step in range(max(1, steps))]
 
     def fill(self, steps: int = 200) -> tuple[float, float]:
-        """Of the first batches: mean tokens an example takes with its padding, and the share of
-        them that is text."""
+        """Return how full the first batches are.
+
+        The figures are the mean tokens of an example with its padding, and the fraction of them
+        that is text.
+        """
         padded = sum(count * length for count, length in self.shapes(steps))
         tokens = sum(int(self._lengths[self.indices(step)].sum()) for step in range(max(1, steps)))
         return padded / (max(1, steps) * self.size), tokens / padded
 
 
 def _few_counts(count: int, unit: int) -> int:
-    """The next number of rows of which there are few, as each is a program: below 16 all, below 32
-    each second, below 64 each fourth, times `unit`."""
+    """Return `count` rounded up to one of a few numbers of rows, because each is a program.
+
+    Below 16, these are all numbers; below 32, every second; below 64, every fourth, times `unit`.
+    """
     units = -(-count // unit)
     step = 1 << max(units.bit_length() - 4, 0)
     return -(-units // step) * step * unit
@@ -123,9 +141,12 @@ def _few_counts(count: int, unit: int) -> int:
 def evaluation_batches(
     rows: Sequence[FeatureRow], *, longest: int, tokens: int, pack: int = 0
 ) -> Iterator[tuple[list[int], Arrays]]:
-    """Every row once, in batches of about `tokens` tokens: (their indices, arrays without targets
-    but p_mask). With `pack` they share rows of so many tokens, and the indices are those of the
-    slots, row by row, -1 where one is empty."""
+    """Yield every row once, in batches of about `tokens` tokens.
+
+    Each batch is (the indices of its rows, arrays without targets but with p_mask). With `pack`,
+    examples share rows of that many tokens, and the indices are those of the slots, row by row, -1
+    for an empty one.
+    """
     if pack:
         yield from _packed_batches(rows, longest=longest, tokens=tokens, length=pack)
         return

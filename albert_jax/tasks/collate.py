@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task's features as arrays, and several of them as one padded array: an example a row, or
-packed, short examples sharing rows."""
+"""Turn a task's features into arrays, and several of them into one padded array.
+
+An example has its own row, or short examples are packed into rows that they share.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,16 @@ from albert_jax.tasks import Features
 from albert_jax.utils.errors import UserError
 
 Arrays = dict[str, np.ndarray]
-# What a target of one value a token has at padding: no label, and no place for an answer.
+# The padding of targets with one value a token: no label, and no place for an answer.
 _WHOLE = (LABEL_SET, TEACHER_LOGITS)  # a value a label, and none a token
 _FILL = {"labels": IGNORED_LABEL, "p_mask": 1}
 
 
 class FeatureRow(NamedTuple):
-    """A feature's arrays, not padded: one entry of `ids` and `segments` a choice, or one."""
+    """Hold a feature's arrays without padding.
+
+    `ids` and `segments` have one entry, or one for each choice.
+    """
 
     ids: tuple[np.ndarray, ...]
     segments: tuple[np.ndarray, ...]
@@ -34,7 +39,7 @@ class FeatureRow(NamedTuple):
 
 
 def as_rows(features: Iterable[Features]) -> list[FeatureRow]:
-    """Features as arrays, of a tenth of the lists' memory."""
+    """Return features as arrays, which take a tenth of the lists' memory."""
     rows = []
     for feature in features:
         has_choices = isinstance(feature.input_ids[0], (list, tuple))
@@ -62,8 +67,11 @@ def _target(name: str, value: Any) -> np.ndarray:
 
 
 def collate(rows: Sequence[FeatureRow], length: int, *, targets: bool = True) -> Arrays:
-    """input_ids, input_mask, segment_ids i32[B, S] (multiple choice: [B, C, S]) and, with
-    `targets`, what the rows have for the loss. Raises UserError for rows of unequal choices."""
+    """Return input_ids, input_mask and segment_ids i32[B, S] (multiple choice: [B, C, S]).
+
+    With `targets`, also return what the loss reads. Raises UserError if rows have different numbers
+    of choices.
+    """
     choices = {len(row.ids) for row in rows}
     if len(choices) > 1:
         raise UserError(
@@ -89,7 +97,7 @@ def collate(rows: Sequence[FeatureRow], length: int, *, targets: bool = True) ->
 
 
 def stacked(values: Sequence[np.ndarray], length: int, fill: int) -> np.ndarray:
-    """Scalars [B], or one value a token [B, S]."""
+    """Return scalars as [B], or one value a token as [B, S]."""
     if values[0].ndim == 0:
         return np.stack(values)
     array = np.full((len(values), length), fill, values[0].dtype)
@@ -102,8 +110,10 @@ def stacked(values: Sequence[np.ndarray], length: int, fill: int) -> np.ndarray:
 
 
 def share_rows(lengths: Sequence[int], length: int) -> list[list[int]]:
-    """Which examples share a row of `length` tokens: the longest first, each into the fullest row
-    that it fits in."""
+    """Return the indices of examples that share each row of `length` tokens.
+
+    The longest example comes first. Each goes into the fullest row that it fits in.
+    """
     with_room: list[list[list[int]]] = [[] for _ in range(length + 1)]  # rows by tokens left
     shared: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -127,11 +137,12 @@ def pack(
     *,
     targets: bool = True,
 ) -> Arrays:
-    """Examples as `shared` out, one after another, in `count` rows: input_ids, input_mask,
-    segment_ids i32[B, S]; starts i32[B, P], where each begins, S in slots without one; with
-    `targets` what they have for the loss [B, P], and example_weights f32[B, P], 1 for an example.
+    """Return examples as `shared` groups them, one after another, in `count` rows.
 
-    P is half of S: an example has two tokens at least, [CLS] and [SEP].
+    The arrays are input_ids, input_mask and segment_ids i32[B, S], and starts i32[B, P], the first
+    token of each example, S in slots without one. With `targets`, also what the loss reads [B, P],
+    and example_weights f32[B, P], 1 for an example. P is half of S, because an example has at least
+    two tokens, [CLS] and [SEP].
     """
     arrays = {name: np.zeros((count, length), np.int32) for name in ("input_mask", "segment_ids")}
     arrays["input_ids"] = np.full((count, length), PAD_ID, np.int32)

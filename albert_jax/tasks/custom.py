@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own task, from CSV, TSV, JSONL or CoNLL files: classes or a score of a text or a pair,
-multiple choice, and classes of words."""
+"""Define a user's own task, from CSV, TSV, JSONL or CoNLL files.
+
+It has classes or a score of a text or a pair, multiple choice, or classes of words.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Targets,
     Task,
     best_label,
     gold_labels,
@@ -44,7 +47,7 @@ from albert_jax.utils.text_files import file_lines, kind_of
 OUTSIDE = "O"
 CONLL = ("conll", "txt")
 _TABLES = ("csv", "tsv", "jsonl")
-# How many columns `texts` may name, by the task's head, and which.
+# The number of columns that `texts` may name, by the task's head, and their meaning.
 _TEXTS = {
     "token_classification": (1, 1, "the column of words"),
     "multiple_choice": (3, None, "passage, question and options"),
@@ -53,12 +56,12 @@ _TEXTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class CustomTask(Task):
-    """A task of a user's own; metrics are fractions.
+    """Define a task of a user's own; metrics are fractions.
 
-    `texts` and `label` name columns, or JSON's keys. For multiple choice `texts` are passage,
-    question and either a list of options or a column for each; where there is no passage, its name
-    is "". For words they are a list (JSONL), or the files are CoNLL's. `labels` are those of the
-    training file: see `learn`. `renamed` has pairs of a file's label and the task's.
+    `texts` and `label` name columns, or JSON's keys. Of multiple choice, `texts` are the passage,
+    the question and either a list of options or a column for each option; without a passage, its
+    name is "". Of words, they are a list (JSONL), or the files are CoNLL's. `labels` are those of
+    the training file (see `learn`). `renamed` has pairs of a file's label and the task's.
     """
 
     texts: tuple[str, ...]
@@ -77,14 +80,14 @@ class CustomTask(Task):
 
     @property
     def metric(self) -> str:
-        """f1 of whole chunks where words' labels have the form B-TYPE; pearson for scores."""
+        """The metric: f1 of whole chunks if words' labels are B-TYPE; pearson for scores."""
         if self.head == "token_classification":
             return "f1" if _are_chunks(self.labels) else "accuracy"
         return "pearson" if self.head == "regression" else "accuracy"
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """What files call the columns that labels are read from."""
+        """The columns from which labels are read."""
         return (self.label,)
 
     @property
@@ -95,14 +98,14 @@ class CustomTask(Task):
         return TaskSettings(texts=list(self.texts), label=self.label)
 
     def with_labels(self, labels: Iterable[str]) -> Self:
-        """The task with the labels of a model that was fine-tuned for it."""
+        """Return the task with the labels of a model that was fine-tuned for it."""
         return dataclasses.replace(self, labels=tuple(labels))
 
     def learn(self, train: Sequence[RawExample]) -> Self:
-        """The task with the labels that its training examples have, sorted; numbers as numbers.
+        """Return the task with the labels of its training examples, sorted; numbers as numbers.
 
-        For multiple choice they are the numbers from 0, or letters from A, as the file has them.
-        Raises UserError where there is no label, or only one.
+        Of multiple choice, the labels are numbers from 0, or letters from A, as in the file. Raises
+        UserError if there is no label, or only one.
         """
         if self.head == "regression":
             return self
@@ -117,8 +120,8 @@ class CustomTask(Task):
         found = set(golds)
         if len(found) < 2:
             raise UserError(
-                f"the training file of {self.name} has the one label {found.pop()!r}; there is "
-                "nothing to tell apart"
+                f"the training file of {self.name} has the one label {found.pop()!r}; give it "
+                "examples of at least two labels"
             )
         say_of_case(self.name, found)
         return self.with_labels(in_order(found))
@@ -128,13 +131,13 @@ class CustomTask(Task):
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True
     ) -> list[RawExample]:
-        """Examples of `data`/SPLIT.csv, .tsv, .jsonl or, for words, .conll or .txt; or their .gz;
-        or of `data` itself, one such file; or of a data set of the hub (`data.hub`).
+        """Return the examples of a split in a folder, in a file or in a data set of the hub.
 
-        CSV cells may be quoted; quotes in TSV are plain text; row 1 names the columns. A test split
-        may lack the label. Raises UserError, with the row and the field, for a column that is
-        missing, a text that is none, a label that the training file does not have, a number that is
-        none, an empty file, invalid UTF-8.
+        In a folder, the file is SPLIT.csv, .tsv, .jsonl or, for words, .conll or .txt; or one of
+        these with .gz. CSV cells may be quoted; quotes in TSV are plain text; row 1 names the
+        columns. A test split may lack the label. Raises UserError, with the row and the field, for
+        a missing column, a value that is no text or no number, a label that the training file does
+        not have, an empty file and invalid UTF-8.
         """
         is_test = split == "test"
         labels = LabelReader(
@@ -166,7 +169,10 @@ class CustomTask(Task):
         return path, file_rows(path, needed, hint=hint)
 
     def _advice(self, found: Iterable[str], *, is_asked: bool = False) -> str:
-        """What to do where a file or a record has other columns; `is_asked`: a label too."""
+        """Return what to do about a file or a record with other columns.
+
+        With `is_asked`, a label is needed too.
+        """
         return advice(
             found,
             texts=len(self.texts),
@@ -176,7 +182,7 @@ class CustomTask(Task):
         )
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
-        """The example of a record, whose id is its "id" or else its number, without its label."""
+        """Return the example of a record without its label; its id is its "id" or its number."""
         return self._example(record, number, place, None)
 
     def _example(
@@ -230,7 +236,7 @@ class CustomTask(Task):
         if self.head == "token_classification":
             return labels.read_each(value, len(texts), self.label, place)
         if self.head == "multiple_choice" and not self.labels:
-            # Which of the two the file has, `learn` finds out.
+            # `learn` finds out which of the two the file has.
             known = (*_numbers(len(texts) - 2), *_letters(len(texts) - 2))
             return labels.read(value, self.label, place, known)
         return labels.read(value, self.label, place)
@@ -240,7 +246,7 @@ class CustomTask(Task):
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
     ) -> list[Features]:
-        """One row as GLUE's or RACE's; for words as many as hold them all."""
+        """Return one row, as GLUE and RACE do; for words, as many rows as they need."""
         if self.head == "token_classification":
             return self._word_features(example, index, tokenizer, max_seq_length)
         make = choice_features if self.head == "multiple_choice" else pair_features
@@ -249,7 +255,7 @@ class CustomTask(Task):
         targets = {} if label is None else self._targets(label, example)
         return [Features(index, ids, segments, targets)]
 
-    def _targets(self, label: Any, example: RawExample) -> dict[str, Any]:
+    def _targets(self, label: Any, example: RawExample) -> Targets:
         """Return what the loss reads of a text, a pair or choices with that label."""
         return {"labels": self._target(label, example)}
 
@@ -289,7 +295,7 @@ class CustomTask(Task):
     def predictions(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> Predictions:
-        """A label, a number, or a tuple of one label a word, by id."""
+        """Return a label, a number, or a tuple of one label for each word, by id."""
         found: Predictions = {}
         for row, output in zip(features, outputs, strict=True):
             name, logits = examples[row.example].id, output["logits"]
@@ -303,8 +309,11 @@ class CustomTask(Task):
         return found
 
     def metrics(self, examples: Sequence[RawExample], predictions: Predictions) -> dict[str, float]:
-        """Fractions: accuracy and macro F1 of classes, accuracy of choices; pearson, spearman and
-        mean squared error of scores; of words accuracy, and conlleval's for chunks."""
+        """Return accuracy and macro F1 of classes, or accuracy of choices, as fractions.
+
+        Of scores: pearson, spearman and mean squared error. Of words: accuracy, and conlleval's for
+        chunks.
+        """
         golds = gold_labels(self.name, examples)
         found = [predictions[example.id] for example in examples]
         if self.head == "token_classification":
@@ -324,8 +333,11 @@ class CustomTask(Task):
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Predictions
     ) -> list[Path]:
-        """predictions.jsonl, {"id", "prediction"} a line; for words also predictions.conll, a word,
-        its label where all are known and its prediction a line, as conlleval reads them."""
+        """Write predictions.jsonl, {"id", "prediction"} a line.
+
+        For words, also write predictions.conll, as conlleval reads it: a word a line, its label if
+        all are known, and its prediction.
+        """
         found = [(example, predictions[example.id]) for example in examples]
         rows = [json.dumps({"id": e.id, "prediction": p}, ensure_ascii=False) for e, p in found]
         paths = [write_text(path, "predictions.jsonl", "\n".join(rows) + "\n")]
@@ -362,7 +374,7 @@ def in_order(labels: Collection[str]) -> list[str]:
 
 
 def say_of_case(task: str, labels: Iterable[str]) -> None:
-    """Say which labels differ in case alone."""
+    """Report which labels differ in case alone."""
     by_case: dict[str, list[str]] = {}
     for label in sorted(labels):
         by_case.setdefault(label.casefold(), []).append(label)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokens of an example its rows have no room for, and what a person is told of it.
+"""Count the tokens of an example that its rows cannot hold, and report them.
 
 A text that is too long loses tokens, as in the original. Nothing is lost silently.
 """
@@ -22,7 +22,7 @@ _ENDLESS = 1 << 40  # tokens
 
 @dataclass(frozen=True)
 class Cut:
-    """Tokens that were left out because of one setting."""
+    """Describe tokens that were left out because of one setting."""
 
     setting: str  # max_seq_length, max_query_length, or MAX_QA_LENGTH, which nobody sets
     left_out: int
@@ -36,8 +36,10 @@ def cuts_of(
     tokenizer: Tokenizer,
     max_seq_length: int,
 ) -> list[Cut]:
-    """What the features of one example lack of its texts; of multiple choice, the option that lost
-    the most."""
+    """Return what the features of one example lack of its texts.
+
+    Of multiple choice, it is what the option lacks that lost the most.
+    """
     if isinstance(task, SquadTask):
         found = _question_cut(task, example, features[0], tokenizer)
     elif task.head == "multiple_choice":
@@ -68,7 +70,7 @@ def _choice_cuts(
     _, whole = choice_features(tokenizer, example.texts, _ENDLESS, max_qa_length=_ENDLESS)
     wholes_asked = [sum(segments) - 1 for segments in whole]
     lost = [len(segments) - length for segments, length in zip(whole, lengths, strict=True)]
-    # Of the option that lost the most, what the limit for questions alone would have taken.
+    # What the limit for questions alone would have taken from the option that lost the most.
     worst = lost.index(max(lost))
     by_limit = max(wholes_asked[worst] - MAX_QA_LENGTH, 0)
     needed = max(
@@ -110,12 +112,12 @@ def lines_about(
     max_seq_length: int,
     longest: int,
 ) -> list[str]:
-    """Sentences for a person: how many of `count` examples were cut, and what would hold them.
+    """Return sentences for the user: how many examples were cut, and which setting would hold them.
 
     Args:
-        cuts: those of each example that was cut.
-        count: examples in all.
-        what: what they are called, as "inputs".
+        cuts: the cuts of each example that was cut.
+        count: the number of all examples.
+        what: their name, such as "inputs".
         max_seq_length: tokens in a row.
         longest: the most tokens that the model takes.
     """

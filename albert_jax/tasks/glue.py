@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GLUE's ten tasks, from the official tsv files, from JSONL or CSV with the same columns or TFDS's,
-or from TFDS, and the files its server takes.
+"""Define GLUE's ten tasks.
 
-Everything that differs between them is in `GLUE`; the order of labels is the original's.
+Examples come from the official tsv files, from JSONL or CSV with the same columns or TFDS's, or
+from TFDS. Predictions are written as GLUE's server takes them. `GLUE` has all differences between
+the tasks; the order of labels is the original's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Targets,
     Task,
     best_label,
     gold_labels,
@@ -33,10 +35,12 @@ from albert_jax.tasks.base import (
 )
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.tables import (
+    Columns,
     Row,
     csv_rows,
     find_file,
     hub_rows,
+    irregular_tsv_rows,
     json_rows,
     tfds_rows,
     tsv_rows,
@@ -55,21 +59,21 @@ NO_GOLD = "-"  # MultiNLI's own files: the annotators did not agree. GLUE's have
 
 @dataclass(frozen=True, kw_only=True)
 class GlueTask(Task):
-    """One of GLUE's tasks; metrics are fractions, correlations -1 to 1. classifier_utils.py.
+    """Define one of GLUE's tasks; metrics are fractions, correlations -1 to 1. classifier_utils.py.
 
     A task without `labels` is a regression.
 
-    Fields:
-        folder: of the official files, and the name of the server's.
-        texts: columns of the tsv, one or two.
-        label: column of the tsv.
-        scores: names of `SCORES`; the first chooses the best step.
+    Attributes:
+        folder: the folder of the official files, and the name of the server's file.
+        texts: the columns of the tsv, one or two.
+        label: the column of the tsv.
+        scores: names in `SCORES`; the first chooses the best step.
         tfds: its name in TFDS's glue; "" if it is not there.
-        published: the classes in the order in which TFDS and the hub (nyu-mll/glue) number them.
-        keys: what TFDS and the hub call the texts, where not as the tsv.
+        published: the classes in the order of their numbers in TFDS and on the hub (nyu-mll/glue).
+        keys: the names of the texts in TFDS and on the hub, if they differ from the tsv's.
         without_header: the columns of a file whose first row is an example.
-        leave_out_short: rows that lack columns are left out, as by the original.
-        splits: those that it has.
+        leave_out_short: leave out rows that lack columns, as the original does.
+        splits: the splits that it has.
         renamed: pairs of a file's label and the task's.
     """
 
@@ -101,11 +105,12 @@ class GlueTask(Task):
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True
     ) -> list[RawExample]:
-        """Examples of train, dev or test (MNLI: dev_matched, dev_mismatched, …; dev is matched).
+        """Return the examples of train, dev or test (MNLI: dev_matched, dev_mismatched, …).
 
-        `data` holds the official folders, or the task's own files. An empty text is one: the
-        official files have some. Raises UserError for files that are missing, empty, no UTF-8, lack
-        a column, or have a text that is none or an unknown label, with the row and the field.
+        `data` holds the official folders, or the task's own files. Dev of MNLI is dev_matched. An
+        empty text is allowed, because the official files have some. Raises UserError, with the row
+        and the field, if a file is missing, empty or no UTF-8, lacks a column, or has a value that
+        is no text or an unknown label.
         """
         split = f"{split}_matched" if f"{split}_matched" in self.splits else split
         if split not in self.splits:
@@ -154,17 +159,15 @@ class GlueTask(Task):
         if read is csv_rows:
             return path, csv_rows(lines, name, needed, others=others)
         is_test = split.startswith("test")
-        return path, tsv_rows(
-            lines,
-            name,
-            needed,
-            others=others,
+        wanted = Columns(
+            (needed, *others),
             without_header=() if is_test else self.without_header,
             leave_out_short=self.leave_out_short and not is_test,
         )
+        return path, irregular_tsv_rows(lines, name, wanted)
 
     def _columns(self, *, has_labels: bool) -> list[tuple[str, ...]]:
-        """The columns that a file needs, by the official names or by TFDS's and the hub's."""
+        """Return the columns that a file needs, by the names of the tsv, TFDS or the hub."""
         names = (self.texts, self.keys) if self.keys else (self.texts,)
         if not has_labels:
             return list(names)
@@ -172,7 +175,10 @@ class GlueTask(Task):
         return [(*texts, label) for texts in names for label in labels]
 
     def _with_gold(self, rows: Iterable[Row], place: str | Path) -> Iterator[Row]:
-        """The rows but those on which MultiNLI's annotators did not agree, counted on stderr."""
+        """Yield the rows, without those on which MultiNLI's annotators did not agree.
+
+        The latter are counted on stderr.
+        """
         left_out = 0
         for at, cells in rows:
             if self.labels == NLI and cells.get(self._label_key(cells)) == NO_GOLD:
@@ -183,8 +189,10 @@ class GlueTask(Task):
             say(f"{place}: left out {left_out} rows without a gold label ({NO_GOLD})")
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
-        """The example of a record that has the texts by TFDS's names or the tsv's; its label is not
-        read."""
+        """Return the example of a record that has the texts by TFDS's names or the tsv's.
+
+        Its label is not read.
+        """
         return RawExample(
             id_of(record, IDS, number, place),
             tuple(text_of(record[text], text, place) for text in self._text_keys(record, place)),
@@ -201,7 +209,7 @@ class GlueTask(Task):
         is_test: bool,
         split: str,
     ) -> RawExample:
-        """In a test split a label may be missing, and a column numbers the examples."""
+        """Return the example in a row; in a test split a label may be missing."""
         key = self._label_key(cells)
         needed = (key,) if labels.is_needed and not is_test else ()
         names = self._text_keys(cells, place, *needed)
@@ -214,7 +222,7 @@ class GlueTask(Task):
         return self.label if self.label in cells else "label"
 
     def _text_keys(self, cells: Mapping[str, Any], place: str, *more: str) -> tuple[str, ...]:
-        """What the record calls the texts; UserError where it lacks one of them, or of `more`."""
+        """Return the record's keys of the texts; raises UserError if it lacks one."""
         names = self.texts if set(self.texts) <= cells.keys() else self.keys or self.texts
         require_keys(cells, place, (*names, *more))
         return names
@@ -228,20 +236,22 @@ class GlueTask(Task):
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
     ) -> list[Features]:
-        """One row. classifier_utils.py:506-608."""
+        """Return one row. classifier_utils.py:506-608."""
         ids, segments = pair_features(tokenizer, example.texts, max_seq_length)
-        targets: dict[str, Any] = {}
+        targets: Targets = {}
         if example.label is not None:
             label = example.label
             targets["labels"] = (
-                label_index(self.labels, label, example.place) if self.labels else label
+                label_index(self.labels, label, example.place)
+                if self.labels
+                else cast("float", label)
             )
         return [Features(index, ids, segments, targets)]
 
     def predictions(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> Predictions:
-        """A label's word, or a number, by id."""
+        """Return a label, or a number, by id."""
         return {
             examples[row.example].id: best_label(self.labels, output["logits"])
             if self.labels
@@ -250,7 +260,7 @@ class GlueTask(Task):
         }
 
     def metrics(self, examples: Sequence[RawExample], predictions: Predictions) -> dict[str, float]:
-        """GLUE's own metrics of the task, as fractions; F1 is that of label 1."""
+        """Return GLUE's metrics of the task, as fractions; F1 is that of label 1."""
         golds = gold_labels(self.name, examples)
         found = [predictions[example.id] for example in examples]
         return {name: SCORES[name](golds, found) for name in self.scores}
@@ -258,9 +268,9 @@ class GlueTask(Task):
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Predictions
     ) -> list[Path]:
-        """The file that GLUE's server takes, index and prediction: CoLA.tsv, MNLI-m.tsv, ….
+        """Write the file that GLUE's server takes, index and prediction: CoLA.tsv, MNLI-m.tsv, ….
 
-        Scores of STS-B are kept within 0 to 5, as the server wants them, with three decimals.
+        Scores of STS-B are clipped to 0 to 5, as the server requires, with three decimals.
         """
         files: dict[str, list[str]] = {}
         for example in examples:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which columns of a user's own file are likely to hold the texts and the label, for an error that
-proposes them. They are never used unasked: a model trained on another column answers nothing."""
+"""Guess which columns of a user's own file hold the texts and the label, for an error.
+
+The guess is never used unasked, because a model trained on a wrong column answers nothing.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ def advice(found: Iterable[str], *, texts: int, label: str, of_words: bool, is_a
 def _guess(
     columns: Sequence[str], *, texts: int, of_words: bool, is_asked: bool
 ) -> tuple[list[str], str | None]:
-    """Return the columns of the texts, [] where they cannot be told, and that of the label."""
+    """Return the columns of the texts, [] if they cannot be guessed, and that of the label."""
     label = _only([c for c in columns if _parts(c) & _LABEL and not _parts(c) & _TEXT])
     others = [c for c in columns if c != label and not _parts(c) & _ID]
     own: list[str] = []

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file's labels as the task's: renamed by --labels, in any case, by number, or as published."""
+"""Read a file's labels as the task's.
+
+They may be renamed by --labels, in any case, numbers, or the published names.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ T = TypeVar("T")
 def _or_none(
     read: Callable[Concatenate[LabelReader, P], T],
 ) -> Callable[Concatenate[LabelReader, P], T | None]:
-    """Make what cannot be read as a label none, where no label is needed."""
+    """Make a label that cannot be read None, if no label is needed."""
 
     @functools.wraps(read)
     def tried(reader: LabelReader, /, *args: P.args, **options: P.kwargs) -> T | None:
@@ -34,13 +37,13 @@ def _or_none(
 
 
 class LabelReader:
-    """Reads the labels of one file as those of its task; what is null or blank is none.
+    """Read the labels of one file as those of its task; a null or blank label is None.
 
-    `labels` are the task's, () where training finds them. `renamed` has pairs of a file's label and
-    the task's. `published` are the classes in the order in which the published data sets (the hub's
-    and TFDS's) number them. Where these are the task's labels, and a file has numbers, they are
-    taken by that order; stderr says so once, of `source`, unless that is "". Where a label is not
-    `is_needed`, what cannot be read as one is none.
+    `labels` are the task's, () if training finds them. `renamed` has pairs of a file's label and
+    the task's. `published` are the classes in the order of their numbers in the published data sets
+    (the hub's and TFDS's). If these are the task's labels, numbers in the file are read in that
+    order; stderr reports this once with the file's name `source`, unless it is "". If a label is
+    not `is_needed`, one that cannot be read is None.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class LabelReader:
             self._numbers = {}  # the file's numbers are not the published ones
 
     def check_renamed(self) -> None:
-        """Raise UserError where --labels takes a file's label for one that the task lacks."""
+        """Raise UserError if --labels maps a file's label to one that the task lacks."""
         for found, label in self._renamed.items():
             is_none = label == "-1" and self._may_be_none
             if self._own and not is_none and self._known(label, self._own) is None:
@@ -72,16 +75,16 @@ class LabelReader:
 
     @_or_none
     def read(self, value: Any, field: str, place: str, labels: Sequence[str] = ()) -> str | None:
-        """Return the task's label that a value stands for; None also for -1 where that says so.
+        """Return the task's label for a value; None also for -1, if that means "none".
 
-        `labels` go before the reader's own. Raises UserError, with the row and the field, for what
-        is no class and for an unknown one.
+        `labels` replace the reader's own. Raises UserError, with the row and the field, for a value
+        that is no class and for an unknown one.
         """
         return self._read(value, field, place, _themselves(labels) or self._own)
 
     @_or_none
     def read_each(self, values: Any, count: int, field: str, place: str) -> tuple[str, ...] | None:
-        """Return the labels of `count` words; UserError where a word has none."""
+        """Return the labels of `count` words; raises UserError if a word has none."""
         if values is None:
             return None
         if not isinstance(values, (list, tuple)) or len(values) != count:
@@ -100,7 +103,7 @@ class LabelReader:
 
     @_or_none
     def read_score(self, value: Any, field: str, place: str) -> float | None:
-        """Return the number that a value is; UserError where it is none, or not finite."""
+        """Return a value as a number; raises UserError if it is none, or not finite."""
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
         return score_of(value, field, place)
@@ -146,7 +149,7 @@ def _themselves(labels: Iterable[str]) -> dict[str, str]:
 def _published(
     labels: Sequence[str], published: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what else the task's labels are called: their numbers, and their published names."""
+    """Return the other names of the task's labels: their numbers, and their published names."""
     if not published:
         return {}, {}
     if set(labels) == set(published):
@@ -155,7 +158,7 @@ def _published(
 
 
 def _by_case(names: Mapping[str, str], name: str) -> str | None:
-    """Return what is by that name; without a look at case where only one is so called."""
+    """Return the entry with that name; case is ignored if only one entry matches."""
     if name in names:
         return names[name]
     found = {value for key, value in names.items() if key.casefold() == name.casefold()}

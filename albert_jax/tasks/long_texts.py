@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts that are longer than a row: cut, refused, or read in windows whose logits are averaged."""
+"""Handle texts that are longer than a row.
+
+They are cut, refused, or read in windows whose logits are averaged.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
 from albert_jax.tasks.squad_spans import windows
 from albert_jax.utils.errors import UserError
 
-# Heads with one answer for the whole text, which several windows can share.
+# Heads with one answer for the whole text, so that several windows can share it.
 WINDOWED = ("classification", "multi_label", "regression")
 # In `Features.extra`, how many tokens of the long text a window has.
 _TOKENS = "window_tokens"
@@ -25,18 +28,18 @@ _TOKENS = "window_tokens"
 
 @dataclass(frozen=True)
 class LongTexts:
-    """What is done with a text that is longer than a row.
+    """Set how a text that is longer than a row is handled.
 
-    Fields:
+    Attributes:
         how: "cut" leaves out its end, "refuse" is an error, "windows" reads all of it.
-        stride: tokens from one window's start to the next's; None: half of a window's tokens.
+        stride: tokens from the start of one window to the start of the next; None, half a window.
     """
 
     how: Long = "cut"
     stride: int | None = None
 
     def check(self, task: Task, max_seq_length: int) -> LongTexts:
-        """Return the same; raise UserError for a task or for rows that it does not suit."""
+        """Return this setting; raises UserError if the task or its rows cannot use it."""
         if self.how == "windows" and task.head == "multiple_choice":
             raise UserError(
                 f"long windows is not for {task.name}, whose options share one passage; give cut "
@@ -58,7 +61,7 @@ CUT = LongTexts()
 
 
 def check_stride(stride: int, row: int) -> None:
-    """Raise UserError for a stride that is none, or leaves out tokens between windows."""
+    """Raise UserError for a stride below 1, or one that leaves out tokens between windows."""
     if not 1 <= stride <= row - 2:
         raise UserError(
             f"stride {stride} must be 1 to {row - 2}, the tokens of text in a row of {row}"
@@ -73,18 +76,18 @@ def fitted(
     max_seq_length: int,
     long: LongTexts,
 ) -> tuple[list[Features], list[Cut]]:
-    """Return the example's features as `long` has them, and which tokens they lack.
+    """Return the example's features as `long` sets, and the tokens that they lack.
 
     Args:
-        task: whose example it is.
+        task: the example's task.
         example: the texts.
-        features: those that `task.features` made, with long texts cut.
+        features: the features that `task.features` made, with long texts cut.
         tokenizer: the model's.
         max_seq_length: tokens in a row.
-        long: what is done with long texts.
+        long: how long texts are handled.
 
     Raises:
-        UserError: with the example's place, where a text is refused.
+        UserError: with the example's place, if a text is refused.
     """
     if long.how == "windows" and task.head in WINDOWED:
         return _in_windows(example, features[0], tokenizer, max_seq_length, long.stride), []
@@ -115,7 +118,7 @@ def _in_windows(
     max_seq_length: int,
     stride: int | None,
 ) -> list[Features]:
-    """Return a row for each window; of a pair the shorter text is in all of them, whole."""
+    """Return a row for each window; of a pair, all rows have the whole shorter text."""
     if len(row.input_ids) < max_seq_length:
         return [row]
     texts = tokenizer.encode_ids(example.texts)
@@ -150,8 +153,11 @@ def _in_windows(
 
 
 def window_parts(ids: Sequence[int], room: int, stride: int | None) -> list[Sequence[int]]:
-    """Return a long text's tokens in windows of at most `room`, each `stride` after the one before
-    (None: half of `room`); the last ends with the text."""
+    """Return a long text's tokens in windows of at most `room` tokens.
+
+    Each window starts `stride` tokens after the one before (None: half of `room`). The last ends
+    with the text.
+    """
     found = windows(len(ids), room, min(stride or max(room // 2, 1), room))
     return [ids[window.start : window.start + window.length] for window in found]
 
@@ -159,10 +165,10 @@ def window_parts(ids: Sequence[int], room: int, stride: int | None) -> list[Sequ
 def pooled(
     features: Sequence[Features], outputs: Outputs
 ) -> tuple[Sequence[Features], list[Mapping[str, np.ndarray]]]:
-    """Return one feature and one output in place of the windows of each long text.
+    """Return one feature and one output for the windows of each long text.
 
-    Its logits are the mean of the windows', weighted by the tokens that each has of the text. Of
-    other outputs, the passes of an early exit, it has the largest.
+    The logits are the mean of the windows' logits, weighted by their tokens of the text. Other
+    outputs, the passes of an early exit, are the maximum.
     """
     kept: list[Features] = []
     found: list[Mapping[str, np.ndarray]] = []
@@ -192,7 +198,7 @@ def _goes_on(features: Sequence[Features], index: int) -> bool:
 
 
 def window_count(features: Sequence[Features]) -> int:
-    """Return in how many windows an example's long text is read; 0 where it fits a row."""
+    """Return the number of windows of an example's long text; 0 if it fits into a row."""
     return len(features) if features and _TOKENS in features[0].extra else 0
 
 
@@ -205,13 +211,13 @@ def length_lines(
     max_seq_length: int,
     longest: int,
 ) -> list[str]:
-    """Return sentences for a person on the texts that are longer than a row, cut or in windows.
+    """Return sentences for the user on the texts that are longer than a row, cut or in windows.
 
     Args:
-        cuts: those of each example that was cut.
-        windows: how many each text has that was read in several.
-        count: examples in all.
-        what: what they are called, as "inputs".
+        cuts: the cuts of each example that was cut.
+        windows: the number of windows of each text that was read in several.
+        count: the number of all examples.
+        what: their name, such as "inputs".
         max_seq_length: tokens in a row.
         longest: the most tokens that the model takes.
     """

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of classification, regression and chunks, as fractions; scikit-learn's and conlleval's
-definitions. Where one is 0/0 it is 0: a constant prediction has no correlation with anything."""
+"""Compute metrics of classification, regression and chunks, as fractions.
+
+The definitions are scikit-learn's and conlleval's. 0/0 is 0: a constant prediction correlates with
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,29 @@ import numpy as np
 
 
 def accuracy(golds: Sequence, predictions: Sequence) -> float:
-    """Share of predictions that are the gold one, 0 to 1."""
+    """Return the fraction of predictions that equal the gold label."""
     return _ratio(sum(g == p for g, p in zip(golds, predictions, strict=True)), len(golds))
 
 
 def f1(golds: Sequence, predictions: Sequence, positive: object) -> float:
-    """Harmonic mean of precision and recall of the label `positive`, 0 to 1."""
+    """Return the harmonic mean of precision and recall of the label `positive`, 0 to 1."""
     pairs = list(zip(golds, predictions, strict=True))
     correct = sum(g == p == positive for g, p in pairs)
     return _ratio(2 * correct, sum((g == positive) + (p == positive) for g, p in pairs))
 
 
 def macro_f1(golds: Sequence, predictions: Sequence) -> float:
-    """Mean of the F1 of each label that is gold or predicted, 0 to 1."""
+    """Return mean of the F1 of each label that is gold or predicted, 0 to 1."""
     labels = sorted({*golds, *predictions})
     return _ratio(sum(f1(golds, predictions, label) for label in labels), len(labels))
 
 
 def label_set_scores(golds_NC: np.ndarray, found_NC: np.ndarray) -> dict[str, float]:
-    """Return `micro_f1` over all labels of all texts, `macro_f1`, the mean of the labels' F1, and
-    `accuracy`, the share of texts whose labels are all right, of bools [N, C]. scikit-learn's."""
+    """Return `micro_f1`, `macro_f1` and `accuracy` of bools [N, C], as scikit-learn does.
+
+    `micro_f1` is over all labels of all texts, `macro_f1` is the mean of the labels' F1, and
+    `accuracy` is the fraction of texts whose labels are all right.
+    """
     both_C, sums_C = (
         (golds_NC & found_NC).sum(axis=0),
         (golds_NC.sum(axis=0) + found_NC.sum(axis=0)),
@@ -43,8 +49,11 @@ def label_set_scores(golds_NC: np.ndarray, found_NC: np.ndarray) -> dict[str, fl
 
 
 def best_threshold(golds_N: np.ndarray, probabilities_N: np.ndarray) -> float:
-    """Return the probability from which on a label is given for the best F1; 0.5 where no text has
-    the label. It lies half-way between two of the probabilities; of equals the nearest to 0.5."""
+    """Return the probability from which on a label is given for the best F1.
+
+    It lies half-way between two of the probabilities. Of equally good ones, it is the nearest to
+    0.5. It is 0.5 if no text has the label.
+    """
     if not golds_N.any():
         return 0.5
     values = np.unique(probabilities_N)
@@ -62,7 +71,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def matthews(golds: Sequence, predictions: Sequence) -> float:
-    """Matthews' correlation, -1 to 1; for more than two labels Gorodkin's R_K."""
+    """Return Matthews' correlation, -1 to 1; for more than two labels, Gorodkin's R_K."""
     labels = sorted({*golds, *predictions})
     # The labels as one-hot rows: R_K is the correlation of the two matrices.
     g, p = (np.array([[x == label for label in labels] for x in xs]) for xs in (golds, predictions))
@@ -70,17 +79,17 @@ def matthews(golds: Sequence, predictions: Sequence) -> float:
 
 
 def pearson(golds: Sequence[float], predictions: Sequence[float]) -> float:
-    """Pearson's correlation, -1 to 1."""
+    """Return Pearson's correlation, -1 to 1."""
     return _correlation(np.array(golds)[:, None], np.array(predictions)[:, None])
 
 
 def spearman(golds: Sequence[float], predictions: Sequence[float]) -> float:
-    """Pearson's correlation of the ranks, those of ties averaged, -1 to 1."""
+    """Return Pearson's correlation of the ranks, -1 to 1; ties have their average rank."""
     return _correlation(_ranks(golds)[:, None], _ranks(predictions)[:, None])
 
 
 def mean_squared_error(golds: Sequence[float], predictions: Sequence[float]) -> float:
-    """Mean squared difference."""
+    """Return the mean squared difference."""
     return float(np.mean(np.square(np.subtract(golds, predictions))))
 
 
@@ -105,10 +114,10 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def chunk_scores(golds: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict:
-    """`precision`, `recall`, `f1` of whole chunks, and `accuracy` of tags, 0 to 1. conlleval.
+    """Return `precision`, `recall` and `f1` of whole chunks, and `accuracy` of tags.
 
-    A sentence's tags are O or B-, I-, E-, S- and a type; a chunk counts where its type and both of
-    its ends are right.
+    The definitions are conlleval's. A sentence's tags are O, or B-, I-, E- or S- and a type. A
+    chunk counts if its type and both of its ends are right.
     """
     found = correct = wanted = 0
     for gold, predicted in zip(golds, predictions, strict=True):
@@ -127,7 +136,7 @@ def chunk_scores(golds: Sequence[Sequence[str]], predictions: Sequence[Sequence[
 
 
 def chunks(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """(type, first word, last word) of each chunk; an I- that continues none opens one."""
+    """Return (type, first word, last word) of each chunk; an I- that continues none starts one."""
     found = set()
     kind, start, previous = "", 0, "O"
     for i, tag in enumerate([*tags, "O"]):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own task in which a text has any number of labels: none, one or several."""
+"""Define a user's own task in which a text has any number of labels: none, one or several."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from albert_jax.tasks.base import (
     Outputs,
     Predictions,
     RawExample,
+    Targets,
     gold_labels,
 )
 from albert_jax.tasks.custom import CustomTask, in_order, say_of_case
@@ -32,12 +33,12 @@ _FLAGS = {"0": False, "1": True, 0: False, 1: True}  # 0.0, 1.0, false and true 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabelTask(CustomTask):
-    """Any number of labels for a text or a pair; metrics are fractions.
+    """Give a text or a pair any number of labels; metrics are fractions.
 
-    `label` names a column of labels with ; between them (in JSONL it may be a list), where an empty
-    cell is a text without labels; or, with , between their names, columns of 0 and 1, one a label.
-    `thresholds` are the probabilities from which a text has a label, in the order of `labels`; ()
-    for 0.5 each.
+    `label` names a column of labels with ; between them (in JSONL it may be a list); an empty cell
+    is a text without labels. Or it names columns of 0 and 1, one for each label, with , between
+    them. `thresholds` are the probabilities from which on a text has a label, in the order of
+    `labels`; () is 0.5 for each.
     """
 
     head: HeadKind = "multi_label"
@@ -63,7 +64,7 @@ class MultiLabelTask(CustomTask):
     def learn(self, train: Sequence[RawExample]) -> Self:
         """Return the task with its columns' labels, or with those of its training examples, sorted.
 
-        Raises UserError where no example has a label.
+        Raises UserError if no example has a label.
         """
         golds: list[tuple[str, ...]] = gold_labels(self.name, train)
         found = {label for labels in golds for label in labels}
@@ -104,13 +105,13 @@ class MultiLabelTask(CustomTask):
             return None
         return tuple(sorted({label for label in found if label is not None}))
 
-    def _targets(self, label: Any, example: RawExample) -> dict[str, Any]:
+    def _targets(self, label: Any, example: RawExample) -> Targets:
         return {LABEL_SET: [float(name in label) for name in self.labels]}
 
     def fitted(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> Self:
-        """Return the task with the thresholds that have each label's best F1 on these examples."""
+        """Return the task with the thresholds of each label's best F1 on these examples."""
         golds_NC = self._flags([examples[row.example].label for row in features])
         shares_NC = metrics.sigmoid(np.stack([x["logits"] for x in outputs]))
         pairs = zip(golds_NC.T, shares_NC.T, strict=True)
@@ -131,8 +132,10 @@ class MultiLabelTask(CustomTask):
         return found
 
     def metrics(self, examples: Sequence[RawExample], predictions: Predictions) -> dict[str, float]:
-        """Return fractions: F1 over all labels of all texts, mean F1 of the labels, and the share
-        of texts whose labels are all right."""
+        """Return F1 over all labels of all texts, the mean F1 of the labels, and accuracy.
+
+        Accuracy is the fraction of texts whose labels are all right.
+        """
         golds = gold_labels(self.name, examples)
         found = [predictions[example.id] for example in examples]
         return metrics.label_set_scores(self._flags(golds), self._flags(found))

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RACE: questions on passages with four options each, from folders as published or from TFDS; and
-the model's input for any multiple-choice task."""
+"""Define RACE: questions about passages, with four options each.
+
+Examples come from folders as published or from TFDS. The model's input is that of any
+multiple-choice task.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +50,10 @@ def choice_features(
     *,
     max_qa_length: int = MAX_QA_LENGTH,
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids and segments of [CLS] passage [SEP] question option [SEP], for each option.
+    """Return ids and segments of [CLS] passage [SEP] question option [SEP], for each option.
 
-    `texts` are passage, question and the options. An option takes the place of a question's "_",
-    else it follows. The passage loses its end, question and option their beginning.
+    `texts` are the passage, the question and the options. An option replaces a question's "_", or
+    else follows the question. The passage loses its end, question and option lose their beginning.
     race_utils.py:126-137, 154-232.
     """
     passage, question, *options = map(tokenizer.clean, texts)
@@ -71,7 +74,7 @@ def choice_features(
 
 @dataclass(frozen=True, kw_only=True)
 class RaceTask(Task):
-    """RACE, or the questions of one of its levels."""
+    """Define RACE, or the questions of one of its levels."""
 
     head: HeadKind = "multiple_choice"
     labels: tuple[str, ...] = OPTIONS
@@ -85,11 +88,11 @@ class RaceTask(Task):
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True
     ) -> list[RawExample]:
-        """Examples of train, dev or test, the middle level before the high one.
+        """Return the examples of train, dev or test, the middle level before the high one.
 
-        `data` holds train/middle/1.txt and so on, or RACE/ that does; a level's files may also be
-        one all.txt, a passage a line, as the original wants them. Raises UserError, with the file,
-        for those that are missing, are no JSON of RACE's form, or have an answer not of A to D.
+        `data` has train/middle/1.txt and so on, or is the folder above RACE/. A level's files may
+        also be one all.txt, a passage a line, as the original requires. Raises UserError, with the
+        file, if one is missing, is no JSON of RACE's form, or has an answer other than A to D.
         """
         if split not in ("train", "dev", "test"):
             raise UserError(f"split {split!r} of {self.name} is unknown; known: train, dev, test")
@@ -105,7 +108,7 @@ class RaceTask(Task):
         return "article", "question", "options"
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
-        """The example of {"article", "question", "options"} and, if need be, "id"."""
+        """Return the example of {"article", "question", "options"} and, optionally, "id"."""
         require_keys(record, place, ("article", "question", "options"))
         texts = tuple(text_of(record[name], name, place) for name in ("article", "question"))
         options = row_texts(record["options"], "options", place, of="options", count=len(OPTIONS))
@@ -114,7 +117,7 @@ class RaceTask(Task):
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
     ) -> list[Features]:
-        """One row of four choices. race_utils.py:154-232."""
+        """Return one row of four choices. race_utils.py:154-232."""
         ids, segments = choice_features(tokenizer, example.texts, max_seq_length)
         known = example.label is not None
         targets = {"labels": label_index(OPTIONS, example.label, example.place)} if known else {}
@@ -123,14 +126,14 @@ class RaceTask(Task):
     def predictions(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> Predictions:
-        """A letter by id."""
+        """Return a letter by id."""
         return {
             examples[row.example].id: best_label(OPTIONS, output["logits"])
             for row, output in zip(features, outputs, strict=True)
         }
 
     def metrics(self, examples: Sequence[RawExample], predictions: Predictions) -> dict[str, float]:
-        """`accuracy`, 0 to 1, and `accuracy_middle`, `accuracy_high` of the levels there are."""
+        """Return `accuracy`, 0 to 1, and `accuracy_middle` and `accuracy_high` if there are any."""
         golds = gold_labels(self.name, examples)
         found = [predictions[example.id] for example in examples]
         scores = {"accuracy": metrics.accuracy(golds, found)}
@@ -146,7 +149,7 @@ class RaceTask(Task):
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Predictions
     ) -> list[Path]:
-        """race_predictions.json, letters by id; RACE has no server and no form of its own."""
+        """Write race_predictions.json, letters by id; RACE has no official format."""
         found = {example.id: predictions[example.id] for example in examples}
         return [write_text(path, "race_predictions.json", json.dumps(found, indent=1) + "\n")]
 
@@ -168,7 +171,7 @@ def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
     single = [file for file in files if _plain_name(file) != "all.txt"]
     if not files:
         raise UserError(f"{folder} holds no .txt file; RACE's archive has one a passage there")
-    if not single:  # all.txt repeats the others, where there are others
+    if not single:  # if there are other files, all.txt repeats them
         yield from json_rows(file_lines(files[0]), str(files[0]), PASSAGE)
     for file in sorted(single, key=lambda file: (_number(file.stem), file.name)):
         passage = json_object(read_text(file), str(file), PASSAGE)
@@ -176,7 +179,10 @@ def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
 
 
 def _hub_passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
-    """The hub's rows, a question each, as passages of that level: those that follow each other."""
+    """Yield the hub's rows as passages of that level.
+
+    A row is a question; consecutive rows with the same passage belong together.
+    """
     needed = ("example_id", "article", "question", "options")
     rows = hub_rows(data, split, needed)
     for (name, article), found in itertools.groupby(
@@ -208,7 +214,7 @@ def _number(stem: str) -> int:
 def _questions(
     passage: Mapping[str, Any], level: str, place: str, labels: LabelReader
 ) -> Iterator[RawExample]:
-    """The questions of a passage as published, whose texts may be empty."""
+    """Yield the questions of a published passage, whose texts may be empty."""
     require_keys(passage, place, (*PASSAGE, "id"))
     article = text_of(passage["article"], "article", place, may_be_blank=True)
     questions = row_texts(passage["questions"], "questions", place, of="texts", may_be_blank=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task's metrics as people read them: shares in percent, whatever scale the official one is."""
+"""Show a task's metrics to people: fractions in percent, whatever the official scale is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from albert_jax.tasks.squad_metrics import TUNED
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.numbers import rounded
 
-LOSS = "loss"  # the mean dev loss, which any task with logits has besides its metrics
+LOSS = "loss"  # the mean dev loss, which any task with logits has in addition to its metrics
 _LESS_IS_BETTER = (LOSS, "mean_squared_error")
 
 _NOTES = {
@@ -30,15 +30,15 @@ Metrics = dict[str, int | float | None]
 
 
 class Shown(NamedTuple):
-    """A metric for a table."""
+    """Hold a metric for a table."""
 
     name: str
     value: str
-    note: str  # "" for a share, which has its %
+    note: str  # "" for a fraction, which is shown with %
 
 
 class Scores(dict[str, float]):
-    """Metrics in the official scale, with the `line` that a person reads of them."""
+    """Hold metrics on the official scale, with the `line` that people read."""
 
     def __init__(self, metrics: Mapping[str, float], line: str) -> None:
         super().__init__(metrics)
@@ -46,8 +46,10 @@ class Scores(dict[str, float]):
 
 
 def metric_lines(task: Task, metric: str, metrics: Mapping[str, Any]) -> list[Shown]:
-    """Return the metrics, first `metric`, which chooses the best step; without those that repeat
-    another, or the number of examples."""
+    """Return the metrics for a table, first `metric`, which chooses the best step.
+
+    Metrics that repeat another, and the number of examples, are left out.
+    """
     repeated = {"total"} | ({"exact_match"} if "exact" in metrics else set())
     names = [name for name in metrics if name not in repeated]
     names.sort(key=lambda name: name != metric)
@@ -55,7 +57,10 @@ def metric_lines(task: Task, metric: str, metrics: Mapping[str, Any]) -> list[Sh
 
 
 def line_of(task: Task, metric: str, metrics: Mapping[str, Any]) -> str:
-    """Return the same in one line, without counts and what is tuned on the answers themselves."""
+    """Return the metrics in one line.
+
+    Counts, and metrics that are tuned on the answers themselves, are left out.
+    """
     return "  ".join(
         f"{name} {value}"
         for name, value, _ in metric_lines(task, metric, metrics)
@@ -64,7 +69,10 @@ def line_of(task: Task, metric: str, metrics: Mapping[str, Any]) -> str:
 
 
 def in_words(task: Task, name: str, value: float | None) -> str:
-    """Return a metric's value: a share in percent, a count as a whole number, - for none."""
+    """Return a metric's value as text.
+
+    A fraction is in percent, a count a whole number, and no value is -.
+    """
     if value is None or math.isnan(value):
         return "-"
     if isinstance(value, int):
@@ -88,12 +96,12 @@ def check_metric(task: Task, name: str, metrics: Mapping[str, Any]) -> None:
     """Raise UserError for a metric that cannot choose the best step.
 
     Args:
-        task: whose metric it is to be.
+        task: the task.
         name: the metric's name, or `LOSS`.
         metrics: the task's metrics for any predictions, for their names.
     """
     names = [name for name, value in metrics.items() if isinstance(value, float)]
-    if task.head == "span_v2":  # which constant answers, that have no odds, lack
+    if task.head == "span_v2":  # constant answers have no odds and lack these
         names += TUNED
     known = list(dict.fromkeys(name for name in names if not name.endswith("_thresh")))
     if not task.head.startswith("span"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A split of a task as a model reads it: its examples' features, as arrays, and what these lack."""
+"""Read a split of a task as a model does: its features, as arrays, and what these lack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANY = 5000  # examples whose tokenizing is worth a bar
 
 @dataclass(frozen=True)
 class SplitFeatures:
-    """Examples, their features, and these as arrays."""
+    """Hold examples, their features, and these as arrays."""
 
     examples: list[RawExample]
     features: list[Features]
@@ -33,9 +33,9 @@ def features_of(
     max_seq_length: int,
     long: LongTexts = CUT,
 ) -> SplitFeatures:
-    """The examples with their features, and what these lack of the texts.
+    """Return the examples with their features, and the tokens that these lack.
 
-    Raises UserError for a text that is too long, where `long` refuses it.
+    Raises UserError for a text that is too long, if `long` refuses it.
     """
     features: list[Features] = []
     cuts: dict[int, list[Cut]] = {}

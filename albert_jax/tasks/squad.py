@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SQuAD 1.1 and 2.0: questions about a passage, whose answers are spans of it or, in 2.0, none."""
+"""Define SQuAD 1.1 and 2.0: questions about a passage; answers are spans of it or, in 2.0, none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.hub import is_hub_data
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample, Task
+from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample, Targets, Task
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
 from albert_jax.tasks.squad_reader import (
     find_squad_file,
@@ -39,7 +39,10 @@ from albert_jax.utils.errors import UserError
 
 
 class SpanPredictions(dict[str, str]):
-    """Answers' texts by question, "" for none; and what the official files and scores want more."""
+    """Hold the text of each question's answer, "" for none.
+
+    The fields are what the official files and scores need too.
+    """
 
     nbest: dict[str, list[RankedAnswer]]
     """By question, the likeliest texts, best first: text, probability, start_log_prob,
@@ -61,8 +64,8 @@ class SpanPredictions(dict[str, str]):
         threshold: float,
     ) -> None:
         self.nbest, self.null_odds, self.starts = nbest, null_odds, starts
-        # Differs from TF, which takes the first, even where that is the marker alone that stands
-        # before a bracket or a quotation mark: no answer, although the head says that there is one.
+        # Differs from TF, which takes the first candidate, even if it is a marker alone before a
+        # bracket or a quotation mark. That is no answer, although the head says that there is one.
         likeliest = {
             question: next((answer for answer in answers if answer["text"]), None)
             for question, answers in nbest.items()
@@ -70,8 +73,9 @@ class SpanPredictions(dict[str, str]):
         self.best = {q: answer["text"] if answer else "" for q, answer in likeliest.items()}
         self.probabilities = {q: x["probability"] if x else None for q, x in likeliest.items()}
         odds = null_odds or {}
-        # Differs from TF, which leaves a question unanswered at the threshold too, although it
-        # searched for the best one as the official script does: unanswered only above.
+        # Differs from TF, which also leaves a question at the threshold unanswered, although it
+        # searches for the best threshold as the official script does: only questions above it are
+        # unanswered.
         super().__init__(
             {q: "" if q in odds and odds[q] > threshold else best for q, best in self.best.items()}
         )
@@ -79,17 +83,19 @@ class SpanPredictions(dict[str, str]):
 
 @dataclass(frozen=True, kw_only=True)
 class SquadTask(Task):
-    """A version of SQuAD with its head, span_v1 or span_v2; the defaults are run_squad_v1.py's and
-    _v2.py's."""
+    """Define a version of SQuAD with its head, span_v1 or span_v2.
+
+    The defaults are those of run_squad_v1.py and run_squad_v2.py.
+    """
 
     version: str  # in the names of the files
     doc_stride: int = 128
     max_query_length: int = 64
     n_best: int = 20
     max_answer_length: int = 30  # pieces
-    null_threshold: float = 0.0  # logit above which there is no answer: 0 is even odds
-    # Whether squad1 looks beyond the `n_best` starts and ends where no span of them is allowed:
-    # predict does, to give an answer; what is scored is the original's.
+    null_threshold: float = 0.0  # the logit above which there is no answer; 0 is even odds
+    # Whether squad1 looks beyond the `n_best` starts and ends if none of their spans is allowed.
+    # predict does, to give an answer; scores follow the original.
     searches_on: bool = False
 
     def __post_init__(self) -> None:
@@ -112,7 +118,7 @@ class SquadTask(Task):
     def examples(
         self, split: str, data: str | Path, *, needs_labels: bool = True
     ) -> list[RawExample]:
-        """Questions of train, dev or test: of a SQuAD file, the folder that holds it, or TFDS."""
+        """Return the questions of train, dev or test, from a SQuAD file, its folder, or TFDS."""
         is_training = split == "train" and needs_labels
         if str(data) == TFDS:
             examples = read_tfds(split, self.version, is_training=is_training)
@@ -134,7 +140,7 @@ class SquadTask(Task):
         return "question", "context"
 
     def from_record(self, record: Mapping[str, Any], number: int, place: str) -> RawExample:
-        """A question to answer: `question`, `context` and, if it has one, its `id`."""
+        """Return a question to answer: `question`, `context` and, if it has one, its `id`."""
         require_keys(record, place, ("question", "context"))
         question = text_of(record["question"], "question", place)
         context = text_of(record["context"], "context", place, may_be_blank=True)
@@ -145,13 +151,13 @@ class SquadTask(Task):
     def features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
     ) -> list[Features]:
-        """[CLS] question [SEP] part of the context [SEP], a window each. squad_utils.py:214-535.
+        """Return [CLS] question [SEP] part of the context [SEP] for each window.
 
-        `targets` has start_positions and end_positions (0 where the window lacks the answer) and,
-        for the v2 head, is_impossible; and always, since prediction needs it too, p_mask: 0 where
-        an answer can be, 1 elsewhere and for padding. `extra` has passage_start, the context's
-        place in input_ids, and for each of its pieces starts, ends (in the context's characters)
-        and is_max_context.
+        squad_utils.py:214-535. `targets` has start_positions and end_positions (0 if the window
+        lacks the answer), is_impossible for the v2 head, and always p_mask, which prediction needs
+        too: 0 where an answer can be, 1 elsewhere and at padding. `extra` has passage_start, the
+        context's place in input_ids, and for each piece of the context its starts and ends (in the
+        context's characters) and is_max_context.
         """
         question, context = example.texts
         query = tokenizer.encode_ids([question])[0][: self.max_query_length]
@@ -159,8 +165,8 @@ class SquadTask(Task):
         if room < 1:
             raise UserError(
                 f"max_seq_length {max_seq_length} leaves no room for a context beside the question "
-                f"{example.id} of {len(query)} pieces; make it longer, 384 in the paper, or "
-                "max_query_length less"
+                f"{example.id} of {len(query)} pieces; raise it (384 in the paper), or lower "
+                "max_query_length"
             )
         passage = encode_passage(tokenizer, context)
         answer = None
@@ -171,7 +177,7 @@ class SquadTask(Task):
         for window in windows(len(passage.ids), room, self.doc_stride):
             part = slice(window.start, window.start + window.length)
             first = len(query) + 2
-            targets: dict[str, Any] = {}
+            targets: Targets = {}
             if example.label is not None:
                 targets |= _targets(window, first, answer)
             if self.head == "span_v2":
@@ -192,7 +198,10 @@ class SquadTask(Task):
     def predictions(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> SpanPredictions:
-        """The likeliest text of all of a question's windows; the least of their null odds."""
+        """Return the most probable text over a question's windows.
+
+        The null odds of a question are the minimum over its windows.
+        """
         rows: list[list[int]] = [[] for _ in examples]
         for row, feature in enumerate(features):
             rows[feature.example].append(row)
@@ -222,20 +231,21 @@ class SquadTask(Task):
         found = among(self.n_best)
         has_pieces = any(len(feature.extra["starts"]) for feature in features)
         if self.head == "span_v1" and found[1] is None and has_pieces:
-            # The likeliest starts and ends are all in the question, as may be with a context of a
-            # few pieces: the original then says "empty", a word that is not in the context.
+            # All of the best starts and ends may be in the question, if the context has few pieces.
+            # The original then answers "empty", a word that is not in the context.
             if not self.searches_on:
                 return [GIVEN_UP.copy()], None
             found = among(max(len(output["start_logits"]) for output in outputs))
         return found
 
     def metrics(self, examples: Sequence[RawExample], predictions: Mapping[str, str]) -> Scores:
-        """The official scores in percent, and the number of questions.
+        """Return the official scores in percent, and the number of questions.
 
-        squad1: `exact_match` and `f1` of evaluate-v1.1.py, and `exact`, which is the first by
-        squad2's name. squad2: all of evaluate-v2.0.py; `exact` and `f1` are those at
-        `null_threshold`, and `squad_metrics.TUNED`, for the predictions of this class, those at the
-        threshold that is best for these very answers, which the original reports as its scores.
+        squad1: `exact_match` and `f1` of evaluate-v1.1.py, and `exact`, which is `exact_match`
+        under squad2's name. squad2: all scores of evaluate-v2.0.py. There, `exact` and `f1` are
+        those at `null_threshold`. `squad_metrics.TUNED`, for the predictions of this class, are
+        those at the threshold that is best for these answers themselves, which the original reports
+        as its scores.
         """
         if unlabelled := [e.id for e in examples if e.label is None]:
             raise UserError(
@@ -253,8 +263,11 @@ class SquadTask(Task):
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Mapping[str, str]
     ) -> list[Path]:
-        """Writes predictions.json, which the official scripts take, into the folder `path`, and the
-        original's nbest_predictions.json and, for squad2, null_odds.json (--na-prob-file)."""
+        """Write predictions.json, which the official scripts take, into the folder `path`.
+
+        Also write the original's nbest_predictions.json and, for squad2, null_odds.json
+        (--na-prob-file).
+        """
         contents: dict[str, object] = {"predictions": {e.id: predictions[e.id] for e in examples}}
         if isinstance(predictions, SpanPredictions):
             contents["nbest_predictions"] = predictions.nbest
@@ -267,7 +280,7 @@ class SquadTask(Task):
 
 
 def _targets(window: Window, first: int, answer: tuple[int, int] | None) -> dict[str, int]:
-    """Where the answer is in the model's input; not at all if a part of it is outside."""
+    """Return where the answer is in the model's input; nowhere if a part of it is outside."""
     end = window.start + window.length - 1
     if answer is None or answer[0] < window.start or answer[1] > end:
         return {"start_positions": 0, "end_positions": 0, "is_impossible": 1}
@@ -275,7 +288,7 @@ def _targets(window: Window, first: int, answer: tuple[int, int] | None) -> dict
     return {"start_positions": start, "end_positions": end, "is_impossible": 0}
 
 
-def _extra(passage: Passage, window: Window, part: slice, first: int) -> dict[str, Any]:
+def _extra(passage: Passage, window: Window, part: slice, first: int) -> dict[str, object]:
     return {
         "passage_start": first,
         "starts": passage.starts[part],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SQuAD's official scores, as evaluate-v1.1.py and evaluate-v2.0.py compute them, in percent."""
+"""Compute SQuAD's official scores, as evaluate-v1.1.py and evaluate-v2.0.py do, in percent."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from functools import lru_cache
 Golds = Mapping[str, Sequence[str]]  # question's id -> answers' texts; none: it has no answer
 Scores = dict[str, float]
 
-# What `score_v2` finds by trying each threshold on the answers it is scored on: the most that one
-# threshold can reach, not what a model reaches on new questions.
+# The result of trying each threshold on the scored answers themselves: the maximum that one
+# threshold can reach, not a model's score on new questions.
 TUNED = ("best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh")
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -22,17 +22,17 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @lru_cache(maxsize=1 << 16)  # each text is compared several times, in each evaluation again
 def normalize_answer(text: str) -> str:
-    """Lower-cased, without ASCII punctuation, articles and spare white space."""
+    """Return the text in lower case, without ASCII punctuation, articles and extra white space."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, gold: str) -> bool:
-    """Whether the two are the same when normalised."""
+    """Return whether the two are the same when normalised."""
     return normalize_answer(prediction) == normalize_answer(gold)
 
 
 def f1_v1(prediction: str, gold: str) -> float:
-    """F1 of the normalised words, 0 to 1; two empty texts have 0. evaluate-v1.1.py."""
+    """Return the F1 of the normalised words, 0 to 1; 0 for two empty texts. evaluate-v1.1.py."""
     predicted, wanted = normalize_answer(prediction).split(), normalize_answer(gold).split()
     common = sum((Counter(predicted) & Counter(wanted)).values())
     if not common:
@@ -42,14 +42,14 @@ def f1_v1(prediction: str, gold: str) -> float:
 
 
 def f1_v2(prediction: str, gold: str) -> float:
-    """The same, but two empty texts have 1. evaluate-v2.0.py."""
+    """Return the F1 of the normalised words, 0 to 1; 1 for two empty texts. evaluate-v2.0.py."""
     if not normalize_answer(prediction) or not normalize_answer(gold):
         return float(exact_match(prediction, gold))
     return f1_v1(prediction, gold)
 
 
 def score_v1(golds: Golds, predictions: Mapping[str, str]) -> Scores:
-    """`exact_match` and `f1` of evaluate-v1.1.py; a question without a prediction has 0."""
+    """Return `exact_match` and `f1` of evaluate-v1.1.py; a question without a prediction has 0."""
     answered = [(predictions[i], texts) for i, texts in golds.items() if i in predictions]
     return {
         "exact_match": 100.0 * _best_sum(exact_match, answered) / len(golds),
@@ -66,15 +66,15 @@ def _best_sum(
 def question_scores(
     golds: Golds, predictions: Mapping[str, str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Exact match and F1, 0 to 1, of each question by evaluate-v2.0.py's rules.
+    """Return exact match and F1, 0 to 1, of each question by the rules of evaluate-v2.0.py.
 
-    Answers that normalise to nothing are left out; where none is left, "" is the answer.
+    Answers that normalise to nothing are left out. If none is left, "" is the answer.
     """
     exact, f1 = {}, {}
     for question, texts in golds.items():
         wanted = [text for text in texts if normalize_answer(text)] or [""]
-        # Differs from the script, which leaves a missing prediction out of the total and then
-        # fails for want of it: it is wrong.
+        # Differs from the script, which leaves a missing prediction out of the total and then fails
+        # on it: here it is wrong.
         prediction = predictions.get(question)
         if prediction is None:
             exact[question] = f1[question] = 0.0
@@ -90,11 +90,11 @@ def score_v2(
     null_odds: Mapping[str, float] | None = None,
     threshold: float = 1.0,
 ) -> Scores:
-    """The result of evaluate-v2.0.py: exact, f1 and total of all questions, and of those with
-    (HasAns_) and without (NoAns_) an answer.
+    """Return the result of evaluate-v2.0.py: exact, f1 and total.
 
-    With `null_odds` a question above `threshold` counts as unanswered, and the `TUNED` scores are
-    there too: the best that any one threshold makes of these predictions.
+    They are given for all questions, and for those with (HasAns_) and without (NoAns_) an answer.
+    With `null_odds`, a question above `threshold` counts as unanswered. Then the `TUNED` scores are
+    added: the best that any one threshold makes of these predictions.
     """
     has_answer = {question: bool(texts) for question, texts in golds.items()}
     raw = question_scores(golds, predictions)
@@ -140,10 +140,10 @@ def best_threshold(
     null_odds: Mapping[str, float],
     has_answer: Mapping[str, bool],
 ) -> tuple[float, float]:
-    """The best mean score in percent, and the threshold that gives it: where null_odds are above
-    it, a question counts as unanswered. evaluate-v2.0.py's find_best_thresh.
+    """Return the best mean score in percent, and the threshold that gives it.
 
-    As there, the threshold is 0 where it is best to answer nothing.
+    A question whose null odds are above the threshold counts as unanswered. As in
+    evaluate-v2.0.py's find_best_thresh, the threshold is 0 if it is best to answer nothing.
     """
     score = best = float(sum(not known for known in has_answer.values()))
     threshold = 0.0

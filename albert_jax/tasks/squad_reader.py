@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SQuAD's JSON, v1.1 and v2.0, to examples; what is wrong in a file is named, not guessed at."""
+"""Read SQuAD's JSON, v1.1 and v2.0; errors name what is wrong in a file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ _NAMED = 5  # of many questions, how many a message names
 
 
 def find_squad_file(data: str | Path, split: str, version: str) -> Path:
-    """`data` itself, or the folder's train-v1.1.json (by split and version), or the only file there
-    whose name begins so, or the same with .gz; UserError for none, for several, and for a file of
-    another split."""
+    """Return the file of a split in `data`, which may be the file itself.
+
+    In a folder, it is train-v1.1.json (by split and version), or the only file whose name begins
+    like this, or one of these with .gz. Raises UserError for no file, for several, and for a file
+    of another split.
+    """
     if split not in SPLITS:
         raise UserError(f"SQuAD has no split {split!r}; known: {', '.join(SPLITS)}")
     path = Path(data)
@@ -53,19 +56,19 @@ def find_squad_file(data: str | Path, split: str, version: str) -> Path:
 
 
 def read_squad(path: Path, *, is_training: bool) -> list[RawExample]:
-    """The questions of a SQuAD file, in its order.
+    """Return the questions of a SQuAD file, in its order.
 
-    `texts` are question and context; `label` is the first answer, "" where there is none, and None
-    throughout a file without answers. `extra` has `context`, `answers`, all texts, and `answer`,
-    the first that stands in the context where the file says, with its start. For questions that
-    have answers but none at its place: UserError if `is_training`, else a line on stderr, as scores
-    take no notice of places; either way counted and named.
+    `texts` are question and context. `label` is the first answer, "" if there is none, and None
+    throughout a file without answers. `extra` has `context`, `answers` (all texts) and `answer`,
+    the first that stands in the context where the file says, with its start. If a question has
+    answers but none at its place, this is a UserError if `is_training`, else a line on stderr,
+    because scores ignore places. Either way these questions are counted and named.
     """
     return _examples(str(path), list(_questions(path)), is_training)
 
 
 def read_tfds(split: str, version: str, *, is_training: bool) -> list[RawExample]:
-    """The same of TFDS's squad/v1.1 or squad/v2.0."""
+    """Return the questions of TFDS's squad/v1.1 or squad/v2.0, as `read_squad` does."""
     name = f"squad/{version}"
     rows = tfds_rows(name, split.replace("dev", "validation"))
     questions = [
@@ -76,8 +79,11 @@ def read_tfds(split: str, version: str, *, is_training: bool) -> list[RawExample
 
 
 def read_hub(data: str | Path, split: str, *, is_training: bool) -> list[RawExample]:
-    """The same of a data set of the hub, whose rows are questions with `context` and `answers`, an
-    object of the lists `text` and `answer_start`, or a list of such objects."""
+    """Return the questions of a data set of the hub, as `read_squad` does.
+
+    Its rows are questions with `context` and `answers`, an object of the lists `text` and
+    `answer_start`, or a list of such objects.
+    """
     questions = [
         (field(row, "context", str, place), {**row, "answers": _row_answers(row, place)}, place)
         for place, row in hub_rows(data, split, ("context", "question", "id"))
@@ -104,13 +110,13 @@ def _tfds_answers(answers: Mapping[str, Any]) -> list[dict[str, str | int]]:
     ]
 
 
-Question = tuple[str, Any, str]  # context, question with its answers, and where it stands
+Question = tuple[str, Any, str]  # context, question with its answers, and its place
 
 
 def _examples(name: str, questions: Sequence[Question], is_training: bool) -> list[RawExample]:
     if not questions:
         raise UserError(f"{name} holds no question; give a SQuAD file, train-v1.1.json for one")
-    # The test files have "answers": [] throughout: that is not to have none for an answer.
+    # The test files have "answers": [] throughout, which does not mean that there is no answer.
     is_labelled = any(
         isinstance(qa, Mapping) and (qa.get("answers") or qa.get("is_impossible"))
         for _, qa, _ in questions
@@ -137,7 +143,7 @@ def _examples(name: str, questions: Sequence[Question], is_training: bool) -> li
 
 
 def some(names: list[str]) -> str:
-    """The first few of many, and how many more there are."""
+    """Return the first few of many names, and the number of the others."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 
@@ -154,7 +160,7 @@ def _questions(path: Path) -> Iterator[Question]:
 
 
 def field(record: Any, name: str, kind: type, place: str) -> Any:
-    """`record[name]`; UserError, with the place, where it is missing or of another kind."""
+    """Return `record[name]`; raises UserError if it is missing or of another type."""
     names = {str: "a string", list: "a list", int: "a whole number", bool: "true or false"}
     if not isinstance(record, Mapping):
         raise UserError(f"{place} is not an object with {name!r}, as SQuAD's format has it")

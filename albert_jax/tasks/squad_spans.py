@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers as spans of pieces: windows over a long passage, and from a head's outputs back to text.
+"""Find answers as spans of pieces: windows over a long passage, and from a head's outputs to text.
 
 The original aligns pieces and passage by a longest common subsequence, which is slow and drops the
-passages that it cannot align; here the tokenizer's own character offsets do it, and none is lost.
+passages that it cannot align. Here the tokenizer's own character offsets do it, and no passage is
+lost.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ from albert_jax.tasks.base import Features
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage's pieces: ids, and each one's [start, end) in the text."""
+    """Hold a passage's pieces: ids, and each one's [start, end) in the text."""
 
     ids: list[int]
     starts: np.ndarray  # int32[pieces]
     ends: np.ndarray
 
     def pieces_of(self, start: int, end: int) -> tuple[int, int]:
-        """The first and the last piece that the characters [start, end) are in; as in the original,
-        white space is in the piece after it."""
+        """Return the first and the last piece that contain the characters [start, end).
+
+        As in the original, white space belongs to the piece after it.
+        """
         first = int(np.searchsorted(self.ends, start, side="right"))
         begins = np.minimum(self.starts, np.concatenate([[0], self.ends[:-1]]))
         last = int(np.searchsorted(begins, end, side="left")) - 1
@@ -38,17 +41,17 @@ class Passage:
         return first, max(first, last)
 
     def answer_ends(self) -> np.ndarray:
-        """Where answers that end with each piece end, i32[pieces].
+        """Return the ends of answers that end with each piece, i32[pieces].
 
-        As in the original, a marker alone before the first character stands for that character:
-        it has none of its own.
+        As in the original, a marker alone before the first character stands for that character,
+        because it has none of its own.
         """
         return np.maximum(self.ends, 1)
 
 
 @lru_cache(maxsize=4)  # the questions about a passage follow each other
 def encode_passage(tokenizer: Tokenizer, text: str) -> Passage:
-    """A passage's pieces; "[SEP]" and the like are text there, whatever the tokenizer's mode."""
+    """Return a passage's pieces; "[SEP]" and the like are text, in any mode of the tokenizer."""
     encoding = tokenizer.encode(text, parse_special=False)
     offsets = np.asarray(encoding.offsets, np.int32).reshape(-1, 2)
     return Passage(encoding.ids, offsets[:, 0], offsets[:, 1])
@@ -56,7 +59,10 @@ def encode_passage(tokenizer: Tokenizer, text: str) -> Passage:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a passage's pieces, and for which of them no other window shows more around."""
+    """Hold a part of a passage's pieces.
+
+    `is_max_context` marks the pieces for which no other window shows more context.
+    """
 
     start: int
     length: int
@@ -65,10 +71,11 @@ class Window:
 
 @lru_cache(maxsize=64)
 def windows(pieces: int, room: int, stride: int) -> tuple[Window, ...]:
-    """Windows of at most `room` pieces, each `stride` after the one before. squad_utils.py:414-427.
+    """Return windows of at most `room` pieces, each `stride` pieces after the one before.
 
-    A passage without a piece has one window all the same. Of the windows that a piece is in, the
-    one with the most context, the smaller of left and right, is its own. squad_utils.py:539-577.
+    A passage without a piece has one window too. If a piece is in several windows, it belongs to
+    the one with the most context, which is the smaller of left and right. squad_utils.py:414-427,
+    539-577.
     """
     spans = [(0, min(room, pieces))]
     while sum(spans[-1]) < pieces:
@@ -94,8 +101,10 @@ Candidates = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def candidates_v1(
     feature: Features, output: Mapping[str, np.ndarray], n_best: int, max_length: int
 ) -> Candidates:
-    """Spans of the `n_best` likeliest starts with the `n_best` likeliest ends.
-    squad_utils.py:876-905."""
+    """Return the spans of the `n_best` best starts with the `n_best` best ends.
+
+    squad_utils.py:876-905.
+    """
     start_S, end_S = (np.asarray(output[f"{x}_logits"], np.float64) for x in ("start", "end"))
     starts, ends = (np.argsort(-x, kind="stable")[:n_best] for x in (start_S, end_S))
     starts, ends = np.repeat(starts, len(ends)), np.tile(ends, len(starts))
@@ -105,7 +114,10 @@ def candidates_v1(
 def candidates_v2(
     feature: Features, output: Mapping[str, np.ndarray], n_best: int, max_length: int
 ) -> Candidates:
-    """Spans of the head's beam, 5 starts and 5 ends for each. squad_utils.py:1252-1292."""
+    """Return the spans of the head's beam, 5 starts and 5 ends for each.
+
+    squad_utils.py:1252-1292.
+    """
     beam = (
         np.repeat(output["start_index"], BEAM),
         np.asarray(output["end_index"]).reshape(-1),
@@ -116,7 +128,10 @@ def candidates_v2(
 
 
 def _allowed(feature: Features, spans: Candidates, max_length: int) -> Candidates:
-    """Those within the passage, whose start is in no better window, and that are not too long."""
+    """Return the spans within the passage that are not too long.
+
+    Their start must not be in a better window.
+    """
     extra = feature.extra
     starts, ends = spans[0] - extra["passage_start"], spans[1] - extra["passage_start"]
     pieces = len(extra["starts"])
@@ -126,7 +141,7 @@ def _allowed(feature: Features, spans: Candidates, max_length: int) -> Candidate
 
 
 class RankedAnswer(TypedDict):
-    """An entry of nbest_predictions.json: a text, its share among the question's, its scores."""
+    """Hold an entry of nbest_predictions.json: a text, its probability, and its scores."""
 
     text: str
     probability: float
@@ -144,19 +159,21 @@ def span_answer(text: str, start_score: float, end_score: float) -> RankedAnswer
     }
 
 
-# What nbest_predictions.json holds where no span is allowed, as in a context without a piece.
+# The entry in nbest_predictions.json if no span is allowed, as in a context without a piece.
 # Differs from TF, whose v1 answers the word "empty" there too.
 NO_ANSWER = span_answer("", -1e6, -1e6)
-# What the original's v1 answers where none of the likeliest spans is allowed.
+# The original v1's answer if none of the best spans is allowed.
 GIVEN_UP = span_answer("empty", 0.0, 0.0)
 
 
 def best_answers(
     context: str, features: Sequence[Features], candidates: Sequence[Candidates], n_best: int
 ) -> tuple[list[RankedAnswer], int | None]:
-    """The likeliest texts of a question's windows, best first, in the form of the original's
-    nbest_predictions.json; and the character of the context where the first that is not empty
-    begins, None where none is. squad_utils.py:951-1027."""
+    """Return the most probable texts of a question's windows, the best first.
+
+    They have the form of the original's nbest_predictions.json. Also return the character of the
+    context where the first text that is not empty begins, or None. squad_utils.py:951-1027.
+    """
     starts, ends, start_scores, end_scores = (np.concatenate(x) for x in zip(*candidates))  # noqa: B905
     window = np.repeat(np.arange(len(candidates)), [len(c[0]) for c in candidates])
     found: dict[str, RankedAnswer] = {}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a data set's files, each with the place where it stands, or one error that names it.
+"""Read rows of a data set's files, each with its place, or one error that names the place.
 
-The readers take numbered lines, from a file or from a stream, and give rows as they come. A row's
+The readers take numbered lines, from a file or from a stream, and yield rows on demand. A row's
 number is that of the line where it begins.
 """
 
@@ -26,10 +26,10 @@ from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import Line, LineOrError, file_lines, kind_of
 
 Row = tuple[str, Mapping[str, Any]]  # place, for errors; cells by column
-# The same where a reader keeps errors: a row that is none is the error that says so.
+# A row, or, if a reader keeps errors, the error of a row that cannot be read.
 RowOrError = tuple[str, Mapping[str, Any] | UserError]
 
-# What files of a split are called, by all tasks.
+# The names of a split's files, for all tasks.
 SPLITS = (
     "train",
     "dev",
@@ -45,8 +45,10 @@ _MOST_CELL = 1 << 26
 
 
 def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path:
-    """Return the first of `names`, or of these with .gz, in the first of `folders` that has any; or
-    the last of the folders where that is a file of such a kind; UserError where there is none."""
+    """Return the first of `names`, plain or with .gz, in the first folder that has any of them.
+
+    The last of the folders may be such a file itself. Raises UserError if there is none.
+    """
     if folders[-1].is_file():
         return _given_file(folders[-1], names)
     for folder in folders:
@@ -81,8 +83,8 @@ def file_rows(
 ) -> Iterator[Any]:
     """Yield the rows of a file that is CSV, TSV or else JSONL by its name.
 
-    With `keep_errors` a row that is none is yielded as its error, and the next follow; what ends
-    the file, as a quote that is never closed, is raised all the same.
+    With `keep_errors`, a row that cannot be read is yielded as its error, and the next rows follow.
+    An error that ends the file, such as a quote that is never closed, is still raised.
     """
     read = ROW_READERS.get(kind_of(path), json_rows)
     lines = file_lines(path, keep_errors=keep_errors and read is json_rows)
@@ -95,20 +97,24 @@ def tsv_rows(
     needed: Sequence[str] = (),
     *,
     others: Sequence[Sequence[str]] = (),
-    without_header: Sequence[str] = (),
-    leave_out_short: bool = False,
     hint: Hint = no_hint,
     keep_errors: bool = False,
 ) -> Iterator[Any]:
     """Yield the rows of a tab-separated file, whose quotes are plain text (csv.QUOTE_NONE).
 
-    The first row names the columns, which must include `needed`, or else one of `others`; where it
-    has none of `without_header`, those are the names and it is a row like the others.
-    `leave_out_short`: rows of another width are counted on stderr.
+    The first row names the columns, which must include `needed`, or else one of `others`.
     """
-    rows = ((number, line.split("\t")) for number, line in lines if line.strip(" "))
-    wanted = _Columns((needed, *others), hint, tuple(without_header), leave_out_short)
-    return _by_column(name, rows, wanted, keep_errors=keep_errors)
+    wanted = Columns((needed, *others), hint)
+    return _by_column(name, _tsv_cells(lines), wanted, keep_errors=keep_errors)
+
+
+def irregular_tsv_rows(lines: Iterable[Line], name: str, wanted: Columns) -> Iterator[Any]:
+    """Yield the rows of a tab-separated file that may lack a header, or a part of its rows."""
+    return _by_column(name, _tsv_cells(lines), wanted, keep_errors=False)
+
+
+def _tsv_cells(lines: Iterable[Line]) -> Iterator[tuple[int, list[str]]]:
+    return ((number, line.split("\t")) for number, line in lines if line.strip(" "))
 
 
 def csv_rows(
@@ -120,10 +126,12 @@ def csv_rows(
     hint: Hint = no_hint,
     keep_errors: bool = False,
 ) -> Iterator[Any]:
-    """Yield the rows of a comma-separated file, a cell with commas, quotes or new lines in double
-    quotes. Columns are named as for `tsv_rows`."""
+    """Yield the rows of a comma-separated file; columns are named as in `tsv_rows`.
+
+    A cell with commas, quotes or new lines is in double quotes.
+    """
     cells = _csv_cells(lines, name)
-    return _by_column(name, cells, _Columns((needed, *others), hint), keep_errors=keep_errors)
+    return _by_column(name, cells, Columns((needed, *others), hint), keep_errors=keep_errors)
 
 
 def _csv_cells(lines: Iterable[Line], name: str) -> Iterator[tuple[int, list[str]]]:
@@ -161,12 +169,18 @@ def _csv_fault(error: csv.Error) -> str:
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """What `tsv_rows` and `csv_rows` were asked of a table's columns; `needed` are the sets of
-    which it must have one."""
+class Columns:
+    """Set what a table's columns must be.
+
+    Attributes:
+        needed: sets of names, of which the table must have one.
+        without_header: the columns of a table without a header. If the first row has none of these
+            names, they are the columns, and it is a row like the others.
+        leave_out_short: leave out rows of another width, and count them on stderr.
+    """
 
     needed: Sequence[Sequence[str]]
-    hint: Hint
+    hint: Hint = no_hint
     without_header: tuple[str, ...] = ()
     leave_out_short: bool = False
 
@@ -174,7 +188,7 @@ class _Columns:
 def _by_column(
     name: str,
     rows: Iterator[tuple[int, list[str]]],
-    wanted: _Columns,
+    wanted: Columns,
     *,
     keep_errors: bool,
 ) -> Iterator[RowOrError]:
@@ -207,7 +221,7 @@ def _by_column(
 def _require_columns(
     columns: Sequence[str], place: str, needed: Sequence[Sequence[str]], hint: Hint
 ) -> None:
-    """Raise UserError for two columns of one name, and where no list of names is there whole."""
+    """Raise UserError for two columns of one name, and if no set of names is complete."""
     for column in columns:
         if column and columns.count(column) > 1:
             raise UserError(f"{place} names two columns {column!r}; rename one")
@@ -232,7 +246,7 @@ def json_rows(
     hint: Hint = no_hint,
     keep_errors: bool = False,
 ) -> Iterator[Any]:
-    """Yield the objects of JSONL, one a line."""
+    """Yield the objects of JSONL, one in each line."""
     for number, line in lines:
         if isinstance(line, str) and not line.strip():
             continue
@@ -261,8 +275,10 @@ def _row_value(line: str, place: str) -> Any:
 
 
 def json_object(text: str, place: str, needed: Sequence[str] = ()) -> JsonObject:
-    """Return the JSON object that a file holds, with the keys `needed`; UserError for anything
-    else."""
+    """Return the JSON object that a file holds, with the keys `needed`.
+
+    Raises UserError for anything else.
+    """
     found = _object(parse_json(text, place), place, needed)
     require_keys(found, place, needed)
     return found
@@ -276,7 +292,7 @@ def _object(value: Any, place: str, needed: Sequence[str]) -> JsonObject:
 
 
 def parse_json(text: str, place: str) -> Any:
-    """Return a JSON value; UserError for what is none, and for an object that has a key twice."""
+    """Return a JSON value; raises UserError for other text, and for an object with a key twice."""
     try:
         return _loads(text, place)
     except (ValueError, RecursionError) as error:
@@ -296,14 +312,17 @@ def _loads(text: str, place: str) -> Any:
 
 
 def _without_advice(error: Exception) -> str:
-    """Return what Python says of bad JSON, without what a programmer could do about it."""
+    """Return Python's message about bad JSON, without its advice for programmers."""
     return str(error).partition("; use sys.")[0]
 
 
 def conll_rows(lines: Iterable[Line], name: str, text: str, label: str) -> Iterator[Row]:
-    """Yield the sentences of a CoNLL file, {text: words, label: tags}: a word a line, tabs or
-    spaces between its columns (other white space is part of a word), the tag last, an empty line
-    between sentences. A file of one column has no tags."""
+    """Yield the sentences of a CoNLL file, {text: words, label: tags}.
+
+    A line has a word and its columns, with tabs or spaces between them (other white space is part
+    of a word). The tag is the last column. An empty line ends a sentence. A file with one column
+    has no tags.
+    """
     words: list[str] = []
     tags: list[str] = []
     start, width = 1, 0
@@ -342,10 +361,10 @@ ROW_READERS: dict[str, Callable[..., Iterator[Any]]] = {
 
 
 def tfds_rows(name: str, split: str) -> Iterator[Row]:
-    """Yield the examples of a TFDS data set, text as str, lists as lists; prepared where need be.
+    """Yield the examples of a TFDS data set, text as str, lists as lists; prepare it if necessary.
 
-    Raises UserError for a data set that is unknown or cannot be read without TensorFlow, and for
-    text that is not UTF-8.
+    Raises UserError if the data set is unknown or cannot be read without TensorFlow, or text is not
+    UTF-8.
     """
     for index, example in enumerate(_tfds_source(name, split)):
         place = f"TFDS {name} {split}[{index}]"
@@ -368,8 +387,8 @@ def hub_rows(
 ) -> Iterator[Row]:
     """Yield the rows of a data set of the hub, classes by their names and -1 as None.
 
-    Raises UserError for a data set that cannot be had, and for one that lacks the columns `needed`
-    and each of `others`.
+    Raises UserError if the data set cannot be fetched, or lacks the columns `needed` and each of
+    `others`.
     """
     found = open_hub_split(data, split)
     _require_columns(found.columns, found.place, (needed, *others), hint)
@@ -388,7 +407,10 @@ def _plain(value: Any, name: str, place: str) -> Any:
 
 
 def write_text(folder: str | Path, name: str, text: str) -> Path:
-    """Write `folder`/`name`, UTF-8 with \\n, and return it; UserError where it cannot."""
+    """Write `folder`/`name` as UTF-8 with Unix line ends, and return its path.
+
+    Raises UserError if it cannot be written.
+    """
     path = Path(folder) / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

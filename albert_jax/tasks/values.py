@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values of a record's fields: a text, a list, a score, a class, an id, or one error that names
-the row and the field. No reader turns a value of another kind into words."""
+"""Read the values of a record's fields: a text, a list, a score, a class or an id.
+
+An error names the row and the field. A value of another type is never converted to words.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from typing import Any
 
 from albert_jax.utils.errors import UserError
 
-# From the keys or columns that are there, what to do about one that is not.
+# A function from the existing keys or columns to advice about a missing one.
 Hint = Callable[[Iterable[str]], str]
 
-# The loss squares the distance of two scores in float32, whose largest is 3.4e38.
+# The loss squares the difference of two scores in float32, whose maximum is 3.4e38.
 MOST_SCORE = 1e18
 
 
@@ -28,8 +30,10 @@ def text_of(
     may_be_blank: bool = False,
     blanks: str | None = None,
 ) -> str:
-    """Return a text; UserError for a value of another kind, and for one of `blanks` alone, which
-    are all white space unless given."""
+    """Return a text; raises UserError for a value of another type, and for a blank text.
+
+    A text is blank if it has only `blanks`, by default all white space.
+    """
     if not isinstance(value, str):
         raise wrong_value(place, name, value, "a text")
     if not may_be_blank and not value.strip(blanks):
@@ -38,7 +42,7 @@ def text_of(
 
 
 def list_of(value: Any, name: str, place: str, *, of: str) -> list[Any]:
-    """Return a list; `of` says of what, as "words". UserError for anything else."""
+    """Return a list; raises UserError for anything else. `of` names the items, as "words"."""
     if not isinstance(value, (list, tuple)):
         raise wrong_value(place, name, value, f"a list of {of}")
     return list(value)
@@ -53,8 +57,11 @@ def row_texts(
     count: int | None = None,
     **options: Any,
 ) -> tuple[str, ...]:
-    """Return the texts of a list; UserError where it is none, has not `count` of them, or holds
-    what is none by `text_of`, which takes the options."""
+    """Return the texts of a list of `count` items.
+
+    Raises UserError for another value, another number of items, or an item that is no text by
+    `text_of`, which takes the options.
+    """
     values = list_of(value, name, place, of=of)
     if count is not None and len(values) != count:
         raise UserError(f"{place}: {name!r} has {len(values)} {of}; expected {count}")
@@ -62,7 +69,7 @@ def row_texts(
 
 
 def score_of(value: Any, name: str, place: str) -> float:
-    """Return the finite number that a value is, or that its text says; else UserError."""
+    """Return a value as a finite number, from a number or text; raises UserError for others."""
     score = math.nan
     if isinstance(value, str) or (isinstance(value, Real) and not isinstance(value, bool)):
         with contextlib.suppress(ValueError, OverflowError):
@@ -77,7 +84,7 @@ def score_of(value: Any, name: str, place: str) -> float:
 
 
 def class_of(value: Any, name: str, place: str) -> str:
-    """Return a class's name, without blanks around it: a string, or a whole number as one."""
+    """Return a class's name, stripped of blanks: a string, or a whole number as one."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, (list, tuple)):
@@ -91,7 +98,7 @@ def class_of(value: Any, name: str, place: str) -> str:
 
 
 def id_of(record: Mapping[str, Any], names: Iterable[str], number: int, place: str) -> str:
-    """Return a record's id: the first of `names` that it has, else `number`; null is none."""
+    """Return a record's id: the first of `names` that it has and is not null, or `number`."""
     name = next((name for name in names if record.get(name) is not None), None)
     if name is None:
         return str(number)
@@ -104,7 +111,7 @@ def id_of(record: Mapping[str, Any], names: Iterable[str], number: int, place: s
 
 
 def _whole(value: Any) -> int | None:
-    """Return a whole number; 1.0 is one, as not all writers of JSON know whole numbers."""
+    """Return a whole number; 1.0 counts, because some writers of JSON have no whole numbers."""
     if isinstance(value, bool):
         return None
     if isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()):
@@ -120,7 +127,7 @@ def no_hint(found: Iterable[str]) -> str:
 def require_keys(
     record: Mapping[str, Any], place: str, needed: Iterable[str], *, hint: Hint = no_hint
 ) -> None:
-    """Raise UserError where a record lacks one of the keys."""
+    """Raise UserError if a record lacks one of the keys."""
     if missing := [name for name in needed if name not in record]:
         raise UserError(
             f"{place} lacks {quoted(missing)}: expected {quoted(needed)}; found "
@@ -129,12 +136,12 @@ def require_keys(
 
 
 def wrong_value(place: str, name: str, value: Any, expected: str) -> UserError:
-    """Return the error for a field's value of another kind than `expected`."""
+    """Return the error for a field's value of another type than `expected`."""
     return UserError(f"{place}: {name!r} is {json_shown(value)}; expected {expected}")
 
 
 def json_shown(value: Any) -> str:
-    """Return a value as JSON writes it, one line and not long, for an error."""
+    """Return a value as JSON, in one short line, for an error."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
@@ -145,6 +152,6 @@ def json_shown(value: Any) -> str:
 
 
 def quoted(names: Iterable[Any]) -> str:
-    """Return names for an error, each in quotation marks, cut where they are many."""
+    """Return names for an error, each in quotation marks; a long list is cut."""
     text = ", ".join(repr(name if len(str(name)) <= 40 else str(name)[:40]) for name in names)
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best step of a fine-tuning run: judged on dev, kept as a model directory, and waited for no
-longer than the run's patience."""
+"""Judge the steps of a fine-tuning run on dev, and keep the best as a model directory.
+
+A run ends early when no evaluation has been better for its patience.
+"""
 
 from __future__ import annotations
 
@@ -13,38 +15,44 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from albert_jax import __version__
+from albert_jax.checkpoint.adapter import LORA, merged, write_adapter
 from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.model_export import export_model
+from albert_jax.config.adapters import ADAPTER_FORMAT, AdapterManifest, base_digest
 from albert_jax.config.heads import IGNORED_LABEL, LABEL_SET
-from albert_jax.config.manifests import MANIFEST, settings_in
+from albert_jax.config.manifests import MANIFEST, HeadManifest, settings_in
+from albert_jax.config.model_names import name_of
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.tasks import Features, Task
+from albert_jax.tasks.base import Predictions
 from albert_jax.tasks.long_texts import pooled
 from albert_jax.tasks.scores import LOSS, Scores, goodness, line_of
 from albert_jax.tasks.split_features import SplitFeatures
 from albert_jax.training.finetune_setup import FinetuneSetup
-from albert_jax.training.lora import LORA, merged, write_adapter
-from albert_jax.utils.json_values import finite
+from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.provenance import without_credentials
 
 
 class Patience:
-    """Counts evaluations since the best one: `limit` of them end a run, 0 never does."""
+    """Count evaluations since the best one; `limit` of them end a run, and 0 never does."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._values: dict[int, float] = {}  # by step, in their order
 
     def note(self, step: int, value: float) -> None:
-        """Note what an evaluation found, of which more is better; those of later steps are
-        forgotten, because a rollback makes them again."""
+        """Record the value of an evaluation, of which more is better.
+
+        Values of later steps are forgotten, because a rollback makes these steps again.
+        """
         self._values = {s: x for s, x in self._values.items() if s < step} | {step: value}
 
     def is_over(self, step: int) -> bool:
-        """Return whether a run that stands at this step has waited long enough."""
+        """Return whether a run at this step has waited long enough."""
         values = [x for s, x in self._values.items() if s <= step]
         if not self._limit or not values:
             return False
@@ -52,16 +60,16 @@ class Patience:
 
 
 class Judged(NamedTuple):
-    """What dev says of some parameters."""
+    """Hold the dev metrics of some parameters."""
 
     metrics: dict[str, float]
-    predictions: dict[str, Any]
+    predictions: Predictions
     task: Task
     """The task with what it learnt of dev, such as thresholds."""
 
 
 class BestStep:
-    """Judges a seed's run on dev, and keeps its best step as a model directory."""
+    """Judge a seed's run on dev, and keep its best step as a model directory."""
 
     def __init__(
         self,
@@ -79,7 +87,7 @@ class BestStep:
         self._offered: tuple[int, Judged] | None = None  # the newest step, judged on all of dev
 
     def _recorded(self) -> float:
-        """Return how good the step is that an interrupted run has kept; -inf where it kept none."""
+        """Return the goodness of the step that an interrupted run kept; -inf if it kept none."""
         try:
             found = read_document(self.directory / MANIFEST)["provenance"]
         except (Damaged, OSError, KeyError):
@@ -87,12 +95,11 @@ class BestStep:
         return goodness(self.prepared.metric, found["chosen_by"])
 
     def forget(self) -> None:
-        """Take the first offer that comes, because what is kept may be an earlier run's."""
+        """Accept the next offer whatever it is, because the kept step may be an earlier run's."""
         self._value, self._nothing_kept = -math.inf, True
 
     def recall(self, evaluations: Iterable[Mapping[str, Any]]) -> None:
-        """Take note of evaluations that were made before the run was interrupted, in their
-        order."""
+        """Record evaluations that were made before the run was interrupted, in their order."""
         for entry in evaluations:
             self.patience.note(entry["step"], self._goodness(entry))
 
@@ -110,7 +117,7 @@ class BestStep:
         return Scores(numbers, line_of(self.prepared.task, self.prepared.metric, numbers))
 
     def offered(self, step: int) -> Judged | None:
-        """Return what all of dev said of the step that was offered last, if it is this one."""
+        """Return the dev metrics of the last offer, if it was this step and used all of dev."""
         return self._offered[1] if self._offered and self._offered[0] == step else None
 
     def _goodness(self, metrics: Mapping[str, Any]) -> float:
@@ -123,9 +130,9 @@ class BestStep:
         tick: Tick | None = None,
         task: Task | None = None,
     ) -> Judged:
-        """Judge parameters on a split; `tick` is called with the number of rows done.
+        """Judge parameters on a split; `tick` is called with the number of finished rows.
 
-        `task` is one whose thresholds are fitted already; None: they may be fitted on this split.
+        `task` is a task with fitted thresholds; None, they may be fitted on this split.
         """
         fit = task is None and self.config.thresholds == "fit"
         task = task or self.prepared.task
@@ -140,43 +147,64 @@ class BestStep:
         return Judged(metrics, predictions, task)
 
     def export(self, params: Any, directory: Path, step: int, judged: Judged) -> None:
-        """Write parameters as a model directory, with their scores on dev; an adapter beside it."""
-        source, metrics = self.prepared.source, judged.metrics
+        """Write parameters and their dev metrics as a model directory, an adapter beside it."""
+        source = self.prepared.source
+        head = HeadManifest.from_json(
+            dataclasses.replace(self.prepared, task=judged.task).head
+            | {"max_seq_length": self.prepared.max_seq_length}
+            | _long_of(self.config)
+        )
+        provenance = self._provenance(step, judged.metrics)
         if LORA in params:
             adapter = directory.with_name(f"{directory.name}-adapter")
-            write_adapter(adapter, jax.device_get(params), source.config, judged.task.head)
+            manifest = self._adapter_manifest(head, provenance)
+            write_adapter(adapter, jax.device_get(params), source.config, manifest)
         export_model(
             directory,
             params=jax.device_get(merged(params)),
-            config=source.config,  # its dropout too, which is the run's affair, not the weights'
+            config=source.config,  # its dropout too: the run's dropout is not part of the weights
             vocab=source.tokenizer["path"],
             tokenizer=settings_in(source.tokenizer),
-            head=dataclasses.replace(self.prepared, task=judged.task).head
-            | {"max_seq_length": self.prepared.max_seq_length}
-            | _long_of(self.config),
-            provenance={
-                "made_by": "albert-jax finetune",
-                "seed": self.seed,
-                "step": step,
-                "chosen_by": finite(metrics[self.prepared.metric]),
-                "dev": finite(metrics),
-                "config": without_credentials(to_dict(self.config)),
-                "started_from": {
-                    key: source.manifest["provenance"].get(key)
-                    for key in ("made_by", "source", "step")
-                },
-            },
+            head=head,
+            provenance=provenance,
+        )
+
+    def _provenance(self, step: int, metrics: Mapping[str, Any]) -> JsonObject:
+        began = self.prepared.source.manifest["provenance"]
+        return {
+            "made_by": "albert-jax finetune",
+            "seed": self.seed,
+            "step": step,
+            "chosen_by": finite(metrics[self.prepared.metric]),
+            "dev": finite(metrics),
+            "config": without_credentials(to_dict(self.config)),
+            "started_from": {key: began.get(key) for key in ("made_by", "source", "step")},
+        }
+
+    def _adapter_manifest(self, head: HeadManifest, provenance: JsonObject) -> AdapterManifest:
+        given, source = self.config.model or "", self.prepared.source
+        named = name_of(given)
+        base = str(named.forced) if named else str(Path(given).resolve())
+        return AdapterManifest(
+            format_version=ADAPTER_FORMAT,
+            albert_jax=__version__,
+            base=None if self.config.random_weights else base,
+            base_sha256=base_digest(source.manifest["tensors"]),
+            positions=self.config.positions,
+            max_position_embeddings=source.config.max_position_embeddings,
+            head=head,
+            provenance=provenance,
         )
 
 
-def _long_of(config: FinetuneConfig) -> dict[str, Any]:
-    """What a manifest says of long texts, where they are not cut."""
+def _long_of(config: FinetuneConfig) -> JsonObject:
+    """Return what a manifest records about long texts, if they are not cut."""
     kept = {"long": config.long, "stride": config.stride} if config.long != "cut" else {}
     return {name: value for name, value in kept.items() if value is not None}
 
 
 def some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
-    """Return at most `limit` of the examples, evenly spread over the file."""
+    """Return at most `limit` of the examples, evenly spaced over the file."""
     count = len(split.examples)
     if count <= limit:
         return split
@@ -194,8 +222,11 @@ def some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
 def mean_loss(
     head: str, features: Sequence[Features], outputs: Sequence[Mapping[str, np.ndarray]]
 ) -> float:
-    """Return the mean loss of examples by the head's outputs, as training has it but without class
-    weights and label smoothing: cross-entropy in nats, squared error of scores."""
+    """Return the mean loss of examples, from the head's outputs.
+
+    It is training's loss without class weights and label smoothing: cross-entropy in nats, or
+    squared error of scores.
+    """
     logits = [np.asarray(x["logits"], np.float64) for x in outputs]
     if head == "multi_label":
         sets = [np.asarray(feature.targets[LABEL_SET]) for feature in features]
@@ -211,8 +242,11 @@ def mean_loss(
 
 
 def _cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the cross-entropy of each label, nats, f64[N], for logits [C] and one label, or for
-    logits [S, C] and labels [S], without those to be ignored."""
+    """Return the cross-entropy of each label, nats, f64[N].
+
+    `logits` [C] go with one label, `logits` [S, C] with labels [S]; labels to be ignored are left
+    out.
+    """
     logits_SC, labels_S = np.atleast_2d(logits), np.atleast_1d(labels)
     logits_SC, labels_S = (x[labels_S != IGNORED_LABEL] for x in (logits_SC, labels_S))
     most_S = logits_SC.max(axis=-1)

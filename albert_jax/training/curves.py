@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of a pretraining run: its losses and accuracies over the steps."""
+"""Draw the losses and accuracies of a pretraining run over its steps."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _PANELS = {
     "sentence_order_accuracy": ("sentence_order_accuracy", "sentence-order accuracy"),
 }
 _KINDS = {"train": "training", "eval": "held out"}
-_FEW = 30  # points: so many get a marker each, and a line of one point is seen
-_LOG_RATIO = 100.0  # a loss that spans more, as a diverging one does, needs a logarithmic axis
+_FEW = 30  # points; up to this number each gets a marker, so that a single point is visible
+_LOG_RATIO = 100.0  # a loss with a wider range, such as a diverging one, needs a logarithmic axis
 
 
 def curves_figure(entries: Iterable[Any], *, baselines: Mapping[str, float], title: str) -> Any:
     """Return a figure of the entries of a metrics.jsonl, a panel for each of loss and accuracies.
 
-    `baselines` are dashed lines {"loss: unigram": 5.9}: a name starts with its panel, "loss",
-    "masked_lm_accuracy" or "sentence_order_accuracy". What is no entry, lacks a figure or holds a
-    value that is not finite is left out; without any the picture says so.
+    `baselines` are dashed lines {"loss: unigram": 5.9}. A name starts with its panel: "loss",
+    "masked_lm_accuracy" or "sentence_order_accuracy". Entries that are damaged, lack a figure or
+    have a value that is not finite are left out. If none is left, the figure says so.
     """
     lines = _lines(entries)
     panels = [panel for panel in _PANELS if any(panel == name for _, name in lines)]
@@ -60,7 +60,7 @@ def curves_figure(entries: Iterable[Any], *, baselines: Mapping[str, float], tit
 
 
 def _lines(entries: Iterable[Any]) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    """(kind, panel) -> steps and values, as float64, of those that are finite."""
+    """Return the steps and values, as float64, of each (kind, panel); only finite values count."""
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for entry in entries:
         kind = entry.get("kind") if isinstance(entry, dict) else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a run saves a checkpoint and when it evaluates."""
+"""Decide when a run saves a checkpoint and when it evaluates."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 from albert_jax.config.sections import TrainConfig
 from albert_jax.distributed import multihost
 
-# An evaluation may take hours. What is more work than this is saved before it, because the machine
-# may be lost meanwhile.
+# An evaluation may take hours. If more work than this is unsaved, it is saved first, because the
+# machine may be lost meanwhile.
 UNSAVED_SECONDS = 60.0
 
 
 class Due(NamedTuple):
-    """What is to be done after a step."""
+    """Hold what is to be done after a step."""
 
     stop: bool = False
     save: bool = False
@@ -28,14 +28,14 @@ NOTHING = Due()
 
 
 class Timetable:
-    """Says what is due after a step, by the step's number and by the time since the last save."""
+    """Decide what is due after a step, by the step's number and the time since the last save."""
 
     def __init__(self, config: TrainConfig, *, evaluates: bool) -> None:
         self._config, self._evaluates = config, evaluates
         self._saved_at = time.monotonic()
 
     def saved(self) -> None:
-        """Note that a checkpoint was saved just now."""
+        """Record that a checkpoint was just saved."""
         self._saved_at = time.monotonic()
 
     def due(self, step: int, *, stop: bool) -> Due:
@@ -61,5 +61,5 @@ class Timetable:
 
 
 def is_due(step: int, every: int, last: int) -> bool:
-    """Return whether a step is the last one, or one of those every so often (0: never)."""
+    """Return whether a step is the last one, or a multiple of `every` (0: never)."""
     return step == last or (every > 0 and step % every == 0)

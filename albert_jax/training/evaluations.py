@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluations in the midst of a run: made when due, cut short by a signal, made up for later."""
+"""Evaluate during a run: when due, cut short by a signal, and made up for later."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from albert_jax.training.watching import Hooks
 
 
 class Cut(Exception):
-    """An evaluation is cut short, because the run is to stop."""
+    """Report that an evaluation was cut short, because the run is to stop."""
 
 
 class Evaluations:
-    """Evaluates a run's parameters and logs what was found."""
+    """Evaluate a run's parameters and log the metrics."""
 
     def __init__(
         self,
@@ -29,16 +29,16 @@ class Evaluations:
         must_stop: Callable[[], bool],
         hooks: Hooks,
     ) -> None:
-        """`must_stop` is asked after every batch of an evaluation."""
+        """Prepare to evaluate; `must_stop` is called after every batch of an evaluation."""
         self._run, self._log, self._hooks = run, log, hooks
         self._watchdog, self._must_stop = watchdog, must_stop
 
     def is_logged(self, step: int) -> bool:
-        """Return whether the evaluation after a step was made, before a restart perhaps."""
+        """Return whether the evaluation after a step was made, perhaps before a restart."""
         return multihost.gather(self._log.has_evaluation(step))[0]
 
     def make(self, params: Any, step: int) -> None:
-        """Evaluate parameters, as placed, and log the metrics; raises Cut where the run stops."""
+        """Evaluate placed parameters and log the metrics; raises Cut if the run is to stop."""
         assert self._run.evaluate is not None
 
         def tick(done: int, total: int) -> None:
@@ -59,7 +59,7 @@ class Evaluations:
 def log_evaluation(
     log: MetricsLog, step: int, values: Mapping[str, float], of: str = "held out"
 ) -> None:
-    """Record an evaluation's metrics and say them: by their own `line`, where they have one."""
+    """Record an evaluation's metrics and print them, by their own `line` if they have one."""
     figures = "  ".join(figure(name, value) for name, value in values.items())
     text = getattr(values, "line", figures)
     log.scalars("eval", step, values, line=f"step {step}  {of}:  {text}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning from a task's files to a model that answers it: what `albert-jax finetune` calls."""
+"""Fine-tune from a task's files to a model that answers it, for `albert-jax finetune`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from albert_jax.distributed.placement import Placement, local_devices
 from albert_jax.inference.finetuned import HeadOutputs
 from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.tasks import Task
-from albert_jax.tasks.batches import TrainingBatches
+from albert_jax.tasks.batches import Pack, TrainingBatches
 from albert_jax.tasks.scores import goodness, line_of
 from albert_jax.training.best_step import BestStep, Judged
 from albert_jax.training.finetune_report import (
@@ -79,15 +79,26 @@ def finetune(
     on_step: Callback | None = None,
     on_evaluation: Callback | None = None,
 ) -> FinetuneResults:
-    """Fine-tune as configured, or go on with it, and return what results.json holds.
+    """Fine-tune as configured, or continue the runs, and return the contents of results.json.
 
-    The work directory gets config.json, results.json, a folder `seed-N` for each run with
-    checkpoints/, metrics.jsonl, tensorboard/ and the model directories last/ and best/, and links
-    `last`, `best` and `model` to those of the run that is best on dev; `model` is its best step.
-    `log`, `on_step` and `on_evaluation` are `pretrain`'s, for the run of each seed: StopTraining
-    ends one seed's run.
+    The work directory gets config.json, results.json and a folder `seed-N` for each run, with
+    checkpoints/, metrics.jsonl, tensorboard/ and the model directories last/ and best/. Its links
+    `last`, `best` and `model` lead to those of the run that is best on dev; `model` is that run's
+    best step.
 
-    Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
+    Args:
+        config: the task, the model to start from, the data and the settings.
+        log: the trackers that receive the figures: "tensorboard", "wandb", "mlflow", or several.
+        on_step: called with each training line of the log, as in `pretrain`. StopTraining ends the
+            run of one seed.
+        on_evaluation: called with each evaluation, as in `pretrain`.
+
+    Returns:
+        The metrics of each seed's run and their spread.
+
+    Raises:
+        UserError: if the settings or the data do not fit.
+        TryAgain: if a signal stopped the run; the same call continues it.
     """
     watching = watching_of(log, on_step, on_evaluation)
     require_finetuning_inputs(config)
@@ -137,8 +148,10 @@ def _weights_by_label(prepared: FinetuneSetup) -> dict[str, float] | None:
 def _runs(
     config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement, watching: Watching
 ) -> list[SeedRun]:
-    """Carry out a run for each seed; in place of a degenerate one, as often as allowed, a run of a
-    new seed."""
+    """Make a run for each seed.
+
+    A degenerate run is replaced by a new seed's, as often as allowed.
+    """
     runs = []
     fresh = config.train.seed + config.seeds  # the first seed that is not asked for
     for number in range(config.seeds):
@@ -163,7 +176,7 @@ def _session(
     watching: Watching,
     seed: int,
 ) -> Session:
-    """Return what one seed's run consists of."""
+    """Return the session of one seed's run."""
     directory = Path(config.workdir or "") / f"seed-{seed}"
     directory.mkdir(exist_ok=True)
     for which in ("last", "best"):
@@ -224,7 +237,7 @@ def _run_of(
 def _first_state(
     config: FinetuneConfig, prepared: FinetuneSetup, made: ConfiguredStep, seed: int
 ) -> tuple[TrainState, str]:
-    """Return the weights to start from with a fresh optimizer, and where they come from."""
+    """Return the first weights with a fresh optimizer, and a sentence on where they come from."""
     params, origin = first_params(prepared, seed=seed, random_weights=config.random_weights)
     return made.state_of(jax.device_put(params), seed), origin
 
@@ -249,7 +262,7 @@ def _finish(best: BestStep, state: TrainState) -> SeedRun:
     best_step = found.manifest["provenance"]["step"]
     kept = last
     if not _is_one_model(found, directory.parent / "last"):
-        # With the thresholds that the model keeps, which may be of fewer dev examples.
+        # With the thresholds that the model keeps, which may come from fewer dev examples.
         task = prepared.task.with_settings(found.head.settings if found.head else None)
         kept = _judged(best, found.params, f"dev at step {best_step}", task)
     collapsed, learnt_nothing = (
@@ -267,7 +280,7 @@ def _finish(best: BestStep, state: TrainState) -> SeedRun:
 
 
 def _is_one_model(model: ModelDirectory, other: Path) -> bool:
-    """Return whether another directory has the same weights and the same head, thresholds too."""
+    """Return whether another directory has the same weights, head and thresholds."""
     theirs = read_document(other / MANIFEST)
     return all(model.manifest[part] == theirs[part] for part in ("tensors", "head"))
 
@@ -279,7 +292,7 @@ def _why_it_ended(best: BestStep, step: int) -> Literal["last_step", "early_stop
 
 
 def _judged(best: BestStep, params: Any, what: str, task: Task | None = None) -> Judged:
-    """Judge parameters on all of dev, with a bar."""
+    """Judge parameters on all of dev, with a progress bar."""
     dev = best.prepared.dev
     with ProgressMeter(what, len(dev.rows), unit="row") as meter:
         return best.judge(params, dev, meter.tick, task)
@@ -287,14 +300,14 @@ def _judged(best: BestStep, params: Any, what: str, task: Task | None = None) ->
 
 def _batches(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> TrainingBatches:
     train = config.train
+    unit = train.accumulate * len(local_devices(train.devices))
     return TrainingBatches(
         prepared.train.rows,
         batch_size=train.batch_size,
         seed=seed,
         window=config.window,
         longest=prepared.max_seq_length,
-        pack=config.pack,
-        unit=train.accumulate * len(local_devices(train.devices)),
+        pack=Pack(config.pack, unit) if config.pack else None,
     )
 
 
@@ -310,7 +323,7 @@ def _flops_per_row(prepared: FinetuneSetup, batches: TrainingBatches) -> float:
 
 
 def _link(workdir: Path, run: Path) -> None:
-    """Point `last`, `best` and `model` at a run's model directories."""
+    """Point the links `last`, `best` and `model` at a run's model directories."""
     for name, target in (("last", "last"), ("best", "best"), ("model", "best")):
         temporary, link = workdir / f".{name}.new", workdir / name
         if link.exists() and not link.is_symlink():

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuning run says of itself: baselines, degenerate runs, several seeds, and what made
-it."""
+"""Report on a fine-tuning run: baselines, degenerate runs, several seeds, and the environment."""
 
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 
 from albert_jax.tasks import RawExample, Task
+from albert_jax.tasks.base import Predictions
 from albert_jax.tasks.scores import in_words, line_of
 from albert_jax.training.finetune_results import (
     Baseline,
@@ -32,9 +32,12 @@ from albert_jax.utils.provenance import without_credentials
 
 def constant_predictions(
     task: Task, train: Sequence[RawExample], dev: Sequence[RawExample]
-) -> dict[str, Any]:
-    """Return the best answer that looks at no dev example: the most frequent training label (of
-    words for token classification), the mean of a regression's, no answer to a question."""
+) -> Predictions:
+    """Return the best answer that ignores the dev examples.
+
+    It is the most frequent training label (of words for token classification), the mean of a
+    regression's scores, or no answer to a question.
+    """
     if task.head.startswith("span"):
         return {example.id: "" for example in dev}
     labels = [example.label for example in train if example.label is not None]
@@ -58,16 +61,17 @@ BASELINE = {
 
 
 def baseline(task: Task, train: Sequence[RawExample], dev: Sequence[RawExample]) -> Baseline:
-    """Return what `constant_predictions` reach."""
+    """Return the metrics of `constant_predictions`."""
     what = BASELINE.get(task.head, "most frequent training label")
     found = task.metrics(dev, constant_predictions(task, train, dev))
     return Baseline(what=what, metrics={**found})
 
 
 def is_degenerate(task: Task, dev: Sequence[RawExample], predictions: Mapping[str, Any]) -> bool:
-    """Return whether examples with different labels are all answered alike: the run learnt nothing.
+    """Return whether examples with different labels all get the same answer, so nothing was learnt.
 
-    A regression's answers are alike where they span less than a twentieth of the labels.
+    A regression's answers count as the same if their range is less than a twentieth of the labels'
+    range.
     """
     values = list(predictions.values())
     labels = [example.label for example in dev]
@@ -81,8 +85,10 @@ def is_degenerate(task: Task, dev: Sequence[RawExample], predictions: Mapping[st
 
 
 def summary(runs: Sequence[SeedRun], metric: str) -> Summary:
-    """Return median, minimum and maximum of the metric over the runs, at their last and at their
-    best steps."""
+    """Return the metric's median, minimum and maximum over the runs.
+
+    They are given for the last and for the best steps.
+    """
     return Summary(
         last=_spread([run.last.metrics[metric] for run in runs]),
         best=_spread([run.best.metrics[metric] for run in runs]),
@@ -95,14 +101,14 @@ def _spread(found: Sequence[float | None]) -> SeedSpread:
 
 
 def command_line() -> str:
-    """Return the command that runs, or "Python" where it is none of ours."""
+    """Return the command line, or "Python" if no command of this package runs."""
     is_ours = Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
     arguments: list[str] = without_credentials(sys.argv[1:])
     return shlex.join(["albert-jax", *arguments]) if is_ours else "Python"
 
 
 def hardware() -> Hardware:
-    """Return what this process computes on."""
+    """Return the devices that this process computes on."""
     device = jax.local_devices()[0]
     return Hardware(
         device=device.device_kind,
@@ -120,10 +126,10 @@ def results_table(
     baseline: Baseline,
     metric: str | None = None,
 ) -> str:
-    """Return the results as lines: each run's last and best dev step, several runs' median and
-    spread, and the baseline.
+    """Return the results as lines.
 
-    `metric` chose the best steps; None: the task's own did.
+    They are each run's last and best dev step, the median and range over several runs, and the
+    baseline. `metric` chose the best steps; None, the task's own metric did.
     """
     metric, lines = metric or task.metric, []
     for run in runs:

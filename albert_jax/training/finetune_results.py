@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `finetune` returns, and results.json holds."""
+"""Define what `finetune` returns, and results.json holds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from albert_jax.tasks.scores import Metrics
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.results import ABSENT_IF_NONE, Result
 
 RESULTS_FORMAT = 1  # 0.1 wrote this format without its number
@@ -15,7 +16,7 @@ RESULTS_FORMAT = 1  # 0.1 wrote this format without its number
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class JudgedStep(Result):
-    """A step, and its metrics on all of dev."""
+    """Hold a step and its metrics on all of dev."""
 
     step: int
     metrics: Metrics
@@ -23,13 +24,18 @@ class JudgedStep(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SeedRun(Result):
-    """One seed's run.
+    """Hold one seed's run.
 
-    `directory` is relative to the work directory. `best` is the step that is kept as the model.
-    `ended` says why no step followed `last`: all were made, the metric no longer improved, or a
-    callback stopped the run; None in results of version 0.1. `degenerate` runs answer all dev
-    examples alike at their best step, `collapsed_at_the_end` at their last. A run that was
-    `restarted` does not count: another seed began anew in its place.
+    Attributes:
+        seed: the run's seed.
+        directory: relative to the work directory.
+        last: the last step.
+        best: the step that is kept as the model.
+        degenerate: True if the model gives all dev examples the same answer at its best step.
+        collapsed_at_the_end: the same at its last step.
+        restarted: True if another seed replaced this degenerate run, which then does not count.
+        ended: why no step followed `last`: all were made, the metric no longer improved, or a
+            callback stopped the run. None in results of version 0.1.
     """
 
     seed: int
@@ -46,7 +52,7 @@ class SeedRun(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SeedSpread(Result):
-    """A metric over the seeds."""
+    """Hold a metric's median, minimum and maximum over the seeds."""
 
     median: float | None
     min: float | None
@@ -55,7 +61,7 @@ class SeedSpread(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Summary(Result):
-    """The spread over the seeds, at their last and at their best steps."""
+    """Hold the spread over the seeds, at their last and at their best steps."""
 
     last: SeedSpread
     best: SeedSpread
@@ -63,7 +69,7 @@ class Summary(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Baseline(Result):
-    """What one answer to all examples reaches, and which answer that is."""
+    """Hold the metrics of giving all examples one answer, and which answer that is."""
 
     what: str
     metrics: Metrics
@@ -71,7 +77,7 @@ class Baseline(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Hardware(Result):
-    """The devices that computed, and the machine's cores and architecture."""
+    """Describe the devices that computed, and the machine's cores and architecture."""
 
     device: str
     devices: int
@@ -82,7 +88,27 @@ class Hardware(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FinetuneResults(Result):
-    """All runs of one `finetune`, and what made them; `metric` chooses the best step."""
+    """Hold all runs of one `finetune`, and the settings that made them.
+
+    Attributes:
+        format_version: the version of results.json.
+        task: the task's name.
+        metric: the metric that chooses the best step.
+        model: the model directory that the runs started from; None for a random model.
+        random_weights: True if only the architecture and the vocabulary were taken from `model`.
+        train_examples: the number of training examples.
+        dev_examples: the number of dev examples.
+        runs: a `SeedRun` for each seed.
+        summary: the metric's median, minimum and maximum over the seeds.
+        baseline: the metrics of giving all dev examples one answer.
+        class_weights: the loss's weight of each label, if they were set.
+        seconds: the time that all runs took.
+        command: the command line.
+        commit: the commit of this package's code, if it runs from a repository.
+        versions: the versions of Python and the libraries.
+        hardware: the devices.
+        config: the fields of `FinetuneConfig`.
+    """
 
     format_version: int = RESULTS_FORMAT
     task: str
@@ -100,7 +126,7 @@ class FinetuneResults(Result):
     commit: str | None
     versions: dict[str, str]
     hardware: Hardware
-    config: dict[str, Any]
+    config: JsonObject
 
     def shown(self) -> Mapping[str, Any]:
         """Return the metric of each seed's last and best step, and of the baseline."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuning run starts from: the task's examples as features, and the weights."""
+"""Prepare a fine-tuning run: the task's examples as features, and the first weights."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
+from albert_jax.checkpoint.positions import with_positions
 from albert_jax.config.heads import TEACHER_LOGITS
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import AlbertConfig
@@ -40,29 +41,27 @@ from albert_jax.tasks.split_features import SplitFeatures, features_of
 from albert_jax.tasks.values import quoted
 from albert_jax.training.finetune_report import baseline
 from albert_jax.training.finetune_results import Baseline
-from albert_jax.training.first_values import with_positions
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_values import json_sha256
+from albert_jax.utils.json_values import JsonObject, json_sha256
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.streams import say
 
-# Settings of FinetuneConfig that later versions added and that decide what a run does.
+# Settings of FinetuneConfig that later versions added and that change a run.
 _RECIPE = (
     *("metric", "thresholds", "class_weights", "label_smoothing", "layer_decay", "freeze"),
     *("exits", "lora", "ema", "distill_weight", "temperature"),
 )
-# Heads whose classes may have weights, whose probabilities a teacher has, and whose targets may be
-# smoothed.
+# Heads with class weights, with probabilities to learn from a teacher, and with targets to smooth.
 WEIGHTED = ("classification", "token_classification")
 TAUGHT = ("classification", "multiple_choice")
 SMOOTHED = (*WEIGHTED, "multiple_choice")
-_MAX_SEQ_LENGTH = 512  # the paper's, where the model has so many positions
+_MAX_SEQ_LENGTH = 512  # the paper's, if the model has that many positions
 
 
 @dataclass(frozen=True)
 class FinetuneSetup:
-    """All that runs of several seeds have in common."""
+    """Hold what the runs of all seeds share."""
 
     task: Task
     source: ModelDirectory
@@ -81,7 +80,7 @@ class FinetuneSetup:
 
     @property
     def head(self) -> HeadManifest:
-        """What the manifest of an exported model says of its head, but for the length of rows."""
+        """The manifest's entry on an exported model's head, without the length of rows."""
         task = self.task
         return HeadManifest(
             kind=task.head, labels=list(task.labels), task=task.name, settings=task.head_settings()
@@ -106,8 +105,9 @@ def _row_length(config: FinetuneConfig, longest: int) -> int:
 def set_up(config: FinetuneConfig) -> FinetuneSetup:
     """Read the task's train and dev examples and the model to start from.
 
-    Raises UserError for settings that the task has no use for, before anything is read, and for
-    what is not given, not there, without labels or too long for the model.
+    Raises UserError before anything is read if a setting does not apply to the task. Also raises
+    UserError if data or model are not given or missing, have no labels, or are too long for the
+    model.
     """
     task = configured_task(
         config.task,
@@ -161,7 +161,7 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
 
 
 def _check_head(task: Task, config: FinetuneConfig) -> None:
-    """Raise UserError for a setting that the task's head has no use for."""
+    """Raise UserError for a setting that does not apply to the task's head."""
     name, head = task.name, task.head
     if config.exits and head not in EXITABLE:
         raise UserError(f"exits is for {' and '.join(EXITABLE)}, and not for {name}; leave it out")
@@ -184,8 +184,10 @@ def _check_head(task: Task, config: FinetuneConfig) -> None:
 
 
 def _source(config: FinetuneConfig) -> tuple[ModelDirectory, int]:
-    """Return the model to start from, and the tokens of a row; UserError for settings that it does
-    not suit."""
+    """Return the model to start from, and the tokens of a row.
+
+    Raises UserError for settings that do not fit the model.
+    """
     source = load_model(Path(config.model or ""), as_float32=True)
     length = config.max_seq_length or 0
     source = with_positions(source, f"model {config.model}", length, config.positions)
@@ -203,7 +205,7 @@ def _source(config: FinetuneConfig) -> tuple[ModelDirectory, int]:
 
 
 def _say_lengths(what: str, split: SplitFeatures, length: int, longest: int) -> None:
-    """Say which texts were cut or read in windows."""
+    """Report which texts were cut or read in windows."""
     count = len(split.examples)
     for line in length_lines(
         split.cuts, split.windows, count, what, max_seq_length=length, longest=longest
@@ -212,10 +214,9 @@ def _say_lengths(what: str, split: SplitFeatures, length: int, longest: int) -> 
 
 
 def teacher_of(config: FinetuneConfig, task: Task) -> FineTuned | None:
-    """Return the model whose probabilities are learnt too, its logits in the order of the task's
-    labels; None where there is no teacher.
+    """Return the teacher, with logits in the order of the task's labels; None without a teacher.
 
-    Raises UserError for a model of another task or of other labels.
+    Raises UserError for a model of another task or with other labels.
     """
     if config.teacher is None:
         return None
@@ -239,7 +240,7 @@ def teacher_of(config: FinetuneConfig, task: Task) -> FineTuned | None:
 def taught(train: SplitFeatures, teacher: FineTuned) -> SplitFeatures:
     """Return the training rows with the teacher's logits for their examples among the targets.
 
-    They are computed once, because a teacher has no dropout; texts are divided by its own
+    They are computed once, because a teacher has no dropout. Texts are divided by the teacher's own
     vocabulary.
     """
     own = features_of(
@@ -265,11 +266,11 @@ def taught(train: SplitFeatures, teacher: FineTuned) -> SplitFeatures:
 def weights_of_classes(
     task: Task, train: Sequence[RawExample], asked: Sequence[str]
 ) -> tuple[float, ...]:
-    """Return the weights of the task's labels that `--class-weights` asks for; () for none.
+    """Return the weights of the task's labels in `--class-weights`; () if there are none.
 
-    Balanced weights are scikit-learn's, of the training examples, or of their words. Raises
-    UserError for an unknown label, and for a label that no training example has where the weights
-    are to be balanced.
+    Balanced weights are scikit-learn's, over the training examples or their words. Raises UserError
+    for an unknown label. Also raises it for a label without training examples, if the weights are
+    to be balanced.
     """
     weights = class_weights(asked)
     if not weights:
@@ -312,10 +313,10 @@ def _with_dropout(config: AlbertConfig, dropout: float | None) -> AlbertConfig:
 
 
 def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) -> tuple[Any, str]:
-    """Return parameters to start from, and a sentence on where they come from.
+    """Return the parameters to start from, and a sentence on where they come from.
 
-    The encoder is the source's; the head is new, initialised as the original's, unless the source
-    was fine-tuned on this very task with these labels. Raises UserError for a source that lacks
+    The encoder is the source's. The head is new, initialised as the original's, unless the source
+    was fine-tuned on the same task with the same labels. Raises UserError for a source that lacks
     parts of the encoder.
     """
     params = init_params(prepared.model, jax.random.key(seed))
@@ -340,11 +341,11 @@ def first_params(prepared: FinetuneSetup, *, seed: int, random_weights: bool) ->
     return params, "; ".join(words)
 
 
-def finetuning_identity(
-    config: FinetuneConfig, prepared: FinetuneSetup, seed: int
-) -> dict[str, Any]:
-    """Return what a run must share with the checkpoint that it resumes: weights, examples,
-    updates."""
+def finetuning_identity(config: FinetuneConfig, prepared: FinetuneSetup, seed: int) -> JsonObject:
+    """Return what a run must share with the checkpoint that it resumes.
+
+    These are the weights, the examples and the updates.
+    """
     settings = to_dict(config)
     keys = ("steps", "batch_size", "accumulate")
     kept = ("max_seq_length", "dropout", "classifier_dropout", "length_window", "random_weights")

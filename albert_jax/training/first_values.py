@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first values of a pretraining run's weights, where they are not the original's: drawn
-otherwise, or those of another model."""
+"""Set the first values of a pretraining run's weights, if they differ from the original's.
+
+They are drawn differently, or taken from another model.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory
+from albert_jax.checkpoint.positions import with_positions
 from albert_jax.config.manifests import VOCABULARIES
 from albert_jax.config.run import PretrainConfig
-from albert_jax.config.sections import Positions
 from albert_jax.data.pretraining import PretrainingData
 from albert_jax.training.optimizer import path_name
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.streams import say
 
 
 def first_values(params: Any, config: PretrainConfig, data: PretrainingData) -> Any:
-    """Return random parameters as the run's settings begin with them."""
+    """Return random parameters as the run's settings ask for."""
     if config.kernel_init == "fan_in":
         params = fan_in_kernels(params, config.model.initializer_range)
     if config.output_bias == "unigram":
@@ -33,10 +34,10 @@ def first_values(params: Any, config: PretrainConfig, data: PretrainingData) -> 
 
 
 def fan_in_kernels(params: Any, stddev: float) -> Any:
-    """Return parameters whose kernels, drawn with `stddev`, have 1 / sqrt(rows) in its place.
+    """Return parameters whose kernels have the standard deviation 1 / sqrt(rows), not `stddev`.
 
-    A kernel then neither swells nor shrinks what it multiplies, at any width; 0.02 does so at 2,500
-    rows, and at a few hundred leaves attention and feed-forward nearly without effect.
+    Such a kernel neither enlarges nor shrinks its input, at any width. 0.02 does that at 2,500
+    rows; at a few hundred it leaves attention and feed-forward nearly without effect.
     """
 
     def scaled(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
@@ -48,8 +49,11 @@ def fan_in_kernels(params: Any, stddev: float) -> Any:
 
 
 def unigram_bias(frequencies_V: np.ndarray, rows: int) -> np.ndarray:
-    """Return the logarithm of each piece's frequency, f32[rows], less their mean; what does not
-    occur, and rows without a piece, share the frequency of the rarest that does."""
+    """Return the logarithm of each piece's frequency, f32[rows], minus their mean.
+
+    Pieces that do not occur, and rows without a piece, get the frequency of the rarest piece that
+    occurs.
+    """
     padded = np.zeros(rows)
     padded[: len(frequencies_V)] = frequencies_V
     absent = padded == 0
@@ -58,39 +62,7 @@ def unigram_bias(frequencies_V: np.ndarray, rows: int) -> np.ndarray:
     return (logs - logs.mean()).astype(np.float32)
 
 
-def with_positions(
-    source: ModelDirectory, name: str, positions: int, how: Positions
-) -> ModelDirectory:
-    """Return a model with that number of positions, where it has fewer and `how` says how they are
-    made; else the model itself.
-
-    "repeat" begins anew with the first position embedding after the last; "interpolate" stretches
-    them, linearly between neighbours, so that the first and the last stay. Says which in a line, in
-    which the model has that name.
-    """
-    theirs = source.config.max_position_embeddings
-    if how == "same" or positions <= theirs:
-        return source
-    table_SE = source.params["embeddings"]["position_embeddings"]
-    if how == "repeat":
-        longer_SE = table_SE[np.arange(positions) % theirs]
-    else:
-        at = np.linspace(0, theirs - 1, positions)
-        columns = [np.interp(at, np.arange(theirs), column) for column in table_SE.T]
-        longer_SE = np.stack(columns, axis=1).astype(table_SE.dtype)
-    say(f"{name} has {theirs} positions; {positions} are made of them: {_MADE[how]}")
-    embeddings = {**source.params["embeddings"], "position_embeddings": longer_SE}
-    return source._replace(
-        params={**source.params, "embeddings": embeddings},
-        config=dataclasses.replace(source.config, max_position_embeddings=positions),
-    )
-
-
-_MADE = {"repeat": "repeated from the first on", "interpolate": "interpolated"}
-
-
-# What may differ between `init_from` and the run: how often the shared layer is applied, and
-# dropout.
+# Fields in which `init_from` and the run may differ: the number of passes, and dropout.
 _FREE = {
     "num_hidden_layers",
     "hidden_dropout_prob",
@@ -102,8 +74,10 @@ _FREE = {
 def params_of(
     source: ModelDirectory, name: str, config: PretrainConfig, data: PretrainingData
 ) -> Any:
-    """Return a model's parameters, with more positions where the run's settings say so; UserError,
-    in which it has that name, where they do not fit the run's model or its vocabulary."""
+    """Return a model's parameters, with more positions if the run's settings ask for them.
+
+    Raises UserError, with the model's `name`, if they do not fit the run's model or its vocabulary.
+    """
     source = with_positions(source, name, config.model.max_position_embeddings, config.positions)
     theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
     differing = [

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What watches over a run: its losses, its signals and its pulse. Each only observes; `loop.fit`
-decides."""
+"""Watch a run: its losses, its signals and its pulse.
+
+Each guard only observes; `loop.fit` decides.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,17 @@ from albert_jax.utils.errors import TryAgain
 
 
 class Offence(NamedTuple):
-    """What is wrong with a run, and the number of the first batch that shows it."""
+    """Describe what is wrong with a run, and the first batch that shows it."""
 
     reason: str
     batch: int
 
 
 class LossGuard:
-    """Tells a run that has gone wrong by its losses: not finite, or `patience` spikes in a row."""
+    """Detect a run that has gone wrong by its losses.
+
+    A loss is not finite, or `patience` losses in a row are spikes.
+    """
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
@@ -41,7 +46,7 @@ class LossGuard:
         self._spikes: list[int] = []
 
     def observe(self, batch: int, loss: float, *, skipped: bool) -> Offence | None:
-        """Take the loss of a batch; return what is wrong, if something is."""
+        """Take the loss of a batch; return what is wrong, or None."""
         if skipped or not math.isfinite(loss):
             return Offence(f"the loss or gradient is not finite (loss {loss})", batch)
         if self._config.spike > 0 and len(self._losses) >= min(20, self._config.window):
@@ -53,29 +58,28 @@ class LossGuard:
                         f"the loss is {loss:.3f}, {loss - median:.2f} above its median {median:.3f}"
                     )
                     return Offence(reason, self._spikes[0])
-                return None  # a spike must not lift the median it is held against
+                return None  # a spike must not raise the median that it is compared with
         self._spikes.clear()
         self._losses.append(loss)
         return None
 
     @property
     def spiking(self) -> bool:
-        """Whether the last loss was a spike: no moment for a checkpoint."""
+        """Return whether the last loss was a spike; then no checkpoint should be saved."""
         return bool(self._spikes)
 
     def reset(self) -> None:
-        """Forgets all, as after a rollback."""
+        """Forget all losses, as after a rollback."""
         self._losses.clear()
         self._spikes.clear()
 
 
 class StopSignals:
-    """While entered, SIGTERM, SIGINT and SIGHUP set `requested` to the signal's name; a second one
-    kills at once.
+    """Set `requested` to the name of a SIGTERM, SIGINT or SIGHUP while entered.
 
-    `nothing_to_lose` says, to a second thread, whether all that was finished is saved: then the
-    process need not come to the end of what it is in. JAX notices a preemption only under
-    jax.distributed; a single TPU VM, a GPU box and Colab need this.
+    A second signal kills the process at once. So does the first, if `nothing_to_lose`, which a
+    second thread calls, returns True because everything finished is saved. JAX itself notices a
+    preemption only under jax.distributed, so a single TPU VM, a GPU machine and Colab need this.
     """
 
     def __init__(self, nothing_to_lose: Callable[[], bool] = lambda: False) -> None:
@@ -84,7 +88,7 @@ class StopSignals:
         self._entered = contextlib.ExitStack()
 
     def due(self) -> bool:
-        """Whether to stop after this step."""
+        """Return whether to stop after this step."""
         return self.requested is not None
 
     def __enter__(self) -> StopSignals:
@@ -103,18 +107,17 @@ class StopSignals:
 
 
 def stop_signals(nothing_to_lose: Callable[[], bool]) -> StopSignals | multihost.StopTogether:
-    """Return what notes signals during a run, of one process or of several."""
+    """Return the object that notes signals during a run, for one process or for several."""
     watching = multihost.StopTogether if multihost.several() else StopSignals
     return watching(nothing_to_lose)
 
 
 class Watchdog:
-    """Ends a process whose steps have stopped coming: dumps every thread's stack and exits with
-    status 75.
+    """End a process whose steps have stopped: dump every thread's stack and exit with status 75.
 
-    A stuck peer or a deadlocked input pipeline would otherwise hold the machine for ever. The limit
-    is `timeout` seconds, or with 0 max(300, 20 x the median of the beats so far); it runs from the
-    first beat on, so that compiling is not held to it.
+    Otherwise a stuck peer or a deadlocked input pipeline would hold the machine for ever. The limit
+    is `timeout` seconds, or with 0 max(300, 20 x the median of the beats so far). It counts from
+    the first beat, so that compiling is not limited.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -125,18 +128,21 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self, what: str) -> None:
-        """Something was finished; `what` names it should the next never be."""
+        """Record that something finished; `what` names it, in case the next beat never comes."""
         self._last = time.monotonic()
         self._beats.append(self._last)
         self._what = what
 
     def alive(self, what: str) -> None:
-        """Something between two beats goes on: no step, whose time the limit is made of."""
+        """Record that something between two beats goes on.
+
+        The limit does not depend on its time.
+        """
         if self._beats:
             self._last, self._what = time.monotonic(), what
 
     def limit(self) -> float:
-        """Seconds that may pass between two beats."""
+        """Return the seconds that may pass between two beats."""
         if self._timeout > 0:
             return self._timeout
         beats = list(self._beats)
@@ -162,6 +168,6 @@ class Watchdog:
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
                 interrupts.last_words(
                     f"nothing finished in the {self.limit():.0f} s after {self._what}; "
-                    "the stacks are above; run the same command again to go on"
+                    "the stacks are above; run the same command again to continue"
                 )
                 os._exit(TryAgain.exit_status)

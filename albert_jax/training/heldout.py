@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a pretraining model predicts held-out text."""
+"""Evaluate a pretraining model on held-out text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import jax
 import numpy as np
@@ -33,9 +33,9 @@ from albert_jax.utils.results import ABSENT_IF_NONE, Result
 def evaluator(
     config: PretrainConfig, data: PretrainingData, steps: StagedSteps, placement: Placement
 ) -> Evaluate | None:
-    """Returns the means over the held-out examples, None where there are none.
+    """Return a function that returns the means over the held-out examples; None if there are none.
 
-    The shared layer is applied as often as in the last step before.
+    The shared layer is applied as often as in the step before.
     """
     if data.heldout is None or not len(data.heldout):
         return None
@@ -78,7 +78,14 @@ def evaluator(
 
 
 Masking = Literal["ngram", "word", "piece"]
-_MASKING: dict[Masking, dict[str, Any]] = {
+
+
+class _MaskingSettings(TypedDict, total=False):
+    ngram: int
+    do_whole_word_mask: bool
+
+
+_MASKING: dict[Masking, _MaskingSettings] = {
     "ngram": {},
     "word": {"ngram": 1},
     "piece": {"ngram": 1, "do_whole_word_mask": False},
@@ -87,7 +94,24 @@ _MASKING: dict[Masking, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoreEvaluation(Result):
-    """How well a model predicts a store's held-out documents, and what frequencies alone reach."""
+    """Hold how well a model predicts a store's held-out documents, and the baselines.
+
+    Attributes:
+        model: the model directory.
+        store: the token store.
+        masking: what is masked: n-grams, words or pieces.
+        max_seq_length: tokens in a row.
+        examples: the number of rows.
+        masked_lm_loss: nats for each masked token.
+        masked_lm_accuracy: a fraction.
+        sentence_order_loss: nats for each row; None if the model has no sentence-order head.
+        sentence_order_accuracy: a fraction, or None.
+        unigram_entropy_nats: the loss of a model that knows only the pieces' frequencies.
+        most_frequent_token_rate: the accuracy of a model that always predicts the most frequent
+            piece.
+        label_majority: the accuracy of a model that always predicts the more frequent sentence
+            order.
+    """
 
     model: str
     store: str
@@ -95,14 +119,12 @@ class StoreEvaluation(Result):
     max_seq_length: int
     examples: int
     masked_lm_loss: float
-    """Nats a masked piece."""
     masked_lm_accuracy: float
     sentence_order_loss: float | None = field(default=None, metadata=ABSENT_IF_NONE)
     sentence_order_accuracy: float | None = field(default=None, metadata=ABSENT_IF_NONE)
     unigram_entropy_nats: float | None = None
     most_frequent_token_rate: float | None = None
     label_majority: float | None = None
-    """Share of the more frequent sentence-order label."""
 
 
 def evaluate_on_store(
@@ -114,15 +136,26 @@ def evaluate_on_store(
     examples: int = 6400,
     compute: ComputeConfig | None = None,
 ) -> StoreEvaluation:
-    """Evaluate a model with its pretraining heads on a store's held-out documents.
+    """Evaluate a model's pretraining heads on a store's held-out documents.
 
-    15 % of each row are to be predicted, and drawn as for pretraining with the same seed, so that
-    models of one vocabulary are given the same rows. Rows have `max_seq_length` tokens; unset: 128,
-    or as many as the model has positions for.
+    15 % of the tokens of each row are masked. They are drawn as in pretraining and always with the
+    same seed, so that all models of one vocabulary get the same rows.
+
+    Args:
+        model: a model directory.
+        store: a token store with the model's vocabulary.
+        masking: what is masked: n-grams, words or pieces.
+        max_seq_length: tokens in a row; unset, 128, or the model's number of positions if it has
+            fewer.
+        examples: the number of rows.
+        compute: how this machine computes; unset, in float32.
+
+    Returns:
+        The losses and accuracies, and those of the baselines.
 
     Raises:
-        UserError: for a model without a masked-LM head, a store of another vocabulary, and one that
-            holds no documents out.
+        UserError: if the model has no masked-LM head, or the store has another vocabulary or no
+            held-out documents.
     """
     if masking not in _MASKING:
         raise UserError(f"masking {masking!r} is unknown; known: {', '.join(_MASKING)}")
@@ -165,14 +198,17 @@ def evaluate_on_store(
 
 
 def _whole(params: Any, made: ConfiguredStep) -> Any:
-    """Parameters with zeros for the parts that a model lacks, of which nothing is then asked."""
+    """Return parameters with zeros for the parts that a model lacks.
+
+    The metrics of these parts are then ignored.
+    """
     shapes = jax.eval_shape(partial(made.random_state, 0)).params
     absent = {name: shapes[name] for name in shapes.keys() - params.keys()}
     return {**params, **jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), absent)}
 
 
 def evaluation_lines(found: StoreEvaluation) -> str:
-    """Return an evaluation as lines for a person."""
+    """Return an evaluation as lines for people."""
     masked = {"ngram": "n-grams", "word": "single words", "piece": "single pieces"}[found.masking]
     rows = f"{found.examples:,} rows of {found.max_seq_length} tokens, {masked} masked"
     return "\n".join([f"{found.model} on {found.store}: {rows}", *figures(found, found)])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""THE training loop. It knows steps, batches, checkpoints and clocks, and nothing of what is being
-learnt.
+"""Run the one training loop, of pretraining and of every task.
 
-Each part has a module: `pipeline` (steps in flight), `guards` (losses, signals, the watchdog),
-`saving` (checkpoints and rollbacks), `evaluations`, `due` (when), `step_meter` (the log's figures).
+It knows steps, batches, checkpoints and clocks, and nothing of what is being learnt. Each part has
+a module: `pipeline` (steps in flight), `guards` (losses, signals, the watchdog), `saving`
+(checkpoints and rollbacks), `evaluations`, `due` (when), `step_meter` (the log's figures).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def fit(
 ) -> TrainState:
     """Train from `position` to the run's last step and return the final state as plain arrays.
 
-    A callback may end the run before its last step by raising StopTraining. Raises TryAgain when
-    stopped by a signal and what a callback raises (a checkpoint is saved first), UserError when the
-    guard gives up or a checkpoint cannot be saved.
+    A callback may end the run earlier by raising StopTraining. Raises TryAgain if a signal stops
+    the run, and any other exception of a callback; a checkpoint is saved first. Raises UserError if
+    the guard gives up or a checkpoint cannot be saved.
     """
     loop = _Loop(run, position, placement, saves, log)
     if position.step == 0 and not saves.steps():
@@ -60,7 +60,7 @@ def fit(
 
 
 class _Loop:
-    """The parts of one call of `fit`, and what they do between steps."""
+    """Hold the parts of one call of `fit`, and what they do between steps."""
 
     pipeline: Pipeline
 
@@ -112,7 +112,7 @@ class _Loop:
                 self._evaluate()
 
     def _ahead(self, due: Due) -> int:
-        """Return how many steps may stay in flight: none where something is done with the last."""
+        """Return how many steps may stay in flight: none if something is done with the last."""
         is_told = self._hooks.active and self._progress.logs(self.pipeline.step)
         return self._placement.max_in_flight if due == NOTHING and not is_told else 0
 
@@ -123,7 +123,7 @@ class _Loop:
             self._log.event(step, f"stopped by a callback after step {step} of {steps}")
 
     def _raise_failure(self) -> None:
-        """Raise what a callback raised, with the steps so far saved."""
+        """Raise a callback's exception, after saving the steps so far."""
         if self._hooks.failure is None:
             return
         if not self._progress.is_spiking:
@@ -131,7 +131,7 @@ class _Loop:
         raise self._hooks.failure
 
     def _owes_evaluation(self) -> bool:
-        """Return whether the run was interrupted before or in the evaluation at where it stands."""
+        """Return whether the run was interrupted before or in the evaluation at its position."""
         step = self._progress.position.step
         due = step > 0 and self._timetable.evaluation_is_due(step)
         return due and not self._evaluations.is_logged(step)
@@ -176,12 +176,12 @@ class _Loop:
         interrupts.acting()
         return TryAgain(
             f"stopped by {self.signals.requested} after step {self._progress.position.step}, which "
-            f"is saved in {self._saves.directory}; run the same command again to go on"
+            f"is saved in {self._saves.directory}; run the same command again to continue"
         )
 
 
 class Progress:
-    """Judges and logs finished steps, and knows the position that they reached."""
+    """Judge and log finished steps, and hold the position that they reached."""
 
     def __init__(
         self,
@@ -198,14 +198,14 @@ class Progress:
         self.rewind(position)
 
     def rewind(self, position: Position) -> None:
-        """Go on from a position, as after a rollback."""
+        """Continue from a position, as after a rollback."""
         self.position = position  # of the last step that has finished
         self._losses.reset()
         self.meter = StepMeter(self._run.workload, self._devices)
 
     @property
     def is_spiking(self) -> bool:
-        """Whether the last loss was a spike: no moment for a checkpoint."""
+        """Return whether the last loss was a spike; then no checkpoint should be saved."""
         return self._losses.spiking
 
     def logs(self, step: int) -> bool:

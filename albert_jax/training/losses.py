@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training minimises, as pure functions of (parameters, batch).
+"""Define what training minimises, as pure functions of (parameters, batch).
 
-A loss is a SUM over the rows at hand divided by normalisers taken over the global batch, so that it
-adds up over devices and micro-batches: averaging each shard's own mean is a different gradient
-where the weights vary by shard.
+A loss is a SUM over the given rows, divided by normalisers over the global batch, so that it adds
+up over devices and micro-batches. The mean of each shard's own mean has a different gradient if the
+weights vary by shard.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ Metrics = dict[str, Array]
 
 @dataclass(frozen=True)
 class Objective:
-    """What training minimises.
+    """Define what training minimises.
 
-    `normalizers(batch)` returns sums of weights that add up over shards; `loss(params, batch,
-    normalizers, key)` the sum over this shard divided by the global normalisers, with metrics
-    divided likewise. `key` drives dropout, None is evaluation. `normalizer_of` names each metric's
-    normaliser, which turns evaluation's plain sums into means. `axis_name` is the axis of devices
-    that share a batch, the model's: a step sums over it. None: one device has all of the batch.
+    Attributes:
+        normalizers: `normalizers(batch)` returns sums of weights, which add up over shards.
+        loss: `loss(params, batch, normalizers, key)` returns the sum over this shard, divided by
+            the global normalisers, and metrics divided likewise. `key` drives dropout; None is
+            evaluation.
+        normalizer_of: the normaliser of each metric, which turns evaluation's plain sums into
+            means.
+        axis_name: the axis of devices that share a batch, over which a step sums; None if one
+            device has all of the batch.
     """
 
     normalizers: Callable[[Batch], dict[str, Array]]
@@ -40,7 +44,7 @@ class Objective:
     axis_name: str | None = None
 
     def of_changed(self, change: Callable[[Any], Any]) -> Objective:
-        """Return the objective of parameters that are the model's only once `change` is applied."""
+        """Return the objective of parameters that `change` turns into the model's."""
 
         def loss(
             params: Any, batch: Batch, normalizers: dict[str, Array], key: Array | None
@@ -59,7 +63,7 @@ def cross_entropy(logits_NC: Array, labels_N: Array, lowering: Lowering = Loweri
 def is_best(logits_NC: Array, labels_N: Array, lowering: Lowering = Lowering()) -> Array:
     """Return whether no class has a higher logit than the label's, bool[...].
 
-    A maximum and the label's logit: on CPU nine times as fast as an argmax.
+    It compares the maximum with the label's logit, which is much faster than an argmax on a CPU.
     """
     return label_logits(logits_NC, labels_N, lowering.platform) >= logits_NC.max(axis=-1)
 
@@ -67,12 +71,13 @@ def is_best(logits_NC: Array, labels_N: Array, lowering: Lowering = Lowering()) 
 def pretraining_objective(
     model: Any, *, second: bool = True, second_weight: float = 1.0
 ) -> Objective:
-    """Masked-LM loss plus, with `second`, the sentence-order (or next-sentence) loss times
-    `second_weight`; the original weighs both alike.
+    """Return masked-LM loss plus, with `second`, `second_weight` times the second loss.
 
-    `model` is an AlbertForPretraining. A batch has input_ids, input_mask, segment_ids [B, S],
-    masked_lm_positions, masked_lm_ids, masked_lm_weights [B, P], sentence_order_labels [B] and,
-    where some rows are filling, example_weights [B]. run_pretraining.py:177, 292-361.
+    The second loss is that of the sentence order or of the next sentence; the original weighs both
+    losses equally. `model` is an AlbertForPretraining. A batch has input_ids, input_mask,
+    segment_ids [B, S], masked_lm_positions, masked_lm_ids, masked_lm_weights [B, P],
+    sentence_order_labels [B] and, if some rows only fill it, example_weights [B].
+    run_pretraining.py:177, 292-361.
     """
 
     def normalizers(batch: Batch) -> dict[str, Array]:
@@ -123,17 +128,18 @@ def pretraining_objective(
 
 @dataclass(frozen=True)
 class ClassLoss:
-    """What changes the cross-entropy of a task with classes.
+    """Weigh and smooth the cross-entropy of a task with classes.
 
-    `weights` are those of the labels, in the order of the head's outputs; () for all 1. `smoothing`
-    is the share of the target that is spread evenly over all labels.
+    Attributes:
+        weights: the weights of the labels, in the order of the head's outputs; () is 1 for all.
+        smoothing: the fraction of the target that is spread evenly over all labels.
     """
 
     weights: tuple[float, ...] = ()
     smoothing: float = 0.0
 
     def of_labels(self, labels: Array) -> Array:
-        """Return each label's weight, f32[...], of labels [...]."""
+        """Return each label's weight, f32[...], for labels [...]."""
         if not self.weights:
             return jnp.ones(labels.shape, jnp.float32)
         return jnp.asarray(self.weights, jnp.float32)[labels]
@@ -141,8 +147,8 @@ class ClassLoss:
     def losses(self, logits_NC: Array, labels_N: Array) -> Array:
         """Return weighted cross-entropies, nats, f32[...], of logits [..., C] and labels [...].
 
-        As torch's CrossEntropyLoss: a weight is that of the class whose log-probability it
-        multiplies, in the part of the target that smoothing spreads, too.
+        As in torch's CrossEntropyLoss, a weight belongs to the class whose log-probability it
+        multiplies, also in the part of the target that smoothing spreads.
         """
         classes = logits_NC.shape[-1]
         targets_NC = (1 - self.smoothing) * jax.nn.one_hot(labels_N, classes)
@@ -154,17 +160,21 @@ class ClassLoss:
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a teacher's logits, `TEACHER_LOGITS` [B, C] of a batch, add to a task's loss.
+    """Add the distance from a teacher's logits, `TEACHER_LOGITS` [B, C], to a task's loss.
 
-    `weight` is their part of the loss, `temperature` divides both models' logits.
+    Attributes:
+        weight: the fraction of the distance in the loss.
+        temperature: the divisor of both models' logits.
     """
 
     weight: float
     temperature: float = 1.0
 
     def losses(self, logits_BC: Array, teacher_BC: Array) -> Array:
-        """Return each example's Kullback-Leibler divergence from the teacher's probabilities, times
-        the squared temperature, nats, f32[B]. Hinton et al. 2015, section 2."""
+        """Return each example's Kullback-Leibler divergence from the teacher, nats, f32[B].
+
+        It is multiplied by the squared temperature. Hinton et al. 2015, section 2.
+        """
         theirs_BC, ours_BC = (
             jax.nn.log_softmax(x / self.temperature) for x in (teacher_BC, logits_BC)
         )
@@ -175,14 +185,13 @@ class Distillation:
 def task_objective(
     model: Any, classes: ClassLoss = ClassLoss(), teacher: Distillation | None = None
 ) -> Objective:
-    """Return the mean loss of a fine-tuned head; `model` is an AlbertForTask.
+    """Return the objective of a fine-tuned head; `model` is an AlbertForTask.
 
-    The mean is weighted by `classes`, which only heads with classes or choices have a use for, and
-    mixed with the distance from a `teacher`.
-
-    A batch has input_ids, input_mask, segment_ids [B, S] (multiple choice: [B, C, S]), what the
-    functions of `TASK_LOSSES` read and, where some rows are filling, example_weights [B]. Rows that
-    examples share have their starts [B, P], labels [B, P] and example_weights [B, P].
+    The loss is a mean, weighted by `classes` for heads with classes or choices, and mixed with the
+    distance from a `teacher`. A batch has input_ids, input_mask, segment_ids [B, S] (multiple
+    choice: [B, C, S]), what the functions of `TASK_LOSSES` read and, if some rows only fill it,
+    example_weights [B]. Rows that examples share have starts [B, P], labels [B, P] and
+    example_weights [B, P].
     """
     task = TASK_LOSSES[model.kind]
     is_plain = classes == ClassLoss()
@@ -245,8 +254,11 @@ def task_objective(
 def _of_all_passes(
     logits: Array, of_pass: Callable[[Array], tuple[Array, Metrics]]
 ) -> tuple[Array, Metrics]:
-    """Return loss and metrics of logits [..., L, C] of L passes: means of the losses, in which a
-    pass counts by its number (Zhou et al. 2020, equation 4), and the last pass' other metrics."""
+    """Return loss and metrics of logits [..., L, C] of L passes.
+
+    A loss is the mean of the passes' losses, weighted by the pass's number (Zhou et al. 2020,
+    equation 4). Other metrics are those of the last pass.
+    """
     passes = logits.shape[-2]
     found = [of_pass(logits[..., j, :]) for j in range(passes)]
     weights = [2 * (j + 1) / (passes * (passes + 1)) for j in range(passes)]
@@ -263,7 +275,9 @@ def _of_all_passes(
 
 def classification_losses(logits_BC: Array, batch: Batch, lowering: Lowering) -> Metrics:
     """Return cross-entropy with integer `labels` [B]; also of multiple choice.
-    classifier_utils.py:807-811."""
+
+    classifier_utils.py:807-811.
+    """
     labels_B = batch["labels"]
     return {
         "task_loss": cross_entropy(logits_BC, labels_B, lowering),
@@ -272,8 +286,11 @@ def classification_losses(logits_BC: Array, batch: Batch, lowering: Lowering) ->
 
 
 def multi_label_losses(logits_BC: Array, batch: Batch, _: Lowering) -> Metrics:
-    """Return the mean over the labels of binary cross-entropy with `label_set` [B, C], and the
-    share of them that are told right at a probability of 0.5. torch's BCEWithLogitsLoss."""
+    """Return the mean over the labels of binary cross-entropy with `label_set` [B, C].
+
+    The accuracy is the fraction of labels that are right at a threshold of 0.5. torch's
+    BCEWithLogitsLoss.
+    """
     labels_BC = batch[LABEL_SET]
     losses_BC = jax.nn.softplus(logits_BC) - labels_BC * logits_BC
     return {
@@ -283,27 +300,31 @@ def multi_label_losses(logits_BC: Array, batch: Batch, _: Lowering) -> Metrics:
 
 
 def regression_losses(scores_B: Array, batch: Batch, _: Lowering) -> Metrics:
-    """Return squared error from `labels` [B]. classifier_utils.py:817."""
+    """Return the squared error from `labels` [B]. classifier_utils.py:817."""
     return {"task_loss": jnp.square(scores_B - batch["labels"])}
 
 
 def token_losses(logits_BSC: Array, batch: Batch, lowering: Lowering) -> Metrics:
-    """Return cross-entropy with `labels` [B, S]; a negative label (transformers' -100) has no
-    weight."""
+    """Return cross-entropy with `labels` [B, S]; a negative label has no weight.
+
+    transformers' label of such tokens is -100.
+    """
     labels_BS = jnp.maximum(batch["labels"], 0)
     return classification_losses(logits_BSC, {"labels": labels_BS}, lowering)
 
 
 def span_v1_losses(output: Any, batch: Batch, lowering: Lowering) -> Metrics:
-    """Return the mean of the cross-entropies with `start_positions` and `end_positions` [B].
-    squad_utils.py:814-828."""
+    """Return the mean cross-entropy with `start_positions` and `end_positions` [B].
+
+    squad_utils.py:814-828.
+    """
     return _span_losses(output, batch, lowering)
 
 
 def span_v2_losses(output: Any, batch: Batch, lowering: Lowering) -> Metrics:
-    """Return the same, plus half the binary cross-entropy with `is_impossible` [B].
+    """Return `span_v1_losses` plus half the binary cross-entropy with `is_impossible` [B].
 
-    The end is given the true start, in evaluation too. squad_utils.py:1641-1664.
+    The end is predicted from the true start, in evaluation too. squad_utils.py:1641-1664.
     """
     losses = _span_losses(output, batch, lowering)
     logits_B, is_impossible_B = output.unanswerable_B, batch["is_impossible"].astype(jnp.float32)
@@ -330,8 +351,11 @@ def _example_weights(batch: Batch) -> Array:
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """How a kind of head is trained: losses and metrics of each example, the metrics' names, and
-    the columns of a batch that the head takes, by its own names."""
+    """Define how a kind of head is trained.
+
+    It has the losses and metrics of each example, the metrics' names, and the columns of a batch
+    that the head takes, by its own names.
+    """
 
     losses: Callable[[Any, Batch, Lowering], Metrics]
     metrics: tuple[str, ...]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a compiled step takes, how much there is, and what to say when it is not
-enough."""
+"""Compare the memory that a compiled step takes with the memory there is, and advise."""
 
 from __future__ import annotations
 
@@ -21,25 +20,25 @@ from albert_jax.utils.numbers import rounded
 
 GIB = 1 << 30
 
-# How often a program's memory may be in a CPU's process that keeps what is freed: of three steps in
-# flight each has its own, where otherwise only the one that runs has any; and as much to spare.
+# The copies of a program's memory in a CPU process that keeps what is freed. Each of three steps in
+# flight has one, while otherwise only the running step has; one more is a reserve.
 KEPT_BUFFERS = 4
 
 # "Used 19.30G of 15.75G hbm", and "allocate 21.4GiB" or "allocating 22978494464 bytes".
 _USED_OF = re.compile(r"Used ([\d.]+[KMGT]?)(?:i?B)? of ([\d.]+[KMGT]?)")
 # "the total memory required for HLO temporaries (41.34G) exceeds available HBM (15.75G)".
 _EXCEEDS = re.compile(r"\(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)")
-# A kernel that asks for too much of a chip's own memory, which no smaller batch mends: "in memory
-# space vmem", and of scalars "would exceed memory (size=1048576) :: … space=smem".
+# A kernel that asks for too much of a chip's own memory, which a smaller batch does not change: "in
+# memory space vmem", and for scalars "would exceed memory (size=1048576) :: … space=smem".
 _NOT_HBM = re.compile(r"in memory space (?!hbm)\w+|would exceed memory .*space=(?!hbm)\w+")
 _ASKED = re.compile(r"allocat(?:e|ing) ([\d.]+ ?[KMGT]?)i?(?:B|bytes)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
 
 
 class OutOfMemory(UserError):
-    """A step does not fit; the message says by how much and what to change.
+    """Report that a step does not fit: by how much, and what to change.
 
-    `needed` and `capacity` are bytes on a device, None where nobody tells.
+    `needed` and `capacity` are bytes on a device, None if they are unknown.
     """
 
     needed: float | None = None
@@ -47,8 +46,10 @@ class OutOfMemory(UserError):
 
 
 def program_bytes(compiled: Any) -> int | None:
-    """Bytes on each device of a compiled program's arguments, results and temporaries together,
-    None where the backend does not tell."""
+    """Return the bytes of a compiled program on each device: arguments, results and temporaries.
+
+    None if the backend does not report them.
+    """
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None
@@ -61,18 +62,21 @@ def program_bytes(compiled: Any) -> int | None:
 
 
 def capacity_bytes(device: jax.Device) -> int | None:
-    """Bytes that programs may take on a device; a CPU's are the machine's, or the container's."""
+    """Return the bytes that programs may take on a device.
+
+    On a CPU, the machine's or the container's.
+    """
     if device.platform == "cpu":
         return _host_bytes()
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def peak_bytes(devices: Sequence[jax.Device], compiled: Any, before: int | None) -> tuple[int, str]:
-    """(bytes on the fullest device at the worst moment, who says so).
+    """Return the peak bytes on the fullest device, and who counted them.
 
-    A device's own count is the process's peak: it tells of this program only where it has risen
-    above `before`, `device_peak_bytes` of before. Else the program as compiled is counted, or,
-    where that is not told either, the process's resident memory.
+    A device counts the peak of the whole process. It is this program's only if it rose above
+    `before`, an earlier `device_peak_bytes`. Otherwise the compiled program is counted, or, if that
+    is unknown, the process's resident memory.
     """
     peak = device_peak_bytes(devices)
     if peak is not None and (before is None or peak > before):
@@ -82,13 +86,13 @@ def peak_bytes(devices: Sequence[jax.Device], compiled: Any, before: int | None)
 
 
 def device_peak_bytes(devices: Sequence[jax.Device]) -> int | None:
-    """The most that the allocator of one of the devices ever held, None where it does not count."""
+    """Return the peak of the devices' allocators, None if they do not count."""
     stats = [device.memory_stats() or {} for device in devices]
     return max((s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s), default=None)
 
 
 def resident_peak_bytes() -> tuple[int, str]:
-    """(most memory that this process has held, "process")."""
+    """Return the peak of this process's resident memory, and "process"."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024), "process"
 
@@ -100,11 +104,11 @@ def check_fits(
     *,
     when_tight: Callable[[], object],
 ) -> None:
-    """Raises OutOfMemory for a program that takes more than there is.
+    """Raise OutOfMemory for a program that takes more memory than there is.
 
-    A CPU's must be found before it runs: the kernel would kill the process without a word.
-    `when_tight` is called where one leaves a CPU too little for its steps in flight, were all that
-    is freed kept: `malloc.give_back_large_buffers`.
+    On a CPU this must be found before it runs, because the kernel would kill the process without a
+    message. `when_tight` is called if the program leaves a CPU too little memory for its steps in
+    flight while all freed memory is kept: `malloc.give_back_large_buffers`.
     """
     needed, capacity = program_bytes(compiled), capacity_bytes(devices[0])
     if needed is None or capacity is None:
@@ -122,7 +126,7 @@ def check_fits(
 def out_of_memory_told(
     devices: Sequence[jax.Device], config: PretrainConfig | FinetuneConfig
 ) -> Iterator[None]:
-    """Turns an allocation that fails, while compiling or running, into OutOfMemory."""
+    """Turn a failed allocation, while compiling or running, into OutOfMemory."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -148,7 +152,7 @@ def out_of_memory_told(
 def _out_of_memory(
     needed: float, capacity: float, config: PretrainConfig | FinetuneConfig
 ) -> OutOfMemory:
-    # Where memory is in pieces, what fails may be less than what is free in all.
+    # If memory is fragmented, less than the free memory in total may fail.
     over = f", {rounded((needed - capacity) / GIB, 3)} GiB too many" if needed > capacity else ""
     error = OutOfMemory(
         f"out of memory: the step takes {rounded(needed / GIB, 3)} GiB of "
@@ -159,7 +163,7 @@ def _out_of_memory(
 
 
 def out_of_memory_advice(config: PretrainConfig | FinetuneConfig) -> str:
-    """Returns what to change so that a step takes less, as part of a sentence."""
+    """Return what to change so that a step takes less memory, as part of a sentence."""
     train, remat = config.train, config.compute.remat
     advice = [f"lower batch_size ({train.batch_size})"]
     advice += [f"raise accumulate ({train.accumulate})"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run's numbers go: one console line, `metrics.jsonl` and experiment trackers."""
+"""Record a run's figures: a console line, `metrics.jsonl` and experiment trackers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.plots import save_picture, styled
 from albert_jax.utils.wording import first_line
 
-LINE_SECONDS = 30.0  # between lines of what goes on where there is no bar
+LINE_SECONDS = 30.0  # between lines on the progress, if there is no bar
 
 
 class MetricsLog:
-    """Writes a run's scalars as they come.
+    """Write a run's scalars as they come.
 
     A line of `metrics.jsonl` is {"kind": "train" | "eval" | "event", "step": …, name: value …}.
-    Opened at `resume_step`, it first drops the train and eval lines of later steps, which a killed
-    run wrote after its last checkpoint and which will be written again. `console` False writes
-    files only, `workdir` None the console only. `trackers` get the scalars too. One that fails is
-    left out from then on, which is said: it is no reason to stop a run.
+    When opened at `resume_step`, it first drops the train and eval lines of later steps, which a
+    killed run wrote after its last checkpoint and which will be written again. With `console` False
+    it writes files only, with `workdir` None the console only. `trackers` get the scalars too. A
+    tracker that fails is reported and then left out, because that is no reason to stop a run.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class MetricsLog:
             )
 
     def rewind(self, step: int) -> None:
-        """Drops the train and eval lines of later steps: they are about to be made again."""
+        """Drop the train and eval lines of later steps, because these steps are made again."""
         if self._path is None:
             return
         if self._jsonl is not None:
@@ -80,7 +80,7 @@ class MetricsLog:
         self._jsonl = self._path.open("a", encoding="utf-8")
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float], *, line: str = "") -> None:
-        """Records `values` (nested names as "a/b") of a step; `line` is what a person reads."""
+        """Record `values` (nested names as "a/b") of a step; `line` is what people read."""
         self._record({"kind": kind, "step": step, **values})
         if kind == "eval":
             self._evaluated.add(step)
@@ -89,24 +89,24 @@ class MetricsLog:
             self.say(line)
 
     def has_evaluation(self, step: int) -> bool:
-        """Whether an evaluation at that step is in the log."""
+        """Return whether an evaluation at that step is in the log."""
         return step in self._evaluated
 
     def event(self, step: int, message: str, **details: Any) -> None:
-        """Records something that happened once, and says it."""
+        """Record something that happened once, and print it."""
         self._record({"kind": "event", "step": step, "message": message, **details})
         self.say(message)
 
     def say(self, message: str) -> None:
-        """A line for a person, on stderr, above the progress bar where there is one."""
+        """Print a line to stderr, above the progress bar if there is one."""
         if self._console:
             tqdm.write(message, file=self._stream)
             self._stream.flush()
 
     def progress(self, step: int, text: str = "") -> None:
-        """Moves the bar, on a terminal."""
+        """Move the bar, on a terminal."""
         if self._bar is not None:
-            if not self._clock_runs:  # what passed so far, compiling or evaluating, is no step's
+            if not self._clock_runs:  # the time so far, compiling or evaluating, belongs to no step
                 self._bar.unpause()
                 self._clock_runs = True
             self._bar.n = step
@@ -114,7 +114,7 @@ class MetricsLog:
             self._bar.update(0)
 
     def working(self, step: int, text: str) -> None:
-        """Says what goes on between two steps: in the bar, or now and then in a line."""
+        """Report what happens between two steps: in the bar, or in a line now and then."""
         now = time.monotonic()
         self._clock_runs = False
         if self._bar is not None and now - self._worked >= 0.1:
@@ -133,7 +133,7 @@ class MetricsLog:
         self.close("finished" if kind is None else "stopped" if stopped else "failed")
 
     def close(self, end: End = "finished") -> None:
-        """Flushes and closes all; trackers are told how the run ended."""
+        """Flush and close everything; trackers learn how the run ended."""
         if self._bar is not None:
             self._bar.close()
         if self._jsonl is not None:
@@ -151,14 +151,14 @@ class MetricsLog:
 
     def _record(self, entry: Mapping[str, Any]) -> None:
         if self._jsonl is not None:
-            # One write call a line: a killed run leaves at most one line cut short, which readers
-            # skip.
+            # One write call for each line: a killed run leaves at most one incomplete line, which
+            # readers skip.
             self._jsonl.write(_as_line(entry))
             self._jsonl.flush()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as a JSON file of a work directory, which appears whole, by rename."""
+    """Write `value` as a JSON file of a work directory, which appears complete by a rename."""
     with appearing_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
@@ -168,12 +168,22 @@ def _as_line(entry: Mapping[str, Any]) -> str:
 
 
 def read_metrics(path: str | Path) -> list[JsonObject]:
-    """Returns the entries of a `metrics.jsonl`; lines that are none are passed over."""
+    """Return the entries of a `metrics.jsonl`; lines that are no entry are left out.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A dict for each line of the log.
+    """
     return _entries(Path(path))[0]
 
 
 def _entries(path: Path) -> tuple[list[JsonObject], int]:
-    """The entries, and how many lines are damaged, but for a last one that a kill cut short."""
+    """Return the entries, and the number of damaged lines.
+
+    A last line that a kill cut short is not counted.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -192,11 +202,11 @@ def _entry(line: bytes) -> JsonObject | None:
 
 
 def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], title: str) -> None:
-    """Draws losses and accuracies over the steps into a PNG; `baselines` are dashed lines {"loss:
-    unigram": 5.9}, whose names start with the panel they belong to.
+    """Draw losses and accuracies over the steps into a PNG.
 
-    May be called while the run is going on: what is damaged in `metrics` is left out, and `picture`
-    is the last one or the new one. Raises OSError where it cannot be written.
+    `baselines` are dashed lines {"loss: unigram": 5.9}, whose names start with their panel. The run
+    may be going on: damaged lines of `metrics` are left out, and `picture` is either the old or the
+    new one. Raises OSError if it cannot be written.
     """
     with styled():
         figure = curves_figure(read_metrics(metrics), baselines=baselines, title=title)

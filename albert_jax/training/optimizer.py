@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ALBERT's LAMB and AdamW as optax transformations, its learning-rate schedule, and rates known to
-work.
+"""Define ALBERT's LAMB and AdamW as optax transformations, its learning-rate schedule and presets.
 
-Both differ from optax's: no bias correction, epsilon outside the square root, and neither weight
-decay nor (in LAMB) the trust ratio touches LayerNorm and biases. Norms are per parameter, so q, k
-and v have a ratio each.
+Both differ from optax's: no bias correction, and epsilon outside the square root. Neither weight
+decay nor (in LAMB) the trust ratio applies to LayerNorm and biases. Norms are per parameter, so q,
+k and v have a ratio each.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from albert_jax.config.sections import OptimizerConfig
 # optimization.py:73-90; "output_bias" matches "bias".
 EXCLUDED = re.compile(r"LayerNorm|layer_norm|bias")
 
-# Peak learning rate at a batch size, and how it scales with the batch size. LAMB:
-# run_pretraining.py's default, by the square root (You et al. 2019, table 2: 0.00176/sqrt(8) at
-# 512). AdamW: BERT's 1e-4 at 256, by the square root too.
+# Peak learning rate at a batch size; it scales with the square root of the batch size. LAMB:
+# run_pretraining.py's default (You et al. 2019, table 2: 0.00176/sqrt(8) at 512). AdamW: BERT's
+# 1e-4 at 256.
 PRESETS: dict[str, tuple[float, int]] = {
     "lamb": (0.00176, 4096),
     "optax_lamb": (0.00176, 4096),
@@ -39,13 +38,15 @@ PRESETS: dict[str, tuple[float, int]] = {
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A parameter's key path as `encoder/group_0/…/kernel`."""
+    """Return a parameter's key path as `encoder/group_0/…/kernel`."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
 
 
 def is_adapted(params: Any) -> Any:
-    """A tree of bools: True where weight decay and LAMB's trust ratio apply, that is not LayerNorm
-    and biases."""
+    """Return a tree of bools: True where weight decay and LAMB's trust ratio apply.
+
+    They apply to all parameters but LayerNorm and biases.
+    """
     return jax.tree_util.tree_map_with_path(
         lambda path, _: EXCLUDED.search(path_name(path)) is None, params
     )
@@ -69,11 +70,27 @@ def polynomial_schedule(
     power: float = 1.0,
     start_warmup_step: int = 0,
 ) -> optax.Schedule:
-    """The original's rate at a step: linear warm-up from 0, then polynomial decay to 0 at `steps`.
+    """Return the original's schedule: linear warm-up from 0, then polynomial decay to 0 at `steps`.
 
     Warm-up REPLACES the decay, which runs from step 0: the rate drops from `peak` to peak * (1 -
-    warmup/steps) at the end of warm-up, and step 0 of a run with warm-up leaves the parameters as
-    they are. optimization.py:36-63.
+    warmup/steps) at the end of warm-up, and step 0 of a run with warm-up leaves the parameters
+    unchanged. optimization.py:36-63.
+
+    Args:
+        peak: the highest rate.
+        steps: the step at which the rate is 0.
+        warmup_steps: steps of warm-up; 0 is none.
+        power: the power of the decay; 1 is linear.
+        start_warmup_step: the first step of warm-up.
+
+    Returns:
+        A function from a step to its rate.
+
+    Examples:
+        >>> from albert_jax import optimizer
+        >>> rate = optimizer.polynomial_schedule(1.0, steps=100, warmup_steps=10)
+        >>> [float(rate(step)) for step in (0, 5, 50, 100)]
+        [0.0, 0.5, 0.5, 0.0]
     """
 
     def schedule(count: Array) -> Array:
@@ -89,7 +106,7 @@ def polynomial_schedule(
 
 
 def warmed_up(after: optax.Schedule, peak: float, warmup_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0 to `peak`, then `after` of the steps since."""
+    """Return a schedule with linear warm-up from 0 to `peak`, then `after` of the steps since."""
     if not warmup_steps:
         return after
     rise = optax.linear_schedule(0.0, peak, warmup_steps)
@@ -97,7 +114,7 @@ def warmed_up(after: optax.Schedule, peak: float, warmup_steps: int) -> optax.Sc
 
 
 def make_schedule(config: OptimizerConfig, peak: float, *, steps: int) -> optax.Schedule:
-    """The configured learning rate at a step; all but `constant` end at 0."""
+    """Return the configured schedule; all but `constant` end at 0."""
     warmup = warmup_steps(config, steps)
     if config.schedule == "polynomial":
         return polynomial_schedule(peak, steps=steps, warmup_steps=warmup, power=config.poly_power)
@@ -114,28 +131,41 @@ def make_schedule(config: OptimizerConfig, peak: float, *, steps: int) -> optax.
 
 
 def learning_rate_preset(name: str, batch_size: int) -> float:
-    """The peak rate for an optimizer and a global batch size, scaled by the square root."""
+    """Return the peak rate for an optimizer at a global batch size.
+
+    Args:
+        name: an optimizer's name in `OptimizerConfig`.
+        batch_size: sequences in one update; the rate grows with its square root.
+
+    Returns:
+        The rate.
+
+    Examples:
+        >>> from albert_jax import optimizer
+        >>> optimizer.learning_rate_preset("lamb", 1024)
+        0.00088
+    """
     rate, reference = PRESETS[name]
     return rate * math.sqrt(batch_size / reference)
 
 
 def peak_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
-    """The configured peak rate, or the preset."""
+    """Return the configured peak rate, or the preset."""
     if config.learning_rate is not None:
         return config.learning_rate
     return learning_rate_preset(config.name, batch_size)
 
 
 def warmup_steps(config: OptimizerConfig, steps: int) -> int:
-    """The configured warm-up, or the original's share of the steps: 3,125 of 125,000."""
+    """Return the configured warm-up, or the original's fraction of the steps: 3,125 of 125,000."""
     return round(steps * 3125 / 125_000) if config.warmup_steps is None else config.warmup_steps
 
 
 def divergence_warnings(config: OptimizerConfig, *, batch_size: int, hidden_size: int) -> list[str]:
-    """Sentences on settings that users have seen diverge or stall.
+    """Return sentences about settings that users have seen diverge or stall.
 
     google-research/albert #29, google-research #74, kamalkraj/ALBERT-TF2.0 #35: all of base size
-    and up. Much smaller models bear much larger rates.
+    and larger. Much smaller models bear much higher rates.
     """
     rate, preset = (
         peak_learning_rate(config, batch_size),
@@ -162,18 +192,33 @@ def divergence_warnings(config: OptimizerConfig, *, batch_size: int, hidden_size
 
 
 class MomentsState(NamedTuple):
+    """Hold Adam's moving averages of the gradient and its square."""
+
     mu: Any
     nu: Any
 
 
 class TrustRatioState(NamedTuple):
+    """Hold the last trust ratio of each parameter, a scalar, for the log."""
+
     trust_ratio: Any  # a scalar for each parameter, kept for the log
 
 
 def scale_by_uncorrected_adam(
     beta1: float, beta2: float, epsilon: float
 ) -> optax.GradientTransformation:
-    """m / (sqrt(v) + epsilon) without bias correction. lamb_optimizer.py:91-101."""
+    """Replace updates by m / (sqrt(v) + epsilon), without bias correction.
+
+    lamb_optimizer.py:91-101.
+
+    Args:
+        beta1: decay of m, the moving average of the gradient.
+        beta2: decay of v, the moving average of its square.
+        epsilon: added to the square root.
+
+    Returns:
+        The transformation.
+    """
 
     def init(params: Any) -> MomentsState:
         return MomentsState(
@@ -191,8 +236,13 @@ def scale_by_uncorrected_adam(
 
 
 def scale_by_trust_ratio() -> optax.GradientTransformation:
-    """Multiplies each adapted update by |w| / |u|, 1 where either norm is 0; nothing is clamped.
-    lamb_optimizer.py:109-119."""
+    """Multiply each adapted update by |w| / |u|, or by 1 if either norm is 0.
+
+    The ratio is not clamped. lamb_optimizer.py:109-119.
+
+    Returns:
+        The transformation.
+    """
 
     def init(params: Any) -> TrustRatioState:
         return TrustRatioState(jax.tree.map(lambda _: jnp.ones((), jnp.float32), params))
@@ -222,11 +272,22 @@ def lamb(
     clip_norm: float = 1.0,
     trust_ratio: bool = True,
 ) -> optax.GradientTransformation:
-    """Return ALBERT's LAMB: clipping, uncorrected Adam, decoupled decay, trust ratio per parameter.
-    lamb_optimizer.py:70-124.
+    """Return ALBERT's LAMB: clipping, uncorrected Adam, decoupled weight decay, trust ratios.
 
-    Without `trust_ratio` it is `adamw`. Differs from the original on many devices: the clip is of
-    the global gradient, not of each replica's.
+    lamb_optimizer.py:70-124. Differs from the original on many devices: the global gradient is
+    clipped, not each replica's.
+
+    Args:
+        schedule: the learning rate, or a function from a step to it.
+        beta1: decay of the moving average of the gradient.
+        beta2: decay of the moving average of its square.
+        epsilon: added to the square root of the latter.
+        weight_decay: the fraction of the parameters that is added to their updates.
+        clip_norm: the gradient's largest global norm; 0 does not clip.
+        trust_ratio: scale each parameter's update by its trust ratio; without it, LAMB is `adamw`.
+
+    Returns:
+        The optimizer.
     """
     return optax.chain(
         *_clip(clip_norm),
@@ -237,8 +298,37 @@ def lamb(
     )
 
 
-# The original's AdamWeightDecayOptimizer, optimization.py:120-207.
-adamw = functools.partial(lamb, trust_ratio=False)
+def adamw(
+    schedule: optax.ScalarOrSchedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-6,
+    weight_decay: float = 0.01,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """Return the original's AdamW: LAMB without trust ratios. optimization.py:120-207.
+
+    Args:
+        schedule: the learning rate, or a function from a step to it.
+        beta1: decay of the moving average of the gradient.
+        beta2: decay of the moving average of its square.
+        epsilon: added to the square root of the latter.
+        weight_decay: the fraction of the parameters that is added to their updates.
+        clip_norm: the gradient's largest global norm; 0 does not clip.
+
+    Returns:
+        The optimizer.
+    """
+    return lamb(
+        schedule,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        trust_ratio=False,
+    )
 
 
 def _clip(clip_norm: float) -> list[optax.GradientTransformation]:
@@ -248,7 +338,16 @@ def _clip(clip_norm: float) -> list[optax.GradientTransformation]:
 def make_optimizer(
     config: OptimizerConfig, *, steps: int, batch_size: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The configured optimizer and its schedule (step -> rate), with the presets filled in."""
+    """Return the configured optimizer and its schedule, with the presets filled in.
+
+    Args:
+        config: the settings.
+        steps: the updates of the run.
+        batch_size: sequences in one update.
+
+    Returns:
+        The optimizer, and a function from a step to its rate.
+    """
     schedule = make_schedule(config, peak_learning_rate(config, batch_size), steps=steps)
     if make := _CORRECTED.get(config.name):
         return optax.chain(*_clip(config.clip_norm), make(config, schedule)), schedule
@@ -280,10 +379,11 @@ def _of_optax(
 
 
 def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Muon on the kernels; on all else, bias-corrected AdamW.
+    """Return Muon for the kernels, and bias-corrected AdamW for everything else.
 
-    Tables of embeddings and the heads' last matrices are not kernels: their rows are looked up.
-    Differs from optax.contrib.muon: both parts decay alike and Adam has no Nesterov momentum.
+    Tables of embeddings and the heads' last matrices are not kernels, because their rows are looked
+    up. Differs from optax.contrib.muon: both parts have the same decay, and Adam has no Nesterov
+    momentum.
     """
     kernels = optax.chain(
         optax.contrib.scale_by_muon(weight_dimension_numbers=_as_matrices),
@@ -300,13 +400,15 @@ def _as_matrices(kernels: Any) -> Any:
 
 
 def _as_large_as_adams(update: Array) -> Array:
-    """Scale an orthogonal update so that one learning rate serves both: Adam's root mean square is
-    about 0.2. Liu et al. 2025 (Moonlight), section 2.2."""
+    """Scale an orthogonal update so that one learning rate serves both optimizers.
+
+    The root mean square of Adam's updates is about 0.2. Liu et al. 2025 (Moonlight), section 2.2.
+    """
     return 0.2 * math.sqrt(max(update.shape)) * update
 
 
 def _parts(params: Any) -> Any:
-    """A tree that names the part of Muon's which updates each parameter."""
+    """Return a tree that names the optimizer of each parameter: muon or adamw."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "muon" if path_name(path).endswith("kernel") else "adamw", params
     )
@@ -321,16 +423,18 @@ _CORRECTED: dict[str, _Make] = {  # for Adam's bias
 
 
 class WeightAverageState(NamedTuple):
+    """Hold a moving average of the parameters, and the number of updates in it."""
+
     updates: Array  # their number
     average: Any  # as the parameters
 
 
 def average_weights(tx: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
-    """Return `tx`, keeping a moving average of the parameters that its updates lead to.
+    """Return `tx` with a moving average of the parameters after its updates.
 
-    After `t` updates the parameters after update `i` weigh `decay**(t - i)`, divided by the sum of
-    these weights, so that the parameters before the first update are no part of it. Adam corrects
-    the bias of its moments in the same way.
+    After `t` updates, the parameters after update `i` have the weight `decay**(t - i)`, divided by
+    the sum of these weights. The parameters before the first update are not part of it. Adam
+    corrects the bias of its moments in the same way.
     """
 
     def init(params: Any) -> WeightAverageState:
@@ -347,13 +451,13 @@ def average_weights(tx: optax.GradientTransformation, decay: float) -> optax.Gra
 
 
 def averaged_weights(opt_state: Any) -> Any | None:
-    """Return the moving average that `average_weights` keeps; None for an optimizer without."""
+    """Return the moving average that `average_weights` keeps, or None for other optimizers."""
     found = _part_of(opt_state, WeightAverageState)
     return None if found is None else found.average
 
 
 def trust_ratios(opt_state: Any) -> dict[str, Array]:
-    """Each adapted parameter's last trust ratio by name; empty for an optimizer that has none."""
+    """Return each adapted parameter's last trust ratio by name; empty for other optimizers."""
     found = _part_of(opt_state, TrustRatioState)
     if found is None:
         return {}
@@ -366,6 +470,6 @@ _Part = TypeVar("_Part")
 
 
 def _part_of(opt_state: Any, kind: type[_Part]) -> _Part | None:
-    """The state of one link in a chain of optimizers; None where the chain has no such link."""
+    """Return the state of one link in a chain of optimizers, or None if there is no such link."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
     return next((leaf for leaf in leaves if isinstance(leaf, kind)), None)

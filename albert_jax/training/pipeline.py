@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps in flight: the devices compute a few while the host draws the next batches."""
+"""Keep several steps in flight: the devices compute while the host draws the next batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Batches = Callable[[int, int | None], Iterator[Batch]]
 
 
 class StepResult(NamedTuple):
-    """A step that was started; `Pipeline.finished` yields it with its metrics on the host."""
+    """Hold a step that was started; `Pipeline.finished` yields it with its metrics on the host."""
 
     number: int  # the updates that are made with it
     batch: int  # the number of its batch
@@ -31,7 +31,7 @@ class StepResult(NamedTuple):
 
 
 class Pipeline:
-    """The steps of a run from a position on, started one by one and finished in order."""
+    """Start the steps of a run from a position on one by one, and finish them in order."""
 
     def __init__(
         self,
@@ -41,8 +41,11 @@ class Pipeline:
         state: TrainState,
         position: Position,
     ) -> None:
-        """`program` takes a batch's number, a state and the batch as placed; `state` is plain and
-        is copied."""
+        """Begin at `position`.
+
+        `program` takes a batch's number, a state and the placed batch. `state` has plain arrays and
+        is copied.
+        """
         self._program, self._placement = program, placement
         self._stream = numbered_batches(batches, position)
         self._in_flight: collections.deque[StepResult] = collections.deque()
@@ -51,7 +54,7 @@ class Pipeline:
         self.batch = position.batch  # the next batch to draw
 
     def start(self) -> None:
-        """Start the next step; raises what drawing its batch raises."""
+        """Start the next step; raises any exception of drawing its batch."""
         began = time.perf_counter()
         number, batch = next(self._stream)
         waited = time.perf_counter() - began
@@ -71,7 +74,7 @@ class Pipeline:
             yield step._replace(metrics=self._placement.fetch(step.metrics))
 
     def close(self) -> None:
-        """Give up the steps in flight, the state and the batches drawn ahead."""
+        """Drop the steps in flight, the state and the batches drawn ahead."""
         self._in_flight.clear()
         self.state = None
         self._stream.close()
@@ -80,7 +83,7 @@ class Pipeline:
 def numbered_batches(
     batches: Batches, position: Position
 ) -> Generator[tuple[int, Batch], None, None]:
-    """Yield (number, batch) from the position on, without the ranges left out."""
+    """Yield (number, batch) from the position on, without the ranges that are left out."""
     start = position.batch
     ends: list[tuple[int | None, int]] = [*sorted(position.left_out), (None, start)]
     for first, after in ends:

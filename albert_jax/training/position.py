@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run stands, as its checkpoints keep it."""
+"""Record where a run stands, as its checkpoints keep it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOT_SUMMED = ("skipped", "trust_ratio")
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums of the metrics of the steps since the log's last line.
+    """Hold sums of the metrics of the steps since the log's last line.
 
     A checkpoint keeps them, so that a line is the same whether or not the run was interrupted
     before it.
@@ -36,7 +36,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come."""
+    """Hold how far a run has come."""
 
     step: int = 0
     """Updates made."""

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretraining from data to a model directory: what `albert-jax pretrain` and `albert-jax export`
-call."""
+"""Pretrain from data to a model directory, for `albert-jax pretrain` and `albert-jax export`."""
 
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ import jax
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
+from albert_jax.config.history import read_history, write_history
 from albert_jax.config.manifests import (
     TextSettings,
     is_model_directory,
@@ -28,14 +28,11 @@ from albert_jax.config.manifests import (
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import Destination
-from albert_jax.config.stages import Stages
 from albert_jax.data.pretraining import (
     PretrainingData,
     open_data,
-    pretraining_identity,
     settings_identity,
 )
-from albert_jax.data.staged import StagedExamples
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed import multihost
 from albert_jax.distributed.compilation_cache import compilation_cache
@@ -43,6 +40,7 @@ from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import Placement
 from albert_jax.models.flops import parameter_count, stage_flops
 from albert_jax.models.lowering import Lowering
+from albert_jax.training.course import Course, require_checkpoint
 from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.first_values import first_values, params_of
 from albert_jax.training.heldout import evaluator
@@ -55,7 +53,6 @@ from albert_jax.training.session import Beginning, Session, carry_out, memory_ch
 from albert_jax.training.standing import Standing
 from albert_jax.training.step import (
     ConfiguredStep,
-    StagedSteps,
     TrainState,
     make_pretrain_step,
 )
@@ -76,35 +73,48 @@ def pretrain(
     log: Destination | Sequence[Destination] = TENSORBOARD,
     on_step: Callback | None = None,
     on_evaluation: Callback | None = None,
+    continue_with: bool = False,
 ) -> PretrainResult:
-    """Runs the configured pretraining, or goes on with it, and exports a model directory.
-
-    With `launch` this process is one of several that make the run together, over all their devices;
-    they share the work directory, and process 0 logs and exports.
+    """Pretrain as configured, or continue the run, and export a model directory.
 
     The work directory gets config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png and
-    model/. `log` names the trackers that are sent the figures too: tensorboard, wandb, mlflow.
+    model/.
 
-    `on_step` and `on_evaluation` are called as (step, metrics) with what each log line on training
-    (step 1, then each `train.log_every`) or on an evaluation has, in process 0. The loop waits for
-    them. One that raises StopTraining ends the run there: it is saved, evaluated and exported, and
-    the same call goes on from there. Anything else that one raises is raised here, with the steps
-    so far saved.
+    Args:
+        config: the model, data and schedule.
+        launch: how this process finds the others, where several processes make the run together
+            over all their devices. They share the work directory; process 0 logs and exports.
+        log: the trackers that receive the figures: "tensorboard", "wandb", "mlflow", or several.
+        on_step: called as (step, metrics) in process 0 with each training line of the log: step 1,
+            then each `train.log_every` steps. The loop waits for it. If it raises StopTraining, the
+            run is saved, evaluated and exported, and ends. Any other exception is raised here,
+            after the steps so far are saved.
+        on_evaluation: the same with each evaluation.
+        continue_with: continue the run from its newest checkpoint although its steps, batches or
+            learning rates differ from the configured ones. history.json in the work directory
+            records the change.
 
-    Raises UserError for settings or data that do not fit, TryAgain when stopped by a signal.
+    Returns:
+        The number of steps, the last evaluation and the model directory.
+
+    Raises:
+        UserError: if the settings or the data do not fit.
+        TryAgain: if a signal stopped the run; the same call continues it.
     """
     watching = watching_of(log, on_step, on_evaluation)
     with multihost.joined(launch):
-        return _pretrain(config, watching)
+        return _pretrain(config, watching, continue_with)
 
 
-def _pretrain(config: PretrainConfig, watching: Watching) -> PretrainResult:
+def _pretrain(config: PretrainConfig, watching: Watching, continue_with: bool) -> PretrainResult:
+    workdir = Path(config.workdir or "")
     with multihost.together():
         require_pretraining_inputs(config)
         require_trackers(watching.log)
-    workdir = Path(config.workdir or "")
+        if continue_with:
+            require_checkpoint(workdir)
     with multihost.together(), contextlib.ExitStack() as stack:
-        _require_same_settings(config)
+        _require_same_settings(config, continue_with)
         placement = open_placement(config)
         check_destination(workdir / "model")
         stack.enter_context(compilation_cache(config.train.compilation_cache))
@@ -114,7 +124,8 @@ def _pretrain(config: PretrainConfig, watching: Watching) -> PretrainResult:
     with locked:
         data = _open_data(config, workdir)
         _keep_vocabulary(data, workdir)
-        result = carry_out(_session(config, data, placement, workdir, watching))
+        course = Course(config, data, placement.lowering, continue_with=continue_with)
+        result = carry_out(_session(config, data, course, placement, watching))
     # Process 0 made it.
     return PretrainResult.from_json(multihost.gather(result)[0])
 
@@ -122,13 +133,13 @@ def _pretrain(config: PretrainConfig, watching: Watching) -> PretrainResult:
 def _session(
     config: PretrainConfig,
     data: PretrainingData,
+    course: Course,
     placement: Placement,
-    workdir: Path,
     watching: Watching,
 ) -> Session:
-    stages = config.stages
+    workdir = Path(config.workdir or "")
     made = make_pretrain_step(config, placement.lowering)
-    run = _run_of(config, data, stages, placement, workdir, watching)
+    run = _run_of(config, data, course, placement, watching)
     random_state = jax.jit(partial(made.random_state, config.train.seed))  # traced once
     return Session(
         config=config,
@@ -137,37 +148,41 @@ def _session(
         directory=workdir,
         random_state=random_state,
         first_state=partial(_first_state, config, data, made, random_state),
-        begin=partial(_begin, config, data, run.evaluate, placement),
+        begin=partial(_begin, course, run, placement),
         finish=partial(_finish, config, data, workdir),
     )
 
 
 def _begin(
-    config: PretrainConfig,
-    data: PretrainingData,
-    evaluate: Evaluate | None,
-    placement: Placement,
-    beginning: Beginning,
-    log: MetricsLog,
+    course: Course, run: Run, placement: Placement, beginning: Beginning, log: MetricsLog
 ) -> None:
-    """Says what the run is, and how good the weights are that it starts from."""
+    """Report what the run is, and how good its first weights are."""
+    config = course.config
     if multihost.is_primary():
-        write_json(Path(config.workdir or "") / "config.json", to_dict(config))
+        workdir = Path(config.workdir or "")
+        write_json(workdir / "config.json", to_dict(config))
+        write_history(workdir, course.history)
     step = beginning.position.step
-    log.say(run_plan(config, data))
+    log.say(run_plan(config, course.data))
     if step:
         log.event(step, beginning.origin)
+        if course.begun:
+            rate = float(run.workload.schedule(step))
+            changes = course.begun.in_words()
+            log.event(step, f"continued with {changes}; the learning rate goes on at {rate:.4g}")
         return
     log.say(beginning.origin)
-    if config.init_from and evaluate:
-        _evaluate_first(evaluate, placement, beginning.state, log)
+    if config.init_from and run.evaluate:
+        _evaluate_first(run.evaluate, placement, beginning.state, log)
 
 
 def _evaluate_first(
     evaluate: Evaluate, placement: Placement, state: TrainState, log: MetricsLog
 ) -> None:
-    """Evaluates the weights that the run starts from: a wrong vocabulary or activation shows here
-    at once, as accuracy near chance."""
+    """Evaluate the weights that the run starts from.
+
+    A wrong vocabulary or activation shows here at once, as accuracy near chance.
+    """
     if multihost.gather(log.has_evaluation(0))[0]:
         return
 
@@ -181,7 +196,7 @@ def _evaluate_first(
 def _finish(
     config: PretrainConfig, data: PretrainingData, workdir: Path, state: TrainState
 ) -> PretrainResult:
-    """Exports the model and says how good it is."""
+    """Export the model and report how good it is."""
     model, held_out = workdir / "model", _last_eval(workdir)
     _export(config, data.vocab, data.tokenizer, workdir, state, model)
     baselines = baselines_at(config, data)
@@ -200,9 +215,15 @@ def _finish(
 def export(
     workdir: str | Path, dest: str | Path, *, dtype: Literal["float32", "bfloat16"] = "float32"
 ) -> Path:
-    """Writes a run's newest good checkpoint as a model directory, also while the run goes on.
+    """Write a run's newest good checkpoint as a model directory, also during the run.
 
-    With `dtype` bfloat16 it takes half the room; what is read of it is float32 again.
+    Args:
+        workdir: the run's work directory.
+        dest: the model directory to write.
+        dtype: bfloat16 halves the files; parameters are float32 again when read.
+
+    Returns:
+        The path of the model directory.
     """
     workdir = Path(workdir)
     require_apart(dest, [workdir], "DEST")
@@ -246,7 +267,7 @@ def _read_config(workdir: Path) -> PretrainConfig:
 
 
 def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
-    """Copies the vocabulary into the work directory, so that `export` needs nothing else."""
+    """Copy the vocabulary into the work directory, so that `export` needs nothing else."""
     if data.vocab is None or not multihost.is_primary():
         return
     kept = workdir / vocabulary_name(data.vocab)
@@ -257,7 +278,7 @@ def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
 def _kept_vocabulary(
     config: PretrainConfig, workdir: Path, meta: Mapping[str, Any]
 ) -> tuple[Path | None, TextSettings]:
-    """The run's vocabulary and how text is cleaned for it."""
+    """Return the run's vocabulary and how text is cleaned for it."""
     kept = vocabulary_in(workdir)
     if not kept.is_file() or "tokenizer" not in meta:  # 0.1.0 kept none
         data = open_data(config, workdir)
@@ -274,9 +295,9 @@ def _kept_vocabulary(
 # ---------------------------------------------------------------------------------- the processes
 
 
-def _require_same_settings(config: PretrainConfig) -> None:
-    """UserError unless all processes were given the same, and are of the same kind."""
-    settings = to_dict(config)
+def _require_same_settings(config: PretrainConfig, continue_with: bool) -> None:
+    """Raise UserError unless all processes have the same settings and the same kind of devices."""
+    settings = to_dict(config) | {"continue_with": continue_with}
     for path in ("store", "workdir", "vocab", "heldout"):  # a host may have its own names for them
         del settings[path]
     del settings["train"]["compilation_cache"]
@@ -286,7 +307,10 @@ def _require_same_settings(config: PretrainConfig) -> None:
 
 
 def _open_data(config: PretrainConfig, workdir: Path) -> PretrainingData:
-    """The data, which must be the same for all processes; one alone makes a store of text."""
+    """Return the data, which must be the same for all processes.
+
+    One process alone makes a store of text.
+    """
     with multihost.together(limit=math.inf):  # making a store of text may take hours
         multihost.require_same({"work directory's lock": lock_owner(workdir)})
         data = open_data(config, workdir) if config.store or multihost.is_primary() else None
@@ -306,7 +330,10 @@ def _first_state(
     made: ConfiguredStep,
     random_state: Callable[[], TrainState],
 ) -> tuple[TrainState, str]:
-    """`init_from`'s or random weights with a fresh optimizer, and which of the two."""
+    """Return a fresh state, and a sentence on where its weights come from.
+
+    They are those of `init_from`, or random.
+    """
     if config.init_from is None:
         state = random_state()
         params = first_values(state.params, config, data)
@@ -323,13 +350,11 @@ def _first_state(
 def _run_of(
     config: PretrainConfig,
     data: PretrainingData,
-    stages: Stages,
+    course: Course,
     placement: Placement,
-    workdir: Path,
     watching: Watching,
 ) -> Run:
-    examples = StagedExamples(stages, data.train_as)
-    steps = StagedSteps(config, stages, placement.lowering)
+    workdir = Path(config.workdir or "")
     baselines = functools.cache(partial(baselines_at, config, data))
 
     def draw() -> None:
@@ -338,30 +363,26 @@ def _run_of(
         except OSError as error:  # a picture is no reason to stop
             say(f"{workdir / 'loss.png'} is not drawn: {error.strerror or error}")
 
-    def recall(meta: Mapping[str, Any]) -> None:
-        # 0.1.0 wrote no epochs.
-        examples.remember_epochs(meta["position"]["batch"], meta.get("epochs", []))
-
     return Run(
         config=config.train,
         guard=config.guard,
-        step_at=lambda batch: steps.at(batch).step,
+        step_at=lambda batch: course.steps.at(batch).step,
         batches=partial(
-            examples.batches,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            course.examples.batches,
+            process=(jax.process_index(), jax.process_count()),
             threads=config.train.data_threads,
             workers=config.train.data_workers,
         ),
         workload=Workload(
             steps=config.train.steps,
-            rows=lambda batch: stages.at(batch).batch_size,
-            flops=lambda batches: stages.total(batches, partial(stage_flops, config.model)),
-            schedule=jax.jit(steps.at(0).schedule),
-            passes=examples.passes,
+            rows=lambda batch: course.stages.at(batch).batch_size,
+            flops=lambda batches: course.stages.total(batches, partial(stage_flops, config.model)),
+            schedule=jax.jit(course.steps.at(0).schedule),
+            passes=lambda batches: course.examples.passes(batches),
         ),
-        identity=pretraining_identity(config, data),
-        evaluate=evaluator(config, data, steps, placement),
+        identity=course.identity,
+        judge=course.judge,
+        evaluate=evaluator(config, data, course.steps, placement),
         after_evaluation=draw if multihost.is_primary() else lambda: None,
         standing=Standing(
             config.train.steps,
@@ -373,11 +394,8 @@ def _run_of(
         else None,
         watching=watching,
         check_program=memory_check(config),
-        kept=lambda position: {
-            "tokenizer": data.tokenizer,
-            "epochs": examples.ended_epochs(position.batch),
-        },
-        recall=recall,
+        kept=course.kept,
+        recall=course.recall,
     )
 
 
@@ -403,6 +421,7 @@ def _export(
             "step": int(state.step),
             "config": without_credentials(to_dict(config)),
             "held_out": _last_eval(workdir),
+            **({"history": history} if (history := read_history(workdir)) else {}),
         },
     )
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining run says of itself: the plan before, the figures and how to use the model
-after."""
+"""Report on a pretraining run: the plan before, the figures and the model's use after."""
 
 from __future__ import annotations
 
@@ -26,11 +25,11 @@ from albert_jax.models.lowering import matmul_dtype
 from albert_jax.training.metrics import draw_curves
 from albert_jax.training.optimizer import divergence_warnings, peak_learning_rate, warmup_steps
 
-_MANY_PASSES = 200  # from which on a warning is worth its line: the paper has about 40
+_MANY_PASSES = 200  # passes from which on a warning is printed; the paper has about 40
 
 
 def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
-    """Model, data, updates, optimizer and devices, a line each, then any warnings."""
+    """Return model, data, updates, optimizer and devices, a line each, then any warnings."""
     model, train = config.model, config.train
     stages = config.stages
     shared = parameter_counts(model)["shared layers"]
@@ -76,7 +75,7 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
 
 
 def _updates(config: PretrainConfig) -> list[str]:
-    """Return a line on the updates, one for each stage where there are several."""
+    """Return a line on the updates, or one for each of several stages."""
     stages, lines = config.stages, []
     for number, stage in enumerate(stages):
         end = stages.end(number) or config.train.steps
@@ -100,7 +99,10 @@ def closing(
     heldout: Mapping[str, float],
     baselines: Mapping[str, float],
 ) -> str:
-    """Says what came of a run and, last, how to use it; `baselines` are `baselines_at`."""
+    """Return the result of a run and, last, how to use its model.
+
+    `baselines` are `baselines_at`.
+    """
     of_docs = bool(config.text) and all(map(is_docs, config.text))
     gap = "it was the [MASK] of the year."
     if of_docs:
@@ -117,8 +119,11 @@ def closing(
 
 
 def baselines_at(config: PretrainConfig, data: PretrainingData) -> dict[str, float]:
-    """What knowing only frequencies reaches on what is evaluated: `Data.baselines`, and
-    label_majority, the share of the more frequent sentence-order label."""
+    """Return the metrics of a model that knows only frequencies, on the evaluated data.
+
+    They are `Data.baselines`, and label_majority, the fraction of the more frequent sentence-order
+    label.
+    """
     if data.heldout is None or config.examples.objective == "none":
         return dict(data.baselines)
     count = min(config.train.eval_examples, len(data.heldout))
@@ -127,7 +132,7 @@ def baselines_at(config: PretrainConfig, data: PretrainingData) -> dict[str, flo
 
 
 def draw_losses(config: PretrainConfig, baselines: Mapping[str, float], workdir: Path) -> None:
-    """Draws WORKDIR/loss.png from the run's log so far, beside `baselines_at`."""
+    """Draw WORKDIR/loss.png from the run's log so far, beside `baselines_at`."""
     lines = {
         "loss:unigram entropy": baselines.get("unigram_entropy_nats"),
         "masked_lm_accuracy:most frequent token": baselines.get("most_frequent_token_rate"),
@@ -144,7 +149,7 @@ def draw_losses(config: PretrainConfig, baselines: Mapping[str, float], workdir:
 
 
 def figures(baselines: Mapping[str, float], heldout: Mapping[str, float]) -> list[str]:
-    """Held-out figures, each beside what knowing frequencies alone would reach."""
+    """Return held-out figures, each beside its baseline."""
     beside = {
         name: f" ({what} {baselines[key]:{form}})" if key in baselines else ""
         for name, key, what, form in (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `pretrain` returns."""
+"""Define what `pretrain` returns."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from albert_jax.utils.results import Result
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PretrainResult(Result):
-    """A pretraining run that ended.
+    """Hold the outcome of a pretraining run.
 
     It is also the path of the model directory, for `load`, `open`, `Path`, `str` and `/`.
+
+    Attributes:
+        model: the model directory.
+        workdir: the work directory.
+        step: the number of updates: `steps`, or fewer if a callback stopped the run.
+        steps: the configured number of updates.
+        parameters: the number of parameters.
+        held_out: the step and metrics of the last evaluation; empty if nothing is held out.
+        baselines: the metrics of a model that knows only frequencies, on the held-out text.
     """
 
     model: str
-    """The model directory."""
     workdir: str
     step: int
-    """Updates made: `steps`, or fewer where a callback stopped the run."""
     steps: int
     parameters: int
     held_out: dict[str, float]
-    """The last evaluation's step and metrics; empty where nothing is held out."""
     baselines: dict[str, float]
-    """What knowing only frequencies reaches on the text that is held out."""
 
     def __fspath__(self) -> str:
         return self.model

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rates of a model's parts relative to the optimizer's: lower from the head down, or none.
+"""Scale the learning rates of a model's parts: lower from the head down, or zero.
 
-ALBERT's layers are one, so there is no rate for each layer, but one for each group of parameters.
+ALBERT has one shared layer, so there is no rate for each layer, but one for each group of
+parameters.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ _EMBEDDINGS = re.compile(r"embeddings/|encoder/embedding_hidden_mapping_in/")
 
 @dataclass(frozen=True)
 class RelativeRates:
-    """How fast each part of a model with `groups` groups of layers learns.
+    """Set how fast each part of a model with `groups` groups of layers learns.
 
-    The head and the pooler learn at the optimizer's rate, the last group of layers (ALBERT has one)
-    at that times `decay`, each earlier group at that times `decay` again, and so do, below the
-    first group, the embeddings with their projection to the hidden size. What `freeze` names keeps
-    its values: "embeddings" these, "encoder" the groups as well.
+    The head and the pooler learn at the optimizer's rate. The last group of layers (ALBERT has one)
+    learns at that rate times `decay`. Each earlier group has another factor `decay`, and so have,
+    below the first group, the embeddings with their projection to the hidden size. `freeze` keeps
+    values: "embeddings" those of the embeddings, "encoder" those of the groups too.
     """
 
     groups: int
@@ -35,7 +36,7 @@ class RelativeRates:
     freeze: str = "none"
 
     def of(self, name: str) -> float:
-        """Return the factor for the parameter of that name, `encoder/group_0/…/kernel`."""
+        """Return the factor for the parameter with that name, `encoder/group_0/…/kernel`."""
         if _EMBEDDINGS.match(name):
             return 0.0 if self.freeze != "none" else self.decay ** (self.groups + 1)
         if group := _GROUP.match(name):
@@ -46,8 +47,10 @@ class RelativeRates:
     def applied(
         self, objective: Objective, tx: optax.GradientTransformation
     ) -> tuple[Objective, optax.GradientTransformation]:
-        """Return the objective without the gradient of what is frozen, which is then neither
-        computed nor a part of the norm that is clipped; and the optimizer with these rates."""
+        """Return the objective and the optimizer with these rates.
+
+        The gradient of frozen parts is neither computed nor included in the norm that is clipped.
+        """
         if self.freeze != "none":
             objective = objective.of_changed(self._held)
         if self.freeze != "none" or self.decay != 1:
@@ -55,13 +58,13 @@ class RelativeRates:
         return objective, tx
 
     def _scaled(self, updates: Any) -> Any:
-        # Weight decay is in the updates by now: what is frozen does not decay either.
+        # The updates include weight decay by now, so that frozen parameters do not decay either.
         return jax.tree_util.tree_map_with_path(
             lambda path, update: self.of(path_name(path)) * update, updates
         )
 
     def _held(self, params: Any) -> Any:
-        """Return the parameters, of which what is frozen has no gradient."""
+        """Return the parameters, with no gradient for the frozen ones."""
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: leaf if self.of(path_name(path)) else jax.lax.stop_gradient(leaf),
             params,

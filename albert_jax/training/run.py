@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run trains: all that the loop needs to know of pretraining or of a task."""
+"""Define what a run trains: all that the loop knows about pretraining or a task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from albert_jax.checkpoint.manager import Judge, require_same_run
 from albert_jax.config.sections import GuardConfig, TrainConfig
 from albert_jax.training.pipeline import Batches
 from albert_jax.training.position import Position
@@ -27,7 +28,7 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run trains, and by what it is judged."""
+    """Define what a run trains, and how it is judged."""
 
     config: TrainConfig
     guard: GuardConfig
@@ -38,6 +39,8 @@ class Run:
     workload: Workload
     identity: Mapping[str, Any]
     """What a run that resumes must have in common with this one."""
+    judge: Judge = require_same_run
+    """Refuses a checkpoint whose identity is another, by raising."""
     evaluate: Evaluate | None = None
     """Held-out metrics, None where nothing is held out."""
     evaluated: Callable[[TrainState], Any] = lambda state: state.params

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is to read, looked for before anything slow is imported or made: a mistyped path is
-told at once."""
+"""Check that a run's inputs exist, before anything slow is imported or made."""
 
 from __future__ import annotations
 
@@ -18,8 +17,10 @@ from albert_jax.utils.remote_fs import is_address
 def require_pretraining_inputs(
     config: PretrainConfig, *, workdir_too: bool = True, fetch: bool = True
 ) -> None:
-    """Raises UserError where a run has no data or no work directory, or names what is not there;
-    with `fetch` False also for a model that would have to be fetched or converted first."""
+    """Raise UserError if a run's data or work directory is not given, or a path does not exist.
+
+    With `fetch` False, also raise it for a model that would have to be fetched or converted first.
+    """
     if workdir_too:
         _require_workdir(config.workdir)
     if config.init_from is not None:
@@ -28,8 +29,7 @@ def require_pretraining_inputs(
 
 
 def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = True) -> None:
-    """Raises UserError where a run has no model, no data or no work directory, or names what is not
-    there."""
+    """Raise UserError if a run's model, data or work directory is not given, or does not exist."""
     if workdir_too:
         _require_workdir(config.workdir)
     if config.model is None:

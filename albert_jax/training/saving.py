@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's checkpoints: saving, resuming, and rolling back from what went wrong."""
+"""Save a run's checkpoints, resume from them, and roll back from what went wrong."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.checkpoint.manager import Checkpointer, differences_from
 from albert_jax.training.guards import Offence
 from albert_jax.training.metrics import MetricsLog
 from albert_jax.training.position import Position
@@ -16,14 +16,14 @@ from albert_jax.utils.provenance import versions
 
 
 class Saves:
-    """Writes a run's state and position into checkpoints, and reads them back."""
+    """Write a run's state and position into checkpoints, and read them back."""
 
     def __init__(self, run: Run, checkpointer: Checkpointer) -> None:
         self._run, self._checkpointer = run, checkpointer
         self.directory = checkpointer.directory
 
     def save(self, state: TrainState, position: Position, *, wait: bool = False) -> None:
-        """Begin a checkpoint, or with `wait` complete it; raises as `Checkpointer.save`."""
+        """Start a checkpoint, or with `wait` complete it; raises as `Checkpointer.save`."""
         meta = {
             **self._run.identity,
             **self._run.kept(position),
@@ -35,44 +35,50 @@ class Saves:
     def restore(self, target: TrainState) -> tuple[TrainState, Position] | None:
         """Return the newest good checkpoint's state, placed as `target` is, and its position.
 
-        None where there is no checkpoint. Raises as `Checkpointer.restore`.
+        None if there is no checkpoint. A checkpoint that is continued with other settings is saved
+        again as this run's, so that later checkpoints can go back to it. Raises as
+        `Checkpointer.restore` and `Checkpointer.save`.
         """
-        restored = self._checkpointer.restore(target, expect=self._run.identity)
+        identity = self._run.identity
+        restored = self._checkpointer.restore(target, expect=identity, judge=self._run.judge)
         if restored is None:
             return None
         state, meta = restored
         self._run.recall(meta)
-        return state, Position.from_meta(meta["position"])
+        position = Position.from_meta(meta["position"])
+        if differences_from(meta, identity):
+            self.save(state, position, wait=True)
+        return state, position
 
     def steps(self) -> list[int]:
         """Return the steps that are on disk, oldest first."""
         return self._checkpointer.steps()
 
     def wait(self) -> None:
-        """Return when the last checkpoint is on disk; SaveError if it failed."""
+        """Wait until the last checkpoint is on disk; raises SaveError if it failed."""
         self._checkpointer.wait()
 
 
 class Rollbacks:
-    """Goes back to the last good checkpoint, leaving the offending batches out for good."""
+    """Go back to the last good checkpoint, and leave the offending batches out for good."""
 
     def __init__(self, limit: int, saves: Saves, log: MetricsLog) -> None:
-        """`limit` is how many rollbacks there may be without a new checkpoint in between."""
+        """Allow `limit` rollbacks without a new checkpoint in between."""
         self._limit, self._saves, self._log = limit, saves, log
         self._made = 0
 
     def forgive(self) -> None:
-        """Begin to count anew: a checkpoint was saved."""
+        """Reset the count, because a checkpoint was saved."""
         self._made = 0
 
     def roll_back(
         self, target: TrainState, offence: Offence, at: Position, end: int
     ) -> tuple[TrainState, Position]:
-        """Return the last good checkpoint's state, and its position without the batches from the
-        offending one up to `end`.
+        """Return the last good checkpoint's state, and its position.
 
-        `target` has the shapes and shardings, `at` is where the run stands. Raises UserError after
-        too many rollbacks, and where there is no checkpoint.
+        The position leaves out the batches from the offending one up to `end`. `target` has the
+        shapes and shardings, `at` is where the run stands. Raises UserError after too many
+        rollbacks, and if there is no checkpoint.
         """
         reason, first = offence
         self._made += 1
@@ -80,7 +86,7 @@ class Rollbacks:
             raise UserError(
                 f"{reason} at batch {first}, after {self._limit} rollbacks since the last "
                 f"checkpoint ({self._saves.steps()[-1]}); lower --optimizer.learning-rate, "
-                "lengthen --optimizer.warmup-steps, or look at the data"
+                "lengthen --optimizer.warmup-steps, or check the data"
             )
         restored = self._saves.restore(target)
         if restored is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every run does, pretraining or fine-tuning: open, resume or begin, train, judge, export."""
+"""Carry out what every run does: open, resume or begin, train, judge and export."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from albert_jax.utils.provenance import commit, versions, without_credentials
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a session begins with: a checkpoint's state, or its first one."""
+    """Hold what a session begins with: a checkpoint's state, or its first one."""
 
     state: TrainState  # placed as a checkpoint's
     position: Position
@@ -47,7 +47,7 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Session:
-    """A run in its directory, and what is done before and after its steps."""
+    """Define a run in its directory, and what is done before and after its steps."""
 
     config: PretrainConfig | FinetuneConfig
     run: Run
@@ -67,7 +67,7 @@ class Session:
 def carry_out(session: Session) -> Any:
     """Train from the newest checkpoint, or from the first state, to the end, and finish.
 
-    Raises OutOfMemory for a step that does not fit, and what `fit` raises.
+    Raises OutOfMemory for a step that does not fit, and the errors of `fit`.
     """
     state = _train(session)
     with multihost.together():
@@ -83,7 +83,7 @@ def _train(session: Session) -> TrainState:
         saves = Saves(session.run, checkpointer)
         beginning = _beginning(session, saves)
         state, position = beginning.state, beginning.position
-        log = MetricsLog(  # process 0's; that of others says and writes nothing
+        log = MetricsLog(  # of process 0; those of the others print and write nothing
             directory if primary else None,
             total_steps=train.steps,
             resume_step=position.step,
@@ -121,7 +121,7 @@ def _beginning(session: Session, saves: Saves) -> Beginning:
 
 
 def open_placement(config: PretrainConfig | FinetuneConfig) -> Placement:
-    """Return the configured placement; UserError where the batch does not divide over it."""
+    """Return the configured placement; raises UserError if the batch does not divide over it."""
     check_batch_sizes(config)
     return make_placement(config.train.mode, run_devices(config.train.devices))
 
@@ -137,7 +137,7 @@ def check_batch_sizes(config: PretrainConfig | FinetuneConfig) -> None:
 
 
 def memory_check(config: PretrainConfig | FinetuneConfig) -> Check:
-    """Return what refuses a compiled step that takes more memory than the devices have."""
+    """Return a check that refuses a compiled step which takes more memory than the devices have."""
     return partial(
         check_fits,
         devices=local_devices(config.train.devices),

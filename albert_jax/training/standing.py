@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a pretraining run stands, said once: at the loss of knowing only frequencies, at the
-majority label, or apart from what is held out."""
+"""Report once where a pretraining run stands.
+
+It may stay at the loss of a model that knows only frequencies, at the accuracy of the majority
+label, or far from its held-out loss.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 
-_LONG = 200  # steps; a shorter run is a trial, and stands where it must
-_PLATEAU_AT = 0.2  # of the steps: what has not left the unigram entropy by then is slow
+_LONG = 200  # steps; in a shorter run, the loss cannot have fallen yet
+_PLATEAU_AT = 0.2  # of the steps; a loss that is still at the unigram entropy is slow
 _ORDER_AT = 0.5
 _LEFT = 0.05  # nats below the unigram entropy that count as having left it
 _APART, _RISEN = 0.3, 0.05  # nats between training and held-out loss, and above the lowest
 
 
 class Standing:
-    """Hears a run's figures as they are logged and answers with what should be known of them."""
+    """Take a run's figures as they are logged, and return what the user should know about them."""
 
     def __init__(
         self,
@@ -24,20 +27,23 @@ class Standing:
         majority: Callable[[], float | None],
         examples: int,
     ) -> None:
-        """`steps` are the run's, `entropy` is the held-out text's of single pieces (nats),
-        `majority` the share of the more frequent label among the `examples` of an evaluation."""
+        """Prepare for a run of that number of `steps`.
+
+        `entropy` is that of the held-out text's single pieces (nats), `majority` the fraction of
+        the more frequent label among the `examples` of an evaluation.
+        """
         self._steps, self._entropy, self._majority = steps, entropy, majority
         self._examples = examples
         self.begin(0)
 
     def begin(self, step: int) -> None:
-        """Take it that the run goes on from a step; what was due before it has been said."""
+        """Continue from a step; earlier reports are not repeated."""
         self._last = self._lowest_at = step
         self._training_loss, self._lowest, self._has_parted = math.nan, math.inf, False
         self._judges_order = self._steps >= _LONG and step < _ORDER_AT * self._steps
 
     def trained(self, step: int, means: Mapping[str, float]) -> str | None:
-        """Return what to say after a line on training, None for nothing."""
+        """Return what to print after a line on training, or None."""
         self._training_loss = loss = means.get("masked_lm_loss", math.nan)
         passed, self._last = self._last < _PLATEAU_AT * self._steps <= step, step
         passed = passed and self._steps >= _LONG
@@ -52,7 +58,7 @@ class Standing:
         )
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> str | None:
-        """Return what to say after an evaluation, None for nothing."""
+        """Return what to print after an evaluation, or None."""
         return self._parting(step, metrics) or self._order(step, metrics)
 
     def _parting(self, step: int, metrics: Mapping[str, float]) -> str | None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and evaluation steps as pure functions of (state, batch); `placement.py` wraps them."""
+"""Define training and evaluation steps as pure functions of (state, batch).
+
+`placement.py` wraps them.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from albert_jax.checkpoint.adapter import merged
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.stages import Stages
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.lora import merged, with_adapter
+from albert_jax.training.lora import with_adapter
 from albert_jax.training.losses import Batch, Metrics, Objective, pretraining_objective
 from albert_jax.training.optimizer import (
     average_weights,
@@ -32,7 +36,7 @@ from albert_jax.training.relative_rates import RelativeRates
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training carries from step to step; arrays only."""
+    """Hold all that training carries from step to step; arrays only."""
 
     step: Array  # i32[], updates made
     params: Any
@@ -41,13 +45,12 @@ class TrainState:
 
 
 def init_state(params: Any, tx: optax.GradientTransformation, *, seed: int) -> TrainState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(seed))
 
 
 def evaluated_weights(state: TrainState) -> Any:
-    """Return the parameters that are evaluated and exported: the moving average where there is
-    one."""
+    """Return the parameters to evaluate and export: the moving average, if there is one."""
     average = averaged_weights(state.opt_state)
     return state.params if average is None else average
 
@@ -55,11 +58,12 @@ def evaluated_weights(state: TrainState) -> Any:
 def make_train_step(
     objective: Objective, tx: optax.GradientTransformation, *, accumulate: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """One optimizer update on a batch; metrics are means over the global batch.
+    """Return a function that makes one update on a batch.
 
-    The batch is divided into `accumulate` micro-batches and the gradient summed in float32.
-    Sums are over the devices of the objective's axis, if it has one. A step whose loss or gradient
-    is not finite leaves parameters and optimizer as they were and says `skipped` = 1.
+    Its metrics are means over the global batch. The batch is divided into `accumulate`
+    micro-batches, and their gradients are summed in float32. Sums are over the devices of the
+    objective's axis, if it has one. A step whose loss or gradient is not finite leaves parameters
+    and optimizer unchanged and returns `skipped` = 1.
     """
     axis_name = objective.axis_name
 
@@ -96,9 +100,10 @@ def make_train_step(
 
 
 def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: int) -> Any:
-    """Sums `one(micro_batch, key)` over the micro-batches in a loop, so that only one's activations
-    live at a time."""
+    """Return the sums of `one(micro_batch, key)` over the micro-batches.
 
+    They run in a loop, so that only one micro-batch's activations are in memory at a time.
+    """
     if accumulate == 1:
         return one(batch, key)
 
@@ -119,7 +124,10 @@ def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: 
 
 
 def make_eval_step(objective: Objective) -> Callable[[Any, Batch], dict[str, Metrics]]:
-    """Sums without dropout: {"sums": metrics undivided, "weights": their normalisers}."""
+    """Return a function for sums without dropout.
+
+    It returns {"sums": undivided metrics, "weights": their normalisers}.
+    """
     axis_name = objective.axis_name
 
     def eval_step(params: Any, batch: Batch) -> dict[str, Metrics]:
@@ -137,7 +145,7 @@ def make_eval_step(objective: Objective) -> Callable[[Any, Batch], dict[str, Met
 
 @dataclass(frozen=True)
 class ConfiguredStep:
-    """A training step that a placement is still to compile, and what it is made of."""
+    """Hold a training step that a placement has yet to compile, and its parts."""
 
     model: AlbertForPretraining | AlbertForTask
     objective: Objective
@@ -163,7 +171,7 @@ def configured_step(
     objective: Objective,
     config: PretrainConfig | FinetuneConfig,
 ) -> ConfiguredStep:
-    """Return the step that a run's optimizer and batches mean."""
+    """Return the step for a run's optimizer and batches."""
     train = config.train
     tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
     lora = 0
@@ -184,8 +192,10 @@ def configured_step(
 def make_pretrain_step(
     config: PretrainConfig, lowering: Lowering, *, second_weight: float = 1.0
 ) -> ConfiguredStep:
-    """Return the step of a pretraining run; `lowering` is its placement's. `benchmark` measures the
-    very same."""
+    """Return the step of a pretraining run; `lowering` is its placement's.
+
+    `benchmark` measures this same step.
+    """
     model = AlbertForPretraining(config.model, config.compute, lowering)
     objective = pretraining_objective(
         model, second=config.examples.objective != "none", second_weight=second_weight
@@ -194,25 +204,33 @@ def make_pretrain_step(
 
 
 class StagedSteps:
-    """The steps of a run's stages, one for each depth and weight of the second objective.
+    """Hold the steps of a run's stages, one for each depth and weight of the second objective.
 
-    All take the same state: the shared layer's parameters serve any depth.
+    All take the same state, because the shared layer's parameters serve any depth.
     """
 
     def __init__(self, config: PretrainConfig, stages: Stages, lowering: Lowering) -> None:
-        self._config, self._stages, self._lowering = config, stages, lowering
+        self.stages = stages
+        """May be replaced by others: what was made for those serves these too."""
+        self._config, self._lowering = config, lowering
         self._made: dict[tuple[int, float], ConfiguredStep] = {}
 
     def at(self, batch: int) -> ConfiguredStep:
-        """Return the step for a batch, the same object for batches that are computed alike."""
-        stage = self._stages.at(batch)
+        """Return the step for a batch.
+
+        Batches that are computed in the same way get the same object.
+        """
+        stage = self.stages.at(batch)
         return self._of(stage.depth(batch), stage.sentence_order_weight)
 
     def to_evaluate(self, step: int) -> ConfiguredStep:
-        """Return what the model is evaluated with after a step: as deep as its steps then are at
-        most, before the first one as it will be saved."""
+        """Return the step whose model is evaluated after an update.
+
+        It has the largest depth of the steps at that time; before the first update, the depth of
+        the final model.
+        """
         depth = self._config.model.num_hidden_layers
-        return self._of(self._stages.at(step - 1).depths[1] if step else depth, 1.0)
+        return self._of(self.stages.at(step - 1).depths[1] if step else depth, 1.0)
 
     def _of(self, depth: int, weight: float) -> ConfiguredStep:
         if (depth, weight) not in self._made:

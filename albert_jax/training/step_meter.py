@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the log says of training steps: means, learning rate, speed, time left."""
+"""Report on training steps in the log: means, learning rate, speed, time left."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from albert_jax.training.metrics import MetricsLog
 from albert_jax.training.pipeline import StepResult
 from albert_jax.training.position import Tally
 
-# What a line shows in a form of its own.
+# Figures that a line shows in their own form.
 _SHOWN_APART = {"grad_norm", "learning_rate", "sequences_per_second", "tokens_per_second"}
 _SHOWN_APART |= {"input_wait", "passes", "mfu", "flops"}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run's figures are reckoned from."""
+    """Hold what a run's figures are computed from."""
 
     steps: int
     """Updates of the whole run."""
@@ -39,7 +39,7 @@ class Workload:
 
 
 class StepMeter:
-    """Turns steps into the log's figures: means since its last line, rates, MFU, time left."""
+    """Turn steps into the log's figures: means since its last line, rates, MFU, time left."""
 
     def __init__(self, workload: Workload, devices: Sequence[jax.Device]) -> None:
         self._workload = workload
@@ -71,8 +71,10 @@ class StepMeter:
         self._since = now
 
     def report(self, step: StepResult, tally: Tally, log: MetricsLog) -> dict[str, float]:
-        """Write a line and return its figures: the tally's means, this step's learning rate and
-        trust ratios, rates."""
+        """Write a line and return its figures.
+
+        They are the tally's means, this step's learning rate and trust ratios, and rates.
+        """
         scalars = tally.means()
         scalars["learning_rate"] = float(self._workload.schedule(step.number - 1))
         if (ratios := step.metrics.get("trust_ratio")) is not None:
@@ -89,7 +91,10 @@ class StepMeter:
         return scalars
 
     def _rates(self) -> dict[str, float]:
-        """Return nothing before a step was timed: the first one's time is the compiler's."""
+        """Return the rates.
+
+        None before a step was timed, because the first includes compilation.
+        """
         if not self._steps:
             return {}
         seconds = max(self._spent, 1e-9)
@@ -133,5 +138,5 @@ class StepMeter:
 
 
 def figure(name: str, value: float) -> str:
-    """Return "NAME VALUE" for a person: a loss in nats, an accuracy in percent."""
+    """Return "NAME VALUE" for people: a loss in nats, an accuracy in percent."""
     return f"{name} {value:.2%}" if name.endswith("accuracy") else f"{name} {value:.4f}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiment trackers that a run's figures go to: TensorBoard, Weights & Biases, MLflow.
+"""Send a run's figures to experiment trackers: TensorBoard, Weights & Biases, MLflow.
 
-Each is sent the figures of `metrics.jsonl` by the names KIND/NAME, and a run's settings, versions
-and commit. Nothing is sent of the machine's environment: no variables, command line or host name.
+Each gets the figures of `metrics.jsonl` by the names KIND/NAME, and a run's settings, versions and
+commit. Nothing of the machine's environment is sent: no variables, command line or host name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from albert_jax.utils.json_values import flat
 from albert_jax.utils.wording import first_line
 
 End = Literal["finished", "stopped", "failed"]
-PROJECT = "albert_jax"  # where the environment names no project or experiment
+PROJECT = "albert_jax"  # the default, if the environment names no project or experiment
 IDS = "trackers.json"  # in a run's directory: the run's id with each tracker, to go on with it
 _OPTIONAL = ("wandb", "mlflow")  # each its package's name and this one's extra
 _LONGEST = 500  # characters of a parameter that any MLflow server takes
@@ -39,7 +39,7 @@ _TOGETHER = 100  # parameters that MLflow takes in a call
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What trackers are told of a run when it begins."""
+    """Hold what trackers learn about a run when it begins."""
 
     directory: Path
     resume_step: int
@@ -53,18 +53,20 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """What takes a run's figures."""
+    """Receive a run's figures."""
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Record values of a step; `kind` is train or eval."""
 
     def close(self, end: End) -> None:
-        """Send what is left, and say how the run ended."""
+        """Send what is left, and how the run ended."""
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Raise UserError for a tracker that is unknown or named twice, whose package is missing, or
-    that would ask for a login."""
+    """Raise UserError for a tracker that cannot be used.
+
+    It may be unknown or named twice, lack its package, or ask for a login.
+    """
     known = get_args(Destination)
     for name in names:
         if name not in known:
@@ -86,12 +88,15 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(names: Sequence[Destination], run: TrackedRun) -> list[Tracker]:
-    """Return the trackers, each with its run begun or resumed; UserError where one cannot begin."""
+    """Return the trackers, each with its run begun or resumed.
+
+    Raises UserError if one cannot begin.
+    """
     return [_KINDS[name](run) for name in names]
 
 
 class TensorBoard:
-    """Event files in DIRECTORY/tensorboard."""
+    """Write event files into DIRECTORY/tensorboard."""
 
     def __init__(self, run: TrackedRun) -> None:
         folder = str(run.directory / "tensorboard")
@@ -106,7 +111,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, whose files are in DIRECTORY/wandb."""
+    """Log to a run of Weights & Biases, whose files are in DIRECTORY/wandb."""
 
     def __init__(self, run: TrackedRun) -> None:
         wandb = importlib.import_module("wandb")
@@ -133,7 +138,8 @@ class WandB:
                 settings=settings,
                 reinit="create_new",
             )
-            # Steps of their own: after a rollback they are made again, which W&B's own refuse.
+            # Its own step axis: after a rollback steps are repeated, which W&B's step counter
+            # refuses.
             self._run.define_metric("step")
             for kind in ("train", "eval"):
                 self._run.define_metric(f"{kind}/*", step_metric="step")
@@ -146,7 +152,7 @@ class WandB:
 
 
 class MLflow:
-    """A run of MLflow, by the address that MLFLOW_TRACKING_URI has, or MLflow's own default."""
+    """Log to a run of MLflow, at the address in MLFLOW_TRACKING_URI or MLflow's default."""
 
     _STATUS: Mapping[End, str] = {
         "finished": "FINISHED",
@@ -157,7 +163,7 @@ class MLflow:
     def __init__(self, run: TrackedRun) -> None:
         self._entities = importlib.import_module("mlflow.entities")
         with _beginning("mlflow"), _kept_id(run, "mlflow") as ids:
-            # Of its own: `mlflow.start_run` would change what the caller's program has open.
+            # Its own client: `mlflow.start_run` would change the caller's active run.
             self._client = importlib.import_module("mlflow.tracking").MlflowClient()
             if "mlflow" in ids:
                 self._client.update_run(ids["mlflow"], status="RUNNING")
@@ -202,7 +208,7 @@ def _wandb_is_offline() -> bool:
 
 @contextlib.contextmanager
 def _beginning(name: str) -> Iterator[None]:
-    """Make what a tracker raises a UserError of one line: nothing is trained yet."""
+    """Raise UserError for an exception of a tracker, because nothing is trained yet."""
     try:
         yield
     except UserError:
@@ -213,7 +219,7 @@ def _beginning(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kept_id(run: TrackedRun, name: str) -> Iterator[dict[str, str]]:
-    """Give the trackers' ids of a run that goes on, or none; keep what is added to them."""
+    """Give the trackers' ids of a resumed run, or none, and keep what is added to them."""
     file = run.directory / IDS
     try:
         ids = read_json(file, dict[str, str], hint="delete it, and the trackers get a new run")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who hears of a run while it goes on: a caller's functions, and experiment trackers by name."""
+"""Report a run's figures while it goes on, to a caller's functions and to experiment trackers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TENSORBOARD: tuple[Destination, ...] = ("tensorboard",)
 
 
 class StopTraining(Exception):
-    """To be raised by a callback: the run ends after this step as after its last.
+    """Raise this in a callback to end the run after the current step.
 
-    It is saved, evaluated and exported, and the call returns. The same call again goes on from
-    there.
+    The run is then saved, evaluated and exported, and the call returns. The same call later
+    continues from there.
     """
 
 
 @dataclass(frozen=True)
 class Watching:
-    """Who hears of a run."""
+    """Name who receives a run's figures."""
 
     log: tuple[Destination, ...] = TENSORBOARD
     """Trackers, beside the console and metrics.jsonl."""
@@ -45,12 +45,12 @@ def watching_of(
     on_step: Callback | None,
     on_evaluation: Callback | None,
 ) -> Watching:
-    """Return who hears of a run, from a call's arguments."""
+    """Return who receives a run's figures, from a call's arguments."""
     return Watching((log,) if isinstance(log, str) else tuple(log), on_step, on_evaluation)
 
 
 class Hooks:
-    """Calls a run's callbacks in process 0, and lets every process know what came of it."""
+    """Call a run's callbacks in process 0, and let every process know their outcome."""
 
     def __init__(self, watching: Watching) -> None:
         self._watching = watching
@@ -63,15 +63,15 @@ class Hooks:
         """What else a callback raised."""
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell of a line on training."""
+        """Call `on_step` with a line on training."""
         self._call(self._watching.on_step, step, metrics)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell of an evaluation."""
+        """Call `on_evaluation` with an evaluation."""
         self._call(self._watching.on_evaluation, step, metrics)
 
     def _call(self, callback: Callback | None, step: int, metrics: Mapping[str, float]) -> None:
-        """Call, and note what is raised: first the loop saves what was learnt."""
+        """Call a function and note its exception, because the loop first saves what was learnt."""
         if not self.active:
             return
         stops, failure = False, None

@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors a command turns into one line on stderr and an exit status; anything else is a bug and
-keeps its traceback."""
+"""Define the errors that a command reports in one line, with an exit status.
+
+Any other exception is a bug and keeps its traceback.
+"""
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one sentence with what is wrong, the value, what would be right.
-    Exit status 2."""
+    """Report a user's mistake in one sentence: what is wrong, its value, and what would be right.
+
+    A command then ends with exit status 2.
+    """
 
     exit_status = 2
 
 
 class TryAgain(Exception):
-    """The run stopped through no fault of its settings (preempted, a step hung) and may be
-    restarted. Exit status 75."""
+    """Report that a run stopped for a reason outside its settings and may be restarted.
+
+    Reasons are a signal, a lost process and a step that hangs. A command then ends with exit status
+    75.
+    """
 
     exit_status = 75

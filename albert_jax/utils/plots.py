@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How every picture of this project looks: one style, one width, heat maps, files written whole.
+"""Draw all figures of this project in one style, and write them to files that appear complete.
 
 Figures are made without pyplot, so they need no display and leave the caller's own figures alone.
-Matplotlib is imported where something is drawn.
+Matplotlib is imported only where something is drawn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
 
 WIDTH = 8.0  # inches: 800 pixels on a screen, where the smallest text is 11 pixels high
-# Okabe and Ito's colours, which colour-blind readers tell apart, without yellow, faint on white.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, without yellow, faint on
+# white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -68,10 +69,10 @@ def _style() -> dict[Any, Any]:
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """Return colour, line style and marker of line `number` of a picture.
+    """Return colour, line style and marker of line `number` of a figure.
 
-    The first 35 lines differ in colour or line style; markers differ from neighbour to neighbour,
-    which helps where there is no colour, and keep 315 lines apart.
+    The first 35 lines differ in colour or line style. Neighbouring lines differ in their markers,
+    which helps without colour and keeps 315 lines apart.
     """
     return {
         "color": COLOURS[number % len(COLOURS)],
@@ -81,7 +82,7 @@ def line_style(number: int) -> dict[str, Any]:
 
 
 def set_style() -> None:
-    """Make Matplotlib draw in this project's style from here on, as a notebook wants it."""
+    """Make Matplotlib draw in this project's style from here on, as in a notebook."""
     import matplotlib
 
     matplotlib.rcParams.update(_style())
@@ -108,7 +109,19 @@ def new_figure(
     width: float = WIDTH,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> tuple[Any, np.ndarray]:
-    """Return a Matplotlib figure of so many inches and its panels [rows, columns]."""
+    """Return a Matplotlib figure and its panels [rows, columns].
+
+    Args:
+        title: the title; long lines are wrapped.
+        rows: rows of panels.
+        columns: columns of panels.
+        height: inches.
+        width: inches.
+        layout: Matplotlib's layout engine.
+
+    Returns:
+        The figure, and an array of its axes.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout=layout)
@@ -118,20 +131,31 @@ def new_figure(
 
 
 def reference_line(axis: Any, value: float, label: str, *, vertical: bool = False) -> None:
-    """Draw a broken grey line across a panel at `value`; the legend says what it is."""
+    """Draw a dashed grey line across a panel, with an entry in the legend.
+
+    Args:
+        axis: the panel.
+        value: where the line crosses the y axis, or the x axis if it is `vertical`.
+        label: the entry.
+        vertical: draw the line from bottom to top.
+    """
     from matplotlib.lines import Line2D
 
     along = axis.get_xaxis_transform() if vertical else axis.get_yaxis_transform()
     places = ([value] * 2, [0, 1]) if vertical else ([0, 1], [value] * 2)
-    # Not axhline, which puts the value into the panel's limits with an error of rounding: a panel
-    # that is 0 throughout would reach from 0 to 1e-17.
+    # Not axhline, which adds the value to the panel's limits with a rounding error: a panel that is
+    # 0 throughout would reach from 0 to 1e-17.
     axis.add_artist(Line2D(*places, transform=along, label=label, **_REFERENCE))
     axis.update_datalim([(value, value)], updatex=vertical, updatey=not vertical)
     axis.autoscale(axis="x" if vertical else "y")
 
 
 def legend(axis: Any) -> None:
-    """Explain a panel's lines beside it, where no data are hidden; below it where they are many."""
+    """Add a legend beside a panel, or below it if there are many lines.
+
+    Args:
+        axis: the panel, whose lines have labels.
+    """
     handles, labels = axis.get_legend_handles_labels()
     labels = [_wrapped(label, 1.6, lines=3) for label in labels]
     lines = sum(label.count("\n") + 1 for label in labels)
@@ -143,9 +167,14 @@ def legend(axis: Any) -> None:
 
 
 def legend_below(figure: Any, axes: Sequence[Any], title: str | None = None) -> None:
-    """Explain the lines of several panels once, below them all, and make the figure higher by as
-    much as that takes."""
-    entries: dict[str, Any] = {}
+    """Add one legend for several panels below them, and make the figure higher to fit it.
+
+    Args:
+        figure: the figure.
+        axes: the panels; a label that several have gets one entry.
+        title: the legend's title.
+    """
+    entries: dict[str, object] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
@@ -161,7 +190,12 @@ def legend_below(figure: Any, axes: Sequence[Any], title: str | None = None) -> 
 
 
 def number_axis(axis: Any, values: Sequence[float]) -> None:
-    """Give a panel a logarithmic x axis to base 2 with ticks at `values`, positive numbers."""
+    """Give a panel a logarithmic x axis to base 2, with ticks at some values.
+
+    Args:
+        axis: the panel.
+        values: positive numbers.
+    """
     values = sorted(set(values))
     axis.set_xscale("log", base=2)
     axis.set_xlim(values[0] / 2**0.3, values[-1] * 2**0.3)
@@ -176,7 +210,12 @@ def number_axis(axis: Any, values: Sequence[float]) -> None:
 
 
 def category_axis(axis: Any, names: Sequence[str]) -> None:
-    """Give a panel an x axis with a tick at 0, 1, … for each of `names`."""
+    """Give a panel an x axis with names at 0, 1, ….
+
+    Args:
+        axis: the panel.
+        names: the names.
+    """
     room = _panel_width(axis) / len(names)
     labels = [_wrapped(name, max(room, 0.5), lines=3) for name in names]
     if _LETTER * max(map(_longest_line, labels)) <= room:
@@ -188,8 +227,11 @@ def category_axis(axis: Any, names: Sequence[str]) -> None:
 
 
 def setting_axis(axis: Any, values: Sequence[Any]) -> tuple[dict[Any, float], bool]:
-    """Give a panel an x axis of a setting's `values`; return where each stands, and whether they
-    are positive numbers, on a logarithmic axis, or else categories at equal distances."""
+    """Give a panel an x axis for the values of a setting.
+
+    Returns the place of each value, and True if the values are positive numbers on a logarithmic
+    axis, False if they are categories at equal distances.
+    """
     distinct = list(dict.fromkeys(values))
     if all(type(value) in (int, float) and value > 0 for value in distinct):
         number_axis(axis, distinct)
@@ -199,7 +241,11 @@ def setting_axis(axis: Any, values: Sequence[Any]) -> tuple[dict[Any, float], bo
 
 
 def whole_steps(axis: Any) -> None:
-    """Give a panel an x axis of whole numbers: steps or passes."""
+    """Give a panel an x axis of whole numbers, such as steps or passes.
+
+    Args:
+        axis: the panel.
+    """
     from matplotlib.ticker import MaxNLocator
 
     locator = MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
@@ -208,27 +254,50 @@ def whole_steps(axis: Any) -> None:
 
 
 def from_zero(axis: Any) -> None:
-    """Let a panel's y axis start at 0 and leave room above the greatest value."""
+    """Start a panel's y axis at 0 and leave room above the maximum.
+
+    Args:
+        axis: the panel.
+    """
     most = axis.dataLim.y1
     axis.set_ylim(0, 1.1 * most if most > 0 else 1.0)
 
 
 def percent_axis(axis: Any) -> None:
-    """Show shares between 0 and 1 on a panel's y axis as percentages."""
+    """Show fractions between 0 and 1 on a panel's y axis as percentages.
+
+    Args:
+        axis: the panel.
+    """
     from matplotlib.ticker import PercentFormatter
 
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def bytes_unit(most: float) -> tuple[str, float]:
-    """Return the unit, and its bytes, in which `most` bytes are a number that can be read."""
+    """Return the binary unit in which a number of bytes is easy to read.
+
+    Args:
+        most: the largest number of bytes to show.
+
+    Returns:
+        The unit's name, and its size in bytes.
+
+    Examples:
+        >>> from albert_jax import plots
+        >>> plots.bytes_unit(3e9)
+        ('GiB', 1073741824.0)
+    """
     units = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
     return next(((name, float(size)) for name, size in units if most >= size / 2), ("bytes", 1.0))
 
 
 def thinned(xs: np.ndarray, ys: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
-    """Return the indices of at most `most` points that show a line of finite `ys` as all would:
-    of each stretch of neighbours the lowest and the highest, so that a spike stays."""
+    """Return the indices of at most `most` points that show a line as all points would.
+
+    Of each stretch of neighbours, the lowest and the highest remain, so that a spike stays. `ys`
+    must be finite.
+    """
     if len(xs) <= most:
         return np.arange(len(xs))
     kept = set()
@@ -238,13 +307,15 @@ def thinned(xs: np.ndarray, ys: np.ndarray, most: int = MOST_POINTS) -> np.ndarr
 
 
 def _panel_width(axis: Any) -> float:
-    """Inches of a panel's x axis, about: the y axis's numbers and name take the rest."""
+    """Return the approximate inches of a panel's x axis, without the labels of the y axis."""
     return WIDTH / axis.get_subplotspec().get_gridspec().ncols - 0.8
 
 
 def _wrapped(text: str, inches: float, *, lines: int) -> str:
-    """Text in lines of at most so many inches in the smallest size; the middle of what is longer
-    than `lines` of them is left out, as names differ at their ends."""
+    """Return text in lines of at most `inches` in the smallest font size.
+
+    A text of more than `lines` lines loses its middle, because names differ at their ends.
+    """
     letters = max(6, int(inches / _LETTER))
     most = letters * lines
     if len(text) > most:
@@ -253,7 +324,7 @@ def _wrapped(text: str, inches: float, *, lines: int) -> str:
 
 
 class _Wrapper(textwrap.TextWrapper):
-    """Breaks lines in paths and recipes, too: behind /, :, =, a comma and a hyphen."""
+    """Break lines within paths and recipes too: after /, :, =, a comma and a hyphen."""
 
     wordsep_re = re.compile(r"(\s+|[^\s/:=,-]+[/:=,-]*|[/:=,-]+)")
 
@@ -277,13 +348,19 @@ def heat_maps(
     """Return a figure of matrices [rows, columns] on one colour scale, with one colour bar.
 
     Args:
-        title: what all of them show.
+        title: the figure's title.
         matrices: one or several, each a panel.
-        rows, columns: the labels of each matrix's rows and columns.
-        row_name, column_name, value_name: what a row, a column and a value is, with its unit.
-        names: the panels' titles, where there are several.
-        limits: the values at the ends of the colour scale; by default the least and the greatest.
-        cells: the format of numbers to write into the cells, as ".2f"; by default none.
+        rows: the label of each row.
+        columns: the label of each column.
+        row_name: what a row is, with its unit.
+        column_name: what a column is, with its unit.
+        value_name: what a value is, with its unit.
+        names: the titles of several panels.
+        limits: the values at the ends of the colour scale; unset, the minimum and the maximum.
+        cells: the format of numbers in the cells, such as ".2f"; unset, cells are empty.
+
+    Returns:
+        The Matplotlib figure.
     """
     stack = np.asarray(matrices)
     finite = stack[np.isfinite(stack)]
@@ -322,8 +399,11 @@ def heat_maps(
 
 
 def _grid(count: int, columns: int, room: float) -> tuple[int, float]:
-    """How many of `count` heat maps stand side by side in so many inches, four at most, and the
-    inches of a cell: one that its label fits, unless two maps of such cells are too wide."""
+    """Return how many of `count` heat maps stand side by side, and the inches of a cell.
+
+    At most four maps share the `room`, in inches. A cell fits its label, unless two maps of such
+    cells are too wide.
+    """
     fitting = int(room / max(columns * _PITCH + 0.2, 1.2))
     across = min(count, max(2, min(4, fitting)))
     return across, min((room / across - 0.1) / columns, 1.2)
@@ -334,7 +414,7 @@ def _longest_line(text: str) -> int:
 
 
 def _column_labels(columns: Sequence[str], cell: float) -> tuple[list[str], int]:
-    """Labels for columns of so many inches, and the degrees by which to turn them."""
+    """Return the labels of columns that are `cell` inches wide, and the degrees to rotate them."""
     labels = [_wrapped(label, cell, lines=3) for label in columns]
     if _LETTER * max(map(_longest_line, labels)) <= cell:
         return labels, 0
@@ -342,7 +422,7 @@ def _column_labels(columns: Sequence[str], cell: float) -> tuple[list[str], int]
 
 
 def _write_cells(panel: Any, matrix: np.ndarray, image: Any, form: str, cell: float) -> None:
-    """Write each number into its cell of so many inches, or none where one would not fit."""
+    """Write each number into its cell, unless one of them does not fit the `cell` inches."""
     told = {place: format(value, form) for place, value in np.ndenumerate(matrix)}
     if _LETTER * max(map(len, told.values())) + 0.05 > cell:
         return
@@ -357,7 +437,7 @@ def _write_cells(panel: Any, matrix: np.ndarray, image: Any, form: str, cell: fl
 
 
 def check_picture(picture: str | Path) -> None:
-    """Raise UserError where `save_plot` cannot write `picture`: before anything is measured."""
+    """Raise UserError if `save_plot` cannot write `picture`, before anything is measured."""
     picture = Path(picture)
     if picture.suffix.lower() not in ("", ".png", ".pdf", ".svg"):
         raise UserError(f"--plot {picture} must end in .png, .pdf or .svg")
@@ -370,7 +450,7 @@ def check_picture(picture: str | Path) -> None:
 def save_picture(figure: Any, picture: str | Path) -> None:
     """Write a finished figure, as PNG unless the name ends in .pdf or .svg.
 
-    The file appears whole; where something fails, what was there stays. A pipe or a device is
+    The file appears complete; if writing fails, the former file stays. A pipe or a device is
     written to directly. Raises OSError.
     """
     picture = Path(picture)
@@ -384,7 +464,7 @@ def save_picture(figure: Any, picture: str | Path) -> None:
 
 
 def save_plot(figure: Any, picture: str | Path) -> None:
-    """Write what a command's --plot asked for. Raises UserError where it cannot."""
+    """Write the figure of a command's --plot; raises UserError if that fails."""
     check_picture(picture)
     try:
         save_picture(figure, picture)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far long work is, on stderr: a bar on a terminal, elsewhere a line every ten seconds."""
+"""Show the progress of long work on stderr: a bar on a terminal, else a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ LINE_SECONDS = 10.0  # between lines where stderr is no terminal
 
 
 def show_bytes(size: float) -> str:
-    """Returns a number of bytes in units for people: 1.75MB."""
+    """Return a number of bytes in units for people: 1.75MB."""
     return tqdm.format_sizeof(size, "B")
 
 
 class ProgressMeter:
-    """Shows how much of `total` is done; a context manager, as the bar goes away at the end.
+    """Show how much of `total` is done; a context manager, because the bar is removed at the end.
 
     Args:
         what: what is being done: "dev, 10,570 questions".
-        total: how much there is to do in all; None where nobody knows.
-        unit: what is counted, as "row"; B for bytes, which get units of their own.
-        show: whether to show anything at all.
-        delay: seconds that must pass before a bar is shown.
+        total: the amount of all work; None if unknown.
+        unit: what is counted, as "row"; B for bytes, which get their own units.
+        show: whether to show anything.
+        delay: seconds before a bar is shown.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ProgressMeter:
         self.close()
 
     def add(self, amount: int) -> None:
-        """Counts what was done since the last call."""
+        """Count what was done since the last call."""
         self._done += amount
         now = time.monotonic()
         if self._bar is not None:
@@ -74,15 +74,15 @@ class ProgressMeter:
             say(self._line(now - self._started))
 
     def reach(self, done: int) -> None:
-        """Takes in how much is done in all."""
+        """Set how much is done in total."""
         self.add(done - self._done)
 
     def tick(self, done: int, total: int) -> None:
-        """The same, for who calls back with the total too."""
+        """Set how much is done, for a callback that gets the total too."""
         self.reach(done)
 
     def close(self) -> None:
-        """Removes the bar."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 

@@ -358,6 +358,11 @@ def test_other_settings_are_named_each_with_both_values(work: Path) -> None:
     assert restore(work)[0] == 2, "nothing was moved"
 
 
+def test_a_checkpoint_older_than_a_setting_is_restored(work: Path) -> None:
+    with Checkpointer(work) as checkpointer:
+        assert checkpointer.restore(state_of(0), expect=EXPECT | {"ema": 0.0}) is not None
+
+
 def test_tuples_in_expect_are_json_lists(work: Path) -> None:
     save_all(work, range(3, 4))
     with Checkpointer(work) as checkpointer:
@@ -537,7 +542,7 @@ def test_a_checkpoint_under_another_step_s_name_is_damage(work: Path, capfd: Any
 
 
 def test_a_newer_format_is_not_taken_for_damage(work: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("albert_jax.checkpoint.manager.FORMAT_VERSION", 99)
+    monkeypatch.setattr("albert_jax.checkpoint.manager._FIRST_FORMAT", 99)
     save_all(work, range(3, 4))
     monkeypatch.undo()
     with (

@@ -186,7 +186,9 @@ def test_an_export_that_fails_at_its_last_rename_puts_the_model_back(model: Path
             raise OSError(5, "Input/output error")
         return rename(self, target)
 
-    with mock.patch.object(Path, "rename", fail_once), pytest.raises(UserError, match="Input/outp"):
+    cannot_exchange = mock.patch("albert_jax.utils.atomic._exchange", return_value=False)
+    failing = mock.patch.object(Path, "rename", fail_once)
+    with cannot_exchange, failing, pytest.raises(UserError, match="Input/output"):
         export(model, seed=1)
     assert_is(model)
     assert not list(model.parent.glob(".model.*"))

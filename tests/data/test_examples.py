@@ -41,7 +41,6 @@ def source_of(store, *, seed=1, shuffle=True, **options) -> PretrainingSource:
         ExamplesConfig(**options),
         seed=seed,
         starts_word=original.golden_starts_word(),
-        vocab_size=V,
         shuffle=shuffle,
     )
 

@@ -16,7 +16,7 @@ import pytest
 
 from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
-from albert_jax.data.loader import KEYS, batch_at, describe_examples, make_dataset
+from albert_jax.data.loader import KEYS, Draw, batch_at, describe_examples, make_dataset
 from albert_jax.utils.errors import UserError
 from tests.helpers import original_examples as original
 
@@ -27,7 +27,6 @@ def source(**options) -> PretrainingSource:
         ExamplesConfig(max_seq_length=32, **options),
         seed=5,
         starts_word=original.golden_starts_word(),
-        vocab_size=8000,
     )
 
 
@@ -83,7 +82,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(drawn_by):
         batch_at(source(), index, 8, process_index=1, process_count=2) for index in range(40, 60)
     ]
     dataset = make_dataset(
-        source(), batch_size=8, start=40, stop=60, process_index=1, process_count=2, **drawn_by
+        Draw(source(), 8, process_index=1, process_count=2), start=40, stop=60, **drawn_by
     )
     with contextlib.closing(dataset):
         for left, right in zip(expected, dataset, strict=True):
@@ -91,7 +90,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(drawn_by):
 
 
 def test_batches_do_not_depend_on_worker_processes_and_these_end_with_close():
-    with contextlib.closing(make_dataset(source(), batch_size=8, start=4, workers=2)) as dataset:
+    with contextlib.closing(make_dataset(Draw(source(), 8), start=4, workers=2)) as dataset:
         for index in range(4, 12):
             assert_same(next(dataset), batch_at(source(), index, 8))
         assert len(multiprocessing.active_children()) == 2
@@ -99,17 +98,15 @@ def test_batches_do_not_depend_on_worker_processes_and_these_end_with_close():
 
 
 def test_resuming_at_a_step_continues_the_run():
-    whole = list(make_dataset(source(), batch_size=8, stop=120))  # several epochs
+    whole = list(make_dataset(Draw(source(), 8), stop=120))  # several epochs
     assert source().epoch_of(120 * 8)[0] >= 2
-    for left, right in zip(
-        whole[77:], make_dataset(source(), batch_size=8, start=77), strict=False
-    ):
+    for left, right in zip(whole[77:], make_dataset(Draw(source(), 8), start=77), strict=False):
         assert_same(left, right)
 
 
 @pytest.mark.parametrize("drawn_by", [{"threads": 0}, {"threads": 2}, {"workers": 1}])
 def test_an_error_while_drawing_is_raised_where_its_batch_is_due(drawn_by):
-    with contextlib.closing(make_dataset(Failing(source()), batch_size=4, **drawn_by)) as dataset:
+    with contextlib.closing(make_dataset(Draw(Failing(source()), 4), **drawn_by)) as dataset:
         next(dataset)
         next(dataset)
         with pytest.raises(UserError, match="record 9 is damaged"):
@@ -118,7 +115,7 @@ def test_an_error_while_drawing_is_raised_where_its_batch_is_due(drawn_by):
 
 def test_close_ends_the_threads_and_the_iteration():
     before = threading.active_count()
-    dataset = make_dataset(source(), batch_size=4, threads=2)
+    dataset = make_dataset(Draw(source(), 4), threads=2)
     next(dataset)
     dataset.close()
     assert threading.active_count() == before
@@ -134,7 +131,7 @@ def test_no_more_batches_are_drawn_than_threads_can_hold():
             drawn.append(index)
             return self.inner[index % 8]
 
-    with contextlib.closing(make_dataset(Counting(source()), batch_size=1, threads=2)) as dataset:
+    with contextlib.closing(make_dataset(Draw(Counting(source()), 1), threads=2)) as dataset:
         next(dataset)
         time.sleep(0.2)
         assert sorted(drawn) == [0, 1, 2]  # one in the caller's hands, two ahead
@@ -151,10 +148,10 @@ def test_worker_processes_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import multiprocessing, time\n"
-        "from albert_jax.data.loader import make_dataset\n"
+        "from albert_jax.data.loader import Draw, make_dataset\n"
         "from tests.data.test_loader import source\n"
         "if __name__ == '__main__':\n"
-        "    dataset = make_dataset(source(), batch_size=4, workers=1)\n"
+        "    dataset = make_dataset(Draw(source(), 4), workers=1)\n"
         "    next(dataset)\n"
         "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
         "    time.sleep(60)\n"

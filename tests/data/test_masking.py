@@ -19,7 +19,7 @@ DRAWS = 3000
 
 
 def masker(**options) -> Masker:
-    return Masker(ExamplesConfig(max_seq_length=64, **options), STARTS, V)
+    return Masker(ExamplesConfig(max_seq_length=64, **options), STARTS)
 
 
 def draws(text: list[int], length_a: int, count: int = DRAWS, seed: int = 0, **options):

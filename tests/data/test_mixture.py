@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from albert_jax.cli.recipe_plan import info
-from albert_jax.data.loader import KEYS, batch_at, make_dataset
+from albert_jax.data.loader import KEYS, Draw, batch_at, make_dataset
 from albert_jax.data.mixture import BLOCK, Mixture, share_out, split_stores
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.pretraining import open_data, pretraining_identity
@@ -157,7 +157,7 @@ def test_threads_processes_and_hosts_draw_the_same_batches(stores, tmp_path):
     source = open_data(tiny_config(f"{a}:1,{b}:2", tmp_path), None).train
     expected = [batch_at(source, number, 8) for number in range(5)]
     for ahead in ({"threads": 2}, {"workers": 1}):
-        batches = make_dataset(source, batch_size=8, start=2, stop=5, **ahead)
+        batches = make_dataset(Draw(source, 8), start=2, stop=5, **ahead)
         for batch, wanted in zip(batches, expected[2:], strict=True):
             for key in KEYS:
                 np.testing.assert_array_equal(batch[key], wanted[key])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
-from albert_jax.data.loader import KEYS, batch_at, describe_examples, make_dataset
+from albert_jax.data.loader import KEYS, Draw, batch_at, describe_examples, make_dataset
 from albert_jax.data.tfrecord import (
     RecordSource,
     decode_example,
@@ -36,7 +36,6 @@ def drawn(count: int, **options):
         ExamplesConfig(**({"max_seq_length": 32} | options)),
         seed=5,
         starts_word=original.golden_starts_word(),
-        vocab_size=8000,
     )
     return [source.draw(index) for index in range(count)]
 
@@ -189,7 +188,7 @@ def test_batches_of_records_are_the_same_from_threads_and_processes(shards):
     source = RecordSource(files, seed=2)
     again = pickle.loads(pickle.dumps(source))
     for options in ({"threads": 2}, {"workers": 1}):
-        dataset = make_dataset(source, batch_size=4, stop=6, **options)
+        dataset = make_dataset(Draw(source, 4), stop=6, **options)
         for index, batch in enumerate(dataset):
             assert_same(batch, batch_at(again, index, 4))
         dataset.close()

@@ -21,6 +21,7 @@ from albert_jax.data.special_pieces import MASK_ID, UNK_ID
 from albert_jax.data.tokenizer import (
     MARKER,
     Tokenizer,
+    VocabularySettings,
     clean_text,
     train_on_lines,
 )
@@ -367,7 +368,7 @@ def test_training_is_spm_train_with_the_readmes_options(tmp_path: Path) -> None:
         "--shuffle_input_sentence=true --input_sentence_size=10000000 "
         "--character_coverage=0.99995 --model_type=unigram --minloglevel=2"
     )
-    path = train_on_lines(LINES[:1500], output=tmp_path / "new" / "vocabulary", vocab_size=700)
+    path = train_on_lines(LINES[:1500], tmp_path / "new" / "vocabulary", VocabularySettings(700))
     assert path == tmp_path / "new" / "vocabulary" / "spiece.model"
     assert sorted(file.name for file in path.parent.iterdir()) == ["spiece.model", "spiece.vocab"]
     table = path.with_suffix(".vocab").read_text(encoding="utf-8")
@@ -379,13 +380,13 @@ def test_training_is_spm_train_with_the_readmes_options(tmp_path: Path) -> None:
 
 def test_training_lower_cases_unless_told_not_to(tmp_path: Path) -> None:
     lines = ["The Café AND THE Naïve Über\u0301 \x00 \ud800"] * 50 + LINES[:400]
-    lower = Tokenizer.load(train_on_lines(iter(lines), output=tmp_path, vocab_size=300))
+    lower = Tokenizer.load(train_on_lines(iter(lines), tmp_path, VocabularySettings(300)))
     assert not any(piece != piece.lower() for piece in lower.pieces[5:])
     without = [line.replace("\x00", "") for line in lines]  # SentencePiece drops lines with it
-    train_on_lines(iter(without), output=tmp_path, vocab_size=300)
+    train_on_lines(iter(without), tmp_path, VocabularySettings(300))
     assert Tokenizer.load(tmp_path).sha256 == lower.sha256
     cased = Tokenizer.load(
-        train_on_lines(iter(lines), output=tmp_path, vocab_size=300, do_lower_case=False)
+        train_on_lines(iter(lines), tmp_path, VocabularySettings(300, do_lower_case=False))
     )
     assert any(piece != piece.lower() for piece in cased.pieces[5:])
     for tokenizer in (lower, cased):
@@ -396,24 +397,24 @@ def test_training_skips_and_counts_overlong_lines(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lines = [*LINES[:300], "xylophonic " * 400, "中" * 1398, "中" * 1397]
-    model = train_on_lines(iter(lines), output=tmp_path, vocab_size=200).read_bytes()
+    model = train_on_lines(iter(lines), tmp_path, VocabularySettings(200)).read_bytes()
     assert capfd.readouterr().err == (
-        "SentencePiece trains on 301 sentences; of millions for minutes\n"
+        "SentencePiece trains on 301 sentences; millions of them take minutes\n"
         "vocabulary of 200 pieces from 301 sentences; 2 over 4192 bytes skipped\n"
     )
     without = [*LINES[:300], "中" * 1397]
-    assert train_on_lines(iter(without), output=tmp_path, vocab_size=200).read_bytes() == model
+    assert train_on_lines(iter(without), tmp_path, VocabularySettings(200)).read_bytes() == model
 
 
 def test_training_names_the_largest_vocabulary_the_text_allows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too large for this text; the largest is") as caught:
-        train_on_lines(iter(LINES[:200]), output=tmp_path, vocab_size=30000)
+        train_on_lines(iter(LINES[:200]), tmp_path, VocabularySettings(30000))
     assert not list(tmp_path.iterdir())
     largest = int(str(caught.value).split()[-1])
-    path = train_on_lines(iter(LINES[:200]), output=tmp_path, vocab_size=largest)
+    path = train_on_lines(iter(LINES[:200]), tmp_path, VocabularySettings(largest))
     assert Tokenizer.load(path).vocab_size == largest
     with pytest.raises(UserError, match=r"vocab_size 20 is too small: \d+ characters and symbols"):
-        train_on_lines(iter(LINES[:200]), output=tmp_path, vocab_size=20)
+        train_on_lines(iter(LINES[:200]), tmp_path, VocabularySettings(20))
 
 
 def test_training_refuses_text_that_is_not_there(tmp_path: Path) -> None:
@@ -423,7 +424,7 @@ def test_training_refuses_text_that_is_not_there(tmp_path: Path) -> None:
         (["a" * 5000], "no text .*: 1 lines have over 4192 bytes"),
     ):
         with pytest.raises(UserError, match=message):
-            train_on_lines(iter(lines), output=tmp_path / "out", vocab_size=50)
+            train_on_lines(iter(lines), tmp_path / "out", VocabularySettings(50))
     assert not (tmp_path / "out").exists()
 
 
@@ -434,10 +435,10 @@ def test_a_place_that_cannot_be_written_is_found_before_the_lines_are_read(
     lines = iter(LINES[:200])
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match="file is a file; name a folder for the vocabulary"):
-            train_on_lines(lines, output=output, vocab_size=200)
+            train_on_lines(lines, output, VocabularySettings(200))
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write all
     with pytest.raises(UserError, match="new cannot be written; name another folder"):
-        train_on_lines(lines, output=tmp_path / "new", vocab_size=200)
+        train_on_lines(lines, tmp_path / "new", VocabularySettings(200))
     assert next(lines) == LINES[0]
 
 
@@ -445,7 +446,7 @@ def test_a_disk_that_fills_up_leaves_the_vocabulary_that_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".spiece.model.12-0123abcd.tmp").write_text("of a killed process")
-    train_on_lines(iter(LINES[:300]), output=tmp_path, vocab_size=200)
+    train_on_lines(iter(LINES[:300]), tmp_path, VocabularySettings(200))
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert sorted(before) == ["spiece.model", "spiece.vocab"]
 
@@ -456,7 +457,7 @@ def test_a_disk_that_fills_up_leaves_the_vocabulary_that_was_there(
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     with pytest.raises(UserError, match="NOT written: No space left on device"):
-        train_on_lines(iter(LINES[:300]), output=tmp_path, vocab_size=210)
+        train_on_lines(iter(LINES[:300]), tmp_path, VocabularySettings(210))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
@@ -467,6 +468,6 @@ def test_an_error_among_the_lines_is_raised_as_it_is(tmp_path: Path, error: Base
         raise error
 
     with pytest.raises(type(error)) as raised:
-        train_on_lines(lines(), output=tmp_path, vocab_size=200)
+        train_on_lines(lines(), tmp_path, VocabularySettings(200))
     assert raised.value is error
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ import albert_jax
 from albert_jax.data import vocabulary as module
 from albert_jax.data.text.documents import read_documents
 from albert_jax.data.text.lines import Reading
-from albert_jax.data.tokenizer import Tokenizer, train_on_lines
+from albert_jax.data.tokenizer import Tokenizer, VocabularySettings, train_on_lines
 from albert_jax.data.vocabulary import train_tokenizer
 from albert_jax.utils.errors import UserError
 from tests.helpers.texts import make_text
@@ -33,9 +33,9 @@ def trained_on(monkeypatch) -> list[str]:
     """The sentences that the trainer gets; nothing is trained."""
     found: list[str] = []
 
-    def train(lines, **settings):
+    def train(lines, output, settings):
         found.extend(lines)
-        return Path(settings["output"]) / "spiece.model"
+        return Path(output) / "spiece.model"
 
     monkeypatch.setattr(module, "train_on_lines", train)
     return found
@@ -50,7 +50,7 @@ def test_a_file_of_a_sentence_a_line_gives_the_vocabulary_of_its_lines(tmp_path:
     text.write_text(text.read_text() + "The \x00Café\u2028 is\tover  there.\r\nIt is.\rSo it is.\n")
     (tmp_path / "text.gz").write_bytes(gzip.compress(text.read_bytes()))
     with open(text, encoding="utf-8") as lines:
-        expected = train_on_lines(lines, output=tmp_path / "lines", vocab_size=70)
+        expected = train_on_lines(lines, tmp_path / "lines", VocabularySettings(vocab_size=70))
     for inputs in ([text], str(text), tmp_path / "text.gz"):
         path = train_tokenizer(inputs, output=tmp_path / "file", vocab_size=70)
         assert path.read_bytes() == expected.read_bytes()
@@ -69,7 +69,7 @@ def test_training_repeats_itself_from_files_and_lines(
     first = train_tokenizer(files, sentences="lines", **options).read_bytes()
     assert capfd.readouterr() == (
         "",
-        "SentencePiece trains on 1,200 sentences; of millions for minutes\n"
+        "SentencePiece trains on 1,200 sentences; millions of them take minutes\n"
         "vocabulary of 400 pieces from 1,200 sentences\n"
         "files: one sentence a line 2\n",
     )
@@ -190,7 +190,7 @@ def test_the_command_shows_how_far_it_is_and_takes_prepares_flags(tmp_path: Path
     )
     assert (done.rc, done.stdout) == (0, f"{tmp_path}/v/spiece.model\n")
     assert done.stderr.splitlines() == [
-        "SentencePiece trains on 120 sentences; of millions for minutes",
+        "SentencePiece trains on 120 sentences; millions of them take minutes",
         "vocabulary of 42 pieces from 120 sentences",
         "files: wiki extracts 1",
         "mended or left out: short lines dropped 80",

@@ -87,7 +87,6 @@ def batches_digest(store: TokenStore, batches: int = 4) -> str:
         ExamplesConfig(max_seq_length=32, max_predictions_per_seq=5),
         seed=3,
         starts_word=word_starts(tokenizer),
-        vocab_size=tokenizer.vocab_size,
     )
     digest = hashlib.sha256()
     for number in range(batches):

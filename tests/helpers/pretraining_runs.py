@@ -8,6 +8,7 @@ one finish and prints how many kills found it running.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -30,6 +31,7 @@ from tests.helpers.paths import REPOSITORY, VOCABULARY
 
 TINY = tiny_albert(
     vocab_size=8000,
+    num_hidden_layers=1,  # each of a step's layers takes half a second to compile
     max_position_embeddings=32,
     hidden_dropout_prob=0.1,
     attention_probs_dropout_prob=0.1,
@@ -107,6 +109,16 @@ def tiny_config(store: Path, workdir: Path, **train: object) -> PretrainConfig:
         store=str(store),
         workdir=str(workdir),
     )
+
+
+def last_checkpoint(workdir: Path) -> dict:
+    """The newest checkpoint's document: every leaf's digest, and the position of the run."""
+    newest = max(
+        (p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()),
+        key=lambda p: int(p.name),
+    )
+    (document,) = newest.rglob("meta/metadata")
+    return json.loads(document.read_bytes())
 
 
 def fork_run(config: PretrainConfig) -> int:

@@ -79,7 +79,7 @@ def directory(tmp_path_factory):
 
 def golden_inputs(expected, count=3):
     names = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
-    return [expected[name].astype(np.int32) for name in names[:count]]
+    return functions.Inputs(*[expected[name].astype(np.int32) for name in names[:count]])
 
 
 # ----------------------------------------------------------------------------- against the original
@@ -97,11 +97,11 @@ def test_encode_gives_each_layer_of_the_original(name):
     names = ["embedding_hidden_mapping_output", *(f"layer_{i:02}" for i in range(blocks))]
     for layer in (0, 1, blocks):
         wanted = expected[names[layer]] * inputs[1][..., None]
-        sequence, pooled = encode(params, *inputs, layer=layer)
+        sequence, pooled = encode(params, inputs, layer=layer)
         np.testing.assert_allclose(sequence, wanted, err_msg=names[layer], **FORWARD)
         np.testing.assert_allclose(pooled, expected["pooled_output"], **FORWARD)
-    _, cls = encode(params, *inputs, layer=1, pool="cls")
-    _, mean = encode(params, *inputs, layer=1, pool="mean")
+    _, cls = encode(params, inputs, layer=1, pool="cls")
+    _, mean = encode(params, inputs, layer=1, pool="mean")
     first = expected["layer_00"]
     means = [row[: mask.sum()].mean(0) for row, mask in zip(first, inputs[1], strict=True)]
     np.testing.assert_allclose(cls, first[:, 0], **FORWARD)
@@ -112,15 +112,15 @@ def test_sentence_order_and_filled_masks_are_those_of_the_original():
     config, params = original_model()
     expected = arrays("tiny/forward")
     model = AlbertForPretraining(config)
-    ids, mask, segments, positions = golden_inputs(expected, 4)
-    found = functions.sentence_order(model, params, ids, mask, segments)
+    inputs = golden_inputs(expected, 4)
+    found = functions.sentence_order(model, params, inputs)
     odds = np.exp(expected["sop_logits"].astype(np.float64))
     np.testing.assert_allclose(found, odds[:, 0] / odds.sum(1), **FORWARD)
 
-    scores, tokens = functions.fill_mask(model, params, ids, mask, segments, positions, top_k=3)
+    scores, tokens = functions.fill_mask(model, params, inputs, top_k=3)
     variables = as_tf(params, config)
-    _, layers, _ = reference.forward(variables, config, ids, mask, segments)
-    odds = np.exp(reference.masked_lm_logits(variables, layers[-1], positions))
+    _, layers, _ = reference.forward(variables, config, *inputs[:3])
+    odds = np.exp(reference.masked_lm_logits(variables, layers[-1], inputs[3]))
     probs = odds / odds.sum(-1, keepdims=True)
     np.testing.assert_array_equal(tokens, np.argsort(-probs)[..., :3])
     np.testing.assert_allclose(scores, -np.sort(-probs)[..., :3], **FORWARD)

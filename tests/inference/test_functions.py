@@ -13,7 +13,7 @@ from tests.helpers.models import noisy_params, random_batch, tiny_albert
 
 
 def inputs_of(batch):
-    return batch["input_ids"], batch["input_mask"], batch["segment_ids"]
+    return functions.Inputs(batch["input_ids"], batch["input_mask"], batch["segment_ids"])
 
 
 def numpy_probs(x_BSH, mask_BS, weights, heads):
@@ -33,10 +33,10 @@ def test_attention_is_that_of_each_block_in_the_order_they_are_applied():
     config = tiny_albert(num_hidden_layers=5, num_hidden_groups=2, inner_group_num=2)
     params, batch = noisy_params(config), random_batch(config)
     model = functions.network(config, ComputeConfig(remat="full", scan_unroll=2), params)
-    found = jax.jit(partial(functions.attention, model))(params, *inputs_of(batch))
+    found = jax.jit(partial(functions.attention, model))(params, inputs_of(batch))
     whole = jax.jit(partial(functions.forward, model, collect_layers=True))
-    layers_LBSH = whole(params, *inputs_of(batch)).encoder.layers_LBSH
-    first_BSH, _ = jax.jit(partial(functions.encode, model, layer=0))(params, *inputs_of(batch))
+    layers_LBSH = whole(params, inputs_of(batch)).encoder.layers_LBSH
+    first_BSH, _ = jax.jit(partial(functions.encode, model, layer=0))(params, inputs_of(batch))
     is_token_BS = batch["input_mask"].astype(bool)
     for block, into_BSH in enumerate([first_BSH, *layers_LBSH[:-1]]):
         layer, inner = divmod(block, 2)
@@ -55,12 +55,12 @@ def test_attention_is_that_of_each_block_in_the_order_they_are_applied():
 def test_a_network_without_a_part_computes_all_that_does_not_need_it(absent):
     config = tiny_albert()
     params, batch = noisy_params(config), random_batch(config)
-    inputs = (*inputs_of(batch), batch["masked_lm_positions"])
+    inputs = inputs_of(batch)._replace(masked_lm_positions_BP=batch["masked_lm_positions"])
     lacking = {name: x for name, x in params.items() if name != absent}
 
     def outputs(params):
         model = functions.network(config, ComputeConfig(), params)
-        output = jax.jit(partial(functions.forward, model))(params, *inputs)
+        output = jax.jit(partial(functions.forward, model))(params, inputs)
         return {
             "sequence": output.encoder.sequence_BSH,
             "pooler": output.encoder.pooled_BH,
@@ -81,11 +81,11 @@ def test_narrowed_parameters_give_the_same_bits_as_those_that_each_call_converts
     model = functions.network(config, ComputeConfig(dtype="bfloat16"), params)
     call = jax.jit(partial(functions.forward, model))
     narrow = functions.narrowed(params | {"head": {"dense": {"kernel": np.ones(2)}}}, "bfloat16")
-    inputs = (*inputs_of(batch), batch["masked_lm_positions"])
-    same = jax.tree.map(np.array_equal, call(params, *inputs), call(narrow, *inputs))
+    inputs = inputs_of(batch)._replace(masked_lm_positions_BP=batch["masked_lm_positions"])
+    same = jax.tree.map(np.array_equal, call(params, inputs), call(narrow, inputs))
     assert all(jax.tree.leaves(same))
     marked = narrow | {"predictions": jax.tree.map(np.zeros_like, narrow["predictions"])}
-    assert not np.any(call(marked, *inputs).masked_lm_logits_BPV)  # the copy is what is used
+    assert not np.any(call(marked, inputs).masked_lm_logits_BPV)  # the copy is what is used
     assert "word_embeddings" not in functions.narrowed(params, "float32")["predictions"]
     leaves = jax.tree_util.tree_leaves_with_path(narrow)
     dtypes = {

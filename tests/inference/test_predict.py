@@ -248,7 +248,7 @@ def test_bad_rows_are_answered_by_their_errors_where_asked_for(
     assert all(a.keys() == {"id", "error"} for a in answers if "error" in a)
     assert answers[4]["truncated"]
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == "predict: 5 of 7 inputs have an error in place of an answer"
+    assert told[0] == "predict: 5 of 7 inputs have an error instead of an answer"
     assert told[1].startswith("predict: 1 of 7 inputs was cut")
 
 
@@ -691,6 +691,20 @@ def test_albert_answers_as_the_command_does(model, tmp_path, task: str) -> None:
     assert albert.predict(first) == albert.predict([first])[0]
     kinds = {type(answer) for answer in albert.predict(inputs)}
     assert kinds == {SpanAnswer if task.startswith("squad") else Answer}
+
+
+def test_a_list_is_computed_together(model, monkeypatch) -> None:
+    """Where the answers to a stream come one by one, the first alone."""
+    rows: list[int] = []
+    compute = HeadOutputs.__call__
+    monkeypatch.setattr(
+        HeadOutputs, "__call__", lambda *given: rows.append(len(given[2])) or compute(*given)
+    )
+    texts = ["the list is open"] * 9
+    load(model("sst2")).predict(texts)
+    assert rows == [9]
+    list(predict(model("sst2"), [{"sentence": text} for text in texts]))
+    assert rows == [9, 1, 8]
 
 
 def test_alberts_answers_have_the_types_of_their_heads(model) -> None:

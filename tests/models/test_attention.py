@@ -13,8 +13,8 @@ from albert_jax.config.model import ComputeConfig
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.models.attention import attend
 from albert_jax.models.attention_pallas import is_kept, rows, splash
-from albert_jax.models.attention_plain import padding, probs
-from albert_jax.models.dropout import drop, row_seeds
+from albert_jax.models.attention_plain import Heads, padding, probs
+from albert_jax.models.dropout import RowDropout, drop, row_seeds
 from albert_jax.models.lowering import Lowering
 from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice
 from albert_jax.utils.errors import UserError
@@ -38,7 +38,7 @@ def arrays(*, rows=2, length=256, heads=2, head_size=64, dtype=jnp.float32, seed
 
 def with_gradients(kernel, query, key, value, mask, cotangent):
     def weighed(*qkv):
-        out = kernel(*qkv, mask)
+        out = kernel(Heads(*qkv), mask)
         return (out.astype(jnp.float32) * cotangent).sum(), out
 
     grads, out = jax.jit(jax.grad(weighed, argnums=(0, 1, 2), has_aux=True))(query, key, value)
@@ -77,7 +77,8 @@ def test_the_plain_kernels_gradients_are_its_formulas(packed, dropped):
     key = jax.random.key(5)
     pack_ids = mask * (1 + jnp.arange(48) // 16) if packed else None
 
-    def formula(query, key_, value, mask):
+    def formula(heads, mask):
+        query, key_, value = heads
         probs_BNFT = probs(query, key_, padding(mask, pack_ids))
         if dropped:
             probs_BNFT = drop(probs_BNFT, row_seeds(key, len(mask)), RATE)
@@ -85,14 +86,14 @@ def test_the_plain_kernels_gradients_are_its_formulas(packed, dropped):
 
     ours = partial(xla, pack_ids_BT=pack_ids)
     if dropped:
-        ours = partial(ours, dropout_rate=RATE, seeds_B2=row_seeds(key, len(mask)))
+        ours = partial(ours, dropout=RowDropout(RATE, row_seeds(key, len(mask))))
     found, wanted = (with_gradients(k, *given, mask, cotangent) for k in (ours, formula))
     assert_equal(found, wanted, **CLOSE)
 
 
 def test_the_plain_kernel_keeps_half_the_bytes_in_bfloat16():
     *qkv, mask, cotangent = arrays(dtype=jnp.bfloat16)
-    _, vjp = jax.vjp(lambda *qkv: xla(*qkv, mask), *qkv)
+    _, vjp = jax.vjp(lambda *qkv: xla(Heads(*qkv), mask), *qkv)
     kept = [x for x in jax.tree.leaves(vjp) if x.ndim == 4 and x.shape[-2:] == (256, 256)]
     assert [x.dtype for x in kept] == [jnp.bfloat16]
     found = with_gradients(xla, *qkv, mask, cotangent)
@@ -143,11 +144,12 @@ def test_rows_drops_the_probabilities_that_its_choices_name(batch, length, heads
     key = jax.random.key(3)
     kept_BNFT = jnp.asarray(kept_of(key, batch, heads, length))
 
-    def plain(query, key, value, mask):
+    def plain(heads, mask):
+        query, key, value = heads
         probs_BNFT = probs(query, key, padding(mask)) / (1 - RATE)
         return jnp.einsum("BNFT,BTND->BFND", jnp.where(kept_BNFT, probs_BNFT, 0.0), value)
 
-    ours = partial(interpreted["rows"], dropout_rate=RATE, seeds_B2=row_seeds(key, batch))
+    ours = partial(interpreted["rows"], dropout=RowDropout(RATE, row_seeds(key, batch)))
     assert_equal(with_gradients(ours, *given), with_gradients(plain, *given), **CLOSE)
 
 
@@ -167,11 +169,11 @@ def lowered_for(
     *qkv, mask, cotangent = arrays(**({"dtype": jnp.bfloat16} | changes))
 
     def grads(query, key, value):
+        drawn = RowDropout(dropout_rate, row_seeds(jax.random.key(0), len(mask)))
         kernel = partial(
             attend,
             pack_ids_BT=mask if packed else None,
-            dropout_rate=dropout_rate,
-            seeds_B2=row_seeds(jax.random.key(0), len(mask)) if dropout_rate else None,
+            dropout=drawn if dropout_rate else None,
             compute=ComputeConfig(attention=implementation, fused=fused),
             lowering=Lowering(platform),
         )

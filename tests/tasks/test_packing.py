@@ -25,7 +25,7 @@ from albert_jax.inference.predict import predict
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.tasks import Features
-from albert_jax.tasks.batches import TrainingBatches, evaluation_batches
+from albert_jax.tasks.batches import Pack, TrainingBatches, evaluation_batches
 from albert_jax.tasks.collate import as_rows, collate, pack, share_rows
 from albert_jax.training.finetune import finetune
 from albert_jax.training.losses import task_objective
@@ -180,7 +180,7 @@ def test_packed_batches_hold_the_examples_of_unpacked_ones_in_few_shapes():
     rows = rows_of([rng.randint(2, 24) for _ in range(128)])
     for i, row in enumerate(rows):
         row.targets["labels"] = np.int32(i)
-    packed, plain = batches_of(rows, pack=64, unit=2), batches_of(rows)
+    packed, plain = batches_of(rows, pack=Pack(64, unit=2)), batches_of(rows)
     for step in range(24):
         batch = packed.at(step)
         count, length = batch["input_ids"].shape
@@ -215,7 +215,7 @@ def test_updates_over_devices_and_micro_batches_equal_unpacked_ones_on_one_devic
     rows = rows_of([rng.randint(3, 24) for _ in range(48)])
     wanted, unpacked = train(batches_of(rows), "jit", 1, 1)
     for mode in ("jit", "pmap"):
-        losses, packed = train(batches_of(rows, pack=32, unit=4), mode, 2, 2)
+        losses, packed = train(batches_of(rows, pack=Pack(32, unit=4)), mode, 2, 2)
         np.testing.assert_allclose(losses, wanted, rtol=1e-5, err_msg=mode)
         for name, leaf in unpacked.items():
             # A key's bias has no gradient but rounding's, which m / sqrt(v) makes large.

@@ -40,7 +40,8 @@ def store(tmp_path_factory):
 def staged_config(store, workdir, **train):
     config = tiny_config(store, workdir, steps=8)
     settings = {"log_every": 1, "save_every": 1, "keep": 9, "eval_every": 4, **SCHEDULES, **train}
-    return replace(config, train=replace(config.train, **settings))
+    model = replace(config.model, num_hidden_layers=2)
+    return replace(config, model=model, train=replace(config.train, **settings))
 
 
 @pytest.fixture(scope="module")

@@ -56,14 +56,9 @@ from tests.helpers.reference import optimizer_step
 from tests.helpers.task_models import task_model
 from tests.helpers.toy_task import TINY, sentences, toy_config
 
+pytestmark = pytest.mark.usefixtures("steps_made_once")
+
 SMALL = dataclasses.replace(TINY, vocab_size=90, num_hidden_layers=2, max_position_embeddings=24)
-
-
-@pytest.fixture(scope="module")
-def finished(base, data, tmp_path_factory):
-    """The work directory of a finished run, and its results."""
-    workdir = tmp_path_factory.mktemp("runs") / "toy"
-    return workdir, finetune.finetune(toy_config(base, data, workdir))
 
 
 # ------------------------------------------------------------------------------------------ batches

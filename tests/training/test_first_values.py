@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.positions import with_positions
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.pretraining import open_data
 from albert_jax.models.albert import AlbertForPretraining, init_params
@@ -17,7 +18,6 @@ from albert_jax.training.first_values import (
     first_values,
     params_of,
     unigram_bias,
-    with_positions,
 )
 from albert_jax.training.optimizer import path_name
 from albert_jax.utils.errors import UserError

@@ -1,26 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """An adapter in place of the encoder: what is trained, what is merged, and what PEFT reads."""
 
+import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import albert_jax
+from albert_jax.checkpoint.adapter import merged
 from albert_jax.checkpoint.convert.convert import convert
-from albert_jax.checkpoint.integrity import named_leaves
+from albert_jax.checkpoint.integrity import named_leaves, seal
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.cli.info import describe_path
+from albert_jax.cli.main import main
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.sections import OptimizerConfig
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.training import finetune
-from albert_jax.training.lora import merged, with_adapter
+from albert_jax.training.lora import with_adapter
 from albert_jax.training.losses import task_objective
 from albert_jax.training.step import configured_step
 from albert_jax.utils.errors import UserError
 from tests.helpers.models import random_batch, tiny_albert
 from tests.helpers.toy_task import toy_config
+
+pytestmark = pytest.mark.usefixtures("steps_made_once")
 
 QUERY = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.query"
 VALUE = QUERY.replace("query", "value")
@@ -117,6 +128,102 @@ def test_peft_computes_with_the_adapter_what_the_merged_model_does(adapted, tmp_
     with torch.no_grad():
         found, wanted = (model(input_ids=ids).logits.numpy() for model in (theirs, ours))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.fixture
+def moved(adapted, tmp_path, monkeypatch):
+    """A copy of the adapter, with a cache that has nothing of it."""
+    monkeypatch.setenv("ALBERT_JAX_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(adapted[0] / "seed-3" / "best-adapter", tmp_path / "adapter"))
+
+
+def test_an_adapter_is_loaded_with_its_base_as_the_very_model_that_was_exported(
+    adapted, moved, tmp_path, capsys
+):
+    run, base = adapted
+    whole = load_model(run / "model")
+    found = load_model(require_model_directory(moved))
+    assert found.config == whole.config
+    assert found.head == whole.head
+    ours, theirs = (named_leaves(x.params) for x in (found, whole))
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    albert = albert_jax.load(moved)
+    assert albert.head["labels"] == ["no", "yes"]
+    assert "merged with" in capsys.readouterr().err  # once: the cache keeps it
+    described = describe_path(moved)
+    assert described.head == whole.head
+    assert described.provenance["base"] == str(base)
+    assert described.provenance["made_by"] == "albert-jax finetune"
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "the value is open"}) + "\n")
+    answers = [str(tmp_path / name) for name in ("one.jsonl", "other.jsonl")]
+    given = ["--input", str(tmp_path / "in.jsonl"), "--output"]
+    for model, output in zip((moved, run / "model"), answers, strict=True):
+        assert main(["predict", "--model", str(model), *given, output]) == 0
+    one, other = (Path(path).read_text() for path in answers)
+    assert one == other
+    for given in ("convert", "export-serving"):  # with the base named
+        dest = tmp_path / given
+        assert main([given, str(moved), str(dest), "--base", str(base)]) == 0
+        assert dest.is_dir()
+
+
+def test_a_base_that_has_moved_is_named_and_must_be_the_same(adapted, moved, tmp_path):
+    run, base = adapted
+    manifest = json.loads((moved / "adapter_manifest.json").read_text())
+    elsewhere = seal(manifest | {"base": str(tmp_path / "gone")})
+    (moved / "adapter_manifest.json").write_text(json.dumps(elsewhere))
+    for given, says in (
+        (None, r"the base of adapter .*gone does not exist.*; name it with --base MODEL where"),
+        (run / "model", r"is not the base of adapter .*: its encoder has SHA-256 \w{12}… and"),
+        ("mini", r"mini is not the base of adapter"),
+        (tmp_path / "nothing", r"the base of adapter .* cannot be used: .*nothing does not exist"),
+    ):
+        with pytest.raises(UserError, match=says) as raised:
+            albert_jax.load(moved, base=given)
+        assert "\n" not in str(raised.value)
+    assert albert_jax.load(moved, base=base).head["kind"] == "classification"
+    with pytest.raises(UserError, match="is not the base of adapter"):  # though it is kept
+        albert_jax.load(moved, base="mini")
+    with pytest.raises(UserError, match=r"base mini is for an adapter, and .*model is none"):
+        albert_jax.load(run / "model", base="mini")
+
+
+def test_a_damaged_adapter_is_one_sentence(moved):
+    file = moved / "adapter_manifest.json"
+    text = file.read_text()
+    for damaged, says in (
+        (text.replace('"yes"', '"aye"'), "is damaged or was edited"),
+        (json.dumps(seal(json.loads(text) | {"base": None})), "trained on random weights"),
+        (json.dumps(seal(json.loads(text) | {"format_version": 9})), "format 9, newer than 1"),
+        (json.dumps(seal(json.loads(text) | {"positions": "odd"})), "is damaged"),
+    ):
+        file.write_text(damaged)
+        with pytest.raises(UserError, match=says):
+            require_model_directory(moved)
+    file.write_text(text)
+    weights = moved / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=r"is damaged or missing"):
+        require_model_directory(moved)
+    file.unlink()
+    with pytest.raises(UserError, match=r"is an adapter without adapter_manifest\.json"):
+        require_model_directory(moved)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_a_stretched_model_stretches_its_base(base, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALBERT_JAX_CACHE", str(tmp_path / "cache"))
+    config = toy_config(base, data, tmp_path / "run", lora=2, steps=1, positions="interpolate")
+    finetune.finetune(dataclasses.replace(config, max_seq_length=40))
+    found, whole = (
+        load_model(require_model_directory(tmp_path / "run" / "seed-3" / name)).params
+        for name in ("last-adapter", "last")
+    )
+    table = found["embeddings"]["position_embeddings"]
+    assert table.shape[0] == 40
+    np.testing.assert_array_equal(table, whole["embeddings"]["position_embeddings"])
 
 
 def test_a_rank_beyond_the_matrix_is_refused(base, data, tmp_path):

@@ -3,6 +3,8 @@
 
 import multiprocessing
 import os
+import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +34,18 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def exchanges(folder: Path) -> bool:
+    """Whether two names in a folder can be exchanged in one step, as Linux's file systems can."""
+    one, other = folder / "one", folder / "other"
+    one.mkdir()
+    other.mkdir()
+    (one / "inside").touch()
+    done = atomic._exchange(one, other) and (other / "inside").exists()
+    shutil.rmtree(one)
+    shutil.rmtree(other)
+    return done
+
+
 def test_a_second_writer_of_a_folder_is_refused_and_the_first_is_not_harmed(tmp_path):
     dest = tmp_path / "model"
     with appearing_whole(dest) as folder:
@@ -47,13 +61,14 @@ def test_a_second_writer_of_a_folder_is_refused_and_the_first_is_not_harmed(tmp_
 
 def test_of_many_writers_each_is_whole_or_refused(tmp_path):
     dest = tmp_path / "model"
+    never_missing = exchanges(tmp_path)
 
     def write(number: int) -> bool:
         try:
             with appearing_whole(dest) as folder:
                 fill(folder, str(number))
                 time.sleep(0.001)
-            assert (dest / "a").exists()
+            assert (dest / "a").exists() or not never_missing
         except UserError:
             return False
         return True
@@ -78,7 +93,30 @@ def test_what_killed_writers_left_goes_and_the_folder_they_replaced_comes_back(t
     assert names(tmp_path) == {"model", other.name}
 
 
+def test_a_reader_finds_the_old_folder_or_the_new_one_at_every_moment(tmp_path):
+    if not exchanges(tmp_path):
+        pytest.skip("this file system cannot exchange two names in one step")
+    dest = tmp_path / "model"
+    dest.mkdir()
+    done = threading.Event()
+
+    def write() -> None:
+        for number in range(300):
+            with appearing_whole(dest) as folder:
+                fill(folder, str(number))
+        done.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write)
+        while not done.is_set() and not writer.done():
+            assert dest.exists()
+        writer.result()
+    assert (dest / "a").read_text() == "299"
+    assert names(tmp_path) == {"model"}
+
+
 def test_a_rename_that_fails_leaves_the_old_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)  # as on a file system that cannot
     dest = tmp_path / "model"
     dest.mkdir()
     fill(dest, "old")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts any ALBERT there is: the original's checkpoints, transformers' folders, our own model
-directories, each into each, bit for bit."""
+"""Convert any ALBERT between formats, bit for bit.
+
+The formats are the original's checkpoints, transformers' folders and model directories.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict, cast
 
 import msgspec
 
@@ -26,6 +28,7 @@ from albert_jax.checkpoint.convert.sources import (
 from albert_jax.checkpoint.disk import cause_of, require_space
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_export import check_destination, export_model
+from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import (
     VOCABULARY,
     ConvertedTensor,
@@ -53,15 +56,22 @@ _PADDING = 127  # rows without a piece, of embeddings that are padded to a multi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inventory(Result):
-    """What a conversion found and wrote.
+    """Hold what a conversion found and wrote.
 
-    Fields:
-        kind: what the source is, in words.
+    Attributes:
+        source: the source as it was given.
+        kind: the kind of the source, in words.
         config: the fields of `AlbertConfig`.
-        parts: those of the parameters, as embeddings, encoder, pooler.
-        vocabulary: its file's name, None without one.
+        parts: the parts of the parameters, as embeddings, encoder, pooler.
+        head: kind, labels and task of a fine-tuned head, or None.
+        parameters: the number of parameters.
+        vocabulary: the name of the vocabulary's file, or None.
         tokenizer: how text is cleaned.
-        ignored: how many of each kind of thing in the source are left out.
+        tensors: each tensor's name in the source, its name here and its shape.
+        optimizer_tensors: the number of the optimizer's tensors that were kept.
+        ignored: the number of tensors of each kind that were left out.
+        dest: the path that was written.
+        to: its format.
         notes: what the user should know.
     """
 
@@ -93,14 +103,33 @@ def convert(
     mode: Mode | None = None,
     do_lower_case: bool | None = None,
     with_optimizer: bool = False,
+    base: str | Path | None = None,
 ) -> Inventory:
-    """Convert a model and return its inventory; docs/checkpoints.md has the formats.
+    """Convert a model between formats, bit for bit; docs/checkpoints.md describes the formats.
 
-    `head` says what a head of one output is; `config` and `vocab` name files that are not beside
-    the weights; `no_vocab` goes without one; `mode` is how text is divided (None: as the source
-    says; docs/data.md has the modes); `do_lower_case` is as the vocabulary was trained (None: as
-    the source says, else True). `dest` appears whole. What is found is printed to stderr.
-    Raises UserError for what cannot be read or does not fit, and then writes nothing.
+    `dest` appears when it is complete. What was found is printed to stderr.
+
+    Args:
+        source: a TensorFlow checkpoint or archive, a transformers folder, a model directory, or a
+            model's name.
+        dest: the folder to write; of "tf" the prefix of the checkpoint's files.
+        to: "albert-jax" (a model directory), "hf" (transformers) or "tf" (the original's
+            checkpoint).
+        head: the kind of a fine-tuned head with one output, which the weights do not show.
+        config: the configuration file, if it is not beside the weights.
+        vocab: the vocabulary, if it is not beside the weights.
+        no_vocab: convert without a vocabulary.
+        mode: the tokenizer's mode (docs/data.md); unset, as the source has it.
+        do_lower_case: whether the vocabulary is lower-cased; unset, as the source has it, else
+            True.
+        base: the model that an adapter was trained on, if it is no longer where it was.
+        with_optimizer: keep the optimizer's slots, where both formats have them.
+
+    Returns:
+        The tensors, the configuration and the notes.
+
+    Raises:
+        UserError: if the source cannot be read or does not fit the format; then nothing is written.
     """
     if to not in ("albert-jax", *writers.FILES):
         raise UserError(f"to {to!r} is unknown; known: albert-jax, {', '.join(writers.FILES)}")
@@ -110,6 +139,8 @@ def convert(
         raise UserError("--no-vocab and --vocab exclude each other; drop one of the two")
     _check_destination(dest, to, [source, f"{source}.index", config, vocab])
     dest = Path(dest)
+    if base is not None:
+        require_model_directory(source, "source", base=base)  # which keeps the merged model
     with fetched(source) as origin:
         path = origin.path
         if has_model_files(path):
@@ -119,8 +150,11 @@ def convert(
             found = _read_model_directory(path, with_optimizer)
         else:
             found = _read_source(path, config, head, with_optimizer)
-        asked = {"mode": mode, "do_lower_case": do_lower_case}
-        asked = {key: value for key, value in asked.items() if value is not None}
+        asked: _SomeTextSettings = {}
+        if mode is not None:
+            asked["mode"] = mode
+        if do_lower_case is not None:
+            asked["do_lower_case"] = do_lower_case
         vocabulary = None if no_vocab else _choose_vocabulary(found, vocab, asked)
         inventory = _inventory(origin.origin, found, vocabulary, str(dest), to)
         _print(inventory)
@@ -132,7 +166,7 @@ def convert(
 
 
 class CardWords(TypedDict):
-    """What a model card says that the model does not: its title, and a licence's identifier."""
+    """Hold what a model card says in addition to the model's facts: its title, and a licence."""
 
     title: str
     license: str | None
@@ -147,10 +181,10 @@ def convert_as_it_is(
     check: Callable[[AlbertConfig], None] | None = None,
     card: CardWords | None = None,
 ) -> int:
-    """Convert a model on this disk without flags, and return its parameters' number.
+    """Convert a model on this disk without flags, and return its number of parameters.
 
-    `origin` is what is written of where it comes from; `check` is called with the configuration
-    before anything is written. No inventory is printed. Raises UserError as `convert` does.
+    `origin` is recorded as where it comes from. `check` is called with the configuration before
+    anything is written. No inventory is printed. Raises UserError as `convert` does.
     """
     with fetched(path) as opened:
         found = _read_as_it_is(opened.path)
@@ -164,7 +198,7 @@ def convert_as_it_is(
 
 
 def card_of(folder: Path, title: str, license: str | None) -> str:
-    """Return the model card of a transformers folder; UserError where it cannot be read."""
+    """Return the model card of a transformers folder; raises UserError if it cannot be read."""
     found = _read_as_it_is(folder)
     vocabulary = _choose_vocabulary(found, None, {})
     words: CardWords = {"title": title, "license": license}
@@ -180,7 +214,7 @@ def _read_as_it_is(path: Path) -> _Found:
 def _check_destination(
     dest: str | Path, to: Format, inputs: Sequence[str | Path | None] = ()
 ) -> None:
-    """UserError where writing `dest` would destroy one of the inputs or anything else."""
+    """Raise UserError if writing `dest` would destroy one of the inputs or anything else."""
     require_apart(dest, [x for x in inputs if x is not None and not is_address(str(x))], "DEST")
     if to == "albert-jax":
         check_destination(dest)
@@ -193,19 +227,27 @@ def _check_destination(
 
 @dataclass
 class _Found:
-    """What a source has."""
+    """Hold what a source has."""
 
     kind: str
     weights: Weights
     find_vocabulary: Callable[[str | None], Choice | None]  # takes the mode that is asked for
     settings: TextSettings
-    hf: HfTokenizer | None  # what the files of a transformers folder say
+    hf: HfTokenizer | None  # the contents of a transformers folder's files
     notes: list[str]
-    provenance: dict[str, Any] = field(default_factory=dict)  # of a model directory
+    provenance: JsonObject = field(default_factory=dict)  # of a model directory
+
+
+class _SomeTextSettings(TypedDict, total=False):
+    """Hold those of `TextSettings` that the user or a source gives."""
+
+    mode: Mode
+    do_lower_case: bool
+    keep_accents: bool
 
 
 class _Provenance(TypedDict, total=False):
-    """What `_write` keeps in a manifest for the way back."""
+    """Hold what `_write` keeps in a manifest for the conversion back."""
 
     transformers: JsonObject
     dtype: Literal["float32", "float16", "bfloat16"]
@@ -237,7 +279,7 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
         provenance = msgspec.convert(model.manifest["provenance"], _Provenance)
     except (msgspec.ValidationError, UnicodeError) as error:
         raise UserError(
-            f"the manifest of {path} tells of no conversion that albert_jax makes "
+            f"the manifest of {path} describes no conversion that albert_jax makes "
             f"({shortened(str(error))}); convert the model's source again"
         ) from None
     kept = model.manifest.get("optimizer")
@@ -273,13 +315,13 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
 
 
 def _choose_vocabulary(
-    found: _Found, given: str | Path | None, asked: dict[str, Any]
+    found: _Found, given: str | Path | None, asked: _SomeTextSettings
 ) -> Path | None:
-    """The vocabulary's file, the user's or the source's; notes what the user should know, and sets
-    the settings. `asked` has the user's.
+    """Return the vocabulary's file, the user's or the source's, and set the text settings.
 
-    Raises UserError for one that is not the model's, and for a tokenizer that makes other ids of a
-    text than ours, unless the user chose the vocabulary.
+    `asked` has the user's settings; notes for the user are added. Raises UserError for a vocabulary
+    that is not the model's. Also raises it for a tokenizer that makes other ids than this
+    package's, unless the user chose the vocabulary.
     """
     choice = None
     if given is None:
@@ -319,13 +361,12 @@ def _choose_vocabulary(
     return tokenizer.path
 
 
-def _settings_for(found: _Found, vocabulary: Path, choice: Choice | None) -> dict[str, Any]:
-    """How the source says that text is cleaned for a vocabulary, its own or another."""
-    settings = dict(found.settings)
-    if found.hf is not None:
-        settings = {**found.hf.settings_of(vocabulary)}
+def _settings_for(found: _Found, vocabulary: Path, choice: Choice | None) -> _SomeTextSettings:
+    """Return how the source says that text is cleaned for a vocabulary, its own or another."""
+    theirs = found.settings if found.hf is None else found.hf.settings_of(vocabulary)
+    settings: _SomeTextSettings = {**theirs}
     if choice is not None:
-        settings["mode"] = choice.mode
+        settings["mode"] = cast("Mode", choice.mode)  # or else Tokenizer.load refuses it
     elif vocabulary.suffix in (".json", ".txt"):
         del settings["mode"]  # it says itself what it is
     return settings
@@ -342,7 +383,7 @@ def _write(
     inventory: Inventory,
     card: CardWords | None = None,
 ) -> list[str]:
-    """Writes `dest` and returns what the user should know."""
+    """Write `dest` and return what the user should know."""
     weights = found.weights
     if to != "albert-jax":
         words: CardWords = card or {"title": dest.resolve().name, "license": None}

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and writes sorted string tables (LevelDB's format, uncompressed): TensorFlow's index files.
+"""Read and write sorted string tables (LevelDB's format, uncompressed): TensorFlow's index files.
 
-From its end, a table is: a footer of 48 bytes (varint64 offset and size of the metaindex block and
-of the index block, zeros, 8 bytes of magic); the index block, whose values are the data blocks'
-offsets and sizes; before these the blocks. A block is a run of entries (varints: bytes of the key
-shared with the one before, bytes of its own, bytes of the value; then both), the offsets of those
-entries that share nothing (uint32 each) and their number (uint32); behind it stand one byte for the
-compression and the masked CRC32C. Sources: table_format.txt, table_builder.cc and block_builder.cc
-of TSL.
+From its end, a table has a footer of 48 bytes (varint64 offset and size of the metaindex block and
+of the index block, zeros, 8 bytes of magic). Before it are the index block, whose values are the
+data blocks' offsets and sizes, and the data blocks. A block is a sequence of entries, then the
+offsets of those entries that share nothing (uint32 each) and their number (uint32). An entry has
+three varints (bytes of the key shared with the one before, bytes of its own, bytes of the value),
+the key's own bytes and the value. After a block come one byte for the compression and the masked
+CRC32C. Sources: table_format.txt, table_builder.cc and block_builder.cc of TSL.
 
-Every number is held against the file's size before anything is allocated by it, and every block's
-CRC is checked, as a flipped byte would otherwise rename or reshape a tensor unseen.
+Every number is compared with the file's size before memory is allocated for it. Every block's CRC
+is checked, because a flipped byte could rename or reshape a tensor unnoticed.
 """
 
 from collections.abc import Iterator
@@ -28,20 +28,20 @@ _MAX_UNFOLDING = _RESTART_INTERVAL
 
 
 class Damaged(Exception):
-    """What is wrong with bytes; the caller adds which file they are of."""
+    """Report what is wrong with bytes; the caller adds the file's name."""
 
 
 class Unsupported(Damaged):
-    """Sound, but a variant that TensorFlow does not write for models like this one."""
+    """Report an intact variant of the format that TensorFlow does not write for such models."""
 
 
 def mask_crc(crc: int) -> int:
-    """Returns a CRC as these files store it, so that a CRC over CRCs keeps its strength."""
+    """Return a CRC as these files store it, so that a CRC over CRCs keeps its strength."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def encode_varint(number: int) -> bytes:
-    """Returns a number below 2**64 in 7 bits a byte, the lowest first (LEB128)."""
+    """Return a number below 2**64 in 7 bits a byte, the lowest first (LEB128)."""
     encoded = bytearray()
     while number > 127:
         encoded.append(number & 127 | 128)
@@ -50,7 +50,7 @@ def encode_varint(number: int) -> bytes:
 
 
 def parse_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Returns the number that `encode_varint` put at `position`, and the position behind it."""
+    """Return the number that `encode_varint` wrote at `position`, and the position after it."""
     value = 0
     for shift in range(0, 64, 7):
         if position >= end:
@@ -64,7 +64,7 @@ def parse_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the keys and values of the table's block at `offset`, whose CRC is checked first."""
+    """Yield the keys and values of the table's block at `offset`, after checking its CRC."""
     end = offset + size
     if size < 4 or end + _TRAILER_BYTES > len(data) - _FOOTER_BYTES:
         raise Damaged(f"a block of {size} bytes at byte {offset} of {len(data)}")
@@ -94,7 +94,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 
 def parse_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the keys, strictly ascending, and values of a table; raises Damaged."""
+    """Yield the keys, strictly ascending, and values of a table; raises Damaged."""
     if len(data) < _FOOTER_BYTES or not data.endswith(_MAGIC):
         raise Damaged(f"its {len(data)} bytes do not end as an index of a V2 checkpoint does")
     footer, handles = data[-_FOOTER_BYTES:-8], []
@@ -119,7 +119,7 @@ def parse_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class _BlockBuilder:
-    """A table's block in the making."""
+    """Build a table's block."""
 
     def __init__(self, restart_interval: int):
         self._interval = restart_interval
@@ -149,11 +149,11 @@ class _BlockBuilder:
 
 
 def encode_table(items: list[tuple[bytes, bytes]]) -> bytes:
-    """Returns a table of ascending keys and their values, in TensorFlow's own bytes."""
+    """Return a table of ascending keys and their values, in TensorFlow's own bytes."""
     table = bytearray()
 
     def flush(block: _BlockBuilder) -> bytes:
-        """Appends a block and returns its handle."""
+        """Append a block and return its handle."""
         content = block.finish() + b"\0"  # not compressed
         handle = encode_varint(len(table)) + encode_varint(len(content) - 1)
         table.extend(content + mask_crc(google_crc32c.value(content)).to_bytes(4, "little"))
@@ -171,7 +171,7 @@ def encode_table(items: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _separator(key: bytes, following: bytes | None) -> bytes:
-    """Returns LevelDB's short key that is >= `key` and < `following`, its BytewiseComparator's."""
+    """Return LevelDB's short key that is >= `key` and < `following`, its BytewiseComparator's."""
     if following is None:
         same = len(key) - len(key.lstrip(b"\xff"))
         limit = 256
@@ -184,6 +184,6 @@ def _separator(key: bytes, following: bytes | None) -> bytes:
 
 
 def _shared(one: bytes, other: bytes) -> int:
-    """Returns the length of the longest common prefix."""
+    """Return the length of the longest common prefix."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

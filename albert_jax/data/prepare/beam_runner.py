@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`prepare`'s units of work on an Apache Beam runner instead of processes of this machine.
+"""Run `prepare`'s units of work on an Apache Beam runner instead of processes of this machine.
 
-A unit on a Beam worker does what it does in pool.py: it writes its shards and its record into the
-store, which every worker must therefore reach under the same path or address, as the inputs. So the
-bytes are the same, and what was finished before a failure is kept.
+A unit on a Beam worker does the same as in local_runner.py: it writes its shards and its record
+into the store. Every worker must reach the store and the inputs under the same path or address.
+Therefore the bytes are the same, and what was finished before a failure is kept.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
 
-# Not DirectRunner, which asks the network for another runner's program first.
+# Not DirectRunner, which first asks the network for another runner's program.
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
 def import_beam() -> ModuleType:
-    """Apache Beam; UserError names the extra where it is not installed."""
+    """Return Apache Beam; raises UserError, which names the extra, if it is not installed."""
     try:
         import apache_beam
     except ImportError:
@@ -39,9 +39,9 @@ def import_beam() -> ModuleType:
 
 
 def make_pipeline(options: Sequence[str]) -> Any:
-    """A pipeline with Beam's own options, `NAME=VALUE` or `NAME` each; UserError for unknown ones.
+    """Return a pipeline with Beam's own options, `NAME=VALUE` or `NAME` each.
 
-    Without `runner=…` it runs in this process.
+    Without `runner=…` it runs in this process. Raises UserError for unknown options.
     """
     beam = import_beam()
     from apache_beam.options import pipeline_options
@@ -69,10 +69,10 @@ def make_pipeline(options: Sequence[str]) -> Any:
 def run_units_on_beam(
     units: Sequence[Unit], job: Job, pipeline: Any, tick: Callable[[int], None]
 ) -> None:
-    """Prepares every unit on the pipeline's runner; `tick` hears of it all at the end.
+    """Prepare every unit on the pipeline's runner; `tick` is called once, at the end.
 
-    Raises what the first unit to fail raised, and UserError where the runner's workers wrote to
-    another place than this machine's folder.
+    Raises the exception of the first unit that fails, and UserError if the workers wrote to another
+    place than this machine's folder.
     """
     if not units:
         return
@@ -101,7 +101,7 @@ def run_units_on_beam(
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a worker met: bad input, or what the file system said."""
+    """Record an exception of a worker: bad input, or an error of the file system."""
 
     user: str | None = None
     errno: int | None = None
@@ -109,7 +109,7 @@ class _Failure:
     filename: str | None = None
 
     def error(self) -> Exception:
-        """Return it as the exception that it was."""
+        """Return the exception."""
         if self.user is not None:
             return UserError(self.user)
         return OSError(self.errno, self.strerror, self.filename)
@@ -125,12 +125,15 @@ def _tokenizer(job: Job) -> Tokenizer:
 
 
 def _prepare(unit: Unit, job: Job) -> str:
-    """One unit, on a worker; bad input is written down, since Beam would try it again and again."""
+    """Prepare one unit on a worker.
+
+    An error of the input is returned as text, because Beam would try again and again.
+    """
     try:
         prepare_unit(unit, job, _tokenizer(job), lambda _: None)
     except UserError as error:
         _tell(job, unit, _Failure(user=str(error)))
-    except OSError as error:  # on a full disk telling fails too, and Beam hears
+    except OSError as error:  # on a full disk writing this fails too, and Beam reports it
         name = None if error.filename is None else str(error.filename)
         _tell(job, unit, _Failure(errno=error.errno, strerror=error.strerror, filename=name))
     return unit.name

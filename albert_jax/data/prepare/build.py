@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`prepare`: text -> token store, in bounded memory, by several processes, restartable by unit.
+"""Prepare text into a token store: in bounded memory, by several processes, restartable by unit.
 
-Plan the units (inputs cut or gathered to up to 64 MiB), look at a sample and forecast, make every
-unit that is not finished yet, write the manifest. Until then the records of finished units are in
+The steps: plan the units (inputs cut or grouped to up to 64 MiB), forecast from a sample, make
+every unit that is not finished, write the manifest. Until then the records of finished units are in
 STORE/progress.
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 
@@ -66,6 +66,7 @@ from albert_jax.data.text.python_docs import versions_of
 from albert_jax.data.tokenizer import Tokenizer, vocabulary_file
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
+from albert_jax.utils.json_values import JsonObject, flat
 from albert_jax.utils.progress import ProgressMeter, show_bytes
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
@@ -92,17 +93,37 @@ def prepare(
     beam: Sequence[str] | None = None,
     progress: bool = True,
 ) -> PreparedStore:
-    """Makes a token store of files, folders, patterns or the docs of `python_docs`; returns its
-    manifest.
+    """Make a token store of text; a call that was interrupted continues where it was.
 
-    Files and `output` may lie at gs:// or another of fsspec's addresses. `format` is text, wiki,
-    tfds:NAME or hf:NAME[/CONFIG] (then the inputs name splits); `field` is the column or key that
-    holds the text of the hub's data sets, of Parquet and of JSONL files. `workers` unset takes all
-    cores. `holdout` is the share of documents kept from training. `beam`, Beam's pipeline options
-    as NAME=VALUE, runs the units there instead. The same inputs and settings give the same bytes,
-    whatever the number of workers; killed, the same call goes on where it was.
-    Raises UserError for bad inputs or settings, a full disk and an address that cannot be reached,
-    TryAgain where a worker was killed or two prepares wrote one address.
+    The same inputs and settings give the same bytes, whatever the number of workers. Files and
+    `output` may have gs:// or another of fsspec's addresses.
+
+    Args:
+        inputs: files, folders, glob patterns, or the documentation of `python-docs` and
+            `package-docs`; splits of a data set for the formats tfds and hf.
+        vocab: the vocabulary's file, or a directory that has one.
+        output: the folder of the store.
+        format: "text", "wiki", "tfds:NAME" or "hf:NAME[/CONFIG]".
+        workers: processes that read and encode; unset, one for each core.
+        holdout: the fraction of documents that are held out from training.
+        sentences: how lines become sentences: "lines" takes each line, "split" splits paragraphs,
+            "wrapped" first joins wrapped lines; "auto" decides for each file.
+        strict: raise an error for invalid UTF-8, instead of replacing it.
+        language: the language whose rules split sentences.
+        data_dir: the folder of prepared TFDS data sets.
+        field: the column or key that holds the text, in the hub's data sets, Parquet and JSONL.
+        mode: the tokenizer's mode (docs/data.md).
+        do_lower_case: lower-case the text.
+        beam: options of a Beam pipeline that runs the work, as NAME=VALUE; unset, it runs here.
+        progress: print progress to stderr.
+
+    Returns:
+        The store's manifest, with the size of each split.
+
+    Raises:
+        UserError: if an input or a setting is wrong, the disk is full or an address cannot be
+            reached.
+        TryAgain: if a worker was killed, or another `prepare` wrote to the same address.
     """
     if beam is not None and workers is not None:
         raise UserError("workers are this machine's; give Beam its own, as direct_num_workers=2")
@@ -171,7 +192,7 @@ def prepare(
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count where the process is confined
+    if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count if only some cores are allowed
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -185,8 +206,10 @@ def _say(text: str, progress: bool) -> None:
 
 
 def _load_tokenizer(vocab: str | Path, mode: Mode, do_lower_case: bool) -> Tokenizer:
-    """The vocabulary; one that is no SentencePiece model says itself how it is used, unless it is
-    to be cased."""
+    """Return the vocabulary.
+
+    One that is no SentencePiece model defines its own cleaning, except that it may be set to cased.
+    """
     if mode in SLOW_MODES and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
         return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
     return Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
@@ -207,7 +230,7 @@ def _check(tokenizer: Tokenizer, holdout: float, workers: int | None) -> None:
 def _settings(
     tokenizer: Tokenizer, reading: Reading, holdout: float, pieces: Sequence[Piece]
 ) -> Settings:
-    """All that the store's bytes depend on, beside the inputs."""
+    """Return all that the store's bytes depend on, in addition to the inputs."""
     made_with = {
         "albert_jax": __version__,
         "sentencepiece": version("sentencepiece"),
@@ -230,7 +253,7 @@ def _settings(
             tokenizer.settings.get("keep_accents"),
             None if name == VOCABULARY else cast(Any, name),
         ),
-        # Stores that were made before there were fields say none.
+        # Older stores, from before `field` existed, do not have it.
         reading={
             k: v
             for k, v in asdict(reading).items()
@@ -242,9 +265,9 @@ def _settings(
 
 
 def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> StoreManifest | None:
-    """The manifest where the store is complete, whole, and of these settings and inputs.
+    """Return the manifest if the store is complete, intact, and of these settings and inputs.
 
-    Raises UserError where something else is in its place.
+    Raises UserError if something else is in its place.
     """
     if not (entries := place.entries()):
         return None
@@ -266,7 +289,7 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
         begun = decode_json(there[SETTINGS_FILE], Settings, name=name, hint=hint)
         _refuse_differences(place, begun.to_json(), settings)
         return None
-    # A vocabulary by itself is somebody's own, which tidying up after a failure would delete.
+    # A vocabulary alone is a user's own; cleaning up after a failure would delete it.
     own = {"progress", *VOCABULARIES, *SPLITS} if "progress" in entries else set()
     if foreign := entries.keys() - own:
         raise UserError(
@@ -276,15 +299,12 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
     return None
 
 
-def _refuse_differences(place: Place, theirs: dict[str, Any], ours: Settings) -> None:
-    def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from flat(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value[:12] if key == "sha256" else value
+def _refuse_differences(place: Place, theirs: JsonObject, ours: Settings) -> None:
+    def named(settings: JsonObject) -> JsonObject:
+        values = flat(settings).items()
+        return {key: x[:12] if key.endswith("sha256") else x for key, x in values}
 
-    old, new = dict(flat(theirs)), dict(flat(ours.to_json()))
+    old, new = named(theirs), named(ours.to_json())
     differences = [
         f"{key} {old.get(key)} there, {new.get(key)} now"
         for key in sorted(old | new)
@@ -299,7 +319,7 @@ def _refuse_differences(place: Place, theirs: dict[str, Any], ours: Settings) ->
 
 
 def _inputs(pieces: Sequence[Piece]) -> list[Input]:
-    # A file's name may be no UTF-8, which JSON must be.
+    # A file's name may be no UTF-8, but JSON must be.
     names = (os.fsencode(piece.path).decode("utf-8", "backslashreplace") for piece in pieces)
     return [Input(name, piece.size) for name, piece in zip(names, pieces, strict=True)]
 
@@ -307,7 +327,10 @@ def _inputs(pieces: Sequence[Piece]) -> list[Input]:
 def _first_documents(
     units: Sequence[Unit], reading: Reading, tokenizer: Tokenizer, *, wanted: int
 ) -> list[int]:
-    """Hashes of the first documents that have tokens and differ; UserError where there is none."""
+    """Return the hashes of the first different documents that have tokens.
+
+    Raises UserError if there is none.
+    """
     hashes: list[int] = []
     for piece in itertools.chain.from_iterable(unit.pieces for unit in units):
         for document in read_piece(piece, reading):
@@ -335,9 +358,10 @@ def _has_tokens(document: Sequence[str], tokenizer: Tokenizer) -> bool:
 def _workplace(
     place: Place, settings: Settings, tokenizer: Tokenizer, needed: float
 ) -> Iterator[None]:
-    """The store, for this process alone; afterwards nothing at all is in it if no unit is done.
+    """Hold the store for this process alone.
 
-    Turns a full disk and other failures of the file system into UserError.
+    If no unit is finished at the end, the store is left empty. A full disk and other failures of
+    the file system become UserError.
     """
     try:
         with place.writing():
@@ -363,7 +387,7 @@ def _copy_vocabulary(tokenizer: Tokenizer, place: Place) -> None:
 
 
 def _clean(place: Place) -> None:
-    """Leaves finished units only, or nothing at all where there is none."""
+    """Remove everything but finished units; without any, remove everything."""
     entries = place.entries()
     if "manifest.json" in entries:
         return
@@ -374,11 +398,12 @@ def _clean(place: Place) -> None:
     for folder in SPLITS:
         place.remove_folder(folder)
     place.remove([name for name in VOCABULARIES if name in entries])
-    place.remove_folder("progress")  # last: with it, the rest is known for what it is
+    # Last: while it exists, the folder is recognised as an unfinished store.
+    place.remove_folder("progress")
 
 
 def _unit_of(file: str) -> str:
-    """The name of the unit whose record or shard a file is, "" where it is none's."""
+    """Return the name of the unit to which a record or shard belongs, or ""."""
     return file[:5] if re.match(r"[0-9]{5}[-.]", file) else ""
 
 
@@ -392,17 +417,17 @@ def _explain(error: OSError, disk: Path, needed: float) -> UserError:
         )
     place = error.filename or disk
     return UserError(
-        f"{place}: {error.strerror or error}; mend that and run the same command again"
+        f"{place}: {error.strerror or error}; correct that and run the same command again"
     )
 
 
 def _remove_stale(place: Place, units: Sequence[Unit], waiting: Sequence[Unit]) -> None:
-    """Removes what killed runs and changed inputs left: all that is of no finished unit."""
+    """Remove what killed runs and changed inputs left, that is, all that no finished unit owns."""
     _remove_others(place, {unit.name for unit in units} - {unit.name for unit in waiting})
 
 
 def _remove_others(place: Place, finished: set[str]) -> None:
-    """Removes records and shards of all units but those named."""
+    """Remove records and shards of all units but those named."""
     for folder in ("progress", *SPLITS):
         stale = [file for file in place.entries(folder) if _unit_of(file) not in {"", *finished}]
         place.remove(f"{folder}/{file}" for file in stale)
@@ -414,7 +439,10 @@ def _remove_others(place: Place, finished: set[str]) -> None:
 def _manifest(
     units: Sequence[Unit], job: Job, settings: Settings, pieces: Sequence[Piece]
 ) -> StoreManifest:
-    """What the units' records come to; it has no times, paths of the store or process counts."""
+    """Return the manifest of the units' records.
+
+    It has no times, paths of the store or numbers of processes.
+    """
     records = []
     for unit, record in zip(units, read_unit_records(units, job), strict=True):
         if record is None:  # at an address two may be at work, and the second began by tidying up
@@ -445,13 +473,23 @@ def _split_record(records: Sequence[UnitRecord], split: str) -> SplitRecord:
     return SplitRecord(**totals, **unigram_statistics(np.asarray(occurring)), shards=shards)
 
 
-def unigram_statistics(counts: np.ndarray) -> dict[str, Any]:
-    """What a model scores that knows only how often each token occurs, in any unit: nats a token,
-    hits."""
+class UnigramStatistics(TypedDict):
+    """Hold the scores of a model that knows only how often each token occurs."""
+
+    unigram_entropy_nats: float | None
+    most_frequent_token_id: int | None
+    most_frequent_token_rate: float | None
+
+
+def unigram_statistics(counts: np.ndarray) -> UnigramStatistics:
+    """Return the scores of a model that knows only how often each token occurs.
+
+    They are the entropy in nats for each token, and the most frequent token's id and rate.
+    """
     total = counts.sum()
     if not total:
-        return dict.fromkeys(
-            ("unigram_entropy_nats", "most_frequent_token_id", "most_frequent_token_rate")
+        return UnigramStatistics(
+            unigram_entropy_nats=None, most_frequent_token_id=None, most_frequent_token_rate=None
         )
     rates = counts[counts > 0] / total
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `prepare` will cost, said before it starts."""
+"""Forecast the cost of `prepare` before it starts."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import show_bytes
 
-SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20  # of each of so many inputs, so much is looked at;
-SAMPLE_EVERY = 1 << 24  # and of fewer where there is not so much input for each
+# A sample has up to 3 inputs and 1 Mi characters of each.
+SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20
+SAMPLE_EVERY = 1 << 24  # bytes of input for each input of the sample, at least
 SENTENCE_CHARS = 32  # what a sentence costs beside its characters
 WORKER_START_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the units that wait are expected to take."""
+    """Hold the expected cost of the units that are not finished."""
 
     input_bytes: int
     tokens: float
     bytes: float  # on disk
     seconds: float
     workers: int
-    example: str  # how the sentences of one file were found to be laid out, or ""
+    example: str  # how one file lays out its sentences, or ""
 
     def describe(self, free: int | None) -> str:
-        """`free` are the bytes that the store's place has room for, if that is known."""
+        """Return the forecast as a sentence.
+
+        `free` are the free bytes at the store's place, if known.
+        """
         room = "" if free is None else f" ({show_bytes(free)} free)"
         return (
             f"{show_bytes(self.input_bytes)} of input; expected: "
@@ -45,7 +49,7 @@ class Forecast:
         )
 
     def check_disk(self, store: str, free: int | None) -> None:
-        """Raises UserError where the disk is clearly too small."""
+        """Raise UserError if the disk is clearly too small."""
         if free is not None and free < 0.9 * self.bytes:
             raise UserError(
                 f"{store} needs about {show_bytes(self.bytes)} and its disk has "
@@ -56,7 +60,7 @@ class Forecast:
 def make_forecast(
     units: Sequence[Unit], reading: Reading, tokenizer: Tokenizer, workers: int
 ) -> Forecast:
-    """Judges by the beginnings of a few inputs of each kind; takes about half a second."""
+    """Estimate from the beginnings of a few inputs of each kind; takes about half a second."""
     pieces = [piece for unit in units for piece in unit.pieces]
     workers = max(1, min(workers, len(units)))
     tokens = size = seconds = 0.0
@@ -88,7 +92,7 @@ def make_forecast(
 
 
 def _beginning(piece: Piece, reading: Reading, read: list[int]) -> Iterator[list[list[str]]]:
-    """Documents from the front of a piece, in batches; input bytes go to `read`."""
+    """Yield documents from the front of a piece, in batches; `read` is called with input bytes."""
     batch: list[list[str]] = []
     size = before = 0
     for document in read_piece(piece, reading, tick=read.append):

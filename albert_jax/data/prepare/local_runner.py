@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes for `prepare`: they end when the parent dies, and it says so when one dies."""
+"""Run `prepare`'s units in several processes.
+
+They end when the parent dies, and the parent reports when one of them dies.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from albert_jax.utils.errors import TryAgain, UserError
 
 
 def run_units(units: Sequence[Unit], job: Job, workers: int, tick: Callable[[int], None]) -> None:
-    """Prepares every unit, in this process where `workers` is 1; `tick` hears of bytes read.
+    """Prepare every unit, in this process if `workers` is 1; `tick` is called with bytes read.
 
-    Raises what the first unit to fail raised, or TryAgain where a process died; the others are
+    Raises the exception of the first unit that fails, or TryAgain if a process died; the others are
     then killed.
     """
     if not units:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where `prepare` writes a store: a folder here, or gs:// or another of fsspec's addresses.
+"""Write a store to a folder of this machine, or to gs:// or another of fsspec's addresses.
 
-Files are named relative to the store, as `train/00000.tokens`. A file is there whole or not at all.
+Files are named relative to the store, as `train/00000.tokens`. A file is complete or absent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from albert_jax.data.store import sync_folder
 from albert_jax.data.store_manifest import SPLITS, StoreFile
@@ -27,58 +27,60 @@ from albert_jax.utils.remote_fs import connect, is_address, refusal, within
 
 
 class Place(Protocol):
-    """A store that is being written. Methods raise OSError for a disk and UserError for an address
-    that fail."""
+    """Define a store that is being written.
+
+    Methods raise OSError if a disk fails, and UserError if an address does.
+    """
 
     name: str
     disk: Path  # of this machine, that a unit's files are written to
 
     def free(self) -> int | None:
-        """Bytes that it has room for; None: not known."""
+        """Return the free bytes at the place; None if unknown."""
 
     def entries(self, folder: str = "") -> dict[str, int]:
-        """Names of what lies right in a folder of the store, with the bytes of the files."""
+        """Return the names in a folder of the store, with the bytes of files."""
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Those of the files that are there."""
+        """Return the contents of those files that exist."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Makes a file, durably."""
+        """Write a file durably."""
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes files that are there."""
+        """Remove files, if they exist."""
 
     def remove_folder(self, folder: str) -> None:
-        """Removes a folder of the store with its files, if it is there."""
+        """Remove a folder of the store with its files, if it exists."""
 
     def workspace(self) -> AbstractContextManager[Path]:
-        """A folder of this machine for new files, which `keep` brings into the store."""
+        """Return a folder of this machine for new files, which `keep` moves into the store."""
 
     def keep(self, workspace: Path, names: Iterable[str]) -> None:
-        """Brings finished files of a workspace into the store."""
+        """Move finished files of a workspace into the store."""
 
     def fetched(self, name: str) -> AbstractContextManager[Path]:
-        """A file of the store as one of this machine."""
+        """Return a file of the store as a file of this machine."""
 
     def verify(self, files: Sequence[StoreFile], remedy: str) -> None:
-        """Raises UserError where a file is missing, of another size or, in a folder, damaged."""
+        """Raise UserError if a file is missing, of another size or, in a folder, damaged."""
 
     def writing(self) -> AbstractContextManager[None]:
-        """Held while a store is written; leaves no temporary files behind."""
+        """Hold the store while it is written; remove temporary files at the end."""
 
 
 def open_place(store: str) -> Place:
-    """The place at a path or an address. Raises UserError for an address that cannot be reached."""
+    """Return the place at a path or an address; raises UserError for one that cannot be reached."""
     return Bucket(store) if is_address(store) else Folder(Path(store))
 
 
 def existing_folder(path: Path) -> Path:
-    """The path itself or the nearest folder above it that exists."""
+    """Return the path or the nearest folder above it that exists."""
     return next(p for p in (path, *path.absolute().parents) if p.is_dir())
 
 
 class Folder:
-    """A store in a folder of a file system, of which prepare works once at a time."""
+    """Write a store to a folder of a file system; one `prepare` at a time may use it."""
 
     def __init__(self, path: Path):
         self.name, self.disk, self._path = str(path), path, path
@@ -130,7 +132,7 @@ class Folder:
         yield self._path
 
     def keep(self, workspace: Path, names: Iterable[str]) -> None:
-        """They are there already."""
+        """Do nothing, because the files are there already."""
 
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
@@ -151,14 +153,22 @@ class Folder:
 
 
 def _parts(names: Iterable[str]) -> Iterator[list[str]]:
-    """A hundred at a time, each of which may take a minute."""
+    """Yield the names in hundreds, because each hundred may take a minute."""
     left = iter(names)
     while some := list(itertools.islice(left, 100)):
         yield some
 
 
+class _Entry(TypedDict):
+    """Hold what fsspec reports on a file or a folder."""
+
+    name: str
+    type: str
+    size: int | None
+
+
 class Bucket:
-    """A store at an address. There is no lock: see `prepare` for two at once."""
+    """Write a store to an address, which has no lock: see `prepare` for two at once."""
 
     def __init__(self, address: str):
         self.name, self.disk = address.rstrip("/"), Path(tempfile.gettempdir())
@@ -176,7 +186,7 @@ class Bucket:
     def entries(self, folder: str = "") -> dict[str, int]:
         path = f"{self._root}/{folder}".rstrip("/")
 
-        def listed() -> list[dict[str, Any]]:
+        def listed() -> list[_Entry]:
             self._files.invalidate_cache()  # another machine may have written since
             return self._files.ls(path, detail=True)
 
@@ -187,7 +197,7 @@ class Bucket:
         if any(entry["name"] == path and entry["type"] == "file" for entry in found):
             raise UserError(f"{self.name} is a file; name a folder for the store")
         sizes = {entry["name"].rstrip("/"): entry["size"] or 0 for entry in found}
-        sizes.pop(path, None)  # the folder itself, as a console makes one
+        sizes.pop(path, None)  # the folder itself, as a web console makes one
         return {name.rpartition("/")[2]: size for name, size in sizes.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One unit of `prepare`: some pieces of the inputs -> its shards and a record, durable or absent.
+"""Prepare one unit: some pieces of the inputs become its shards and a record, durable or absent.
 
-A unit's bytes depend on its pieces and the job only, not on the process that makes it or on the
-other units; so any number of processes, and any number of kills, end in the same store.
+A unit's bytes depend only on its pieces and the job, not on the process or on other units.
+Therefore any number of processes, and any number of kills, give the same store.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,23 +37,24 @@ from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import decode_json
+from albert_jax.utils.json_values import JsonObject
 
 BATCH_CHARS, BATCH_SENTENCES = 1 << 19, 1 << 14  # gathered, and tokenised at once
 MIN_UNIT_BYTES = 1 << 20
-GZ_RATIO = 3  # what English text gains by gzip, roughly; only evens out the units' sizes
+GZ_RATIO = 3  # the compression of English text by gzip, roughly; only balances the sizes of units
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every unit has in common."""
+    """Hold what all units share."""
 
     store: str
     reading: Reading
     vocabulary: str  # its file's name in the store
-    # A dict is left out of the hash by which a Beam worker keeps a job's tokenizer.
+    # A Beam worker caches a job's tokenizer by the job's hash, which leaves out a dict.
     cleaning: TextSettings = field(hash=False)
     holdout: float
-    fixed: tuple[int, int] | None  # hashes of a document that is held out and of one that is not
+    fixed: tuple[int, int] | None  # hashes of one document that is held out and one that is not
     settings: str  # all that a finished unit depends on beside its pieces and `fixed`, as JSON
 
     def load_tokenizer(self) -> Tokenizer:
@@ -64,7 +64,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Unit:
-    """The pieces that become one shard of each split (more where a gz file is huge)."""
+    """Hold the pieces that become one shard of each split (several if a gz file is huge)."""
 
     index: int
     pieces: tuple[Piece, ...]
@@ -78,21 +78,21 @@ class Unit:
         return sum(piece.bytes for piece in self.pieces)
 
     def key(self, job: Job) -> str:
-        """A digest of all that the unit's bytes depend on; the time stamps of its files with it."""
+        """Return a digest of all that the unit's bytes depend on, and of files' time stamps."""
         pieces = [asdict(piece) for piece in self.pieces]
         content = json.dumps([job.settings, job.fixed, pieces])
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 def plan_units(pieces: Sequence[Piece], reading: Reading) -> list[Unit]:
-    """Cuts large inputs and gathers small ones; a function of the inputs, not of the machine."""
+    """Cut large inputs and group small ones; depends on the inputs, not on the machine."""
 
     def weight(piece: Piece) -> int:
         return piece.bytes * (GZ_RATIO if piece.kind == "gzip" else 1)
 
     total = sum(map(weight, pieces))
-    # 256 units keep many processes busy; 64 MiB is half a minute lost by a kill; past half a
-    # terabyte the number of files is what is bounded.
+    # 256 units keep many processes busy. A kill loses 64 MiB, which is half a minute. Above half a
+    # terabyte the number of files is limited instead.
     target = max(MIN_UNIT_BYTES, min(total // 256, 1 << 26), total // 8192)
     units: list[Unit] = []
     gathered: list[Piece] = []
@@ -106,19 +106,19 @@ def plan_units(pieces: Sequence[Piece], reading: Reading) -> list[Unit]:
 
 @dataclass(frozen=True)
 class UnitSplit:
-    """What a unit has in one split."""
+    """Hold what a unit has in one split."""
 
     shards: list[ShardRecord]
     token_counts: str  # int64[vocabulary], zlib in base64
 
     def counts(self) -> np.ndarray:
-        """Return how often each token occurs, int64[vocabulary]."""
+        """Return the number of times that each token occurs, int64[vocabulary]."""
         return np.frombuffer(zlib.decompress(base64.b64decode(self.token_counts)), "<i8")
 
 
 @dataclass(frozen=True)
 class UnitSplits:
-    """What a unit has in the two splits."""
+    """Hold what a unit has in the two splits."""
 
     train: UnitSplit
     heldout: UnitSplit
@@ -126,7 +126,7 @@ class UnitSplits:
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What is known of a finished unit; STORE/progress/UNIT.json."""
+    """Describe a finished unit; STORE/progress/UNIT.json."""
 
     key: str
     splits: UnitSplits
@@ -151,13 +151,13 @@ class UnitRecord:
 
 
 def document_hash(document: Sequence[str]) -> int:
-    """64 bits of the document's text, so that copies of a document fall into the same split."""
+    """Return 64 bits of the document's text, so that copies of a document get the same split."""
     text = "\n".join(document).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=b"held out").digest(), "little")
 
 
 def split_of(document: Sequence[str], holdout: float, fixed: tuple[int, int] | None) -> Split:
-    """The split of a document, by its text alone."""
+    """Return the split of a document, from its text alone."""
     if fixed is None:
         return "train"
     value = document_hash(document)
@@ -170,7 +170,7 @@ def split_of(document: Sequence[str], holdout: float, fixed: tuple[int, int] | N
 
 
 class _SplitWriter:
-    """Documents of one split of one unit, gathered to batches, tokenised and written."""
+    """Collect the documents of one split of a unit into batches, tokenise and write them."""
 
     def __init__(self, folder: Path, name: str, tokenizer: Tokenizer):
         self.folder, self.name, self.tokenizer = folder, name, tokenizer
@@ -219,7 +219,7 @@ class _SplitWriter:
 def tokenize(
     documents: Sequence[Sequence[str]], tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids uint16, tokens a sentence, sentences a document; what has no token is left out."""
+    """Return ids uint16, tokens a sentence, sentences a document; empty ones are left out."""
     parts = [np.empty(0, np.uint16)]
     lengths = [np.empty(0, np.int64)]
     for some in _batches(itertools.chain.from_iterable(documents)):
@@ -234,7 +234,7 @@ def tokenize(
 
 
 def _batches(sentences: Iterable[str]) -> Iterator[list[str]]:
-    """Sentences, so many at a time that their ids, 36 bytes each as Python has them, stay few."""
+    """Yield sentences in batches, to limit the memory of their ids, 36 bytes each in Python."""
     batch: list[str] = []
     chars = 0
     for sentence in sentences:
@@ -248,9 +248,10 @@ def _batches(sentences: Iterable[str]) -> Iterator[list[str]]:
 
 
 def prepare_unit(unit: Unit, job: Job, tokenizer: Tokenizer, tick: Callable[[int], None]) -> None:
-    """Writes the unit's shards and then its record; leaves nothing of them where it fails.
+    """Write the unit's shards and then its record; if it fails, nothing of them remains.
 
-    `tick` hears of input bytes read. Raises UserError for bad input and OSError for a full disk.
+    `tick` is called with input bytes read. Raises UserError for bad input and OSError for a full
+    disk.
     """
     place = open_place(job.store)
     counts: Counter[str] = Counter()
@@ -271,12 +272,15 @@ def prepare_unit(unit: Unit, job: Job, tokenizer: Tokenizer, tick: Callable[[int
 
 
 def record_file(unit: Unit) -> str:
+    """Return the name of a unit's record in the store."""
     return f"progress/{unit.name}.json"
 
 
 def read_unit_records(units: Sequence[Unit], job: Job) -> list[UnitRecord | None]:
-    """Return the records of units that are finished, of these settings and inputs, with all their
-    files; None for the others."""
+    """Return the records of finished units of these settings and inputs, with all their files.
+
+    None stands for the other units.
+    """
     place = open_place(job.store)
     texts = place.read(record_file(unit) for unit in units)
     sizes = {
@@ -293,8 +297,8 @@ def read_unit_records(units: Sequence[Unit], job: Job) -> list[UnitRecord | None
 
 
 def _parse_record(data: bytes) -> UnitRecord | None:
-    """A record, None where it is damaged: then the unit is made again."""
+    """Return a record, or None if it is damaged; then the unit is made again."""
     with contextlib.suppress(UserError):
-        if is_sealed(decode_json(data, dict[str, Any], name="", hint="")):
+        if is_sealed(decode_json(data, JsonObject, name="", hint="")):
             return decode_json(data, UnitRecord, name="", hint="")
     return None

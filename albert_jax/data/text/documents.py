@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents out of files: plain text, wiki extracts, JSONL (gz too) and Parquet; out of data sets
-of TFDS and of the hub; out of Python's own documentation.
+"""Read documents from files, from data sets of TFDS and the hub, and from Python's documentation.
 
-Everything streams: a block of 256 KiB, a line of 1 MiB and a document of 4 Mi characters or 128 Ki
-sentences are the most that is held at once.
+Files are plain text, wiki extracts, JSONL (each also gz) and Parquet. Everything streams: at most a
+block of 256 KiB, a line of 1 MiB and a document of 4 Mi characters or 128 Ki sentences are held at
+once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _NOT_TEXT = {
 }
 
 
-# What was mended, left out or cut in a corpus, and how its files lay out sentences.
+# What was repaired, left out or cut in a corpus, and how its files lay out sentences.
 COUNTS = (
     "invalid_utf8_bytes",
     "nul_characters",
@@ -69,7 +69,7 @@ COUNTS = (
 
 
 def summarize_counts(counts: Mapping[str, int]) -> list[str]:
-    """Return a line on the kinds of files, and one on what was mended, of what there was any."""
+    """Return a line on the kinds of files, and one on what was repaired, if there was any."""
     mended = {name: counts.get(name, 0) for name in COUNTS if not name.startswith("files_")}
     kinds = LAYOUTS | {"wiki": "wiki extracts"}
     files = {name: counts.get(f"files_{kind}", 0) for kind, name in kinds.items()}
@@ -85,7 +85,7 @@ def summarize_counts(counts: Mapping[str, int]) -> list[str]:
 
 
 def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
-    """Every input whole, in the order given and sorted within a folder or pattern.
+    """Return every input as one piece, in the given order and sorted within a folder or pattern.
 
     Raises UserError for an input that does not exist or is not text.
     """
@@ -131,7 +131,7 @@ def _file_piece(path: str, reading: Reading) -> Piece:
 
 
 def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
-    """The inputs name splits of the data set; none is `train`."""
+    """Return the splits of a TFDS data set that the inputs name; without inputs, `train`."""
     name = reading.format.removeprefix("tfds:")
     pieces = []
     for split in dict.fromkeys(map(str, inputs or ["train"])):
@@ -142,7 +142,7 @@ def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
 
 
 def _hub_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
-    """The inputs name splits of the data set; none is `train`."""
+    """Return the splits of a data set of the hub that the inputs name; without inputs, `train`."""
     pieces = []
     for split in dict.fromkeys(map(str, inputs or ["train"])):
         text = open_hub_text(reading.format, split, reading.field)
@@ -152,7 +152,7 @@ def _hub_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
 
 
 def cut_piece(piece: Piece, target: int, reading: Reading) -> list[Piece]:
-    """Cuts a piece of far more than `target` bytes into several, between documents.
+    """Cut a piece of far more than `target` bytes into several, between documents.
 
     A gz file stays whole. Plain text without any blank line for `target` bytes is cut at a line.
     """
@@ -174,7 +174,10 @@ def cut_piece(piece: Piece, target: int, reading: Reading) -> list[Piece]:
 
 
 def _boundary(stream: Stream, start: int, target: int, piece: Piece, reading: Reading) -> int:
-    """The first start of a document at or after byte `start`, or of a line if that is far off."""
+    """Return the first start of a document at or after byte `start`.
+
+    If that is far off, return the first start of a line.
+    """
     if piece.is_wiki:
         pattern = rb"\n(?=<doc )"
     elif find_layout(piece.path, reading) == "wrapped":
@@ -205,8 +208,10 @@ def read_documents(
     *,
     counts: Counter[str] | None = None,
 ) -> Iterator[list[str]]:
-    """Documents of the inputs as lists of sentences; `python-docs` and `package-docs` name what is
-    on every machine (`python_docs`)."""
+    """Yield documents of the inputs as lists of sentences.
+
+    `python-docs` and `package-docs` name text that is on every machine (`python_docs`).
+    """
     inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     reading = reading or Reading()
     for piece in find_pieces(inputs, reading):
@@ -220,7 +225,10 @@ def read_piece(
     counts: Counter[str] | None = None,
     tick: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[str]]:
-    """Documents of one piece, no document and no sentence empty; `tick` hears of bytes read."""
+    """Yield documents of one piece; no document and no sentence is empty.
+
+    `tick` is called with bytes read.
+    """
     counts = Counter() if counts is None else counts
     if piece.kind == "docs":
         for document in python_docs.read_docs(piece.path, reading.language):
@@ -247,7 +255,10 @@ def read_piece(
 
 @functools.lru_cache(maxsize=1024)
 def find_layout(path: str, reading: Reading) -> Layout:
-    """How a text file lays out its sentences: as `reading` says, or judged by its first 64 KiB."""
+    """Return how a text file lays out its sentences.
+
+    It is the layout in `reading`, or else found from the first 64 KiB.
+    """
     if reading.sentences != "auto":
         return reading.sentences
     lines: list[str] = []
@@ -261,7 +272,7 @@ def find_layout(path: str, reading: Reading) -> Layout:
     return detect_layout(lines, reading.language)
 
 
-# What a reader of lines yields: sentences of the document at hand, or None where it ends.
+# What a reader of lines yields: sentences of the current document, or None at its end.
 Events = Iterator[list[str] | None]
 
 
@@ -283,7 +294,10 @@ def _group(events: Events, counts: Counter[str]) -> Iterator[list[str]]:
 
 
 def _text_events(lines: Iterable[str], layout: Layout, language: str) -> Events:
-    """A blank line ends a document; in wrapped text one ends a paragraph and two a document."""
+    """Yield sentences of text, in which a blank line ends a document.
+
+    In wrapped text, one blank line ends a paragraph and two end a document.
+    """
     paragraph: list[str] = []
     size = 0
     for line in map(str.strip, lines):
@@ -308,7 +322,7 @@ def _text_events(lines: Iterable[str], layout: Layout, language: str) -> Events:
 
 
 def _wiki_events(lines: Iterable[str], reading: Reading, counts: Counter[str]) -> Events:
-    """Paragraphs of WikiExtractor's output, without titles, headings and left-over fragments."""
+    """Yield paragraphs of WikiExtractor's output, without titles, headings and fragments."""
     title: str | None = None  # until the line that repeats it has passed
     inside = False
     for line in map(str.strip, lines):
@@ -335,7 +349,7 @@ def _wiki_events(lines: Iterable[str], reading: Reading, counts: Counter[str]) -
 
 
 def clean_wiki(line: str) -> str:
-    """A paragraph without the markup that WikiExtractor leaves: tags, [[ ]], entities, ( )."""
+    """Return a paragraph without WikiExtractor's leftovers: tags, [[ ]], entities, ( )."""
     if "&" in line:
         line = html.unescape(line)
     if "<" in line:
@@ -351,7 +365,7 @@ def clean_wiki(line: str) -> str:
 def _tfds_events(
     piece: Piece, reading: Reading, counts: Counter[str], tick: Callable[[int], None]
 ) -> Events:
-    """Every example is a document, whatever blank lines it has."""
+    """Yield sentences of a TFDS data set; each example is a document, even with blank lines."""
     name = reading.format.removeprefix("tfds:")
     source = tfds_text.open_source(name, piece.path, reading.data_dir)
     share = piece.bytes / max(piece.end - piece.start, 1)
@@ -367,7 +381,7 @@ def _tfds_events(
 def _text_events_of(
     texts: Iterable[tuple[str, bytes]], reading: Reading, counts: Counter[str]
 ) -> Events:
-    """Every text, given with its place, is a document, whatever blank lines it has."""
+    """Yield sentences of texts with places; each text is a document, even with blank lines."""
     layout: Layout = "split" if reading.sentences == "auto" else reading.sentences
     for place, text in texts:
         lines = text_lines(text, place, reading.strict, counts)
@@ -380,7 +394,10 @@ def _text_events_of(
 def _table_texts(
     piece: Piece, reading: Reading, tick: Callable[[int], None]
 ) -> Iterator[tuple[str, bytes]]:
-    """Texts of a Parquet file's row groups or of a hub's parts; `tick` hears of their bytes."""
+    """Yield texts of a Parquet file's row groups or of a hub's parts.
+
+    `tick` is called with their bytes.
+    """
     if piece.kind == "parquet":
         texts = tables_text.parquet_texts(piece, reading.field)
     else:

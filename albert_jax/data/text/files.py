@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that `prepare` reads, here or at gs:// and fsspec's other addresses: found and opened."""
+"""Find and open the files that `prepare` reads, here or at gs:// and fsspec's other addresses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import connect, is_address, refusal, within
 
 READ_AHEAD = 1 << 22  # bytes that are asked of an address at once
-# What clients tell of a file that changes with its content.
+# Values from clients that change with the content of a file.
 _CHANGES = ("etag", "ETag", "generation", "updated", "LastModified", "mtime", "created")
 
 
 class Stream(Protocol):
-    """What is used of an open file."""
+    """Define what is used of an open file."""
 
     def read(self, size: int = -1, /) -> bytes: ...
     def seek(self, offset: int, /) -> int: ...
@@ -30,16 +30,16 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells whether a file has changed."""
+    """Hold what shows whether a file has changed."""
 
     size: int  # bytes
-    stamp: int  # its time in nanoseconds, or a digest of what an address tells of it
+    stamp: int  # its time in nanoseconds, or a digest of an address's metadata
 
 
 def find_files(given: str) -> list[str]:
-    """The files of a folder, a pattern or a path, sorted; those at an address as addresses.
+    """Return the files of a folder, a pattern or a path, sorted; those at an address as addresses.
 
-    Hidden ones of a folder are left out. Raises UserError where there is none.
+    Hidden files of a folder are left out. Raises UserError if there is none.
     """
     found = _find_remote(given) if is_address(given) else _find_here(given)
     if not found:
@@ -85,11 +85,11 @@ def require_output_apart(
     *,
     flag: str = "--output",
 ) -> None:
-    """Raise UserError where the next call would read what this one writes, or where this one writes
-    among its inputs: `output` is or lies in a folder that is given, or holds a file that is read.
+    """Raise UserError if the next call would read what this one writes, or if they overlap.
 
-    `given` are files, folders and patterns as `find_files` takes them, `files` what they name;
-    `flag` is what names the output.
+    `output` may not be or lie in a folder that is given, or hold a file that is read. `given` are
+    files, folders and patterns as in `find_files`, `files` are what they name, and `flag` names the
+    output.
     """
     place = _absolute(output)
     for folder in filter(None, map(_whole_folder, map(str, given))):
@@ -108,7 +108,7 @@ def require_output_apart(
 
 
 def _whole_folder(given: str) -> str | None:
-    """The folder all of whose files are given, by its name or as `folder/**`, or None."""
+    """Return the folder whose files are all given, by its name or as `folder/**`, or None."""
     if glob.has_magic(given):
         prefix, stars, rest = given.partition("**")
         return (prefix or ".") if stars and not rest.strip("/*") else None
@@ -124,7 +124,7 @@ def _lies_in(path: str, folder: str) -> bool:
 
 
 def file_state(path: str) -> FileState:
-    """Raises UserError for a file that cannot be read."""
+    """Return a file's state; raises UserError if it cannot be read."""
     if not is_address(path):
         try:
             status = os.stat(path)
@@ -139,7 +139,7 @@ def file_state(path: str) -> FileState:
 
 @contextlib.contextmanager
 def open_file(path: str) -> Iterator[Stream]:
-    """Its bytes; UserError where it cannot be opened, or at an address be read."""
+    """Open a file; raises UserError if it cannot be opened or, at an address, read."""
     if not is_address(path):
         try:
             stream = open(path, "rb")  # noqa: SIM115 - closed below; what fails there is not ours
@@ -158,7 +158,7 @@ def open_file(path: str) -> Iterator[Stream]:
 
 
 class _RemoteStream:
-    """A file at an address, whose client's errors are told as the user's."""
+    """Read a file at an address, and turn the client's errors into UserError."""
 
     def __init__(self, address: str, stream: Any):
         self._address, self._stream = address, stream

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes of an input -> clean lines of text, in blocks, whatever the bytes are."""
+"""Turn the bytes of an input into clean lines of text, in blocks, whatever the bytes are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Kind = Literal["text", "gzip", "tfds", "docs", "hub", "parquet", "jsonl", "jsonl
 
 @dataclass(frozen=True)
 class Reading:
-    """How inputs are read; every field changes the documents that come out."""
+    """Set how inputs are read; every field changes the documents."""
 
     # text (wiki where it begins with <doc …>, Parquet, JSONL by name) | wiki | tfds:NAME | hf:NAME
     format: str = "text"
@@ -46,16 +46,16 @@ class Reading:
 
     @property
     def names_data_set(self) -> bool:
-        """Whether `format` names a data set, so that inputs are its splits and not files."""
+        """Whether `format` names a data set, so that inputs are its splits instead of files."""
         return self.format not in ("text", "wiki")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of one input that begins and ends between documents."""
+    """Describe a part of one input that begins and ends between documents."""
 
     kind: Kind
-    path: str  # as it was given; a split of a data set
+    path: str  # the given path, or a split of a data set
     start: int  # bytes; examples of a TFDS data set, the hub's parts, a Parquet file's row groups
     end: int
     bytes: int  # of the input, that this piece stands for
@@ -67,11 +67,10 @@ class Piece:
 def read_lines(
     piece: Piece, reading: Reading, counts: Counter[str], tick: Callable[[int], None]
 ) -> Iterator[str]:
-    """Lines of one file's piece, cleaned; `tick` hears of bytes read from disk.
+    """Yield lines of one file's piece, cleaned; `tick` is called with bytes read from disk.
 
-    `counts` gains what was mended: invalid_utf8_bytes, nul_characters, byte_order_marks,
-    line_separators, lines_cut. Raises UserError for a damaged gz file and, where `strict`, for
-    invalid UTF-8.
+    `counts` counts repairs: invalid_utf8_bytes, nul_characters, byte_order_marks, line_separators,
+    lines_cut. Raises UserError for a damaged gz file and, with `strict`, for invalid UTF-8.
     """
     offset = 0 if piece.kind == "gzip" else piece.start
     blocks = _file_blocks(piece, counts, tick)
@@ -79,7 +78,7 @@ def read_lines(
 
 
 def text_lines(data: bytes, place: str, strict: bool, counts: Counter[str]) -> Iterator[str]:
-    """Lines of a text that is in memory already, as `read_lines` cleans them; `place` names it."""
+    """Yield the lines of a text in memory, cleaned as in `read_lines`; `place` names it."""
     return _decoded(_blocks(io.BytesIO(data).read, counts), place, 0, strict, counts)
 
 
@@ -94,15 +93,18 @@ def _decoded(
 def _file_blocks(
     piece: Piece, counts: Counter[str], tick: Callable[[int], None]
 ) -> Iterator[bytes]:
-    """`_blocks` of a file's piece; `tick` hears of bytes read from disk."""
+    """Yield the `_blocks` of a file's piece; `tick` is called with bytes read from disk."""
     with piece_reader(piece, tick) as read:
         yield from _blocks(read, counts)
 
 
 @contextlib.contextmanager
 def piece_reader(piece: Piece, tick: Callable[[int], None]) -> Iterator[Callable[[int], bytes]]:
-    """Yields a function that reads up to so many bytes of a file's piece, unpacked, none at its
-    end; `tick` hears of bytes read from disk. It raises UserError for a damaged gz file."""
+    """Yield a function that reads up to a number of bytes of a file's piece, unpacked.
+
+    It returns no bytes at the end, and raises UserError for a damaged gz file. `tick` is called
+    with bytes read from disk.
+    """
     ticked, remaining = piece.start, piece.end - piece.start
     is_packed = piece.kind in ("gzip", "jsonl.gz")
     with open_file(piece.path) as raw:
@@ -127,7 +129,7 @@ def piece_reader(piece: Piece, tick: Callable[[int], None]) -> Iterator[Callable
 
 
 def _blocks(read: Callable[[int], bytes], counts: Counter[str]) -> Iterator[bytes]:
-    """Blocks that end where a line does, or in an overlong line at white space."""
+    """Yield blocks that end at the end of a line, or in an overlong line at white space."""
     tail = b""
     while data := read(BLOCK_BYTES):
         block, tail = _whole_lines(tail + data, counts)
@@ -153,7 +155,7 @@ def _whole_lines(data: bytes, counts: Counter[str]) -> tuple[bytes, bytes]:
 
 
 def _decode(block: bytes, place: str, offset: int, strict: bool, counts: Counter[str]) -> list[str]:
-    """Clean lines of whole lines of bytes, which lie `offset` bytes into `place`."""
+    """Return clean lines of whole lines of bytes, which lie `offset` bytes into `place`."""
     try:
         text = block.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""English prose that is on every machine: documentation inside CPython and installed packages.
+"""Read English prose that is on every machine: documentation inside CPython and packages.
 
 `python-docs` is CPython's `pydoc_data.topics` and its library's docstrings. `package-docs` is the
-docstrings of packages that this one depends on. Both are default corpora for trying things out.
-Modules are parsed, never imported.
+docstrings of packages that this one depends on. Both are default corpora for trials. Modules are
+parsed, never imported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MIN_SENTENCES = 3  # the character sets alone are 80 modules with the same one-l
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
-# Packages with much prose that are installed with this one: what is imported -> distribution.
+# Packages with much prose that are dependencies of this one: import name -> distribution.
 PACKAGES = {
     "flax": "flax",
     "jax": "jax",
@@ -48,13 +48,16 @@ _LEFT_OUT |= {"lib-dynload", "_vendor"}
 
 
 def is_docs(given: str) -> bool:
-    """Return whether an input names one of the two corpora and no file."""
+    """Return whether an input names one of the two corpora, not a file."""
     return given in PROSE_BYTES and not os.path.exists(given)
 
 
 def read_docs(name: str, language: str = "en") -> Iterator[list[str]]:
-    """Documents of `python-docs`: one for each help topic, then one for each module, its docstrings
-    from top to bottom; of `package-docs`: one for each module."""
+    """Yield documents of a corpus.
+
+    Of `python-docs`, there is one for each help topic, then one for each module, its docstrings
+    from top to bottom; of `package-docs`, one for each module.
+    """
     if name == "python-docs":
         for text in _topics().values():
             if len(sentences := _sentences(text, language)) >= MIN_SENTENCES:
@@ -73,7 +76,7 @@ def versions_of(name: str) -> dict[str, str]:
 
 
 def _topics() -> dict[str, str]:
-    from pydoc_data.topics import topics  # 700 kB of literals, so only where they are asked for
+    from pydoc_data.topics import topics  # 700 kB of literals, so imported only on demand
 
     return dict(sorted(topics.items()))
 
@@ -122,7 +125,7 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def _documented(node: ast.AST) -> Iterator[Documented]:
-    # Statements only, in the order of the source: ast.walk, which visits expressions, takes twice
+    # Only statements, in the order of the source: ast.walk, which visits expressions, takes twice
     # as long as parsing.
     if isinstance(node, Documented):
         yield node
@@ -133,7 +136,7 @@ def _documented(node: ast.AST) -> Iterator[Documented]:
 
 
 def _sentences(text: str, language: str) -> list[str]:
-    """The prose of a docstring or topic: no code, tables, signatures or headings."""
+    """Return the prose of a docstring or topic, without code, tables, signatures and headings."""
     found: list[str] = []
     text = re.sub(r"(?m)^.*\n\s*[-=~]{3,}\s*$", "\n", inspect.cleandoc(text))  # underlined headings
     for block in re.split(r"\n\s*\n", text):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentences out of text: the splitter, and how a text that is given lays its sentences out."""
+"""Split text into sentences, and find how a text lays out its sentences."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ LAYOUTS: dict[str, str] = {
 }
 
 # sentencex takes quadratic time on unmatched opening quotes (80,000 characters: 2.4 s), so long
-# text goes through it in windows. 2,048 characters are a dozen sentences: few paragraphs are cut.
+# text is split in windows. 2,048 characters are a dozen sentences: few paragraphs are cut.
 _WINDOW = 2048
 
 
 def split_sentences(text: str, language: str = "en") -> list[str]:
-    """Splits one paragraph into sentences; white space becomes single spaces, none is empty.
+    """Split one paragraph into sentences; white space becomes single spaces, none is empty.
 
-    Takes linear time: text without any sentence's end is cut every 2,048 characters at white space.
+    It takes linear time: text without the end of a sentence is cut every 2,048 characters at white
+    space.
     """
     # Also because sentencex panics at other spaces before an initial's full stop ("J\u00a0.").
     text = " ".join(text.split())
@@ -46,19 +47,22 @@ def _segment(text: str, language: str) -> list[str]:
     try:
         return sentencex.segment(language, text)
     except BaseException as error:
-        # What a panic in Rust becomes is no Exception. One odd line must not end a long run.
+        # A panic in Rust becomes no Exception. One unusual line must not end a long run.
         if type(error).__name__ != "PanicException":
             raise
         return [text]
 
 
 def detect_layout(lines: Sequence[str], language: str = "en") -> Layout:
-    """How the first lines of a text lay out its sentences; an empty text counts as `lines`."""
+    """Return how the first lines of a text lay out its sentences.
+
+    An empty text counts as `lines`.
+    """
     lines = [line.strip() for line in lines]
     filled = [line for line in lines if line]
     if not filled:
         return "lines"
-    # A greedy filler breaks a line only where the next word would not have fitted.
+    # A greedy filler breaks a line only if the next word would not fit.
     width = sorted(map(len, filled))[int(0.95 * (len(filled) - 1))]
     pairs = [(a, b) for a, b in itertools.pairwise(lines) if a and b]
     full = sum(len(a) + 1 + len(b.split(maxsplit=1)[0]) >= width - 3 for a, b in pairs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of Parquet and JSONL files: a column, or a key of each object, a document each."""
+"""Read the text of Parquet and JSONL files: a document for each value of a column or key."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MOST_LINE = 1 << 26  # bytes
 
 
 def open_parquet(path: str, field: str | None) -> tuple[Any, str]:
-    """Return a Parquet file, and the name of its column of text.
+    """Return a Parquet file, and the name of its text column.
 
-    Raises UserError where pyarrow is not installed, and for a file that is damaged, at an address
-    or without such a column.
+    Raises UserError if pyarrow is not installed, or the file is damaged, at an address or without
+    such a column.
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise UserError(
@@ -45,23 +45,23 @@ def open_parquet(path: str, field: str | None) -> tuple[Any, str]:
 
 
 def _is_text(kind: Any) -> bool:
-    """Return whether a column of Arrow's has texts; a dictionary has each of them once."""
+    """Return whether a column of Arrow's has texts, possibly in a dictionary."""
     import pyarrow.types as types
 
     return str(kind.value_type if types.is_dictionary(kind) else kind) in _TEXTS
 
 
 def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field: str | None) -> str:
-    """Return the column that holds the text: `field`, else `text`, else the only one of text.
+    """Return the text column: `field`, else `text`, else the only one of text.
 
     Args:
         place: what is read, for errors.
         texts: the columns of text.
-        columns: all of them, for errors.
-        field: the one that is asked for.
+        columns: all columns, for errors.
+        field: the requested column, or None.
 
     Raises:
-        UserError: where there is none.
+        UserError: if there is none.
     """
     single = texts[0] if len(texts) == 1 else None
     chosen = field or ("text" if "text" in texts else single)
@@ -73,9 +73,9 @@ def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field:
 
 
 def parquet_bytes(path: str, field: str | None) -> list[int]:
-    """Return the bytes of text in each row group of a Parquet file, not compressed."""
+    """Return the uncompressed bytes of text in each row group of a Parquet file."""
     file, column = open_parquet(path, field)
-    # Of nested columns each leaf counts as a column here.
+    # Each leaf of a nested column counts as a column here.
     leaves = range(file.metadata.num_columns)
     index = next(i for i in leaves if file.schema.column(i).path == column)
     groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
@@ -105,7 +105,7 @@ def _line(error: Exception) -> str:
 def jsonl_texts(
     piece: Piece, field: str | None, tick: Callable[[int], None]
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield the texts of a JSONL file's piece with their places; `tick` hears of bytes read.
+    """Yield the texts of a JSONL file's piece with their places; `tick` is called with bytes read.
 
     Raises UserError, with the row, for a line that is no object with such a text.
     """
@@ -154,7 +154,7 @@ def is_jsonl(path: str) -> bool:
 
 
 def line_start(path: str, at: int, end: int) -> int:
-    """Return where the first line begins at or after byte `at` of a file."""
+    """Return the first byte at or after `at` at which a line of the file begins."""
     if at == 0:
         return 0
     with open_file(path) as stream:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of a TFDS data set, read without TensorFlow."""
+"""Read the text of a TFDS data set without TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from albert_jax.utils.errors import UserError
 
 @dataclass(frozen=True)
 class TextSource:
-    """One split of a prepared data set, by random access."""
+    """Give random access to one split of a prepared data set."""
 
     examples: Sequence[Mapping[str, Any]]
     feature: str  # the one that holds the text
     num_bytes: int  # of the split, as TFDS counts it
 
     def text(self, index: int) -> bytes:
-        """The text of one example, UTF-8 unless the data set broke it."""
+        """Return the text of one example, UTF-8 unless the data set broke it."""
         text = self.examples[index][self.feature]
         return text if isinstance(text, bytes) else str(text).encode("utf-8", errors="replace")
 
 
 @functools.lru_cache(maxsize=4)
 def open_source(name: str, split: str, data_dir: str | None = None) -> TextSource:
-    """Opens a split of `NAME[/CONFIG][:VERSION]`; see `open_split`.
+    """Open a split of `NAME[/CONFIG][:VERSION]`; see `open_split`.
 
     Raises UserError also for a data set that has no text feature.
     """
-    import tensorflow_datasets as tfds  # 2 s and 200 MB, so only where it is asked for
+    import tensorflow_datasets as tfds  # 2 s and 200 MB, so imported only on demand
 
     builder, examples = open_split(name, split, data_dir)
     texts = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `estimate` returns, and what a table keeps of it."""
+"""Define what `estimate` returns, and the rows of a table of estimates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ TABLE_FORMAT = 1  # of a table's rows; 0.1 wrote rows of this format without its
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OperationCost(Result):
-    """Work of the compiled program; time, bytes and FLOPs are of all its `times` runs in a step."""
+    """Hold the estimated cost of an operation in the compiled program.
+
+    Attributes:
+        ms: milliseconds of all its runs in one step.
+        name: the operation's name.
+        source: the line of code that it comes from.
+        kind: how the time is known: cycles, kernel, collective, copy or bytes.
+        times: the number of its runs in one step.
+        bytes: the bytes of all its runs in one step.
+        flops: the FLOPs of all its runs in one step.
+    """
 
     ms: float
     name: str
@@ -28,14 +38,26 @@ class OperationCost(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KernelCost(OperationCost):
-    """A kernel, and at which share of the chip's peak it is taken to run."""
+    """Add the assumed speed of a kernel.
+
+    Attributes:
+        of_peak: the fraction of the chip's peak at which the kernel is assumed to run.
+    """
 
     of_peak: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HbmBytes(Result):
-    """Bytes of a chip's HBM by kind; `aliased` are outputs in their arguments' place."""
+    """Hold the bytes of a chip's HBM by kind.
+
+    Attributes:
+        arguments: parameters, optimizer state and batch.
+        outputs: the step's results.
+        aliased: outputs that take the place of arguments.
+        temporaries: activations and other intermediate values.
+        code: the program.
+    """
 
     arguments: int
     outputs: int
@@ -46,10 +68,27 @@ class HbmBytes(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EstimateResult(StepSetting):
-    """A step on a TPU slice by the TPU's own compiler; `batch_size` is a chip's.
+    """Hold an estimate of a step on a TPU slice, compiled by the TPU's own compiler.
 
-    Where a chip does not hold the step, `fits` is False, `out_of_memory` says by how much, and
-    times are None. `days` are of `steps` steps.
+    If a chip cannot hold the step, `fits` is False and the times are None. `batch_size` is a
+    chip's.
+
+    Attributes:
+        topology: the slice, as v5e:2x2.
+        chips: the number of chips.
+        global_batch_size: sequences in one step over all chips.
+        steps: the steps of the run.
+        commit: the commit of this package's code, if it runs from a repository.
+        versions: the versions of Python and the libraries.
+        fits: whether a chip holds the step.
+        out_of_memory: the error, with the memory that is missing; None if the step fits.
+        hbm_bytes: the memory that the step needs on a chip.
+        hbm_capacity_bytes: the memory of a chip.
+        step_ms: the estimated time of a step.
+        ms_per_sequence_per_chip: the same for each sequence of a chip.
+        mfu: the model's FLOP/s as a fraction of the peak.
+        days: the estimated time of `steps` steps.
+        collective_bytes: bytes that a chip sends in one step.
     """
 
     topology: str
@@ -69,7 +108,7 @@ class EstimateResult(StepSetting):
     collective_bytes: int | None = None
 
     def shown(self) -> Mapping[str, Any]:
-        """Return what was asked, whether it fits, and the step's time."""
+        """Return the settings, whether the step fits, and its time."""
         asked = ("model", "topology", "chips", "batch_size", "global_batch_size", "remat", "fits")
         memory = ("hbm_bytes", "hbm_capacity_bytes")
         times = ("step_ms", "ms_per_sequence_per_chip", "mfu", "days") if self.fits else ()
@@ -78,11 +117,25 @@ class EstimateResult(StepSetting):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittingEstimate(EstimateResult):
-    """A step that a chip holds.
+    """Add the details of a step that a chip holds.
 
-    `ms_of` divides `step_ms` by who tells: the compiler's cycles, and for what it does not estimate
-    kernels' FLOPs, links and bytes. `matmuls_of_model` is the share of the program's matmuls in the
-    model's FLOPs. `operations` are the most expensive ones.
+    Attributes:
+        hbm_bytes: the memory that the step needs on a chip.
+        step_ms: the estimated time of a step.
+        ms_per_sequence_per_chip: the same for each sequence of a chip.
+        mfu: the model's FLOP/s as a fraction of the peak.
+        days: the estimated time of `steps` steps.
+        collective_bytes: bytes that a chip sends in one step.
+        compile_seconds: the time of compilation.
+        hbm_of: the memory by kind.
+        tflop_per_step: the model's arithmetic on one chip, in 10^12 FLOPs.
+        matmuls_of_model: the program's FLOPs in matmuls, as a fraction of the model's FLOPs.
+        ms_of: `step_ms` by the source of the estimate: the compiler's cycles and, for operations
+            without, kernels' FLOPs, links and bytes.
+        collectives: the operations between chips.
+        kernels: the operations that are kernels of this package.
+        unknown_loops: loops whose number of turns is unknown; they are counted once.
+        operations: the most expensive operations.
     """
 
     hbm_bytes: int
@@ -104,8 +157,12 @@ class FittingEstimate(EstimateResult):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EstimateRow(AskedStep):
-    """A row of a table of estimates; `date` is the day in UTC, `versions` those of jax and
-    libtpu."""
+    """Hold a row of a table of estimates.
+
+    Attributes:
+        versions: the versions of jax and libtpu.
+        date: the day, in UTC.
+    """
 
     format_version: int = TABLE_FORMAT
     topology: str

@@ -217,7 +217,6 @@ def test_text_is_prepared_and_masked_by_a_wordpiece_vocabulary(tmp_path: Path) -
         config,
         seed=1,
         starts_word=word_starts(tokenizer, "marker"),
-        vocab_size=tokenizer.vocab_size,
         special=tokenizer.special,
     )
     continued = {i for i, piece in enumerate(tokenizer.pieces) if piece.startswith("##")}
