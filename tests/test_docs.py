@@ -9,8 +9,6 @@ import dataclasses
 import importlib
 import importlib.util
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,11 @@ from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.sections import TrainConfig
 from tests.helpers.documents import (
-    Block,
     blocks,
     command_lines,
     documents,
     parsed,
-    run_python,
+    run_page,
     same_output,
 )
 from tests.helpers.paths import REPOSITORY
@@ -56,27 +53,7 @@ def test_what_is_marked_to_run_runs_and_prints_what_the_page_shows(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    names: dict[str, Any] = {}
-    printed = ""
-    for block in blocks(page):
-        if block.mark == "run":
-            printed = _run(block, names)
-        elif block.mark == "output":
-            assert same_output(block.text, printed), f"the page shows\n{block.text}\nnot\n{printed}"
-
-
-def _run(block: Block, names: dict[str, Any]) -> str:
-    if block.language == "python":
-        return run_python(block.text, names, "block")
-    program = f'albert-jax() {{ {sys.executable} -m albert_jax "$@"; }}\n'
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", program + block.text],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    run_page(page, "run")
 
 
 def test_outputs_agree_but_for_the_last_digits() -> None:
