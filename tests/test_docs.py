@@ -4,10 +4,13 @@ pages are whole."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,24 @@ def test_quoted_commands_exist_and_have_the_quoted_flags(generated: dict[str, st
     assert shown == set(cli.COMMANDS)  # each is shown in a block
 
 
+def test_python_blocks_import_names_that_exist() -> None:
+    """Also those of the blocks that do not run, for which a store or a model is missing."""
+    for page in documents():
+        for block in blocks(page):
+            if block.language == "python":
+                for module, name in _imported_names(block.text):
+                    assert hasattr(importlib.import_module(module), name), (page.name, name)
+
+
+def _imported_names(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) of what code takes from this package."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("albert_jax"):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "albert_jax":
+            yield "albert_jax", node.attr
+
+
 def test_command_lines_are_found_in_tabs_and_across_line_ends(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
@@ -209,6 +230,21 @@ def test_the_picture_of_the_packages_has_the_contracts_layers_and_imports(site_p
     assert counts["training", "models"] > 0
     order = list(site_pages.LAYERS)
     assert all(order.index(above) < order.index(below) for above, below in counts)
+
+
+def test_words_are_counted_in_sentences_lists_and_cells_but_not_in_code() -> None:
+    path = REPOSITORY / "docs/sentence_length.py"
+    spec = importlib.util.spec_from_file_location("sentence_length", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (
+        "# A heading\n\nThis has five `code span` words. And [these are](x.md) four.\n\n"
+        "```\nnot one of these counts\n```\n\n- an item that goes\n  on here\n- too short\n\n"
+        "| one two three four | no |\n| --- | --- |\n"
+    )
+    assert module.words_of_sentences(page) == [5, 4, 6, 4]
 
 
 def test_links_that_leave_docs_lead_to_pages_or_become_text(site_pages: Any) -> None:

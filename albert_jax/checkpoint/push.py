@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uploads a model to the Hugging Face hub, in transformers' layout, with a model card."""
+"""Upload a model to the Hugging Face hub, in transformers' layout, with a model card."""
 
 from __future__ import annotations
 
@@ -103,8 +103,10 @@ def _repository(repository: str, revision: str | None) -> ModelName:
 def _checked_folder(
     folder: Path, scratch: Path, named: ModelName, license: str | None
 ) -> dict[str, Path]:
-    """Return a transformers folder's files by name, all that a model needs; UserError where they make
-    none that can be read."""
+    """Return the files of a transformers folder that a model needs, by name.
+
+    Raises UserError if they make no readable model.
+    """
     try:
         card = card_of(folder, named.name, license)
     except UserError as error:
@@ -115,7 +117,7 @@ def _checked_folder(
     wanted = {*hub.chosen_files(there, str(folder)), *writers.FILES["hf"]}
     files = {name: path for name, path in there.items() if name in wanted}
     if _CARD in files and license is not None:
-        raise UserError(f"{files[_CARD]} says the licence; change it there, leave out --license")
+        raise UserError(f"{files[_CARD]} names the licence; change it there, leave out --license")
     if _CARD not in files:
         (scratch / _CARD).write_text(card, encoding="utf-8")
         files[_CARD] = scratch / _CARD

@@ -40,7 +40,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Rows
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
-MANY = 100  # texts from which on a terminal sees a progress bar
+MANY = 100  # texts; from this number on, a terminal shows a progress bar
 
 
 def _float32(x: Any) -> Any:
@@ -138,7 +138,7 @@ def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
     depth = whole_number(depth, "depth", 1, LARGEST)
     if config.num_hidden_groups != 1:
         raise UserError(
-            f"depth {depth} needs a model whose layers are all one; this one has "
+            f"depth {depth} needs a model with one shared layer; this one has "
             f"{config.num_hidden_groups} groups of layers"
         )
     return dataclasses.replace(config, num_hidden_layers=depth)
@@ -688,7 +688,7 @@ class Albert:
     def _need(self, part: str, what: str) -> None:
         if part not in self.params:
             raise UserError(
-                f"this model came without {what} (no {part} among its weights); "
+                f"this model has no weights for {what} (no {part} among its parts); "
                 "convert it from a source that has them"
             )
 
@@ -781,7 +781,7 @@ class Albert:
                         "score": score,
                         "token": token,
                         "token_str": self.tokenizer.decode([token]),
-                        # Without specials, except where the other [MASK]s are among them.
+                        # Without special tokens, unless there are other [MASK]s.
                         "sequence": self.tokenizer.decode(
                             [*row.ids[:position], token, *row.ids[position + 1 :]],
                             skip_special_tokens=not several,

@@ -110,7 +110,8 @@ def export_serving(
     return dest
 
 
-# A program's function of flat parameters and arrays, their shapes by name, and what of these holds.
+# A program's function of flat parameters and arrays, the arrays' shapes by name, and constraints on
+# these shapes.
 Program = tuple[Callable[..., Any], dict[str, str], list[str]]
 
 

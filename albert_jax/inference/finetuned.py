@@ -36,8 +36,8 @@ from albert_jax.utils.streams import say
 
 # The flags of a task's settings, where they differ from the settings' names.
 _FLAGS = {"renamed": "--labels"}
-# What is read by a task of the first name may be answered by a model fine-tuned on the second: the
-# diagnostic set has no training data of its own.
+# Data of the first task may be answered by a model of the second, because the diagnostic set has no
+# training data.
 ANSWERED_BY = {"ax": "mnli"}
 
 # The flag to propose for a model without a task, such as a converted one, by its head.
@@ -140,7 +140,7 @@ class FineTuned:
     tokenizer: Tokenizer
     max_seq_length: int
     outputs: HeadOutputs | ExitOutputs
-    order: tuple[int, ...] | None  # of the model's outputs, where the task lists its labels anew
+    order: tuple[int, ...] | None  # of the model's outputs, if the task's labels differ in order
     long: LongTexts
 
     @property

@@ -30,7 +30,7 @@ def network(
 
 
 class Inputs(NamedTuple):
-    """Rows of tokens, and the places in each whose pieces are asked for."""
+    """Hold rows of tokens, and the positions in each whose pieces are predicted."""
 
     input_ids_BS: Array
     input_mask_BS: Array

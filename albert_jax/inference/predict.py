@@ -50,7 +50,7 @@ _IDS = ("id", "index", "idx")  # what a record may call its number
 _RECORD = 'a mapping of the task\'s texts by their names, as {"sentence": "…"}'
 
 InputFormat = Literal["jsonl", "csv", "tsv", "conll", "text"]
-_BY_LINES = ("jsonl", "text")  # formats in which each line is an input by itself
+_BY_LINES = ("jsonl", "text")  # formats in which each line is one input
 
 # The place of an input, for errors, and its record, or the reason why there is none.
 Input = tuple[str, Mapping[str, Any] | UserError]
@@ -228,7 +228,7 @@ def _answers(
         for number, (place, record) in enumerate(chunk, start=count.inputs):
             asked.append(_asked(fine_tuned, number, place, record))
             if asked[-1].error and not skip_bad:
-                break  # what comes before it is answered all the same
+                break  # the inputs before it are still answered
         for each, found in zip(asked, _answered(fine_tuned, asked, tick_rows), strict=True):
             answer: Answer | NoAnswer
             if isinstance(found, UserError):
@@ -324,7 +324,7 @@ def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[Answer]:
 
 
 class _Details(TypedDict, total=False):
-    """Keys of an answer that not every answer has."""
+    """Hold the keys of an answer that are not in every answer."""
 
     truncated: bool
     tokens_left_out: int
@@ -334,7 +334,7 @@ class _Details(TypedDict, total=False):
 
 
 def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> Answer:
-    found = predictions[name]  # of words a tuple, as a label each
+    found = predictions[name]  # a tuple of words' labels, as a list
     prediction = list(found) if isinstance(found, tuple) else found
     more: _Details = {}
     if asked.cuts:
@@ -361,7 +361,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return shares / shares.sum()
 
 
-# Of a head's logits, where an answer says how probable each of its labels is.
+# Heads whose answers give a probability for each label.
 _PROBABILITIES: dict[HeadKind, Callable[[np.ndarray], np.ndarray]] = {
     "classification": _softmax,
     "multiple_choice": _softmax,
@@ -431,7 +431,7 @@ def predict_file(
     fine_tuned = load_fine_tuned(model, task, **settings)
     count = _Count()
     chunks = _chunks(source, fine_tuned.task, input_format, skip_bad=skip_bad)
-    # Who asks and waits, or reads the answers on the screen, sees how far it is.
+    # Progress is shown if the user waits for input or reads answers on the screen.
     is_seen = dest == "-" and (source == "-" or sys.stdout.isatty())
     with writing(dest), result_lines(dest) as out:
         with ProgressMeter("predict", None, unit="input", show=not is_seen) as meter:
@@ -446,7 +446,7 @@ def predict_file(
 
 def _require_another(source: str, dest: str) -> None:
     """Raise UserError if the answers would replace the inputs, by whatever name."""
-    # What the shell opened counts too: cat >> FILE would have no end.
+    # Files that the shell opened count too: cat >> FILE would never end.
     path = Path("/dev/stdin" if source == "-" else source)
     if not path.is_file() or Path(dest).is_dir():  # a terminal may be both; a folder is no place
         return
@@ -457,9 +457,7 @@ def _require_another(source: str, dest: str) -> None:
 def _say_counts(fine_tuned: FineTuned, count: _Count) -> None:
     """Say how many inputs have an error for an answer, and how many were cut."""
     if count.bad:
-        say(
-            f"predict: {count.bad:,} of {count.inputs:,} inputs have an error in place of an answer"
-        )
+        say(f"predict: {count.bad:,} of {count.inputs:,} inputs have an error instead of an answer")
     for line in [
         *length_lines(
             count.cuts,
@@ -538,8 +536,8 @@ def _chunks(
         lines = itertools.chain.from_iterable(together)
         yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad))
         return
-    # Together those that came together: none waits for the next, which may come from one who waits
-    # for the answer.
+    # Lines that arrive together are answered together. None waits for the next line, which the
+    # sender may write only after the answer.
     for lines in together:
         yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad), first=())
 

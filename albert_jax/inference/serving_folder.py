@@ -20,7 +20,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 
 INPUTS = ("input_ids", "input_mask", "segment_ids")
-# What a program may differ by from `forward`, relative to the largest value; 8 bits hold 2^-8.
+# The tolerance between a program and `forward`, relative to the largest value; 8 bits hold 2^-8.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
 

@@ -47,7 +47,7 @@ from albert_jax.utils.text_files import file_lines, kind_of
 OUTSIDE = "O"
 CONLL = ("conll", "txt")
 _TABLES = ("csv", "tsv", "jsonl")
-# How many columns `texts` may name, by the task's head, and which.
+# The number of columns that `texts` may name, by the task's head, and their meaning.
 _TEXTS = {
     "token_classification": (1, 1, "the column of words"),
     "multiple_choice": (3, None, "passage, question and options"),
@@ -120,8 +120,8 @@ class CustomTask(Task):
         found = set(golds)
         if len(found) < 2:
             raise UserError(
-                f"the training file of {self.name} has the one label {found.pop()!r}; there is "
-                "nothing to tell apart"
+                f"the training file of {self.name} has the one label {found.pop()!r}; give it "
+                "examples of at least two labels"
             )
         say_of_case(self.name, found)
         return self.with_labels(in_order(found))
@@ -236,7 +236,7 @@ class CustomTask(Task):
         if self.head == "token_classification":
             return labels.read_each(value, len(texts), self.label, place)
         if self.head == "multiple_choice" and not self.labels:
-            # Which of the two the file has, `learn` finds out.
+            # `learn` finds out which of the two the file has.
             known = (*_numbers(len(texts) - 2), *_letters(len(texts) - 2))
             return labels.read(value, self.label, place, known)
         return labels.read(value, self.label, place)

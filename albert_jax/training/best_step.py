@@ -162,7 +162,7 @@ class BestStep:
         export_model(
             directory,
             params=jax.device_get(merged(params)),
-            config=source.config,  # its dropout too, which is the run's affair, not the weights'
+            config=source.config,  # its dropout too: the run's dropout is not part of the weights
             vocab=source.tokenizer["path"],
             tokenizer=settings_in(source.tokenizer),
             head=head,

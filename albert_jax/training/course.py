@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining run does in its course: its stages with their examples and steps, also those
-of a run that was continued with other settings."""
+"""Follow a pretraining run through its stages, with their examples and steps.
+
+A run that was continued with other settings has the stages of both.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ _FLAG = "--continue-with"
 
 
 def require_checkpoint(workdir: Path) -> None:
-    """Raise UserError where a work directory has no run to continue."""
+    """Raise UserError if a work directory has no run to continue."""
     if not Checkpointer(workdir / "checkpoints", read_only=True).steps():
         raise UserError(
             f"work directory {workdir} has no checkpoint to continue from; leave out {_FLAG} to "
@@ -41,7 +43,7 @@ def require_checkpoint(workdir: Path) -> None:
 
 
 class Course:
-    """A run's stages, examples and steps, which follow from its settings and its history."""
+    """Hold a run's stages, examples and steps, which follow from its settings and its history."""
 
     def __init__(
         self,
@@ -51,7 +53,10 @@ class Course:
         *,
         continue_with: bool = False,
     ) -> None:
-        """With `continue_with` a checkpoint of other settings among `CONTINUABLE` is continued."""
+        """Prepare the stages.
+
+        `continue_with` allows a checkpoint with other settings in `CONTINUABLE`.
+        """
         self.config, self.data, self._continue_with = config, data, continue_with
         self._source_of = functools.cache(data.train_as)
         self.identity = pretraining_identity(config, data)
@@ -67,7 +72,7 @@ class Course:
         self.examples = StagedExamples(self.stages, self._source_of)
 
     def judge(self, directory: Path, meta: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
-        """Raise UserError where a checkpoint is another run's, and may not be continued; `Judge`"""
+        """Raise UserError if a checkpoint is another run's and may not be continued; a `Judge`."""
         other = differences_from(meta, expect)
         if not other:
             return
@@ -93,8 +98,11 @@ class Course:
             )
 
     def recall(self, meta: Mapping[str, Any]) -> None:
-        """Take what a checkpoint kept; of another run's settings, which `judge` let pass, they are
-        this run's from there on."""
+        """Accept what a checkpoint kept.
+
+        If the checkpoint has other settings, which `judge` allowed, this run's settings hold from
+        there on.
+        """
         history = [Continuation.from_json(entry) for entry in meta.get(HISTORY_KEY, [])]
         position, other = meta["position"], differences_from(meta, self.identity)
         self.begun = _continuation(Position.from_meta(position), other) if other else None
@@ -115,7 +123,7 @@ class Course:
         return stages_of_history(earlier, self.history[:-1]).at(batch).examples
 
     def kept(self, position: Position) -> JsonObject:
-        """Return what a checkpoint at a position is to keep."""
+        """Return what a checkpoint at a position keeps."""
         kept: JsonObject = {
             "tokenizer": self.data.tokenizer,
             "epochs": self.examples.ended_epochs(position.batch),

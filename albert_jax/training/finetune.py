@@ -262,7 +262,7 @@ def _finish(best: BestStep, state: TrainState) -> SeedRun:
     best_step = found.manifest["provenance"]["step"]
     kept = last
     if not _is_one_model(found, directory.parent / "last"):
-        # With the thresholds that the model keeps, which may be of fewer dev examples.
+        # With the thresholds that the model keeps, which may come from fewer dev examples.
         task = prepared.task.with_settings(found.head.settings if found.head else None)
         kept = _judged(best, found.params, f"dev at step {best_step}", task)
     collapsed, learnt_nothing = (

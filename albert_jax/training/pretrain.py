@@ -90,6 +90,9 @@ def pretrain(
             run is saved, evaluated and exported, and ends. Any other exception is raised here,
             after the steps so far are saved.
         on_evaluation: the same with each evaluation.
+        continue_with: continue the run from its newest checkpoint although its steps, batches or
+            learning rates differ from the configured ones. history.json in the work directory
+            records the change.
 
     Returns:
         The number of steps, the last evaluation and the model directory.

@@ -319,7 +319,7 @@ def test_other_bytes_than_the_hub_lists_are_refused_and_fetched_anew(
         "model.safetensors",
     ):  # the second of large-file storage
         hub.corrupted = {name}
-        assert f"{name} came with another content than the hub lists" in told("me/it", capsys)
+        assert f"{name} differs from what the hub lists" in told("me/it", capsys)
     hub.corrupted.clear()
     assert albert_jax.load("me/it").config == worded_albert()
 
@@ -332,7 +332,7 @@ def test_a_users_own_file_behind_a_link_in_the_cache_is_left(
     snapshot.mkdir(parents=True)
     (tmp_path / "mine.model").write_bytes(b"mine")
     (snapshot / "spiece.model").symlink_to(tmp_path / "mine.model")
-    assert "spiece.model came with another content" in told("me/it", capsys)
+    assert "spiece.model differs from what the hub lists" in told("me/it", capsys)
     assert (tmp_path / "mine.model").read_bytes() == b"mine"
     assert albert_jax.load("me/it").config == worded_albert()
 

@@ -248,7 +248,7 @@ def test_bad_rows_are_answered_by_their_errors_where_asked_for(
     assert all(a.keys() == {"id", "error"} for a in answers if "error" in a)
     assert answers[4]["truncated"]
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == "predict: 5 of 7 inputs have an error in place of an answer"
+    assert told[0] == "predict: 5 of 7 inputs have an error instead of an answer"
     assert told[1].startswith("predict: 1 of 7 inputs was cut")
 
 

@@ -192,7 +192,7 @@ def prepare(
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count where the process is confined
+    if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count if only some cores are allowed
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -253,7 +253,7 @@ def _settings(
             tokenizer.settings.get("keep_accents"),
             None if name == VOCABULARY else cast(Any, name),
         ),
-        # Stores that were made before there were fields say none.
+        # Older stores, from before `field` existed, do not have it.
         reading={
             k: v
             for k, v in asdict(reading).items()
@@ -289,7 +289,7 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
         begun = decode_json(there[SETTINGS_FILE], Settings, name=name, hint=hint)
         _refuse_differences(place, begun.to_json(), settings)
         return None
-    # A vocabulary by itself is somebody's own, which tidying up after a failure would delete.
+    # A vocabulary alone is a user's own; cleaning up after a failure would delete it.
     own = {"progress", *VOCABULARIES, *SPLITS} if "progress" in entries else set()
     if foreign := entries.keys() - own:
         raise UserError(
@@ -319,7 +319,7 @@ def _refuse_differences(place: Place, theirs: JsonObject, ours: Settings) -> Non
 
 
 def _inputs(pieces: Sequence[Piece]) -> list[Input]:
-    # A file's name may be no UTF-8, which JSON must be.
+    # A file's name may be no UTF-8, but JSON must be.
     names = (os.fsencode(piece.path).decode("utf-8", "backslashreplace") for piece in pieces)
     return [Input(name, piece.size) for name, piece in zip(names, pieces, strict=True)]
 
@@ -398,7 +398,8 @@ def _clean(place: Place) -> None:
     for folder in SPLITS:
         place.remove_folder(folder)
     place.remove([name for name in VOCABULARIES if name in entries])
-    place.remove_folder("progress")  # last: with it, the rest is known for what it is
+    # Last: while it exists, the folder is recognised as an unfinished store.
+    place.remove_folder("progress")
 
 
 def _unit_of(file: str) -> str:
@@ -416,7 +417,7 @@ def _explain(error: OSError, disk: Path, needed: float) -> UserError:
         )
     place = error.filename or disk
     return UserError(
-        f"{place}: {error.strerror or error}; mend that and run the same command again"
+        f"{place}: {error.strerror or error}; correct that and run the same command again"
     )
 
 
@@ -473,10 +474,7 @@ def _split_record(records: Sequence[UnitRecord], split: str) -> SplitRecord:
 
 
 class UnigramStatistics(TypedDict):
-    """Return the scores of a model that knows only how often each token occurs.
-
-    They are the entropy in nats for each token, and the most frequent token's id and rate.
-    """
+    """Hold the scores of a model that knows only how often each token occurs."""
 
     unigram_entropy_nats: float | None
     most_frequent_token_id: int | None
@@ -484,8 +482,10 @@ class UnigramStatistics(TypedDict):
 
 
 def unigram_statistics(counts: np.ndarray) -> UnigramStatistics:
-    """What a model scores that knows only how often each token occurs, in any unit: nats a token,
-    hits."""
+    """Return the scores of a model that knows only how often each token occurs.
+
+    They are the entropy in nats for each token, and the most frequent token's id and rate.
+    """
     total = counts.sum()
     if not total:
         return UnigramStatistics(

@@ -377,7 +377,7 @@ def begun(corpus, whole, tmp_path, monkeypatch) -> Path:
 
     with monkeypatch.context() as patch:
         patch.setattr("albert_jax.data.prepare.local_runner.prepare_unit", fail_late)
-        with pytest.raises(UserError, match="Input/output error; mend that"):
+        with pytest.raises(UserError, match="Input/output error; correct that"):
             prepare(corpus, vocab=VOCABULARY, output=store, holdout=0.1, workers=1, progress=False)
     return store
 
@@ -764,7 +764,7 @@ def test_a_disk_that_cannot_be_written_is_one_line_and_a_store_on_it_can_be_read
     prepare(little_disk / "texts", output=little_disk / "store", **settings)  # complete already
     TokenStore.open(little_disk / "store").verify()
     for text, store in ((small, "new"), (corpus, "begun")):
-        with pytest.raises(UserError, match="Read-only file system; mend that and run the same"):
+        with pytest.raises(UserError, match="Read-only file system; correct that and run the same"):
             prepare(text, output=little_disk / store, **settings | {"holdout": 0.1})
     assert contents(little_disk) == before
     subprocess.run(["mount", "-o", "remount,rw", little_disk], check=True)
