@@ -58,7 +58,10 @@ UserError if the checkpoint is another run's."""
 def differences_from(
     meta: Mapping[str, Any], expect: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    """Return the expected values from which a checkpoint's meta differs, (there, here) by name."""
+    """Return the expected values from which a checkpoint's meta differs, (there, here) by name.
+
+    A key of `expect` that the meta lacks is ignored, because the checkpoint is older than the key.
+    """
     known = [key for key in expect if key in meta]
     return differing_values({key: meta[key] for key in known}, {key: expect[key] for key in known})
 
