@@ -153,9 +153,9 @@ class Prepare(_Reading):
     """Processes; unset: all cores."""
     holdout: float = 0.01
     """Fraction of the documents that is kept from training, for evaluation."""
-    mode: Mode = "google"
+    mode: Mode | None = None
     """How a SentencePiece model divides text: as the original (google), or as transformers' slow
-    (hf) or fast (hf-fast) tokenizer. Other vocabularies define it themselves."""
+    (hf) or fast (hf-fast) tokenizer; unset: google. Other vocabularies define it themselves."""
     do_lower_case: bool = True
     """Lower-case text; must be as the vocabulary was trained."""
     beam: tuple[str, ...] | None = None
@@ -735,7 +735,7 @@ class ExportServing(_OnModel):
     dest: Dest
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
     to: Literal["stablehlo", "onnx"] = "stablehlo"
-    """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
+    """Programs for JAX, or ONNX graphs of the encoder, of fill-mask and of a fine-tuned head."""
     base: str | None = None
     """For an adapter, the model that it was trained on; unset: at its former path."""
     top_k: int = 5
@@ -748,14 +748,12 @@ class ExportServing(_OnModel):
     def run(self) -> None:
         _require_model(self.model, base=self.base)
         if self.to == "onnx":
-            if _gives_any(self, ("top_k", "dtype")):
-                raise UserError(
-                    "--to onnx exports no fill-mask and only float32; leave out --top-k and --dtype"
-                )
+            if _gives_any(self, ("dtype",)):
+                raise UserError("--to onnx exports only float32; leave out --dtype")
             from albert_jax.inference.export_onnx import export_onnx
 
             _keep_programs()
-            print(export_onnx(self.model, self.dest, depth=self.depth))
+            print(export_onnx(self.model, self.dest, top_k=self.top_k, depth=self.depth))
             return
         from albert_jax.inference.export import export_serving
 

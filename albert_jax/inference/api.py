@@ -38,6 +38,7 @@ from albert_jax.tasks.long_texts import check_stride, window_parts
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Rows
+from albert_jax.utils.wording import python_names
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
 MANY = 100  # texts; from this number on, a terminal shows a progress bar
@@ -665,7 +666,8 @@ class Albert:
         }
         asked = (task, settings)
         if self._answering is None or self._answering[0] != asked:
-            self._answering = asked, self._fine_tuned(task, settings)
+            with python_names():
+                self._answering = asked, self._fine_tuned(task, settings)
         given = [inputs] if is_one else cast(Iterable[Texts], inputs)
         answers = answers_to(self._answering[1], cast(Iterable[Texts], given))
         return answers[0] if is_one else answers

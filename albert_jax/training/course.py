@@ -24,6 +24,7 @@ from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.pretraining import PretrainingData, pretraining_identity
 from albert_jax.data.staged import StagedExamples
+from albert_jax.distributed import multihost
 from albert_jax.models.lowering import Lowering
 from albert_jax.training.position import Position
 from albert_jax.training.step import StagedSteps
@@ -132,10 +133,11 @@ class Course:
 
 
 def _continuation(position: Position, other: Mapping[str, tuple[Any, Any]]) -> Continuation:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Continuation(
         step=position.step,
         batch=position.batch,
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        date=multihost.gather(now)[0],  # of several processes each would have its own
         before={name: _setting(there) for name, (there, _) in other.items()},
         after={name: _setting(here) for name, (_, here) in other.items()},
     )

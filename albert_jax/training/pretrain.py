@@ -98,7 +98,8 @@ def pretrain(
         The number of steps, the last evaluation and the model directory.
 
     Raises:
-        UserError: if the settings or the data do not fit.
+        UserError: if the settings or the data do not fit, or are not those of the work directory's
+            run.
         TryAgain: if a signal stopped the run; the same call continues it.
     """
     watching = watching_of(log, on_step, on_evaluation)
