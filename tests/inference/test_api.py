@@ -334,9 +334,9 @@ def test_models_without_a_part_answer_what_they_can(tokenizer):
     encoded = encoder.encode(TEXTS[0])
     assert encoded.pooled is None
     np.testing.assert_allclose(encoded.sequence, wanted.sequence, **PADDED)
-    with pytest.raises(UserError, match="without masked words"):
+    with pytest.raises(UserError, match="no weights for masked words"):
         encoder.fill_mask(MASKED[0])
-    with pytest.raises(UserError, match="without a pooler"):
+    with pytest.raises(UserError, match="no weights for a pooler"):
         encoder.score_order("a", "b")
     only_masked = Albert(
         worded_albert(),
@@ -344,7 +344,7 @@ def test_models_without_a_part_answer_what_they_can(tokenizer):
         tokenizer,
     )
     assert texts_of(only_masked.fill_mask(MASKED[0])) == texts_of(whole.fill_mask(MASKED[0]))
-    with pytest.raises(UserError, match="without sentence order"):
+    with pytest.raises(UserError, match="no weights for sentence order"):
         only_masked.score_order("a", "b")
 
 
