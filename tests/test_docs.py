@@ -106,9 +106,10 @@ def test_every_kind_of_command_line_in_the_documentation_parses(
     assert type(parsed(line)) in cli.COMMANDS.values()
 
 
-def test_every_setting_of_fine_tuning_is_in_a_command_of_its_page() -> None:
-    page = REPOSITORY / "docs" / "how-to" / "finetune.md"
-    shown = {word.split("=")[0] for line in command_lines(page) for word in line.split()}
+def test_every_setting_of_fine_tuning_is_in_a_command_of_its_pages() -> None:
+    pages = (REPOSITORY / "docs" / "how-to" / f"finetune{more}.md" for more in ("", "-options"))
+    lines = (line for page in pages for line in command_lines(page))
+    shown = {word.split("=")[0] for line in lines for word in line.split()}
     names = [field.name for field in dataclasses.fields(FinetuneConfig)]
     flags = {f"--{name.replace('_', '-')}" for name in names}
     of_pretraining_too = {"--compute", "--optimizer", "--train", "--guard"}

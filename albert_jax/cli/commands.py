@@ -261,6 +261,9 @@ class Finetune(Command):
     """
 
     config: Flags[FinetuneConfig]
+    continue_with: Switch = False
+    """Continue the work directory's runs, finished or not, though --train.steps or the learning
+    rate's schedule are others than so far; each run's history.json keeps what changed."""
     json: bool = False
     """Print the contents of results.json."""
     log: tuple[Destination, ...] = ("tensorboard",)
@@ -276,7 +279,7 @@ class Finetune(Command):
         require_trackers(self.log)
         from albert_jax.training.finetune import finetune
 
-        results = finetune(self.config, log=self.log)
+        results = finetune(self.config, log=self.log, continue_with=self.continue_with)
         if self.json:
             _print_json(results)
 
@@ -792,7 +795,7 @@ class Convert(Command):
     no_vocab: Switch = False
     """Convert without a vocabulary."""
     mode: Mode | None = None
-    """How text is divided, docs/data.md; unset: as in the source."""
+    """How text is divided, docs/reference/tokenizers.md; unset: as in the source."""
     do_lower_case: bool | None = None
     """Whether the vocabulary is lower-cased; unset: as in the source, else True."""
     with_optimizer: Switch = False

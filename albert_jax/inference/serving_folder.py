@@ -97,8 +97,10 @@ def trial_positions(mask_BS: np.ndarray) -> np.ndarray:
 def assert_likeliest(
     found: Mapping[str, Any], logits_BPV: np.ndarray, pieces: int, dtype: Dtype, what: str
 ) -> None:
-    """Raise AssertionError where "scores" and "tokens" [B, P, K] are not the likeliest pieces by
-    the model's logits, nearly."""
+    """Raise AssertionError if the answers are not, nearly, the likeliest pieces by the logits.
+
+    `found` has "scores" and "tokens" [B, P, K]; only the first `pieces` can be answered.
+    """
     exps_BPV = np.exp(logits_BPV - logits_BPV.max(axis=-1, keepdims=True))
     probs_BPV = exps_BPV / exps_BPV.sum(axis=-1, keepdims=True)
     likeliest_BPK = -np.sort(-probs_BPV[..., :pieces])[..., : found["scores"].shape[-1]]

@@ -38,8 +38,9 @@ _WORDS = ("words", "tokens")
 def advice(
     found: Iterable[str], *, texts: Sequence[str], label: str, of_words: bool, is_asked: bool
 ) -> str:
-    """Return the end of a sentence that says a column is missing: which flags would name it, or in
-    Python how to rename it.
+    """Return the end of a sentence about a missing column: the flags that would name it.
+
+    For a caller in Python it is how to rename it.
 
     Args:
         found: the columns that the file has.

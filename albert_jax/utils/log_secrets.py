@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets kept out of what other libraries log, as huggingface_hub does an address that it tries
-again."""
+"""Keep secrets out of what other libraries log.
+
+huggingface_hub, for example, logs the address of a request that it repeats.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,10 @@ from albert_jax.utils.wording import without_secrets
 
 @contextlib.contextmanager
 def secrets_hidden(*libraries: str) -> Iterator[None]:
-    """Within it, log lines of these libraries have addresses without user, password, query and
-    fragment; their loggers are then as they were."""
+    """Remove user, password, query and fragment from addresses in the libraries' log lines.
+
+    Afterwards the loggers are as they were.
+    """
     known = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in libraries]
     loggers = [logging.getLogger(name) for name in {*libraries, *known}]
     # A filter of a logger does not see what is logged below it, but that of a handler does; of a

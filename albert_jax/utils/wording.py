@@ -39,8 +39,10 @@ def is_in_python() -> bool:
 
 
 def setting(name: str, value: str | int | None = None) -> str:
-    """Return a setting as who reads it writes it: `--max-seq-length 512`, or in Python
-    `max_seq_length=512`."""
+    """Return a setting as the reader writes it.
+
+    That is `--max-seq-length 512`, or in Python `max_seq_length=512`.
+    """
     if is_in_python():
         return name if value is None else f"{name}={value!r}"
     flag = f"--{name.replace('_', '-')}"

@@ -113,8 +113,8 @@ def prepare(
         language: the language whose rules split sentences.
         data_dir: the folder of prepared TFDS data sets.
         field: the column or key that holds the text, in the hub's data sets, Parquet and JSONL.
-        mode: the tokenizer's mode (docs/data.md); unset, google for a SentencePiece model, and
-            the vocabulary's own for others.
+        mode: the tokenizer's mode (docs/reference/tokenizers.md); unset, google for a SentencePiece
+            model, and the vocabulary's own for others.
         do_lower_case: lower-case the text.
         beam: options of a Beam pipeline that runs the work, as NAME=VALUE; unset, it runs here.
         progress: print progress to stderr.
