@@ -125,7 +125,7 @@ __all__ = [
     "verify",
 ]
 
-# Where each name that is imported late comes from; None: it is a module of ours.
+# The module of each name that is imported on first use; None for a module of the package.
 _LATE = {
     "TASKS": "tasks",
     "Albert": "inference.api",

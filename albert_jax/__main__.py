@@ -12,7 +12,7 @@ from albert_jax.utils.collector import own_process
 from albert_jax.utils.errors import TryAgain
 from albert_jax.utils.interrupts import SIGNALS, watched
 
-# Commands that go on where they were interrupted, when they are started again.
+# Commands that continue an interrupted run when they are started again.
 RESUMABLE = ("pretrain", "finetune", "prepare")
 
 
@@ -32,7 +32,7 @@ def main() -> int:
         from albert_jax.cli import main as cli
 
         done = cli.main()
-    for number in SIGNALS:  # what is done is done: a late signal must not change the status
+    for number in SIGNALS:  # the work is done: a late signal must not change the status
         signal.signal(number, signal.SIG_IGN)
     gc.freeze()  # the interpreter's last collections would go through all of JAX
     return done

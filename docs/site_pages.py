@@ -374,8 +374,8 @@ def packages_page() -> str:
         [
             "# Packages and imports",
             "",
-            "Each row is a package. A dot in a row says that the package imports the one that the "
-            "column names, and the number counts its modules that do. All dots lie on one side: a "
+            "Each row is a package. A dot means that this package imports the one of the column, "
+            "and its number counts the modules that do. All dots are on one side, because a "
             "package imports only packages below it. The picture is drawn from the code's imports "
             "when the site is built, and `lint-imports` checks the same rule in CI. "
             "[Architecture in detail](../architecture.md) describes the parts.",

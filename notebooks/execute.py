@@ -5,7 +5,7 @@ python notebooks/execute.py [NAME…]
 
 Pictures are stored with 256 colours, which makes them half as large. A notebook's environment,
 and the data of glue_eval.ipynb, are made here: SciPy's documentation as SST-2's files (1: about
-statistics) and passages that are made up as SQuAD's.
+statistics) and made-up passages as SQuAD's. The last picture of step_time.ipynb needs libtpu.
 """
 
 from __future__ import annotations

@@ -133,6 +133,28 @@ class Completed:
 
 
 @pytest.fixture(scope="session")
+def run_warm() -> Callable[..., Completed]:
+    """`run_warm("fill-mask", path, cwd=…)` is `run_cli` in a process that need not import JAX: for
+    tests of what a command does, not of how it starts."""
+    from tests.helpers.warm import WarmProcess, command_line
+
+    def run(
+        *arguments: str | Path,
+        timeout: float = 120,
+        cwd: Path = REPOSITORY,
+        env: dict[str, str] | None = None,
+    ) -> Completed:
+        process = WarmProcess(command_line, *arguments, cwd=cwd, env=os.environ | (env or {}))
+        try:
+            stdout, stderr = process.communicate(timeout)
+        finally:
+            process.kill()
+        return Completed(process.wait(), stdout, stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def run_cli() -> Callable[..., Completed]:
     """`run_cli("info", path, timeout=60, cwd=…, env={…})` runs `albert-jax info PATH`.
 

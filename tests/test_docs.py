@@ -4,10 +4,12 @@ pages are whole."""
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import importlib
 import importlib.util
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,14 @@ import yaml
 
 import albert_jax
 from albert_jax.cli import main as cli
+from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.sections import TrainConfig
 from tests.helpers.documents import (
-    Block,
     blocks,
     command_lines,
     documents,
     parsed,
-    run_python,
+    run_page,
     same_output,
 )
 from tests.helpers.paths import REPOSITORY
@@ -51,27 +53,7 @@ def test_what_is_marked_to_run_runs_and_prints_what_the_page_shows(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    names: dict[str, Any] = {}
-    printed = ""
-    for block in blocks(page):
-        if block.mark == "run":
-            printed = _run(block, names)
-        elif block.mark == "output":
-            assert same_output(block.text, printed), f"the page shows\n{block.text}\nnot\n{printed}"
-
-
-def _run(block: Block, names: dict[str, Any]) -> str:
-    if block.language == "python":
-        return run_python(block.text, names, "block")
-    program = f'albert-jax() {{ {sys.executable} -m albert_jax "$@"; }}\n'
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", program + block.text],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    run_page(page, "run")
 
 
 def test_outputs_agree_but_for_the_last_digits() -> None:
@@ -101,6 +83,16 @@ def test_every_kind_of_command_line_in_the_documentation_parses(
     assert type(parsed(line)) in cli.COMMANDS.values()
 
 
+def test_every_setting_of_fine_tuning_is_in_a_command_of_its_pages() -> None:
+    pages = (REPOSITORY / "docs" / "how-to" / f"finetune{more}.md" for more in ("", "-options"))
+    lines = (line for page in pages for line in command_lines(page))
+    shown = {word.split("=")[0] for line in lines for word in line.split()}
+    names = [field.name for field in dataclasses.fields(FinetuneConfig)]
+    flags = {f"--{name.replace('_', '-')}" for name in names}
+    of_pretraining_too = {"--compute", "--optimizer", "--train", "--guard"}
+    assert flags - of_pretraining_too <= shown
+
+
 def test_quoted_commands_exist_and_have_the_quoted_flags(generated: dict[str, str]) -> None:
     commands, shown = generated["reference/commands.md"], set()
     for page in documents():
@@ -113,6 +105,24 @@ def test_quoted_commands_exist_and_have_the_quoted_flags(generated: dict[str, st
     for line in LINES:
         shown.add(line.split()[1])
     assert shown == set(cli.COMMANDS)  # each is shown in a block
+
+
+def test_python_blocks_import_names_that_exist() -> None:
+    """Also those of the blocks that do not run, for which a store or a model is missing."""
+    for page in documents():
+        for block in blocks(page):
+            if block.language == "python":
+                for module, name in _imported_names(block.text):
+                    assert hasattr(importlib.import_module(module), name), (page.name, name)
+
+
+def _imported_names(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) of what code takes from this package."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("albert_jax"):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "albert_jax":
+            yield "albert_jax", node.attr
 
 
 def test_command_lines_are_found_in_tabs_and_across_line_ends(tmp_path: Path) -> None:
@@ -209,6 +219,21 @@ def test_the_picture_of_the_packages_has_the_contracts_layers_and_imports(site_p
     assert counts["training", "models"] > 0
     order = list(site_pages.LAYERS)
     assert all(order.index(above) < order.index(below) for above, below in counts)
+
+
+def test_words_are_counted_in_sentences_lists_and_cells_but_not_in_code() -> None:
+    path = REPOSITORY / "docs/sentence_length.py"
+    spec = importlib.util.spec_from_file_location("sentence_length", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (
+        "# A heading\n\nThis has five `code span` words. And [these are](x.md) four.\n\n"
+        "```\nnot one of these counts\n```\n\n- an item that goes\n  on here\n- too short\n\n"
+        "| one two three four | no |\n| --- | --- |\n"
+    )
+    assert module.words_of_sentences(page) == [5, 4, 6, 4]
 
 
 def test_links_that_leave_docs_lead_to_pages_or_become_text(site_pages: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The docstrings of the public names are complete, and their examples run."""
+"""Docstrings of the public names are complete and their examples run; pages they name exist."""
 
 from __future__ import annotations
 
@@ -70,7 +70,11 @@ def _unexplained(found: Any) -> set[str]:
 def test_every_public_name_has_a_docstring_whose_first_line_is_a_sentence() -> None:
     modules = [albert_jax, albert_jax.optimizer, albert_jax.plots]
     modules.append(importlib.import_module("albert_jax.errors"))
-    documents = {name: inspect.getdoc(found) for name, found in PUBLIC.items()}
+    # Methods may inherit theirs, classes may not.
+    documents = {
+        name: found.__doc__ if inspect.isclass(found) else inspect.getdoc(found)
+        for name, found in PUBLIC.items()
+    }
     documents |= {module.__name__: module.__doc__ for module in modules}
     for name, document in documents.items():
         assert document, name
@@ -108,6 +112,12 @@ def test_an_argument_or_a_field_without_an_explanation_is_found() -> None:
 
     assert _unexplained(function) == {"left_out"}
     assert _unexplained(Fields) == {"two"}
+
+
+def test_pages_that_the_package_names_exist() -> None:
+    for path in sorted((REPOSITORY / "albert_jax").rglob("*.py")):
+        for page in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8")):
+            assert (REPOSITORY / page).is_file(), f"{path.name}: {page}"
 
 
 def test_no_default_fills_a_page_of_help() -> None:

@@ -194,7 +194,7 @@ PICTURES = {
     "fill_mask.ipynb": 5,
     "glue_eval.ipynb": 4,
     "pretrain.ipynb": 2,
-    "step_time.ipynb": 4,  # the fifth needs libtpu
+    "step_time.ipynb": 5,  # the last by libtpu
 }
 
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters (LoRA) by themselves: written as PEFT, transformers' companion, reads them, and merged
-with the model that they were trained on."""
+"""Write adapters (LoRA) by themselves, as PEFT reads them, and merge them with their model."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from albert_jax.checkpoint.convert.hf_names import hf_names
 from albert_jax.checkpoint.convert.safetensors_file import read_safetensors, write_safetensors
-from albert_jax.checkpoint.integrity import named_leaves, nest, seal
+from albert_jax.checkpoint.integrity import ArrayTree, named_leaves, nest, seal
 from albert_jax.checkpoint.model_dir import file_sha256, load_model
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.checkpoint.positions import with_positions
@@ -71,14 +70,14 @@ def merged(params: Mapping[str, Any]) -> Mapping[str, Any]:
 def write_adapter(
     folder: Path, params: Mapping[str, Any], config: AlbertConfig, manifest: AdapterManifest
 ) -> None:
-    """Write what was trained, the adapter, the pooler and the head.
+    """Write what was trained: the adapter, the pooler and the head.
 
     Args:
-        folder: gets adapter_model.safetensors, adapter_config.json and adapter_manifest.json; it
-            is replaced.
-        params: with the adapter.
-        config: the model's.
-        manifest: what is known of it, but for the digest of the weights.
+        folder: gets adapter_model.safetensors, adapter_config.json and adapter_manifest.json; it is
+            replaced.
+        params: the parameters with the adapter.
+        config: the model's architecture.
+        manifest: what is known about the adapter, without the digest of the weights.
     """
     names = _names(config, params, manifest.head.kind)
     leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(params).items()}
@@ -125,14 +124,14 @@ def _names(config: AlbertConfig, params: Mapping[str, Any], head: str) -> dict[s
 
 
 def _turned(path: str) -> bool:
-    """Return whether PyTorch keeps a matrix the other way round, [out, in]."""
+    """Return whether PyTorch keeps a matrix transposed, [out, in]."""
     return path.endswith(("/kernel", *(f"/{part}" for part in _PARTS)))
 
 
 def keep_adapter(folder: Path, dest: Path, base: Path) -> None:
     """Merge an adapter with its base, a model directory, into the model directory `dest`.
 
-    Raises UserError for an adapter that is damaged, or does not fit.
+    Raises UserError if the adapter is damaged or does not fit.
     """
     manifest = read_adapter_manifest(folder)
     file = folder / ADAPTER_WEIGHTS
@@ -157,8 +156,8 @@ def keep_adapter(folder: Path, dest: Path, base: Path) -> None:
 
 def _with_adapter(
     base: Mapping[str, Any], file: Path, config: AlbertConfig, head: str
-) -> dict[str, Any]:
-    """Return the parameters of the base's embeddings and encoder with what a file has."""
+) -> ArrayTree:
+    """Return the parameters of the base's embeddings and encoder, and those in the file."""
     tensors = {n.removeprefix(_PREFIX): x for n, x in read_safetensors(file).items()}
     theirs = {name: path for path, name in hf_names(config, head).items()}
     found: dict[str, np.ndarray] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a disk has room for what is to be written, and why something was not written."""
+"""Check whether a disk has room for a file, and explain why something was not written."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pathlib import Path
 
 
 def require_space(directory: Path, size: int) -> None:
-    """OSError where `size` bytes do not fit on the disk: better than half of them on it."""
+    """Raise OSError if `size` bytes do not fit on the disk, before a part of them is written."""
     if size > shutil.disk_usage(directory).free:
         raise OSError(errno.ENOSPC, "disk full")
 
 
 def cause_of(error: Exception, directory: Path, size: int) -> str:
-    """Why `size` bytes were not written, briefly; orbax has several errors for a full disk."""
+    """Return why `size` bytes were not written, briefly.
+
+    Orbax has several errors for a full disk.
+    """
     number = error.errno if isinstance(error, OSError) else None
     text = str(error).partition("\n")[0][:300]
     if number in (errno.ENOSPC, errno.EDQUOT) or "RESOURCE_EXHAUSTED" in text:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Hugging Face hub's side of a model: a repository's files come here, checked, and a folder's
-go there.
+"""Fetch and check the files of a repository on the Hugging Face hub, and upload files.
 
-huggingface_hub, an optional package, does the talking: revisions, tokens, HF_ENDPOINT, its cache,
-HF_HUB_OFFLINE and progress bars are its own. What a repository says is not trusted: only files that
-a conversion reads are fetched, each with a limit on its size, and what came is compared with the
-digests that the hub lists.
+huggingface_hub, an optional package, handles revisions, tokens, HF_ENDPOINT, its cache,
+HF_HUB_OFFLINE and progress bars. The contents of a repository are not trusted. Only files that a
+conversion reads are fetched, each with a limit on its size, and they are compared with the digests
+that the hub lists.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from albert_jax.config.model import AlbertConfig
 from albert_jax.config.model_names import COMMIT, MAIN, ModelName, hub_endpoint, shown_endpoint
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
+from albert_jax.utils.log_secrets import secrets_hidden
 from albert_jax.utils.wording import first_ten, shortened, without_secrets
 
 _CONFIG = "config.json"
@@ -49,7 +49,7 @@ _SYSTEMS_WORDS = re.compile(r"\[Errno -?\d+\] ([\w ]+)")  # inside what HTTP cli
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A repository's files on this disk, and the commit that they are of."""
+    """Hold a repository's files on this disk, and their commit."""
 
     folder: Path
     commit: str
@@ -57,7 +57,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class _File:
-    """What the hub lists of a file: bytes, and a digest where it has one."""
+    """Hold what the hub lists of a file: its size and, if there is one, a digest."""
 
     size: int | None
     sha256: str | None = None  # of a file in large-file storage
@@ -67,9 +67,9 @@ class _File:
 def snapshot(named: ModelName) -> Snapshot:
     """Fetch the files of a repository that a conversion reads, and return their folder.
 
-    Without a network it is the copy that huggingface_hub's cache keeps. Raises UserError where
-    there is no such repository, revision or file, where access is refused, and for what is no
-    ALBERT, is larger than its configuration says, or is not what the hub lists.
+    Without a network, this is the copy in huggingface_hub's cache. Raises UserError if there is no
+    such repository, revision or file, or access is refused. Also raises it if the model is no
+    ALBERT, is larger than its configuration says, or differs from what the hub lists.
     """
     hub = _huggingface_hub(named)
     with _as_sentences(hub, named, "fetched"):
@@ -89,7 +89,7 @@ def snapshot(named: ModelName) -> Snapshot:
 
 
 class _Download:
-    """One repository's files, fetched one by one into huggingface_hub's cache."""
+    """Fetch one repository's files, one by one, into huggingface_hub's cache."""
 
     def __init__(
         self, hub: Any, named: ModelName, commit: str, listed: Mapping[str, _File]
@@ -99,7 +99,7 @@ class _Download:
     def run(self) -> Path:
         chosen = chosen_files(self._listed, str(self._named))
         self._require_sizes(chosen, _BESIDE)  # the weights' is not known yet
-        # By its revision, whose commit huggingface_hub notes then for when there is no network.
+        # By the revision, so that huggingface_hub records its commit for use without a network.
         config = self._fetched(_CONFIG, self._named.revision)
         if config.parent.name != self._commit:
             raise UserError(f"{self._named} has changed during the download; run this again")
@@ -132,7 +132,7 @@ class _Download:
             )
 
     def _fetched(self, name: str, revision: str | None = None) -> Path:
-        """Return the path of a file on this disk, which is what the hub lists."""
+        """Return the path of a file on this disk, after comparing it with the hub's digest."""
         path = Path(
             self._hub.hf_hub_download(
                 self._named.name,
@@ -145,13 +145,12 @@ class _Download:
         if not _is(path, self._listed[name]):
             self._forget(path)
             raise UserError(
-                f"{self._named}: {name} came with another content than the hub lists; run this "
-                "again"
+                f"{self._named}: {name} differs from what the hub lists; run this again"
             )
         return path
 
     def _forget(self, path: Path) -> None:
-        """Remove a file from huggingface_hub's cache, which would take it for the right one."""
+        """Remove a file from huggingface_hub's cache, which would otherwise consider it right."""
         content = path.resolve()
         repository = path.parents[2]  # REPOSITORY/snapshots/COMMIT/NAME, a link to a blob
         if content.is_relative_to(repository.resolve()):  # else it is the user's own link
@@ -160,10 +159,10 @@ class _Download:
 
 
 def chosen_files(there: Collection[str], repository: str) -> list[str]:
-    """Return the names of a repository's files that a conversion reads: the configuration, the
-    first format of weights with its parts, the vocabulary and the tokenizer's settings.
+    """Return the names of a repository's files that a conversion reads.
 
-    Raises UserError where there is no configuration or nothing that is read.
+    They are the configuration, the first format of weights with its parts, the vocabulary and the
+    tokenizer's settings. Raises UserError if there is no configuration or no readable weights.
     """
     weights = next((name for name in TRANSFORMERS_WEIGHTS if name in there), None)
     if weights is None or _CONFIG not in there:
@@ -186,7 +185,7 @@ def chosen_files(there: Collection[str], repository: str) -> list[str]:
 
 
 def _limits(config: Path, chosen: Collection[str]) -> dict[str, float]:
-    """File -> most bytes, by what the configuration asks for."""
+    """Return the most bytes that each file may have, from the configuration."""
     architecture, _ = AlbertConfig.from_dict(read_foreign_json(config), config)
     check_sizes(architecture, config)
     count = sum(math.prod(shape) for shape in parameter_shapes(architecture).values())
@@ -213,7 +212,7 @@ def _listed(sibling: Any) -> _File:
 
 
 def _is(path: Path, listed: _File) -> bool:
-    """Return whether a file has the size and, where the hub lists one, the digest."""
+    """Return whether a file has the listed size and, if there is one, the digest."""
     size = path.stat().st_size
     if listed.size is not None and size != listed.size:
         return False
@@ -257,8 +256,10 @@ def _offline(hub: Any, named: ModelName, why: Exception) -> Snapshot:
 
 
 def require_token(named: ModelName) -> None:
-    """Raise UserError where nothing can be written to a repository: without huggingface_hub, and
-    without a token where that looks for one."""
+    """Raise UserError if a repository cannot be written.
+
+    huggingface_hub, or a token where it looks for one, may be missing.
+    """
     if _huggingface_hub(named).get_token() is None:
         raise UserError(
             f"writing to {named} needs a token with write access, and there is none; {_LOG_IN}"
@@ -266,10 +267,9 @@ def require_token(named: ModelName) -> None:
 
 
 def upload(files: Mapping[str, Path], named: ModelName, *, private: bool) -> str:
-    """Upload files, by their names there, to a repository, which is made where it is missing, as
-    one commit; return the commit's address.
+    """Upload files in one commit, by their names in the repository; return the commit's address.
 
-    Raises UserError where the hub cannot be reached or refuses it.
+    A missing repository is made. Raises UserError if the hub cannot be reached or refuses.
     """
     hub = _huggingface_hub(named)
     api = hub.HfApi(endpoint=hub_endpoint(), library_name="albert_jax")
@@ -298,6 +298,7 @@ def _huggingface_hub(named: ModelName) -> Any:
         import huggingface_hub
         import huggingface_hub.constants
         import huggingface_hub.errors
+        import huggingface_hub.hf_api  # with which all that log anything are there
     except ImportError:
         raise UserError(
             f"{named} is no path here, and a repository of the Hugging Face hub needs "
@@ -307,28 +308,34 @@ def _huggingface_hub(named: ModelName) -> Any:
 
 
 def _status_of(error: Any) -> int:
-    """Return the status of a hub's answer; 0 where none is known."""
+    """Return the status of a hub's answer; 0 if unknown."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else 0
 
 
 def _network_errors(hub: Any) -> tuple[type[Exception], ...]:
-    """Return the errors of a network, of whichever client the installed version has, and of a hub that
-    answers with another status than success; OSError is requests'."""
+    """Return the errors of a network, for whichever client the installed version has.
+
+    The hub's answers other than success are among them; requests' errors are OSError.
+    """
     return (OSError, hub.errors.HfHubHTTPError.__mro__[1])
 
 
 def _failures(hub: Any) -> tuple[type[Exception], ...]:
-    """Return those of a transfer that failed, by huggingface_hub's own checks too."""
+    """Return the errors of a failed transfer, including those of huggingface_hub's own checks."""
     return (*_network_errors(hub), ValueError, RuntimeError)
 
 
 @contextlib.contextmanager
 def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into UserError; `done` is what was to be."""
+    """Turn huggingface_hub's errors into UserError, and hide secrets in what it logs.
+
+    `done` says what was attempted.
+    """
     errors = hub.errors
     try:
-        yield
+        with secrets_hidden(hub.__name__):
+            yield
     except UserError:
         raise
     except errors.GatedRepoError:
@@ -366,14 +373,14 @@ def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
 
 def _not_done(named: ModelName, done: str, error: Exception) -> UserError:
     return UserError(
-        f"{named} cannot be {done} ({_said(error)}); run this again, it goes on where it was"
+        f"{named} cannot be {done} ({_said(error)}); run this again, it continues where it was"
         if done == "fetched"
         else f"{named} cannot be {done} ({_said(error)}); run this again"
     )
 
 
 def _said(error: Exception) -> str:
-    """Return a library's words in a short line, without a header or an address that holds a secret."""
+    """Return a library's message in a short line, without headers and addresses with secrets."""
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         return _said(error.__cause__)
     if found := _SYSTEMS_WORDS.search(str(error)):

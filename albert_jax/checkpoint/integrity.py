@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names, shapes, dtypes and checksums of the arrays of a tree: what storage itself does not check.
+"""Compare names, shapes, dtypes and checksums of a tree's arrays, which storage does not check.
 
-Plain orbax restores 24 of 25 flipped bits without a word and casts a wrong dtype silently, so every
-array that is written has its CRC-32C beside it, in a JSON document that carries one of itself.
+Plain orbax restores 24 of 25 flipped bits without an error and casts a wrong dtype silently.
+Therefore every array that is written has its CRC-32C beside it, in a JSON document that has its
+own.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ ArrayTree = dict[str, Any]
 
 _MOST_DOCUMENT = 1 << 24  # bytes of a sealed document; parsed they take some 30 times as many
 _BLOCK = 1 << 18  # numbers looked at together, so that the look needs no memory
-# Weights hardly compress, and zeros, as a new optimizer has them, need no bytes at all.
+# Weights hardly compress, and the zeros of a new optimizer take no bytes at all.
 _MOST_UNPACKED = 32  # bytes of arrays for each byte of files
 _FREE = 1 << 26  # bytes of arrays that any files may have
 _BYTES_A_CHUNK = 32  # of files, at least: its name and its place
 
 
 class Damaged(Exception):
-    """What was read is not what was written; the message names the array or file."""
+    """Report that what was read is not what was written; the message names the array or file."""
 
 
 def named_leaves(tree: Any) -> Leaves:
-    """Return the leaves of any tree by their path, as `params/encoder/kernel` or `opt_state/0/mu/…`."""
+    """Return the leaves of any tree by path, as `params/encoder/kernel` or `opt_state/0/mu/…`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     names = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     assert len(names) == len(leaves), "two leaves have the same name"
@@ -70,12 +71,15 @@ def on_host(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def crc32c(array: np.ndarray) -> str:
-    """CRC-32C of the bytes in C order, as eight hexadecimal digits."""
+    """Return the CRC-32C of the bytes in C order, as eight hexadecimal digits."""
     return f"{google_crc32c.value(np.ascontiguousarray(array).reshape(-1).view(np.uint8)):08x}"
 
 
 def array_table(leaves: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Table:
-    """Shape and dtype of each leaf, which may be abstract; checksums if `arrays` has the values."""
+    """Return shape and dtype of each leaf, which may be abstract.
+
+    Checksums if `arrays` has values.
+    """
     table: dict[str, JsonObject] = {}
     for name, leaf in leaves.items():
         table[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
@@ -110,7 +114,7 @@ def _is_finite(array: np.ndarray) -> bool:
 
 
 def verify_arrays(arrays: Mapping[str, np.ndarray], table: Table) -> None:
-    """Raise Damaged unless the arrays are, bit for bit, those the table was made of."""
+    """Raise Damaged unless the arrays are, bit for bit, those that the table describes."""
     wrong = []
     for name, entry in table.items():
         array = arrays[name]
@@ -124,7 +128,7 @@ def verify_arrays(arrays: Mapping[str, np.ndarray], table: Table) -> None:
 
 
 def nest(arrays: Mapping[str, Any]) -> ArrayTree:
-    """`{"a/b": x}` as `{"a": {"b": x}}`: plain dicts need none of our classes to be restored.
+    """Return `{"a/b": x}` as `{"a": {"b": x}}`, plain dicts that any reader can restore.
 
     Raises Damaged for a name that is also the beginning of another.
     """
@@ -149,7 +153,7 @@ def seal(document: Mapping[str, Any]) -> JsonObject:
 
 
 def unseal(text: bytes) -> JsonObject:
-    """Return the document that `seal` made, its checksum included, or Damaged."""
+    """Return the document that `seal` made, its checksum included; raises Damaged."""
     try:
         document = json.loads(text)
         if not isinstance(document, dict) or "crc32c" not in document:
@@ -163,7 +167,7 @@ def unseal(text: bytes) -> JsonObject:
 
 
 def read_document(path: Path) -> JsonObject:
-    """Return the sealed JSON document in a file, or Damaged."""
+    """Return the sealed JSON document in a file; raises Damaged."""
     try:
         if (size := path.stat().st_size) > _MOST_DOCUMENT:
             raise Damaged(f"{size:,} bytes, over {_MOST_DOCUMENT:,}")
@@ -175,12 +179,12 @@ def read_document(path: Path) -> JsonObject:
 
 
 def read_arrays(path: Path, table: Table, *, beside: Sequence[Path] = ()) -> dict[str, np.ndarray]:
-    """The arrays in an orbax directory, by name, each verified against the table; or Damaged.
+    """Return the arrays in an orbax directory, by name, each verified against the table.
 
-    What the files claim is held against the table and against their own size, and that of the
-    folders `beside`, before any array is made. Orbax's format (zarr in OCDBT) is read without
-    orbax: when one of its reads fails, the others print stacks from their threads, and its error
-    does not say which array it was.
+    Raises Damaged. The sizes in the files are compared with the table, with the files' own size and
+    with that of the folders `beside`, before any array is made. Orbax's format (zarr in OCDBT) is
+    read without orbax: if one of its reads fails, the others print stacks from their threads, and
+    its error does not name the array.
     """
     stores = dict(_opened(path, table))
     wrong = [
@@ -203,8 +207,8 @@ def read_arrays(path: Path, table: Table, *, beside: Sequence[Path] = ()) -> dic
 
 
 def _opened(path: Path, table: Table) -> Iterator[tuple[str, ts.TensorStore]]:
-    """Yield each array by its name, its metadata read and nothing else; or Damaged."""
-    # Not a file:// address, in which a relative path would be a host and "%20" a space.
+    """Yield each array by its name, with only its metadata read; raises Damaged."""
+    # Not a file:// address: it would read a relative path as a host and "%20" as a space.
     base, context = {"driver": "file", "path": f"{path.resolve()}/"}, ts.Context()
     opened = {}
     for name in table:
@@ -221,7 +225,10 @@ def _opened(path: Path, table: Table) -> Iterator[tuple[str, ts.TensorStore]]:
 
 
 def _claims(store: ts.TensorStore, entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what an array's metadata says that it is, and what was written; equal where all is well."""
+    """Return an array's description in its metadata, and the one that was written.
+
+    They are equal if all is well.
+    """
     shape, dtype = list(store.shape), str(store.dtype.numpy_dtype)
     written = f"{entry['dtype']}{entry['shape']}"
     if "impl" in entry:  # the table has a key's own shape, its data have the key's words behind it
@@ -237,8 +244,10 @@ def _claims(store: ts.TensorStore, entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _check_size(stores: Mapping[str, ts.TensorStore], size: int) -> None:
-    """Damaged where arrays, or the numbers of their chunks, are out of proportion to `size` bytes
-    of files: chunks that are not there are zeros."""
+    """Raise Damaged if arrays, or their numbers of chunks, are too large for `size` bytes of files.
+
+    Missing chunks are zeros, so that small files may claim large arrays.
+    """
     claimed = sum(
         math.prod(store.shape) * store.dtype.numpy_dtype.itemsize for store in stores.values()
     )
@@ -253,7 +262,7 @@ def _check_size(stores: Mapping[str, ts.TensorStore], size: int) -> None:
 
 
 def _chunk(store: ts.TensorStore) -> tuple[int, ...]:
-    """Return the shape of what is stored, and read, together."""
+    """Return the shape of a chunk, which is stored and read as one."""
     shape = store.chunk_layout.read_chunk.shape or ()  # None: of a number by itself
     return cast(tuple[int, ...], shape)  # zarr knows every dimension
 

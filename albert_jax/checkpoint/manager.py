@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training checkpoints: orbax, asynchronous, atomic, each array verified by a digest on restore.
+"""Save training checkpoints with orbax: asynchronous, atomic, each array verified on restore.
 
 A step is a directory `STEP/{state,meta}`: orbax's arrays as nested dicts by leaf name, and one JSON
-document with the caller's meta and each leaf's shape, dtype and CRC-32C. Steps appear by rename, so
-that a killed run leaves a whole checkpoint or none; a damaged one is passed over aloud and moved to
-`STEP.damaged`.
+document with the caller's meta and each leaf's shape, dtype and CRC-32C. Steps appear by a rename,
+so that a killed run leaves a complete checkpoint or none. A damaged one is reported, skipped and
+moved to `STEP.damaged`.
 """
 
 from __future__ import annotations
@@ -51,22 +51,23 @@ State = TypeVar("State")
 
 
 Judge = Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None]
-"""(checkpoints' directory, a checkpoint's meta, what is expected of it): raises UserError where the
-checkpoint is another run's."""
+"""A function of the checkpoints' directory, a checkpoint's meta and the expected meta. It raises
+UserError if the checkpoint is another run's."""
 
 
-def differences_from(meta: Mapping[str, Any], expect: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the expected values that a checkpoint's meta has otherwise, (there, here) by name.
+def differences_from(
+    meta: Mapping[str, Any], expect: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return the expected values from which a checkpoint's meta differs, (there, here) by name.
 
-    A key of `expect` that the meta lacks is passed over: the checkpoint is older than what the key
-    stands for.
+    A key of `expect` that the meta lacks is ignored, because the checkpoint is older than the key.
     """
     known = [key for key in expect if key in meta]
     return differing_values({key: meta[key] for key in known}, {key: expect[key] for key in known})
 
 
 def require_same_run(directory: Path, meta: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
-    """Raise UserError where a checkpoint's meta differs from what is expected; `Judge`."""
+    """Raise UserError if a checkpoint's meta differs from what is expected; a `Judge`."""
     if other := differences_from(meta, expect):
         raise UserError(
             f"{another_run(directory, other)}; give that run's settings or another work directory"
@@ -81,20 +82,21 @@ def another_run(directory: Path, other: Mapping[str, tuple[Any, Any]]) -> str:
 
 class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # untyped
     def reached_preemption(self, step: int) -> bool:
-        # Asking JAX counts as a step of the loop, which does the asking: `processes.StopTogether`.
+        # A query to JAX counts as a step of the loop, which makes the query:
+        # `multihost.StopTogether`.
         return False
 
 
 class SaveError(UserError):
-    """A checkpoint was not written; the message has the step, the cause and the last good step."""
+    """Report that a checkpoint was not written: the step, the cause and the last good step."""
 
 
 class Checkpointer:
-    """The checkpoints of one run, at most `keep` (2 or more) of them; a context manager.
+    """Keep the checkpoints of one run, at most `keep` (2 or more) of them; a context manager.
 
-    Opening removes what a killed save left behind, so one run at a time may open a directory: see
-    `lock_workdir`. With `read_only` nothing is changed, so that a run at work can be looked at.
-    Where a run has several processes, all must make the same calls, on a file system they share.
+    Opening removes what a killed save left, so that only one run at a time may open a directory:
+    see `lock_workdir`. With `read_only` nothing is changed, so that a running run can be inspected.
+    If a run has several processes, all must make the same calls, on a file system that they share.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 5, read_only: bool = False) -> None:
@@ -128,13 +130,13 @@ class Checkpointer:
             ) from None
 
     def _tidy(self) -> None:
-        """Remove what a killed save left and brings back the step it was about to replace."""
+        """Remove what a killed save left, and restore the step that it was about to replace."""
         for debris in self.directory.glob("*.orbax-checkpoint-tmp*"):
             for _ in range(20):
                 shutil.rmtree(debris, ignore_errors=True)
                 if not debris.exists():
                     break
-                time.sleep(0.05)  # for where one write failed, the others go on for a moment
+                time.sleep(0.05)  # after one write has failed, the others continue for a moment
         for replaced in self.directory.glob("[0-9]*.replaced"):
             if replaced.with_suffix("").exists():
                 shutil.rmtree(replaced)
@@ -144,12 +146,12 @@ class Checkpointer:
     # ----------------------------------------------------------------------------------------- save
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any], *, wait: bool = False) -> None:
-        """Begins to write `state` and `meta` (JSON) as checkpoint `step`.
+        """Start to write `state` and `meta` (JSON) as checkpoint `step`.
 
-        Returns once the host has a copy, so that the state may be donated at once. A step that
-        exists is replaced, unless it is known to be the same. Raises SaveError where this save
-        cannot begin or, with `wait`, complete; without `wait` also where the one before turned out
-        to have failed: this one is then under way all the same.
+        The call returns when the host has a copy, so that the state may be donated at once. An
+        existing step is replaced, unless it is known to be the same. Raises SaveError if this save
+        cannot start or, with `wait`, complete. Without `wait`, also raises it if the save before
+        turns out to have failed; this one then continues.
         """
         assert not self._read_only
         earlier = self._finish()
@@ -160,7 +162,7 @@ class Checkpointer:
         version = FORMAT_VERSION if meta.get(HISTORY_KEY) else _FIRST_FORMAT
         document = seal({"format_version": version, "step": step, "meta": meta, "leaves": table})
         if self._good.get(step) != document["crc32c"] or not self._path(step).is_dir():
-            # Of several processes each writes its share; orbax divides only what is on devices.
+            # With several processes each writes its share; orbax divides only what is on devices.
             self._begin(step, data if multihost.several() else arrays, document)
         later = self._finish() if wait else None
         if later:
@@ -192,7 +194,7 @@ class Checkpointer:
             self._path(step).rename(self._path(f"{step}.replaced"))
 
     def _finish(self) -> SaveError | None:
-        """Wait for the save in flight and returns what became of it."""
+        """Wait for the save in flight and return its error, if any."""
         step, self._saving = self._saving, None
         if step is None:
             return None
@@ -210,7 +212,10 @@ class Checkpointer:
         return None
 
     def _failure(self, step: int, error: Exception) -> SaveError:
-        """Return the error to raise for a save that failed; gives back its space and opens afresh."""
+        """Return the error to raise for a failed save.
+
+        Free its space and open the directory anew.
+        """
         cause = cause_of(error, self.directory, self._size)
         self._good.pop(step, None)
         with contextlib.suppress(Exception):  # it would raise the same error again
@@ -229,13 +234,13 @@ class Checkpointer:
         expect: Mapping[str, Any],
         judge: Judge = require_same_run,
     ) -> tuple[State, JsonObject] | None:
-        """Return the newest good checkpoint as (state, meta), None where there is none.
+        """Return the newest good checkpoint as (state, meta), or None if there is none.
 
         The arrays get the shardings of `target_state` (arrays or jax.ShapeDtypeStruct), whatever
-        devices they were saved from. A damaged checkpoint is said aloud, passed over and, once an
-        older one is found good, moved to STEP.damaged. Raises UserError where `judge` refuses the
-        meta (the work directory of another run), where the state differs in tree, shape or dtype,
-        and where every checkpoint is damaged.
+        devices they were saved from. A damaged checkpoint is reported, skipped and, after an older
+        one is found good, moved to STEP.damaged. Raises UserError if `judge` refuses the meta (the
+        work directory of another run), if the state differs in tree, shape or dtype, and if every
+        checkpoint is damaged.
         """
         if error := self._finish():
             _say_as_primary(str(error))
@@ -271,7 +276,10 @@ class Checkpointer:
     def _read(
         self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any], judge: Judge
     ) -> tuple[JsonObject, dict[str, np.ndarray]]:
-        """Return one step, verified; Damaged if it is not as written, UserError if it is another run's."""
+        """Return one step, verified.
+
+        Raises Damaged if it is not as written, and UserError if it is another run's.
+        """
         with multihost.together(Damaged):
             document = read_document(self._path(step) / "meta" / "metadata")
             if document["step"] != step:
@@ -314,12 +322,12 @@ class Checkpointer:
         )
 
     def wait(self) -> None:
-        """Return when the last save is on disk; SaveError if it failed."""
+        """Wait until the last save is on disk; raises SaveError if it failed."""
         if error := self._finish():
             raise error
 
     def close(self) -> None:
-        """Wait and releases the threads; SaveError if the last save failed."""
+        """Wait and release the threads; raises SaveError if the last save failed."""
         error = self._finish()
         if not self._read_only:
             self._manager.close()
@@ -335,7 +343,7 @@ class Checkpointer:
         except SaveError as error:
             if kind is None:
                 raise
-            # What ended the run is worse, and must not be hidden by this.
+            # The error that ended the run is worse, and this one must not hide it.
             _say_as_primary(str(error))
 
     def _path(self, name: int | str) -> Path:
@@ -343,11 +351,11 @@ class Checkpointer:
 
 
 def lock_workdir(path: str | Path) -> Lock:
-    """Take the work directory until the lock is released or this process ends, however.
+    """Lock the work directory until the lock is released or this process ends.
 
-    Creates the directory, and removes from it what killed runs had begun to write. Raises UserError
-    that names the process which has it. Where several processes make one run, the first alone takes
-    it.
+    The directory is created if it is missing, and what killed runs had begun to write is removed.
+    Raises UserError, which names the process that holds the lock. If several processes make one
+    run, only the first locks the directory.
     """
     path = Path(path)
     busy = f"work directory {path} is in use by {{owner}}; wait for it or use another directory"
@@ -360,7 +368,7 @@ def lock_workdir(path: str | Path) -> Lock:
 
 
 def lock_owner(path: str | Path) -> str:
-    """Return what a work directory's lock says of its owner: the same to all who see one file system."""
+    """Return the owner in a work directory's lock, the same for all who see one file system."""
     try:
         return (Path(path) / LOCK).read_text(encoding="utf-8").strip()
     except OSError:
@@ -368,7 +376,7 @@ def lock_owner(path: str | Path) -> str:
 
 
 def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:
-    """Return the array as the target is: NumPy, with its sharding, or else on the default device."""
+    """Return the array as the target is: in NumPy, with its sharding, or on the default device."""
     if isinstance(target, np.ndarray):
         return array
     with jax.transfer_guard("allow"):
@@ -381,6 +389,6 @@ def _place(array: np.ndarray, target: Any, impl: str | None) -> Any:
 
 
 def _say_as_primary(message: str) -> None:
-    """Say a line once for all processes of a run."""
+    """Print a line once for all processes of a run."""
     if multihost.is_primary():
         say(message)

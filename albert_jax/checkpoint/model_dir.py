@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model directory: all that using a model needs, in one folder that can be copied and checked.
+"""Read a model directory, which has all that a model's use needs and can be copied and checked.
 
 DIR/params/             the parameters, orbax
 DIR/albert_config.json  the architecture, Google's field names
@@ -49,22 +49,22 @@ from albert_jax.utils.wording import first_ten, shortened
 
 
 class ModelTokenizer(TextSettings):
-    """A model's vocabulary, None where it has none, and how it cleans text."""
+    """Hold a model's vocabulary, None if it has none, and how it cleans text."""
 
     path: Path | None
 
 
 class ModelDirectory(NamedTuple):
-    """What `load_model` returns."""
+    """Hold what `load_model` returns."""
 
     params: ArrayTree  # of NumPy arrays
     config: AlbertConfig
     tokenizer: ModelTokenizer
-    manifest: Mapping[str, Any]  # as it is on disk; `ModelManifest` has the types
+    manifest: Mapping[str, Any]  # the contents on disk; `ModelManifest` has the types
 
     @property
     def head(self) -> HeadManifest | None:
-        """The fine-tuned head, None for a pretrained model."""
+        """The fine-tuned head, or None for a pretrained model."""
         head = self.manifest.get("head")
         return HeadManifest.from_json(head) if head else None
 
@@ -75,18 +75,20 @@ class ModelDirectory(NamedTuple):
 
 
 def require_finite(arrays: Mapping[str, np.ndarray], what: str) -> None:
-    """UserError, which begins with `what` and names the arrays, for NaN and infinities."""
+    """Raise UserError, which begins with `what` and names the arrays, for NaN and infinities."""
     if wrong := not_finite(arrays):
         raise UserError(
             f"{what} hold NaN or infinities in {len(wrong)} of {len(arrays)} arrays "
-            f"({first_ten(wrong)}); no answer of such a model means anything: take a checkpoint "
+            f"({first_ten(wrong)}); such a model gives no meaningful answer: take a checkpoint "
             "from before they appeared"
         )
 
 
 def require_outside_models(path: Path) -> None:
-    """Raise UserError for a path within a model directory, which holds its own files and no more:
-    no export would replace it any more."""
+    """Raise UserError for a path within a model directory.
+
+    A model directory has only its own files; with others, no export would replace it any more.
+    """
     for parent in path.resolve().parents:
         if is_model_directory(parent):
             raise UserError(f"{path} lies in the model directory {parent}; give a path outside")
@@ -95,13 +97,12 @@ def require_outside_models(path: Path) -> None:
 def load_model(
     directory: str | Path, *, check_values: bool = True, as_float32: bool = False
 ) -> ModelDirectory:
-    """Read a model directory, or the model of that name, and verifies every digest.
+    """Read a model directory, or the model of that name, and verify every digest.
 
-    Parameters have the dtypes that they were exported with, or float32 with `as_float32`.
-
-    Raises UserError for a path that is no model directory, for a newer format, for each file or
-    array that is not as it was exported, and for parameters that are not finite or not those of the
-    configuration; the last two pass with `check_values` False, for who reports on them.
+    Parameters have the dtypes that they were exported with, or float32 with `as_float32`. Raises
+    UserError for a path that is no model directory, for a newer format, for each file or array that
+    is not as it was exported, and for parameters that are not finite or not those of the
+    configuration. With `check_values` False, the last two pass, for a caller that reports them.
     """
     directory = require_model_directory(directory)
     try:
@@ -128,7 +129,10 @@ def load_model(
 
 
 def _read_manifest(directory: Path) -> tuple[JsonObject, ModelManifest]:
-    """Return the document and what it says, or Damaged; UserError for a newer format."""
+    """Return the manifest's document and its contents.
+
+    Raises Damaged, and UserError for a newer format.
+    """
     document = read_document(directory / MANIFEST)
     refuse_newer_format(document, FORMAT_VERSION, str(directory))
     try:
@@ -138,7 +142,7 @@ def _read_manifest(directory: Path) -> tuple[JsonObject, ModelManifest]:
 
 
 def _check_fit(directory: Path, config: AlbertConfig, manifest: ModelManifest) -> None:
-    """UserError unless the arrays, of which nothing was read, are those of the configuration."""
+    """Raise UserError unless the arrays, which are not read yet, are those of the configuration."""
     shapes = {name: tuple(entry["shape"]) for name, entry in manifest.tensors.items()}
     head = manifest.head
     kind, labels = (head.kind, head.labels) if head else (None, None)
@@ -150,7 +154,7 @@ def _check_fit(directory: Path, config: AlbertConfig, manifest: ModelManifest) -
 
 
 def load_optimizer(directory: str | Path) -> ArrayTree | None:
-    """Read the optimizer's slots beside a model, verified; None where it has none."""
+    """Read the optimizer's slots beside a model, verified; None if it has none."""
     directory = Path(directory)
     try:
         _, manifest = _read_manifest(directory)
@@ -171,5 +175,6 @@ def _damaged(directory: Path, why: object) -> UserError:
 
 
 def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

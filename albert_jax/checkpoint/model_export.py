@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a model directory: `model_dir` says what is in it, and reads it.
+"""Write a model directory; `model_dir` describes its contents and reads it.
 
-A module of its own, because orbax takes longer to import than a model to read.
+This is a separate module, because orbax takes longer to import than a model to read.
 """
 
 from __future__ import annotations
@@ -57,14 +57,13 @@ def export_model(
     inventory: Sequence[ConvertedTensor] | None = None,
     optimizer: Any = None,
 ) -> Path:
-    """Write a model directory and returns its path; it appears whole, by rename.
+    """Write a model directory and return its path; it appears complete, by a rename.
 
-    `tokenizer` has the `TextSettings`; `provenance` is any JSON that says where the weights
-    come from; `head` is {"kind", "labels"} of a fine-tuned model, whose parameters are `head`;
-    `inventory` lists the tensors of a converted source; `optimizer` is a tree of its slots. A model
-    directory that exists is replaced; UserError for anything else in the way, for a disk that is
-    full and for numbers that are not finite. One process of a run calls it, with parameters that it
-    can address.
+    `tokenizer` has the `TextSettings`; `provenance` is any JSON about where the weights come from;
+    `head` is {"kind", "labels"} of a fine-tuned model, whose parameters are `head`; `inventory`
+    lists the tensors of a converted source; `optimizer` is a tree of its slots. An existing model
+    directory is replaced. Raises UserError for anything else in the way, a full disk, and numbers
+    that are not finite. One process of a run calls it, with parameters that it can address.
     """
     check_destination(directory)
     directory = Path(directory).resolve()
@@ -108,7 +107,7 @@ def export_model(
 
 
 def check_destination(directory: str | Path) -> None:
-    """UserError if no model can be exported to this path: to be said before the work, not after."""
+    """Raise UserError if no model can be exported to this path; call this before the work."""
     if is_address(str(directory)):
         raise UserError(f"{directory} is an address; give a folder here, and copy it there then")
     directory = Path(directory)
@@ -127,8 +126,10 @@ def check_destination(directory: str | Path) -> None:
 
 
 class _AsItIs(np.ndarray):
-    """An array that orbax does not copy, lest it change meanwhile: it takes memory, and they do
-    not."""
+    """Hold an array that orbax does not copy, because it does not change meanwhile.
+
+    Orbax copies an array in case it changes, which takes memory.
+    """
 
     def __deepcopy__(self, memo: Any) -> _AsItIs:
         return self
@@ -151,5 +152,6 @@ def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         # Without a size, orbax keeps all in memory until the end.
         save = ocp.args.PyTreeSave(nest(given), ocdbt_target_data_file_size=_FILE_BYTES)
         checkpointer.save(path, args=save)
-    # Orbax asks only whether it is there, but writes into it where on this machine the folder was.
+    # Orbax only checks that the folder exists, but writes to the place where it was on this
+    # machine.
     (path / "commit_success.txt").write_text("Checkpoint commit was successful\n", encoding="utf-8")

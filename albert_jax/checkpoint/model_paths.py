@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model directory that a path or a name stands for; else what lies there, and which command
-makes one of it.
+"""Find the model directory of a path or a name; for others, say which command makes one.
 
-Standard library and small files only, so that a mistyped path is told before JAX is imported.
+Only the standard library and small files are used, so that a mistyped path is reported before JAX
+is imported.
 """
 
 from __future__ import annotations
@@ -50,13 +50,12 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".msgpack", ".index", ".data-00000-of
 def require_model_directory(
     path: Any, name: str = "model", *, fetch: bool = True, base: str | Path | None = None
 ) -> Path:
-    """Return the model directory at a path or of a name; a transformers folder's, an adapter's, a
-    released model's and a hub repository's are made in the user's cache, where they are not there
-    yet.
+    """Return the model directory at a path or of a name.
 
-    With `fetch` False nothing is made, and what would have to be is refused. `base` is the model
-    that an adapter was trained on, where that is not where it was. Raises UserError for anything
-    else, which says what it is and what to run or give instead.
+    For a transformers folder, an adapter, a released model and a hub repository it is made in the
+    user's cache, if it is not there yet. With `fetch` False nothing is made, and such a source is
+    refused. `base` is the model that an adapter was trained on, if it has moved. Raises UserError
+    for anything else, which says what it is and what to run or give instead.
     """
     folder = path_of(path, name)
     if is_adapter(folder):
@@ -120,13 +119,13 @@ def _adapters_model(folder: Path, base: str | Path | None, fetch: bool) -> Path:
 
 
 def hidden_name(folder: Path) -> str:
-    """Return what an error adds of an existing path that hides a known model; else nothing."""
+    """Return what an error adds if an existing path hides a known model, or ""."""
     known = hidden_by(folder) if folder.exists() else None
     return f"; the model of that name is {known}" if known else ""
 
 
 def _repository_of(text: str) -> str:
-    """Return what to add of a path that is not there, in a folder that is, and could name a repository."""
+    """Return what an error adds for a missing path that could name a repository, or ""."""
     named = named_by(text)
     return f"; {named.forced} is the repository of the hub" if named else ""
 
@@ -139,8 +138,10 @@ def _not_here(path: Any) -> UserError:
 
 
 def what_is(path: Any) -> str | None:
-    """Return a sentence on what lies at a path, or has that name, and what to do with it; None for
-    a model directory and for what is not recognised."""
+    """Return a sentence on what is at a path, or has that name, and what to do with it.
+
+    None for a model directory and for what is not recognised.
+    """
     place = path_of(path, "path")
     if place.is_dir():
         return _folder(place)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models by name: what a name stands for is fetched and converted once, into the user's cache, and
-from then on it is a model directory on this disk.
+"""Fetch and convert a named model once, into the user's cache, as a model directory.
 
 MODELS/released/NAME/KEY       a model directory; KEY is of its archive's SHA-256, or hub-COMMIT
 MODELS/hub/OWNER--NAME/COMMIT  a model directory, of a repository of the hub
 MODELS/…/refs/REVISION         the KEY or COMMIT that the name meant when it was fetched
 MODELS/local/NAME-PATH/STATE   a model directory, of a transformers folder or adapter on this disk
 
-Standard library and small files only: JAX is imported where something must be converted.
+Only the standard library and small files are used; JAX is imported when something must be
+converted.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _DIGITS = 16  # of a digest, in a folder's name
 
 
 def named_model(named: ModelName) -> Path:
-    """Return the model directory of a name, fetched and converted where the cache has none.
+    """Return the model directory of a name, fetched and converted if the cache has none.
 
-    Several processes may call it at once: one fetches, the others wait for it. Raises UserError
-    where it cannot be fetched, is not what the name says, or cannot be kept.
+    Several processes may call it at once: one fetches, the others wait for it. Raises UserError if
+    the model cannot be fetched, is not what the name says, or cannot be kept.
     """
     if kept := kept_model(named):
         return kept
@@ -48,7 +48,7 @@ def named_model(named: ModelName) -> Path:
 
 
 def _note(named: ModelName, key: str) -> None:
-    """Write down which model directory a revision is; UserError where that fails."""
+    """Record which model directory belongs to a revision; raises UserError if that fails."""
     note = ref_file(named)
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +59,11 @@ def _note(named: ModelName, key: str) -> None:
 
 
 def converted_folder(folder: Path) -> Path:
-    """Return the model directory of a transformers folder on this disk, converted where the cache
-    has none of its present state. Raises UserError for what cannot be converted or kept."""
+    """Return the model directory of a transformers folder on this disk.
+
+    It is converted if the cache does not have its present state. Raises UserError if it cannot be
+    converted or kept.
+    """
     if kept := kept_folder(folder):
         return kept
     dest = _place_of(folder)
@@ -73,9 +76,11 @@ def converted_folder(folder: Path) -> Path:
 
 
 def merged_adapter(folder: Path, base: Path) -> Path:
-    """Return the model directory of an adapter and its base, a model directory, merged where the
-    cache has none of the adapter's present state. Raises UserError for what cannot be merged or
-    kept."""
+    """Return the model directory of an adapter and its base, a model directory.
+
+    They are merged if the cache does not have the adapter's present state. Raises UserError if they
+    cannot be merged or kept.
+    """
     dest = _place_of(folder)
     with _making(dest.parent, str(folder)):
         if not is_model_directory(dest):
@@ -86,8 +91,10 @@ def merged_adapter(folder: Path, base: Path) -> Path:
 
 
 def kept_folder(folder: Path) -> Path | None:
-    """Return the model directory that the cache keeps for the present state of a transformers
-    folder or an adapter, None where it keeps none."""
+    """Return the cache's model directory for the present state of a folder, or None.
+
+    The folder is a transformers folder or an adapter.
+    """
     dest = _place_of(folder)
     return dest if is_model_directory(dest) else None
 
@@ -112,7 +119,7 @@ def _state_of(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _making(folder: Path, what: str) -> Iterator[None]:
-    """Hold the lock of a folder of the cache; UserError where the cache cannot be written."""
+    """Hold the lock of a folder of the cache; raises UserError if the cache cannot be written."""
     busy = f"{what} is being fetched or converted by {{owner}}; waiting for it"
     with contextlib.ExitStack() as stack:
         try:

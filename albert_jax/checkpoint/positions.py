@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model with more position embeddings than it was trained with."""
+"""Extend a model to more position embeddings than it was trained with."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ _MADE = {"repeat": "repeated from the first on", "interpolate": "interpolated"}
 def with_positions(
     source: ModelDirectory, name: str, positions: int, how: Positions
 ) -> ModelDirectory:
-    """Return a model with that number of positions, where it has fewer and `how` says how they are
-    made; else the model itself.
+    """Return a model with at least that number of positions.
 
-    "repeat" begins anew with the first position embedding after the last; "interpolate" stretches
-    them, linearly between neighbours, so that the first and the last stay. Says which in a line, in
-    which the model has that name.
+    If it has fewer, `how` extends them: "repeat" starts again with the first position embedding
+    after the last; "interpolate" stretches them linearly, so that the first and the last stay. A
+    line on stderr reports it, with the model's `name`.
     """
     theirs = source.config.max_position_embeddings
     if how == "same" or positions <= theirs:

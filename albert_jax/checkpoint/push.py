@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uploads a model to the Hugging Face hub, in transformers' layout, with a model card."""
+"""Upload a model to the Hugging Face hub, in transformers' layout, with a model card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from albert_jax.checkpoint.convert.card import check_license
 from albert_jax.checkpoint.convert.convert import CardWords, card_of, convert_as_it_is
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import holds_transformers_weights, is_model_directory
-from albert_jax.config.model_names import MAIN, ModelName, name_of
+from albert_jax.config.model_names import ModelName, name_of
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
@@ -93,7 +93,7 @@ def _repository(repository: str, revision: str | None) -> ModelName:
         raise UserError(f"{repository} has no owner; give hub:OWNER/NAME")
     if revision is None:
         return named
-    if named.revision not in (MAIN, revision):
+    if "@" in repository and named.revision != revision:
         raise UserError(f"{repository} and --revision {revision} name two revisions; give one")
     again = name_of(f"hub:{named.name}@{revision}")
     assert again is not None, "it has a prefix"
@@ -103,8 +103,10 @@ def _repository(repository: str, revision: str | None) -> ModelName:
 def _checked_folder(
     folder: Path, scratch: Path, named: ModelName, license: str | None
 ) -> dict[str, Path]:
-    """Return a transformers folder's files by name, all that a model needs; UserError where they make
-    none that can be read."""
+    """Return the files of a transformers folder that a model needs, by name.
+
+    Raises UserError if they make no readable model.
+    """
     try:
         card = card_of(folder, named.name, license)
     except UserError as error:
@@ -115,7 +117,7 @@ def _checked_folder(
     wanted = {*hub.chosen_files(there, str(folder)), *writers.FILES["hf"]}
     files = {name: path for name, path in there.items() if name in wanted}
     if _CARD in files and license is not None:
-        raise UserError(f"{files[_CARD]} says the licence; change it there, leave out --license")
+        raise UserError(f"{files[_CARD]} names the licence; change it there, leave out --license")
     if _CARD not in files:
         (scratch / _CARD).write_text(card, encoding="utf-8")
         files[_CARD] = scratch / _CARD

@@ -52,7 +52,7 @@ Sweep = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
 
 
 class Command:
-    """A command line that has been parsed."""
+    """Hold a command line that has been parsed."""
 
     def run(self) -> None:
         """Do what the command is for, and print its results to stdout."""
@@ -72,8 +72,10 @@ def _gives_any(flags: Any, names: Sequence[str]) -> bool:
 
 
 def _require_model(given: str, name: str = "model", *, base: str | None = None) -> None:
-    """Raise UserError unless a path is a model; a model that is given by its name is fetched, and an
-    adapter is merged with its base."""
+    """Raise UserError unless a path is a model.
+
+    A model that is given by its name is fetched, and an adapter is merged with its base.
+    """
     from albert_jax.checkpoint.model_paths import require_model_directory  # reads vocabularies too
 
     require_model_directory(given, name, base=base)
@@ -94,23 +96,24 @@ class _Reading(Command):
     """Flags of the commands that read text."""
 
     text: Text
-    """Files (plain or .gz), folders or patterns, also at gs://; with tfds: or hf: names of splits;
-    or python-docs or package-docs, the documentation inside Python and installed packages."""
+    """Files (plain or .gz), folders or patterns, also at gs://. With tfds: or hf:, names of splits.
+    python-docs and package-docs are the documentation inside Python and installed packages."""
     output: str
     """Folder to write."""
     format: str = "text"
-    """text (also JSONL, by its name, and Parquet), wiki (WikiExtractor's output), tfds:NAME or
+    """text (also Parquet, and JSONL by its name), wiki (WikiExtractor's output), tfds:NAME, or
     hf:NAME[/CONFIG], a data set of the hub."""
     field: str | None = None
-    """Column or key that holds the text, of hf:, Parquet and JSONL; unset: text."""
+    """Column or key that holds the text of hf:, Parquet and JSONL; unset: text."""
     sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
-    """One a line, to be split out of lines, or out of lines wrapped at a width."""
+    """How lines become sentences: each line is one (lines), lines are split (split), or wrapped
+    lines are joined and split (wrapped); auto decides for each file."""
     language: str = "en"
-    """Whose rules split sentences."""
+    """Language whose rules split sentences."""
     strict: bool = False
-    """End at the first damaged input instead of counting and reporting it."""
+    """Stop at the first damaged input, instead of counting and reporting damage."""
     data_dir: str | None = None
-    """Where TensorFlow Datasets keeps its data."""
+    """Folder in which TensorFlow Datasets keeps its data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,7 @@ class TrainTokenizer(_Reading):
     do_lower_case: bool = True
     """Lower-case and drop accents, as the released vocabularies do."""
     character_coverage: float = 0.99995
-    """Share of the characters that get a piece; the rest become <unk>."""
+    """Fraction of the text's characters that get a piece; the rest become <unk>."""
 
     def run(self) -> None:
         from albert_jax.data.vocabulary import train_tokenizer
@@ -143,21 +146,21 @@ class Prepare(_Reading):
     """
 
     output: str
-    """Folder of the store, or gs://…; of an interrupted one, to go on with it."""
+    """Folder of the store, or gs://…. If the store is unfinished, the command continues it."""
     vocab: str
     """spiece.model, tokenizer.json, vocab.txt, the folder that holds it, or a model's name."""
     workers: int | None = None
     """Processes; unset: all cores."""
     holdout: float = 0.01
-    """Share of the documents kept from training, for evaluation."""
-    mode: Mode = "google"
-    """Of a SentencePiece model: text as the original has it (google), or transformers' slow (hf) or
-    fast (hf-fast) tokenizer; other vocabularies say it themselves."""
+    """Fraction of the documents that is kept from training, for evaluation."""
+    mode: Mode | None = None
+    """How a SentencePiece model divides text: as the original (google), or as transformers' slow
+    (hf) or fast (hf-fast) tokenizer; unset: google. Other vocabularies define it themselves."""
     do_lower_case: bool = True
-    """As the vocabulary was trained."""
+    """Lower-case text; must be as the vocabulary was trained."""
     beam: tuple[str, ...] | None = None
-    """Run on Apache Beam, with its pipeline options, as runner=FlinkRunner; none: in this process.
-    """
+    """Run on Apache Beam with these pipeline options, as runner=FlinkRunner; without options, in
+    this process."""
     json: bool = False
     """Print the store's manifest as JSON."""
 
@@ -189,31 +192,31 @@ class Pretrain(Command):
     dry_run: bool = False
     """Print the plan (sizes, memory, time) and stop."""
     continue_with: Switch = False
-    """Continue the work directory's run, finished or not, though --train.steps, the batches or the
-    learning rate's schedule are others than so far; its history.json keeps what changed."""
+    """Continue the work directory's run, finished or not, with other --train.steps, batches or
+    learning rates; its history.json records the change."""
     multihost: bool = False
-    """This process is one of several, on hosts that share the work directory. Cloud TPU, GKE and
-    SLURM tell them of each other; elsewhere give the next three flags too."""
+    """This process is one of several, on hosts that share the work directory. On Cloud TPU, GKE and
+    SLURM the processes find each other; elsewhere give the next three flags too."""
     coordinator: str | None = None
     """HOST:PORT of process 0, which listens there."""
     num_processes: int | None = None
-    """How many there are."""
+    """Number of processes."""
     process_id: int | None = None
-    """This one's number, from 0."""
+    """Number of this process, from 0."""
     start_timeout: int = 120
-    """Seconds for all of them to come."""
+    """Seconds in which all processes must start."""
     peer_timeout: int = 30
-    """Seconds without a sign of life after which one counts as dead, and all stop."""
+    """Seconds without a sign of life after which a process counts as dead, and all stop."""
     log: tuple[Destination, ...] = ("tensorboard",)
-    """Trackers that are sent the figures, one or several; docs/python.md."""
+    """Trackers that receive the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_pretraining_inputs
         from albert_jax.training.trackers import require_trackers
         from albert_jax.utils.malloc import keep_freed_memory
 
-        keep_freed_memory()  # before JAX is imported, which a model's first use does
-        # Converting starts JAX, which several processes must not before they have met.
+        keep_freed_memory()  # before JAX is imported, which the first use of a model's name does
+        # Converting starts JAX, but several processes must join before JAX starts.
         require_pretraining_inputs(
             self.config, workdir_too=not self.dry_run, fetch=not self.multihost
         )
@@ -258,10 +261,13 @@ class Finetune(Command):
     """
 
     config: Flags[FinetuneConfig]
+    continue_with: Switch = False
+    """Continue the work directory's runs, finished or not, though --train.steps or the learning
+    rate's schedule are others than so far; each run's history.json keeps what changed."""
     json: bool = False
-    """Print what results.json holds."""
+    """Print the contents of results.json."""
     log: tuple[Destination, ...] = ("tensorboard",)
-    """Trackers that are sent the figures, one or several; docs/python.md."""
+    """Trackers that receive the figures, one or several; docs/python.md."""
 
     def run(self) -> None:
         from albert_jax.training.run_inputs import require_finetuning_inputs
@@ -273,7 +279,7 @@ class Finetune(Command):
         require_trackers(self.log)
         from albert_jax.training.finetune import finetune
 
-        results = finetune(self.config, log=self.log)
+        results = finetune(self.config, log=self.log, continue_with=self.continue_with)
         if self.json:
             _print_json(results)
 
@@ -294,29 +300,30 @@ class _Answering(Command):
     max_seq_length: int | None = None
     """Tokens in a row; unset: as in fine-tuning."""
     doc_stride: int | None = None
-    """Tokens from one SQuAD window's start to the next's."""
+    """Tokens from the start of one SQuAD window to the start of the next."""
     long: Long | None = None
-    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
-    windows takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
+    """How a text longer than a row is handled: cut leaves out its end, refuse is an error, windows
+    takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
     stride: int | None = None
-    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
+    """With --long windows, tokens from the start of one window to the start of the next; unset:
+    half a window."""
     texts: tuple[str, ...] = ()
     """Columns that hold the texts; unset: as in fine-tuning."""
     label: str | None = None
     """Column that holds the label; unset: as in fine-tuning."""
     labels: tuple[str, ...] = ()
-    """What the data's labels are in the task, as negative=0,positive=1; those not named: as they
-    are."""
+    """The task's label for each label of the data, as negative=0,positive=1; labels that are not
+    named keep their name."""
     pack: int = 0
-    """Tokens of rows that short examples share, as 512, where that is faster: classification and
-    regression; 0: an example a row."""
+    """Tokens of a row that short examples share, as 512, for speed; for classification and
+    regression. 0: each example has its own row."""
     exit: str | None = None
-    """Answer one text at a time, after fewer passes: patience=N once N in a row have not changed
-    the answer, confidence=P once it has that probability; for models of finetune --exits."""
+    """Answer one text at a time, after fewer passes: patience=N when N passes in a row do not
+    change the answer, confidence=P when it has that probability; for models of finetune --exits."""
     base: str | None = None
-    """Of an adapter, the model that it was trained on; unset: where that was."""
+    """For an adapter, the model that it was trained on; unset: at its former path."""
     dtype: Dtype = "float32"
-    """Of matmuls and activations."""
+    """Type of matmuls and activations."""
 
     def _settings(self) -> AnswerSettings:
         """Return how the model answers, without the task."""
@@ -348,25 +355,27 @@ class Evaluate(_Answering):
     """
 
     model: tuple[str, ...]
-    """Fine-tuned model directory; of a suite one for each task; with --store a pretrained one."""
+    """Fine-tuned model directory; with --suite one for each task; with --store a pretrained one."""
     data: str | None = None
-    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    """Folder of the task's files as published, one such file, or a data set: hf:NAME[/CONFIG], a
     folder of Parquet or Arrow files, or tfds."""
     store: str | None = None
-    """Token store with the model's vocabulary, in place of --data."""
+    """Token store with the model's vocabulary, instead of --data."""
     masking: Literal["ngram", "word", "piece"] = "ngram"
     """With --store, what is masked: n-grams of words (the original), single words, single pieces.
     """
     examples: int = 6400
-    """With --store, the most rows."""
+    """With --store, the maximum number of rows."""
     split: str = "dev"
     """dev, or another split with labels (dev_mismatched of MNLI, test of RACE)."""
     suite: Literal["card"] | None = None
-    """card: SQuAD 1.1 and 2.0, MNLI, SST-2 and RACE."""
+    """card is SQuAD 1.1 and 2.0, MNLI, SST-2 and RACE."""
     released: str | None = None
-    """Whose published row to print, as base-v2; unset: as the models say."""
+    """Released model whose published row is printed, as base-v2; unset: the one that the models
+    come from."""
     output: str | None = None
-    """Folder for the predictions file; unset: predictions/ beside the model, or here of a name."""
+    """Folder for the predictions file; unset: predictions/ beside the model, or for a model's name
+    here."""
     json: bool = False
     """Print {"task", "metrics", "examples", "predictions_file"} as JSON, metrics in the official
     scale."""
@@ -456,20 +465,21 @@ class Predict(_Answering):
     model: str
     """Fine-tuned model directory."""
     input: str | None = None
-    """JSONL, or by its name CSV or TSV, whose first row names the columns, or a text a line (.txt),
-    or for token classification CoNLL (.conll, .txt); plain or gz; - is standard input, JSONL."""
+    """JSONL, or by its name CSV or TSV, whose first row names the columns; .txt with one text in
+    each line; or for token classification CoNLL (.conll, .txt). Plain or gz; - is standard input,
+    JSONL."""
     input_format: Literal["jsonl", "csv", "tsv", "conll", "text"] | None = None
-    """What the input is, whatever its name; text: a text a line."""
+    """Format of the input, whatever its name; text has one text in each line."""
     output: str | None = None
     """JSONL file, which appears at the end; - or unset: standard output. With --data a folder;
-    unset: predictions/ beside the model, or here of a name."""
+    unset: predictions/ beside the model, or for a model's name here."""
     data: str | None = None
-    """Folder of the task's files as published, or one such file, or a data set: hf:NAME[/CONFIG], a
+    """Folder of the task's files as published, one such file, or a data set: hf:NAME[/CONFIG], a
     folder of Parquet or Arrow files, or tfds."""
     split: str = "test"
     """Split of --data to answer."""
     skip_bad: Switch = False
-    """Answer {"id", "error"} to an input that has no answer, and go on with the next."""
+    """Answer {"id", "error"} to an input that has no answer, and continue with the next."""
 
     def run(self) -> None:
         _require_model(self.model, base=self.base)
@@ -518,8 +528,8 @@ class _OnModel(Command):
     """Flags of the commands that take a model directory."""
 
     model: Model
-    """Model directory, transformers folder, or a name: base-v2 and the like, OWNER/NAME of the
-    Hugging Face hub, mini."""
+    """Model directory, transformers folder, or a name: a released model such as base-v2, OWNER/NAME
+    of the Hugging Face hub, or mini."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -529,10 +539,10 @@ class _OnTexts(_OnModel):
     text: Text = ()
     """Texts."""
     input: str | None = None
-    """UTF-8 file of texts, one a line, an empty line an empty text, plain or .gz; - is standard
-    input."""
+    """UTF-8 file with one text in each line, plain or .gz; an empty line is an empty text; - is
+    standard input."""
     depth: int | None = None
-    """Run the shared layer that often instead of as often as the configuration says."""
+    """Number of passes of the shared layer; unset: as in the configuration."""
     truncate: bool = False
     """Cut a text that is too long for the model instead of refusing it."""
 
@@ -547,11 +557,11 @@ class FillMask(_OnTexts):
     text: Text = ()
     """Sentences with [MASK] in them."""
     input: str | None = None
-    """UTF-8 file of such sentences, one a line, plain or .gz; - is standard input."""
+    """UTF-8 file with one such sentence in each line, plain or .gz; - is standard input."""
     top_k: int = 5
     """Pieces to print."""
     json: bool = False
-    """Print [{"score", "token", "token_str", "sequence"}] as JSON; of several texts a list of such
+    """Print [{"score", "token", "token_str", "sequence"}] as JSON; for several texts a list of such
     lists."""
 
     def run(self) -> None:
@@ -587,14 +597,15 @@ class Encode(_OnTexts):
     output: str | None = None
     """.npz file to write."""
     layer: int = -1
-    """0 is what the first layer takes, 1 what it gives, -1 what the last gives."""
+    """0 is the input of the first layer, 1 its output, -1 the output of the last."""
     pool: Literal["cls", "mean", "none"] = "none"
-    """One vector for each text: the layer's at [CLS], or its mean over the tokens."""
+    """One vector for each text: the layer's output at [CLS], or its mean over the tokens."""
     long: Long | None = None
-    """What is done with a text too long for the model: refuse it (or unset), cut it, or with --pool
-    take the mean of its windows' vectors."""
+    """How a text that is too long for the model is handled: refuse it (also unset), cut it, or with
+    --pool take the mean of its windows' vectors."""
     stride: int | None = None
-    """With --long windows, tokens from one window's start to the next's; unset: half a window."""
+    """With --long windows, tokens from the start of one window to the start of the next; unset:
+    half a window."""
 
     def run(self) -> None:
         from albert_jax.inference.arrays_file import check_arrays_file, write_arrays
@@ -679,9 +690,9 @@ class Info(Command):
     """Model directory or work directory, token store (also at gs://), or recipe file with arguments
     after a colon."""
     store: str | None = None
-    """Of a recipe: the token store whose passes are counted."""
+    """For a recipe, the token store whose passes are counted."""
     base: str | None = None
-    """Of an adapter, the model that it was trained on; unset: where that was."""
+    """For an adapter, the model that it was trained on; unset: at its former path."""
     json: bool = False
     """Print the description as JSON."""
 
@@ -704,11 +715,12 @@ class Export(Command):
     """
 
     workdir: Workdir
-    """Work directory of `albert-jax pretrain`, also of a run that goes on."""
+    """Work directory of `albert-jax pretrain`, also of a run that is not finished."""
     dest: Dest
     """Model directory to write: weights, albert_config.json, vocabulary, manifest."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights in the directory; bfloat16 takes half the room, and three of four digits."""
+    """Type of the weights in the directory; bfloat16 halves their size and keeps 2 to 3 significant
+    digits."""
 
     def run(self) -> None:
         from albert_jax.training.pretrain import export
@@ -726,27 +738,25 @@ class ExportServing(_OnModel):
     dest: Dest
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
     to: Literal["stablehlo", "onnx"] = "stablehlo"
-    """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
+    """Programs for JAX, or ONNX graphs of the encoder, of fill-mask and of a fine-tuned head."""
     base: str | None = None
-    """Of an adapter, the model that it was trained on; unset: where that was."""
+    """For an adapter, the model that it was trained on; unset: at its former path."""
     top_k: int = 5
-    """Pieces that fill_mask answers."""
+    """Pieces that fill_mask returns for each [MASK]."""
     depth: int | None = None
-    """Run the shared layer that often instead of as often as the configuration says."""
+    """Number of passes of the shared layer; unset: as in the configuration."""
     dtype: Dtype = "float32"
-    """Of matmuls and activations."""
+    """Type of matmuls and activations."""
 
     def run(self) -> None:
         _require_model(self.model, base=self.base)
         if self.to == "onnx":
-            if _gives_any(self, ("top_k", "dtype")):
-                raise UserError(
-                    "--to onnx exports no fill-mask and only float32; leave out --top-k and --dtype"
-                )
+            if _gives_any(self, ("dtype",)):
+                raise UserError("--to onnx exports only float32; leave out --dtype")
             from albert_jax.inference.export_onnx import export_onnx
 
             _keep_programs()
-            print(export_onnx(self.model, self.dest, depth=self.depth))
+            print(export_onnx(self.model, self.dest, top_k=self.top_k, depth=self.depth))
             return
         from albert_jax.inference.export import export_serving
 
@@ -772,26 +782,26 @@ class Convert(Command):
     """tar.gz, folder, checkpoint prefix or .index, TF-Hub module, transformers folder,
     model directory; also at gs:// or https://; or a name: base-v2, hub:OWNER/NAME@REVISION."""
     dest: Dest
-    """Folder to write; it appears whole."""
+    """Folder to write; it appears when it is complete."""
     to: Literal["albert-jax", "hf", "tf"] = "albert-jax"
-    """A model directory, what transformers loads, or what the original loads."""
+    """Format: a model directory, transformers' folder, or the original's checkpoint."""
     head: str | None = None
-    """Kind of the fine-tuned head, where the source does not tell: a head of one output is
+    """Kind of the fine-tuned head, if the source does not show it: a head with one output is
     regression or multiple_choice."""
     config: str | None = None
-    """albert_config.json or config.json that is not beside the weights."""
+    """albert_config.json or config.json, if it is not beside the weights."""
     vocab: str | None = None
-    """SentencePiece model, tokenizer.json or vocab.txt that is not beside the weights."""
+    """SentencePiece model, tokenizer.json or vocab.txt, if it is not beside the weights."""
     no_vocab: Switch = False
-    """Go without a vocabulary."""
+    """Convert without a vocabulary."""
     mode: Mode | None = None
-    """How text is divided, docs/data.md; unset: as the source says."""
+    """How text is divided, docs/reference/tokenizers.md; unset: as in the source."""
     do_lower_case: bool | None = None
-    """As the vocabulary was trained; unset: as the source says, else True."""
+    """Whether the vocabulary is lower-cased; unset: as in the source, else True."""
     with_optimizer: Switch = False
     """Keep the optimizer's slots of a training checkpoint."""
     base: str | None = None
-    """Of an adapter, the model that it was trained on; unset: where that was."""
+    """For an adapter, the model that it was trained on; unset: at its former path."""
     json: bool = False
     """Print the inventory as JSON."""
 
@@ -812,9 +822,9 @@ class Push(_OnModel):
     """
 
     repository: Repository
-    """hub:OWNER/NAME; made where it is missing."""
+    """hub:OWNER/NAME; a missing repository is made."""
     private: Switch = False
-    """Make a repository that is missing a private one."""
+    """Make a missing repository private."""
     revision: str | None = None
     """Branch to commit to; unset: main."""
     license: str | None = None
@@ -840,8 +850,8 @@ class Verify(_OnModel):
     """
 
     expect: str | None = None
-    """Released model that it must be, as base-v2; unset: told by its source's name or its answers.
-    """
+    """Released model that it must be, as base-v2; unset: found by its source's name or its
+    answers."""
     json: bool = False
     """Print {"model", "verdict", "released", "parameters", "checks"} as JSON."""
 
@@ -869,12 +879,12 @@ class Benchmark(Command):
     sweep: Sweep = ()
     """Settings to try in every combination, as batch_size=8,16,32 remat=none,full."""
     plot: str | None = None
-    """Picture to draw a sweep into, .png, .pdf or .svg."""
+    """Figure of the sweep to write, .png, .pdf or .svg."""
     profile: str | None = None
     """Folder for a trace of a few steps, for xprof or TensorBoard."""
     json: bool = False
-    """Print the figures as JSON alone, and the lines to stderr; of a sweep those of the fastest,
-    and all as "results"."""
+    """Print the figures as JSON alone, and the lines to stderr; for a sweep the fastest, and all of
+    them as "results"."""
 
     def run(self) -> None:
         from albert_jax.utils.malloc import keep_freed_memory
@@ -908,7 +918,7 @@ class Benchmark(Command):
         _print_figures(sweep_table(results, names), figures)
         if not measured:
             raise UserError(f"nothing of the sweep fits: {results[0]['error']}")
-        if self.plot:  # last: a disk that is full takes nothing of what was measured
+        if self.plot:  # last: a full disk then loses nothing that was measured
             draw_sweep(results, names, self.plot)
 
 
@@ -923,15 +933,16 @@ class Estimate(Command):
 
     config: Flags[EstimateConfig] = EstimateConfig()
     find_batch: Switch = False
-    """Find the largest batch that a chip holds, with and without remat; a compilation for each that
-    is tried."""
+    """Find the largest batch that a chip holds, with and without remat; each attempt is a
+    compilation."""
     table: str | None = None
-    """File to add the estimate to, a line of JSON, in place of one of the same setting."""
+    """File to which the estimate is added, as a line of JSON that replaces one of the same
+    setting."""
     plot: str | None = None
-    """Picture, .png, .pdf or .svg, to draw into: the table's estimates of this step for slices of
-    every size."""
+    """Figure to write, .png, .pdf or .svg: the table's estimates of this step for slices of every
+    size."""
     json: bool = False
-    """Print the figures as JSON alone; with --find-batch those of the fastest, and all as
+    """Print the figures as JSON alone; with --find-batch the fastest, and all of them as
     "results"."""
 
     def run(self) -> None:

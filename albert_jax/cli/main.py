@@ -22,7 +22,7 @@ PROGRAM = "albert-jax"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and returns its exit status."""
+    """Run one command line and return its exit status."""
     with mended_standard_streams(), without_orbax_stacks():
         return _status_of(list(sys.argv[1:] if argv is None else argv))
 

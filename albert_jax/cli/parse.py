@@ -20,7 +20,7 @@ from albert_jax.utils.wording import did_you_mean
 
 C = TypeVar("C", bound=Command)
 
-# Commands that take a recipe first, and what it makes.
+# Commands that take a recipe first, and the configuration that it must return.
 RECIPES: dict[type[Command], type] = {Pretrain: PretrainConfig, Finetune: FinetuneConfig}
 
 _HELP = ("-h", "--help")
@@ -85,7 +85,7 @@ def flags_of(kind: type, prefix: str = "--") -> Iterator[str]:
         name = field.name.replace("_", "-")
         if dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)
-            own = issubclass(kind, Command)  # whose configuration has no name before its flags
+            own = issubclass(kind, Command)  # its configuration's flags have no prefix
             yield from flags_of(hint, prefix if own else f"{prefix}{name}.")
         elif tyro.conf.Positional not in markers:
             yield f"{prefix}{name}"

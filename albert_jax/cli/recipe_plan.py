@@ -81,7 +81,7 @@ def _plan(config: PretrainConfig, store: str | None, spec: str) -> PretrainPlan:
         peak_learning_rate=peak_learning_rate(config.optimizer, train.batch_size),
         warmup_steps=warmup_steps(config.optimizer, train.steps),
         **passes,
-        # A bound, at every chip's full rate; what a slice takes is the compiler's to say.
+        # A bound at the peak rate of every chip; the compiler estimates the time on a slice.
         chip_hours_at_peak={k: total / flops.PEAK_FLOPS[k] / 3600 for k in PLANNED_FOR},
         chip_hours_by_the_compilers_estimate=estimated or None,
         to_compile_this_step=(

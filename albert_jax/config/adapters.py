@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the JSON file beside an adapter says: which model it was trained on, and which head it
-has."""
+"""Read the JSON file beside an adapter, which names its base model and its head."""
 
 from __future__ import annotations
 
@@ -11,7 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from albert_jax.config.manifests import HeadManifest
+from albert_jax.config.manifests import (
+    HeadManifest,
+    holds_transformers_weights,
+    is_model_directory,
+)
 from albert_jax.config.sections import Positions
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
@@ -33,11 +36,14 @@ _AGAIN = "copy it again"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AdapterManifest(Result):
-    """What `adapter_manifest.json` holds, without its own checksum.
+    """Hold the contents of `adapter_manifest.json`, without its own checksum.
 
-    `base` is the path or the name of the model that the adapter was trained on, None where that
-    began with random weights. `base_sha256` is `base_digest` of it, `positions` how its position
-    embeddings became `max_position_embeddings`, if it has fewer. `sha256` is of the weights' file.
+    Attributes:
+        base: the path or the name of the model that the adapter was trained on; None for random
+            weights.
+        base_sha256: the `base_digest` of that model.
+        positions: how its position embeddings became `max_position_embeddings`, if it has fewer.
+        sha256: the SHA-256 of the weights' file.
     """
 
     format_version: int
@@ -52,20 +58,25 @@ class AdapterManifest(Result):
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds an adapter in PEFT's format."""
-    return (folder / PEFT_CONFIG).is_file()
+    """Return whether a folder holds an adapter in PEFT's format, and no whole model."""
+    is_whole = holds_transformers_weights(folder) or is_model_directory(folder)
+    return (folder / PEFT_CONFIG).is_file() and not is_whole
 
 
 def base_digest(tensors: Mapping[str, Any]) -> str:
-    """Return the digest of what an adapter needs of its base, by the base's table of arrays: the
-    embeddings and the encoder. Pooler and head are the adapter's own."""
+    """Return the digest of what an adapter needs of its base: the embeddings and the encoder.
+
+    `tensors` is the base's table of arrays. Pooler and head are the adapter's own.
+    """
     parts = ("embeddings/", "encoder/")
     return json_sha256({name: x for name, x in tensors.items() if name.startswith(parts)})
 
 
 def read_adapter_manifest(folder: Path) -> AdapterManifest:
-    """Read an adapter's manifest and verify its checksum; UserError for what is damaged, newer or
-    no adapter of `albert-jax finetune`."""
+    """Read an adapter's manifest and verify its checksum.
+
+    Raises UserError if it is damaged, newer or not of an adapter of `albert-jax finetune`.
+    """
     file = folder / ADAPTER_MANIFEST
     try:
         document = read_json(file, JsonObject, hint=_AGAIN)

@@ -15,7 +15,7 @@ HeadKind = Literal[
     "span_v2",
 ]
 
-# What is done with a text that is longer than a row: its end is left out, it is an error, or it is
+# How a text that is longer than a row is handled: its end is left out, it is an error, or it is
 # read in several windows.
 Long = Literal["cut", "refuse", "windows"]
 
@@ -26,7 +26,7 @@ BEAM: Final = 5
 # Label of a token that has none: padding, and all but the first piece of a word. transformers'.
 IGNORED_LABEL: Final = -100
 
-# Target of a multi_label head: for each label 1.0 where the text has it, or 0.0.
+# Target of a multi_label head: for each label 1.0 if the text has it, else 0.0.
 LABEL_SET: Final = "label_set"
 
 # Target that a teacher gives: its logits for the example, in the order of the task's labels.

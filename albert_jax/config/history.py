@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The history of a run that was continued with other settings: which settings changed, and when."""
+"""Record which settings of a continued run changed, and when."""
 
 from __future__ import annotations
 
@@ -33,15 +33,20 @@ CONTINUABLE: Final = frozenset(
         for name in ("learning_rate", "warmup_steps", "schedule", "decay_share", "poly_power")
     }
 )
-"""Settings of a run's identity that may change in its course: with others the state of the model
-and of the optimizer, or the examples seen so far, would be of another run."""
+"""Settings of a run's identity that may change during the run. Any other change would make the
+state of the model and of the optimizer, or the examples so far, those of another run."""
+
+CONTINUABLE_IN_FINETUNING: Final = frozenset(
+    name for name in CONTINUABLE if name.startswith("optimizer.") or name == "train.steps"
+)
+"""The same of fine-tuning, where a batch follows from its number and the size of all."""
 
 Setting = str | int | float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Continuation(Result):
-    """A change of a run's settings: after which step, before which batch, and when.
+    """Record a change of a run's settings: after which step, before which batch, and when.
 
     `before` and `after` have the settings that differ, by name as `train.steps`; None is unset.
     """
@@ -67,7 +72,7 @@ class _HistoryFile(Result):
 
 
 def write_history(workdir: Path, history: Sequence[Continuation]) -> None:
-    """Write a work directory's history; of a run that was never continued it has none."""
+    """Write a work directory's history; a run that was never continued has none."""
     file = workdir / HISTORY
     if not history:
         file.unlink(missing_ok=True)
@@ -78,7 +83,10 @@ def write_history(workdir: Path, history: Sequence[Continuation]) -> None:
 
 
 def read_history(workdir: Path) -> list[Continuation]:
-    """Return a work directory's history, empty where it has none; UserError where it is damaged."""
+    """Return a work directory's history, empty if it has none.
+
+    Raises UserError if it is damaged.
+    """
     file = workdir / HISTORY
     try:
         document = read_json(file, JsonObject, hint=_AGAIN)
@@ -99,8 +107,11 @@ def settings_before(config: PretrainConfig, change: Continuation) -> PretrainCon
 
 
 def stages_of_history(config: PretrainConfig, history: Sequence[Continuation]) -> Stages:
-    """Return a run's stages: up to each continuation those of the settings that held until then,
-    from the last one on the configuration's."""
+    """Return a run's stages.
+
+    Up to each continuation they follow from the settings until then, after the last from the
+    configuration.
+    """
     if not history:
         return config.stages
     *earlier, last = history

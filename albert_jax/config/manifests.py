@@ -22,7 +22,7 @@ from albert_jax.utils.wording import shortened
 MANIFEST: Final = "manifest.json"
 CONFIG: Final = "albert_config.json"
 VOCABULARY: Final = "spiece.model"
-# What a model directory, a token store and a serving folder call their vocabulary, by its kind.
+# The name of the vocabulary in a model directory, a token store and a serving folder, by its kind.
 VOCABULARIES: Final = (VOCABULARY, "tokenizer.json", "vocab.txt")
 SERVING = "serving.json"
 FORMAT_VERSION = 2
@@ -32,7 +32,7 @@ _NAME = re.compile(r"\w+(/\w+)*", re.ASCII)
 _AtLeast1 = Annotated[int, msgspec.Meta(ge=1)]
 _RowLength = Annotated[int, msgspec.Meta(ge=8)]
 
-# How text is divided into pieces, docs/data.md.
+# How text is divided into pieces, docs/reference/tokenizers.md.
 Mode = Literal["google", "hf", "hf-fast", "wordpiece"]
 SLOW_MODES: Final = ("google", "hf")
 """Those whose text SentencePiece divides; that of the others the library `tokenizers` does."""
@@ -185,7 +185,7 @@ def read_model_manifest(folder: Path) -> ModelManifest:
     file = folder / MANIFEST
     document = read_json(file, JsonObject, hint=_AGAIN)
     if document.get("crc32c") != json_crc32c(document):
-        raise _damaged(folder, f"{MANIFEST} has another checksum than it says")
+        raise _damaged(folder, f"{MANIFEST} has a checksum that does not match its content")
     refuse_newer_format(document, FORMAT_VERSION, str(folder))
     try:
         manifest = ModelManifest.from_json(document)

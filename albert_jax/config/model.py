@@ -24,13 +24,19 @@ from albert_jax.utils.wording import did_you_mean, shortened
 
 Dtype = Literal["float32", "bfloat16", "auto"]
 
-LARGEST = (1 << 31) - 1  # of a size: what is indexed has int32 indices
+LARGEST = (1 << 31) - 1  # of a size: indices are int32
 MOST_GROUPS = 1000  # each is a part of the program of its own
 
 HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "silu", "tanh", "linear")
+# The activations that transformers calls by another name, in words.
+_FORMS = {
+    "gelu": "the tanh form of GELU",
+    "gelu_erf": "the erf form of GELU",
+    "silu": "x sigmoid(x)",
+}
 
-# What transformers' config.json calls each activation -> our name. Its "gelu" is the erf form,
-# Google's the tanh form. transformers' activations.py, ACT2FN.
+# The name of each activation in transformers' config.json -> the name here. Its "gelu" is the erf
+# form, Google's the tanh form. transformers' activations.py, ACT2FN.
 TRANSFORMERS_ACTS = {
     "gelu": "gelu_erf",
     "gelu_python": "gelu_erf",
@@ -133,7 +139,7 @@ class AlbertConfig:
 
         Both have a `hidden_act` "gelu": in the former it is the tanh approximation, in the latter
         the exact form. The keys `model_type`, `architectures` and `transformers_version` mark
-        transformers' file. The kind of the file and the activation are printed to stderr.
+        transformers' file. If it calls the activation by another name, a line on stderr says so.
 
         Args:
             path: the file.
@@ -162,12 +168,13 @@ class AlbertConfig:
                 f"{path} holds a {type(values).__name__}, "
                 "not a JSON object; give an albert_config.json"
             )
-        config, kind = cls.from_dict(values, path)
-        say(
-            f"{path.name}: {kind}, hidden_act "
-            f"{shown(values.get('hidden_act', 'gelu'))} read as {config.hidden_act!r}"
-            f"{' (tanh approximation)' if config.hidden_act == 'gelu' else ''}"
-        )
+        config, _ = cls.from_dict(values, path)
+        named = values.get("hidden_act", config.hidden_act)
+        if named != config.hidden_act:
+            say(
+                f"{path.name}: transformers' hidden_act {shown(named)} is "
+                f"{_FORMS[config.hidden_act]}, here {config.hidden_act!r}"
+            )
         return config
 
     @classmethod
@@ -222,7 +229,7 @@ class AlbertConfig:
         )
 
 
-# How the names of the fields end that say how large a model is.
+# The endings of the fields that set the size of a model.
 _SIZES = ("_size", "_layers", "_groups", "_heads", "_num", "_embeddings")
 
 
@@ -286,18 +293,20 @@ class ComputeConfig:
     """Set how this machine computes the model; it is never stored with the weights."""
 
     dtype: Dtype = "float32"
-    """Of matmuls and activations; parameters, softmax, LayerNorm and losses are float32 always.
-    auto: bfloat16 where the device has instructions for it, else float32."""
+    """Type of matmuls and activations; parameters, softmax, LayerNorm and losses are always
+    float32. auto: bfloat16 if the device has instructions for it, else float32."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass recomputes: nothing; all but matmul outputs; each whole layer."""
+    """What the backward pass recomputes: nothing (none); all but matmul outputs (dots); each whole
+    layer (full)."""
     scan_unroll: int = 0
-    """Layers unrolled in each turn of the scan; 0: all in training and evaluation (on a CPU with
-    remat one, as unrolled its compiler saves no memory), else one."""
+    """Layers unrolled in each turn of the scan. 0: in training and evaluation all (with remat on a
+    CPU one, because its compiler saves no memory in unrolled layers), else one."""
     attention: Literal["auto", "xla", "cudnn", "rows", "splash"] = "auto"
-    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
+    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU if they can do what is asked,
+    else xla."""
     fused: bool = True
-    """Gradients written by hand, which take less time and memory; False: JAX's own, which have
-    forward-mode derivatives too (jvp, Hessians)."""
+    """Use gradients written by hand, which take less time and memory. False: JAX's own, which also
+    have forward-mode derivatives (jvp, Hessians)."""
 
     def __post_init__(self) -> None:
         check_types(self, "compute")

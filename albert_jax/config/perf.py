@@ -17,7 +17,8 @@ class StepConfig:
     """Released model, albert_config.json, model directory, or recipe with arguments after a
     colon."""
     phase: Literal["train", "forward", "finetune", "input"] = "train"
-    """The step of pretrain; that of its evaluation; a classifier's step; drawing batches."""
+    """The step of pretrain (train), of its evaluation (forward) or of a classifier (finetune), or
+    the drawing of batches (input)."""
     batch_size: int | None = None
     """Sequences a step, over all devices; without a recipe 32."""
     sequence: int | None = None
@@ -27,11 +28,12 @@ class StepConfig:
     mode: str | None = None
     """How the step is spread over the devices: jit or pmap."""
     dtype: str | None = None
-    """Of matmuls and activations: float32, bfloat16 or auto."""
+    """Type of matmuls and activations: float32, bfloat16 or auto."""
     remat: str | None = None
     """What the backward pass recomputes: none, dots or full."""
     attention: str | None = None
-    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU where they can, else xla."""
+    """Attention kernel; auto: cudnn on GPU, rows or splash on TPU if they can do what is asked,
+    else xla."""
     unroll: int | None = None
     """Layers unrolled in each turn of the scan; 0: all."""
     accumulate: int | None = None
@@ -50,12 +52,12 @@ class BenchmarkConfig(StepConfig):
     devices: int | None = None
     """Local devices to use; unset: all."""
     store: str | None = None
-    """Token store, or several, to draw batches from; unset: one made-up batch again and again, or
+    """Token store, or several, to draw batches from. Unset: one made-up batch, again and again;
     with --phase input a made-up store."""
     steps: int = 20
-    """Steps timed one by one, and again in a row."""
+    """Steps to time one by one, and then in a row."""
     seconds: float = 60.0
-    """Either ends after so long, with three steps at least."""
+    """Either timing ends after this time, but not before three steps."""
     compilation_cache: str | None = None
     """Folder of compiled programs, to measure a second start; unset: compile anew."""
 
@@ -71,19 +73,19 @@ class EstimateConfig(StepConfig):
     """Set what `albert-jax estimate` compiles; some fields differ from `StepConfig`'s."""
 
     phase: Literal["train", "forward", "finetune"] = "train"
-    """The step of pretrain; that of its evaluation; a classifier's step."""
+    """The step of pretrain (train), of its evaluation (forward) or of a classifier (finetune)."""
     batch_size: int | None = None
     """Sequences a step on each chip; without a recipe 32."""
     mode: str | None = None
     """How the step is spread over the chips: jit or pmap."""
     dtype: str | None = None
-    """Of matmuls and activations: float32, bfloat16 or auto; without a recipe bfloat16."""
+    """Type of matmuls and activations: float32, bfloat16 or auto; without a recipe bfloat16."""
     attention: str | None = None
     """Attention kernel: auto, xla, rows or splash."""
     topology: str = "v5e:2x2"
     """Slice: v4, v5e, v5p or v6e and its shape in chips, from v5e:1x1 to v5p:16x16x24."""
     steps: int | None = None
-    """Steps of the run whose days are told; without a recipe 125,000."""
+    """Steps of the run whose days are estimated; without a recipe 125,000."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,34 +33,34 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     store: str | None = None
-    """Token store made by `albert-jax prepare`, a folder or gs://…, or several: A:0.7,B:0.3 with
-    their shares of the examples, A,B by size; or a folder or glob of the original's TFRecord
+    """Token store made by `albert-jax prepare`, a folder or gs://…. Several: A:0.7,B:0.3 with their
+    shares of the examples, or A,B by size. Or a folder or glob of the original's TFRecord
     shards."""
     vocab: str | None = None
-    """SentencePiece model, needed beside TFRecord shards only: a store carries its own."""
+    """SentencePiece model, needed only with TFRecord shards: a store has its own."""
     heldout: str | None = None
-    """What to evaluate on: of another store the held-out split, in place of the store's own; beside
-    TFRecord shards, which have none, TFRecord shards."""
+    """What to evaluate on: another store, whose held-out split replaces the store's own; with
+    TFRecord shards, which have none, other TFRecord shards."""
     text: tuple[str, ...] = ()
-    """Where no store is given: text files to train a vocabulary on (model.vocab_size pieces) and to
-    prepare inside the work directory; `python-docs` and `package-docs` are the documentation inside
-    every Python and the packages that are installed with this one. With init_from its vocabulary is
-    used.
-    """
+    """Without a store: text files to train a vocabulary on (model.vocab_size pieces) and to prepare
+    inside the work directory. `python-docs` and `package-docs` are the documentation inside every
+    Python and the packages that are installed with this one. With init_from, its vocabulary is
+    used."""
     workdir: str | None = None
     """Work directory: checkpoints, logs and, at the end, model/."""
     init_from: str | None = None
-    """Model directory to start from, or mini, also one of another depth: the shared layer allows
-    it."""
+    """Model directory to start from, or mini. Its depth may differ, because the layer is shared."""
     positions: Positions = "same"
-    """Of init_from, where model.max_position_embeddings is larger: an error, or its position
-    embeddings are repeated from the first on, or interpolated (stretched over the new ones)."""
+    """If model.max_position_embeddings is larger than init_from's: an error (same), or its position
+    embeddings are repeated from the first on (repeat), or stretched over the new ones
+    (interpolate)."""
     output_bias: Literal["zero", "unigram"] = "zero"
-    """First values of the masked-LM head's bias: zero (the original), or the logarithms of the
-    pieces' frequencies in the store, so that they need not be learnt."""
+    """Initial bias of the masked-LM head: zero (the original), or the logarithms of the pieces'
+    frequencies in the store (unigram), which then need not be learnt."""
     kernel_init: Literal["fixed", "fan_in"] = "fixed"
-    """Standard deviation of the kernels' first values: model.initializer_range (the original), or
-    1 / sqrt(inputs), which suits any width; tables of embeddings have the former either way."""
+    """Standard deviation of the kernels' initial values: model.initializer_range (fixed, the
+    original), or 1 / sqrt(inputs), which suits any width (fan_in). Tables of embeddings always have
+    the former."""
 
     @property
     def stages(self) -> Stages:
@@ -98,7 +98,7 @@ def _check_stages(config: PretrainConfig) -> None:
         )
     if config.train.depth and config.model.num_hidden_groups > 1:
         raise UserError(
-            f"train.depth {config.train.depth!r} needs a model whose layers are all one; "
+            f"train.depth {config.train.depth!r} needs a model with one shared layer; "
             f"model.num_hidden_groups is {config.model.num_hidden_groups}, give 1"
         )
     longest = max(stage.examples.max_seq_length for stage in stages)
@@ -126,94 +126,97 @@ class FinetuneConfig:
     """A name of albert_jax.TASKS."""
     model: str | None = None
     """Model directory to start from: pretrained, or fine-tuned on another task (MNLI for RTE, STS-B
-    and MRPC), whose head is then left behind."""
+    and MRPC), whose head is then dropped."""
     random_weights: bool = False
     """Take only the architecture and the vocabulary from `model`, as a control."""
     data: str | None = None
     """Folder of the task's files as published, or a data set: hf:NAME[/CONFIG] of the hub, a folder
     of Parquet or Arrow files, or tfds."""
     dev_split: str = "dev"
-    """Split that chooses the best step, where the data has another than dev."""
+    """Split that chooses the best step, if it is not called dev."""
     workdir: str | None = None
     """Work directory: checkpoints, logs, results.json, and the model directories last and best."""
     max_seq_length: int | None = None
-    """Tokens in a row, special ones included; what is longer is cut, or divided into windows.
-    Unset: 512, or as many as the model has positions for."""
+    """Tokens in a row, special ones included; longer texts are cut, or divided into windows. Unset:
+    512, or the model's number of positions if that is smaller."""
     positions: Positions = "same"
-    """Where max_seq_length exceeds the model's positions: an error, or they become as many, the
-    position embeddings repeated from the first on, or interpolated (stretched over the new ones).
-    """
+    """If max_seq_length exceeds the model's positions: an error (same), or more positions, with the
+    position embeddings repeated from the first on (repeat) or stretched over the new ones
+    (interpolate)."""
     texts: tuple[str, ...] = ()
-    """Columns of a user's own task that hold its texts; unset: as the task has them."""
+    """Columns of a user's own task that hold its texts; unset: the task's own names."""
     label: str | None = None
-    """Column of a user's own task that holds the label; unset: label. Of multi-label (unset:
-    labels) it has several with ; between them; or name columns of 0 and 1 with , between them."""
+    """Column of a user's own task that holds the label; unset: label. For multi-label (unset:
+    labels) a cell has several, with ; between them; or name columns of 0 and 1, with , between
+    them."""
     thresholds: Literal["half", "fit"] = "half"
-    """Probability from which multi-label gives a text a label: 0.5, or for each label the one that
-    has the best F1 on dev, which are then scores of tuned answers."""
+    """Probability from which multi-label gives a text a label: 0.5 (half), or for each label the
+    one with the best F1 on dev (fit); dev scores are then those of tuned answers."""
     labels: tuple[str, ...] = ()
-    """What the files' labels are in the task, as negative=0,positive=1; those not named: as they
-    are."""
+    """The task's label for each label of the files, as negative=0,positive=1; labels that are not
+    named keep their name."""
     doc_stride: int | None = None
-    """Tokens from one SQuAD window's start to the next's; unset: 128."""
+    """Tokens from the start of one SQuAD window to the start of the next; unset: 128."""
     max_query_length: int | None = None
     """Tokens a SQuAD question is cut to; unset: 64."""
     long: Long = "cut"
-    """What is done with a text longer than a row: cut leaves out its end, refuse is an error,
-    windows makes a training row of each window and takes the mean of their logits on dev; of
+    """How a text longer than a row is handled: cut leaves out its end, refuse is an error, windows
+    makes a training row of each window and takes the mean of their logits on dev. For
     classification and regression."""
     stride: int | None = None
-    """With long windows, tokens from one window's start to the next's; unset: half a window."""
+    """With long windows, tokens from the start of one window to the start of the next; unset: half
+    a window."""
     dropout: float | None = None
-    """Both dropouts of the encoder; unset: as the model directory has them."""
+    """Both dropouts of the encoder; unset: as in the model directory."""
     classifier_dropout: float = 0.1
-    """Before the head's last matrix, whatever the encoder's. classifier_utils.py:794."""
+    """Dropout before the head's last matrix, independent of the encoder's.
+    classifier_utils.py:794."""
     length_window: int = 32
-    """Batches that are sorted by length together, so that few tokens are padding; 1: none are, and
-    a batch is as long as its longest row."""
+    """Number of batches that are sorted by length together, to reduce padding; 1: none, and a batch
+    is as long as its longest row."""
     pack: int = 0
-    """Tokens of rows that short examples share, each seeing itself only, to compute no padding in
-    batches of one shape and any mixture of lengths (length_window is then 1); 0: an example a row.
-    Of classification and regression."""
+    """Tokens of a row that short examples share, each seeing itself only. Batches then have one
+    shape and little padding, and lengths mix freely (length_window is 1). 0: each example has its
+    own row. For classification and regression."""
     seeds: int = 1
-    """Runs, each with the next seed from train.seed on; their median and spread are told."""
+    """Number of runs, each with the next seed from train.seed on; their median and range are
+    reported."""
     restarts: int = 0
-    """Times that a degenerate run, one that answers all dev examples alike, may begin anew with
-    another seed."""
+    """Number of times that a degenerate run, which gives all dev examples the same answer, may
+    start again with another seed."""
     metric: str | None = None
-    """Which of the task's dev metrics chooses the best step, or loss, the mean dev loss; unset: the
-    task's own. Of loss and mean_squared_error less is better, of all others more."""
+    """Dev metric that chooses the best step, or loss, the mean dev loss; unset: the task's own. Of
+    loss and mean_squared_error less is better, of all others more."""
     early_stopping: int = 0
-    """Evaluations in a row without a better best step after which a run ends; 0: it makes all
-    steps."""
+    """Evaluations in a row without a better step after which a run ends; 0: it makes all steps."""
     class_weights: tuple[str, ...] = ()
-    """Weights of the training loss by label, as positive=1,negative=4 (those not named: 1), or
-    balanced: examples / (labels x examples of the label). Of classification and words' classes."""
+    """Weights of the labels in the training loss, as positive=1,negative=4 (others: 1), or
+    balanced: examples / (labels x examples of the label). For classification and words' classes."""
     label_smoothing: float = 0.0
-    """Share of a label's target that is spread evenly over all labels, for tasks with classes or
+    """Fraction of a label's target that is spread evenly over all labels, for tasks with classes or
     choices."""
     layer_decay: float = 1.0
     """Factor of the learning rate for each step down from the head and the pooler: the shared layer
-    learns at learning_rate times this, the embeddings at that times this once more."""
+    learns at learning_rate times this, the embeddings at learning_rate times its square."""
     lora: int = 0
-    """Rank of an adapter (LoRA) of the shared layer's query and value, which is trained in place of
-    the encoder and serves all its passes; 0: the encoder itself is trained."""
+    """Rank of an adapter (LoRA) of the shared layer's query and value, which is trained instead of
+    the encoder and serves all its passes; 0: the encoder is trained."""
     ema: float = 0.0
     """Decay of a moving average of the weights after each step, as 0.999, which is evaluated and
-    exported in place of the weights; early steps are averaged over those made so far. 0: none."""
+    exported instead of the weights; early steps average over the steps so far. 0: no average."""
     teacher: str | None = None
-    """Model directory fine-tuned on the same task, larger as a rule, whose probabilities are learnt
-    beside the labels (distillation). Of classification and multiple choice."""
+    """Model directory fine-tuned on the same task, usually a larger model, whose probabilities are
+    learnt in addition to the labels (distillation). For classification and multiple choice."""
     distill_weight: float = 0.5
-    """Share of the loss that is the distance from the teacher's probabilities."""
+    """Fraction of the distance from the teacher's probabilities in the loss."""
     temperature: float = 2.0
-    """By which the teacher's and the model's logits are divided before that distance."""
+    """Divisor of the teacher's and the model's logits in that distance."""
     exits: bool = False
     """Train the pooler and the head after every pass, so that `predict --exit` may answer after
-    fewer (PABEE). Of classification."""
+    fewer passes (PABEE). For classification."""
     freeze: Literal["none", "embeddings", "encoder"] = "none"
-    """What keeps its values: the embeddings with their projection, or these and the shared layer,
-    so that only the pooler and the head are trained."""
+    """What keeps its values: the embeddings with their projection (embeddings), or the shared layer
+    too, so that only the pooler and the head are trained (encoder)."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="adamw", learning_rate=1e-5)
@@ -229,7 +232,8 @@ class FinetuneConfig:
             keep=2,
         )
     )
-    # A regression's loss may well jump by more than 2; a loss that is not finite rolls back anyway.
+    # A regression's loss may jump by more than 2 without harm; a loss that is not finite rolls back
+    # in any case.
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(spike=0.0))
 
     def __post_init__(self) -> None:

@@ -30,29 +30,29 @@ class ExamplesConfig:
     max_seq_length: int = 512
     """Tokens in a row, [CLS] and two [SEP] included."""
     max_predictions_per_seq: int = 20
-    """Most tokens predicted in a row: 20 as published (3.9 % of 512); 77 is 15 % of 512."""
+    """Maximum of tokens predicted in a row: 20 as published (3.9 % of 512); 77 is 15 % of 512."""
     masked_lm_prob: float = 0.15
-    """Share of a row's tokens to predict, before max_predictions_per_seq cuts it."""
+    """Fraction of a row's tokens to predict, limited by max_predictions_per_seq."""
     short_seq_prob: float = 0.1
-    """Chance, per document and epoch, that its rows have a random shorter length."""
+    """Probability, for each document and epoch, that its rows have a random shorter length."""
     short_seq_per: Literal["document", "row"] = "document"
-    """What draws that length: a document, for all its rows of an epoch (the original), or each row
-    by itself."""
+    """What draws that length: a document, for all its rows of an epoch (the original), or each
+    row."""
     ngram: int = 3
-    """Longest n-gram masked as one, in whole words; 1 masks single words."""
+    """Longest n-gram that is masked as one, in whole words; 1 masks single words."""
     favor_shorter_ngram: bool = True
     """n has probability proportional to 1/n; False reverses the list."""
     do_whole_word_mask: bool = True
     """Mask all pieces of a word together; False masks single pieces."""
     word_start: Literal["albert", "marker"] = "albert"
-    """Pieces that begin a word: the original's rule, by which digits, accented letters and
-    punctuation do too, or only those with SentencePiece's marker ▁."""
+    """Pieces that begin a word: by the original's rule also digits, accented letters and
+    punctuation (albert), or only those with SentencePiece's marker ▁ (marker)."""
     count_special_tokens: bool = True
-    """masked_lm_prob is a share of the whole row, [CLS] and both [SEP] included (the original), or
-    of its text only."""
+    """masked_lm_prob is a fraction of the whole row, [CLS] and both [SEP] included (the original);
+    False: of its text only."""
     single_segment: Literal["random_document", "split"] = "random_document"
-    """A chunk of ONE sentence: B from a random document, labelled 1 (the original), or the sentence
-    itself split in two at a random token."""
+    """Segment B of a chunk with ONE sentence: from a random document, labelled 1 (the original), or
+    the second part of the sentence, split at a random token."""
     ngram_across_segments: bool = True
     """An n-gram may span A and B, and a continuation piece after [SEP] joins A's last word (the
     original)."""
@@ -60,11 +60,11 @@ class ExamplesConfig:
     """What draws between [MASK], the token itself and a random one, 80/10/10: each token (the
     original), or an n-gram for all its tokens."""
     random_token_excludes_special: bool = False
-    """The 10 % random replacements: any id, the original token and specials included (the
-    original), or ordinary pieces that differ from the original token only."""
+    """The 10 % random replacements are ordinary pieces other than the original token; False: any
+    id, the original token and special ones included (the original)."""
     truncate: Literal["both_ends", "end"] = "both_ends"
-    """An overlong pair loses tokens from the front or the back of the longer segment at random (the
-    original), or from the back only."""
+    """A pair that is too long loses tokens from the front or the back of the longer segment at
+    random (the original), or from the back only."""
 
     def __post_init__(self) -> None:
         check_types(self, "examples")
@@ -88,28 +88,29 @@ class OptimizerConfig:
     optax.adamw (bias-corrected); Muon for the kernels and optax.adamw for all else.
     """
     learning_rate: float | None = None
-    """Peak; unset: the preset for this optimizer and batch size (0.00176 for LAMB at 4096, by the
-    square root)."""
+    """Peak learning rate; unset: the preset for this optimizer and batch size (0.00176 for LAMB at
+    4096, scaled by the square root)."""
     warmup_steps: int | None = None
-    """Linear warm-up; unset: 2.5 % of the steps, the original's 3,125 of 125,000."""
+    """Steps of linear warm-up; unset: 2.5 % of the steps, the original's 3,125 of 125,000."""
     schedule: Literal["polynomial", "linear", "cosine", "constant", "wsd"] = "polynomial"
-    """From the warm-up on: polynomial decay to zero, which began at step 0 (the original); linear
-    to zero, from the peak (transformers); half a cosine to zero; none; none until the last
-    decay_share of the steps, then linear to zero (warm-up, stable, decay)."""
+    """After warm-up: polynomial decay to zero, counted from step 0 (the original); linear decay to
+    zero from the peak, as in transformers (linear); half a cosine to zero (cosine); constant; or
+    constant until the last decay_share of the steps, then linear to zero (wsd: warm-up, stable,
+    decay)."""
     decay_share: float = 0.2
-    """Of the steps, in which `wsd` decays."""
+    """Fraction of the steps in which `wsd` decays."""
     poly_power: float = 1.0
     """Power of the polynomial decay to zero at the last step."""
     weight_decay: float = 0.01
-    """Not applied to LayerNorm and biases."""
+    """Weight decay; not applied to LayerNorm and biases."""
     beta1: float = 0.9
-    """Decay of the gradients' mean."""
+    """Decay of the gradients' moving average."""
     beta2: float = 0.999
-    """Decay of the squared gradients' mean."""
+    """Decay of the squared gradients' moving average."""
     epsilon: float = 1e-6
     """Added outside the square root."""
     clip_norm: float = 1.0
-    """Global gradient norm is clipped to this before the moments; 0 turns it off."""
+    """Maximum of the global gradient norm, before the moments; 0 does not clip."""
 
     def __post_init__(self) -> None:
         check_types(self, "optimizer")
@@ -136,15 +137,16 @@ class GuardConfig:
     """Set when a run counts as diverged or stuck, and what happens then."""
 
     spike: float = 2.0
-    """Nats above the median of the last `window` losses that make a spike; 0 turns spikes off."""
+    """A loss this many nats above the median of the last `window` losses is a spike; 0 turns spikes
+    off."""
     patience: int = 3
-    """Spiking steps in a row before rolling back; a loss that is not finite rolls back at once."""
+    """Spikes in a row before a rollback; a loss that is not finite rolls back at once."""
     window: int = 100
-    """Losses the median is taken over."""
+    """Number of losses for the median."""
     max_rollbacks: int = 3
     """Rollbacks without a new checkpoint in between before the run gives up."""
     step_timeout: float = 0.0
-    """Seconds without a finished step before stacks are dumped and the run ends with status 75;
+    """Seconds without a finished step before the process dumps its stacks and ends with status 75;
     0: max(300, 20 x the median step)."""
 
     def __post_init__(self) -> None:
@@ -164,21 +166,22 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches that make up one update."""
     depth: str = ""
-    """Of pretraining: passes of the shared layer in the course of the run, as 2:0.3,4:0.3,all:0.4
-    (passes and share of the steps; all: model.num_hidden_layers); 2-6 draws a number for each step;
-    unset: all."""
+    """For pretraining, passes of the shared layer over the run, as 2:0.3,4:0.3,all:0.4 (passes and
+    fraction of the steps; all: model.num_hidden_layers); 2-6 draws a number for each step; unset:
+    all."""
     length: str = ""
-    """Of pretraining: tokens in a row, as 64:0.8,128:0.2; unset: examples.max_seq_length, by which
-    the held-out rows are made too."""
+    """For pretraining, tokens in a row over the run, as 64:0.8,128:0.2; unset:
+    examples.max_seq_length, which held-out rows always have."""
     batch_ramp: str = ""
-    """Of pretraining: sequences an update, as 32:0.2,64:0.8; unset: batch_size."""
+    """For pretraining, sequences an update over the run, as 32:0.2,64:0.8; unset: batch_size."""
     masking: str = ""
-    """Of pretraining: share of a row's tokens to predict, as 0.3:0.5,0.15:0.5; unset:
-    examples.masked_lm_prob."""
+    """For pretraining, fraction of a row's tokens to predict over the run, as 0.3:0.5,0.15:0.5;
+    unset: examples.masked_lm_prob."""
     sop_weight: str = ""
-    """Of pretraining: weight of the second objective's loss, as 0.5:0.5,1:0.5; unset: 1."""
+    """For pretraining, weight of the second objective's loss over the run, as 0.5:0.5,1:0.5; unset:
+    1."""
     seed: int = 12345
-    """Of initial weights, dropout and examples; create_pretraining_data.py's --random_seed."""
+    """Seed of initial weights, dropout and examples; create_pretraining_data.py's --random_seed."""
     mode: Literal["jit", "pmap"] = "jit"
     """How the step is spread over the devices: jit over a mesh, or the same step under jax.pmap."""
     devices: int | None = None
@@ -186,13 +189,13 @@ class TrainConfig:
     log_every: int = 100
     """Steps between log lines."""
     eval_every: int = 5000
-    """Steps between held-out evaluations (one at the end always); 0: at the end only."""
+    """Steps between held-out evaluations; there is always one at the end; 0: only that."""
     eval_examples: int = 6400
-    """Held-out examples an evaluation takes at most: the original's 100 steps of 64."""
+    """Maximum of held-out examples in an evaluation: the original's 100 steps of 64."""
     save_every: int = 5000
-    """Steps between checkpoints (one at the end and on SIGTERM always)."""
+    """Steps between checkpoints; there is always one at the end and on SIGTERM."""
     save_minutes: float = 30.0
-    """Minutes between checkpoints where steps are slow; 0: by steps only."""
+    """Minutes between checkpoints if steps are slow; 0: by steps only."""
     keep: int = 5
     """Checkpoints kept, at least 2."""
     data_threads: int = 2

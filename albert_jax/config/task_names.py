@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from albert_jax.utils.errors import UserError
 
-# The names of `albert_jax.TASKS`, which settings are checked by: the tasks themselves need NumPy.
+# The names of `albert_jax.TASKS`, to check settings without the tasks, which need NumPy.
 TASK_NAMES = (
     *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"),
     *("squad1", "squad2", "race", "race-middle", "race-high"),

@@ -59,6 +59,6 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
     if isinstance(value, bool):  # which is an int to Python
         return hint is bool
-    if hint is float:  # one that a calculation can go on with
+    if hint is float:  # a number for calculations
         return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return isinstance(value, hint)

@@ -94,7 +94,7 @@ def plan_shard(shard: ShardArrays, config: ExamplesConfig, rng: np.random.Genera
             rows[name] = column
         # One sentence of one token makes no A and B.
         rounds.append(rows[random_b | (starts[end] - starts[position] > 1)])
-        position = np.where(random_b, split, end)  # what B would have been is put back
+        position = np.where(random_b, split, end)  # B's own sentences are used later
         more = position < stop
         document, position, stop, target = (x[more] for x in (document, position, stop, target))
     rows = np.concatenate(rounds)

@@ -67,8 +67,9 @@ class FastEngine:
             library = require_tokenizers(self._path)
             try:
                 made = library.Tokenizer.from_str(self._json[parse_special])
-                made.encode(_UNKNOWN)  # fails now, not at some text, where unknown text has no id
-            # It has no type of its own for what it cannot read, and may panic in Rust.
+                made.encode(_UNKNOWN)  # fails now instead of at a text, if unknown text has no id
+            # The library has no exception type for files that it cannot read, and may panic in
+            # Rust.
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
                     raise
@@ -112,7 +113,7 @@ class FastEngine:
                 start += 1
             if tokens[i] == MARKER:
                 end = start
-            # Replacements of several characters by one can shift what `tokenizers` says.
+            # If several characters are replaced by one, the offsets of `tokenizers` can be wrong.
             start = max(start, least)
             offsets.append((start, max(start, end)))
             least = start

@@ -33,7 +33,7 @@ from albert_jax.utils.wording import shortened
 _OWN_ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 _UNUSED_ROLES = ("bos_token", "eos_token")  # no text is ever given them
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
-# Classes of transformers, these with Fast too, that do what a vocabulary's mode does.
+# Classes of transformers, also with Fast at the end, that do the same as a vocabulary's mode.
 _GENERAL = ("PreTrainedTokenizer", "TokenizersBackend")
 _CLASSES = ("AlbertTokenizer", *_GENERAL)
 _WORDPIECE_CLASSES = ("BertTokenizer", "AlbertTokenizer", *_GENERAL)
@@ -210,7 +210,7 @@ def choose_vocabulary(tokenizer: HfTokenizer, mode: str | None = None) -> Choice
         beside = "; --mode hf-fast takes the tokenizer.json beside it, as AutoTokenizer does"
         beside = beside if is_fast else ""
         return Choice(spiece, mode or "hf", f"it has {spiece.name}{beside}")
-    # transformers itself takes the case from tokenizer_config.json, whatever tokenizer.json says.
+    # transformers takes the case from tokenizer_config.json, not from tokenizer.json.
     document = tokenizer.fast
     if is_words and not (document and _has_further_tokens(document)):
         return Choice(words, "wordpiece", f"it has {_WORDS}")

@@ -21,12 +21,13 @@ from typing import Any
 from albert_jax.data.text.tables_text import text_column
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
+from albert_jax.utils.log_secrets import secrets_hidden
 from albert_jax.utils.wording import shortened, without_secrets
 
 HUB = "hf:"
-# Owner, name and configuration, of which the last two or the last may be lacking.
+# Owner, name and configuration; the last one or two may be missing.
 _NAME = re.compile(r"\w[\w.-]*(/[\w.-]+){0,2}")
-# What data sets call the split that is `dev` here.
+# The names of the split `dev` in data sets.
 _DEV = ("validation", "dev", "valid", "val")
 _FILES = (".parquet", ".arrow")
 _SAVED = ("dataset_dict.json", "state.json")  # of `save_to_disk`: all splits, or one
@@ -41,7 +42,7 @@ def is_hub_data(data: str | Path) -> bool:
         return False
     if any(_has(folder, name) for name in _SAVED):
         return True
-    # Tables of a user's own go before what lies beside them.
+    # A user's own tables have priority over files beside them.
     own = {path.name.partition(".")[0]: path for path in folder.iterdir() if path.is_file()}
     if any(own[split].suffix not in _FILES for split in ("train", "dev", "test") if split in own):
         return False
@@ -109,7 +110,11 @@ def _splits(data: str, state: tuple[tuple[str, int], ...]) -> Mapping[str, Any]:
     """Return the splits of a data set by name; `state` is its folder's."""
     library = _library(data)
     folder = Path(data.removeprefix(HUB))
-    with _refusals(data), contextlib.redirect_stdout(sys.stderr):  # stdout is the results'
+    with (
+        _refusals(data),
+        contextlib.redirect_stdout(sys.stderr),  # stdout is the results'
+        secrets_hidden("datasets", "huggingface_hub", "fsspec"),
+    ):
         if any(_has(folder, name) for name in _SAVED):
             found = library.load_from_disk(str(folder))
             return found if isinstance(found, Mapping) else {"train": found}
@@ -167,8 +172,8 @@ class HubText:
     place: str
     field: str  # the column of the text
     parts: int
-    num_bytes: int  # of the split, as its data set says; 0: it does not
-    stamp: int  # another one where the data set has changed
+    num_bytes: int  # of the split, from its data set; 0 if unknown
+    stamp: int  # differs if the data set has changed
     data: Any
 
     def texts(self, part: int) -> Iterator[bytes]:

@@ -57,7 +57,7 @@ class Masker:
     ):
         """Prepare to mask; `starts_word` bool[V] says which pieces begin a word (`word_starts`)."""
         self.config, self.vocab_size, self.special = config, len(starts_word), special
-        # Pieces to draw from where the special ones are left out, if these are not the first five.
+        # Pieces to draw from if special ones are excluded and are not the first five.
         self._ordinary = None
         if special != ALBERT_IDS:
             self._ordinary = np.delete(np.arange(len(starts_word)), special)
@@ -115,7 +115,8 @@ class Masker:
             start = bounds[first]
             if covered[start]:
                 continue
-            # At the end of the text an n-gram is what is left: the original never redraws n there.
+            # At the end of the text an n-gram is the rest of it: the original never redraws n
+            # there.
             last = min(first + sizes[first], num_words if across or first >= words_a else words_a)
             while bounds[last] - start > budget and last > first + 1:
                 last -= 1
@@ -138,7 +139,7 @@ class Masker:
             is_choice = self._ordinary[np.minimum(places, last)] == original
             drawn = rng.integers(0, len(self._ordinary) - is_choice)
             return self._ordinary[drawn + (is_choice & (drawn >= places))]
-        # One piece fewer to choose from where the original is itself a choice: skip over it.
+        # If the original is itself a choice, there is one piece fewer to choose from: skip over it.
         ordinary = original >= NUM_SPECIAL
         pieces = rng.integers(NUM_SPECIAL, self.vocab_size - ordinary)
         return pieces + (ordinary & (pieces >= original))

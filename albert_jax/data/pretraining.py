@@ -44,9 +44,10 @@ from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
 
 MADE_OF = "made_of.json"
-LABELS_SEEN, ONE_SIDED = 200, 0.85  # of so many labels, so many alike are too many; 0.6 is usual
+# Labels to count, and the fraction of one of them that is too much; 0.6 is usual.
+LABELS_SEEN, ONE_SIDED = 200, 0.85
 
-_PADDING = 128  # rows, to a multiple of which embeddings may be padded for the device's sake
+_PADDING = 128  # rows; embeddings may be padded to a multiple of 128 for the device
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class PretrainingData:
     heldout: ExampleSource | None
     vocab: Path | None
     tokenizer: TextSettings
-    identity: JsonObject  # what a run that resumes must have in common
+    identity: JsonObject  # what a run must share with the checkpoint that it resumes
     baselines: dict[
         str, float
     ]  # of the held-out tokens: unigram_entropy_nats, most_frequent_token_rate

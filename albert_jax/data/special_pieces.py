@@ -10,7 +10,7 @@ PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID = range(5)
 
 MARKER = "\u2581"  # SentencePiece's "a word starts here"
 
-# The same of a WordPiece vocabulary, which may have them anywhere.
+# The special pieces of a WordPiece vocabulary, which may have them anywhere.
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

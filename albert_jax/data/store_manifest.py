@@ -102,7 +102,7 @@ class StoreVocabulary:
     size: Annotated[int, msgspec.Meta(ge=5, le=MAX_VOCAB_SIZE)]
     mode: Mode
     do_lower_case: bool
-    keep_accents: bool | None = None  # not written where it is the mode's default
+    keep_accents: bool | None = None  # not written if it is the mode's default
     file: Literal["tokenizer.json", "vocab.txt"] | None = None  # not written for spiece.model
 
     def to_json(self) -> JsonObject:
@@ -272,7 +272,7 @@ def _contradiction(manifest: StoreManifest) -> str:
                     f"{shard.sentences:,} sentences of {shard.tokens:,} tokens"
                 )
             if shard.bytes != sum(shard.sizes().values()):
-                return f"shard {split}/{shard.name} has not {shard.bytes:,} bytes"
+                return f"shard {split}/{shard.name} does not have {shard.bytes:,} bytes"
     return ""
 
 

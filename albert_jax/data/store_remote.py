@@ -102,7 +102,7 @@ def _fetch_file(files: Any, path: str, address: str, folder: Path, file: StoreFi
                 if error.errno not in _DISK_ERRORS:
                     raise
                 said = f"{folder} NOT written: {error.strerror}; make room there"
-                raise UserError(f"{said}, and the next start goes on") from None
+                raise UserError(f"{said}; the next start continues") from None
 
         _whole(address, fetch, file.size or 0)
         if problem := check_file(temporary, file):

@@ -62,7 +62,7 @@ class AlbertTokenStore(FileReaderBuilder):  # type: ignore[misc]
         )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        # Not TFDS's own writing, which sorts a split of more than 1 GB in files by TensorFlow.
+        # Not TFDS's own writer, which sorts a split of more than 1 GB in files with TensorFlow.
         info = self._info()  # of the temporary folder that data_dir is until all is written
         writer = SequentialWriter(info, SHARD_EXAMPLES, file_format="array_record")
         for split, store in self._stores.items():

@@ -135,7 +135,7 @@ def _check_all(store: Path, files: Sequence[StoreFile], tick: Callable[[int], No
                 pass
             named = zip(files, found, strict=True)
             return [f"{store / f.name} {x.result()}" for f, x in named if x.result()]
-        except BaseException:  # as Ctrl-C: what is being read is not read to its end
+        except BaseException:  # such as Ctrl-C: reading stops at once
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise

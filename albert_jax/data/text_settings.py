@@ -21,7 +21,8 @@ from albert_jax.utils.json_files import read_json
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import first_ten
 
-# transformers' and the original archives' SentencePiece model, and what `tokenizers` reads.
+# The SentencePiece model of transformers and of the original archives, and the files of
+# `tokenizers`.
 FILE_NAMES = ("spiece.model", "30k-clean.model", "tokenizer.json", "vocab.txt")
 
 
@@ -77,7 +78,7 @@ def text_settings(folder: Path, vocabulary: Path, *, whole: bool = True) -> Text
 def _of_transformers(folder: Path, vocabulary: Path, whole: bool) -> TextSettings:
     tokenizer = read_tokenizer(folder)
     if differences := tokenizer.differences(vocabulary):
-        told = f"{folder}: its tokenizer has {first_ten(differences)}, which albert_jax's has not"
+        told = f"{folder}: its tokenizer has {first_ten(differences)}, which albert_jax's lacks"
         if whole:
             raise UserError(
                 f"{told}, so that texts would get other ids; give {vocabulary} itself to go without"

@@ -47,7 +47,7 @@ def _prepared(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=data_dir)  # where it is prepared, by its files alone
+        builder = tfds.builder(name, data_dir=data_dir)  # if it is prepared, from its files alone
     except tfds.core.DatasetNotFoundError:
         # GLUE, Wikipedia and C4 are among the classes that TFDS does not know before their import.
         module = f"tensorflow_datasets.text.{re.split('[/:]', name)[0]}"

@@ -155,7 +155,7 @@ class Tokenizer:
 
     Attributes:
         path: the vocabulary's file.
-        mode: google, hf, hf-fast or wordpiece (docs/data.md).
+        mode: google, hf, hf-fast or wordpiece (docs/reference/tokenizers.md).
         do_lower_case: whether text is lower-cased.
         keep_accents: whether accents are kept.
         vocab_size: the number of pieces.
@@ -197,7 +197,7 @@ class Tokenizer:
 
         Args:
             path: the file or the folder, or a model's name.
-            mode: google, hf, hf-fast or wordpiece (docs/data.md).
+            mode: google, hf, hf-fast or wordpiece (docs/reference/tokenizers.md).
             do_lower_case: whether text is lower-cased.
             keep_accents: whether accents are kept.
 
@@ -226,7 +226,7 @@ class Tokenizer:
                 do_lower_case = wanted["do_lower_case"]
                 keep = wanted.get("keep_accents", keeps_accents(wanted["mode"], do_lower_case))
                 keep_accents = keep if keep_accents is None else keep_accents
-        if mode is not None and mode not in MODES:  # in the file of a later version, say
+        if mode is not None and mode not in MODES:  # for example in the file of a later version
             raise UserError(f"tokenizer mode {mode!r} must be one of {', '.join(MODES)}")
         known = _MODES_OF.get(path.suffix, SPIECE_MODES)
         if mode is not None and mode not in known:
@@ -246,7 +246,7 @@ class Tokenizer:
         self._processor, self.pieces = _parse_spiece(model, path)
         self.vocab_size = len(self.pieces)
         self.starts_word = np.array([_starts_word(piece) for piece in self.pieces])
-        # Without the specials: text becomes one of those ids only where it is parsed for them.
+        # Without the special pieces: text becomes one of these ids only if it is parsed for them.
         self._ids = {piece: i for i, piece in enumerate(self.pieces) if i > MASK_ID}
         self._split = {
             piece: self._split_comma(piece)
@@ -395,7 +395,7 @@ class Tokenizer:
                 if width and here < position:
                     last = at[min(here + width, position)] - 1
                     yield token, starts[at[here]], ends[max(last, at[here])]
-                else:  # the marker alone: the place where the next character starts
+                else:  # the marker alone: the place of the next character
                     point = starts[at[here]] if at[here] < len(starts) else ends[-1]
                     yield token, point, point
                 here += width
@@ -495,7 +495,7 @@ class _FastTokenizer(Tokenizer):
                 document = tokenizer_json.with_cleaning(document, lower, keep_accents)
             elif (lower, keep_accents) != own:
                 raise UserError(
-                    f"{path} says itself that text is {_case(*own)}, not "
+                    f"{path} states that text is {_case(*own)}, not "
                     f"{_case(lower, keep_accents)}; leave that out, or give another vocabulary"
                 )
         else:
@@ -647,8 +647,8 @@ def _starts_wordpiece(piece: str) -> bool:
 
 # -------------------------------------------------------------------------------- a new vocabulary
 
-# The original README's spm_train command, its symbols as lists: in the README's one string the
-# quote opens a quoted CSV field, which silently gives another layout.
+# The original README's spm_train command, with its symbols as lists. In the README's single string,
+# the quote opens a quoted CSV field, which silently gives another list of symbols.
 _TRAINER: dict[str, Any] = {
     "model_type": "unigram",
     "pad_id": PAD_ID,
@@ -683,22 +683,23 @@ class _Lines:
         except GeneratorExit:
             raise
         except BaseException as error:
-            # SentencePiece 0.2.1 drops it and trains on what came before; 0.2.3 raises another.
+            # SentencePiece 0.2.1 drops it and trains on the lines before; 0.2.3 raises another
+            # error.
             self.error = error
             raise
         if self.used:
-            say(f"SentencePiece trains on {self.used:,} sentences; of millions for minutes")
+            say(f"SentencePiece trains on {self.used:,} sentences; millions of them take minutes")
 
 
 @dataclass(frozen=True)
 class VocabularySettings:
-    """Settings of a new vocabulary; the defaults are those of the original's README."""
+    """Set what a new vocabulary is like; the defaults are those of the original's README."""
 
     vocab_size: int = 30_000
     do_lower_case: bool = True
     character_coverage: float = 0.99995
     input_sentence_size: int = 10_000_000
-    """Of more lines so many are sampled."""
+    """Maximum of lines; of more, a random sample is used."""
     max_sentence_length: int = 4192
     """Bytes; longer lines are skipped and counted."""
 
@@ -711,9 +712,9 @@ def train_on_lines(
     """Train a vocabulary as the original's README does; return `output`/spiece.model.
 
     Lines are cleaned as the tokenizer cleans them, lower-casing included. The same lines give the
-    same bytes. Also writes spiece.vocab. Raises UserError for no text, for a `vocab_size` that the
-    text is too small for, naming the largest, and for a place that cannot be written, before the
-    lines are read where that shows.
+    same bytes. spiece.vocab is written too. Raises UserError if there is no text, or too little for
+    `vocab_size`; the error names the largest possible. Also raises it if the folder cannot be
+    written, before the lines are read if possible.
     """
     output = Path(output)
     _require_writable(output)

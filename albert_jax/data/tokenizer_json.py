@@ -36,7 +36,7 @@ Document = JsonObject
 _UNIGRAM = 1  # SentencePiece's types of models, and of pieces
 _CONTROL, _USER_DEFINED = 3, 4
 _MOST_IDS = 1 << 22  # sixteen times the largest vocabularies in use
-_NEVER = 100.0  # AlbertConverter's: what takes a piece out of every best division
+_NEVER = 100.0  # AlbertConverter's: removes a piece from every best division
 # The characters that str.split() takes for white space.
 _SPACES = r"[\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}"
 _COMBINING_FIRST = "x{300}-"  # in the list of combining characters that `of_mode` drops

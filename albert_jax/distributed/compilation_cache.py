@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where compiled programs are kept between runs."""
+"""Keep compiled programs between runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from albert_jax.utils.user_cache import user_cache
 
 
 def set_compilation_cache(folder: str | None) -> None:
-    """Keep compiled programs in `folder` between runs; None: the user's cache folder, "": not at
-    all."""
+    """Keep compiled programs in `folder` between runs.
+
+    None is the user's cache folder, "" keeps none.
+    """
     if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
         return  # the second: set from outside, by JAX_COMPILATION_CACHE_DIR
     if folder is None:
@@ -27,13 +29,13 @@ def set_compilation_cache(folder: str | None) -> None:
         say(f"compiled programs are not kept: {folder} cannot be made: {error.strerror or error}")
         return
     jax.config.update("jax_compilation_cache_dir", folder)
-    # JAX leaves out what compiles in a second, and answering needs a dozen such programs.
+    # JAX does not keep programs that compile within a second, and answering needs a dozen of these.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @contextlib.contextmanager
 def compilation_cache(folder: str | None) -> Iterator[None]:
-    """While entered, keep compiled programs as `set_compilation_cache` does; then as before."""
+    """Keep compiled programs while entered, as `set_compilation_cache` does; then as before."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     set_compilation_cache(folder)
@@ -51,7 +53,7 @@ def compilation_cache(folder: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cached_programs(folder: str | None) -> Iterator[None]:
-    """Keep compiled programs in `folder`, or compiles anew: not what some other cache gives."""
+    """Keep compiled programs in `folder`, or compile anew, whatever another cache has."""
     wanted = {
         "jax_enable_compilation_cache": folder is not None,
         "jax_compilation_cache_dir": folder,

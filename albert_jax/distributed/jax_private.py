@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of JAX that have no public form, all in one place; `tests/test_jax_private.py` holds
-each to what we use it for, so that a new JAX shows here first."""
+"""Collect the names of JAX that have no public form.
+
+`tests/test_jax_private.py` tests each as it is used here, so that an incompatible JAX shows there
+first.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from jaxlib import _jax
 
 
 class KeyValueStore(Protocol):
-    """The coordinator's store of small values, which needs no devices."""
+    """Define the coordinator's store of small values, which needs no devices."""
 
     def key_value_set(self, key: str, value: str) -> None: ...
     def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str: ...
@@ -21,7 +24,10 @@ class KeyValueStore(Protocol):
 
 
 class Coordination(Protocol):
-    """What a process that has joined knows of the others; all None or unset before it joins."""
+    """Hold what a process that has joined knows of the others.
+
+    All None or unset before it joins.
+    """
 
     client: KeyValueStore
     service: Any  # not None in the process that is the coordinator
@@ -33,8 +39,8 @@ class Coordination(Protocol):
 def coordination() -> Coordination:
     """Return this process's place among the others.
 
-    Private because `jax.distributed` gives no access to its key-value store (orbax takes the same
-    way), and `jax.process_index()` starts the devices.
+    Private because `jax.distributed` gives no access to its key-value store (orbax uses the same
+    name), and `jax.process_index()` starts the devices.
     """
     return cast(Coordination, distributed.global_state)
 
@@ -46,10 +52,10 @@ def detect_cluster(
     devices: list[int] | None,
     seconds: int,
 ) -> tuple[str | None, int | None, int | None, Sequence[int] | None]:
-    """Return the same four, with what is None filled in by the cluster, where there is one.
+    """Return the first four arguments, with what is None filled in by the cluster, if there is one.
 
-    Raises RuntimeError or OSError where a cluster does not answer yet, ValueError or KeyError where
-    its answer is no good. Private because `jax.distributed.initialize` asks the cluster only as it
+    Raises RuntimeError or OSError if a cluster does not answer yet, ValueError or KeyError if its
+    answer is wrong. Private because `jax.distributed.initialize` asks the cluster only when it
     joins, and `rendezvous` must know the coordinator before.
     """
     return clusters.ClusterEnv.auto_detect_unset_distributed_params(
@@ -58,10 +64,10 @@ def detect_cluster(
 
 
 def reach_cpus_at(address: str) -> None:
-    """Have the other processes find this one's CPU devices at an address; before devices start.
+    """Let the other processes find this one's CPU devices at an address.
 
-    Private because JAX's own way is the address that the host's name resolves to, which by many an
-    /etc/hosts is 127.0.1.1.
+    Call it before devices start. Private because JAX itself uses the address that the host's name
+    resolves to, which many /etc/hosts set to 127.0.1.1.
     """
 
     def make() -> Any:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run by several processes, a host each: how they join, agree, and end together.
+"""Run several processes as one run, one on each host: join, agree, and end together.
 
-The processes are JAX's own (`jax.distributed`), and so are the signs of life between them and the
-word of a preemption. Here is what a person is told of it, and small values exchanged through the
-coordinator's key-value store, which needs no devices. `rendezvous` is how they find each other.
+JAX (`jax.distributed`) provides the processes, the signs of life between them and the notice of a
+preemption. This module reports them to people, and exchanges small values through the coordinator's
+key-value store, which needs no devices. `rendezvous` is how the processes find each other.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from albert_jax.utils.json_values import unlike_values
 from albert_jax.utils.streams import say
 
 JOIN_SECONDS = 60  # for JAX to join processes that have all come
-POLL = 1.0  # seconds between two looks at whether one that is waited for has ended
-SILENCE = 60.0  # seconds of waiting for another process after which it is said which
-LIMIT = 3600.0  # seconds of waiting after which a process counts as stuck
+POLL = 1.0  # seconds between two checks whether a process that is waited for has ended
+SILENCE = 60.0  # seconds of waiting for another process before a line says which
+LIMIT = 3600.0  # seconds of waiting before a process counts as stuck
 ORDERLY = 10.0  # seconds for a signal to end all after the same step
-SAME_SIGNAL = 1.0  # seconds in which a second signal is the first once more
+SAME_SIGNAL = 1.0  # seconds in which a second signal counts as the first one
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Launch:
         peer_timeout: seconds without a sign of life after which a process counts as dead.
     """
 
-    coordinator: str | None = None  # host:port of process 0
+    coordinator: str | None = None
     processes: int | None = None
-    process: int | None = None  # 0 to processes - 1
-    start_timeout: int = 120  # seconds for all to come
-    peer_timeout: int = 30  # seconds without a sign of life after which a process counts as dead
+    process: int | None = None
+    start_timeout: int = 120
+    peer_timeout: int = 30
 
     def __post_init__(self) -> None:
         if self.coordinator is not None:
@@ -100,7 +100,7 @@ def _check_address(coordinator: str) -> None:
 
 
 def is_primary() -> bool:
-    """Return whether this is the process that speaks, logs and exports for all."""
+    """Return whether this is the process that prints, logs and exports for all."""
     return jax.process_index() == 0
 
 
@@ -113,20 +113,21 @@ def several() -> bool:
 # ------------------------------------------------------------------------------- coming and leaving
 
 _hosts: list[str] = []  # by process
-# How to end should JAX's C++ abort, as it does when another process is gone: (words, status).
+# What to do if JAX's C++ aborts because another process is gone: (words, status).
 _on_abort: Callable[[], tuple[str, int]]
 _jax_sigterm: Any = None  # JAX's own handler of SIGTERM, a function of C
 
 
 @contextlib.contextmanager
 def joined(launch: Launch | None) -> Iterator[None]:
-    """While entered, this process is one of the run's; None: it is the only one.
+    """Make this process one of the run's while entered; None, it is the only one.
 
-    Whatever ends one ends all: an error that all meet leaves in order; else this process exits at
-    once, with its line and status, and the others learn of it within `peer_timeout`. A process that
-    dies without a word ends the others with one line and status 75. Raises UserError where the
-    processes do not fit each other, or only one is found. Where not all come in time it raises
-    TryAgain if a cluster said who they are, and UserError if the user did, who may be wrong.
+    An error that ends one process ends all. If all have the error, they leave in order. Otherwise
+    this process exits at once, with its line and status, and the others detect it within
+    `peer_timeout` seconds. If a process exits without notice, the others end with one line and
+    status 75. Raises UserError if the processes do not match, or only one is found. If not all
+    processes start in time, raises TryAgain if a cluster named them, and UserError if the user did,
+    who may be wrong.
     """
     if launch is None:
         yield
@@ -144,7 +145,7 @@ def joined(launch: Launch | None) -> Iterator[None]:
 
 
 class _Place(NamedTuple):
-    """Where a process stands among the others."""
+    """Hold where a process stands among the others."""
 
     coordinator: str
     processes: int
@@ -188,12 +189,12 @@ def _place(launch: Launch) -> _Place:
         )
     except (RuntimeError, OSError) as error:  # no answer from its metadata; no address yet
         raise TryAgain(
-            f"the cluster does not tell yet where the processes are ({_first_line(error)}); run "
+            f"the cluster does not report yet where the processes are ({_first_line(error)}); run "
             "the same command again"
         ) from None
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"the cluster does not tell where the processes are ({_first_line(error)}); give "
+            f"the cluster does not report where the processes are ({_first_line(error)}); give "
             "--coordinator HOST:PORT, --num-processes and --process-id"
         ) from None
     if coordinator is None or processes is None or process is None:
@@ -210,7 +211,7 @@ def _place(launch: Launch) -> _Place:
 
 
 def _join(place: _Place, launch: Launch) -> None:
-    """Has JAX join the processes, which have all come."""
+    """Let JAX join the processes, which have all arrived."""
     with _held_back() as said:
         try:
             jax.distributed.initialize(
@@ -231,13 +232,13 @@ def _join(place: _Place, launch: Launch) -> None:
 
 
 def _take_sigterm() -> None:
-    """Give SIGTERM back to its handler from before JAX, and keeps JAX's for `StopTogether`.
+    """Give SIGTERM back to the handler before JAX's, and keep JAX's for `StopTogether`.
 
     JAX's would only note the signal, for a loop that does not run yet.
     """
     global _jax_sigterm
     if threading.current_thread() is not threading.main_thread():
-        return  # where Python has no signals: JAX keeps it
+        return  # if this Python has no signals, JAX keeps it
     old = ctypes.create_string_buffer(1024)  # struct sigaction, which begins with the handler
     ctypes.CDLL(None).sigaction(int(signal.SIGTERM), None, old)
     _jax_sigterm = ctypes.CFUNCTYPE(None, ctypes.c_int)(ctypes.c_void_p.from_buffer(old).value or 0)
@@ -249,11 +250,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def _reach_cpus_by_address() -> None:
-    """Has this host's CPU devices found at the address that it has towards the coordinator.
+    """Bind this host's CPU devices to the interface that reaches the coordinator.
 
-    JAX takes what the host's name means to itself, which is 127.0.0.1 or 127.0.1.1 by many an
-    /etc/hosts: then other hosts would look for these devices on themselves. TPUs and GPUs find each
-    other by themselves.
+    JAX uses the address that the host name resolves to, which many /etc/hosts set to 127.0.0.1 or
+    127.0.1.1. Other hosts would then look for these devices on themselves. TPUs and GPUs find each
+    other without this.
     """
     if jax.config.jax_cpu_collectives_implementation != "gloo":
         return
@@ -292,7 +293,7 @@ def _lost() -> str:
     return (
         f"process {state.process_id} stops: another process of the run died or cannot be reached "
         f"(the lines above may have its number; they are {shown}{more}); "
-        "run the same command again on all to go on from the last checkpoint"
+        "run the same command again on all to continue from the last checkpoint"
     )
 
 
@@ -304,23 +305,26 @@ _aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(_exit_at_abort)
 
 
 def _on_sigabrt(handler: Any) -> None:
-    """Set C's handler of SIGABRT; None: the default.
+    """Set C's handler of SIGABRT; None is the default.
 
-    JAX's C++ aborts the process, with a stack of its own, when it hears that another process is
-    gone. A handler of Python's would never run: abort() does not return to the interpreter.
+    JAX's C++ code aborts the process, with its own stack trace, when it learns that another process
+    is gone. A handler of Python's would never run, because abort() does not return to the
+    interpreter.
     """
     libc = ctypes.CDLL(None)
     libc.signal.restype = ctypes.c_void_p
     libc.signal(int(signal.SIGABRT), handler)  # None is NULL, which is SIG_DFL
 
 
-_covered: int | None = None  # stderr, while what is written to it is held back
+_covered: int | None = None  # a copy of stderr, while output to it is held back
 
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[list[str]]:
-    """Keep what is written to stderr, C++'s too; the list gets it at the end. The last words of a
-    process that ends meanwhile are not kept."""
+    """Keep what is written to stderr, C++'s too; the list gets it at the end.
+
+    The last words of a process that ends meanwhile are not kept.
+    """
     global _covered
     said: list[str] = []
     sys.stderr.flush()
@@ -344,15 +348,14 @@ def _uncover() -> None:
 
 
 def _leave(error: BaseException, launch: Launch) -> None:
-    """Return where all processes leave; else says why and exits."""
+    """Return if all processes leave; otherwise print why and exit."""
     global _on_abort
     status, seconds = getattr(error, "exit_status", 1), 10
     if isinstance(error, jax.errors.JaxRuntimeError):
-        # Most likely a collective that another process left in the middle: JAX will say so, and
-        # abort.
+        # Most likely another process left during a collective. JAX will report it, and abort.
         seconds = launch.peer_timeout + 5
         cause = f"{type(error).__name__}: {_first_line(error)[:200]}"
-        say(f"a step failed ({cause}); waiting for word of the others")
+        say(f"a step failed ({cause}); waiting for the other processes")
     else:
         _on_abort = lambda: (_words(error), status)  # noqa: E731
         if isinstance(error, _PeerEnded):
@@ -369,7 +372,7 @@ def _leave(error: BaseException, launch: Launch) -> None:
 
 
 def _words(error: BaseException) -> str:
-    """Return what a process says of the error that ends it."""
+    """Return the line that a process prints for the error that ends it."""
     if isinstance(error, UserError | TryAgain):
         return _line(str(error))
     return "".join(traceback.format_exception(error))
@@ -380,7 +383,7 @@ def _line(text: str) -> str:
 
 
 def _exit(words: str, status: int) -> None:
-    """End the process here and now, wherever its other threads are."""
+    """End the process immediately, wherever its other threads are."""
     _uncover()
     with contextlib.suppress(OSError):
         os.write(2, words.encode())
@@ -395,8 +398,10 @@ def _part() -> None:
 
 
 def _tell_end(how: str, *, gone: bool = False) -> None:
-    """Say to those that wait for this process that it ends, and how; `gone`: it leaves without
-    them. They would learn it from JAX later, and with a stack."""
+    """Tell the processes that wait for this one that it ends, and how.
+
+    `gone` means that it leaves without them. JAX would tell them later, with a stack trace.
+    """
     state = coordination()
     note = (f"{_ENDED}{state.process_id}", json.dumps([how, gone]))
     telling = threading.Thread(target=state.client.key_value_set, args=note, daemon=True)
@@ -405,7 +410,7 @@ def _tell_end(how: str, *, gone: bool = False) -> None:
 
 
 def _stopped() -> None:
-    """What a signal that ends this process does first."""
+    """Do what a signal that ends this process requires first."""
     _tell_end("was stopped by a signal", gone=True)
     if coordination().service is not None:  # what was told ends with the coordinator
         time.sleep(1.5 * POLL)
@@ -417,7 +422,10 @@ _ENDED = "albert_jax/ended/"
 
 
 class _PeerEnded(TryAgain):
-    """A process that is waited for has ended; it is `gone`, or about to leave with the others."""
+    """Report that a process that is waited for has ended.
+
+    It is `gone`, or about to leave with the others.
+    """
 
     def __init__(self, process: int, how: str, gone: bool) -> None:
         super().__init__(
@@ -432,8 +440,8 @@ _numbers = itertools.count()  # of exchanges; every process makes the same ones 
 def gather(value: Any, *, limit: float = LIMIT) -> list[Any]:
     """Return the JSON values of all processes, by process.
 
-    Waiting for others is said aloud. Raises TryAgain after `limit` seconds of it: those others are
-    alive, or JAX had ended this process, but get nowhere.
+    Waiting for others is reported. Raises TryAgain after `limit` seconds of waiting: the others are
+    then alive, because JAX would have ended this process, but make no progress.
     """
     if not several():
         return [value]
@@ -463,7 +471,7 @@ def _wait_for(key: str, waiting: _Waiting) -> str:
 
 
 class _Waiting:
-    """How long an exchange has waited for the others."""
+    """Measure how long an exchange has waited for the others."""
 
     def __init__(self, number: int, limit: float) -> None:
         self._number, self._limit = number, limit
@@ -471,7 +479,7 @@ class _Waiting:
         self._next = SILENCE
 
     def goes_on(self) -> None:
-        """Say so when it is time to; raises TryAgain when it is too long, or in vain."""
+        """Report the waiting when it is time to; raises TryAgain if it is too long, or in vain."""
         for key, note in coordination().client.key_value_dir_get(_ENDED):
             raise _PeerEnded(int(key.rpartition("/")[2]), *json.loads(note))
         waited = time.monotonic() - self._began
@@ -499,8 +507,10 @@ class _Waiting:
 
 @contextlib.contextmanager
 def together(*kinds: type[Exception], limit: float = LIMIT) -> Iterator[None]:
-    """Make an error of these kinds (UserError) that one process meets the error of all. `limit`
-    is `gather`'s; math.inf for what may take one of them hours."""
+    """Raise an error of these kinds (UserError) in all processes if one process meets it.
+
+    `limit` is that of `gather`; math.inf is for work that may take one of them hours.
+    """
     kinds = kinds or (UserError,)
     found: Exception | None = None
     try:
@@ -516,8 +526,10 @@ def together(*kinds: type[Exception], limit: float = LIMIT) -> Iterator[None]:
 
 
 def require_same(what: Mapping[str, Any]) -> None:
-    """Raise UserError, in all processes, that names the first process whose values are not those
-    of process 0, and which they are."""
+    """Raise UserError in all processes if one has other values than process 0.
+
+    The error names the first such process and the values.
+    """
     everywhere = gather(dict(what))
     for process, values in enumerate(everywhere):
         unlike = unlike_values(values, everywhere[0], "there", "in process 0")
@@ -530,7 +542,7 @@ def require_same(what: Mapping[str, Any]) -> None:
 
 
 def barrier() -> None:
-    """Return when all processes have come here."""
+    """Return when all processes have called this."""
     gather(None)
 
 
@@ -542,12 +554,11 @@ def _on(process: int) -> str:
 
 
 class StopTogether:
-    """As `guards.StopSignals`, with a `due` that says the same in all processes: a signal to any
-    one stops all after the same step.
+    """Stop all processes after the same step when one gets a signal, as `guards.StopSignals` does.
 
-    A process in which that does not happen in time, as in the midst of a compilation, ends by
-    itself where it has `nothing_to_lose`; the others then learn of it as of a death. A second
-    signal ends a process at once. Either way the status is 75: the run can be started again.
+    A process may not reach the step in time, for example during a compilation. It then ends by
+    itself if it has `nothing_to_lose`, and the others detect that as for a dead process. A second
+    signal ends a process at once. In all cases the status is 75: the run can be started again.
     """
 
     def __init__(self, nothing_to_lose: Callable[[], bool] = lambda: False) -> None:
@@ -558,8 +569,8 @@ class StopTogether:
         self._entered = contextlib.ExitStack()
 
     def due(self) -> bool:
-        """Return whether to stop after this step; every process must ask once a step."""
-        # Not the step's number: where a signal comes before the first call, the answer is at 1.
+        """Return whether to stop after this step; every process must call it once a step."""
+        # Not the step's number: if a signal comes before the first call, the answer is at 1.
         self._calls += 1
         if multihost_utils.reached_preemption_sync_point(self._calls):
             self.requested = "SIGTERM to one of the processes"
@@ -582,7 +593,7 @@ class StopTogether:
         )
 
     def _noted_again(self, number: int) -> None:
-        # A scheduler may signal the process and its group, and srun passes on what it gets.
+        # A scheduler may signal the process and its group, and srun forwards the signal again.
         if time.monotonic() > self._told_at + SAME_SIGNAL:
             interrupts.last_words(
                 f"stopped by a second {signal.Signals(number).name}; run the same command again to "
@@ -591,8 +602,8 @@ class StopTogether:
             os._exit(TryAgain.exit_status)
 
     def _may_leave(self) -> bool:
-        """Return whether the process may end; a second thread asks, after a signal."""
-        self._tell_all()  # the first thread does not come to it: it is in a library
+        """Return whether the process may end; a second thread calls it after a signal."""
+        self._tell_all()  # the first thread cannot do it while it is in a library
         return time.monotonic() > self._told_at + ORDERLY and self._nothing_to_lose()
 
     def _tell_all(self) -> None:

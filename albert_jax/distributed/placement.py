@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a pure step is spread over devices: by shard_map under jit, or by pmap. Parameters are
-replicated, batches split.
+"""Spread a pure step over devices: by shard_map under jit, or by pmap.
 
-ALBERT's parameters are few (11.8 M to 223 M) and its activations large, so one `data` axis is all
-it takes.
+Parameters are replicated, batches split. ALBERT's parameters are few (11.8 M to 223 M) and its
+activations large, so that one `data` axis is enough.
 """
 
 from __future__ import annotations
@@ -28,13 +27,14 @@ AXIS = "data"
 
 @dataclass(frozen=True)
 class Placement:
-    """Where state and batches live in one mode, and how a step is compiled for it.
+    """Place states and batches in one mode, and compile a step for it.
 
-    `put_state` copies a host or device tree onto the devices; `get_state` gives it back as plain
-    arrays that any placement takes; `put_batch` takes {name: ndarray [B, …]}, of several processes
-    each one's own rows; `compile` wraps step(state, batch), donating the state, or with
-    donate=False step(params_of_state, batch). `axis_name` is what the step must reduce over; None:
-    the batch it sees is the whole. A step's model is to be made for `lowering`.
+    `put_state` copies a host or device tree onto the devices. `get_state` returns it as plain
+    arrays that any placement takes. `put_batch` takes {name: ndarray [B, …]}; with several
+    processes, each gives its own rows. `compile` wraps step(state, batch) and donates the state;
+    with donate=False, it wraps step(params_of_state, batch). `axis_name` is the axis that the step
+    must reduce over; None, the batch that it sees is the whole. A step's model must be made for
+    `lowering`.
     """
 
     mode: str
@@ -49,26 +49,26 @@ class Placement:
 
     @property
     def lowering(self) -> Lowering:
-        """What a step's model is lowered for: these devices, with all of its layers unrolled."""
+        """The lowering of a step's model: these devices, with all layers unrolled."""
         return Lowering(self.devices[0].platform, self.axis_name, unroll=True)
 
     @property
     def max_in_flight(self) -> int:
-        """Steps to start ahead of the one whose metrics are fetched."""
+        """The number of steps to start ahead of the one whose metrics are fetched."""
         # Several fake CPU devices abort now and then when steps pile up; elsewhere two keep the
         # device busy.
         on_cpu = self.devices[0].platform == "cpu"
         return 0 if on_cpu and len(self.devices) > 1 else 2
 
     def restore_target(self, shapes: Any) -> Any:
-        """Return a tree of shapes with where a checkpoint's arrays are to go."""
+        """Return a tree of shapes with the shardings for a checkpoint's arrays."""
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.state_sharding), shapes
         )
 
 
 def local_devices(count: int | None = None) -> tuple[jax.Device, ...]:
-    """Return the first `count` local devices, or all; raises UserError where there are fewer."""
+    """Return the first `count` local devices, or all; raises UserError if there are fewer."""
     devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):
         raise UserError(
@@ -79,8 +79,10 @@ def local_devices(count: int | None = None) -> tuple[jax.Device, ...]:
 
 
 def run_devices(count: int | None = None) -> tuple[jax.Device, ...]:
-    """`local_devices` of every process of the run, process by process, so that each one's rows of a
-    batch are in one piece."""
+    """Return `local_devices` of every process of the run, process by process.
+
+    In this order, each process's rows of a batch are contiguous.
+    """
     mine = local_devices(count)
     if jax.process_count() == 1:
         return mine
@@ -116,13 +118,16 @@ def check_batch_size(batch_size: int, accumulate: int, devices: int) -> None:
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
-    """Return a mesh of one `data` axis. Auto, said aloud: make_mesh's newer default is Explicit."""
+    """Return a mesh of one `data` axis, explicitly Auto: make_mesh's newer default is Explicit."""
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def make_placement(mode: str, devices: Sequence[jax.Device]) -> Placement:
-    """Return the placement of that mode, `jit` or `pmap`, over `devices`; of several, each takes
-    its rows of the batch through the step, which sums over them by its `axis_name`."""
+    """Return the placement of that mode, `jit` or `pmap`, over `devices`.
+
+    With several devices, each takes its rows of the batch through the step, which sums over them by
+    its `axis_name`.
+    """
     if mode == "pmap":
         if jax.process_count() > 1:
             raise UserError(
@@ -140,8 +145,8 @@ def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
 
     def compile(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
         if axis_name:
-            # Not left to XLA, which would sum each unrolled layer's share of a gradient over the
-            # devices, and each micro-batch's.
+            # Not left to XLA, which would sum the gradient over the devices for each unrolled
+            # layer, and for each micro-batch.
             step = jax.shard_map(
                 step, mesh=mesh, in_specs=(everywhere, rows), out_specs=everywhere, check_vma=False
             )
@@ -162,7 +167,7 @@ def _jit_placement(devices: tuple[jax.Device, ...]) -> Placement:
         mode="jit",
         devices=devices,
         axis_name=axis_name,
-        # A copy: device_put may alias its argument, which the first donated step would then delete.
+        # A copy: device_put may alias its argument, and the first donated step would delete it.
         put_state=lambda state: jax.device_put(_copied(state), replicated),
         get_state=lambda state: state,
         put_batch=put_batch,
@@ -184,7 +189,7 @@ def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
         return jax.tree.map(stack, jax.device_put(_copied(state), devices[0]))
 
     def first(leaf: Array) -> Array:
-        # Not leaf[0], which would gather over the devices.
+        # Not leaf[0], because that would gather over the devices.
         return leaf.addressable_shards[0].data.reshape(leaf.shape[1:])
 
     def put_batch(batch: dict[str, np.ndarray]) -> dict[str, Array]:
@@ -214,6 +219,6 @@ def _pmap_placement(devices: tuple[jax.Device, ...]) -> Placement:
     )
 
 
-@jax.jit  # one program, where eager copies compile one for each shape
+@jax.jit  # one program; eager copies would compile one for each shape
 def _copied(state: Any) -> Any:
     return jax.tree.map(jnp.copy, state)

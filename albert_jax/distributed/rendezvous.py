@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the processes of a run find each other, and compare what they were started with, before JAX
-joins them.
+"""Let the processes of a run find each other, and compare their settings, before JAX joins them.
 
 JAX waits without end for a process that another one does not count, and does not notice that two
-have the same number. So process 0 listens at the coordinator's port first. Every process, itself
-too, connects there and introduces itself. Process 0 answers all of them at once: with the hosts
-when all have come, with one sentence when one does not fit. Then the port is JAX's.
+have the same number. Therefore process 0 first listens at the coordinator's port. Every process,
+including process 0, connects there and introduces itself. Process 0 answers all of them at once:
+with the hosts when all have arrived, with one sentence when one does not match. Then JAX uses the
+port.
 
 The protocol is one line of JSON each way, after a greeting. Nothing is authenticated, as in JAX's
 own coordinator: keep the port inside the cluster's network.
@@ -31,18 +31,18 @@ T = TypeVar("T")
 
 GREETING = b"albert_jax rendezvous 1\n"
 MOST_BYTES = 1 << 20  # of a line
-PATIENCE = 5.0  # seconds for one who has connected to introduce itself
+PATIENCE = 5.0  # seconds in which a process that has connected must introduce itself
 PAUSE = 0.3  # seconds between two attempts to connect
-SILENCE = 15.0  # seconds of waiting after which it is said what for, then every minute
-LINGER = 10.0  # seconds in which those who come after a refusal are told of it too
+SILENCE = 15.0  # seconds of waiting before a line says for what; then every minute
+LINGER = 10.0  # seconds in which processes that come after a refusal get it too
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What a process says of itself."""
+    """Hold what a process says about itself."""
 
     process: int  # its number, from 0
-    processes: int  # how many there are, as it was told
+    processes: int  # the number of processes that it expects
     host: str
     pid: int
     versions: dict[str, str]
@@ -53,7 +53,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What process 0 says to all: the hosts by process, or why not."""
+    """Hold process 0's answer to all: the hosts by process, or an error."""
 
     hosts: list[str]
     error: str = ""
@@ -63,11 +63,11 @@ class _Answer:
 def meet(
     me: Peer, address: str, *, bind: str, seconds: float, late: type[UserError] | type[TryAgain]
 ) -> list[str]:
-    """Return the hosts of all processes, by process, once all have come to `address`, HOST:PORT.
+    """Return the hosts of all processes, by process, when all have come to `address`, HOST:PORT.
 
-    Process 0 listens at `bind`, HOST:PORT. Raises UserError, in all processes, where two have the
-    same number, or other versions or another number of processes than process 0; raises `late`
-    where not all come within `seconds`.
+    Process 0 listens at `bind`, HOST:PORT. Raises UserError in all processes if two have the same
+    number, or one has other versions or another number of processes than process 0. Raises `late`
+    if not all come within `seconds`.
     """
     server = _Server(me, address, bind, seconds) if me.process == 0 else None
     if server:
@@ -85,13 +85,13 @@ def meet(
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Return the two parts of HOST:PORT, where an IPv6 HOST may stand in brackets."""
+    """Return the two parts of HOST:PORT; an IPv6 HOST may be in brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 class _Announcer:
-    """Says what a process waits for, when that takes long."""
+    """Print what a process waits for, if that takes long."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -108,7 +108,7 @@ class _Announcer:
 
 
 def _ask(me: Peer, address: str, seconds: float, late: type[Exception]) -> _Answer:
-    """Return process 0's answer; tries again and again until it is there and gives one."""
+    """Return process 0's answer, after as many attempts as needed."""
     deadline, announcer = time.monotonic() + seconds, _Announcer()
     while True:
         try:
@@ -122,7 +122,10 @@ def _ask(me: Peer, address: str, seconds: float, late: type[Exception]) -> _Answ
 
 
 def _try_to_ask(me: Peer, address: str, deadline: float) -> _Answer:
-    """Raise OSError or ValueError where nothing answers, or not as process 0 does."""
+    """Return process 0's answer.
+
+    Raises OSError or ValueError if none comes, or not from process 0.
+    """
     left = max(0.1, deadline - time.monotonic())
     with (
         socket.create_connection(host_and_port(address), timeout=min(PATIENCE, left)) as connection,
@@ -135,12 +138,12 @@ def _try_to_ask(me: Peer, address: str, deadline: float) -> _Answer:
         if greeting != GREETING:
             raise ValueError("what listens there is not a process 0 that waits for others")
         _send(connection, me)
-        # A little longer than process 0 waits, which knows better who is missing.
+        # A little longer than process 0 waits, because process 0 knows which one is missing.
         connection.settimeout(max(0.1, deadline - time.monotonic()) + 2)
         try:
             line = lines.readline(MOST_BYTES)
         except TimeoutError:
-            raise ValueError("process 0 is there, and others have not come") from None
+            raise ValueError("process 0 answers, but other processes are missing") from None
         answer = _decoded(line, _Answer)
         if answer is None:
             raise ValueError("process 0 has ended")
@@ -163,7 +166,7 @@ def _unreached(me: Peer, address: str, seconds: float, cause: str) -> str:
 
 
 class _Server(threading.Thread):
-    """Collects the processes at process 0, judges them and answers."""
+    """Collect the processes at process 0, check them and answer."""
 
     def __init__(self, me: Peer, address: str, bind: str, seconds: float) -> None:
         super().__init__(name="rendezvous", daemon=True)
@@ -174,7 +177,7 @@ class _Server(threading.Thread):
         self._stopped = threading.Event()
 
     def end(self) -> None:
-        """Return when all have their answers and the port is free."""
+        """Wait until all have their answers and the port is free."""
         self._stopped.set()
         self.join()
 
@@ -192,7 +195,7 @@ class _Server(threading.Thread):
                 _send(connection, answer)
 
     def _listener(self) -> socket.socket | None:
-        """Return a socket at the port, once it is free; None if it does not become so in time."""
+        """Return a socket at the port when it is free; None if it does not become free in time."""
         host, port = host_and_port(self._bind)
         either = host in ("", "::") and socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if either or ":" in host else socket.AF_INET
@@ -210,14 +213,14 @@ class _Server(threading.Thread):
         return None
 
     def _collect(self, listener: socket.socket) -> _Answer:
-        """Wait for all to come; returns what they are to be told."""
+        """Wait for all processes; return the answer to them."""
         announcer = _Announcer()
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
             while time.monotonic() < self._deadline and not self._stopped.is_set():
                 ready = [key for key, _ in selector.select(PAUSE)]
                 for key in ready:
-                    if key.fileobj is not listener:  # one that waits says nothing more: it ended
+                    if key.fileobj is not listener:  # it should only wait, so it has ended
                         self._dismiss(selector, key.data)
                 # After those that ended: it may be one of them, started again.
                 comes = any(key.fileobj is listener for key in ready)
@@ -235,7 +238,7 @@ class _Server(threading.Thread):
         )
 
     def _admit(self, selector: selectors.BaseSelector, listener: socket.socket) -> str:
-        """Take one that comes; what is wrong with it, "" if nothing is."""
+        """Accept one process; return what is wrong with it, or ""."""
         found = _introduced(listener)
         if found is None:
             return ""
@@ -254,13 +257,13 @@ class _Server(threading.Thread):
         connection.close()
 
     def _absent(self) -> str:
-        """Who has not come, for people."""
+        """Return which processes are missing, for people."""
         absent = [str(n) for n in range(self._me.processes) if n not in self._here]
         more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
         return f"process {', '.join(absent[:10])}{more}"
 
     def _misfit(self, peer: Peer) -> str:
-        """Return what is wrong with one that comes; "" if nothing is."""
+        """Return what is wrong with a process, or ""."""
         me = self._me
         if peer.processes != me.processes:
             return (
@@ -282,7 +285,7 @@ class _Server(threading.Thread):
         return ""
 
     def _refuse(self, listener: socket.socket, answer: _Answer) -> None:
-        """Report those who are here and, for a while, those who come."""
+        """Send the refusal to the processes that are here and, for a while, to those that come."""
         until = time.monotonic() + LINGER
         told: list[Peer] = []
         waiting = [*self._here.values(), *self._refused]
@@ -303,7 +306,7 @@ class _Server(threading.Thread):
 
 
 def _introduced(listener: socket.socket) -> tuple[Peer, socket.socket] | None:
-    """Return one that connects and introduces itself; None for whatever else connects."""
+    """Return a process that connects and introduces itself; None for other connections."""
     try:
         connection, _ = listener.accept()
     except OSError:  # it is gone again, or nobody came
@@ -333,13 +336,13 @@ def _unlike(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
 
 
 def _send(connection: socket.socket, value: Any) -> None:
-    """Send a line; one that is gone does not get it."""
+    """Send a line; a process that is gone does not get it."""
     with contextlib.suppress(OSError):
         connection.sendall(msgspec.json.encode(value) + b"\n")
 
 
 def _decoded(line: bytes, kind: type[T]) -> T | None:
-    """Return a line's value; None where it is no whole line of that kind."""
+    """Return a line's value; None if it is no complete line of that kind."""
     if not line.endswith(b"\n"):
         return None
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):

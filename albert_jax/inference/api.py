@@ -38,9 +38,10 @@ from albert_jax.tasks.long_texts import check_stride, window_parts
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Rows
+from albert_jax.utils.wording import python_names
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
-MANY = 100  # texts from which on a terminal sees a progress bar
+MANY = 100  # texts; from this number on, a terminal shows a progress bar
 
 
 def _float32(x: Any) -> Any:
@@ -138,7 +139,7 @@ def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
     depth = whole_number(depth, "depth", 1, LARGEST)
     if config.num_hidden_groups != 1:
         raise UserError(
-            f"depth {depth} needs a model whose layers are all one; this one has "
+            f"depth {depth} needs a model with one shared layer; this one has "
             f"{config.num_hidden_groups} groups of layers"
         )
     return dataclasses.replace(config, num_hidden_layers=depth)
@@ -662,7 +663,8 @@ class Albert:
         }
         asked = (task, settings)
         if self._answering is None or self._answering[0] != asked:
-            self._answering = asked, self._fine_tuned(task, settings)
+            with python_names():
+                self._answering = asked, self._fine_tuned(task, settings)
         given = [inputs] if is_one else cast(Iterable[Texts], inputs)
         answers = answers_to(self._answering[1], cast(Iterable[Texts], given))
         return answers[0] if is_one else answers
@@ -685,7 +687,7 @@ class Albert:
     def _need(self, part: str, what: str) -> None:
         if part not in self.params:
             raise UserError(
-                f"this model came without {what} (no {part} among its weights); "
+                f"this model has no weights for {what} (no {part} among its parts); "
                 "convert it from a source that has them"
             )
 
@@ -779,7 +781,7 @@ class Albert:
                         "score": score,
                         "token": token,
                         "token_str": self.tokenizer.decode([token]),
-                        # Without specials, except where the other [MASK]s are among them.
+                        # Without special tokens, unless there are other [MASK]s.
                         "sequence": self.tokenizer.decode(
                             [*row.ids[:position], token, *row.ids[position + 1 :]],
                             skip_special_tokens=not several,

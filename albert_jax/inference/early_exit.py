@@ -24,6 +24,7 @@ from albert_jax.tasks.batches import bucket
 from albert_jax.tasks.collate import FeatureRow, collate
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import Tick
+from albert_jax.utils.wording import setting
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ def check_exit(model: AlbertForTask, text: str, pack: int) -> ExitRule:
     """Return the rule; raises UserError if the model or packed rows cannot use it."""
     rule = ExitRule.of(text)
     if pack:
-        raise UserError("--exit answers one text at a time; leave out --pack")
+        raise UserError(
+            f"{setting('exit')} answers one text at a time; leave out {setting('pack')}"
+        )
     if model.kind not in EXITABLE or model.config.num_hidden_groups > 1:
         raise UserError(
             f"exit is for {' and '.join(EXITABLE)} with one shared layer; this model is for "

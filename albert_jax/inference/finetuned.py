@@ -34,23 +34,31 @@ from albert_jax.tasks.long_texts import LongTexts
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import setting
 
 # The flags of a task's settings, where they differ from the settings' names.
 _FLAGS = {"renamed": "--labels"}
-# What is read by a task of the first name may be answered by a model fine-tuned on the second: the
-# diagnostic set has no training data of its own.
+# Data of the first task may be answered by a model of the second, because the diagnostic set has no
+# training data.
 ANSWERED_BY = {"ax": "mnli"}
 
 # The flag to propose for a model without a task, such as a converted one, by its head.
 _FITTING = {
-    "classification": "--task single for a text, --task pair for two, or GLUE's name for it",
-    "multi_label": "--task multi-label",
-    "regression": "--task regression for a text, --task pair-regression for two, or --task stsb",
-    "multiple_choice": "--task multiple-choice, or --task race",
-    "token_classification": "--task token-classification",
-    "span_v1": "--task squad1",
-    "span_v2": "--task squad2",
+    "classification": "{single} for a text, {pair} for two, or GLUE's name for it",
+    "multi_label": "{multi-label}",
+    "regression": "{regression} for a text, {pair-regression} for two, or {stsb}",
+    "multiple_choice": "{multiple-choice}, or {race}",
+    "token_classification": "{token-classification}",
+    "span_v1": "{squad1}",
+    "span_v2": "{squad2}",
 }
+
+
+class _Tasks(dict[str, str]):
+    """Name a task as the caller gives it."""
+
+    def __missing__(self, name: str) -> str:
+        return setting("task", name)
 
 
 def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -146,7 +154,7 @@ class FineTuned:
     tokenizer: Tokenizer
     max_seq_length: int
     outputs: HeadOutputs | ExitOutputs
-    order: tuple[int, ...] | None  # of the model's outputs, where the task lists its labels anew
+    order: tuple[int, ...] | None  # of the model's outputs, if the task's labels differ in order
     long: LongTexts
 
     @property
@@ -218,7 +226,19 @@ def load_fine_tuned(
     fine-tuned, or has another task or other labels.
     """
     model = load_model(require_model_directory(directory), as_float32=True)
-    return fine_tuned_of(directory, model, task, **settings)
+    fine_tuned = fine_tuned_of(directory, model, task, **settings)
+    if settings.get("exit") is not None and not _was_trained_to_exit(model):
+        say(
+            f"note: {directory} does not say that it was trained with --exits; without that, "
+            "answers after fewer passes are often wrong: compare albert-jax evaluate with and "
+            "without --exit"
+        )
+    return fine_tuned
+
+
+def _was_trained_to_exit(model: ModelDirectory) -> bool:
+    config = model.manifest["provenance"].get("config")
+    return isinstance(config, dict) and config.get("exits") is True
 
 
 def fine_tuned_of(
@@ -276,7 +296,7 @@ def _configured(
     if (name := task or head.task) is None:
         raise UserError(
             f"{directory} does not say which task it is of; it has a {head.kind} head: give "
-            f"{_FITTING.get(head.kind, '--task')}"
+            f"{_FITTING[head.kind].format_map(_Tasks())}"
         )
     asked = {
         "doc_stride": settings.get("doc_stride"),
@@ -294,7 +314,7 @@ def _row_length(max_seq_length: int, longest: int) -> int:
         return max_seq_length
     raise UserError(
         f"max_seq_length {max_seq_length} must be {SHORTEST} to {longest}, the model's positions; "
-        f"give --max-seq-length {min(max(max_seq_length, SHORTEST), longest)}"
+        f"give {setting('max_seq_length', min(max(max_seq_length, SHORTEST), longest))}"
     )
 
 
@@ -325,7 +345,7 @@ def check_pack(task: Task, pack: int) -> None:
     if pack and task.head not in PACKABLE:
         raise UserError(
             f"{task.name}'s examples cannot share rows, as its head is {task.head}; "
-            f"leave out --pack, which is for {' and '.join(PACKABLE)}"
+            f"leave out {setting('pack')}, which is for {' and '.join(PACKABLE)}"
         )
 
 

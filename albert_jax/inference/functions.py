@@ -46,7 +46,7 @@ def placed(params: Mapping[str, Any], part: Part) -> Any:
 
 
 class Inputs(NamedTuple):
-    """Rows of tokens, and the places in each whose pieces are asked for."""
+    """Hold rows of tokens, and the positions in each whose pieces are predicted."""
 
     input_ids_BS: Array
     input_mask_BS: Array
@@ -77,8 +77,10 @@ def _with_intermediates(
 
 
 def turned(params: Mapping[str, Any]) -> Any:
-    """Return the parameters with the kernels of dense layers transposed, for
-    `Lowering.by_columns`; those of a fine-tuned model's head as they are."""
+    """Return the parameters with the kernels of dense layers transposed.
+
+    `Lowering.by_columns` needs them. A fine-tuned head stays as it is.
+    """
 
     def turn(path: tuple[Any, ...], leaf: Any) -> Any:
         is_dense = path[-1].key == "kernel" and path[0].key != "head"

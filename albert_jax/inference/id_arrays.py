@@ -93,7 +93,7 @@ def _require_whole(array: np.ndarray, name: str) -> None:
     if jnp.issubdtype(array.dtype, np.floating):
         wide = array.astype(np.float64)  # NumPy itself does not know bfloat16's kind
         wrong = wide[~(np.isfinite(wide) & (np.trunc(wide) == wide))].tolist()
-    elif array.dtype == object:  # Python's own values, which fit no other array
+    elif array.dtype == object:  # Python objects, which fit no other array
         wrong = [x for x in array.flat if not isinstance(x, int) or abs(x) >= 1 << 63]
     else:
         raise UserError(f"{name} is of dtype {array.dtype}; its values must be whole numbers")

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, cast
@@ -42,6 +43,7 @@ from albert_jax.utils.progress import ProgressMeter, Tick
 from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import json_line, say
 from albert_jax.utils.text_files import Stream, file_lines, kind_of, lines_together
+from albert_jax.utils.wording import python_names
 
 # Inputs answered together: the first at once, then more, for speed.
 _CHUNKS = (1, 8, 64)
@@ -50,7 +52,7 @@ _IDS = ("id", "index", "idx")  # what a record may call its number
 _RECORD = 'a mapping of the task\'s texts by their names, as {"sentence": "…"}'
 
 InputFormat = Literal["jsonl", "csv", "tsv", "conll", "text"]
-_BY_LINES = ("jsonl", "text")  # formats in which each line is an input by itself
+_BY_LINES = ("jsonl", "text")  # formats in which each line is one input
 
 # The place of an input, for errors, and its record, or the reason why there is none.
 Input = tuple[str, Mapping[str, Any] | UserError]
@@ -99,17 +101,18 @@ def predict(
         raise UserError(
             f"the inputs are {json_shown(inputs)}; give a list of records, each {_RECORD}"
         )
-    fine_tuned = load_fine_tuned(
-        model,
-        task,
-        max_seq_length=max_seq_length,
-        compute=compute,
-        pack=pack,
-        doc_stride=doc_stride,
-        long=long,
-        stride=stride,
-        exit=exit,
-    )
+    with python_names():
+        fine_tuned = load_fine_tuned(
+            model,
+            task,
+            max_seq_length=max_seq_length,
+            compute=compute,
+            pack=pack,
+            doc_stride=doc_stride,
+            long=long,
+            stride=stride,
+            exit=exit,
+        )
     rows = ((f"input {i}", record) for i, record in enumerate(inputs))
     return _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=skip_bad)
 
@@ -213,10 +216,12 @@ def _answers(
     *,
     skip_bad: bool,
     tick: Callable[[int], None] | None = None,
+    naming: Callable[[], AbstractContextManager[None]] = python_names,
 ) -> Iterator[Answer | NoAnswer]:
     """Yield the answers to the inputs of each chunk, which are computed together.
 
-    `tick` is called after each batch with the number of finished inputs.
+    `tick` is called after each batch with the number of finished inputs. `naming` sets how errors
+    name settings.
     """
 
     def tick_rows(done: int, total: int) -> None:
@@ -226,9 +231,10 @@ def _answers(
     for chunk in chunks:
         asked: list[_Asked] = []
         for number, (place, record) in enumerate(chunk, start=count.inputs):
-            asked.append(_asked(fine_tuned, number, place, record))
+            with naming():
+                asked.append(_asked(fine_tuned, number, place, record))
             if asked[-1].error and not skip_bad:
-                break  # what comes before it is answered all the same
+                break  # the inputs before it are still answered
         for each, found in zip(asked, _answered(fine_tuned, asked, tick_rows), strict=True):
             answer: Answer | NoAnswer
             if isinstance(found, UserError):
@@ -324,7 +330,7 @@ def _answers_of(task: Task, asked: Sequence[_Asked]) -> list[Answer]:
 
 
 class _Details(TypedDict, total=False):
-    """Keys of an answer that not every answer has."""
+    """Hold the keys of an answer that are not in every answer."""
 
     truncated: bool
     tokens_left_out: int
@@ -334,7 +340,7 @@ class _Details(TypedDict, total=False):
 
 
 def _answer(task: Task, asked: _Asked, predictions: Predictions, name: str) -> Answer:
-    found = predictions[name]  # of words a tuple, as a label each
+    found = predictions[name]  # a tuple of words' labels, as a list
     prediction = list(found) if isinstance(found, tuple) else found
     more: _Details = {}
     if asked.cuts:
@@ -361,7 +367,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return shares / shares.sum()
 
 
-# Of a head's logits, where an answer says how probable each of its labels is.
+# Heads whose answers give a probability for each label.
 _PROBABILITIES: dict[HeadKind, Callable[[np.ndarray], np.ndarray]] = {
     "classification": _softmax,
     "multiple_choice": _softmax,
@@ -431,11 +437,13 @@ def predict_file(
     fine_tuned = load_fine_tuned(model, task, **settings)
     count = _Count()
     chunks = _chunks(source, fine_tuned.task, input_format, skip_bad=skip_bad)
-    # Who asks and waits, or reads the answers on the screen, sees how far it is.
+    # Progress is shown if the user waits for input or reads answers on the screen.
     is_seen = dest == "-" and (source == "-" or sys.stdout.isatty())
     with writing(dest), result_lines(dest) as out:
         with ProgressMeter("predict", None, unit="input", show=not is_seen) as meter:
-            for found in _answers(fine_tuned, chunks, count, skip_bad=skip_bad, tick=meter.reach):
+            for found in _answers(
+                fine_tuned, chunks, count, skip_bad=skip_bad, tick=meter.reach, naming=nullcontext
+            ):
                 out.write(json_line(found, out))
                 out.flush()
         if not count.inputs:
@@ -446,7 +454,7 @@ def predict_file(
 
 def _require_another(source: str, dest: str) -> None:
     """Raise UserError if the answers would replace the inputs, by whatever name."""
-    # What the shell opened counts too: cat >> FILE would have no end.
+    # Files that the shell opened count too: cat >> FILE would never end.
     path = Path("/dev/stdin" if source == "-" else source)
     if not path.is_file() or Path(dest).is_dir():  # a terminal may be both; a folder is no place
         return
@@ -457,9 +465,7 @@ def _require_another(source: str, dest: str) -> None:
 def _say_counts(fine_tuned: FineTuned, count: _Count) -> None:
     """Say how many inputs have an error for an answer, and how many were cut."""
     if count.bad:
-        say(
-            f"predict: {count.bad:,} of {count.inputs:,} inputs have an error in place of an answer"
-        )
+        say(f"predict: {count.bad:,} of {count.inputs:,} inputs have an error instead of an answer")
     for line in [
         *length_lines(
             count.cuts,
@@ -538,8 +544,8 @@ def _chunks(
         lines = itertools.chain.from_iterable(together)
         yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad))
         return
-    # Together those that came together: none waits for the next, which may come from one who waits
-    # for the answer.
+    # Lines that arrive together are answered together. None waits for the next line, which the
+    # sender may write only after the answer.
     for lines in together:
         yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad), first=())
 

@@ -66,7 +66,7 @@ def check_answers(
     name = claimed or proven
     checks = [_identity(claimed, proven, sized, [answer for answer, _, _ in results])]
     if name and (ours := model.config.hidden_act) != (theirs := released.models[name].hidden_act):
-        # transformers' files of v1 say so: it computes them with another gelu than the original.
+        # transformers' files of v1 have another activation than the original.
         detail = f"{ours}, where the original computes {theirs}"
         checks.append(Check("activation", "SKIP", detail))
     checks.append(_released_vocabulary(tokenizer, name, released))
@@ -134,7 +134,7 @@ def _identity(
         detail = f"other ones, of the size of {', '.join(sized)} (--expect NAME to insist)"
         return Check(TITLE, "SKIP", detail)
     if any(answer.certain and claimed in answer.models for answer in answers):
-        return Check(TITLE, "FAIL", f"not {claimed}'s: none of its published numbers come out")
+        return Check(TITLE, "FAIL", f"not {claimed}'s: it gives none of the published numbers")
     return Check(TITLE, "SKIP", f"nothing of {claimed}'s is published but its vocabulary")
 
 

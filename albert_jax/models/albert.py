@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ALBERT as linen modules: the encoder scans ONE shared layer, so depth costs time and never
-parameters.
+"""Define ALBERT as linen modules.
 
-Letters: B batch, S sequence, E embedding_size, H hidden_size, N heads, D head size, I
-intermediate_size, V vocabulary, P masked positions or examples of a packed row, L layers.
-Parameters, LayerNorm, softmax and logits are float32; matmuls and activations run in
-`ComputeConfig.dtype`. Parameter names are those of the conversion table,
-`checkpoint/convert/tf_names.py`.
+The encoder scans ONE shared layer, so that depth costs time and never parameters. Letters: B batch,
+S sequence, E embedding_size, H hidden_size, N heads, D head size, I intermediate_size, V
+vocabulary, P masked positions or examples of a packed row, L layers. Parameters, LayerNorm, softmax
+and logits are float32; matmuls and activations run in `ComputeConfig.dtype`. Parameter names are
+those of the conversion table, `checkpoint/convert/tf_names.py`.
 """
 
 from __future__ import annotations
@@ -46,8 +45,11 @@ REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
 
 @flax.struct.dataclass
 class EncoderOutput:
-    """What the encoder computes; `layers_LBSH` has one entry for each attention + feed-forward
-    block, or is None. `pooled_BH` is None without a pooler, and [B, P, H] of packed rows."""
+    """Hold the encoder's outputs.
+
+    `layers_LBSH` has an entry for each block of attention and feed-forward, or is None. `pooled_BH`
+    is None without a pooler, and [B, P, H] for packed rows.
+    """
 
     embeddings_BSE: Array
     sequence_BSH: Array
@@ -57,8 +59,10 @@ class EncoderOutput:
 
 @flax.struct.dataclass
 class PretrainingOutput:
-    """The encoder's output with float32 logits of the two pretraining heads, None of an absent
-    one."""
+    """Hold the encoder's output and float32 logits of the two pretraining heads.
+
+    The logits of an absent head are None.
+    """
 
     encoder: EncoderOutput
     masked_lm_logits_BPV: Array | None
@@ -66,9 +70,10 @@ class PretrainingOutput:
 
 
 class Embeddings(Part):
-    """Word + segment + position embeddings, LayerNorm, dropout: [B, S] ids -> [B, S, E].
+    """Add word, segment and position embeddings; LayerNorm and dropout: [B, S] ids -> [B, S, E].
 
-    `positions_BS` are each token's place in its example; None: in its row. modeling.py:191-222.
+    `positions_BS` are the tokens' positions in their examples; None, in their rows.
+    modeling.py:191-222.
     """
 
     def setup(self) -> None:
@@ -94,7 +99,7 @@ class Embeddings(Part):
         deterministic: bool,
     ) -> Array:
         sum_BSE = self.word_embeddings[input_ids_BS]
-        # A one-hot matmul, as the original: a gather's gradient would scatter B*S rows into two.
+        # A one-hot matmul, as in the original: a gather's gradient would scatter B*S rows into two.
         segments_BSC = jax.nn.one_hot(segment_ids_BS, self.config.type_vocab_size)
         sum_BSE += jnp.einsum("BSC,CE->BSE", segments_BSC, self.token_type_embeddings)
         if positions_BS is None:
@@ -105,9 +110,10 @@ class Embeddings(Part):
 
 
 class Attention(Part):
-    """Self-attention with its output projection: [B, S, H] -> [B, S, H]. modeling.py:853-996.
+    """Apply self-attention and its output projection: [B, S, H] -> [B, S, H].
 
-    Its probabilities [B, N, S, S], before dropout, are the intermediate `probs_BNFT`.
+    The probabilities [B, N, S, S] before dropout are the intermediate `probs_BNFT`.
+    modeling.py:853-996.
     """
 
     @nn.compact
@@ -146,8 +152,10 @@ class Attention(Part):
 
 
 class Block(Part):
-    """Attention and feed-forward, each with dropout, residual and post-LayerNorm.
-    modeling.py:960-1016."""
+    """Apply attention and feed-forward, each with dropout, residual and post-LayerNorm.
+
+    modeling.py:960-1016.
+    """
 
     @nn.compact
     def __call__(
@@ -172,8 +180,10 @@ class Block(Part):
 
 
 class Layer(Part):
-    """The shared layer, one turn of the scan: `inner_group_num` blocks; returns (carry, every
-    block's output or None)."""
+    """Apply the shared layer, one turn of the scan: `inner_group_num` blocks.
+
+    Returns (carry, every block's output or None).
+    """
 
     deterministic: bool = True
     collect: bool = False
@@ -191,12 +201,11 @@ class Layer(Part):
 
 
 class Encoder(Part):
-    """The embedding projection and the stack: one scan over ONE parameter set for each group of
-    layers.
+    """Apply the embedding projection and the layers.
 
-    [B, S, E] -> [B, S, H] and, with `collect`, every block's output [L, B, S, H]. `pack_ids_BS` as
-    in `attention.attend`. What the first block takes is the intermediate `projected_BSH`.
-    modeling.py:1019-1117.
+    One scan over ONE parameter set runs each group of layers: [B, S, E] -> [B, S, H] and, with
+    `collect`, every block's output [L, B, S, H]. `pack_ids_BS` is as in `attention.attend`. The
+    first block's input is the intermediate `projected_BSH`. modeling.py:1019-1117.
     """
 
     @nn.compact
@@ -210,15 +219,15 @@ class Encoder(Part):
         collect: bool,
     ) -> tuple[Array, Array | None]:
         c, x_BSH = self.config, embeddings_BSE
-        # The original has no projection where E == H; transformers always has, and may have brought
-        # one that is not the identity.
+        # The original has no projection if E == H. transformers always has one, which may not be
+        # the identity.
         name = "embedding_hidden_mapping_in"
         if c.embedding_size != c.hidden_size or self.has_variable("params", name):
             x_BSH = dense(self, c.hidden_size, name)(x_BSH)
         self.sow("intermediates", "projected_BSH", x_BSH)
         drops = max(c.hidden_dropout_prob, c.attention_probs_dropout_prob) > 0 and not deterministic
-        # New parameters come out of the first tracing. Dropout does not need it, but what it drops
-        # depends on the number of tracings, and a run is to go on as it began.
+        # New parameters come from the first tracing. Dropout needs no second one, but its choices
+        # depend on the number of tracings, and a resumed run must make the same choices.
         traced_twice = self.is_initializing() or drops
         collected = []
         for group, length in enumerate(c.group_lengths):
@@ -239,13 +248,16 @@ class Encoder(Part):
 def _repeated(
     length: int, compute: ComputeConfig, lowering: Lowering, *, traced_twice: bool
 ) -> type[Layer]:
-    """Return `Layer` applied `length` times with one parameter set, unrolled and rematerialised as
-    configured. With `traced_twice` flax traces the layer once more, beforehand."""
+    """Return `Layer` applied `length` times with one parameter set.
+
+    The layers are unrolled and rematerialised as configured. With `traced_twice`, flax traces the
+    layer once more beforehand.
+    """
     unroll = min(compute.scan_unroll or _default_unroll(length, compute, lowering), length)
     layer: Any = Layer
     if compute.remat != "none":
-        # Unrolled layers stand side by side: the compiler would find what is recomputed in what was
-        # computed, and keep it. It cannot where each layer is in a turn of a loop of its own.
+        # Without the loop, unrolled layers are adjacent, and the compiler merges the recomputation
+        # with the first computation. It cannot if each layer is in a turn of its own loop.
         layer = nn.remat(layer, prevent_cse=unroll > 1, policy=REMAT_POLICIES[compute.remat])
     return nn.scan(
         layer,
@@ -260,18 +272,18 @@ def _repeated(
 
 
 def _default_unroll(length: int, compute: ComputeConfig, lowering: Lowering) -> int:
-    """Return how many layers to unroll where `scan_unroll` is 0."""
-    # XLA's compiler for CPUs drops the barrier behind which unrolled layers are computed again and
-    # schedules them at once: the time is spent and no memory saved.
+    """Return the number of layers to unroll if `scan_unroll` is 0."""
+    # XLA's compiler for CPUs removes the barrier before recomputed unrolled layers and schedules
+    # them early: recomputing then costs time and saves no memory.
     no_use = compute.remat != "none" and lowering.platform == "cpu"
     return length if lowering.unroll and not no_use else 1
 
 
 class MaskedLMHead(Part):
-    """[B, P, H] -> float32 logits [B, P, V] through the tied word embeddings.
-    run_pretraining.py:292-336.
+    """Map [B, P, H] to float32 logits [B, P, V] through the tied word embeddings.
 
-    A parameter `word_embeddings` of its own is used in their place: they, converted beforehand.
+    A parameter `word_embeddings` replaces them: their copy, converted beforehand.
+    run_pretraining.py:292-336.
     """
 
     @nn.compact
@@ -292,8 +304,10 @@ class MaskedLMHead(Part):
 
 
 class SentenceOrderHead(Part):
-    """[B, H] -> float32 logits [B, 2]; class 0 is the right order, 1 swapped.
-    run_pretraining.py:339-361."""
+    """Map [B, H] to float32 logits [B, 2]; class 0 is the right order, 1 is swapped.
+
+    run_pretraining.py:339-361.
+    """
 
     @nn.compact
     def __call__(self, pooled_BH: Array) -> Array:
@@ -304,9 +318,9 @@ class SentenceOrderHead(Part):
 
 
 class AlbertModel(Part):
-    """Embeddings, encoder and pooler: ids, mask and segments [B, S] -> EncoderOutput.
+    """Apply embeddings, encoder and pooler: ids, mask and segments [B, S] -> EncoderOutput.
 
-    With `packing` rows hold several examples: each attends to itself alone, and its first token is
+    With `packing`, rows have several examples. Each attends to itself alone, and its first token is
     pooled. A subclass that calls `encode` alone has no parameters of the pooler.
     """
 
@@ -371,11 +385,11 @@ class AlbertModel(Part):
 
 
 class AlbertForPretraining(AlbertModel):
-    """ALBERT with its two pretraining heads, the masked-LM head on `masked_lm_positions_BP` only
-    (None: everywhere).
+    """Apply ALBERT with its two pretraining heads.
 
-    `absent` names the parts that the weights came without, of pooler, predictions and
-    seq_relationship: what needs one of them is None.
+    The masked-LM head sees `masked_lm_positions_BP` only (None: all positions). `absent` names the
+    parts without weights, of pooler, predictions and seq_relationship; outputs that need them are
+    None.
     """
 
     absent: frozenset[str] = frozenset()
@@ -417,10 +431,10 @@ class AlbertForPretraining(AlbertModel):
 
 
 def _at(x_BSH: Array, positions_BP: Array) -> Array:
-    """Return each row's tokens at `positions_BP`, [B, P, H]; NaN where there is none.
+    """Return each row's tokens at `positions_BP`, [B, P, H]; NaN for a position outside the row.
 
-    Out of the batch's tokens in one row, as the original's gather_indexes: take_along_axis has a
-    gradient for which XLA transposes the activations of all layers on a GPU.
+    They are taken from the batch's tokens in one row, as in the original's gather_indexes. For the
+    gradient of take_along_axis, XLA transposes the activations of all layers on a GPU.
     """
     rows, length, width = x_BSH.shape
     is_token_BP = (positions_BP >= 0) & (positions_BP < length)
@@ -438,8 +452,10 @@ def _at(x_BSH: Array, positions_BP: Array) -> Array:
 
 
 def init_params(model: Part, key: Array) -> Any:
-    """Return random parameters of `model`, as the original initialises: truncated normal, zero
-    biases, unit LayerNorm."""
+    """Return random parameters of `model`, initialised as in the original.
+
+    Kernels have a truncated normal distribution, biases are zero, LayerNorm is the identity.
+    """
     ids_BS = jnp.zeros((1, 8), jnp.int32)
     # Any device, however short the row.
     model = model.clone(compute=ComputeConfig(), lowering=Lowering())

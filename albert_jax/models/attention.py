@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention as a pure function; the kernel is chosen by name, or by device and shape.
+"""Compute attention as a pure function; the kernel is chosen by name, or by device and shape.
 
 Letters: B batch, F and T the positions attended from and to, N heads, D head size.
 """
@@ -33,11 +33,11 @@ def attend(
 ) -> Array:
     """Return softmax(q k^T / sqrt(D) + padding) v, [B, F, N, D] in the query's dtype.
 
-    `mask_BT` is 1 for tokens and 0 for padding. `pack_ids_BT`, of rows that several examples share,
-    numbers each token's example from 1 (padding: 0), and a token sees those of its own number only.
-    Dropout falls on the probabilities. The kernels of `compute.attention` differ in the order of
-    additions only: xla runs everywhere, cudnn on GPUs, rows and splash on TPUs; auto takes the best
-    that can, of the platform's. Raises UserError for a named kernel that cannot do what is asked.
+    `mask_BT` is 1 for tokens and 0 for padding. `pack_ids_BT`, for rows that several examples
+    share, numbers each token's example from 1 (padding: 0); a token sees only those of its own
+    number. Dropout applies to the probabilities. The kernels of `compute.attention` differ in the
+    order of additions only: xla runs everywhere, cudnn on GPUs, rows and splash on TPUs; auto takes
+    the platform's best kernel that can do what is asked. Raises UserError if a named kernel cannot.
     modeling.py:780-850.
     """
     asked = _Asked(
@@ -59,7 +59,7 @@ def attend(
 
 
 def _cudnn(heads: Heads, mask_BT: Array) -> Array:
-    # Not key lengths, which are faster, but wrong for padding that is not at the end.
+    # Not key lengths, which are faster, but wrong if padding is not at the end.
     rows, length = mask_BT.shape
     is_key_BxFT = jnp.broadcast_to(
         (mask_BT != 0)[:, None, None, :], (rows, 1, heads.query_BFND.shape[1], length)
@@ -73,7 +73,7 @@ _KERNELS_OF = {"gpu": ("cudnn",), "tpu": ("rows", "splash")}  # the better first
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a kernel is to do."""
+    """Describe what a kernel is to compute."""
 
     shape: tuple[int, ...]  # of the queries, [B, F, N, D]
     dtype: Any
@@ -94,7 +94,7 @@ def _chosen(name: str, asked: _Asked) -> str:
 
 
 def _lacks(kernel: str, asked: _Asked) -> str | None:
-    """Return in words what keeps the kernel from doing what is asked, or None."""
+    """Return why the kernel cannot do what is asked, in words, or None."""
     _, length, heads, head_size = asked.shape
     if kernel == "xla":
         return None

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention by Pallas kernels on TPU: `rows`, made for rows that are short enough to be attended at
-once, and JAX's splash attention for longer ones.
+"""Compute attention with Pallas kernels on TPU.
 
-`rows` reads queries, keys and values as the projections write them, [B, S, N * D], and writes
-[B, S, N * D]: no transpose, no head padded to 128 lanes in memory. The backward pass computes the
-probabilities anew from the logarithms of the softmax's sums, one number a query, as
-FlashAttention does (arXiv:2205.14135), and what dropout takes of them by a hash of the place and
-the row's seed: the same however many devices share the rows. Letters as in `attention`; L is the
-lanes of a block, which hold L / D heads.
+`rows` attends to all of a row at once, for rows that are short enough; JAX's splash attention is
+for longer ones. `rows` reads queries, keys and values as the projections write them, [B, S, N * D],
+and writes [B, S, N * D]: no transpose, and no head padded to 128 lanes in memory. The backward pass
+recomputes the probabilities from the logarithms of the softmax's sums, one number for each query,
+as FlashAttention does (arXiv:2205.14135). Dropout's choices are recomputed too, from a hash of the
+position and the row's seed, which does not depend on how many devices share the rows. Letters as in
+`attention`; L is the number of lanes of a block, which hold L / D heads.
 
-One step of a kernel's grid takes a block of several rows, and its heads stand in the program one
-stage behind another, so that the compiler has matmuls of one for the matrix unit while the vector
-unit is busy with the softmax of another.
+One step of a kernel's grid takes a block of several rows. In the program, its heads are one stage
+behind another. Therefore the compiler can run one head's matmuls on the matrix unit while the
+vector unit computes another head's softmax.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from albert_jax.models.dropout import SPREAD, RowDropout, mixed
 LANES = 128
 LOG2_E = math.log2(math.e)
 LONGEST_ROWS = 512  # a head's float32 probabilities and their gradients, in the chip's own memory
-_TOKENS = 1024  # of the rows in one step of the grid, which costs some 500 cycles by itself
+_TOKENS = 1024  # of the rows in one step of the grid, which itself costs some 500 cycles
 _STAGES = 3  # of a head: matmuls into its probabilities, those, matmuls out of them
 _BY_HEAD = np.int32(0x21F0AAAD)  # odd; sets the heads of a row apart
 
@@ -41,8 +41,8 @@ def rows(
 ) -> Array:
     """Return attention with all of a row's keys at once, forward and backward in one kernel each.
 
-    Multiples of 128 tokens, up to `LONGEST_ROWS`; heads that fill 128 lanes in pairs or so. Dropout
-    falls on the probabilities.
+    Rows have a multiple of 128 tokens, up to `LONGEST_ROWS`; heads must fill 128 lanes, in pairs
+    for example. Dropout applies to the probabilities.
     """
     shape = heads.query_BFND.shape
     given = [x.reshape(*shape[:2], -1) for x in heads]
@@ -76,8 +76,9 @@ def _call(kernel, head_size, dropout_rate, interpret, inputs, *of_backward):
     """Run `kernel` on a few rows at a time and each block of heads.
 
     `inputs` are q, k, v [B, S, N * D], the mask [B, S] and, for dropout, the rows' seeds [B, 2].
-    Forward gives the output and the logarithms of the softmax's sums [B, N * D / L, L / D, S];
-    backward, which takes its cotangent and both, the gradients of q, k and v.
+    The forward pass returns the output and the logarithms of the softmax's sums [B, N * D / L, L /
+    D, S]. The backward pass takes these and the output's cotangent, and returns the gradients of q,
+    k and v.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
@@ -154,7 +155,7 @@ def _backward(*refs, head_size, dropout_rate):
     *seeds_ref, query_ref, key_ref, value_ref, padding_ref = refs[:-6]
     cotangent_ref, out_ref, sums_ref, *grad_refs = refs[-6:]
     heads, dtype = _heads(query_ref.shape[-1], head_size), query_ref.dtype
-    # What is left of the probabilities makes up for what is dropped: multiplied in at the end.
+    # The remaining probabilities are scaled up for those dropped, by one multiplication at the end.
     rescale = 1.0 / (1.0 - dropout_rate)
     scale = rescale / math.sqrt(head_size)
 
@@ -188,14 +189,14 @@ def _backward(*refs, head_size, dropout_rate):
 
 
 def _staggered(heads: Sequence[Iterator[None]]) -> None:
-    """Run each head's stages, the next stage of one after the stage before it of the next."""
+    """Run each head's stages, each one stage behind the head before it."""
     for turn in range(len(heads) + _STAGES - 1):
         for head in reversed(heads[max(0, turn - _STAGES + 1) : turn + 1]):
             next(head, None)
 
 
 def _dropout(seeds_ref, row, shape, lanes, rate):
-    """Set what dropout takes of a head's [T, F] to zero; without seeds, nothing.
+    """Set what dropout removes from a head's [T, F] to zero; without seeds, nothing.
 
     `row` and `lanes` are the head's in this block of that shape, [rows, S, L].
     """
@@ -211,10 +212,11 @@ def _dropout(seeds_ref, row, shape, lanes, rate):
 
 
 def is_kept(first, second, head, shape, rate):
-    """Which probabilities of a head dropout leaves, bool[T, F], by a row's two seeds, int32.
+    """Return which probabilities of a head dropout keeps, bool[T, F], from a row's two seeds.
 
-    By the same hash as all dropout, 16 bits for each place: the second half of the keys has the
-    words' upper ones. They are compared as signed words, at once and without a mask.
+    The seeds are int32. It is the same hash as for all dropout, with 16 bits for each position: the
+    second half of the keys has the words' upper bits. They are compared as signed words, at once
+    and without a mask.
     """
     half, queries = shape[0] // 2, shape[1]
     key_T1 = jax.lax.broadcasted_iota(jnp.int32, (half, 1), 0) * queries
@@ -226,22 +228,25 @@ def is_kept(first, second, head, shape, rate):
 
 
 def _heads(lanes, head_size):
-    """The lanes of each head of a block."""
+    """Return the lanes of each head of a block."""
     return [slice(start, start + head_size) for start in range(0, lanes, head_size)]
 
 
 def _only(head, x_SL):
-    """`x` with zeros in the other heads' lanes: a matmul over a few lanes costs what one over all
-    128 does, and needs them shifted besides. Of a transpose, a head's rows are taken."""
+    """Return `x` with zeros in the other heads' lanes.
+
+    A matmul over a few lanes costs the same as one over all 128, and needs them shifted in
+    addition. Of a transpose, the head's rows are kept.
+    """
     lane_1L = jax.lax.broadcasted_iota(jnp.int32, (1, x_SL.shape[1]), 1)
     return jnp.where((lane_1L >= head.start) & (lane_1L < head.stop), x_SL, jnp.zeros_like(x_SL))
 
 
 def _logits(query_FL, key_TL, padding_T1, head):
-    """Logits of a head to the base 2, f32[T, F]: their softmax is by `exp2`.
+    """Return the logits of a head to the base 2, f32[T, F]; their softmax uses `exp2`.
 
-    The queries are scaled, not the logits. Padding is added by the matmul where a block has lanes
-    of other heads: in one of these keys hold it and queries 1.
+    The queries are scaled, not the logits. If a block has lanes of other heads, the matmul adds the
+    padding: in one of these lanes, keys hold the padding and queries 1.
     """
     lanes, head_size = query_FL.shape[1], head.stop - head.start
     scaled_FL = query_FL.astype(jnp.float32) * (LOG2_E / math.sqrt(head_size))
@@ -255,7 +260,7 @@ def _logits(query_FL, key_TL, padding_T1, head):
 
 
 def _dot(a, b, axes):
-    """Sums over an axis of each, in float32."""
+    """Return sums over an axis of each array, in float32."""
     contracted = ((axes[0],), (axes[1],))
     return jax.lax.dot_general(a, b, (contracted, ((), ())), preferred_element_type=jnp.float32)
 
@@ -264,7 +269,7 @@ def _dot(a, b, axes):
 
 
 def splash(heads: Heads, mask_BT: Array, *, interpret: bool = False) -> Array:
-    """JAX's splash attention; a multiple of 128 tokens. `interpret` runs it on any device."""
+    """Return JAX's splash attention; S is a multiple of 128. `interpret` runs it on any device."""
     query_BFND, key_BTND, value_BTND = heads
     scale = 1.0 / math.sqrt(query_BFND.shape[-1])
     # In float32, as 1/sqrt(128) is not a bfloat16.
@@ -275,7 +280,7 @@ def splash(heads: Heads, mask_BT: Array, *, interpret: bool = False) -> Array:
 def _splash(
     query_BFND: Array, key_BTND: Array, value_BTND: Array, mask_BT: Array, interpret: bool
 ) -> Array:
-    # Imported where it is used: no other device needs Pallas, which takes a second.
+    # Imported here, because no other device needs Pallas, and importing it takes a second.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as kernel,
     )

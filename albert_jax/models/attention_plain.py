@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention as the paper writes it, for XLA to compile and JAX to differentiate.
+"""Compute attention as the paper writes it, for XLA to compile and JAX to differentiate.
 
 Letters: B batch, F and T the positions attended from and to, N heads, D head size.
 """
@@ -21,7 +21,7 @@ PADDING_LOGIT = -10000.0
 
 
 class Heads(NamedTuple):
-    """What attention projects its input to, divided into heads."""
+    """Hold queries, keys and values, divided into heads."""
 
     query_BFND: Array
     key_BTND: Array
@@ -31,7 +31,7 @@ class Heads(NamedTuple):
 def attend(heads: Heads, padding_BxFT: Array, seeds_B2: Array | None, dropout_rate: float) -> Array:
     """Return softmax(q k^T / sqrt(D) + padding) v, [B, F, N, D] in the values' dtype.
 
-    Dropout falls on the probabilities, by each row's seeds, where there are any.
+    If there are seeds, dropout applies to the probabilities, by each row's seeds.
     """
     query_BFND, key_BTND, value_BTND = heads
     probs_BNFT = probs(query_BFND, key_BTND, padding_BxFT).astype(value_BTND.dtype)
@@ -55,8 +55,8 @@ def scale(query_BFND: Array) -> float:
 def padding(mask_BT: Array, pack_ids_BT: Array | None = None) -> Array:
     """Return what is added to the logits, [B, 1, F or 1, T]: 0 for a token that is seen.
 
-    `mask_BT` is 1 for tokens. `pack_ids_BT` numbers the example of each token: a token sees those
-    of its own example only.
+    `mask_BT` is 1 for tokens. `pack_ids_BT` numbers the example of each token; a token sees only
+    those of its own example.
     """
     seen_BFT = mask_BT[:, None]
     if pack_ids_BT is not None:

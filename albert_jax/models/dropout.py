@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout whose choices are a hash of the place and of a seed for each row of the batch.
+"""Apply dropout whose choices are a hash of the position and of a seed for each row of the batch.
 
-So a row loses the same however many devices share the batch, a kernel can compute its choices anew
-instead of keeping them, and they cost a tenth of what drawing them does. B is the batch.
+Therefore a row loses the same values however many devices share the batch, and a kernel can
+recompute its choices instead of keeping them. They cost a tenth of drawing random numbers. B is the
+batch.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ SPREAD, *_FACTORS = np.array([0x9E3779B1, 0x21F0AAAD, 0xD35A2D97], np.uint32).vi
 
 
 class Dropout(nn.Module):
-    """Sets a share of x, [B, ...], to zero and scales the rest up; called as `nn.Dropout` is.
+    """Set a fraction of x, [B, ...], to zero and scale the rest up; called as `nn.Dropout` is.
 
-    `axis_name` is the axis of devices that share the batch, None where this one has all of it.
+    `axis_name` is the axis of devices that share the batch, None if this one has all of it.
     """
 
     rate: float
@@ -40,7 +41,7 @@ class Dropout(nn.Module):
 
 
 class RowDropout(NamedTuple):
-    """A share to set to zero, and the seeds of the rows, `row_seeds`, that choose it."""
+    """Hold the fraction to set to zero, and the seeds of the rows (`row_seeds`) that choose it."""
 
     rate: float
     seeds_B2: Array
@@ -60,7 +61,7 @@ def drop(x: Array, seeds_B2: Array | None, rate: float) -> Array:
 def row_seeds(key: Array, rows: int, axis_name: str | None = None) -> Array:
     """Return two words for each of this device's rows, int32[rows, 2].
 
-    Each row of the batch has words of its own, also where the devices of `axis_name` share it.
+    Each row of the batch has its own words, also if the devices of `axis_name` share the batch.
     """
     everyones = rows * jax.lax.psum(1, axis_name) if axis_name else rows
     seeds = jax.lax.bitcast_convert_type(
@@ -72,13 +73,15 @@ def row_seeds(key: Array, rows: int, axis_name: str | None = None) -> Array:
 
 
 def mixed(x: Array, second: Array) -> Array:
-    """Return words as if drawn, int32, from words that differ; in integer operations that a Pallas kernel
-    has, too."""
+    """Return words that look random, int32, from words that differ.
+
+    The operations are on integers, and a Pallas kernel has them too.
+    """
     x = (x ^ shifted(x, 16)) * _FACTORS[0] + second
     x = (x ^ shifted(x, 15)) * _FACTORS[1]
     return x ^ shifted(x, 16)
 
 
 def shifted(x: Array, bits: int) -> Array:
-    """Return words moved to the right, zeros coming in."""
+    """Return words shifted to the right, filled with zeros."""
     return jax.lax.shift_right_logical(x, np.int32(bits))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters and matmul FLOPs counted from a configuration, and the peak rate of known devices."""
+"""Count parameters and matmul FLOPs from a configuration; list the peak rates of devices."""
 
 from __future__ import annotations
 
@@ -38,13 +38,16 @@ PEAK_FLOPS: dict[str, float] = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Return peak bfloat16 FLOP/s of a device kind, None where it is not known (a CPU)."""
+    """Return the peak bfloat16 FLOP/s of a device kind, None if it is unknown (a CPU)."""
     named = (p for name, p in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_kind))
     return next(named, None)
 
 
 def parameter_counts(config: AlbertConfig) -> dict[str, int]:
-    """Return number of parameters by part; each group's layer counts once however often it is applied."""
+    """Return the number of parameters by part.
+
+    Each group's layer counts once, however often it is applied.
+    """
     c = config
     h, e, i = c.hidden_size, c.embedding_size, c.intermediate_size
     block = 4 * (h * h + h) + (h * i + i) + (i * h + h) + 4 * h
@@ -60,15 +63,15 @@ def parameter_counts(config: AlbertConfig) -> dict[str, int]:
 
 
 def parameter_count(config: AlbertConfig) -> int:
-    """Return number of parameters of the pretraining model, both heads included."""
+    """Return the number of parameters of the pretraining model, both heads included."""
     return sum(parameter_counts(config).values())
 
 
 def forward_flops_per_sequence(config: AlbertConfig, seq: int, predictions: int) -> float:
-    """Matmul FLOPs of one sequence's forward pass with the masked-LM head on `predictions`
-    positions.
+    """Return the matmul FLOPs of one sequence's forward pass.
 
-    Multiply and add count as two; lookups, softmax, LayerNorm and activations count nothing.
+    The masked-LM head runs on `predictions` positions. A multiplication and an addition count as
+    two; lookups, softmax, LayerNorm and activations do not count.
     """
     c = config
     h, e, i = c.hidden_size, c.embedding_size, c.intermediate_size
@@ -80,12 +83,15 @@ def forward_flops_per_sequence(config: AlbertConfig, seq: int, predictions: int)
 
 
 def train_flops_per_sequence(config: AlbertConfig, seq: int, predictions: int) -> float:
-    """Matmul FLOPs of one sequence's forward and backward pass, whatever is recomputed besides."""
+    """Return the matmul FLOPs of one sequence's forward and backward pass.
+
+    What is recomputed does not count.
+    """
     return 3 * forward_flops_per_sequence(config, seq, predictions)
 
 
 def stage_flops(config: AlbertConfig, stage: Stage) -> float:
-    """Matmul FLOPs of one of a stage's updates; of a random depth, the mean."""
+    """Return the matmul FLOPs of one of a stage's updates; for a random depth, the mean."""
     examples, (least, most) = stage.examples, stage.depths
     length, predictions = examples.max_seq_length, examples.max_predictions_per_seq
     of_each = [
@@ -96,5 +102,5 @@ def stage_flops(config: AlbertConfig, stage: Stage) -> float:
 
 
 def run_flops(config: PretrainConfig) -> float:
-    """Matmul FLOPs of all of a pretraining run's updates, at each stage's depth and length."""
+    """Return the matmul FLOPs of a pretraining run, at each stage's depth and length."""
     return config.stages.total(config.train.steps, partial(stage_flops, config.model))

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dense, LayerNorm, GELU and attention with their gradients written by hand.
+"""Define Dense, LayerNorm, GELU and attention with gradients written by hand.
 
-They compute what `nn.Dense`, `nn.LayerNorm`, `jax.nn.gelu` and `attention_plain.attend` compute,
-with the same parameters. Only the backward pass differs from JAX's, in what it keeps and computes:
+They compute the same as `nn.Dense`, `nn.LayerNorm`, `jax.nn.gelu` and `attention_plain.attend`,
+with the same parameters. Only the backward pass differs from JAX's:
 
 - dense: JAX's rule gives the kernel's gradient transposed, and XLA's CPU compiler then copies the
-  activations;
-- LayerNorm keeps its input alone. JAX's rule takes three times the passes over the activations;
-- GELU keeps its input alone. JAX's rule has the forward pass write out the derivative;
+  activations.
+- LayerNorm keeps its input alone. JAX's rule takes three times the passes over the activations.
+- GELU keeps its input alone. JAX's rule has the forward pass write out the derivative.
 - attention keeps the probabilities once, in the step's dtype. JAX's rule keeps them in float32.
 
-A function with a gradient of its own has no forward-mode derivative. `ComputeConfig(fused=False)`
-takes JAX's rules instead, for jvp and Hessians. `platform` is `Lowering.platform`; it decides how
-sums over rows are computed. N is the rows of all leading dimensions together, F the features.
+A function with a custom gradient has no forward-mode derivative. `ComputeConfig(fused=False)` uses
+JAX's rules instead, for jvp and Hessians. `platform` is `Lowering.platform`; it decides how sums
+over rows are computed. N is the product of all leading dimensions, F the features.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ _SQRT_2_OVER_PI, _CUBIC = math.sqrt(2.0 / math.pi), 0.044715  # of GELU's tanh f
 
 
 class Dense(nn.Module):
-    """x kernel + bias in `dtype`, [..., D] -> [..., F]; parameters as `nn.Dense` names them.
+    """Compute x kernel + bias in `dtype`, [..., D] -> [..., F].
 
-    The kernel is [D, F], with `by_columns` [F, D], and then there is no gradient of our own.
+    Parameters are named as in `nn.Dense`. The kernel is [D, F]; with `by_columns` it is [F, D], and
+    there is no gradient by hand.
     """
 
     features: int
@@ -111,8 +112,10 @@ add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm in float32 whatever comes in, with the original's epsilon and two-pass variance;
-    returns `dtype`. Parameters as `nn.LayerNorm` names them."""
+    """Normalise in float32, with the original's epsilon and two-pass variance; returns `dtype`.
+
+    Parameters are named as in `nn.LayerNorm`.
+    """
 
     epsilon: float
     dtype: str
@@ -159,7 +162,7 @@ _layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
 
 
 def _normed(x: Array, epsilon: float) -> tuple[Array, Array]:
-    """Return float32 rows of mean 0 and variance 1, and 1 / their deviations."""
+    """Return float32 rows with mean 0 and variance 1, and 1 / their standard deviations."""
     x = x.astype(jnp.float32)
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = jnp.square(centred).mean(axis=-1, keepdims=True)
@@ -173,9 +176,9 @@ def _normed(x: Array, epsilon: float) -> tuple[Array, Array]:
 
 @jax.custom_vjp
 def gelu(x: Array) -> Array:
-    """Return x Phi(x) in the tanh form, `jax.nn.gelu`'s.
+    """Return x Phi(x) in the tanh form of `jax.nn.gelu`.
 
-    It keeps x alone for the backward pass, so cuBLAS can compute it in the matmul that x is from.
+    It keeps x alone for the backward pass, so that cuBLAS can compute GELU in the matmul before it.
     """
     return jax.nn.gelu(x, approximate=True)
 
@@ -202,11 +205,11 @@ gelu.defvjp(_gelu_fwd, _gelu_bwd)
 def attend(
     heads: Heads, padding_BxFT: Array, seeds_B2: Array | None, dropout_rate: float, platform: str
 ) -> Array:
-    """Return values weighed by attention's probabilities, [B, F, N, D]; arguments as of
-    `attention_plain.attend`.
+    """Return values weighted by attention's probabilities, [B, F, N, D].
 
-    The backward pass takes the logits' gradient into its matmuls in the values' dtype. The sum over
-    keys in it is computed from the output, as FlashAttention does.
+    The arguments are those of `attention_plain.attend`. In the backward pass, matmuls take the
+    logits' gradient in the values' dtype. The sum over keys in it is computed from the output, as
+    in FlashAttention.
     """
     return _attend_fwd(heads, padding_BxFT, seeds_B2, dropout_rate, platform)[0]
 
@@ -214,7 +217,7 @@ def attend(
 def _attend_fwd(heads, padding_BxFT, seeds_B2, dropout_rate, platform):
     query_BFND, key_BTND, value_BTND = heads
     probs_BNFT = probs(query_BFND, key_BTND, padding_BxFT)
-    # Behind a barrier, as XLA would keep what was rounded instead.
+    # Behind a barrier; otherwise XLA would keep the unrounded values.
     probs_BNFT = jax.lax.optimization_barrier(probs_BNFT.astype(value_BTND.dtype))
     taken_BNFT = drop(probs_BNFT, seeds_B2, dropout_rate)
     out_BFND = matmul("BNFT,BTND->BFND", taken_BNFT, value_BTND, platform)

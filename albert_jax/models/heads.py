@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heads for fine-tuning on the encoder: the original's five, and token classification.
+"""Define the heads for fine-tuning on the encoder: the original's five, and token classification.
 
 A head takes the pooled first token [B, H] or every token's state [B, S, H] and returns float32.
-Parameter names are those of the original's variables, so its weights [C, H] stand transposed to a
-kernel. B batch, S sequence, H hidden_size, P examples of a packed row, C classes or choices, K
-starts that a beam follows.
+Parameters have the names of the original's variables, so that its weights [C, H] are transposed
+compared with a kernel. B batch, S sequence, H hidden_size, P examples of a packed row, C classes or
+choices, K starts that a beam follows.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from albert_jax.models.layers import Part, dropout, initializer, layer_norm
 from albert_jax.models.packing import Packing
 from albert_jax.models.parameter import parameter
 
-MASKED = -1e30  # what a position that cannot be in an answer has for a logit
+MASKED = -1e30  # the logit of a position that cannot be in an answer
 
 
 @flax.struct.dataclass
 class SpanLogits:
-    """Where an answer starts and ends, unnormalised."""
+    """Hold the logits of an answer's start and end."""
 
     start_BS: Array
     end_BS: Array
@@ -37,7 +37,10 @@ class SpanLogits:
 
 @flax.struct.dataclass
 class SpanLogProbs:
-    """Log-probabilities of start, and of end given the true start; logit of "no answer"."""
+    """Hold log-probabilities of the start, and of the end given the true start.
+
+    Logit of "no answer".
+    """
 
     start_BS: Array
     end_BS: Array
@@ -46,7 +49,7 @@ class SpanLogProbs:
 
 @flax.struct.dataclass
 class SpanBeam:
-    """The likeliest starts, for each its likeliest ends, best first; logit of "no answer"."""
+    """Hold the most probable starts and, for each, ends, the best first; logit of "no answer"."""
 
     start_log_probs_BK: Array
     start_index_BK: Array
@@ -56,7 +59,7 @@ class SpanBeam:
 
 
 class Head(Part):
-    """What heads have in common."""
+    """Define what heads have in common."""
 
     labels: int = 2  # classes; heads of one output or of start and end take no notice of it
     dropout: float = 0.1  # whatever the encoder's; classifier_utils.py:794
@@ -65,7 +68,7 @@ class Head(Part):
 
 
 def _outputs(head: Head, hidden: Array, outputs: int) -> Array:
-    """[…, H] -> float32 [… , outputs] through the parameters output_weights and output_bias."""
+    """Map […, H] to float32 [… , outputs] with the parameters output_weights and output_bias."""
     shape = (outputs, hidden.shape[-1])
     weights_CH = parameter(head, "output_weights", nn.initializers.truncated_normal(0.02), shape)
     bias_C = parameter(head, "output_bias", nn.initializers.zeros, (outputs,))
@@ -73,7 +76,7 @@ def _outputs(head: Head, hidden: Array, outputs: int) -> Array:
 
 
 class Classifier(Head):
-    """Logits of a text's classes, [B, H] -> [B, C]. classifier_utils.py:768-823."""
+    """Compute logits of a text's classes, [B, H] -> [B, C]. classifier_utils.py:768-823."""
 
     @nn.compact
     def __call__(self, pooled_BH: Array, *, deterministic: bool) -> Array:
@@ -82,7 +85,7 @@ class Classifier(Head):
 
 
 class Regressor(Head):
-    """A text's score, [B, H] -> [B]. classifier_utils.py:813-817."""
+    """Compute a text's score, [B, H] -> [B]. classifier_utils.py:813-817."""
 
     @nn.compact
     def __call__(self, pooled_BH: Array, *, deterministic: bool) -> Array:
@@ -91,7 +94,10 @@ class Regressor(Head):
 
 
 class MultipleChoice(Head):
-    """Logits of the choices, each a text of its own, [B, C, H] -> [B, C]. race_utils.py:283-346."""
+    """Compute logits of the choices, each with its own text, [B, C, H] -> [B, C].
+
+    race_utils.py:283-346.
+    """
 
     @nn.compact
     def __call__(self, pooled_BCH: Array, *, deterministic: bool) -> Array:
@@ -100,8 +106,10 @@ class MultipleChoice(Head):
 
 
 class TokenClassifier(Head):
-    """Logits of each token's classes, [B, S, H] -> [B, S, C]; transformers' head, as the original
-    has none."""
+    """Compute logits of each token's classes, [B, S, H] -> [B, S, C].
+
+    The head is transformers', because the original has none.
+    """
 
     pooled: ClassVar[bool] = False
 
@@ -112,7 +120,7 @@ class TokenClassifier(Head):
 
 
 class SpanV1(Head):
-    """SQuAD 1.1's head, [B, S, H] -> SpanLogits; no dropout. squad_utils.py:708-746."""
+    """Compute SQuAD 1.1's logits, [B, S, H] -> SpanLogits; no dropout. squad_utils.py:708-746."""
 
     pooled: ClassVar[bool] = False
 
@@ -123,11 +131,11 @@ class SpanV1(Head):
 
 
 class SpanV2(Head):
-    """SQuAD 2.0's head: the end depends on the start, and a text may hold no answer.
+    """Compute SQuAD 2.0's logits: the end depends on the start, and a text may have no answer.
 
-    [B, S, H] -> SpanLogProbs given `start_positions_B`, as in training; without them a SpanBeam, as
-    in prediction, for which S must be at least BEAM. `p_mask_BS` is 1 where no answer can be (None:
-    nowhere). squad_utils.py:1428-1575.
+    [B, S, H] -> SpanLogProbs given `start_positions_B`, as in training. Without them it returns a
+    SpanBeam, as in prediction; then S must be at least BEAM. `p_mask_BS` is 1 where no answer can
+    be (None: nowhere). squad_utils.py:1428-1575.
     """
 
     pooled: ClassVar[bool] = False
@@ -161,7 +169,7 @@ class SpanV2(Head):
 
 
 class _StartLogits(Part):
-    """Logits of the start: [B, S, H] -> [B, S]."""
+    """Compute logits of the start: [B, S, H] -> [B, S]."""
 
     @nn.compact
     def __call__(self, sequence_BSH: Array) -> Array:
@@ -169,7 +177,7 @@ class _StartLogits(Part):
 
 
 class _EndLogits(Part):
-    """Logits of the end for each of the starts at hand: [B, S, H], [B, K] -> [B, K, S]."""
+    """Compute logits of the end for each given start: [B, S, H], [B, K] -> [B, K, S]."""
 
     @nn.compact
     def __call__(self, sequence_BSH: Array, start_index_BK: Array) -> Array:
@@ -181,7 +189,7 @@ class _EndLogits(Part):
 
 
 class _AnswerClass(Part):
-    """Logit of "no answer" from the mean state of the starts and the first token's own state."""
+    """Compute the logit of "no answer" from the mean state of the starts and the first token."""
 
     dropout: float = 0.1
 
@@ -197,9 +205,9 @@ class _AnswerClass(Part):
 
 
 class _PairDense(Part):
-    """A dense layer of [x; y], […, H] each, which may have lengths of 1 to be broadcast.
+    """Apply a dense layer to [x; y], […, H] each, which may have lengths of 1 to be broadcast.
 
-    The kernel's halves are applied apart: for a beam that is a tenth of the original's
+    The kernel's halves are applied separately. For a beam, that is a tenth of the original's
     multiplications, and [x; y] takes no memory.
     """
 
@@ -217,13 +225,14 @@ def _to_logit(config: AlbertConfig, name: str, use_bias: bool = True) -> nn.Dens
 
 
 def _masked_log_softmax(logits: Array, mask: Array) -> Array:
-    # As the original. Masked positions get -1e30, so all of them tie and argmax returns the first.
+    # As in the original. Masked positions get -1e30, so all of them tie and argmax returns the
+    # first.
     return jax.nn.log_softmax(logits * (1 - mask) + MASKED * mask)
 
 
 HEADS: dict[str, type[Head]] = {
     "classification": Classifier,
-    "multi_label": Classifier,  # whose logits are then each a label's own
+    "multi_label": Classifier,  # the logits are then independent for each label
     "regression": Regressor,
     "multiple_choice": MultipleChoice,
     "token_classification": TokenClassifier,
@@ -236,14 +245,13 @@ EXITABLE = ("classification",)  # kinds that may answer after any pass
 
 
 class AlbertForTask(AlbertModel):
-    """ALBERT with the head of that kind, `head`; a kind of `HEADS` that needs no pooler has none.
+    """Apply ALBERT with `head`, of a kind of `HEADS`; a kind that needs no pooler has none.
 
-    ids, mask and segments [B, S] (multiple choice: [B, C, S]), and inputs of the head by name ->
-    what the head returns. Of a `PACKABLE` kind rows may hold several examples, one after another:
-    `starts_BP` is where each begins, S in slots without one, and the head returns [B, P, …].
-
-    With `exits` the pooler and the head are applied after each of the L passes, and the head of an
-    `EXITABLE` kind returns [B, L, C], of packed rows [B, P, L, C].
+    It maps ids, mask and segments [B, S] (multiple choice: [B, C, S]), and inputs of the head by
+    name, to the head's outputs. Rows of a `PACKABLE` kind may have several examples, one after
+    another. Then `starts_BP` is where each begins, S in slots without one, and the head returns [B,
+    P, …]. With `exits`, the pooler and the head are applied after each of the L passes, and the
+    head of an `EXITABLE` kind returns [B, L, C], for packed rows [B, P, L, C].
     """
 
     kind: str = "classification"
@@ -291,9 +299,9 @@ class AlbertForTask(AlbertModel):
         return self.head(hidden, deterministic=deterministic, **head_inputs)
 
     def sequence(self, input_ids_BS: Array, input_mask_BS: Array, segment_ids_BS: Array) -> Array:
-        """Return the last pass' states, without dropout: [B, S] -> [B, S, H]."""
+        """Return the last pass's states, without dropout: [B, S] -> [B, S, H]."""
         return self.encode(input_ids_BS, input_mask_BS, segment_ids_BS).sequence_BSH
 
     def answer(self, sequence_BSH: Array) -> Array:
-        """Return what a head that is pooled makes of a pass' states, without dropout."""
+        """Return the outputs of a pooled head for a pass's states, without dropout."""
         return self.head(self.pool(sequence_BSH), deterministic=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every part of the network is built from: dense layers, LayerNorm, dropout, activations.
+"""Define the layers of the network: dense layers, LayerNorm, dropout, activations.
 
 `ComputeConfig.fused` chooses between flax's layers and those of `fused.py`, whose gradients are
-written by hand. Parameters have the same names, shapes and first values either way.
+written by hand. Parameters have the same names, shapes and initial values in both.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Part(nn.Module):
-    """A part of the network: `config` says what it computes, `compute` how, `lowering` for which
-    devices."""
+    """Define a part of the network.
+
+    `config` says what it computes, `compute` how, and `lowering` for which devices.
+    """
 
     config: AlbertConfig
     compute: ComputeConfig = ComputeConfig()
@@ -39,18 +41,18 @@ class Part(nn.Module):
 
     @property
     def dtype(self) -> str:
-        """Return what matmuls and activations are computed in, "float32" or "bfloat16"."""
+        """The type of matmuls and activations, "float32" or "bfloat16"."""
         return matmul_dtype(self.compute.dtype, self.lowering.platform)
 
 
 def initializer(config: AlbertConfig) -> nn.initializers.Initializer:
-    """Return what draws a kernel's or table's first values."""
+    """Return the initializer of kernels and tables."""
     # Cut at two sigma and not rescaled, as tf.truncated_normal_initializer.
     return nn.initializers.truncated_normal(config.initializer_range)
 
 
 def dense(part: Part, features: int, name: str | None = None) -> nn.Module:
-    """Return x kernel + bias in the step's dtype, [..., D] -> [..., F], as a layer of `part`."""
+    """Return a dense layer of `part`, x kernel + bias in the step's dtype, [..., D] -> [..., F]."""
     dtype, kernel_init = part.dtype, initializer(part.config)
     platform, by_columns = part.lowering.platform, part.lowering.by_columns
     if part.compute.fused or by_columns:
@@ -59,12 +61,14 @@ def dense(part: Part, features: int, name: str | None = None) -> nn.Module:
 
 
 def layer_norm(part: Part, name: str | None = None, *, dtype: str | None = None) -> nn.Module:
-    """Return LayerNorm as a layer of `part`: computed in float32, returned in `dtype` (None: the
-    step's)."""
+    """Return LayerNorm as a layer of `part`.
+
+    It computes in float32 and returns `dtype` (None: the step's).
+    """
     epsilon, dtype = part.config.layer_norm_eps, dtype or part.dtype
     if part.compute.fused:
         return fused.LayerNorm(epsilon, dtype, part.lowering.platform, name=name)
-    # Two passes, as the original: E[x^2] - E[x]^2 cancels.
+    # Two passes, as in the original: E[x^2] - E[x]^2 cancels.
     return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which devices a program is lowered for, and the small operations that differ between them.
+"""Describe the devices that a program is lowered for, and operations that differ between them.
 
-The devices need not be this machine's: `estimate` lowers for a TPU where there is none. So the
-choice is an argument, `Lowering`, and no code asks which devices are here, but for a dtype that is
-"auto". Attention's kernels are chosen by it in `attention.py`, the unrolling of layers in
-`albert.py`.
+The devices need not be this machine's: `estimate` lowers for a TPU on a machine without one.
+Therefore the choice is an argument, `Lowering`, and no code asks which devices are here, except for
+a dtype that is "auto". `attention.py` chooses attention's kernels by it, `albert.py` the unrolling
+of layers.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 
-_CPU_INFO = Path("/proc/cpuinfo")  # Linux's; elsewhere it is not known what a CPU can
+_CPU_INFO = Path("/proc/cpuinfo")  # on Linux; elsewhere the abilities of a CPU are unknown
 _IN_ROWS = Layout(major_to_minor=(0, 1))
-_MOST_COLUMNS = 128  # more rows are multiplied as fast as they are
+_MOST_COLUMNS = 128  # more rows are multiplied as fast untransposed
 
 
 @dataclass(frozen=True)
 class Lowering:
-    """What a program is lowered for; `Placement.lowering` is a training step's.
+    """Describe what a program is lowered for; `Placement.lowering` is a training step's.
 
-    `backend` is "cpu", "gpu" or "tpu", None the default backend of this process. `axis_name` is the
-    axis of devices that share a batch, None where one device has all of it. `unroll` says that all
-    layers are unrolled where `ComputeConfig.scan_unroll` leaves it open: compilers then work across
-    layers and copy no residuals, but compile longer. `by_columns`, for answers on a CPU, says that
-    the kernels of dense layers are held transposed, [F, D], for `product_by_columns`.
+    Attributes:
+        backend: "cpu", "gpu" or "tpu"; None is the default backend of this process.
+        axis_name: the axis of devices that share a batch; None if one device has all of it.
+        unroll: whether all layers are unrolled if `ComputeConfig.scan_unroll` is 0. Compilers then
+            optimise across layers and copy no residuals, but compile longer.
+        by_columns: for answers on a CPU, whether the kernels of dense layers are held transposed,
+            [F, D], for `product_by_columns`.
     """
 
     backend: str | None = None
@@ -41,12 +43,12 @@ class Lowering:
 
     @property
     def platform(self) -> str:
-        """Return "cpu", "gpu" or "tpu"."""
+        """The platform: "cpu", "gpu" or "tpu"."""
         return self.backend or jax.default_backend()
 
 
 def matmul_dtype(dtype: str, platform: str) -> str:
-    """Return "float32" or "bfloat16": `dtype`, or for "auto" what `platform` is faster in."""
+    """Return `dtype`, or for "auto" the faster of "float32" and "bfloat16" on `platform`."""
     if dtype != "auto":
         return dtype
     has_bfloat16 = {"tpu": lambda: True, "gpu": _gpus_have_bfloat16, "cpu": _cpu_has_bfloat16}
@@ -54,7 +56,7 @@ def matmul_dtype(dtype: str, platform: str) -> str:
 
 
 def _gpus_have_bfloat16() -> bool:
-    """Return whether this machine's GPUs are of Ampere or later, or none is here."""
+    """Return whether this machine's GPUs are Ampere or later; also True without a GPU."""
     try:
         devices = jax.local_devices(backend="gpu")
     except RuntimeError:  # the program is for GPUs elsewhere
@@ -64,7 +66,7 @@ def _gpus_have_bfloat16() -> bool:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Return whether this machine's cores multiply bfloat16 by an instruction."""
+    """Return whether this machine's cores have an instruction for bfloat16 matmuls."""
     return not _words(_CPU_INFO).isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
@@ -74,10 +76,10 @@ def _words(path: Path) -> set[str]:
 
 
 def matmul(subscripts: str, a: Array, b: Array, platform: str) -> Array:
-    """Return `jnp.einsum(subscripts, a, b)` in the dtype of `a`, added up in float32.
+    """Return `jnp.einsum(subscripts, a, b)` in the dtype of `a`, accumulated in float32.
 
-    XLA's CPU compiler has a fast matmul for bfloat16 operands, but takes it for float32 results
-    alone; they are rounded afterwards.
+    XLA's CPU compiler has a fast matmul for bfloat16 operands, but uses it for float32 results
+    only; they are rounded afterwards.
     """
     if platform != "cpu":
         return jnp.einsum(subscripts, a, b)
@@ -101,7 +103,7 @@ def product_by_columns(x: Array, kernel_FD: Array) -> Array:
 
 
 def product_over_rows(a_ND: Array, b_NF: Array, platform: str) -> Array:
-    """Return a^T b, [N, D] and [N, F] -> [D, F], in the dtype of `a`, added up in float32."""
+    """Return a^T b, [N, D] and [N, F] -> [D, F], in the dtype of `a`, accumulated in float32."""
     if platform != "cpu" or a_ND.dtype != jnp.bfloat16:
         return matmul("ND,NF->DF", a_ND, b_NF, platform)
     # The fast matmul also wants the rows last. XLA would take the transposition into the matmul,
@@ -111,9 +113,10 @@ def product_over_rows(a_ND: Array, b_NF: Array, platform: str) -> Array:
 
 
 def sum_of_rows(x: Array, platform: str) -> Array:
-    """Return the sum over all dimensions but the last, added up in float32: [..., F] -> [F].
+    """Return the sum over all dimensions but the last, accumulated in float32: [..., F] -> [F].
 
-    On a TPU it is a matmul with ones: the matrix unit adds rows faster than the vector unit.
+    On a TPU it is a matmul with ones, because the matrix unit adds rows faster than the vector
+    unit.
     """
     leading = tuple(range(x.ndim - 1))
     if platform != "tpu":
@@ -130,6 +133,6 @@ def label_logits(logits_NC: Array, labels_N: Array, platform: str) -> Array:
     """Return each row's logit of its label, f32[...], for logits [..., C] and labels [...]."""
     if platform == "cpu":
         return jnp.take_along_axis(logits_NC, labels_N[..., None], axis=-1)[..., 0]
-    # Goes along in a pass over the logits, where a gather is slow or its gradient a scatter.
+    # Fused into a pass over the logits, where a gather is slow or its gradient is a scatter.
     is_label_NC = jnp.arange(logits_NC.shape[-1]) == labels_N[..., None]
     return jnp.where(is_label_NC, logits_NC, 0.0).sum(axis=-1)

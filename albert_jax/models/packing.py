@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several short examples in one row. B rows, S tokens, P slots for examples, H hidden_size."""
+"""Pack several short examples into one row.
+
+B rows, S tokens, P slots for examples, H hidden_size.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ from jax import Array
 
 @flax.struct.dataclass
 class Packing:
-    """Where the examples of packed rows stand, each row holding several of them.
+    """Locate the examples in packed rows.
 
-    `starts_BP` is each example's first token, S in a slot without an example. `ids_BS` numbers each
-    token's example from 1, `positions_BS` is the token's place in it; both are 0 at padding.
+    Attributes:
+        starts_BP: each example's first token, S in a slot without an example.
+        ids_BS: the number of each token's example, from 1; 0 at padding.
+        positions_BS: the token's position in its example; 0 at padding.
     """
 
     starts_BP: Array

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the parts of the network take their parameters."""
+"""Define how the parts of the network read their parameters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def parameter(
     """Return `module.param(name, init, shape)`.
 
     Flax traces `init` for every parameter at every application, to compare its shape with that of
-    the weights. Tracing a random initializer takes longer than tracing the layer, so the shapes are
-    compared here, and flax is asked where there is no such parameter yet or its shape differs.
+    the weights. Tracing a random initializer takes longer than tracing the layer. Therefore the
+    shapes are compared here, and flax is called only if there is no such parameter yet or its shape
+    differs.
     """
     if module.has_variable("params", name):
         found: Any = module.get_variable("params", name)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a step takes on this machine: the one that `pretrain` runs, evaluation's, a
-classifier's, or drawing batches; what `albert-jax benchmark` calls."""
+"""Measure how long a step takes on this machine, for `albert-jax benchmark`.
+
+The step is that of `pretrain`, of its evaluation or of a classifier, or the drawing of batches.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,7 @@ def benchmark(
 
 
 def _checked(config: BenchmarkConfig) -> PretrainConfig:
-    """Return the settings, held against this machine's devices."""
+    """Return the settings, after checking them against this machine's devices."""
     settings = pretrain_config(config)
     if config.phase != "input":
         train = settings.train
@@ -143,7 +145,7 @@ def sweep(config: BenchmarkConfig, points: Sequence[str]) -> Rows[SweepPoint]:
 
 
 def _axis(point: str) -> tuple[str, list[Any]]:
-    """("batch_size", [8, 16]) of "batch_size=8,16"."""
+    """Return ("batch_size", [8, 16]) for "batch_size=8,16"."""
     name, separator, values = point.partition("=")
     hints = get_type_hints(BenchmarkConfig)
     if not separator or not values:
@@ -168,7 +170,7 @@ def _axis(point: str) -> tuple[str, list[Any]]:
 
 
 def _described(config: BenchmarkConfig, settings: PretrainConfig) -> JsonObject:
-    """Return the fields of a result that say what was measured, and by which code."""
+    """Return the fields of a result that describe what was measured, and by which code."""
     made_with = {"store": settings.store, "commit": commit(), "versions": versions()}
     return setting_of(config, settings) | made_with
 
@@ -178,7 +180,7 @@ def _described(config: BenchmarkConfig, settings: PretrainConfig) -> JsonObject:
 
 @dataclass
 class _Runner:
-    """A compiled step and what it carries from call to call."""
+    """Hold a compiled step and what it carries from call to call."""
 
     compiled: Callable[..., Any]
     live: Any
@@ -194,7 +196,7 @@ class _Runner:
 
 @dataclass(frozen=True)
 class _Row:
-    """Means over the steps in a row: seconds, tokens, and seconds of waiting for data."""
+    """Hold means over the steps in a row: seconds, tokens, and seconds of waiting for data."""
 
     seconds: float
     tokens: float
@@ -203,7 +205,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Timed:
-    """What running the steps told; seconds, `times` in milliseconds."""
+    """Hold the measurements of running the steps; seconds, `times` in milliseconds."""
 
     trace_seconds: float
     compile_seconds: float
@@ -231,7 +233,7 @@ def _run_steps(
         with cached_programs(config.compilation_cache):
             compiled = lowered.compile()
         done = time.perf_counter()
-        # Before there is a batch, which may be too large.
+        # Before a batch is made, because it may be too large.
         check_fits(compiled, devices, settings, when_tight=give_back_large_buffers)
         batches = _placed(config, settings, placement, stack)
         run = _Runner(compiled, placement.put_state(jax.jit(work.state)()), work.carries)
@@ -291,7 +293,10 @@ def _placed(
     placement: Placement,
     stack: contextlib.ExitStack,
 ) -> Iterator[tuple[Any, int]]:
-    """(batch on the devices, its tokens): the store's in pretrain's order, or a made-up one."""
+    """Yield (batch on the devices, its tokens).
+
+    The batches are the store's in pretrain's order, or one made-up batch again and again.
+    """
     if settings.store is None:
         batch = made_up_batch(config.phase, settings)
         return itertools.repeat((placement.put_batch(batch), _tokens(batch)))
@@ -309,7 +314,7 @@ def _dataset(settings: PretrainConfig) -> Any:
 
 
 def _turns(config: BenchmarkConfig) -> Iterator[int]:
-    """Count the steps to time: `steps`, fewer where they take `seconds`, but three at least."""
+    """Count the steps to time: `steps`, fewer if they take `seconds`, but at least three."""
     since = time.perf_counter()
     for turn in range(config.steps):
         if turn >= 3 and time.perf_counter() - since > config.seconds:
@@ -371,8 +376,7 @@ def _spread(times: list[float]) -> TimeSpread:
 
 
 def _measure_input(config: BenchmarkConfig, settings: PretrainConfig) -> BenchmarkResult:
-    """Measure how fast batches are drawn, with pretrain's threads or processes, if nothing uses
-    them."""
+    """Measure how fast pretrain's threads or processes draw batches that nothing uses."""
     train = settings.train
     times, tokens = [], 0
     with contextlib.closing(_dataset(settings)) as batches:

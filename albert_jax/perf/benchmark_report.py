@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `benchmark` found, as a person reads it: a card, a table of a sweep, a plot."""
+"""Show the results of `benchmark` to people: a card, a table of a sweep, a plot."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _arithmetic_line(step: StepBenchmark) -> str:
     )
 
 
-# Title, what one is, and digits behind the point; None: three digits of the least value.
+# Title, unit, and digits after the point; None: three digits of the minimum.
 _COLUMNS: dict[str, tuple[str, float, int | None]] = {
     "step_ms": ("step ms", 1.0, None),
     "pipelined_step_ms": ("in-row ms", 1.0, None),
@@ -110,8 +110,10 @@ _INPUT_FOOTNOTE = "step ms: mean time of drawing a batch; ms/seq is step ms / ba
 
 
 def sweep_table(results: Sequence[Point], names: Sequence[str]) -> str:
-    """Return the results of a `sweep` over the settings `names`, a line each, and below them what
-    the times are."""
+    """Return the results of a `sweep` over the settings `names`, a line each.
+
+    Below them, a line explains the times.
+    """
     measured = [result for result in results if "error" not in result]
     cells = zip(*(_column(measured, name) for name in _COLUMNS), strict=True)
     rows = [[*names, *(title for title, *_ in _COLUMNS.values())]]
@@ -128,8 +130,10 @@ def sweep_table(results: Sequence[Point], names: Sequence[str]) -> str:
 
 
 def _column(measured: Sequence[Point], name: str) -> list[str]:
-    """Return the cells of a column: numbers with the same digits behind the point, - where there is none,
-    as drawing batches has no steps in a row."""
+    """Return the cells of a column, with the same number of digits after the point.
+
+    A missing value is -: drawing batches, for example, has no steps in a row.
+    """
     _, unit, digits = _COLUMNS[name]
     found = [result.get(name) for result in measured]
     values = [None if value is None else value / unit for value in found]
@@ -140,14 +144,17 @@ def _column(measured: Sequence[Point], name: str) -> list[str]:
 
 
 def draw_sweep(results: Sequence[Point], names: Sequence[str], picture: str | Path) -> None:
-    """Draw a sweep into a file, as `sweep_figure`; raise UserError where it cannot be written."""
+    """Draw `sweep_figure` into a file; raises UserError if it cannot be written."""
     with styled():
         save_plot(sweep_figure(results, names), picture)
 
 
 def sweep_figure(results: Sequence[Point], names: Sequence[str]) -> Any:
-    """Return a figure of a sweep: rate, time a sequence, peak memory and MFU, where known, over the
-    first of `names`, a line for each setting of the others. Crosses are what does not fit."""
+    """Return a figure of a sweep over the first of `names`, a line for each setting of the others.
+
+    Its panels are the rate, the time a sequence, the peak memory and, if known, the MFU. Crosses
+    are steps that do not fit.
+    """
     measured = [r for r in results if "error" not in r]
     unit, size = bytes_unit(max(r["peak_bytes"] for r in measured))
     panels = {
@@ -176,7 +183,7 @@ def sweep_figure(results: Sequence[Point], names: Sequence[str]) -> Any:
 def _draw_panel(
     axis: Any, name: str, lines: Mapping[str, Sequence[Point]], key: str, size: float
 ) -> None:
-    """Draw the figure `key`, in units of `size`, over the setting `name`, and what has none."""
+    """Draw the figure `key`, in units of `size`, over the setting `name`, and what has no value."""
     place, is_number = setting_axis(axis, [r[name] for points in lines.values() for r in points])
     for number, (setting, points) in enumerate(lines.items()):
         # Between categories, such as dtypes, there is nothing for a line to show.
@@ -199,7 +206,7 @@ def _draw_panel(
 
 
 def _title(results: Sequence[Point], names: Sequence[str]) -> str:
-    """Return what is varied in a sweep over `names`, and what is alike."""
+    """Return what varies in a sweep over `names`, and what stays the same."""
     first = next(r for r in results if "error" not in r)
     count = "" if "devices" in names or first["phase"] == "input" else f"{first['devices']} x "
     alike = {"phase": _PHASES[first["phase"]], "model": first["model"]}

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pretraining run would do, told without training: the plan, the examples as they are drawn,
-the memory of the compiled step and the least time."""
+"""Describe what a pretraining run would do, without training.
+
+The description has the plan, the examples as they are drawn, the memory of the compiled step and
+the minimum time.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ from albert_jax.utils.numbers import rounded
 from albert_jax.utils.streams import say
 
 _LONG_DAYS = 30  # of one machine: more than most people mean
-_MATMUL = 2048  # rows and columns of what tells a CPU's rate
+_MATMUL = 2048  # rows and columns of the matmul that measures a CPU's rate
 
 
 def describe_plan(config: PretrainConfig) -> str:
@@ -77,7 +80,7 @@ def _examples(drawn: Mapping[str, Any]) -> str:
 
 
 def _costs(config: PretrainConfig) -> list[str]:
-    """Memory of the step as it is compiled for these devices, and the least time of all."""
+    """Return lines on the memory of the step compiled for these devices, and the minimum time."""
     train, devices = config.train, run_devices(config.train.devices)
     placement = make_placement(train.mode, devices)
     say("compiling the step, for its memory …")
@@ -104,7 +107,7 @@ def _costs(config: PretrainConfig) -> list[str]:
 
 
 def _rate(devices: Sequence[jax.Device]) -> tuple[float, str]:
-    """FLOPs a second that no step on these devices exceeds, and where that is from."""
+    """Return the FLOP/s that no step on these devices exceeds, and their source."""
     peak = peak_flops(devices[0].device_kind)
     if peak is not None:
         return peak * len(devices), "the devices' peak"

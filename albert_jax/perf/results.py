@@ -10,7 +10,7 @@ from typing import Any
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.results import Result
 
-# What is shown of a measurement, also of each in a sweep.
+# The figures that are shown for a measurement, also in a sweep.
 _MEASURED = ("step_ms", "ms_per_sequence", "sequences_per_second", "mfu", "peak_bytes")
 
 

@@ -23,7 +23,7 @@ from albert_jax.utils.plots import legend_below, line_style, new_figure, referen
 _LIMIT = {"color": "0.35", "marker": "", "linestyle": "-", "linewidth": 1.5}
 
 
-# Bytes of arrays that a cache holds, a core's own or the one that all share.
+# Bytes of arrays that fit a cache, a core's own or the shared one.
 _CACHED = (1 << 22, 1 << 24)
 # Small ones end before other programs take the cores of a shared machine; many cores need large.
 _CPU_SIDES = (512, 1024, 2048)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each phase of `benchmark` runs, and on what: steps, their first state, batches."""
+"""Define what each phase of `benchmark` runs, and on what: steps, their first state, batches."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ HostBatch = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Work:
-    """What a placement compiles and how it is fed.
+    """Define what a placement compiles and how it is fed.
 
-    A step that `carries` takes a state and returns (state, metrics), its state donated; one that
+    A step that `carries` takes a state and returns (state, metrics), its state donated. One that
     does not takes parameters and returns metrics. `state` is traceable.
     """
 
@@ -62,8 +62,11 @@ class Work:
 
 
 def pretrain_config(config: StepConfig) -> PretrainConfig:
-    """Return the pretraining run that is asked about: the recipe's, or the original's settings,
-    with what the flags change. The vocabulary's size is the store's, where there is a store."""
+    """Return the pretraining run to measure.
+
+    It is the recipe's, or the original's settings, with the changes of the flags. The vocabulary's
+    size is the store's, if there is a store.
+    """
     base = _base(config.model)
     model = base.model
     store, devices, platform = None, None, "tpu"  # an estimate's
@@ -73,7 +76,7 @@ def pretrain_config(config: StepConfig) -> PretrainConfig:
         first = split_stores(store)[0][0]  # a mixture's have one vocabulary
         manifest = read_manifest(local_store(first))
         if manifest is None:
-            raise UserError(f"store {first} is none; make one with albert-jax prepare")
+            raise UserError(f"store {first} is no token store; make one with albert-jax prepare")
         model = dataclasses.replace(model, vocab_size=manifest.vocabulary.size)
     return dataclasses.replace(
         base,
@@ -134,7 +137,7 @@ def _base(name: str) -> PretrainConfig:
 
 
 def setting_of(config: StepConfig, settings: PretrainConfig) -> StepSetting:
-    """Return what was asked, with what was unset filled in."""
+    """Return the settings that were asked for, with what was unset filled in."""
     compute, examples, train = settings.compute, settings.examples, settings.train
     return StepSetting(
         model=config.model,
@@ -160,7 +163,7 @@ def _changed(section: Any, **values: Any) -> Any:
 
 
 def make_work(phase: str, config: PretrainConfig, lowering: Lowering) -> Work:
-    """Return what `phase`, train, forward or finetune, runs; `lowering` is its placement's."""
+    """Return the work of `phase`: train, forward or finetune; `lowering` is its placement's."""
     return {"train": _train, "forward": _forward, "finetune": _finetune}[phase](config, lowering)
 
 
@@ -197,7 +200,7 @@ def _finetune(config: PretrainConfig, lowering: Lowering) -> Work:
     tx, _ = make_optimizer(optimizer, steps=train.steps, batch_size=train.batch_size)
     step = make_train_step(task_objective(model), tx, accumulate=train.accumulate)
     key = jax.random.key(train.seed)
-    # Two labels cost what the sentence-order head does, and no token is predicted.
+    # Two labels cost the same as the sentence-order head, and no token is predicted.
     flops = 3 * forward_flops_per_sequence(config.model, config.examples.max_seq_length, 0)
     return Work(step, lambda: init_state(init_params(model, key), tx, seed=train.seed), True, flops)
 
@@ -213,7 +216,7 @@ def _forward_flops(config: PretrainConfig) -> float:
 
 
 def batch_shapes_of(phase: str, config: PretrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return what a batch for the step of `phase` is like, by name."""
+    """Return the shapes of a batch for the step of `phase`, by name."""
     rows, length = config.train.batch_size, config.examples.max_seq_length
     tokens = jax.ShapeDtypeStruct((rows, length), np.int32)
     labels = jax.ShapeDtypeStruct((rows,), np.int32)

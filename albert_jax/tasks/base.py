@@ -73,7 +73,7 @@ class Task(ABC):
     """Define a task of `tasks.TASKS`; its fields are its settings.
 
     A subclass defines how files are read, how the model's inputs are made, what its outputs mean,
-    how they are scored and which official files are written. docs/architecture.md describes how to
+    how they are scored and which official files are written. docs/how-to/extend.md describes how to
     add a task.
 
     Attributes:

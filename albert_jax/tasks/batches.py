@@ -36,7 +36,7 @@ def bucket(length: int, longest: int) -> int:
 
 @dataclass(frozen=True)
 class Pack:
-    """Rows of so many tokens (more where an example is longer), in multiples of `unit` rows."""
+    """Set rows of that many tokens (more if an example is longer), in multiples of `unit` rows."""
 
     tokens: int
     unit: int = 1

@@ -17,7 +17,7 @@ from albert_jax.tasks import Features
 from albert_jax.utils.errors import UserError
 
 Arrays = dict[str, np.ndarray]
-# What a target of one value a token has at padding: no label, and no place for an answer.
+# The padding of targets with one value a token: no label, and no place for an answer.
 _WHOLE = (LABEL_SET, TEACHER_LOGITS)  # a value a label, and none a token
 _FILL = {"labels": IGNORED_LABEL, "p_mask": 1}
 

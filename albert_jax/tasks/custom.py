@@ -43,11 +43,12 @@ from albert_jax.tasks.values import id_of, quoted, require_keys, row_texts, text
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import file_lines, kind_of
+from albert_jax.utils.wording import is_in_python
 
 OUTSIDE = "O"
 CONLL = ("conll", "txt")
 _TABLES = ("csv", "tsv", "jsonl")
-# How many columns `texts` may name, by the task's head, and which.
+# The number of columns that `texts` may name, by the task's head, and their meaning.
 _TEXTS = {
     "token_classification": (1, 1, "the column of words"),
     "multiple_choice": (3, None, "passage, question and options"),
@@ -120,8 +121,8 @@ class CustomTask(Task):
         found = set(golds)
         if len(found) < 2:
             raise UserError(
-                f"the training file of {self.name} has the one label {found.pop()!r}; there is "
-                "nothing to tell apart"
+                f"the training file of {self.name} has the one label {found.pop()!r}; give it "
+                "examples of at least two labels"
             )
         say_of_case(self.name, found)
         return self.with_labels(in_order(found))
@@ -175,7 +176,7 @@ class CustomTask(Task):
         """
         return advice(
             found,
-            texts=len(self.texts),
+            texts=self.texts,
             label=self.label,
             of_words=self.head == "token_classification",
             is_asked=is_asked,
@@ -216,7 +217,9 @@ class CustomTask(Task):
             return (*asked, *(text_of(record[name], name, place) for name in options))
         (name,) = options
         if isinstance(record[name], str):
-            expected = "a list of options; in CSV and TSV each has a column (--texts)"
+            expected = "a list of options"
+            if not is_in_python():
+                expected += "; in CSV and TSV each has a column (--texts)"
             raise wrong_value(place, name, record[name], expected)
         found = row_texts(record[name], name, place, of="options", count=len(self.labels) or None)
         if len(found) < 2:
@@ -236,7 +239,7 @@ class CustomTask(Task):
         if self.head == "token_classification":
             return labels.read_each(value, len(texts), self.label, place)
         if self.head == "multiple_choice" and not self.labels:
-            # Which of the two the file has, `learn` finds out.
+            # `learn` finds out which of the two the file has.
             known = (*_numbers(len(texts) - 2), *_letters(len(texts) - 2))
             return labels.read(value, self.label, place, known)
         return labels.read(value, self.label, place)

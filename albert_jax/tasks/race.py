@@ -171,7 +171,7 @@ def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
     single = [file for file in files if _plain_name(file) != "all.txt"]
     if not files:
         raise UserError(f"{folder} holds no .txt file; RACE's archive has one a passage there")
-    if not single:  # all.txt repeats the others, where there are others
+    if not single:  # if there are other files, all.txt repeats them
         yield from json_rows(file_lines(files[0]), str(files[0]), PASSAGE)
     for file in sorted(single, key=lambda file: (_number(file.stem), file.name)):
         passage = json_object(read_text(file), str(file), PASSAGE)

@@ -12,7 +12,7 @@ from albert_jax.tasks.squad_metrics import TUNED
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.numbers import rounded
 
-LOSS = "loss"  # the mean dev loss, which any task with logits has besides its metrics
+LOSS = "loss"  # the mean dev loss, which any task with logits has in addition to its metrics
 _LESS_IS_BETTER = (LOSS, "mean_squared_error")
 
 _NOTES = {
@@ -34,7 +34,7 @@ class Shown(NamedTuple):
 
     name: str
     value: str
-    note: str  # "" for a share, which has its %
+    note: str  # "" for a fraction, which is shown with %
 
 
 class Scores(dict[str, float]):
@@ -101,7 +101,7 @@ def check_metric(task: Task, name: str, metrics: Mapping[str, Any]) -> None:
         metrics: the task's metrics for any predictions, for their names.
     """
     names = [name for name, value in metrics.items() if isinstance(value, float)]
-    if task.head == "span_v2":  # which constant answers, that have no odds, lack
+    if task.head == "span_v2":  # constant answers have no odds and lack these
         names += TUNED
     known = list(dict.fromkeys(name for name in names if not name.endswith("_thresh")))
     if not task.head.startswith("span"):

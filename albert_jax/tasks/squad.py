@@ -64,8 +64,8 @@ class SpanPredictions(dict[str, str]):
         threshold: float,
     ) -> None:
         self.nbest, self.null_odds, self.starts = nbest, null_odds, starts
-        # Differs from TF, which takes the first, even where that is the marker alone that stands
-        # before a bracket or a quotation mark: no answer, although the head says that there is one.
+        # Differs from TF, which takes the first candidate, even if it is a marker alone before a
+        # bracket or a quotation mark. That is no answer, although the head says that there is one.
         likeliest = {
             question: next((answer for answer in answers if answer["text"]), None)
             for question, answers in nbest.items()
@@ -73,8 +73,9 @@ class SpanPredictions(dict[str, str]):
         self.best = {q: answer["text"] if answer else "" for q, answer in likeliest.items()}
         self.probabilities = {q: x["probability"] if x else None for q, x in likeliest.items()}
         odds = null_odds or {}
-        # Differs from TF, which leaves a question unanswered at the threshold too, although it
-        # searched for the best one as the official script does: unanswered only above.
+        # Differs from TF, which also leaves a question at the threshold unanswered, although it
+        # searches for the best threshold as the official script does: only questions above it are
+        # unanswered.
         super().__init__(
             {q: "" if q in odds and odds[q] > threshold else best for q, best in self.best.items()}
         )
@@ -92,9 +93,9 @@ class SquadTask(Task):
     max_query_length: int = 64
     n_best: int = 20
     max_answer_length: int = 30  # pieces
-    null_threshold: float = 0.0  # logit above which there is no answer: 0 is even odds
-    # Whether squad1 looks beyond the `n_best` starts and ends where no span of them is allowed:
-    # predict does, to give an answer; what is scored is the original's.
+    null_threshold: float = 0.0  # the logit above which there is no answer; 0 is even odds
+    # Whether squad1 looks beyond the `n_best` starts and ends if none of their spans is allowed.
+    # predict does, to give an answer; scores follow the original.
     searches_on: bool = False
 
     def __post_init__(self) -> None:
@@ -164,8 +165,8 @@ class SquadTask(Task):
         if room < 1:
             raise UserError(
                 f"max_seq_length {max_seq_length} leaves no room for a context beside the question "
-                f"{example.id} of {len(query)} pieces; make it longer, 384 in the paper, or "
-                "max_query_length less"
+                f"{example.id} of {len(query)} pieces; raise it (384 in the paper), or lower "
+                "max_query_length"
             )
         passage = encode_passage(tokenizer, context)
         answer = None
@@ -230,8 +231,8 @@ class SquadTask(Task):
         found = among(self.n_best)
         has_pieces = any(len(feature.extra["starts"]) for feature in features)
         if self.head == "span_v1" and found[1] is None and has_pieces:
-            # The likeliest starts and ends are all in the question, as may be with a context of a
-            # few pieces: the original then says "empty", a word that is not in the context.
+            # All of the best starts and ends may be in the question, if the context has few pieces.
+            # The original then answers "empty", a word that is not in the context.
             if not self.searches_on:
                 return [GIVEN_UP.copy()], None
             found = among(max(len(output["start_logits"]) for output in outputs))

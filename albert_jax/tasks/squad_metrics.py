@@ -12,8 +12,8 @@ from functools import lru_cache
 Golds = Mapping[str, Sequence[str]]  # question's id -> answers' texts; none: it has no answer
 Scores = dict[str, float]
 
-# What `score_v2` finds by trying each threshold on the answers it is scored on: the most that one
-# threshold can reach, not what a model reaches on new questions.
+# The result of trying each threshold on the scored answers themselves: the maximum that one
+# threshold can reach, not a model's score on new questions.
 TUNED = ("best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh")
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -73,8 +73,8 @@ def question_scores(
     exact, f1 = {}, {}
     for question, texts in golds.items():
         wanted = [text for text in texts if normalize_answer(text)] or [""]
-        # Differs from the script, which leaves a missing prediction out of the total and then
-        # fails for want of it: it is wrong.
+        # Differs from the script, which leaves a missing prediction out of the total and then fails
+        # on it: here it is wrong.
         prediction = predictions.get(question)
         if prediction is None:
             exact[question] = f1[question] = 0.0

@@ -110,13 +110,13 @@ def _tfds_answers(answers: Mapping[str, Any]) -> list[dict[str, str | int]]:
     ]
 
 
-Question = tuple[str, Any, str]  # context, question with its answers, and where it stands
+Question = tuple[str, Any, str]  # context, question with its answers, and its place
 
 
 def _examples(name: str, questions: Sequence[Question], is_training: bool) -> list[RawExample]:
     if not questions:
         raise UserError(f"{name} holds no question; give a SQuAD file, train-v1.1.json for one")
-    # The test files have "answers": [] throughout: that is not to have none for an answer.
+    # The test files have "answers": [] throughout, which does not mean that there is no answer.
     is_labelled = any(
         isinstance(qa, Mapping) and (qa.get("answers") or qa.get("is_impossible"))
         for _, qa, _ in questions

@@ -159,10 +159,10 @@ def span_answer(text: str, start_score: float, end_score: float) -> RankedAnswer
     }
 
 
-# What nbest_predictions.json holds where no span is allowed, as in a context without a piece.
+# The entry in nbest_predictions.json if no span is allowed, as in a context without a piece.
 # Differs from TF, whose v1 answers the word "empty" there too.
 NO_ANSWER = span_answer("", -1e6, -1e6)
-# What the original's v1 answers where none of the likeliest spans is allowed.
+# The original v1's answer if none of the best spans is allowed.
 GIVEN_UP = span_answer("empty", 0.0, 0.0)
 
 

@@ -26,10 +26,10 @@ from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import Line, LineOrError, file_lines, kind_of
 
 Row = tuple[str, Mapping[str, Any]]  # place, for errors; cells by column
-# The same where a reader keeps errors: a row that is none is the error that says so.
+# A row, or, if a reader keeps errors, the error of a row that cannot be read.
 RowOrError = tuple[str, Mapping[str, Any] | UserError]
 
-# What files of a split are called, by all tasks.
+# The names of a split's files, for all tasks.
 SPLITS = (
     "train",
     "dev",
@@ -170,11 +170,13 @@ def _csv_fault(error: csv.Error) -> str:
 
 @dataclass(frozen=True)
 class Columns:
-    """What is asked of a table's columns.
+    """Set what a table's columns must be.
 
-    `needed` are the sets of names of which it must have one. Where the first row has none of
-    `without_header`, those are the names and it is a row like the others. `leave_out_short`: rows
-    of another width are counted on stderr.
+    Attributes:
+        needed: sets of names, of which the table must have one.
+        without_header: the columns of a table without a header. If the first row has none of these
+            names, they are the columns, and it is a row like the others.
+        leave_out_short: leave out rows of another width, and count them on stderr.
     """
 
     needed: Sequence[Sequence[str]]

@@ -15,10 +15,10 @@ from typing import Any
 
 from albert_jax.utils.errors import UserError
 
-# From the keys or columns that are there, what to do about one that is not.
+# A function from the existing keys or columns to advice about a missing one.
 Hint = Callable[[Iterable[str]], str]
 
-# The loss squares the distance of two scores in float32, whose largest is 3.4e38.
+# The loss squares the difference of two scores in float32, whose maximum is 3.4e38.
 MOST_SCORE = 1e18
 
 

@@ -26,8 +26,8 @@ _PANELS = {
     "sentence_order_accuracy": ("sentence_order_accuracy", "sentence-order accuracy"),
 }
 _KINDS = {"train": "training", "eval": "held out"}
-_FEW = 30  # points: so many get a marker each, and a line of one point is seen
-_LOG_RATIO = 100.0  # a loss that spans more, as a diverging one does, needs a logarithmic axis
+_FEW = 30  # points; up to this number each gets a marker, so that a single point is visible
+_LOG_RATIO = 100.0  # a loss with a wider range, such as a diverging one, needs a logarithmic axis
 
 
 def curves_figure(entries: Iterable[Any], *, baselines: Mapping[str, float], title: str) -> Any:

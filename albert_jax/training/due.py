@@ -10,8 +10,8 @@ from typing import NamedTuple
 from albert_jax.config.sections import TrainConfig
 from albert_jax.distributed import multihost
 
-# An evaluation may take hours. What is more work than this is saved before it, because the machine
-# may be lost meanwhile.
+# An evaluation may take hours. If more work than this is unsaved, it is saved first, because the
+# machine may be lost meanwhile.
 UNSAVED_SECONDS = 60.0
 
 

@@ -47,17 +47,16 @@ from albert_jax.utils.json_values import JsonObject, json_sha256
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.streams import say
 
-# Settings of FinetuneConfig that later versions added and that decide what a run does.
+# Settings of FinetuneConfig that later versions added and that change a run.
 _RECIPE = (
     *("metric", "thresholds", "class_weights", "label_smoothing", "layer_decay", "freeze"),
     *("exits", "lora", "ema", "distill_weight", "temperature"),
 )
-# Heads whose classes may have weights, whose probabilities a teacher has, and whose targets may be
-# smoothed.
+# Heads with class weights, with probabilities to learn from a teacher, and with targets to smooth.
 WEIGHTED = ("classification", "token_classification")
 TAUGHT = ("classification", "multiple_choice")
 SMOOTHED = (*WEIGHTED, "multiple_choice")
-_MAX_SEQ_LENGTH = 512  # the paper's, where the model has so many positions
+_MAX_SEQ_LENGTH = 512  # the paper's, if the model has that many positions
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,7 @@ def unigram_bias(frequencies_V: np.ndarray, rows: int) -> np.ndarray:
     return (logs - logs.mean()).astype(np.float32)
 
 
-# What may differ between `init_from` and the run: how often the shared layer is applied, and
-# dropout.
+# Fields in which `init_from` and the run may differ: the number of passes, and dropout.
 _FREE = {
     "num_hidden_layers",
     "hidden_dropout_prob",

@@ -58,7 +58,7 @@ class LossGuard:
                         f"the loss is {loss:.3f}, {loss - median:.2f} above its median {median:.3f}"
                     )
                     return Offence(reason, self._spikes[0])
-                return None  # a spike must not lift the median it is held against
+                return None  # a spike must not raise the median that it is compared with
         self._spikes.clear()
         self._losses.append(loss)
         return None
@@ -77,8 +77,8 @@ class LossGuard:
 class StopSignals:
     """Set `requested` to the name of a SIGTERM, SIGINT or SIGHUP while entered.
 
-    A second signal kills the process at once, and so does the first if `nothing_to_lose`, called in
-    a second thread, returns True: then everything that was finished is saved. JAX itself notices a
+    A second signal kills the process at once. So does the first, if `nothing_to_lose`, which a
+    second thread calls, returns True because everything finished is saved. JAX itself notices a
     preemption only under jax.distributed, so a single TPU VM, a GPU machine and Colab need this.
     """
 
@@ -168,6 +168,6 @@ class Watchdog:
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
                 interrupts.last_words(
                     f"nothing finished in the {self.limit():.0f} s after {self._what}; "
-                    "the stacks are above; run the same command again to go on"
+                    "the stacks are above; run the same command again to continue"
                 )
                 os._exit(TryAgain.exit_status)

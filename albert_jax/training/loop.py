@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run THE training loop.
+"""Run the one training loop, of pretraining and of every task.
 
 It knows steps, batches, checkpoints and clocks, and nothing of what is being learnt. Each part has
 a module: `pipeline` (steps in flight), `guards` (losses, signals, the watchdog), `saving`
@@ -176,7 +176,7 @@ class _Loop:
         interrupts.acting()
         return TryAgain(
             f"stopped by {self.signals.requested} after step {self._progress.position.step}, which "
-            f"is saved in {self._saves.directory}; run the same command again to go on"
+            f"is saved in {self._saves.directory}; run the same command again to continue"
         )
 
 

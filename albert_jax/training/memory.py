@@ -20,16 +20,16 @@ from albert_jax.utils.numbers import rounded
 
 GIB = 1 << 30
 
-# The copies of a program's memory in a CPU process that keeps what is freed: of three steps in
-# flight each has its own, where otherwise only the one that runs has any; and as much to spare.
+# The copies of a program's memory in a CPU process that keeps what is freed. Each of three steps in
+# flight has one, while otherwise only the running step has; one more is a reserve.
 KEPT_BUFFERS = 4
 
 # "Used 19.30G of 15.75G hbm", and "allocate 21.4GiB" or "allocating 22978494464 bytes".
 _USED_OF = re.compile(r"Used ([\d.]+[KMGT]?)(?:i?B)? of ([\d.]+[KMGT]?)")
 # "the total memory required for HLO temporaries (41.34G) exceeds available HBM (15.75G)".
 _EXCEEDS = re.compile(r"\(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)")
-# A kernel that asks for too much of a chip's own memory, which no smaller batch mends: "in memory
-# space vmem", and of scalars "would exceed memory (size=1048576) :: … space=smem".
+# A kernel that asks for too much of a chip's own memory, which a smaller batch does not change: "in
+# memory space vmem", and for scalars "would exceed memory (size=1048576) :: … space=smem".
 _NOT_HBM = re.compile(r"in memory space (?!hbm)\w+|would exceed memory .*space=(?!hbm)\w+")
 _ASKED = re.compile(r"allocat(?:e|ing) ([\d.]+ ?[KMGT]?)i?(?:B|bytes)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
@@ -152,7 +152,7 @@ def out_of_memory_told(
 def _out_of_memory(
     needed: float, capacity: float, config: PretrainConfig | FinetuneConfig
 ) -> OutOfMemory:
-    # Where memory is in pieces, what fails may be less than what is free in all.
+    # If memory is fragmented, less than the free memory in total may fail.
     over = f", {rounded((needed - capacity) / GIB, 3)} GiB too many" if needed > capacity else ""
     error = OutOfMemory(
         f"out of memory: the step takes {rounded(needed / GIB, 3)} GiB of "

@@ -20,7 +20,7 @@ from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.plots import save_picture, styled
 from albert_jax.utils.wording import first_line
 
-LINE_SECONDS = 30.0  # between lines of what goes on where there is no bar
+LINE_SECONDS = 30.0  # between lines on the progress, if there is no bar
 
 
 class MetricsLog:
@@ -106,7 +106,7 @@ class MetricsLog:
     def progress(self, step: int, text: str = "") -> None:
         """Move the bar, on a terminal."""
         if self._bar is not None:
-            if not self._clock_runs:  # what passed so far, compiling or evaluating, is no step's
+            if not self._clock_runs:  # the time so far, compiling or evaluating, belongs to no step
                 self._bar.unpause()
                 self._clock_runs = True
             self._bar.n = step
@@ -151,8 +151,8 @@ class MetricsLog:
 
     def _record(self, entry: Mapping[str, Any]) -> None:
         if self._jsonl is not None:
-            # One write call a line: a killed run leaves at most one line cut short, which readers
-            # skip.
+            # One write call for each line: a killed run leaves at most one incomplete line, which
+            # readers skip.
             self._jsonl.write(_as_line(entry))
             self._jsonl.flush()
 

@@ -25,9 +25,9 @@ from albert_jax.config.sections import OptimizerConfig
 # optimization.py:73-90; "output_bias" matches "bias".
 EXCLUDED = re.compile(r"LayerNorm|layer_norm|bias")
 
-# Peak learning rate at a batch size, and how it scales with the batch size. LAMB:
-# run_pretraining.py's default, by the square root (You et al. 2019, table 2: 0.00176/sqrt(8) at
-# 512). AdamW: BERT's 1e-4 at 256, by the square root too.
+# Peak learning rate at a batch size; it scales with the square root of the batch size. LAMB:
+# run_pretraining.py's default (You et al. 2019, table 2: 0.00176/sqrt(8) at 512). AdamW: BERT's
+# 1e-4 at 256.
 PRESETS: dict[str, tuple[float, int]] = {
     "lamb": (0.00176, 4096),
     "optax_lamb": (0.00176, 4096),

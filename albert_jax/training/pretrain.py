@@ -40,7 +40,8 @@ from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import Placement
 from albert_jax.models.flops import parameter_count, stage_flops
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.course import Course, require_checkpoint
+from albert_jax.training.continuations import require_checkpoint
+from albert_jax.training.course import Course
 from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.first_values import first_values, params_of
 from albert_jax.training.heldout import evaluator
@@ -90,12 +91,16 @@ def pretrain(
             run is saved, evaluated and exported, and ends. Any other exception is raised here,
             after the steps so far are saved.
         on_evaluation: the same with each evaluation.
+        continue_with: continue the run from its newest checkpoint although its steps, batches or
+            learning rates differ from the configured ones. history.json in the work directory
+            records the change.
 
     Returns:
         The number of steps, the last evaluation and the model directory.
 
     Raises:
-        UserError: if the settings or the data do not fit.
+        UserError: if the settings or the data do not fit, or are not those of the work directory's
+            run.
         TryAgain: if a signal stopped the run; the same call continues it.
     """
     watching = watching_of(log, on_step, on_evaluation)
@@ -145,33 +150,26 @@ def _session(
         directory=workdir,
         random_state=random_state,
         first_state=partial(_first_state, config, data, made, random_state),
-        begin=partial(_begin, config, data, course, run, placement),
+        begin=partial(_begin, course, run, placement),
         finish=partial(_finish, config, data, workdir),
     )
 
 
 def _begin(
-    config: PretrainConfig,
-    data: PretrainingData,
-    course: Course,
-    run: Run,
-    placement: Placement,
-    beginning: Beginning,
-    log: MetricsLog,
+    course: Course, run: Run, placement: Placement, beginning: Beginning, log: MetricsLog
 ) -> None:
     """Report what the run is, and how good its first weights are."""
+    config = course.config
     if multihost.is_primary():
         workdir = Path(config.workdir or "")
         write_json(workdir / "config.json", to_dict(config))
-        write_history(workdir, course.history)
+        write_history(workdir, course.continuations.history)
     step = beginning.position.step
-    log.say(run_plan(config, data))
+    log.say(run_plan(config, course.data))
     if step:
         log.event(step, beginning.origin)
-        if course.begun:
-            rate = float(run.workload.schedule(step))
-            changes = course.begun.in_words()
-            log.event(step, f"continued with {changes}; the learning rate goes on at {rate:.4g}")
+        if told := course.continuations.begun_in_words(run.workload):
+            log.event(step, told)
         return
     log.say(beginning.origin)
     if config.init_from and run.evaluate:
@@ -382,8 +380,8 @@ def _run_of(
             schedule=jax.jit(course.steps.at(0).schedule),
             passes=lambda batches: course.examples.passes(batches),
         ),
-        identity=course.identity,
-        judge=course.judge,
+        identity=course.continuations.identity,
+        judge=course.continuations.judge,
         evaluate=evaluator(config, data, course.steps, placement),
         after_evaluation=draw if multihost.is_primary() else lambda: None,
         standing=Standing(

@@ -25,7 +25,7 @@ from albert_jax.models.lowering import matmul_dtype
 from albert_jax.training.metrics import draw_curves
 from albert_jax.training.optimizer import divergence_warnings, peak_learning_rate, warmup_steps
 
-_MANY_PASSES = 200  # from which on a warning is worth its line: the paper has about 40
+_MANY_PASSES = 200  # passes from which on a warning is printed; the paper has about 40
 
 
 def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:

@@ -58,7 +58,7 @@ class RelativeRates:
         return objective, tx
 
     def _scaled(self, updates: Any) -> Any:
-        # Weight decay is in the updates by now: what is frozen does not decay either.
+        # The updates include weight decay by now, so that frozen parameters do not decay either.
         return jax.tree_util.tree_map_with_path(
             lambda path, update: self.of(path_name(path)) * update, updates
         )

@@ -35,9 +35,9 @@ class Saves:
     def restore(self, target: TrainState) -> tuple[TrainState, Position] | None:
         """Return the newest good checkpoint's state, placed as `target` is, and its position.
 
-        None if there is no checkpoint. A run that continues one with other settings is saved again as
-        this run's, so that later checkpoints can go back to it. Raises as `Checkpointer.restore` and
-        `Checkpointer.save`.
+        None if there is no checkpoint. A checkpoint that is continued with other settings is saved
+        again as this run's, so that later checkpoints can go back to it. Raises as
+        `Checkpointer.restore` and `Checkpointer.save`.
         """
         identity = self._run.identity
         restored = self._checkpointer.restore(target, expect=identity, judge=self._run.judge)
@@ -86,7 +86,7 @@ class Rollbacks:
             raise UserError(
                 f"{reason} at batch {first}, after {self._limit} rollbacks since the last "
                 f"checkpoint ({self._saves.steps()[-1]}); lower --optimizer.learning-rate, "
-                "lengthen --optimizer.warmup-steps, or look at the data"
+                "lengthen --optimizer.warmup-steps, or check the data"
             )
         restored = self._saves.restore(target)
         if restored is None:

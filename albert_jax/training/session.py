@@ -83,7 +83,7 @@ def _train(session: Session) -> TrainState:
         saves = Saves(session.run, checkpointer)
         beginning = _beginning(session, saves)
         state, position = beginning.state, beginning.position
-        log = MetricsLog(  # process 0's; that of others says and writes nothing
+        log = MetricsLog(  # of process 0; those of the others print and write nothing
             directory if primary else None,
             total_steps=train.steps,
             resume_step=position.step,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-_LONG = 200  # steps; a shorter run is a trial, and stands where it must
-_PLATEAU_AT = 0.2  # of the steps: what has not left the unigram entropy by then is slow
+_LONG = 200  # steps; in a shorter run, the loss cannot have fallen yet
+_PLATEAU_AT = 0.2  # of the steps; a loss that is still at the unigram entropy is slow
 _ORDER_AT = 0.5
 _LEFT = 0.05  # nats below the unigram entropy that count as having left it
 _APART, _RISEN = 0.3, 0.05  # nats between training and held-out loss, and above the lowest

@@ -104,7 +104,6 @@ def _accumulated(one: Callable[..., Any], batch: Batch, key: Array, accumulate: 
 
     They run in a loop, so that only one micro-batch's activations are in memory at a time.
     """
-
     if accumulate == 1:
         return one(batch, key)
 

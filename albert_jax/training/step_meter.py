@@ -17,7 +17,7 @@ from albert_jax.training.metrics import MetricsLog
 from albert_jax.training.pipeline import StepResult
 from albert_jax.training.position import Tally
 
-# What a line shows in a form of its own.
+# Figures that a line shows in their own form.
 _SHOWN_APART = {"grad_norm", "learning_rate", "sequences_per_second", "tokens_per_second"}
 _SHOWN_APART |= {"input_wait", "passes", "mfu", "flops"}
 

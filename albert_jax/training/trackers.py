@@ -30,7 +30,7 @@ from albert_jax.utils.json_values import flat
 from albert_jax.utils.wording import first_line
 
 End = Literal["finished", "stopped", "failed"]
-PROJECT = "albert_jax"  # where the environment names no project or experiment
+PROJECT = "albert_jax"  # the default, if the environment names no project or experiment
 IDS = "trackers.json"  # in a run's directory: the run's id with each tracker, to go on with it
 _OPTIONAL = ("wandb", "mlflow")  # each its package's name and this one's extra
 _LONGEST = 500  # characters of a parameter that any MLflow server takes
@@ -138,7 +138,8 @@ class WandB:
                 settings=settings,
                 reinit="create_new",
             )
-            # Steps of their own: after a rollback they are made again, which W&B's own refuse.
+            # Its own step axis: after a rollback steps are repeated, which W&B's step counter
+            # refuses.
             self._run.define_metric("step")
             for kind in ("train", "eval"):
                 self._run.define_metric(f"{kind}/*", step_metric="step")
@@ -162,7 +163,7 @@ class MLflow:
     def __init__(self, run: TrackedRun) -> None:
         self._entities = importlib.import_module("mlflow.entities")
         with _beginning("mlflow"), _kept_id(run, "mlflow") as ids:
-            # Of its own: `mlflow.start_run` would change what the caller's program has open.
+            # Its own client: `mlflow.start_run` would change the caller's active run.
             self._client = importlib.import_module("mlflow.tracking").MlflowClient()
             if "mlflow" in ids:
                 self._client.update_run(ids["mlflow"], status="RUNNING")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what a caller passes to a public function: for a value of the wrong kind a UserError
-names the argument, shows the value and says what would be right.
+"""Check what a caller passes to a public function.
 
-Standard library only, so that `import albert_jax` is instant.
+For a value of the wrong type, a UserError names the argument, shows the value and says what would
+be right. Only the standard library is imported, so that `import albert_jax` is instant.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from albert_jax.utils.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# One of a kind, and several.
+# What an error calls one value of a type, and several.
 WORDS: dict[Any, tuple[str, str]] = {
     bool: ("True or False", "True or False"),
     int: ("a whole number", "whole numbers"),
@@ -49,11 +49,11 @@ WORDS: dict[Any, tuple[str, str]] = {
 
 
 def checked(function: F) -> F:
-    """Make a function check the kinds of its arguments against its annotations.
+    """Make a function check the types of its arguments against its annotations.
 
     A number of NumPy's becomes Python's own. Calls with too many, too few or unknown arguments are
-    left to Python. The wrapper raises UserError for an argument of another kind than its annotation
-    says.
+    left to Python. The wrapper raises UserError for an argument of another type than its
+    annotation.
     """
     signature = inspect.signature(function)
     hints: dict[str, object] = {}
@@ -87,7 +87,7 @@ def _hints_of_keywords(hint: Any) -> dict[str, object]:
 
 
 def _of_kind(name: str, value: Any, hints: Mapping[str, Any]) -> Any:
-    """Return an argument that is of the kind of its annotation, if it has one."""
+    """Return an argument after checking it against its annotation, if it has one."""
     if name not in hints:
         return value
     _require_kind(name, value, hints[name])
@@ -95,13 +95,13 @@ def _of_kind(name: str, value: Any, hints: Mapping[str, Any]) -> Any:
 
 
 def _pythons_own(value: Any, hint: Any) -> Any:
-    """Return a number that is to be written as JSON, say, which NumPy's cannot be."""
+    """Return a NumPy number as Python's own, because JSON cannot hold NumPy's."""
     is_scalar = hasattr(value, "item") and getattr(value, "ndim", 1) == 0
     return value.item() if is_scalar and {bool, int, float} & set(_choices(hint)) else value
 
 
 def _require_kind(name: str, value: Any, hint: Any) -> None:
-    """Raise UserError for a value, or an item of a list, of another kind than the annotation."""
+    """Raise UserError for a value, or an item of a list, of another type than the annotation."""
     if _fits(value, hint):
         return
     lists = [x for x in _choices(hint) if get_args(x) and _is_list_for(value, x)]
@@ -118,8 +118,10 @@ def shown(value: Any) -> str:
 
 
 def path_of(value: Any, name: str) -> Path:
-    """Return an argument that is to be a path; raises UserError for another kind, for an empty one
-    and for one that no file system takes."""
+    """Return an argument as a path.
+
+    Raises UserError for another type, for an empty path and for one that no file system accepts.
+    """
     if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
         raise UserError(f"{name} {shown(value)} must be a string or a path")
     if not os.fspath(value) or "\0" in os.fspath(value):
@@ -135,8 +137,10 @@ def path_of(value: Any, name: str) -> Path:
 
 
 def whole_number(value: Any, name: str, least: int, most: int) -> int:
-    """Return an argument that is to be a whole number, NumPy's included, from `least` to `most`;
-    raises UserError otherwise."""
+    """Return an argument as a whole number, NumPy's included, from `least` to `most`.
+
+    Raises UserError otherwise.
+    """
     if not _fits(value, int):
         raise UserError(f"{name} {shown(value)} must be a whole number, {least} to {most}")
     if not least <= value <= most:
@@ -145,10 +149,10 @@ def whole_number(value: Any, name: str, least: int, most: int) -> int:
 
 
 def texts_of(value: Any, name: str) -> list[str]:
-    """Return the texts of an argument: one string, or any ordered iterable of strings, as a list,
-    a generator, or a one-dimensional array or column of strings.
+    """Return the texts of an argument as a list.
 
-    Raises UserError, with the position, for anything else.
+    They are one string, or any ordered iterable of strings: a list, a generator, or a
+    one-dimensional array or column. Raises UserError, with the position, for anything else.
     """
     if isinstance(value, str):
         return [value]
@@ -171,8 +175,10 @@ def _is_iterable(value: Any) -> bool:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is of the kind that an annotation names; annotations that are not known here
-    fit everything."""
+    """Return whether a value has the type of an annotation.
+
+    Everything fits annotations that are unknown here.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -207,14 +213,16 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _is_list_for(value: Any, hint: Any) -> bool:
-    """Return whether a value is a list or tuple, whose items can be looked at, where one may be given."""
+    """Return whether a value is a list or tuple of the annotation, whose items can be checked."""
     kind = get_origin(hint)
     return isinstance(value, (list, tuple)) and isinstance(kind, type) and isinstance(value, kind)
 
 
 def in_words(hint: Any, *, many: bool = False, words: Mapping[Any, tuple[str, str]] = WORDS) -> str:
-    """Return what an annotation asks for, as an error says it, with `words` for one of a kind and
-    for several."""
+    """Return what an annotation asks for, in the words of an error.
+
+    `words` has the words for one value of a type and for several.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that are there whole or not at all: written beside their place and renamed."""
+"""Write files and folders that are complete or absent: beside their place, then renamed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.(tmp|new)")
 
 @contextlib.contextmanager
 def appearing_file(dest: Path) -> Iterator[Path]:
-    """Yield a path to write a file to, which becomes `dest` at the end, or nothing where an error
-    is raised; other processes may be writing it too, and the last one stays."""
+    """Yield a path to write a file to, which becomes `dest` at the end.
+
+    If an error is raised, `dest` does not change. Other processes may write it at the same time;
+    the last one stays.
+    """
     temporary = beside(dest, "tmp")
 
     def remove() -> None:
@@ -42,12 +45,11 @@ def appearing_file(dest: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def appearing_whole(dest: Path) -> Iterator[Path]:
-    """Yield a folder to write into, which becomes `dest` at the end, or nothing where an error is
-    raised.
+    """Yield a folder to write into, which becomes `dest` at the end.
 
-    A folder that is at `dest` is replaced; on Linux's own file systems a reader finds the old one
-    or the new one at every moment. Raises UserError where another process is writing it, and for a
-    disk that does not take it.
+    If an error is raised, `dest` does not change. A folder at `dest` is replaced; on Linux's own
+    file systems a reader finds either the old or the new one at every moment. Raises UserError if
+    another process is writing it, or the disk refuses it.
     """
     dest = dest.resolve()
     busy = f"{dest} is being written by {{owner}}; wait for it, or name another place"
@@ -74,8 +76,7 @@ def appearing_whole(dest: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yield an empty folder among the system's temporary files, which is gone at the end, even at
-    one by a signal."""
+    """Yield an empty temporary folder, which is removed at the end, also by a signal."""
     folder = Path(tempfile.mkdtemp(prefix="albert-jax-"))
 
     def remove() -> None:
@@ -89,8 +90,11 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two names in one step, so that no moment is without either; returns False, with
-    nothing done, where the system or the file system cannot (macOS, NFS, FUSE)."""
+    """Exchange two names in one step, so that no moment is without either.
+
+    Returns False, with nothing done, if the system or the file system cannot do it (macOS, NFS,
+    FUSE).
+    """
     here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's <fcntl.h> and <stdio.h>
     try:
         renameat2 = ctypes.CDLL(None).renameat2
@@ -100,7 +104,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _tidy(dest: Path) -> None:
-    """Undoes what a killed process left of `appearing_whole`; only the lock's owner may call it."""
+    """Undo what a killed process left of `appearing_whole`; only the lock's owner may call it."""
     old = dest.with_name(f".{dest.name}.old")
     if old.exists() and not dest.exists():  # killed, or failed, between its renames
         old.rename(dest)
@@ -109,8 +113,10 @@ def _tidy(dest: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left of `name`, or of everything, that was to appear in a
-    folder; for one who knows that no other writes there."""
+    """Remove what killed processes left of `name`, or of everything, in a folder.
+
+    Call it only if no other process writes there.
+    """
     for path in folder.iterdir() if folder.is_dir() else ():
         found = _TEMPORARY.fullmatch(path.name)
         if found is None or name not in (None, found["name"]):
@@ -122,13 +128,15 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def beside(dest: Path, kind: str) -> Path:
-    """Return a name for a temporary file (tmp) or folder (new) beside `dest`, like no other."""
+    """Return a unique name for a temporary file (tmp) or folder (new) beside `dest`."""
     return dest.with_name(f".{dest.name}.{os.getpid()}-{secrets.token_hex(4)}.{kind}")
 
 
 def require_apart(dest: str | Path, sources: Iterable[str | Path], flag: str = "--output") -> None:
-    """Raise UserError where writing `dest` would destroy one of the sources: it is the source,
-    under this or another name, or a folder that holds it."""
+    """Raise UserError if writing `dest` would destroy one of the sources.
+
+    `dest` may be the source, under this or another name, or a folder that holds it.
+    """
     dest = Path(dest)
     for source in map(Path, sources):
         if not dest.exists() or not source.exists():
@@ -141,11 +149,11 @@ def require_apart(dest: str | Path, sources: Iterable[str | Path], flag: str = "
 
 @contextlib.contextmanager
 def result_lines(dest: str) -> Iterator[TextIO]:
-    """Yield a stream for lines of results: standard output where `dest` is -, else a file that
-    appears whole at the end.
+    """Yield a stream for lines of results: standard output for -, else a file.
 
-    Where an error ends it, what was written so far stays in DEST.partial, which the error then
-    names, and DEST is as it was. A pipe or a device is written to directly.
+    The file appears complete at the end. If an error ends it, what was written so far stays in
+    DEST.partial, which the error names, and DEST does not change. A pipe or a device is written to
+    directly.
     """
     path = Path(dest)
     if dest == "-":
@@ -188,7 +196,7 @@ def result_lines(dest: str) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def writing(dest: str | Path) -> Iterator[None]:
-    """Turn what the file system refuses, as a full disk does, into UserError that names `dest`."""
+    """Turn refusals of the file system, such as a full disk, into UserError that names `dest`."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps Python's garbage collector from objects that stay as long as the process.
+"""Keep Python's garbage collector from objects that stay as long as the process.
 
-Importing JAX makes some 200,000 of them. The collector looks at each several times while modules
-are imported and again when the interpreter ends, which is a fifth of a short command's time.
+Importing JAX makes some 200,000 such objects. The collector examines each several times while
+modules are imported, and again when the interpreter ends. That is a fifth of a short command's
+time.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ _is_own = False
 
 
 def own_process() -> None:
-    """Declare that this process runs one command and ends, so that nothing else is kept by it."""
+    """Declare that this process runs one command and ends, so that the collector may be changed."""
     global _is_own
     _is_own = True
 
 
 @contextlib.contextmanager
 def staying() -> Iterator[None]:
-    """While entered, collect nothing; what was made by then is not looked at later.
+    """Collect nothing while entered; objects made by then are not examined later.
 
-    In a process that is not this package's own, as a notebook, nothing is changed.
+    In a process that is not this package's own, such as a notebook, nothing is changed.
     """
     if not _is_own:
         yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns of text, aligned, as commands print them."""
+"""Align columns of text, as commands print them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ def aligned(rows: Sequence[Sequence[str]], align: str = "", *, indent: str = "")
     """Return the rows as lines of columns two spaces apart, without spaces at the end of a line.
 
     Args:
-        rows: cells. A row may be shorter than the first, as one that has an error in place of
-            figures: its last cell is then as long as it likes.
-        align: a letter a column, "r" for numbers and "l" for text; those without one are text.
-        indent: what each line begins with.
+        rows: cells. A row may be shorter than the first, such as one with an error instead of
+            figures; its last cell may then have any length.
+        align: a letter for each column, "r" for numbers and "l" for text; columns without one are
+            text.
+        indent: the beginning of each line.
     """
     columns = len(rows[0]) if rows else 0
     widths = [0] * columns

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals that ask a process to end: a scheduler's SIGTERM, Ctrl-C's SIGINT, and the SIGHUP of a
-terminal that closes. What is finished stays finished, and the process goes in time.
+"""Handle signals that ask a process to end: finished work stays, and the process ends in time.
 
-Python runs a signal's handler when the main thread comes back from the library that it is in. For a
-compilation that may be a minute, and a spot machine is gone after 30 s. So a second thread hears of
-the signal at once, and ends the process where that loses nothing.
+The signals are a scheduler's SIGTERM, Ctrl-C's SIGINT, and the SIGHUP of a terminal that closes.
 
-No handler raises: an exception at a random place is lost in a library that imports or calls back,
-or comes out of it as another one.
+Python runs a signal's handler when the main thread returns from the library that it is in. For a
+compilation that may take a minute, and a spot machine is gone after 30 s. Therefore a second thread
+receives the signal at once, and ends the process if that loses nothing.
+
+No handler raises an exception: at a random place it would be lost in a library that imports or
+calls back, or come out of it as another one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ UNWIND = 20.0  # and to end, once it has begun to; a spot machine gives 30
 
 
 def last_words(line: str) -> None:
-    """Write a line to stderr from wherever a process ends: print's lock may be held just then."""
+    """Write a line to stderr from wherever a process ends, even if print's lock is held."""
     with contextlib.suppress(OSError):
         os.write(2, f"albert-jax: {line}\n".encode())
 
@@ -41,11 +42,11 @@ def _kill(number: int) -> None:
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int], None], again: Callable[[int], None] = _kill) -> Iterator[None]:
-    """While entered, `handler` gets the number of the first of `SIGNALS` that comes, but for those
-    that this process was started to ignore, as nohup has SIGHUP ignored.
+    """Call `handler` with the number of the first of `SIGNALS` that comes while entered.
 
-    `again` gets those after it; unless given, a second signal ends the process at once. Does
-    nothing outside the main thread, where Python has no signals.
+    Signals that this process was started to ignore are excluded, as nohup ignores SIGHUP. `again`
+    gets later signals; unset, a second signal ends the process at once. Does nothing outside the
+    main thread, where Python has no signals.
     """
     came = False
 
@@ -76,8 +77,10 @@ _undo: list[Callable[[], object]] = []
 
 @contextlib.contextmanager
 def undone_on_exit(undo: Callable[[], object]) -> Iterator[None]:
-    """While entered, a signal that ends the process has `undo` called first, to leave nothing
-    half-written. It may be called in another thread."""
+    """Call `undo` before a signal ends the process while entered, so that nothing is half-written.
+
+    It may be called in another thread.
+    """
     _undo.append(undo)
     try:
         yield
@@ -86,13 +89,17 @@ def undone_on_exit(undo: Callable[[], object]) -> Iterator[None]:
 
 
 class _Watch:
-    """What ends the process on a signal: the handler, in the main thread; or else the thread that
-    hears of it by the pipe that C's handler writes to."""
+    """End the process on a signal, in one of two ways.
+
+    The handler does it in the main thread. Otherwise a thread does, which learns of the signal from
+    the pipe that C's handler writes to.
+    """
 
     def __init__(self, status: Callable[[int], int]) -> None:
         self._status = status
         pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # Not at 0 to 2: of a process whose stdin is closed it would be the input.
+        # Not descriptors 0 to 2: in a process whose stdin is closed, the pipe would become its
+        # input.
         self._read, self._write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in pipe)
         for end in pipe:
             os.close(end)
@@ -116,7 +123,8 @@ class _Watch:
         if status == TryAgain.exit_status:
             name = signal.Signals(number).name
             last_words(
-                f"stopped by {name}; what was finished is kept: run the same command again to go on"
+                f"stopped by {name}; what was finished is kept: run the same command again to "
+                "continue"
             )
         os._exit(status)
 
@@ -140,8 +148,10 @@ _watch: _Watch | None = None
 
 @contextlib.contextmanager
 def watched(status: Callable[[int], int]) -> Iterator[None]:
-    """While entered, the first of `SIGNALS` ends the process with `status` of it, wherever the main
-    thread is, unless something is `holding` work that is not saved."""
+    """End the process on the first of `SIGNALS` while entered, with its `status`.
+
+    It ends wherever the main thread is, unless something is `holding` work that is not saved.
+    """
     global _watch
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -157,8 +167,11 @@ def watched(status: Callable[[int], int]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def holding(nothing_to_lose: Callable[[], bool]) -> Iterator[None]:
-    """While entered, the process holds work that is not saved, unless `nothing_to_lose` says so:
-    then a signal ends it at once, in the midst of a compilation too. A second thread calls it."""
+    """Mark the process as holding work that is not saved, while entered.
+
+    If `nothing_to_lose` returns True, a signal still ends it at once, even during a compilation. A
+    second thread calls that function.
+    """
     if _watch is None:
         yield
         return
@@ -170,6 +183,6 @@ def holding(nothing_to_lose: Callable[[], bool]) -> Iterator[None]:
 
 
 def acting() -> None:
-    """Say that this process is ending by itself on a signal, which may take `UNWIND` seconds."""
+    """Record that this process ends by itself on a signal, which may take `UNWIND` seconds."""
     if _watch is not None:
         _watch.acting = True

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The readers of JSON files: of this package's own to typed values, of others' to an object; or one
-sentence."""
+"""Read JSON files: this package's own into typed values, others' into an object.
+
+A bad file is an error of one sentence.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,10 @@ _MOST_FOREIGN = 1 << 22  # bytes; parsed into any values they take some 30 times
 def read_json(path: str | Path, kind: type[T], *, hint: str) -> T:
     """Return the value in a JSON file as `kind`: a dataclass, a TypedDict or a plain type.
 
-    Keys that `kind` does not name are passed over, so that a later version may add some.
-    FileNotFoundError goes through: only the caller knows what it means. Raises UserError, which
-    names the file, the key and `hint`, for what cannot be read, is no JSON, or lacks or mistypes a
-    key.
+    Keys that `kind` does not name are ignored, so that a later version may add some.
+    FileNotFoundError is raised unchanged, because only the caller knows what it means. Raises
+    UserError, which names the file, the key and `hint`, for a file that cannot be read, is no JSON,
+    or lacks or mistypes a key.
     """
     path = Path(path)
     try:
@@ -40,7 +42,7 @@ def read_json(path: str | Path, kind: type[T], *, hint: str) -> T:
 
 
 def decode_json(data: bytes, kind: type[T], *, name: str, hint: str) -> T:
-    """Return `read_json` of bytes that were read elsewhere, from `name`."""
+    """Return the value of bytes that were read elsewhere, from `name`, as `read_json` does."""
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -48,7 +50,7 @@ def decode_json(data: bytes, kind: type[T], *, name: str, hint: str) -> T:
 
 
 def read_foreign_json(path: Path) -> dict[str, object]:
-    """Return the JSON object in a file that another program wrote, or raises UserError."""
+    """Return the JSON object in a file of another program; raises UserError."""
     try:
         if (size := path.stat().st_size) > _MOST_FOREIGN:
             raise ValueError(f"{size:,} bytes, over {_MOST_FOREIGN:,}")

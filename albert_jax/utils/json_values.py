@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON values in memory: their digest and format, what two have different, what JSON cannot say."""
+"""Handle JSON values: their digest and format, differences, and values that JSON lacks."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ JsonObject = dict[str, Any]
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a JSON value is a number, which true and false are to Python alone."""
+    """Return whether a JSON value is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def json_sha256(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, whatever the order of its keys; part of a run's identity."""
+    """Return the SHA-256 of a JSON value, whatever the order of its keys.
+
+    It is part of a run's identity.
+    """
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_newer_format(document: Mapping[str, Any], known: int, name: str) -> None:
-    """Raise UserError for a document of a later format version than this one knows.
+    """Raise UserError for a document of a later format version than `known`.
 
-    A document without a version has the first: 0.1 wrote it.
+    A document without a version has the first, which 0.1 wrote.
     """
     version = document.get("format_version", 1)
     if isinstance(version, int) and version > known:
@@ -41,8 +44,10 @@ def refuse_newer_format(document: Mapping[str, Any], known: int, name: str) -> N
 
 
 def json_crc32c(document: Mapping[str, Any]) -> str:
-    """Return the CRC-32C of a JSON object but for its key crc32c, which holds it, as eight hexadecimal
-    digits."""
+    """Return the CRC-32C of a JSON object as eight hexadecimal digits.
+
+    Its key crc32c, which holds the result, is left out.
+    """
     values = {key: document[key] for key in document if key != "crc32c"}
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     return f"{google_crc32c.value(canonical):08x}"
@@ -82,7 +87,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> JsonObject:
 
 
 def finite(value: Any) -> Any:
-    """Return a JSON value with None for what is not a number: JSON has no word for it."""
+    """Return a JSON value with None for numbers that are not finite, which JSON lacks."""
     if isinstance(value, Mapping):
         return {key: finite(x) for key, x in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks on the file system: one process at a time writes a destination or uses a work directory."""
+"""Lock files: one process at a time writes a destination or uses a work directory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ _WAIT_SECONDS = 0.1  # between two attempts
 
 
 class Busy(UserError):
-    """Another process holds the lock."""
+    """Report that another process holds the lock."""
 
 
 class Lock:
-    """A lock on `path`, held from the call until `release` or until the process ends, however.
+    """Hold a lock on `path` from the call until `release` or until the process ends.
 
-    The file holds a line that names its owner, and is removed on release. Folders above it are made
-    where they are missing; those that are still empty on release go with it. A file system without
-    locks is said aloud and otherwise passed over.
-
-    Raises Busy where another holds it: `busy`, with the owner in place of {owner}. Raises OSError
-    where the file cannot be written.
+    The file has a line that names its owner, and is removed on release. Missing folders above it
+    are made; those that are still empty on release are removed. A file system without locks is
+    reported and otherwise ignored. Raises Busy if another process holds it: `busy`, with the owner
+    in place of {owner}. Raises OSError if the file cannot be written.
     """
 
     def __init__(self, path: Path, busy: str) -> None:
@@ -41,7 +39,7 @@ class Lock:
         self._file = _locked(path, busy)
 
     def release(self) -> None:
-        """Give the lock back; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._file is None:
             return
         self._path.unlink(missing_ok=True)  # before it is free: another would hold a lost file
@@ -65,8 +63,11 @@ class Lock:
 
 @contextlib.contextmanager
 def waited_for(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock on `path` while entered; where another holds it, prints `busy` once, with the
-    owner in place of {owner}, and waits. Raises OSError where the file cannot be written."""
+    """Hold the lock on `path` while entered, after waiting for it if necessary.
+
+    If another process holds it, `busy` is printed once, with the owner in place of {owner}. Raises
+    OSError if the file cannot be written.
+    """
     is_said = False
     while True:
         try:

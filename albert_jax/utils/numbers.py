@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers for people to read."""
+"""Format numbers for people."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import math
 
 
 def rounded(value: float, digits: int = 4) -> str:
-    """To that many significant digits, and to whole numbers, with commas and without an exponent,
-    where those have more: 0.0434, 2.451, 39.22, 105,234. Small ones have exponents as `g` has."""
+    """Return a number with that many significant digits, as text.
+
+    Whole numbers with more digits are kept, with commas and without an exponent: 0.0434, 2.451,
+    39.22, 105,234. Small ones have exponents as in the format `g`.
+    """
     if math.isfinite(value) and abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"

@@ -21,7 +21,8 @@ from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
 
 WIDTH = 8.0  # inches: 800 pixels on a screen, where the smallest text is 11 pixels high
-# Okabe and Ito's colours, which colour-blind readers tell apart, without yellow, faint on white.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, without yellow, faint on
+# white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -142,8 +143,8 @@ def reference_line(axis: Any, value: float, label: str, *, vertical: bool = Fals
 
     along = axis.get_xaxis_transform() if vertical else axis.get_yaxis_transform()
     places = ([value] * 2, [0, 1]) if vertical else ([0, 1], [value] * 2)
-    # Not axhline, which puts the value into the panel's limits with an error of rounding: a panel
-    # that is 0 throughout would reach from 0 to 1e-17.
+    # Not axhline, which adds the value to the panel's limits with a rounding error: a panel that is
+    # 0 throughout would reach from 0 to 1e-17.
     axis.add_artist(Line2D(*places, transform=along, label=label, **_REFERENCE))
     axis.update_datalim([(value, value)], updatex=vertical, updatey=not vertical)
     axis.autoscale(axis="x" if vertical else "y")

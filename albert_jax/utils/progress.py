@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far long work is, on stderr: a bar on a terminal, elsewhere a line every ten seconds."""
+"""Show the progress of long work on stderr: a bar on a terminal, else a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def show_bytes(size: float) -> str:
 
 
 class ProgressMeter:
-    """Shows how much of `total` is done; a context manager, as the bar goes away at the end.
+    """Show how much of `total` is done; a context manager, because the bar is removed at the end.
 
     Args:
         what: what is being done: "dev, 10,570 questions".
-        total: how much there is to do in all; None where nobody knows.
-        unit: what is counted, as "row"; B for bytes, which get units of their own.
-        show: whether to show anything at all.
-        delay: seconds that must pass before a bar is shown.
+        total: the amount of all work; None if unknown.
+        unit: what is counted, as "row"; B for bytes, which get their own units.
+        show: whether to show anything.
+        delay: seconds before a bar is shown.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class ProgressMeter:
             say(self._line(now - self._started))
 
     def reach(self, done: int) -> None:
-        """Take in how much is done in all."""
+        """Set how much is done in total."""
         self.add(done - self._done)
 
     def tick(self, done: int, total: int) -> None:
-        """The same, for who calls back with the total too."""
+        """Set how much is done, for a callback that gets the total too."""
         self.reach(done)
 
     def close(self) -> None:

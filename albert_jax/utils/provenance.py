@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code, and which versions of the libraries, a figure was made with."""
+"""Name the code and the versions of the libraries that made a figure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from albert_jax.utils.wording import without_secrets
 
 
 def commit() -> str | None:
-    """Return the commit of the code, where it is a checkout; "+" where its modules differ from it."""
+    """Return the commit of the code if it is a checkout, with "+" if its modules differ."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -30,7 +30,7 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what decides a run's bits."""
+    """Return the versions of the libraries that determine a run's bits."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     found = {name.replace("-", "."): importlib.metadata.version(name) for name in names}
     return {**found, "albert_jax": __version__}

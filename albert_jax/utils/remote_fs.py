@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files at gs:// and at fsspec's other addresses: the client, bounded waits, errors of one line."""
+"""Access files at gs:// and fsspec's other addresses, with limited waits and errors of one line."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ SLOWEST = 100_000  # bytes a second
 
 
 def is_address(text: str) -> bool:
-    """Return whether it names something on a network: any scheme counts, so that its error can name it."""
+    """Return whether a text names something on a network.
+
+    Any scheme counts, so that its error can name it.
+    """
     return "://" in text
 
 
 def connect(address: str) -> tuple[Any, str]:
-    """fsspec's file system for an address and the address's path there, without a slash at its end.
+    """Return the file system for an address, and the address's path there, by fsspec.
 
-    Raises UserError for a scheme that is none and for one whose library is missing.
+    The path has no slash at its end. Raises UserError for an unknown scheme and for one whose
+    library is missing.
     """
 
     def make() -> tuple[Any, str]:
@@ -46,10 +50,11 @@ def connect(address: str) -> tuple[Any, str]:
 
 
 def within(address: str, call: Callable[[], Any], size: int = 0) -> Any:
-    """Return what `call` returns, which moves `size` bytes; UserError where it fails, as without
-    credentials, or has not ended in a minute and 10 s for each MB.
+    """Return the result of `call`, which moves `size` bytes.
 
-    FileNotFoundError goes through: only the caller knows what it means.
+    Raises UserError if it fails, for example without credentials, or does not end in a minute and
+    10 s for each MB. FileNotFoundError is raised unchanged, because only the caller knows what it
+    means.
     """
     seconds = WAIT_SECONDS + size / SLOWEST
     outcome: list[Any] = []
@@ -61,7 +66,8 @@ def within(address: str, call: Callable[[], Any], size: int = 0) -> Any:
         except Exception as error:  # a client's own kinds, as google.auth's
             failure.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)  # one that hangs must not keep the process
+    # A client that hangs must not keep the process alive.
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
     if outcome:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What functions return and files hold: frozen dataclasses that read as a JSON object, too."""
+"""Define what functions return and files hold: frozen dataclasses that are JSON objects, too."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ ABSENT_IF_NONE = {"absent_if_none": True}
 
 
 class Result(dict[str, Any]):
-    """Base of results: `result.step_ms` is a typed field, `result["step_ms"]` a JSON value.
+    """Give results typed fields, as `result.step_ms`, and JSON values, as `result["step_ms"]`.
 
-    A subclass is a dataclass with `frozen=True, kw_only=True, eq=False`; its fields are JSON
+    A subclass is a dataclass with `frozen=True, kw_only=True, eq=False`. Its fields are JSON
     values, other results, or dataclasses of JSON values. As a dict, a result is what `to_json`
-    returns, so that `json.dumps`, `|`, `in` and `==` do what they do with it; it cannot be changed.
-    Printed, and in a notebook, it is a table.
+    returns, so that `json.dumps`, `|`, `in` and `==` work; it cannot be changed. Printed, and in a
+    notebook, it is a table.
     """
 
     def __init_subclass__(cls) -> None:
@@ -53,7 +53,7 @@ class Result(dict[str, Any]):
         super().update(self.to_json())
 
     def to_json(self) -> JsonObject:
-        """Return the fields as a JSON object, results in them as JSON objects."""
+        """Return the fields as a JSON object, with results in it as JSON objects."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # its subclasses are
         values = ((field, getattr(self, field.name)) for field in fields)
         return {
@@ -64,9 +64,9 @@ class Result(dict[str, Any]):
 
     @classmethod
     def from_json(cls: type[Self], document: Mapping[str, Any]) -> Self:
-        """Return the result that a JSON object holds; unknown keys are passed over.
+        """Return the result that a JSON object holds; unknown keys are ignored.
 
-        Raises msgspec.ValidationError, which names the key, for one that lacks or mistypes a key.
+        Raises msgspec.ValidationError, which names the key, if the object lacks or mistypes one.
         """
         try:
             found: Self = _as_results(msgspec.convert(document, _plain_class(cls)))
@@ -75,7 +75,7 @@ class Result(dict[str, Any]):
         return found
 
     def shown(self) -> Mapping[str, Any]:
-        """Return what a table of this result shows, by name: unless a subclass says less, all."""
+        """Return what a table of this result shows, by name; by default, all fields."""
         return self
 
     def __repr__(self) -> str:
@@ -99,7 +99,7 @@ class Result(dict[str, Any]):
 
 
 class Rows(list[Row]):
-    """A list of results, which is a table when printed and in a notebook."""
+    """Show a list of results as a table when printed and in a notebook."""
 
     def __repr__(self) -> str:
         return tables.grid_text(self._grid()) if self else "[]"
@@ -125,7 +125,7 @@ def _made(kind: type[Self], fields: JsonObject) -> Self:
 
 @functools.cache
 def _plain_class(kind: type[Result]) -> type:
-    """Return a dataclass of the same fields that is no dict, nor is any in them."""
+    """Return a dataclass of the same fields in which nothing is a dict."""
     hints = get_type_hints(kind, include_extras=True)
     fields = []
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard streams that may be closed, full or ASCII, and what libraries write to them."""
+"""Handle standard streams that may be closed, full or ASCII, and libraries' output to them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from albert_jax.utils.errors import UserError
 
 
 def say(text: str) -> None:
-    """Write a line for a person to stderr; a stderr that is closed or full stops nothing."""
+    """Write a line for people to stderr; a closed or full stderr does not stop the program."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
 
 
 class _Stream:
-    """A text stream whose failures are `_failed`'s to judge."""
+    """Wrap a text stream; `_failed` handles its failures."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -51,13 +51,13 @@ class _Stream:
 
 class _Stderr(_Stream):
     def _failed(self, error: OSError) -> None:
-        """Nobody reads on: a run of days must not end for that."""
+        """Ignore the error: nobody reads on, and a run of days must not end for that."""
 
 
 class _Stdout(_Stream):
     def _failed(self, error: OSError) -> None:
-        """Raise UserError, but BrokenPipeError for a reader who has had enough."""
-        # What is buffered would be written, and fail, once more when the interpreter ends.
+        """Raise UserError, or BrokenPipeError if the reader has closed the pipe."""
+        # Otherwise buffered text would be written, and fail, again when the interpreter ends.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
         if error.errno == errno.EPIPE:
@@ -69,10 +69,10 @@ class _Stdout(_Stream):
 
 @contextlib.contextmanager
 def mended_standard_streams() -> Iterator[None]:
-    """While entered, stdin, stdout and stderr are such that nothing surprises a command.
+    """Make stdin, stdout and stderr safe for a command while entered.
 
-    A closed one is opened on the null device, or the next file to be opened would get its number
-    and what libraries print. Writing to a closed or full stdout raises UserError; to such a stderr
+    A closed one is opened on the null device; otherwise the next opened file would get its number,
+    and what libraries print. Writing to a closed or full stdout raises UserError, to such a stderr
     it does nothing. Characters that stdout's encoding lacks are written as escapes.
     """
     for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
@@ -97,10 +97,10 @@ def mended_standard_streams() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_orbax_stacks() -> Iterator[None]:
-    """While entered, a checkpoint that fails is said once, by the error that is raised.
+    """Report a failed checkpoint once while entered, by the error that is raised.
 
-    For one failed write orbax logs its stack several times and closes its event loop, of which each
-    other write then complains from its own thread.
+    For one failed write, orbax logs its stack several times and closes its event loop; then each
+    other write complains from its own thread.
     """
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
 
@@ -121,8 +121,11 @@ def without_orbax_stacks() -> Iterator[None]:
 
 
 def json_line(value: Any, stream: TextIO) -> str:
-    """Return a value as a line of JSON that `stream` can encode: lone surrogates, and what is not
-    ASCII where it is no UTF-8, become JSON's own escapes. Raises ValueError for NaN."""
+    """Return a value as a line of JSON that `stream` can encode.
+
+    Lone surrogates, and all that is not ASCII if the stream is not UTF-8, become JSON's own
+    escapes. Raises ValueError for NaN.
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(getattr(stream, "encoding", None) or "utf-8")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values by name as an aligned table: on a terminal, in a notebook, in Markdown.
+"""Show values by name as an aligned table: on a terminal, in a notebook, in Markdown.
 
-A table is for reading: numbers are rounded, long texts and lists are cut. The values themselves
-stay as they are.
+A table is for reading: numbers are rounded, long texts and lists are cut. The values themselves do
+not change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROWS = 5  # of a list of mappings within a table
 
 
 class Grid(NamedTuple):
-    """Rows of cells under their names; `more` rows are not shown."""
+    """Hold rows of cells under their names; `more` rows are not shown."""
 
     header: list[str]
     rows: list[list[str]]
@@ -29,7 +29,7 @@ class Grid(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A name with its value; `depth` counts the mappings that it stands in."""
+    """Hold a name with its value; `depth` is the number of mappings around it."""
 
     depth: int
     name: str
@@ -49,7 +49,10 @@ def lines_of(values: Mapping[str, Any], depth: int = 0) -> Iterator[Line]:
 
 
 def grid_of(rows: Sequence[Mapping[str, Any]], *, limit: int) -> Grid:
-    """Return the first `limit` mappings as rows; a mapping within one has a column an entry."""
+    """Return the first `limit` mappings as rows.
+
+    Each entry of a mapping within one gets a column.
+    """
     flat = [dict(_flat(row)) for row in rows[:limit]]
     names = list(dict.fromkeys(name for row in flat for name in row))
     cells = [[_in_words(row[name]) if name in row else "" for name in names] for row in flat]

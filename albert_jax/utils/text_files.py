@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes of a file, plain or gz, or of standard input to numbered lines of text, as they come."""
+"""Read a file, plain or gz, or standard input as numbered lines of text, on demand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LineOrError = tuple[int, str | UserError]  # the same where errors are kept
 _BLOCK_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TABLE = "save its table as CSV or JSONL in UTF-8"
-# What a file may begin with that is no text. The longer beginning goes before its own start.
+# Beginnings of files that are no text. A longer beginning stands before its own prefix.
 _NOT_TEXT = {
     b"\xff\xfe\x00\x00": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
     b"\x00\x00\xfe\xff": ("UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
@@ -38,23 +38,23 @@ _BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
 
 
 class Stream(Protocol):
-    """What is used of an open file."""
+    """Define what is used of an open file."""
 
     def read1(self, size: int = -1, /) -> bytes: ...
 
 
 def kind_of(path: str | Path) -> str:
-    """Return what a file is by its name: "csv" of `a/train.CSV.gz`, "" of a name without a dot."""
+    """Return a file's kind by its name: "csv" for `a/train.CSV.gz`, "" for a name without a dot."""
     name = Path(path).name.lower().removesuffix(".gz")
     return Path(name).suffix[1:]
 
 
 def file_lines(path: str | Path, *, keep_errors: bool = False) -> Iterator[Any]:
-    """Yield a file's lines, read as they are asked for; a gz file is known by its content.
+    """Yield a file's lines on demand; a gz file is recognised by its content.
 
-    Lines end in \\n or \\r\\n; where \\r alone ends the first, it ends all. A byte order mark is
-    left out. With `keep_errors` a line that is no UTF-8 is yielded as its error. Raises UserError,
-    with the row, for a file that cannot be read, is empty, is damaged or is no UTF-8 text.
+    Lines end in LF or CRLF; if CR alone ends the first, it ends all. A byte order mark is left out.
+    With `keep_errors`, a line that is no UTF-8 is yielded as its error. Raises UserError, with the
+    row, for a file that cannot be read, is empty, is damaged or is no UTF-8 text.
     """
     has_text = False
     try:
@@ -71,7 +71,7 @@ def file_lines(path: str | Path, *, keep_errors: bool = False) -> Iterator[Any]:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of `file_lines`, lines ended by \\n."""
+    """Return the text of `file_lines`, with lines ended by LF."""
     return "\n".join(text for _, text in file_lines(path))
 
 
@@ -79,7 +79,7 @@ def read_texts(file: str) -> list[str]:
     """Return the texts of a file, one a line, plain or gz; - is standard input.
 
     An empty line is the empty text, so that line n of the file is text n. Lines end as in
-    `file_lines`, and UserError is raised as there.
+    `file_lines`, which also lists the UserErrors.
     """
     name = "standard input" if file == "-" else file
     try:
@@ -96,8 +96,10 @@ def read_texts(file: str) -> list[str]:
 
 
 def given_text(text: str) -> str:
-    """Return a text of the command line as the UTF-8 that it was typed in, whatever the locale;
-    raises UserError for bytes that are none."""
+    """Return a text of the command line as the UTF-8 that it was typed in, whatever the locale.
+
+    Raises UserError for bytes that are no UTF-8.
+    """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8")
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
@@ -107,10 +109,10 @@ def given_text(text: str) -> str:
 def lines_together(
     stream: Stream, name: str, *, keep_errors: bool = False
 ) -> Iterator[Iterator[LineOrError]]:
-    """Yield the lines of a stream, together those that came together.
+    """Yield the lines of a stream in groups that arrived together.
 
-    They are decoded one by one, so that those before a damaged one are had before the UserError,
-    which with `keep_errors` is yielded in its place.
+    They are decoded one by one, so that those before a damaged one come before its UserError; with
+    `keep_errors`, the error is yielded instead.
     """
     lines = _Lines()
     for data in _blocks(stream, name):
@@ -119,7 +121,7 @@ def lines_together(
 
 
 def _unpacked(file: io.BufferedReader) -> Stream:
-    """Return the stream itself, or of what it unpacks to where it begins as gz files do."""
+    """Return the stream, or what it unpacks to if it begins like a gz file."""
     return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
 
 
@@ -145,7 +147,7 @@ class _RawLine(NamedTuple):
 
 
 class _Lines:
-    """Cuts blocks of bytes into lines; holds what has no end yet."""
+    """Cut blocks of bytes into lines, and hold the line that has no end yet."""
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -155,11 +157,11 @@ class _Lines:
     def feed(self, data: bytes) -> list[_RawLine]:
         """Return the lines that end in the bytes so far."""
         self._held += data
-        # Looked for in what is new: a line of many blocks is not searched again and again.
+        # Only the new bytes are searched, so that a line of many blocks is not searched repeatedly.
         return self._cut(is_last=False) if re.search(rb"[\r\n]", data) else []
 
     def rest(self) -> list[_RawLine]:
-        """Return the last lines; the very last need not end."""
+        """Return the last lines; the very last may lack its end."""
         return self._cut(is_last=True)
 
     def _cut(self, *, is_last: bool) -> list[_RawLine]:
@@ -184,7 +186,7 @@ class _Lines:
 
 
 def _line_ends(held: bytes, *, is_last: bool) -> re.Pattern[bytes] | None:
-    """Return what ends the lines of a file that begins so, None where that does not show yet."""
+    """Return what ends the lines of a file with this beginning, None if it is not yet known."""
     first = re.search(rb"[\r\n]", held)
     if first is None or (first[0] == b"\r" and first.end() == len(held) and not is_last):
         return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages of TensorFlow's and SentencePiece's files, as classes of Google's protobuf library.
+"""Define the messages of TensorFlow's and SentencePiece's files as classes of Google's protobuf.
 
 They are built here from field numbers, because generated code runs only with the protobuf releases
-that its generator knows. What they lack of the original definitions is passed over when it is read.
-Sources: tensorflow/core/example/{example,feature}.proto, framework/{tensor_shape,versions}.proto,
+that its generator knows. Fields that they lack are ignored when a message is read. Sources:
+tensorflow/core/example/{example,feature}.proto, framework/{tensor_shape,versions}.proto,
 protobuf/tensor_bundle.proto; sentencepiece's src/sentencepiece_model.proto.
 """
 
@@ -25,8 +25,8 @@ _TYPES = {
     "bytes": _Field.TYPE_BYTES,
 }
 
-# message -> field -> (number, type, whether it is repeated). An enumeration is an int64 here, and a
-# map the row of entries that it is in a file, whose order is kept so.
+# message -> field -> (number, type, whether it is repeated). An enumeration is an int64 here. A map
+# is a list of entries, as in a file, so that their order is kept.
 _MESSAGES: dict[str, dict[str, tuple[int, str, bool]]] = {
     "BytesList": {"value": (1, "bytes", True)},
     "FloatList": {"value": (1, "float", True)},

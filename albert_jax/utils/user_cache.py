@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where what can be made or fetched again is kept between runs."""
+"""Locate the user's cache, for what can be made or fetched again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from albert_jax.utils.errors import UserError
 
 
 def user_cache(name: str) -> Path:
-    """Return a folder of the user's cache: $ALBERT_JAX_CACHE/NAME where that is set, else
-    $XDG_CACHE_HOME/albert_jax/NAME, else ~/.cache/albert_jax/NAME.
+    """Return a folder of the user's cache.
 
-    Raises UserError where the user has no home.
+    It is $ALBERT_JAX_CACHE/NAME, else $XDG_CACHE_HOME/albert_jax/NAME, else
+    ~/.cache/albert_jax/NAME. Raises UserError if the user has no home.
     """
     if own := os.environ.get("ALBERT_JAX_CACHE"):
         return Path(own).absolute() / name

@@ -350,7 +350,7 @@ def test_text_becomes_a_vocabulary_and_a_store_that_info_describes(
 
 
 def test_a_vocabulary_and_a_store_become_a_model_that_fills_in_a_mask(
-    tmp_path: Path, run_cli: Callable[..., Any]
+    tmp_path: Path, run_cli: Callable[..., Any], run_warm: Callable[..., Any]
 ) -> None:
     (tmp_path / "some text.txt").write_text(_text(), encoding="utf-8")
     settings = ["--model.hidden-size=32", "--model.num-hidden-layers=2"]
@@ -364,13 +364,13 @@ def test_a_vocabulary_and_a_store_become_a_model_that_fills_in_a_mask(
         "--train.devices=1",
     ]
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, by: Callable[..., Any] = run_warm) -> str:
         # Relative paths, as a user types them.
-        result = run_cli(*arguments, cwd=tmp_path, timeout=280)
+        result = by(*arguments, cwd=tmp_path, timeout=280)
         assert result.rc == 0, result.stderr
         return result.stdout
 
-    run("pretrain", *settings, "--text", "some text.txt", "--workdir", "run")
+    run("pretrain", *settings, "--text", "some text.txt", "--workdir", "run", by=run_cli)
     answers = json.loads(
         run("fill-mask", "run/model", "the [MASK] of a list", "--top-k", "3", "--json")
     )

@@ -351,7 +351,7 @@ def test_a_mode_that_a_file_has_not_is_said(library: Any, folder5: Path) -> None
     file = folder5 / "tokenizer.json"
     with pytest.raises(UserError, match="has mode hf-fast, not wordpiece"):
         Tokenizer.load(file, mode="wordpiece")
-    with pytest.raises(UserError, match="says itself that text is lower-cased, accents dropped"):
+    with pytest.raises(UserError, match="states that text is lower-cased, accents dropped"):
         Tokenizer.load(file, do_lower_case=False)
 
 

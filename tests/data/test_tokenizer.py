@@ -399,7 +399,7 @@ def test_training_skips_and_counts_overlong_lines(
     lines = [*LINES[:300], "xylophonic " * 400, "中" * 1398, "中" * 1397]
     model = train_on_lines(iter(lines), tmp_path, VocabularySettings(200)).read_bytes()
     assert capfd.readouterr().err == (
-        "SentencePiece trains on 301 sentences; of millions for minutes\n"
+        "SentencePiece trains on 301 sentences; millions of them take minutes\n"
         "vocabulary of 200 pieces from 301 sentences; 2 over 4192 bytes skipped\n"
     )
     without = [*LINES[:300], "中" * 1397]

@@ -69,7 +69,7 @@ def test_training_repeats_itself_from_files_and_lines(
     first = train_tokenizer(files, sentences="lines", **options).read_bytes()
     assert capfd.readouterr() == (
         "",
-        "SentencePiece trains on 1,200 sentences; of millions for minutes\n"
+        "SentencePiece trains on 1,200 sentences; millions of them take minutes\n"
         "vocabulary of 400 pieces from 1,200 sentences\n"
         "files: one sentence a line 2\n",
     )
@@ -190,7 +190,7 @@ def test_the_command_shows_how_far_it_is_and_takes_prepares_flags(tmp_path: Path
     )
     assert (done.rc, done.stdout) == (0, f"{tmp_path}/v/spiece.model\n")
     assert done.stderr.splitlines() == [
-        "SentencePiece trains on 120 sentences; of millions for minutes",
+        "SentencePiece trains on 120 sentences; millions of them take minutes",
         "vocabulary of 42 pieces from 120 sentences",
         "files: wiki extracts 1",
         "mended or left out: short lines dropped 80",

@@ -9,8 +9,6 @@ import math
 import os
 import signal
 import socket
-import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from albert_jax.distributed import multihost
 from albert_jax.distributed.multihost import Launch
 from albert_jax.utils.errors import TryAgain, UserError
 from tests.helpers.multihost_runs import free_port
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.warm import WarmProcess, script
 
 # What each process does once it has joined is the body; `rank` is its number.
 MEMBER = """
@@ -56,24 +54,17 @@ class Pair:
     def __init__(self, body: str) -> None:
         code = MEMBER.format(body=textwrap.indent(textwrap.dedent(body), 12 * " "))
         self._port = free_port()
-        self.processes = [self._start(textwrap.dedent(code), rank) for rank in range(2)]
+        self.processes = [
+            WarmProcess(script, textwrap.dedent(code), "pretrain", rank, self._port)
+            for rank in range(2)
+        ]
         for process in self.processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n", process.communicate()[1]
-
-    def _start(self, code: str, rank: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", code, "pretrain", str(rank), str(self._port)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        )
+            assert process.line(process.out) == "ready\n", process.communicate()[1]
 
     def end(self, rank: int) -> tuple[int, str, str]:
-        """(status, stdout, stderr) of one that is about to end."""
+        """(status, stdout without "ready", stderr) of one that is about to end."""
         stdout, stderr = self.processes[rank].communicate(timeout=120)
-        return self.processes[rank].returncode, stdout, stderr
+        return self.processes[rank].wait(), stdout.removeprefix("ready\n"), stderr
 
 
 @contextmanager
@@ -84,7 +75,7 @@ def pair(body: str) -> Iterator[Pair]:
     finally:
         for process in both.processes:
             process.kill()
-            process.communicate()
+            process.wait()
 
 
 RESTORING = """
@@ -199,10 +190,11 @@ def test_who_cannot_stop_in_order_stops_by_itself_or_by_a_second_signal() -> Non
     with pair(COMPILING) as both:
         since = time.monotonic()
         both.processes[1].send_signal(signal.SIGTERM)
-        noted = both.processes[1].stderr
-        assert noted is not None
         # JAX's thread has a line of its own, sooner or later or not at all.
-        assert any(s.startswith("albert-jax: SIGTERM to process 1: all save") for s in noted)
+        wanted = "albert-jax: SIGTERM to process 1: all save"
+        while not both.processes[1].said(wanted):
+            assert time.monotonic() - since < 40
+            time.sleep(0.005)
         time.sleep(multihost.SAME_SIGNAL + 0.1)
         assert both.processes[1].poll() is None  # it has work that is not saved
         both.processes[1].send_signal(signal.SIGINT)

@@ -346,6 +346,7 @@ def test_an_error_of_one_process_is_the_error_of_all(store, tmp_path):
         assert f"in use by pid {os.getpid()}" in the_one_line(fleet, 1)
 
 
+@pytest.mark.slow  # ten seconds; test_rendezvous.py has it without processes
 def test_other_numbers_of_processes_are_told_by_both_at_once(store, tmp_path):
     recipe = recipe_in(tmp_path, store, "run")
     with Fleet(tmp_path) as fleet:

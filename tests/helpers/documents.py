@@ -3,7 +3,9 @@
 
 `<!-- run -->` on the line before a block says that it runs, `<!-- run: OLD -> NEW -->` that it runs
 with OLD replaced by NEW (fewer steps, say), and `<!-- output -->` that the block is what the last
-one that ran printed. A page's blocks run in order, in one folder.
+one that ran printed. `<!-- story -->` and `<!-- story: OLD -> NEW -->` say the same of blocks that
+need what only a test has, such as a server: tests/test_stories.py. A page's blocks run in order, in
+one folder.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import contextlib
 import io
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +27,8 @@ from albert_jax.cli import parse
 from tests.helpers.paths import REPOSITORY
 
 _BLOCK = re.compile(
-    r"^(?P<indent> *)(?:<!-- (?P<mark>run|output)(?:: (?P<old>.+?) -> (?P<new>.+?))? -->\n\s*)?"
+    r"^(?P<indent> *)"
+    r"(?:<!-- (?P<mark>run|output|story)(?:: (?P<old>.+?) -> (?P<new>.+?))? -->\n\s*)?"
     r"```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^ *```$",
     re.M | re.S,
 )
@@ -77,6 +82,35 @@ def parsed(line: str) -> Any:
     program, command, *arguments = shlex.split(line, comments=True)
     assert program == "albert-jax"
     return parse.parse(cli.COMMANDS[command], arguments, f"albert-jax {command}")
+
+
+def run_page(page: Path, mark: str) -> None:
+    """Run a page's blocks that have this mark, in the working directory.
+
+    Raises AssertionError where a block fails, or prints something else than the page shows.
+    """
+    names: dict[str, Any] = {}
+    printed = ""
+    for block in blocks(page):
+        if block.mark == mark:
+            printed = _run(block, names)
+        elif block.mark == "output":
+            shown = block.text
+            assert same_output(shown, printed), f"the page shows\n{shown}\nnot\n{printed}"
+
+
+def _run(block: Block, names: dict[str, Any]) -> str:
+    if block.language == "python":
+        return run_python(block.text, names, "block")
+    program = f'albert-jax() {{ {sys.executable} -m albert_jax "$@"; }}\n'
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", program + block.text],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def run_python(text: str, names: dict[str, Any], page: str) -> str:

@@ -2,7 +2,8 @@
 """A server on loopback that answers huggingface_hub as the Hugging Face hub does.
 
 The routes are those that huggingface_hub 0.36 and 2.4 call to read a model repository and to commit
-to one, with large-file storage; HF_ENDPOINT names the server.
+to one, with large-file storage, and those that datasets 5.2 calls to read a data set, whose
+repository is named datasets/OWNER/NAME here; HF_ENDPOINT names the server.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ import base64
 import hashlib
 import http.server
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.helpers.servers import serving
 
+_API = re.compile(
+    r"/api/(?P<kind>models|datasets)/(?P<name>.+?)"
+    r"(?:/(?P<action>revision|tree|paths-info)/(?P<rest>.+))?"
+)
 LARGE = (".safetensors", ".bin", ".msgpack", ".model")  # kept in large-file storage
 
 
@@ -69,7 +75,8 @@ class FakeHub:
     def add(self, name: str, folder: Path | dict[str, bytes], ref: str = "main") -> str:
         """Commits a folder's files; returns the commit's name."""
         if isinstance(folder, Path):
-            folder = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+            files = (path for path in folder.rglob("*") if path.is_file())
+            folder = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
         return self.repositories.setdefault(name, Repository()).commit(folder, ref)
 
     def asked(self, method: str, end: str = "") -> list[str]:
@@ -107,9 +114,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = self._begin()
         if self.hub.is_down:
             self._refuse(500, None)
-        elif path.startswith("/api/models/"):
-            name, _, rest = path.removeprefix("/api/models/").partition("/revision/")
-            self._info(name, unquote(rest) or "main")
+        elif asked := _API.fullmatch(path):
+            self._asked(asked)
         elif "/resolve/" in path:
             name, _, rest = path[1:].partition("/resolve/")
             revision, _, file = rest.partition("/")
@@ -135,11 +141,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return None
         return repository, commit
 
-    def _info(self, name: str, revision: str) -> None:
-        if found := self._found(name, revision):
-            repository, commit = found
-            files = repository.commits[commit]
+    def _asked(self, asked: re.Match[str], paths: Sequence[str] | None = None) -> None:
+        """Answer for a repository, or for the files in a folder of it, or those of some paths."""
+        name = asked["name"] if asked["kind"] == "models" else f"datasets/{asked['name']}"
+        revision, _, folder = (asked["rest"] or "main").partition("/")
+        if asked["action"] in (None, "revision"):
+            revision, folder = asked["rest"] or "main", ""
+        found = self._found(name, unquote(revision))
+        if found is None:
+            return
+        repository, commit = found
+        files = repository.commits[commit]
+        if asked["action"] in ("tree", "paths-info"):
+            known = _entries(files)
+            if paths is None:
+                paths = [path for path in known if path.startswith(f"{folder}/" if folder else "")]
+            self._json([known[path] for path in paths if path in known])
+        else:
             siblings = [_sibling(file, files[file], repository.sizes) for file in sorted(files)]
+            name = asked["name"]
             self._json({"id": name, "modelId": name, "sha": commit, "siblings": siblings})
 
     def _file(self, name: str, revision: str, file: str, body: bool) -> None:
@@ -180,6 +200,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         content = self._content()
         if path == "/api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
+        asked = _API.fullmatch(path)
+        if asked and asked["action"] == "paths-info":
+            return self._asked(asked, parse_qs(content.decode()).get("paths", []))
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if self.hub.may_write is None or token != self.hub.may_write:
             return self._refuse(401, None)
@@ -278,6 +301,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     ) -> None:
         said = {"X-Error-Code": code, "X-Error-Message": code} if code else {}
         self._json(body or {"error": code or "refused"}, status, {**said, **(headers or {})})
+
+
+def _entries(files: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    """What a listing says of each file and folder, by its path."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(files):
+        for folder in reversed(PurePosixPath(path).parents[:-1]):
+            oid = hashlib.sha1(str(folder).encode()).hexdigest()
+            found[str(folder)] = {"type": "directory", "path": str(folder), "oid": oid, "size": 0}
+        content = files[path]
+        found[path] = {"type": "file", "path": path, "oid": _git_sha1(content)}
+        found[path]["size"] = len(content)
+    return found
 
 
 def _sibling(name: str, content: bytes, lies: dict[str, int]) -> dict[str, Any]:

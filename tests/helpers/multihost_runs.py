@@ -21,6 +21,7 @@ from albert_jax.data import loader
 from tests.helpers.network_hosts import Hosts
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.pretraining_runs import tiny_config
+from tests.helpers.warm import WarmProcess, command_line
 
 PATIENCE = 600  # seconds until a test gives up: a busy machine is slow, not wrong
 
@@ -54,7 +55,7 @@ def write_recipe(path: Path, store: Path, workdir: Path, **train: object) -> Pat
 def slow_while(there: Path) -> None:
     """While the file is there, a batch from the number on that it has takes so many seconds: a run
     to be stopped midway must not have ended by then, though it be short."""
-    draw = loader._Draw.__call__
+    draw = loader.Draw.__call__
 
     def slowly(self: object, number: int) -> object:
         if there.exists():
@@ -62,7 +63,7 @@ def slow_while(there: Path) -> None:
             time.sleep(seconds * (number >= first))
         return draw(self, number)
 
-    loader._Draw.__call__ = slowly
+    loader.Draw.__call__ = slowly
 
 
 def compile_late(seconds: float) -> None:
@@ -99,7 +100,7 @@ class Fleet:
     devices: int = 2
     port: int = field(default_factory=free_port)
     hosts: Hosts | None = None  # one for each process; None: all are on this one, over loopback
-    processes: list[subprocess.Popen] = field(default_factory=list)
+    processes: list[subprocess.Popen | WarmProcess] = field(default_factory=list)
 
     def start(self, *arguments: object, only: int | None = None) -> Fleet:
         """Starts `albert-jax pretrain ARGUMENTS` in all (or one); `{rank}` in an argument becomes
@@ -109,19 +110,23 @@ class Fleet:
             launch = ["--multihost", "--coordinator", f"{first}:{self.port}"]
             launch += ["--num-processes", self.count, "--process-id", rank]
             words = [str(a).replace("{rank}", str(rank)) for a in [*arguments, *launch]]
-            entering = self.hosts.entering(rank) if self.hosts else []
-            with self.path(rank).open("w") as stderr:
-                process = subprocess.Popen(
-                    [*entering, sys.executable, "-m", "albert_jax", "pretrain", *words],
-                    cwd=REPOSITORY,
-                    env=environment(self.devices),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=stderr,
-                    start_new_session=True,
-                )
-            self.processes.append(process)
+            self.processes.append(self._process(rank, ["pretrain", *words]))
         return self
+
+    def _process(self, rank: int, words: list[str]) -> subprocess.Popen | WarmProcess:
+        env = environment(self.devices)
+        if self.hosts is None:
+            return WarmProcess(command_line, *words, env=env, stderr=self.path(rank))
+        with self.path(rank).open("w") as stderr:
+            return subprocess.Popen(
+                [*self.hosts.entering(rank), sys.executable, "-m", "albert_jax", *words],
+                cwd=REPOSITORY,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+            )
 
     def path(self, rank: int) -> Path:
         return self.folder / f"stderr.{rank}"

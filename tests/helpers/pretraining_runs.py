@@ -31,6 +31,7 @@ from tests.helpers.paths import REPOSITORY, VOCABULARY
 
 TINY = tiny_albert(
     vocab_size=8000,
+    num_hidden_layers=1,  # each of a step's layers takes half a second to compile
     max_position_embeddings=32,
     hidden_dropout_prob=0.1,
     attention_probs_dropout_prob=0.1,

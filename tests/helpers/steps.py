@@ -12,11 +12,20 @@ from typing import Any
 
 import pytest
 
-from albert_jax.config.run import PretrainConfig
+from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.sections import TrainConfig
+from albert_jax.inference import functions
+from albert_jax.inference.api import Albert
+from albert_jax.inference.finetuned import HeadOutputs
+from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.losses import Objective
-from albert_jax.training.step import ConfiguredStep, make_eval_step, make_pretrain_step
+from albert_jax.training.losses import Objective, task_objective
+from albert_jax.training.step import (
+    ConfiguredStep,
+    configured_step,
+    make_eval_step,
+    make_pretrain_step,
+)
 
 _made = functools.cache(make_pretrain_step)
 _to_evaluate: dict[int, tuple[Objective, Callable[..., Any]]] = {}
@@ -46,10 +55,70 @@ def _eval_step(objective: Objective) -> Callable[..., Any]:
     return _to_evaluate[id(objective)][1]
 
 
+_objectives: dict[str, Objective] = {}
+_tuning: dict[tuple[str, int], ConfiguredStep] = {}
+_applied: dict[str, Callable[..., Any]] = {}
+
+
+def _task_objective(model: AlbertForTask, *changes: object) -> Objective:
+    name = repr((model, *changes))  # a module has no hash
+    if name not in _objectives:
+        _objectives[name] = task_objective(model, *changes)
+    return _objectives[name]
+
+
+def _finetuning_step(
+    model: AlbertForTask, objective: Objective, config: FinetuneConfig
+) -> ConfiguredStep:
+    train = config.train
+    alike = FinetuneConfig(
+        optimizer=config.optimizer,
+        lora=config.lora,
+        freeze=config.freeze,
+        layer_decay=config.layer_decay,
+        ema=config.ema,
+        train=TrainConfig(
+            steps=train.steps, batch_size=train.batch_size, accumulate=train.accumulate
+        ),
+    )
+    name = repr((model, alike)), id(objective)
+    if name not in _tuning:
+        _tuning[name] = configured_step(model, objective, alike)
+    return _tuning[name]
+
+
+class _HeadOutputs(HeadOutputs):
+    """Outputs whose programs are those of any other of the same model."""
+
+    def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
+        super().__init__(model, pack=pack)
+        self._apply = _applied.setdefault(repr(model), self._apply)
+
+
+_jitted: dict[tuple[object, ...], Callable[..., Any]] = {}
+_jit = Albert._jit
+
+
+def _jit_once(
+    albert: Albert, function: Callable[..., Any], *static: str, **settings: object
+) -> Callable[..., Any]:
+    network = functions.network(albert.config, albert.compute, albert.params)
+    name = repr((network, static, settings)), function
+    if name not in _jitted:
+        _jitted[name] = _jit(albert, function, *static, **settings)
+    return _jitted[name]
+
+
 @contextmanager
 def made_once() -> Iterator[None]:
-    """Within it runs and benchmarks take the same step for the same settings."""
+    """Within it runs and benchmarks take the same step for the same settings, and models of the
+    same architecture answer by the same programs."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Albert, "_jit", _jit_once)
+        patch.setattr("albert_jax.training.finetune.task_objective", _task_objective)
+        patch.setattr("albert_jax.training.finetune.configured_step", _finetuning_step)
+        for module in ("training.finetune", "inference.finetuned"):
+            patch.setattr(f"albert_jax.{module}.HeadOutputs", _HeadOutputs)
         for module in ("training.step", "training.pretrain", "perf.workload"):
             patch.setattr(f"albert_jax.{module}.make_pretrain_step", _pretrain_step)
         for module in ("training.heldout", "perf.workload"):

@@ -10,6 +10,11 @@ import pytest
 from tests.helpers.task_models import task_model
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_made_once(steps_made_once: None) -> None:
+    """Models of the same architecture answer by the same programs."""
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`model("squad1")` is a model directory with a random head for that task; `task_model`

@@ -107,6 +107,7 @@ def test_short_texts_are_answered_as_before_and_windows_are_said_for_none(model)
 
 def test_windows_of_any_number_take_the_same_few_programs(model) -> None:
     fine_tuned = load_fine_tuned(model("single"), long="windows")
+    fine_tuned.outputs._apply.clear_cache()
     from albert_jax.inference import predict as module  # whose parts the command puts together
 
     rows = [(f"input {n}", {"text": text(20 + 15 * n)}) for n in range(40)]

@@ -248,7 +248,7 @@ def test_bad_rows_are_answered_by_their_errors_where_asked_for(
     assert all(a.keys() == {"id", "error"} for a in answers if "error" in a)
     assert answers[4]["truncated"]
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == "predict: 5 of 7 inputs have an error in place of an answer"
+    assert told[0] == "predict: 5 of 7 inputs have an error instead of an answer"
     assert told[1].startswith("predict: 1 of 7 inputs was cut")
 
 
@@ -752,6 +752,34 @@ def test_settings_of_an_answer_are_those_of_its_call(model) -> None:
 def test_an_input_of_another_form_is_one_sentence(model, task: str, inputs, told: str) -> None:
     with pytest.raises(UserError, match=told):
         load(model(task)).predict(inputs)
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "settings", "told"),
+    [
+        ("single", {"review": "open"}, {}, "found 'review'; rename 'review' to 'text'$"),
+        ("single", "open", {"max_seq_length": 3}, "give max_seq_length=8$"),
+        ("squad1", ("a", "b"), {"pack": 32}, "leave out pack, which is for"),
+        ("single", "a", {"exit": "patience=1", "pack": 8}, "exit answers .*; leave out pack$"),
+        ("pair", ("a " * 99, "b " * 40), {"long": "windows"}, "or give long='cut'$"),
+        (None, "open", {}, "give task='single' for a text, task='pair' for two, or GLUE's"),
+    ],
+)
+def test_errors_in_python_name_its_arguments(model, task, inputs, settings, told: str) -> None:
+    path = model(task) if task else model("single", task=None)
+    albert = load(path)
+    with pytest.raises(UserError, match=told) as raised:
+        albert.predict(inputs, **settings)
+    assert "--" not in str(raised.value)
+    if isinstance(inputs, dict) or task is None:
+        with pytest.raises(UserError, match=told):
+            list(predict(path, [inputs if isinstance(inputs, dict) else GOOD]))
+
+
+def test_the_same_error_of_a_file_names_flags(model, tmp_path, capsys) -> None:
+    source = write_lines(tmp_path / "in.jsonl", {"review": "open"})
+    assert cli.main(command(model("single"), "--input", source)) == 2
+    assert "name its columns with --texts, as --texts review" in capsys.readouterr().err
 
 
 def test_a_model_without_a_head_is_told_to_be_fine_tuned() -> None:

@@ -26,6 +26,8 @@ from albert_jax.training.metrics import read_metrics
 from albert_jax.utils.errors import UserError
 from tests.helpers.toy_task import FILLERS, toy_config
 
+pytestmark = pytest.mark.usefixtures("steps_made_once")
+
 
 @pytest.fixture(scope="module")
 def noisy(data, tmp_path_factory):
@@ -126,7 +128,7 @@ def test_what_dev_said_of_a_step_in_the_loop_is_not_asked_anew_at_the_end(
 
 
 def test_the_dev_loss_is_optaxs_cross_entropy(base, data, tmp_path):
-    config = toy_config(base, data, tmp_path / "run", steps=10, metric="loss")
+    config = toy_config(base, data, tmp_path / "run", steps=20, metric="loss")  # as above
     (run,) = finetune.finetune(config).runs
     tuned = load_fine_tuned(tmp_path / "run" / "last")
     dev = features_of(tuned.task, tuned.task.examples("dev", data), tuned.tokenizer, 16)

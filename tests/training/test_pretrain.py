@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -25,9 +27,11 @@ from albert_jax.config.sections import TrainConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import LABELS_SEEN, open_data
+from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.perf.dry_run import describe_plan
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.pretrain import export, pretrain
+from albert_jax.training.step import make_pretrain_step
 from albert_jax.utils.errors import UserError
 from tests.helpers.paths import DATA, REPOSITORY
 from tests.helpers.pretraining_runs import (
@@ -38,6 +42,7 @@ from tests.helpers.pretraining_runs import (
     run_with_kills,
     tiny_config,
 )
+from tests.helpers.warm import WarmProcess, command_line
 
 pytestmark = pytest.mark.usefixtures("steps_made_once")
 
@@ -224,17 +229,18 @@ def test_the_second_objective_can_be_another_or_none(store, tmp_path, objective)
     assert ("sentence_order_loss" in entry) == (objective == "nsp")
 
 
-@pytest.mark.parametrize(
-    "recipe", sorted((REPOSITORY / "configs").glob("*.py")), ids=lambda p: p.stem
-)
-def test_every_recipe_makes_a_step_at_a_tiny_size(recipe, store, tmp_path):
+RECIPES = {path.stem: path for path in sorted((REPOSITORY / "configs").glob("*.py"))}
+
+
+def tiny_recipe(recipe, store, workdir):
+    """A recipe's settings with a tiny model; the test is skipped if it is not of pretraining."""
     config = load_recipe(str(recipe))
     if not isinstance(config, PretrainConfig):
         pytest.skip("not a recipe for pretraining")
-    tiny = tiny_config(store, tmp_path, steps=1)
+    tiny = tiny_config(store, workdir, steps=1)
     kept = ("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_act")
     small = {n: value for n, value in dataclasses.asdict(TINY).items() if n not in kept}
-    config = dataclasses.replace(
+    return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, **small),
         compute=dataclasses.replace(config.compute, scan_unroll=1),
@@ -243,9 +249,27 @@ def test_every_recipe_makes_a_step_at_a_tiny_size(recipe, store, tmp_path):
         store=str(store),
         text=(),
         init_from=None,
-        workdir=str(tmp_path),
+        workdir=str(workdir),
     )
-    assert Path(pretrain(config)).is_dir()
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_every_recipe_makes_a_step_at_a_tiny_size(recipe, store, tmp_path):
+    config = tiny_recipe(recipe, store, tmp_path)
+    made = make_pretrain_step(config, make_placement("jit", local_devices(1)).lowering)
+    batch = batch_at(open_data(config, None).train, 0, config.train.batch_size)
+    state = jax.eval_shape(partial(made.random_state, 0))
+    after, metrics = jax.eval_shape(made.step, state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert metrics["loss"].shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_every_recipe_trains_at_a_tiny_size(recipe, store, tmp_path):
+    assert Path(pretrain(tiny_recipe(recipe, store, tmp_path))).is_dir()
 
 
 def test_the_plan_says_what_would_be_done_and_trains_nothing(store, tmp_path):
@@ -265,7 +289,9 @@ def test_the_plan_says_what_would_be_done_and_trains_nothing(store, tmp_path):
 SIXTY = pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(4500)])
 
 
-@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.timeout(900)), SIXTY])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(3, marks=[pytest.mark.slow, pytest.mark.timeout(900)]), SIXTY]
+)
 def test_a_run_killed_anywhere_ends_with_the_bits_of_one_left_alone(store, tmp_path, kills):
     # Dropout is on and each update is made of two micro-batches. "Anywhere" includes start-up,
     # the middle of a step and the middle of a save, as every second step saves.
@@ -306,13 +332,18 @@ def command(store, workdir):
 
 
 def start(store, workdir):
-    """Such a run in a process of its own."""
+    """Such a run in a process of its own, from before Python's start on."""
     return subprocess.Popen(
         [sys.executable, "-m", "albert_jax", *command(store, workdir)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
     )
+
+
+def start_warm(store, workdir):
+    """The same from where Python has imported all."""
+    return WarmProcess(command_line, *command(store, workdir))
 
 
 def finish(process):
@@ -337,7 +368,7 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
     store, alone, tmp_path, name
 ):
     workdir = tmp_path / "run"
-    process = start(store, workdir)
+    process = start_warm(store, workdir)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if len(read_metrics(workdir / "metrics.jsonl")) > 20:
@@ -349,7 +380,7 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
     assert f"stopped by {name} after step" in stderr.splitlines()[-1]
     step = last_checkpoint(workdir)["step"]
     assert 20 < step < 100
-    assert f"resumed at step {step}, next batch {step}" in finish(start(store, workdir))
+    assert f"resumed at step {step}, next batch {step}" in finish(start_warm(store, workdir))
     assert leaves(workdir) == leaves(alone)
 
 
@@ -504,7 +535,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud_and_the_bits_come_out_the_sam
 
 def test_another_depth_starts_from_the_same_shared_layer(finished, store, tmp_path, capfd):
     config = tiny_config(store, tmp_path, steps=1)
-    deeper = dataclasses.replace(TINY, num_hidden_layers=5)
+    deeper = dataclasses.replace(TINY, num_hidden_layers=3)
     config = dataclasses.replace(config, model=deeper, init_from=str(finished / "model"))
     pretrain(config)
     # Step 0 has learning rate 0, so after one step the parameters are those started from.
@@ -512,7 +543,7 @@ def test_another_depth_starts_from_the_same_shared_layer(finished, store, tmp_pa
     np.testing.assert_array_equal(
         ours.params["pooler"]["kernel"], theirs.params["pooler"]["kernel"]
     )
-    assert ours.config.num_hidden_layers == 5
+    assert ours.config.num_hidden_layers == 3
     assert "the weights started from, held out" in capfd.readouterr().err
 
 

@@ -20,12 +20,12 @@ from albert_jax.training.optimizer import averaged_weights
 from albert_jax.utils.errors import UserError
 from tests.helpers.toy_task import toy_config
 
+pytestmark = pytest.mark.usefixtures("steps_made_once")
+
 
 @pytest.fixture(scope="module")
-def teacher(base, data, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "teacher"
-    finetune.finetune(toy_config(base, data, workdir))
-    return workdir / "model"
+def teacher(finished):
+    return finished[0] / "model"
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings a source to this disk: downloads an address, unpacks a tar archive, and trusts neither."""
+"""Bring a source to this disk: download an address, unpack a tar archive, and trust neither."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from albert_jax.utils.wording import shortened, without_secrets
 _RELEASED = "https://storage.googleapis.com/albert_models"
 _OVER_HTTP = ("https://", "http://127.0.0.1:", "http://localhost:")
 
-# Weights hardly compress; zeros, as a new optimizer has them, do 1000 times.
+# Weights hardly compress; the zeros of a new optimizer compress 1000 times.
 _MOST_UNPACKED = 32  # bytes an archive may have for each of its own
 _FREE = 1 << 26  # bytes that any archive may have
 _MOST_HEADER = 1 << 16  # bytes of a long name or of extended attributes
 _MOST_MEMBERS = 10_000  # files and folders; a model has some ten, or some hundred
-_BESIDE = ("albert_config.json", "config.json", ".model")  # what a checkpoint in a bucket may need
+_BESIDE = ("albert_config.json", "config.json", ".model")  # may be needed beside a checkpoint
 
 
 class NotDownloaded(UserError):
-    """An address that did not answer, or not with a file; `brief` says so without advice."""
+    """Report an address that did not answer, or not with a file; `brief` says so without advice."""
 
     def __init__(self, brief: str, advice: str = "") -> None:
         super().__init__(f"{brief}{advice}")
@@ -42,10 +42,10 @@ class NotDownloaded(UserError):
 
 
 def released_archive(name: str, folder: Path) -> tuple[Path, str]:
-    """Return the archive of a released model on this disk, downloaded into `folder` unless a mirror
-    is a folder, and its address.
+    """Return the archive of a released model on this disk, and its address.
 
-    Raises NotDownloaded where it cannot be had, which HF_HUB_OFFLINE says of Google's too.
+    It is downloaded into `folder`, unless a mirror is a folder. Raises NotDownloaded if it cannot
+    be downloaded; HF_HUB_OFFLINE forbids Google's server too.
     """
     mirror = os.environ.get("ALBERT_JAX_ARCHIVES", "").rstrip("/")
     place = mirror or _RELEASED
@@ -60,11 +60,10 @@ def released_archive(name: str, folder: Path) -> tuple[Path, str]:
 
 
 def download(address: str, folder: Path) -> Path:
-    """Copy what https:// or gs:// names into `folder` and returns where it is now; progress over
-    https is shown.
+    """Copy the file of an https:// or gs:// address into `folder` and return its path.
 
-    Raises UserError for another scheme, for one whose library is missing, and where it fails:
-    NotDownloaded where a server does not answer, or not with a file.
+    Progress over https is shown. Raises UserError for another scheme, and if a library is missing;
+    NotDownloaded if a server does not answer, or not with a file.
     """
     if address.startswith(_OVER_HTTP):
         target = folder / (PurePosixPath(address.partition("?")[0]).name or "download")
@@ -98,18 +97,18 @@ def download(address: str, folder: Path) -> Path:
 
 
 def _copy(response: Any, file: IO[bytes], size: int) -> None:
-    """Copy a response's bytes; OSError where there are fewer than it said."""
+    """Copy a response's bytes; raises OSError if there are fewer than announced."""
     done = 0
     with ProgressMeter("download", size or None, unit="B") as meter:
         while content := response.read(1 << 20):
             done += file.write(content)
             meter.add(len(content))
     if done < size:
-        raise OSError(f"{done:,} of {size:,} bytes came")
+        raise OSError(f"{done:,} of {size:,} bytes arrived")
 
 
 def _length_of(response: Any) -> int:
-    """Return the bytes that are to come; 0 where the server does not say, or says nonsense."""
+    """Return the number of bytes that are announced; 0 if there is none or it is no number."""
     said = getattr(response, "headers", {}).get("Content-Length") or "0"
     return int(said) if said.isdecimal() and len(said) < 19 else 0
 
@@ -162,7 +161,7 @@ def is_archive(path: Path) -> bool:
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header is not trusted with memory."""
+    """Read a member of an archive, without trusting its header with memory."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
@@ -176,15 +175,15 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-# What tarfile and gzip raise for damaged files; Overflow: a record's length of 2**63 and more.
+# The errors of tarfile and gzip for damaged files; OverflowError is for a length of 2**63 and more.
 _UNSOUND = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError)
 
 
 def unpack(path: Path, folder: Path) -> Path:
-    """Unpack a tar archive's files into `folder` and returns it.
+    """Unpack a tar archive's files into `folder` and return the folder.
 
-    Raises UserError for one that is damaged, unpacks to far more than it is, or has members that
-    reach outside it: links, devices, absolute paths, paths with `..`.
+    Raises UserError if the archive is damaged, unpacks to far more than its size, or has members
+    that reach outside it: links, devices, absolute paths, paths with `..`.
     """
     folder.mkdir(exist_ok=True)
     free = shutil.disk_usage(folder).free
@@ -206,7 +205,7 @@ def unpack(path: Path, folder: Path) -> Path:
 
 
 def _unpack_members(archive: tarfile.TarFile, path: Path, folder: Path, free: int) -> int:
-    """Write the members as long as they fit into `free` bytes; returns the bytes of all."""
+    """Write the members while they fit into `free` bytes; returns the bytes of all."""
     limit = _MOST_UNPACKED * path.stat().st_size + _FREE
     total = 0
     for count, member in enumerate(archive):
@@ -230,7 +229,7 @@ def _unpack_members(archive: tarfile.TarFile, path: Path, folder: Path, free: in
 
 
 def _no_room(source: Path | str, folder: Path, needed: int | None = None) -> UserError:
-    """Return the error for a source that takes more of the temporary folder than is free."""
+    """Return the error for a source that needs more of the temporary folder than is free."""
     free = shutil.disk_usage(folder).free
     return UserError(
         f"{source} {f'needs {needed:,} bytes' if needed else 'does not fit'} in the temporary "

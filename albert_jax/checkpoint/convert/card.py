@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card, README.md, of a transformers folder: the hub's fields in YAML, and for people
-what the model is, what it was trained with and how to use it.
+"""Write the model card, README.md, of a transformers folder.
 
-It says what the model's manifest says, and no path of this machine.
+It has the hub's fields in YAML, and says what the model is, what it was trained with and how to use
+it. All of it comes from the model's manifest; no path of this machine is in it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ UNKNOWN = "unknown"  # the hub's word
 
 @dataclass(frozen=True)
 class CardSubject:
-    """What a card is about; `provenance` is a manifest's, and may come from anyone."""
+    """Describe the model of a card; `provenance` is a manifest's, and may come from anyone."""
 
     title: str
     config: AlbertConfig
@@ -89,7 +89,7 @@ def model_card(subject: CardSubject) -> str:
 
 
 def check_license(license: str | None) -> None:
-    """Raise UserError for what is no identifier of a licence as the hub has them."""
+    """Raise UserError for text that cannot be a licence's identifier on the hub."""
     if license is not None and not _LICENSE.fullmatch(license):
         raise UserError(
             f"license {shortened(license)!r} is no identifier of the hub's; give one such as "
@@ -159,8 +159,11 @@ def _pipeline_of(subject: CardSubject) -> str:
 
 
 def _license_of(subject: CardSubject, base: ModelName | None) -> str:
-    """Google's of released weights as they are; the packaged model's own, share-alike, also of what
-    was trained from it; unknown of all else."""
+    """Return the licence of the weights.
+
+    It is Google's for released weights that are unchanged. The packaged model's own, share-alike,
+    also applies to what was trained from it. Everything else is unknown.
+    """
     if base is None:
         return UNKNOWN
     if base.kind == "packaged":
@@ -169,7 +172,7 @@ def _license_of(subject: CardSubject, base: ModelName | None) -> str:
 
 
 def _base_of(subject: CardSubject) -> ModelName | None:
-    """Return the model that the weights are or were trained from; None where no name of it is known."""
+    """Return the model that the weights are or were trained from; None if its name is unknown."""
     config = _mapping(subject.provenance.get("config"))
     started = _mapping(subject.provenance.get("started_from"))
     said: list[Any] = [subject.provenance.get("source"), subject.origin]
@@ -180,7 +183,7 @@ def _base_of(subject: CardSubject) -> ModelName | None:
 
 
 def _name_in(text: str) -> ModelName | None:
-    """Return the model that a source names beyond doubt: OWNER/NAME alone could be a path."""
+    """Return the model that a source certainly names; OWNER/NAME alone could be a path."""
     if found := _ARCHIVE.search(text):
         name = f"{found[1]}-{found[2]}"
         return ModelName("released", name) if name in MODELS else None
@@ -205,7 +208,7 @@ def _task_of(subject: CardSubject) -> str | None:
 
 
 def _dev_metrics(subject: CardSubject) -> Iterator[tuple[str, str, float]]:
-    """Yield a metric's name here, the hub's, and its value on dev, in the official scale."""
+    """Yield each metric's name here, its name on the hub, and its official dev value."""
     for name, value in _mapping(subject.provenance.get("dev")).items():
         if name in _METRICS and is_number(value) and math.isfinite(value):
             yield name, _METRICS[name], value
@@ -270,7 +273,7 @@ def _training(subject: CardSubject) -> Iterator[str]:
 
 
 def _data_of(config: Mapping[str, Any]) -> str:
-    """Return what a run was trained on, by the last part of its path."""
+    """Return the name of a run's training data: the last part of its path."""
     found = config.get("data") or config.get("store") or config.get("text") or ()
     given = [found] if isinstance(found, str) else found
     names = [PurePath(str(each)).name for each in given] if isinstance(given, Sequence) else []
@@ -290,7 +293,7 @@ def _held_out(subject: CardSubject) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text on one line that Markdown takes for no column, HTML or link."""
+    """Return a text in one line, in which Markdown sees no column, HTML or link."""
     return shortened(text).replace("|", "/").replace("<", "&lt;").replace("[", "\\[")
 
 

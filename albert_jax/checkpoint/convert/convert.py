@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts any ALBERT there is: the original's checkpoints, transformers' folders, our own model
-directories, each into each, bit for bit."""
+"""Convert any ALBERT between formats, bit for bit.
+
+The formats are the original's checkpoints, transformers' folders and model directories.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,7 @@ def convert(
         config: the configuration file, if it is not beside the weights.
         vocab: the vocabulary, if it is not beside the weights.
         no_vocab: convert without a vocabulary.
-        mode: the tokenizer's mode (docs/data.md); unset, as the source has it.
+        mode: the tokenizer's mode (docs/reference/tokenizers.md); unset, as the source has it.
         do_lower_case: whether the vocabulary is lower-cased; unset, as the source has it, else
             True.
         base: the model that an adapter was trained on, if it is no longer where it was.
@@ -164,7 +166,7 @@ def convert(
 
 
 class CardWords(TypedDict):
-    """What a model card says that the model does not: its title, and a licence's identifier."""
+    """Hold what a model card says in addition to the model's facts: its title, and a licence."""
 
     title: str
     license: str | None
@@ -179,10 +181,10 @@ def convert_as_it_is(
     check: Callable[[AlbertConfig], None] | None = None,
     card: CardWords | None = None,
 ) -> int:
-    """Convert a model on this disk without flags, and return its parameters' number.
+    """Convert a model on this disk without flags, and return its number of parameters.
 
-    `origin` is what is written of where it comes from; `check` is called with the configuration
-    before anything is written. No inventory is printed. Raises UserError as `convert` does.
+    `origin` is recorded as where it comes from. `check` is called with the configuration before
+    anything is written. No inventory is printed. Raises UserError as `convert` does.
     """
     with fetched(path) as opened:
         found = _read_as_it_is(opened.path)
@@ -196,7 +198,7 @@ def convert_as_it_is(
 
 
 def card_of(folder: Path, title: str, license: str | None) -> str:
-    """Return the model card of a transformers folder; UserError where it cannot be read."""
+    """Return the model card of a transformers folder; raises UserError if it cannot be read."""
     found = _read_as_it_is(folder)
     vocabulary = _choose_vocabulary(found, None, {})
     words: CardWords = {"title": title, "license": license}
@@ -212,7 +214,7 @@ def _read_as_it_is(path: Path) -> _Found:
 def _check_destination(
     dest: str | Path, to: Format, inputs: Sequence[str | Path | None] = ()
 ) -> None:
-    """UserError where writing `dest` would destroy one of the inputs or anything else."""
+    """Raise UserError if writing `dest` would destroy one of the inputs or anything else."""
     require_apart(dest, [x for x in inputs if x is not None and not is_address(str(x))], "DEST")
     if to == "albert-jax":
         check_destination(dest)
@@ -225,19 +227,19 @@ def _check_destination(
 
 @dataclass
 class _Found:
-    """What a source has."""
+    """Hold what a source has."""
 
     kind: str
     weights: Weights
     find_vocabulary: Callable[[str | None], Choice | None]  # takes the mode that is asked for
     settings: TextSettings
-    hf: HfTokenizer | None  # what the files of a transformers folder say
+    hf: HfTokenizer | None  # the contents of a transformers folder's files
     notes: list[str]
     provenance: JsonObject = field(default_factory=dict)  # of a model directory
 
 
 class _SomeTextSettings(TypedDict, total=False):
-    """Those of `TextSettings` that the user or a source gives."""
+    """Hold those of `TextSettings` that the user or a source gives."""
 
     mode: Mode
     do_lower_case: bool
@@ -245,7 +247,7 @@ class _SomeTextSettings(TypedDict, total=False):
 
 
 class _Provenance(TypedDict, total=False):
-    """What `_write` keeps in a manifest for the way back."""
+    """Hold what `_write` keeps in a manifest for the conversion back."""
 
     transformers: JsonObject
     dtype: Literal["float32", "float16", "bfloat16"]
@@ -277,7 +279,7 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
         provenance = msgspec.convert(model.manifest["provenance"], _Provenance)
     except (msgspec.ValidationError, UnicodeError) as error:
         raise UserError(
-            f"the manifest of {path} tells of no conversion that albert_jax makes "
+            f"the manifest of {path} describes no conversion that albert_jax makes "
             f"({shortened(str(error))}); convert the model's source again"
         ) from None
     kept = model.manifest.get("optimizer")
@@ -315,11 +317,11 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
 def _choose_vocabulary(
     found: _Found, given: str | Path | None, asked: _SomeTextSettings
 ) -> Path | None:
-    """Return the vocabulary's file, the user's or the source's; notes what the user should know, and sets
-    the settings. `asked` has the user's.
+    """Return the vocabulary's file, the user's or the source's, and set the text settings.
 
-    Raises UserError for one that is not the model's, and for a tokenizer that makes other ids of a
-    text than ours, unless the user chose the vocabulary.
+    `asked` has the user's settings; notes for the user are added. Raises UserError for a vocabulary
+    that is not the model's. Also raises it for a tokenizer that makes other ids than this
+    package's, unless the user chose the vocabulary.
     """
     choice = None
     if given is None:
@@ -381,7 +383,7 @@ def _write(
     inventory: Inventory,
     card: CardWords | None = None,
 ) -> list[str]:
-    """Write `dest` and returns what the user should know."""
+    """Write `dest` and return what the user should know."""
     weights = found.weights
     if to != "albert-jax":
         words: CardWords = card or {"title": dest.resolve().name, "license": None}

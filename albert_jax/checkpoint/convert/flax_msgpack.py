@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads `flax_model.msgpack`, which transformers wrote for Flax until version 4.
+"""Read `flax_model.msgpack`, which transformers wrote for Flax until version 4.
 
-MessagePack of nested dicts; an array is extension type 1, itself a MessagePack of (shape, dtype's
-name, bytes). Source: flax/serialization.py.
+It is MessagePack of nested dicts. An array is extension type 1, itself a MessagePack of (shape,
+dtype's name, bytes). Source: flax/serialization.py.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ _TO_TORCH = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
 
 
 class _Damaged(Exception):
-    """Not what Flax writes."""
+    """Report bytes that Flax does not write."""
 
 
 def read_flax(path: Path) -> dict[str, Tensor]:
-    """Return the arrays by transformers' PyTorch names and in its orientation; raises UserError for a file
-    that is damaged or none of Flax's."""
+    """Return the arrays by transformers' PyTorch names and in PyTorch's orientation.
+
+    Raises UserError for a file that is damaged or none of Flax's.
+    """
     try:
-        # The lengths in a file are its own claims; lists are made as long as they claim.
+        # A file claims its own lengths, and lists are allocated by them.
         tree = msgpack.unpackb(
             map_file(path),
             ext_hook=_array,
@@ -57,7 +59,7 @@ def read_flax(path: Path) -> dict[str, Tensor]:
 
 
 class _Dicts:
-    """Makes dicts of their pairs, up to so many keys in all."""
+    """Make dicts of their pairs, up to a total number of keys."""
 
     def __init__(self) -> None:
         self._keys = 0
@@ -75,7 +77,7 @@ def _array(code: int, data: bytes) -> np.ndarray:
         raise _Damaged(f"it has an extension of type {code}")
     parts = msgpack.unpackb(data, max_array_len=32, max_map_len=0, max_ext_len=0)
     if not isinstance(parts, list) or len(parts) != 3:
-        raise _Damaged("one of its arrays has not three parts")
+        raise _Damaged("one of its arrays does not have three parts")
     shape, name, raw = parts
     if not isinstance(name, str) or name not in _DTYPES:
         raise _Damaged(f"it has an array of dtype {str(name)[:99]}")

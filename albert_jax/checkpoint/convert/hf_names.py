@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' names beside our parameter paths, as a table.
+"""Map parameter paths to transformers' names.
 
-PyTorch's linear layers keep [out, in]: every path that ends in `kernel` is transposed there. Flax's
-names differ in their last part only. Source: transformers' models/albert.
+PyTorch's linear layers keep [out, in], so that every path that ends in `kernel` is transposed
+there. Flax's names differ in their last part only. Source: transformers' models/albert.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BLOCK = {
 }
 _BLOCK_SCOPE = re.compile(r"encoder/group_(\d+)/inner_group_(\d+)/(.*)")
 
-# Head kind -> architecture. span_v2 has none; its names are those of XLNet, whose head it is.
+# Head kind -> architecture. span_v2 has none; its names are those of XLNet, which has this head.
 ARCHITECTURES = {
     "classification": "AlbertForSequenceClassification",
     "multi_label": "AlbertForSequenceClassification",
@@ -52,7 +52,7 @@ WITHOUT_POOLER = ("AlbertForTokenClassification", "AlbertForQuestionAnswering")
 DECODER = "predictions.decoder.weight"  # tied to the word embeddings
 
 _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
-# What stands before the names that AlbertModel has, in a file of AlbertModel itself: nothing.
+# The prefix of AlbertModel's names; a file of AlbertModel itself has none.
 _OF_BASE = ("embeddings.", "encoder.", "pooler.")
 
 
@@ -69,7 +69,7 @@ def _name(module: str, head: str | None) -> str:
 
 
 def hf_names(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
-    """Return every parameter path -> its name in a transformers file."""
+    """Return the name of every parameter path in a transformers file."""
     names: dict[str, str] = {}
     for module in modules(config, head):
         theirs = {"kernel": "weight", "scale": "weight", "bias": "bias"}
@@ -80,11 +80,11 @@ def hf_names(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Return each tensor's name -> transformers' own for it.
+    """Return transformers' own name for each tensor's name.
 
     `module.` is DataParallel's; `gamma` and `beta` are those of the first releases; a file of
-    AlbertModel lacks `albert.`; `predictions.decoder.bias` is tied to `predictions.bias`, and of
-    tied tensors a file may have either.
+    AlbertModel lacks `albert.`; `predictions.decoder.bias` is tied to `predictions.bias`, and a
+    file may have either of two tied tensors.
     """
     plain = {name: name.removeprefix("module.") for name in names}
     is_base = not any(name.startswith("albert.") for name in plain.values())
@@ -101,12 +101,15 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_buffer(name: str) -> bool:
-    """Return whether a name is that of a constant which some releases of transformers stored."""
+    """Return whether a name is that of a constant that some releases of transformers stored."""
     return bool(_BUFFERS.search(name))
 
 
 def head_kind(names: Iterable[str]) -> str | None:
-    """Return the head that names show: span_v1, span_v2, `classifier` for one of four kinds, or None."""
+    """Return the head that names show: span_v1, span_v2, `classifier` or None.
+
+    A `classifier` is one of four kinds.
+    """
     owners = {name.partition(".")[0] for name in names}
     if owners & {"start_logits", "end_logits", "answer_class"}:
         return "span_v2"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts what a name stands for into a model directory of the user's cache.
+"""Convert a named model into a model directory of the user's cache.
 
-A module of its own: it imports orbax and JAX, which only the first use of a name needs.
+This is a separate module, because it imports orbax and JAX, which only the first use of a name
+needs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from albert_jax.utils.streams import say
 def keep_named(named: ModelName, folder: Path) -> str:
     """Fetch a model and convert it into a folder; return the name of its model directory there.
 
-    Raises UserError where it cannot be fetched or converted, and for another model under a released
+    Raises UserError if it cannot be fetched or converted, and if another model has a released
     model's name.
     """
     check = functools.partial(_require_released, named.name) if named.kind == "released" else None
@@ -52,6 +53,6 @@ def _keep(
 
 
 def _require_released(name: str, config: AlbertConfig) -> None:
-    """UserError unless a configuration has the sizes of the released model of that name."""
+    """Raise UserError unless a configuration has the sizes of the released model of that name."""
     if differing := unlike_sizes(config, MODELS[name]):
         raise UserError(f"it is not {name}: {'; '.join(differing)}")

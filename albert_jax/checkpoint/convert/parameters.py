@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every parameter a model can have, by its path in our tree, with its shape: what a conversion
-checks a source against."""
+"""List every parameter that a model can have, by its path, with its shape.
+
+A conversion checks a source against this list.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from albert_jax.utils.errors import UserError
 
 MAPPING = "encoder/embedding_hidden_mapping_in"
 
-# Module or parameter -> its kernel's dimensions, the last of which is its bias's. Letters as in
-# model.py; T segments, S positions, D twice H, n labels.
+# Module or parameter -> the dimensions of its kernel, the last of which is that of the bias.
+# Letters as in albert.py; T segments, S positions, D twice H, n labels.
 _TOP = {
     "embeddings/word_embeddings": "VE",
     "embeddings/token_type_embeddings": "TE",
@@ -53,7 +55,7 @@ HEAD_SHAPES: dict[str, dict[str, str]] = {
         "head/answer_class/dense_1/kernel": "H1",  # without a bias: squad_utils.py:1553
     },
 }
-# Rows of output_weights, where the kind fixes them.
+# Rows of output_weights, for kinds that have a fixed number.
 LABELS = {"regression": 1, "multiple_choice": 1, "span_v1": 2}
 NAMED_LABELS = (
     "classification",
@@ -61,8 +63,8 @@ NAMED_LABELS = (
     "token_classification",
 )  # kinds with a label for each row
 
-# Far beyond every ALBERT there is. A configuration may come from anyone, and what it claims must
-# not cost more than to say so.
+# Far above every ALBERT. A configuration may come from anyone, and a false one must be refused
+# before it costs memory or time.
 _MOST: dict[str, float] = {
     "vocab_size": 1 << 24,
     "embedding_size": 1 << 16,
@@ -79,7 +81,7 @@ _MOST_BLOCKS = 1000  # sets of parameters: num_hidden_groups x inner_group_num
 
 
 def check_sizes(config: AlbertConfig, where: object) -> None:
-    """UserError, which begins with `where`, for a configuration far beyond every ALBERT."""
+    """Raise UserError, which begins with `where`, for sizes far above every ALBERT's."""
     for name, most in _MOST.items():
         if getattr(config, name) > most:
             raise UserError(f"{where}: {name} {getattr(config, name)} must be at most {most:,}")
@@ -92,10 +94,10 @@ def check_sizes(config: AlbertConfig, where: object) -> None:
 
 
 def modules(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
-    """Return every module, or parameter that is in none, -> the letters of its dimensions.
+    """Return the letters of the dimensions of every module, or of a parameter that is in none.
 
-    The mapping is among them also where E equals H: transformers always has one, the original then
-    has none.
+    The embedding mapping is included also if E equals H: transformers always has one, the original
+    then has none.
     """
     found = dict(_TOP)
     for group, length in enumerate(config.group_lengths):
@@ -106,7 +108,7 @@ def modules(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
 
 
 def leaves(module: str) -> tuple[str, ...]:
-    """Return the names of a module's parameters; none for what is a parameter itself."""
+    """Return the names of a module's parameters; none if it is a parameter itself."""
     last = module.rsplit("/", 1)[-1]
     if "LayerNorm" in last:
         return ("scale", "bias")
@@ -118,7 +120,7 @@ def leaves(module: str) -> tuple[str, ...]:
 def parameter_shapes(
     config: AlbertConfig, head: str | None = None, labels: int = 0
 ) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every parameter, both pretraining heads and the fine-tuned one included."""
+    """Return the shape of every parameter by path, the heads' parameters included."""
     c = config
     sizes = {
         "V": c.vocab_size,
@@ -143,7 +145,7 @@ def parameter_shapes(
 
 
 def part_of(path: str) -> str:
-    """Return the part of the tree that a path is in: `embeddings`, `encoder`, `pooler`, `predictions` …"""
+    """Return the part of the tree that has a path: `embeddings`, `encoder`, `pooler`, …."""
     return path.partition("/")[0]
 
 
@@ -154,10 +156,10 @@ def misfits(
     labels: Sequence[str] | None = None,
     needed: Collection[str] = ("embeddings", "encoder"),
 ) -> list[str]:
-    """Return a phrase for every parameter that is missing, unused or of another shape than `config` and
-    the head's kind say, and for `labels` that are not as many as the head's outputs.
+    """Return a phrase for every parameter that does not fit `config` and the head's kind.
 
-    A part that is none of `needed` may be missing as a whole.
+    A parameter may be missing, unused or of another shape; the number of `labels` may differ from
+    that of the head's outputs. A part that is not in `needed` may be missing as a whole.
     """
     outputs = LABELS.get(head or "", (*shapes.get("head/output_bias", ()), 0)[0])
     expected = parameter_shapes(config, head, outputs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors of a source as our parameters: every one used once, or one error that lists them all."""
+"""Read a source's tensors as parameters: each is used once, or one error lists all problems."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _OWN_KEYS |= {"transformers_version", "torch_dtype", "dtype", "_name_or_path"}
 
 @dataclass(frozen=True)
 class Weights:
-    """A model in memory, or mapped, on its way from one format to another."""
+    """Hold a model in memory, or mapped, between two formats."""
 
     params: dict[str, np.ndarray]  # by path
     config: AlbertConfig
@@ -68,13 +68,13 @@ class Weights:
     transformers: JsonObject  # what only transformers' config.json says
     optimizer: dict[str, np.ndarray] | None = None  # by slot/path
     global_step: int | None = None
-    dtype: str = "float32"  # of the source's tensors, where all have the same
+    dtype: str = "float32"  # of the source's tensors, if all have the same
     ignored: dict[str, int] = field(default_factory=dict)  # kind of thing -> how many
     notes: tuple[str, ...] = ()
 
     @property
     def parts(self) -> list[str]:
-        """The parts there are, in the order of the parameters."""
+        """The parts of the parameters that exist, in their order."""
         return list(dict.fromkeys(map(part_of, self.params)))
 
 
@@ -84,8 +84,8 @@ class Weights:
 def read_config(source: WeightSource, path: Path | None) -> tuple[AlbertConfig, JsonObject, str]:
     """Return the architecture, the file's own values, and a sentence on how it was read.
 
-    `path` is the user's choice; without it and without a file beside the weights, their shapes tell
-    a released size. Raises UserError where nothing tells.
+    `path` is the user's choice. Without it, and without a file beside the weights, the shapes of
+    the weights identify a released size. Raises UserError if they do not.
     """
     if path is None and len(source.configs) > 1:
         names = first_ten([file.name for file in source.configs])
@@ -139,7 +139,7 @@ def _of_released_size(source: WeightSource) -> tuple[AlbertConfig, str]:
 
 
 def _check_transformers(config: AlbertConfig, values: Mapping[str, Any], path: Path) -> None:
-    """UserError for what transformers can compute and we cannot."""
+    """Raise UserError for what transformers can compute and this package cannot."""
     positions = values.get("position_embedding_type", "absolute")
     if positions != "absolute":
         raise UserError(
@@ -211,7 +211,7 @@ def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: We
 
 
 def _check_problem(values: Mapping[str, Any], kind: str, source: WeightSource) -> None:
-    """UserError for outputs that mean something else to transformers than to that kind of head."""
+    """Raise UserError if the head's outputs mean something else to transformers."""
     problem = values.get("problem_type")
     if problem is None or kind not in PROBLEMS or problem == PROBLEMS[kind]:
         return
@@ -223,22 +223,24 @@ def _check_problem(values: Mapping[str, Any], kind: str, source: WeightSource) -
 
 
 def _labels(values: Mapping[str, Any]) -> list[str] | None:
-    """Return the labels in the order of the outputs, or None where the file names none."""
+    """Return the labels in the order of the outputs, or None if the file names none."""
     labels = values.get("id2label")
     if labels is None:
         return None
     if not isinstance(labels, dict):
-        raise UserError(f"id2label {shown(labels)} must be an object; mend config.json")
+        raise UserError(f"id2label {shown(labels)} must be an object; correct config.json")
     if sorted(labels, key=lambda n: (len(n), n)) != [str(i) for i in range(len(labels))]:
-        raise UserError(f"id2label {shown(labels)} must number the labels from 0; mend config.json")
+        raise UserError(
+            f"id2label {shown(labels)} must number the labels from 0; correct config.json"
+        )
     named = [labels[str(i)] for i in range(len(labels))]
     if odd := [label for label in named if not (isinstance(label, str) or is_number(label))]:
-        raise UserError(f"id2label has {shown(odd[0])} for a label; mend config.json")
+        raise UserError(f"id2label has {shown(odd[0])} for a label; correct config.json")
     names = [str(label) for label in named]
     if doubled := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(
             f"id2label names labels more than once ({first_ten(doubled)}), so that an answer would "
-            "not tell which output it is; mend config.json"
+            "not tell which output it is; correct config.json"
         )
     return names
 
@@ -252,7 +254,7 @@ def _list(value: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Names:
-    """One format's names: rules and table."""
+    """Hold one format's names: rules and table."""
 
     canonical: Callable[[Iterable[str]], dict[str, str]]
     table: Callable[..., dict[str, str]]
@@ -354,19 +356,19 @@ def _check_finite(source: WeightSource, arrays: Mapping[str, np.ndarray]) -> Non
     if wrong := not_finite(arrays):
         raise UserError(
             f"{source.file} has NaN or infinities in {len(wrong)} of {len(arrays)} tensors "
-            f"({first_ten(wrong)}), nothing was written; no answer of such a model means anything: "
+            f"({first_ten(wrong)}), nothing was written; such a model gives no meaningful answer: "
             "take a checkpoint from before they appeared"
         )
 
 
 def leftovers(values: Mapping[str, Any]) -> JsonObject:
-    """Return what of a config.json neither the architecture nor the weights say again."""
+    """Return the values of a config.json that neither the architecture nor the weights record."""
     own = {f.name for f in dataclasses.fields(AlbertConfig)} | _OWN_KEYS
     return {key: value for key, value in values.items() if key not in own}
 
 
 def _outputs(kind: str | None, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return how many outputs a head has: what its kind says, or else what its weights have."""
+    """Return the number of a head's outputs, from its kind or else from its weights."""
     if kind in LABELS:
         return LABELS[kind]
     for name in ("output_weights", "classifier.weight", "output_bias", "classifier.bias"):
@@ -378,7 +380,10 @@ def _outputs(kind: str | None, shapes: Mapping[str, tuple[int, ...]]) -> int:
 def _wanted(
     table: dict[str, str], shapes: Mapping[str, Any], values: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return the part of the table that must be there: a part may be missing, but not half of one."""
+    """Return the entries of the table that must be there.
+
+    A part may be missing, but not half of it.
+    """
     architecture = str((_list(values.get("architectures")) or [""])[0])
     parts = {"embeddings", "encoder", _OF_ARCHITECTURE.get(architecture, "encoder")}
     parts |= {part_of(path) for path, name in table.items() if name in shapes}
@@ -391,7 +396,7 @@ def _check(
     table: Mapping[str, str],
     expected: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """UserError with every tensor that is missing, not used, of another shape or no float."""
+    """Raise UserError with every tensor that is missing, unused, of another shape or no float."""
     missing = [
         f"{name} {list(expected[path])}" for path, name in table.items() if name not in there
     ]
@@ -435,7 +440,7 @@ def _row(raw: str, tensor: Tensor, path: str, array: np.ndarray) -> ConvertedTen
 def _take_tied(
     there: dict[str, tuple[str, Tensor]], table: Mapping[str, str]
 ) -> dict[str, tuple[str, Tensor]]:
-    """Take out transformers' copies of the masked-LM head's tied tensors: path -> copy."""
+    """Remove transformers' copies of the masked-LM head's tied tensors, and return them by path."""
     copies = {
         "embeddings/word_embeddings": hf_names.DECODER,
         "predictions/output_bias": "predictions.decoder.bias",
@@ -463,7 +468,10 @@ def _slots(
     table: Mapping[str, str],
     expected: Mapping[str, tuple[int, ...]],
 ) -> dict[str, np.ndarray]:
-    """Return the optimizer's slots of the variables in `table`, by slot/path; of all or UserError."""
+    """Return the optimizer's slots of the variables in `table`, by slot/path.
+
+    Raises UserError if some are missing.
+    """
     wanted = {
         f"{slot}/{path}": (f"{name}/{slot}", expected[path])
         for slot in tf_names.SLOTS
@@ -505,13 +513,13 @@ def _without_identity(params: dict[str, np.ndarray], config: AlbertConfig) -> di
 
 
 def is_identity(params: Mapping[str, np.ndarray]) -> bool:
-    """Return whether the embedding mapping is the very one that `identity_mapping` makes."""
+    """Return whether the embedding mapping is the one that `identity_mapping` makes."""
     made = identity_mapping(len(params[f"{MAPPING}/bias"]))
     return all(np.ascontiguousarray(params[p]).tobytes() == made[p].tobytes() for p in made)
 
 
 def identity_mapping(size: int) -> dict[str, np.ndarray]:
-    """Return a mapping that changes nothing, for transformers, which has one always."""
+    """Return a mapping that changes nothing, for transformers, which always has one."""
     return {
         f"{MAPPING}/kernel": np.eye(size, dtype=np.float32),
         f"{MAPPING}/bias": np.zeros(size, np.float32),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and writes safetensors files: a JSON header, then the tensors' bytes.
+"""Read and write safetensors files: a JSON header, then the tensors' bytes.
 
-The library checks a file; its NumPy side lacks bfloat16 and copies all tensors to write them, so
-values are views of the mapped file, and are written one at a time.
+The library checks a file. Its NumPy side lacks bfloat16 and copies all tensors to write them.
+Therefore values are views of the mapped file, and are written one at a time.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ _DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-_ALIGNMENT = 8  # of the first tensor, as the format wants
+_ALIGNMENT = 8  # of the first tensor, required by the format
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, by name; raises UserError for one that is damaged or none at all."""
+    """Return the tensors of a file, by name.
+
+    Raises UserError if it is damaged or another format.
+    """
     try:
         with safetensors.safe_open(path, framework="np"):  # raises unless header and size agree
             pass
@@ -54,14 +57,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path}: {name} has dtype {entry['dtype']}; known are {known}")
         start, end = entry["data_offsets"]
         dtype = _DTYPES[entry["dtype"]]
-        # Behind an odd number of bytes a view would not be aligned, which few libraries take.
+        # After an odd number of bytes a view would not be aligned, and few libraries accept that.
         raw = values[start:end] if start % dtype.itemsize == 0 else values[start:end].copy()
         tensors[name] = Tensor.of(raw.view(dtype).reshape(entry["shape"]))
     return tensors
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a file as transformers does, one tensor after the other; views may be transposed."""
+    """Write a file as transformers does, one tensor after another; views may be transposed."""
     codes = {dtype: code for code, dtype in _DTYPES.items()}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds out what a source of weights is, and opens it: tensors by name, and the files beside them.
+"""Identify a source of weights, and open it: tensors by name, and the files beside them.
 
 A source is a TensorFlow 1 checkpoint (folder, prefix, one of its files, TF-Hub module) or a
 transformers model (folder or file), on disk, in a tar archive, or at an address.
@@ -51,24 +51,27 @@ _DIGITS = 16  # of an archive's SHA-256, in its key
 
 @dataclass(frozen=True)
 class WeightSource:
-    """`kind` says whose names the tensors have and whose words the configuration has."""
+    """Hold an open source of weights.
+
+    `kind` says which program's names the tensors have and whose terms the configuration uses.
+    """
 
     kind: Literal["tf", "hf"]
     file: Path  # of the weights
     tensors: dict[str, Tensor]
-    configs: tuple[Path, ...]  # of which one must be chosen where there are several
-    folders: tuple[Path, ...]  # where files that belong to the weights may be, nearest first
+    configs: tuple[Path, ...]  # if there are several, one must be chosen
+    folders: tuple[Path, ...]  # where files that belong to the weights may be, the nearest first
 
     @property
     def description(self) -> str:
-        """What it is, in words."""
+        """The kind of the source, in words."""
         names = {"tf": "TensorFlow checkpoint", "hf": "transformers weights"}
         return f"{names[self.kind]} {self.file.name}"
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A source on this disk; `origin` is what to call it, `key` tells states of a name apart."""
+    """Hold a source on this disk; `origin` is its name, `key` distinguishes states of a name."""
 
     path: Path
     origin: str
@@ -77,10 +80,10 @@ class Fetched:
 
 @contextlib.contextmanager
 def fetched(source: str | Path) -> Iterator[Fetched]:
-    """Yield a source on this disk; what had to be downloaded or unpacked for it goes at the end,
-    however that comes, but for what huggingface_hub keeps.
+    """Yield a source on this disk.
 
-    Raises UserError where there is nothing, or nothing that can be used.
+    What was downloaded or unpacked for it is removed at the end, whatever ends it, except the cache
+    of huggingface_hub. Raises UserError if there is nothing, or nothing that can be used.
     """
     if not str(source):
         raise UserError("the source has no name; give a tar.gz, a folder or a checkpoint's prefix")
@@ -109,7 +112,10 @@ def fetched(source: str | Path) -> Iterator[Fetched]:
 
 
 def _name_of(source: str | Path) -> ModelName | None:
-    """Return the model that a source names, None for a path, a checkpoint's prefix and an address."""
+    """Return the model that a source names.
+
+    None for a path, a checkpoint's prefix and an address.
+    """
     is_hub = str(source).startswith(("hub:", "hf:", "released:"))
     if not is_hub and (is_address(str(source)) or _is_prefix(Path(source))):
         return None
@@ -117,8 +123,10 @@ def _name_of(source: str | Path) -> ModelName | None:
 
 
 def _fetched_by_name(named: ModelName, stack: contextlib.ExitStack) -> Fetched:
-    """Return what a name stands for; of a released model Google's archive, else the hub's folder of it.
-    What is temporary goes with the stack."""
+    """Return the source of a name: a released model's archive at Google, or else the hub's folder.
+
+    Temporary files are removed with the stack.
+    """
     if named.kind == "packaged":
         return Fetched(packaged_path(named.name), named.name)
     if named.kind == "hub":
@@ -149,7 +157,7 @@ def _is_archive(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for temporary files, which is gone at the end, even at one by a signal."""
+    """Yield a folder for temporary files, which is removed at the end, also by a signal."""
     with contextlib.ExitStack() as stack:
         try:
             folder = stack.enter_context(scratch_folder())
@@ -176,7 +184,7 @@ def _unpacked(path: Path, scratch: Path) -> Path:
 
 
 def _models_in(folder: Path) -> list[Path]:
-    """Return the folders below one that hold a model each, of whatever format."""
+    """Return the folders below a folder that each have a model, in any format."""
     ours = {path.parent for path in folder.rglob("manifest.json")}
     found = {path for path in ours if has_model_files(path)}
     for path in folder.rglob("*"):
@@ -192,12 +200,12 @@ def _is_prefix(path: Path) -> bool:
 
 
 def has_model_files(path: Path) -> bool:
-    """Return whether a path is one of our own model directories."""
+    """Return whether a path is a model directory of this package."""
     return all((path / name).exists() for name in MODEL_FILES)
 
 
 def open_weights(path: Path) -> WeightSource:
-    """Open what `fetched` yields, unless it is a model directory of ours; raises UserError."""
+    """Open a result of `fetched`, unless it is a model directory; raises UserError."""
     if path.is_dir():
         return _open_folder(path)
     if path.suffix in _BY_SUFFIX:
@@ -206,7 +214,7 @@ def open_weights(path: Path) -> WeightSource:
         return _hf(path, _read_parts(path, _BY_SUFFIX["." + path.name.split(".")[-3]]))
     if not _is_prefix(path):
         raise UserError(
-            f"{path} is no checkpoint of a kind that is read; give a tar.gz, a folder, a "
+            f"{path} is no checkpoint in a known format; give a tar.gz, a folder, a "
             "TensorFlow checkpoint's prefix or .index, or a file that ends in "
             f"{', '.join(_BY_SUFFIX)}"
         )
@@ -233,7 +241,7 @@ def _holds_model(folder: Path) -> bool:
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Return what is in a folder; nothing of one that may not be read."""
+    """Return the names in a folder; none if it may not be read."""
     try:
         return os.listdir(folder)
     except OSError:
@@ -241,7 +249,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _why_no_model(folder: Path) -> str:
-    """Return what a folder is, or has, instead of a model that can be read, and what to give."""
+    """Return what a folder is, or has, instead of a readable model, and what to give."""
     there = [name for name in MODEL_FILES if (folder / name).exists()]
     if "albert_config.json" in there and len(there) > 1:
         lacking = ", ".join(name for name in MODEL_FILES if name not in there)
@@ -309,7 +317,7 @@ def _tf(reader: CheckpointReader) -> WeightSource:
 
 
 def _read_parts(path: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors of all the files that an index lists, each from the file it is said to be in."""
+    """Return the tensors of all the files that an index lists, each from the file in the index."""
     places = read_foreign_json(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
         raise UserError(f"{path} has no weight_map of names and files; copy it again")
@@ -329,10 +337,10 @@ def _read_parts(path: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[s
 def find_vocabulary(
     source: WeightSource, hf: HfTokenizer | None, mode: str | None
 ) -> Choice | None:
-    """Return the vocabulary beside the weights, or None if no tokenizer is there; of a transformers folder
-    the one that `choose_vocabulary` takes for its files `hf`.
+    """Return the vocabulary beside the weights, or None if there is no tokenizer.
 
-    Raises UserError where several are there, or one of another kind only.
+    In a transformers folder, `choose_vocabulary` decides from its files `hf`. Raises UserError if
+    there are several, or only one of another kind.
     """
     try:
         choice = None if hf is None else choose_vocabulary(hf, mode)

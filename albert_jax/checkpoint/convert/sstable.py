@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and writes sorted string tables (LevelDB's format, uncompressed): TensorFlow's index files.
+"""Read and write sorted string tables (LevelDB's format, uncompressed): TensorFlow's index files.
 
-From its end, a table is: a footer of 48 bytes (varint64 offset and size of the metaindex block and
-of the index block, zeros, 8 bytes of magic); the index block, whose values are the data blocks'
-offsets and sizes; before these the blocks. A block is a run of entries (varints: bytes of the key
-shared with the one before, bytes of its own, bytes of the value; then both), the offsets of those
-entries that share nothing (uint32 each) and their number (uint32); behind it stand one byte for the
-compression and the masked CRC32C. Sources: table_format.txt, table_builder.cc and block_builder.cc
-of TSL.
+From its end, a table has a footer of 48 bytes (varint64 offset and size of the metaindex block and
+of the index block, zeros, 8 bytes of magic). Before it are the index block, whose values are the
+data blocks' offsets and sizes, and the data blocks. A block is a sequence of entries, then the
+offsets of those entries that share nothing (uint32 each) and their number (uint32). An entry has
+three varints (bytes of the key shared with the one before, bytes of its own, bytes of the value),
+the key's own bytes and the value. After a block come one byte for the compression and the masked
+CRC32C. Sources: table_format.txt, table_builder.cc and block_builder.cc of TSL.
 
-Every number is held against the file's size before anything is allocated by it, and every block's
-CRC is checked, as a flipped byte would otherwise rename or reshape a tensor unseen.
+Every number is compared with the file's size before memory is allocated for it. Every block's CRC
+is checked, because a flipped byte could rename or reshape a tensor unnoticed.
 """
 
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ _MAX_UNFOLDING = _RESTART_INTERVAL
 
 
 class Damaged(Exception):
-    """What is wrong with bytes; the caller adds which file they are of."""
+    """Report what is wrong with bytes; the caller adds the file's name."""
 
 
 class Unsupported(Damaged):
-    """Sound, but a variant that TensorFlow does not write for models like this one."""
+    """Report an intact variant of the format that TensorFlow does not write for such models."""
 
 
 def mask_crc(crc: int) -> int:
@@ -50,7 +50,7 @@ def encode_varint(number: int) -> bytes:
 
 
 def parse_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return the number that `encode_varint` put at `position`, and the position behind it."""
+    """Return the number that `encode_varint` wrote at `position`, and the position after it."""
     value = 0
     for shift in range(0, 64, 7):
         if position >= end:
@@ -64,7 +64,7 @@ def parse_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of the table's block at `offset`, whose CRC is checked first."""
+    """Yield the keys and values of the table's block at `offset`, after checking its CRC."""
     end = offset + size
     if size < 4 or end + _TRAILER_BYTES > len(data) - _FOOTER_BYTES:
         raise Damaged(f"a block of {size} bytes at byte {offset} of {len(data)}")
@@ -119,7 +119,7 @@ def parse_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class _BlockBuilder:
-    """A table's block in the making."""
+    """Build a table's block."""
 
     def __init__(self, restart_interval: int):
         self._interval = restart_interval
@@ -153,7 +153,7 @@ def encode_table(items: list[tuple[bytes, bytes]]) -> bytes:
     table = bytearray()
 
     def flush(block: _BlockBuilder) -> bytes:
-        """Append a block and returns its handle."""
+        """Append a block and return its handle."""
         content = block.finish() + b"\0"  # not compressed
         handle = encode_varint(len(table)) + encode_varint(len(content) - 1)
         table.extend(content + mask_crc(google_crc32c.value(content)).to_bytes(4, "little"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tensor in a file, of whatever format: known by shape and dtype, read when it is wanted."""
+"""Describe a tensor in a file of any format; its values are read on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tensor:
-    """`read` returns the values, where the format allows a view of the mapped file."""
+    """Describe a tensor; `read` returns the values, as a view of the mapped file if possible."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -34,7 +34,7 @@ def map_file(path: Path) -> np.ndarray:
 
 
 def forget(array: np.ndarray) -> None:
-    """Give back the memory of a mapped file's part, which is read again where it is wanted."""
+    """Free the memory of a part of a mapped file, which is read again on demand."""
     base: object = array
     while isinstance(base, np.ndarray):
         base = base.base

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and writes TensorFlow's V2 checkpoints ("tensor bundles") without TensorFlow.
+"""Read and write TensorFlow's V2 checkpoints ("tensor bundles") without TensorFlow.
 
 `PREFIX.index` is a sorted string table (`sstable.py`). Its first key is empty and holds
-BundleHeaderProto; each other key is a tensor's name and holds its BundleEntryProto: dtype, shape,
+BundleHeaderProto. Each other key is a tensor's name and holds its BundleEntryProto: dtype, shape,
 shard, offset, size, masked CRC32C. `PREFIX.data-00000-of-00001` and so on hold the little-endian
-values, one tensor after the other in the order of their names. Sources: tensor_bundle.{h,cc,proto}
-of TensorFlow. Every number is held against the file's size before anything is allocated by it.
+values, one tensor after another in the order of their names. Sources: tensor_bundle.{h,cc,proto} of
+TensorFlow. Every number is compared with the file's size before memory is allocated for it.
 """
 
 import math
@@ -61,7 +61,10 @@ _MAX_RANK = 32  # NumPy 1's; TensorFlow's own variables have at most 8
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """BundleEntryProto: where a tensor lies. `dtype` is a key of DTYPES or one not supported."""
+    """Locate a tensor (BundleEntryProto).
+
+    `dtype` is a key of DTYPES or one that is not supported.
+    """
 
     dtype: int
     shape: tuple[int, ...]
@@ -170,12 +173,12 @@ def _find_index(path: Path) -> Path:
 
 
 def prefix_of(name: str) -> str:
-    """Return a checkpoint's prefix, of itself or of the name of one of its files."""
+    """Return a checkpoint's prefix, given it or the name of one of its files."""
     return re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", name)
 
 
 class CheckpointReader:
-    """A TensorFlow V2 checkpoint on disk: names, shapes and dtypes at once, values when read."""
+    """Read a TensorFlow V2 checkpoint: names, shapes and dtypes at once, values on demand."""
 
     def __init__(self, index: Path, entries: dict[str, _Entry], shards: dict[int, "_Shard"]):
         self.path = index
@@ -186,7 +189,7 @@ class CheckpointReader:
     def open(cls, path: str | Path) -> Self:
         """Open a checkpoint by its prefix, one of its files, or a folder that holds just one.
 
-        Raises UserError, which names the file, where the index is damaged or not one, or a shard is
+        Raises UserError, which names the file, if the index is damaged or none, or a shard is
         missing or shorter than the index says.
         """
         try:
@@ -225,11 +228,14 @@ class CheckpointReader:
         return list(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape; raises UserError where there is no such tensor."""
+        """Return a tensor's shape; raises UserError if there is no such tensor."""
         return self._entry(name).shape
 
     def dtype(self, name: str) -> np.dtype:
-        """Return a tensor's dtype, `object` for strings; raises UserError for exotic ones."""
+        """Return a tensor's dtype, `object` for strings.
+
+        Raises UserError for one that is not supported.
+        """
         number = self._entry(name).dtype
         if number not in DTYPES:
             raise UserError(f"{self.path}: {name} is of TensorFlow's DataType {number}; skip it")
@@ -239,7 +245,7 @@ class CheckpointReader:
         """Return a tensor: a read-only view of the mapped file, or an object array of bytes.
 
         `verify` reads all of it once for its CRC32C. Raises UserError, which names file and tensor,
-        where that does not match.
+        if that does not match.
         """
         entry, dtype = self._entry(name), self.dtype(name)
         if entry.is_sliced:
@@ -261,7 +267,7 @@ class CheckpointReader:
                 "copy the checkpoint again"
             ) from None
         values = raw.view(dtype).reshape(entry.shape)
-        if not values.flags.aligned:  # behind a tensor of odd size; few libraries take it as it is
+        if not values.flags.aligned:  # after a tensor of odd size; few libraries accept this
             values = values.copy()
             values.flags.writeable = False
         return values
@@ -274,7 +280,7 @@ class CheckpointReader:
 
 @dataclass(frozen=True)
 class _Shard:
-    """One data file."""
+    """Hold one data file."""
 
     path: Path
     data: np.ndarray  # uint8[size], memory-mapped
@@ -319,9 +325,9 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint in TensorFlow's own bytes: `PREFIX.index` and `shards` data files.
 
-    Strings are object arrays of bytes. Complete files appear under their names, the index last; an
+    Strings are object arrays of bytes. Complete files appear under their names, the index last. An
     older checkpoint of that prefix loses its index first, so that no kill leaves a mixture. Raises
-    UserError for a dtype or a name that TensorFlow lacks, and where the files cannot be written.
+    UserError for a dtype or a name that TensorFlow lacks, and if the files cannot be written.
     """
     prefix = Path(prefix)
     if not 1 <= shards <= 99999:
@@ -359,7 +365,7 @@ def _split(tensors: Mapping[str, np.ndarray], shards: int) -> list[dict[str, np.
 
 
 def _stage(path: Path, chunks: Iterable[bytes | np.ndarray]) -> Path:
-    """Write a file beside where it will be, down to the disk; returns its temporary path."""
+    """Write a file beside its final place, down to the disk; return its temporary path."""
     temporary = beside(path, "tmp")
     try:
         with temporary.open("wb") as file:
@@ -376,7 +382,7 @@ def _stage(path: Path, chunks: Iterable[bytes | np.ndarray]) -> Path:
 def _encode_shard(
     tensors: dict[str, np.ndarray], shard: int, entries: list[tuple[bytes, bytes]]
 ) -> Iterator[bytes | np.ndarray]:
-    """Yield each tensor's bytes and appends its name and BundleEntryProto to `entries`."""
+    """Yield each tensor's bytes and append its name and BundleEntryProto to `entries`."""
     offset = 0
     for name, array in tensors.items():
         if not name or name.startswith("\0"):

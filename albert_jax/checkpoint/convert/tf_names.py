@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The original TF1 checkpoints' variable names beside our parameter paths, as a table.
+"""Map parameter paths to the variable names of the original's TF1 checkpoints.
 
-Kernels are [in, out] in both, so nothing is transposed. albert-exactness: google-research/albert
-modeling.py.
+Kernels are [in, out] in both, so nothing is transposed. Source: google-research/albert modeling.py.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _BLOCK = {
 
 SLOTS = ("adam_m", "adam_v")  # both optimizers': lamb_optimizer.py:78-89
 GLOBAL_STEP = "global_step"
-# What else training leaves in a checkpoint: slots and counters of TensorFlow's own optimizers.
+# Other contents of a training checkpoint: slots and counters of TensorFlow's own optimizers.
 _TRAINING = re.compile(
     r"/(Adam|Adam_1|Momentum|LAMB\w*|ExponentialMovingAverage)$|^beta[12]_power$"
 )
@@ -62,8 +61,10 @@ def _variable(module: str, head: str | None) -> str:
 
 
 def tf_names(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
-    """Return every parameter path of the pretraining model (`encoder/group_0/…/kernel`), and of the
-    fine-tuned head if there is one, -> its TF1 variable name."""
+    """Return the TF1 variable name of every parameter path (`encoder/group_0/…/kernel`).
+
+    The paths are those of the pretraining model, and of the fine-tuned head if there is one.
+    """
     names: dict[str, str] = {}
     for module in modules(config, head):
         if module == MAPPING and config.embedding_size == config.hidden_size:
@@ -77,12 +78,11 @@ def tf_names(config: AlbertConfig, head: str | None = None) -> dict[str, str]:
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Return each variable's name -> the original's for it; only those that differ in more than a prefix
-    need a rule.
+    """Return the original's name for each variable's name.
 
-    `module/` is TF-Hub's, `layer_normalization` is what Keras's layer makes of LayerNorm; Keras
-    counts on through the whole graph, so the order within a scope decides. Raises UserError for
-    LayerNorms that the layers do not share.
+    Only names that differ in more than a prefix need a rule. `module/` is TF-Hub's,
+    `layer_normalization` is Keras's name of LayerNorm. Keras counts through the whole graph, so the
+    order within a scope decides. Raises UserError for LayerNorms that the layers do not share.
     """
     plain = {name: name.removeprefix("module/").removesuffix(":0") for name in names}
     scopes: dict[str, set[int]] = defaultdict(set)
@@ -115,19 +115,21 @@ def _without_slot(name: str) -> str:
 
 
 def slot_of(name: str) -> tuple[str, str] | None:
-    """Return the variable and the slot, of a slot's name."""
+    """Return the variable and the slot of a slot's name."""
     bare = _without_slot(name)
     return (bare, name[len(bare) + 1 :]) if bare != name else None
 
 
 def is_training_state(name: str) -> bool:
-    """Return whether a name is that of something which training needs and a model does not."""
+    """Return whether a name belongs to something that training needs and a model does not."""
     return name == GLOBAL_STEP or slot_of(name) is not None or bool(_TRAINING.search(name))
 
 
 def head_kind(names: Iterable[str]) -> str | None:
-    """Return the head that names show: span_v1, span_v2, `output_weights` for one of the kinds that have
-    only that, or None."""
+    """Return the head that names show: span_v1, span_v2, `output_weights` or None.
+
+    `output_weights` is one of the kinds that have only these.
+    """
     names = set(names)
     if any(name.startswith(("start_logits/", "end_logits/", "answer_class/")) for name in names):
         return "span_v2"

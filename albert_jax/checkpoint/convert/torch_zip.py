@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads `pytorch_model.bin` without running what is in it.
+"""Read `pytorch_model.bin` without running what is in it.
 
 Since PyTorch 1.6 `torch.save` writes an uncompressed zip: `data.pkl`, a pickle of names and shapes,
-and `data/0`, `data/1` … with the values. A pickle is a program; here a machine that knows only what
-a state dict needs takes its instructions one at a time and refuses all else, so nothing that the
-file names is ever looked up or called.
+and `data/0`, `data/1` … with the values. A pickle is a program. Here an interpreter that knows only
+what a state dict needs executes its instructions one at a time and refuses all others. Therefore
+nothing that the file names is ever looked up or called.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the old format's first 
 
 
 class _Refused(Exception):
-    """What a state dict has no need of."""
+    """Report an instruction that a state dict does not need."""
 
 
 class _Damaged(Exception):
-    """Not what torch.save writes."""
+    """Report bytes that torch.save does not write."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class _Storage:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """A tensor's place in its storage; in elements."""
+    """Locate a tensor in its storage, in elements."""
 
     storage: _Storage
     offset: int
@@ -85,8 +85,10 @@ _MARK = object()
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dict, by name, mapped; raises UserError for a file that is damaged, in
-    the old format or has code in it."""
+    """Return the tensors of a state dict, by name, mapped.
+
+    Raises UserError for a file that is damaged, in the old format or has code in it.
+    """
     try:
         data = map_file(path)
         if data[: len(_LEGACY)].tobytes() == _LEGACY:
@@ -166,7 +168,7 @@ def _state_dict(found: Any) -> dict[str, _View]:
 
 
 def _run(program: bytes) -> Any:
-    """Return what the pickle builds out of dicts, lists, tuples, numbers, strings and tensors."""
+    """Return the pickle's object, of dicts, lists, tuples, numbers, strings and tensors."""
     machine = _Machine()
     try:
         with warnings.catch_warnings(action="ignore"):  # of what strange text decodes to

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a model as the original's checkpoint folder or as a transformers folder."""
+"""Write a model as the original's checkpoint folder or as a transformers folder."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _ROLES = ("pad", "unk", "cls", "sep", "mask")
 
 
 def check_export_destination(dest: str | Path, kind: str) -> None:
-    """UserError if `dest` is no path, or something else than an earlier export of that kind."""
+    """Raise UserError if `dest` is no path, or anything but an earlier export of that kind."""
     if is_address(str(dest)):
         raise UserError(f"{dest} is an address; give a folder here, and copy it there then")
     dest = Path(dest)
@@ -80,7 +80,7 @@ def check_export_destination(dest: str | Path, kind: str) -> None:
 
 
 def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
-    """Write a checkpoint, its configuration and vocabulary; returns what the user should know."""
+    """Write a checkpoint, its configuration and vocabulary; return what the user should know."""
     config, params = weights.config, weights.params
     names = tf_names(config, weights.head.kind if weights.head else None)
     if f"{MAPPING}/kernel" in params and f"{MAPPING}/kernel" not in names:
@@ -118,7 +118,7 @@ def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
 def write_hf(
     folder: Path, weights: Weights, vocab: Path | None, tokenizer: Mapping[str, Any]
 ) -> list[str]:
-    """Write what transformers' from_pretrained loads; returns what the user should know."""
+    """Write what transformers' from_pretrained loads; return what the user should know."""
     config, params, parts, notes = weights.config, dict(weights.params), weights.parts, []
     kind = weights.head.kind if weights.head else None
     architecture = _architecture(weights)
@@ -151,7 +151,7 @@ def write_hf(
 
 
 def _exact_dtype(wanted: str, params: Mapping[str, np.ndarray]) -> np.dtype:
-    """Return the dtype that the weights came in where it still holds them bit for bit, else float32."""
+    """Return the original dtype of the weights if it still holds them bit for bit, else float32."""
     if wanted == "float32":
         return np.dtype(np.float32)
     dtype = np.dtype({"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}[wanted])
@@ -161,7 +161,7 @@ def _exact_dtype(wanted: str, params: Mapping[str, np.ndarray]) -> np.dtype:
 
 
 def _architecture(weights: Weights) -> str:
-    """Return the class that has a place for every part; see docs/checkpoints.md for what none has."""
+    """Return the class that has all parts; docs/checkpoints.md lists what no class has."""
     if weights.head:
         return ARCHITECTURES.get(weights.head.kind, "AlbertModel")
     if "predictions" not in weights.parts:
@@ -196,10 +196,10 @@ def _config_json(weights: Weights, architecture: str, dtype: str) -> JsonObject:
 
 
 def _write_tokenizer(folder: Path, config: AlbertConfig, tokenizer: Tokenizer) -> list[str]:
-    """Write the vocabulary and the tokenizer that gives its mode's ids in transformers 4 and 5.
+    """Write the vocabulary and a tokenizer that gives its mode's ids in transformers 4 and 5.
 
-    transformers runs tokenizer.json as it is only for the general class PreTrainedTokenizerFast;
-    its AlbertTokenizer of version 5 and its BertTokenizer make one of their own.
+    transformers uses tokenizer.json unchanged only in the general class PreTrainedTokenizerFast.
+    Version 5's AlbertTokenizer and BertTokenizer make their own.
     """
     notes = []
     shutil.copyfile(tokenizer.path, folder / vocabulary_name(tokenizer.path))
@@ -239,7 +239,7 @@ def _write_tokenizer(folder: Path, config: AlbertConfig, tokenizer: Tokenizer) -
 
 
 def _cannot_say(tokenizer: Tokenizer) -> list[str]:
-    """Return what a tokenizer.json cannot do as a mode does."""
+    """Return what a tokenizer.json cannot do as the mode does."""
     divided = [piece for piece in tokenizer.pieces if is_divided(piece)]
     if tokenizer.mode not in SLOW_MODES or not divided:
         return []

@@ -23,7 +23,7 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
 
-# Not DirectRunner, which asks the network for another runner's program first.
+# Not DirectRunner, which first asks the network for another runner's program.
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
@@ -133,7 +133,7 @@ def _prepare(unit: Unit, job: Job) -> str:
         prepare_unit(unit, job, _tokenizer(job), lambda _: None)
     except UserError as error:
         _tell(job, unit, _Failure(user=str(error)))
-    except OSError as error:  # on a full disk telling fails too, and Beam hears
+    except OSError as error:  # on a full disk writing this fails too, and Beam reports it
         name = None if error.filename is None else str(error.filename)
         _tell(job, unit, _Failure(errno=error.errno, strerror=error.strerror, filename=name))
     return unit.name

@@ -72,6 +72,7 @@ from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
 
 SETTINGS_FILE = "progress/settings.json"
+_DEFAULT_MODE: Mode = "google"  # of a SentencePiece model: as the original has it
 MOST_ALONE = 1.1  # sentences a document; with fewer, nine in ten documents at least have one
 
 
@@ -88,7 +89,7 @@ def prepare(
     language: str = "en",
     data_dir: str | None = None,
     field: str | None = None,
-    mode: Mode = "google",
+    mode: Mode | None = None,
     do_lower_case: bool = True,
     beam: Sequence[str] | None = None,
     progress: bool = True,
@@ -112,7 +113,8 @@ def prepare(
         language: the language whose rules split sentences.
         data_dir: the folder of prepared TFDS data sets.
         field: the column or key that holds the text, in the hub's data sets, Parquet and JSONL.
-        mode: the tokenizer's mode (docs/data.md).
+        mode: the tokenizer's mode (docs/reference/tokenizers.md); unset, google for a SentencePiece
+            model, and the vocabulary's own for others.
         do_lower_case: lower-case the text.
         beam: options of a Beam pipeline that runs the work, as NAME=VALUE; unset, it runs here.
         progress: print progress to stderr.
@@ -192,7 +194,7 @@ def prepare(
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count where the process is confined
+    if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count if only some cores are allowed
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -205,13 +207,16 @@ def _say(text: str, progress: bool) -> None:
 # --------------------------------------------------------------------------------- before it starts
 
 
-def _load_tokenizer(vocab: str | Path, mode: Mode, do_lower_case: bool) -> Tokenizer:
+def _load_tokenizer(vocab: str | Path, mode: Mode | None, do_lower_case: bool) -> Tokenizer:
     """Return the vocabulary.
 
-    One that is no SentencePiece model defines its own cleaning, except that it may be set to cased.
+    Without a mode a SentencePiece model has the original's. Another one defines its own cleaning,
+    except that it may be set to cased.
     """
-    if mode in SLOW_MODES and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
-        return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
+    if mode is None:
+        if vocabulary_file(vocab, _DEFAULT_MODE).suffix in (".json", ".txt"):
+            return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
+        mode = _DEFAULT_MODE
     return Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
 
 
@@ -253,7 +258,7 @@ def _settings(
             tokenizer.settings.get("keep_accents"),
             None if name == VOCABULARY else cast(Any, name),
         ),
-        # Stores that were made before there were fields say none.
+        # Older stores, from before `field` existed, do not have it.
         reading={
             k: v
             for k, v in asdict(reading).items()
@@ -289,7 +294,7 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
         begun = decode_json(there[SETTINGS_FILE], Settings, name=name, hint=hint)
         _refuse_differences(place, begun.to_json(), settings)
         return None
-    # A vocabulary by itself is somebody's own, which tidying up after a failure would delete.
+    # A vocabulary alone is a user's own; cleaning up after a failure would delete it.
     own = {"progress", *VOCABULARIES, *SPLITS} if "progress" in entries else set()
     if foreign := entries.keys() - own:
         raise UserError(
@@ -319,7 +324,7 @@ def _refuse_differences(place: Place, theirs: JsonObject, ours: Settings) -> Non
 
 
 def _inputs(pieces: Sequence[Piece]) -> list[Input]:
-    # A file's name may be no UTF-8, which JSON must be.
+    # A file's name may be no UTF-8, but JSON must be.
     names = (os.fsencode(piece.path).decode("utf-8", "backslashreplace") for piece in pieces)
     return [Input(name, piece.size) for name, piece in zip(names, pieces, strict=True)]
 
@@ -398,7 +403,8 @@ def _clean(place: Place) -> None:
     for folder in SPLITS:
         place.remove_folder(folder)
     place.remove([name for name in VOCABULARIES if name in entries])
-    place.remove_folder("progress")  # last: with it, the rest is known for what it is
+    # Last: while it exists, the folder is recognised as an unfinished store.
+    place.remove_folder("progress")
 
 
 def _unit_of(file: str) -> str:
@@ -416,7 +422,7 @@ def _explain(error: OSError, disk: Path, needed: float) -> UserError:
         )
     place = error.filename or disk
     return UserError(
-        f"{place}: {error.strerror or error}; mend that and run the same command again"
+        f"{place}: {error.strerror or error}; correct that and run the same command again"
     )
 
 
@@ -473,10 +479,7 @@ def _split_record(records: Sequence[UnitRecord], split: str) -> SplitRecord:
 
 
 class UnigramStatistics(TypedDict):
-    """Return the scores of a model that knows only how often each token occurs.
-
-    They are the entropy in nats for each token, and the most frequent token's id and rate.
-    """
+    """Hold the scores of a model that knows only how often each token occurs."""
 
     unigram_entropy_nats: float | None
     most_frequent_token_id: int | None
@@ -484,8 +487,10 @@ class UnigramStatistics(TypedDict):
 
 
 def unigram_statistics(counts: np.ndarray) -> UnigramStatistics:
-    """What a model scores that knows only how often each token occurs, in any unit: nats a token,
-    hits."""
+    """Return the scores of a model that knows only how often each token occurs.
+
+    They are the entropy in nats for each token, and the most frequent token's id and rate.
+    """
     total = counts.sum()
     if not total:
         return UnigramStatistics(

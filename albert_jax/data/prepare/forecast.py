@@ -17,8 +17,9 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import show_bytes
 
-SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20  # of each of so many inputs, so much is looked at;
-SAMPLE_EVERY = 1 << 24  # and of fewer where there is not so much input for each
+# A sample has up to 3 inputs and 1 Mi characters of each.
+SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20
+SAMPLE_EVERY = 1 << 24  # bytes of input for each input of the sample, at least
 SENTENCE_CHARS = 32  # what a sentence costs beside its characters
 WORKER_START_SECONDS = 1.0
 
@@ -32,7 +33,7 @@ class Forecast:
     bytes: float  # on disk
     seconds: float
     workers: int
-    example: str  # how the sentences of one file were found to be laid out, or ""
+    example: str  # how one file lays out its sentences, or ""
 
     def describe(self, free: int | None) -> str:
         """Return the forecast as a sentence.

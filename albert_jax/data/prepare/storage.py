@@ -160,7 +160,7 @@ def _parts(names: Iterable[str]) -> Iterator[list[str]]:
 
 
 class _Entry(TypedDict):
-    """What fsspec says of a file or a folder."""
+    """Hold what fsspec reports on a file or a folder."""
 
     name: str
     type: str
@@ -197,7 +197,7 @@ class Bucket:
         if any(entry["name"] == path and entry["type"] == "file" for entry in found):
             raise UserError(f"{self.name} is a file; name a folder for the store")
         sizes = {entry["name"].rstrip("/"): entry["size"] or 0 for entry in found}
-        sizes.pop(path, None)  # the folder itself, as a console makes one
+        sizes.pop(path, None)  # the folder itself, as a web console makes one
         return {name.rpartition("/")[2]: size for name, size in sizes.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:

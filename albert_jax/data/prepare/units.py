@@ -41,7 +41,7 @@ from albert_jax.utils.json_values import JsonObject
 
 BATCH_CHARS, BATCH_SENTENCES = 1 << 19, 1 << 14  # gathered, and tokenised at once
 MIN_UNIT_BYTES = 1 << 20
-GZ_RATIO = 3  # what English text gains by gzip, roughly; only evens out the units' sizes
+GZ_RATIO = 3  # the compression of English text by gzip, roughly; only balances the sizes of units
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Job:
     store: str
     reading: Reading
     vocabulary: str  # its file's name in the store
-    # A dict is left out of the hash by which a Beam worker keeps a job's tokenizer.
+    # A Beam worker caches a job's tokenizer by the job's hash, which leaves out a dict.
     cleaning: TextSettings = field(hash=False)
     holdout: float
-    fixed: tuple[int, int] | None  # hashes of a document that is held out and of one that is not
+    fixed: tuple[int, int] | None  # hashes of one document that is held out and one that is not
     settings: str  # all that a finished unit depends on beside its pieces and `fixed`, as JSON
 
     def load_tokenizer(self) -> Tokenizer:
@@ -272,6 +272,7 @@ def prepare_unit(unit: Unit, job: Job, tokenizer: Tokenizer, tick: Callable[[int
 
 
 def record_file(unit: Unit) -> str:
+    """Return the name of a unit's record in the store."""
     return f"progress/{unit.name}.json"
 
 

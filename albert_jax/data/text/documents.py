@@ -54,7 +54,7 @@ _NOT_TEXT = {
 }
 
 
-# What was mended, left out or cut in a corpus, and how its files lay out sentences.
+# What was repaired, left out or cut in a corpus, and how its files lay out sentences.
 COUNTS = (
     "invalid_utf8_bytes",
     "nul_characters",
@@ -272,7 +272,7 @@ def find_layout(path: str, reading: Reading) -> Layout:
     return detect_layout(lines, reading.language)
 
 
-# What a reader of lines yields: sentences of the document at hand, or None where it ends.
+# What a reader of lines yields: sentences of the current document, or None at its end.
 Events = Iterator[list[str] | None]
 
 

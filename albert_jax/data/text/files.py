@@ -16,7 +16,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import connect, is_address, refusal, within
 
 READ_AHEAD = 1 << 22  # bytes that are asked of an address at once
-# What clients tell of a file that changes with its content.
+# Values from clients that change with the content of a file.
 _CHANGES = ("etag", "ETag", "generation", "updated", "LastModified", "mtime", "created")
 
 
@@ -33,7 +33,7 @@ class FileState:
     """Hold what shows whether a file has changed."""
 
     size: int  # bytes
-    stamp: int  # its time in nanoseconds, or a digest of what an address tells of it
+    stamp: int  # its time in nanoseconds, or a digest of an address's metadata
 
 
 def find_files(given: str) -> list[str]:

@@ -55,7 +55,7 @@ class Piece:
     """Describe a part of one input that begins and ends between documents."""
 
     kind: Kind
-    path: str  # as it was given; a split of a data set
+    path: str  # the given path, or a split of a data set
     start: int  # bytes; examples of a TFDS data set, the hub's parts, a Parquet file's row groups
     end: int
     bytes: int  # of the input, that this piece stands for

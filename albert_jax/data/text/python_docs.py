@@ -30,7 +30,7 @@ MIN_SENTENCES = 3  # the character sets alone are 80 modules with the same one-l
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
-# Packages with much prose that are installed with this one: what is imported -> distribution.
+# Packages with much prose that are dependencies of this one: import name -> distribution.
 PACKAGES = {
     "flax": "flax",
     "jax": "jax",
@@ -76,7 +76,7 @@ def versions_of(name: str) -> dict[str, str]:
 
 
 def _topics() -> dict[str, str]:
-    from pydoc_data.topics import topics  # 700 kB of literals, so only where they are asked for
+    from pydoc_data.topics import topics  # 700 kB of literals, so imported only on demand
 
     return dict(sorted(topics.items()))
 
@@ -125,7 +125,7 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def _documented(node: ast.AST) -> Iterator[Documented]:
-    # Statements only, in the order of the source: ast.walk, which visits expressions, takes twice
+    # Only statements, in the order of the source: ast.walk, which visits expressions, takes twice
     # as long as parsing.
     if isinstance(node, Documented):
         yield node

@@ -17,7 +17,7 @@ LAYOUTS: dict[str, str] = {
 }
 
 # sentencex takes quadratic time on unmatched opening quotes (80,000 characters: 2.4 s), so long
-# text goes through it in windows. 2,048 characters are a dozen sentences: few paragraphs are cut.
+# text is split in windows. 2,048 characters are a dozen sentences: few paragraphs are cut.
 _WINDOW = 2048
 
 
@@ -47,7 +47,7 @@ def _segment(text: str, language: str) -> list[str]:
     try:
         return sentencex.segment(language, text)
     except BaseException as error:
-        # What a panic in Rust becomes is no Exception. One odd line must not end a long run.
+        # A panic in Rust becomes no Exception. One unusual line must not end a long run.
         if type(error).__name__ != "PanicException":
             raise
         return [text]
@@ -62,7 +62,7 @@ def detect_layout(lines: Sequence[str], language: str = "en") -> Layout:
     filled = [line for line in lines if line]
     if not filled:
         return "lines"
-    # A greedy filler breaks a line only where the next word would not have fitted.
+    # A greedy filler breaks a line only if the next word would not fit.
     width = sorted(map(len, filled))[int(0.95 * (len(filled) - 1))]
     pairs = [(a, b) for a, b in itertools.pairwise(lines) if a and b]
     full = sum(len(a) + 1 + len(b.split(maxsplit=1)[0]) >= width - 3 for a, b in pairs)

@@ -75,7 +75,7 @@ def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field:
 def parquet_bytes(path: str, field: str | None) -> list[int]:
     """Return the uncompressed bytes of text in each row group of a Parquet file."""
     file, column = open_parquet(path, field)
-    # Of nested columns each leaf counts as a column here.
+    # Each leaf of a nested column counts as a column here.
     leaves = range(file.metadata.num_columns)
     index = next(i for i in leaves if file.schema.column(i).path == column)
     groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))

@@ -32,7 +32,7 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> TextSourc
 
     Raises UserError also for a data set that has no text feature.
     """
-    import tensorflow_datasets as tfds  # 2 s and 200 MB, so only where it is asked for
+    import tensorflow_datasets as tfds  # 2 s and 200 MB, so imported only on demand
 
     builder, examples = open_split(name, split, data_dir)
     texts = [

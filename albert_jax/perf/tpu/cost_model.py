@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled program costs on a TPU chip by its own text: the compiler's cycles, loops and
-all, with bytes and FLOPs for what it does not estimate."""
+"""Compute the cost of a compiled program on a TPU chip from the program's text.
+
+The compiler's cycles count, loops included. Operations that it does not estimate count by bytes and
+FLOPs.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,10 @@ _KERNEL_COST = re.compile(r'"(flops|bytes_accessed)":"?(\d+)')
 
 @dataclass(frozen=True)
 class Operation:
-    """Top-level work of the program; seconds, bytes and FLOPs are of all its `times` runs in a
-    step."""
+    """Hold the cost of top-level work in the program.
+
+    Seconds, bytes and FLOPs are those of all its `times` runs in a step.
+    """
 
     name: str
     source: str
@@ -49,7 +54,7 @@ class Operation:
 
 @dataclass
 class StepCost:
-    """A step's cost on one chip; operations in the order of the schedule."""
+    """Hold a step's cost on one chip, with operations in the order of the schedule."""
 
     operations: list[Operation] = field(default_factory=list)
     flops: float = 0.0  # of matmuls, and what kernels declare
@@ -57,7 +62,7 @@ class StepCost:
 
     @property
     def seconds(self) -> float:
-        """Of the whole step."""
+        """The seconds of the whole step."""
         return sum(operation.seconds for operation in self.operations)
 
     def of_kind(self, kind: str) -> list[Operation]:
@@ -65,7 +70,7 @@ class StepCost:
         return [operation for operation in self.operations if operation.kind == kind]
 
     def merged(self) -> list[Operation]:
-        """Return the operations, those of one kind and source as one."""
+        """Return the operations, merged by kind and source."""
         alike: dict[tuple[str, str], list[Operation]] = {}
         for each in self.operations:
             name = each.name if each.kind == "collective" else ""
@@ -87,8 +92,9 @@ def step_cost(
 ) -> StepCost:
     """Add up a scheduled program for one chip of a slice.
 
-    Kernels, of which the compiler says nothing, run at the share of peak that `kernel_efficiency`
-    has by a part of their name, and "" for those it does not name; None: all at half.
+    The compiler does not estimate kernels. They run at the fraction of the peak that
+    `kernel_efficiency` has for a part of their name, or for "" if no name matches; None, all at
+    half.
     """
     cost = StepCost()
     _run(_On(program, where, kernel_efficiency or {"": 0.5}), program.entry, 1, cost)
@@ -97,7 +103,7 @@ def step_cost(
 
 @dataclass(frozen=True)
 class _On:
-    """What runs, and where."""
+    """Hold the program and the slice that it runs on."""
 
     program: Program
     where: Slice
@@ -105,10 +111,10 @@ class _On:
 
 
 def _run(on: _On, computation: Computation, times: int, cost: StepCost) -> None:
-    """Add what `times` runs of a computation cost.
+    """Add the cost of `times` runs of a computation.
 
-    Copies between HBM and VMEM and collectives that have a start and a done run beside the rest,
-    one after the other; what is left of one when its done comes is waited for.
+    Copies between HBM and VMEM, and collectives that have a start and a done, run beside the other
+    work, one after another. Their done waits for what is left of them.
     """
     now = 0.0
     free = {"copy": 0.0, "collective": 0.0}
@@ -164,7 +170,7 @@ def _loop(
 
 
 def _conditional(on: _On, choice: Instruction, times: int, cost: StepCost) -> None:
-    """Add the dearest branch."""
+    """Add the most expensive branch."""
     branches = []
     for branch in on.program.branches(choice):
         branches.append(StepCost())
@@ -177,7 +183,10 @@ def _conditional(on: _On, choice: Instruction, times: int, cost: StepCost) -> No
 
 
 def _one(on: _On, computation: Computation, each: Instruction) -> Operation:
-    """Return one run of an instruction, its time by the first of: cycles, links, a kernel's cost, HBM."""
+    """Return one run of an instruction; its time is by cycles, links, a kernel's cost, or HBM.
+
+    The first of these that is known counts.
+    """
     chip = on.where.chip
     base = each.opcode.removesuffix("-start")
     inner = on.program.body(each) if base == "async" else None
@@ -199,7 +208,10 @@ def _one(on: _On, computation: Computation, each: Instruction) -> Operation:
 
 
 def collective_seconds(opcode: str, moved: float, where: Slice) -> float:
-    """Time over the links of a collective of so many bytes a chip, over all chips of the slice."""
+    """Return the seconds of a collective over the links, over all chips of the slice.
+
+    `moved` is its bytes on each chip.
+    """
     if where.chips == 1:
         return 0.0
     share = (where.chips - 1) / where.chips
@@ -209,8 +221,11 @@ def collective_seconds(opcode: str, moved: float, where: Slice) -> float:
 def _custom_call(
     on: _On, computation: Computation, each: Instruction
 ) -> tuple[str, float, float, float]:
-    """(kind, FLOPs, bytes, seconds): a kernel's as it declares them, or an attention kernel's by
-    its shapes; the compiler's own calls, which allocate and rename, take no time."""
+    """Return (kind, FLOPs, bytes, seconds) of a custom call.
+
+    A kernel declares its cost; an attention kernel's is from its shapes. The compiler's own calls,
+    which allocate and rename, take no time.
+    """
     if each.target != "tpu_custom_call":
         return "bytes", 0.0, 0.0, 0.0
     told = {name: float(n) for name, n in _KERNEL_COST.findall(each.rest)}
@@ -223,7 +238,7 @@ def _custom_call(
 
 
 def _attention_flops(computation: Computation, each: Instruction) -> float:
-    """Matmul FLOPs of one of JAX's splash-attention kernels, 0 of others."""
+    """Return the matmul FLOPs of one of JAX's splash-attention kernels, 0 for others."""
     name = f"{each.op_name} {each.name}"
     matmuls = next((n for part, n in _SPLASH_MATMULS.items() if part in name), 0)
     if _FUSED_BACKWARD.search(each.rest) and "splash_mha_dkv" in name:
@@ -244,19 +259,22 @@ def _flops(program: Program, computation: Computation, each: Instruction) -> Ite
 
 
 def _bytes(computation: Computation, each: Instruction) -> float:
-    """Return bytes read and written, each operand once."""
+    """Return the bytes read and written, each operand once."""
     read = {name: computation.instructions[name].bytes for name in each.operands}
     return each.bytes + sum(read.values())
 
 
 def _sent(computation: Computation, each: Instruction) -> float:
-    """Return bytes of a collective on each chip: what goes in, or comes out where that is more."""
+    """Return the bytes of a collective on each chip: the maximum of its input and its output."""
     entered = float(sum(computation.instructions[name].bytes for name in each.operands))
     return entered if each.opcode.endswith("-start") else max(entered, each.bytes)
 
 
 def _largest_written(each: Instruction) -> float:
-    """Return bytes a copy moves: of its start's (destination, source, context) the destination."""
+    """Return the bytes that a copy moves.
+
+    Its start has (destination, source, context); the destination counts.
+    """
     sizes = [elements * width for _, elements, width in arrays_in(each.shape)]
-    # A slice's start names what it slices first.
+    # The start of a slice has its input first.
     return min(sizes[:2]) if len(sizes) > 1 else sum(sizes)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a step would take on a TPU slice, and whether it fits, by the TPU's own compiler on any
-machine; what `albert-jax estimate` calls. An estimate: nothing runs."""
+"""Estimate how long a step takes on a TPU slice, and whether it fits, for `albert-jax estimate`.
+
+The TPU's own compiler does it, on any machine; nothing runs.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,15 @@ from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import say
 
-OPERATIONS = 12  # of the most expensive
+OPERATIONS = 12  # the most expensive ones, in a result
 DEFAULT_BATCH = 32  # a chip
-FINENESS = 16  # the largest batch is found to within so many parts of it
+FINENESS = 16  # the largest batch is found to within this fraction of it
 
-# Shares of peak by the compiler's own profile of each kernel alone, and what dropout leaves of them
-# by the kernels' instructions; by chip, head size and length of a row (libtpu 0.0.42.1, `python -m
-# benchmarks.profile_kernels`). docs/lab/tpu.md says which could not be had so: all of v4, whose
-# profile aborts and whose shares are by instructions and v5p's profile; v5e's heads of 128.
+# Fractions of the peak from the compiler's own profile of each kernel alone, and the part of it
+# that remains with dropout, from the kernels' instructions; by chip, head size and length of a row
+# (libtpu 0.0.42.1, `python -m benchmarks.profile_kernels`). docs/lab/tpu.md lists those without a
+# profile: all of v4, whose profile aborts and whose fractions are from the instructions and v5p's
+# profile; v5e's heads of 128.
 _FORWARD, _BACKWARD = "attention_rows_forward", "attention_rows_backward"
 _PROFILED = {
     ("v4", 64, 512): {_FORWARD: (0.275, 0.794), _BACKWARD: (0.357, 0.840)},
@@ -103,7 +106,7 @@ def find_batch(config: EstimateConfig = EstimateConfig()) -> Rows[EstimateResult
 
 
 def estimated_config(config: EstimateConfig, where: Slice) -> PretrainConfig:
-    """Return the pretraining run that is asked about, with the batch of all chips together."""
+    """Return the pretraining run to estimate, with the batch of all chips together."""
     is_recipe = config.model.partition(":")[0].endswith(".py")
     default = None if is_recipe else _rounded(DEFAULT_BATCH, config.accumulate or 1)
     batch = config.batch_size or default
@@ -131,7 +134,7 @@ def _check(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> No
 
 
 def _described(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> JsonObject:
-    """Return the fields of a result that say what was asked, and of which compiler."""
+    """Return the fields of a result that describe what was asked, and the compiler."""
     train = settings.train
     return setting_of(config, settings) | {
         "topology": where.name,
@@ -153,7 +156,7 @@ def _compiled(
     where: Slice,
     devices: Sequence[jax.Device],
 ) -> EstimateResult:
-    """Compile, and add up what was compiled; the advice where it fails is about a chip's batch."""
+    """Compile, and add up what was compiled; advice about memory is about a chip's batch."""
     described = _described(config, settings, where)
     placement = make_placement(settings.train.mode, devices)
     a_chips = settings.train.batch_size // where.chips
@@ -205,9 +208,11 @@ def _text_of(compiled: jax.stages.Compiled, dump: Path, where: Slice) -> str:
 
 
 def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
-    """Return the share of peak at which kernels, all of attention, are taken to run, by name; "" is of all
-    that are not named: half of what MXUs can do with heads of that size, which fill a part of
-    them."""
+    """Return the fraction of the peak at which kernels are assumed to run, by name.
+
+    All kernels are attention's. "" stands for those without an entry: half of what MXUs can do with
+    heads of that size, which fill a part of them.
+    """
     head_size, length = config.model.head_size, config.examples.max_seq_length
     others = 0.5 * min(1.0, head_size / where.chip.mxu)
     profiled = _PROFILED.get((where.kind, head_size, length), {})
@@ -239,7 +244,7 @@ def _hbm_of(compiled: jax.stages.Compiled) -> HbmBytes:
 
 
 def _figures(cost: StepCost, work: Work, settings: PretrainConfig, where: Slice) -> JsonObject:
-    """Return the fields of a result that the program's costs give."""
+    """Return the fields of a result that come from the program's costs."""
     sequences = settings.train.batch_size // where.chips
     flops = work.flops_per_sequence * sequences
     dearest = sorted(cost.merged(), key=lambda each: -each.seconds)
@@ -276,7 +281,7 @@ def _cost(operation: Operation) -> JsonObject:
 
 
 def _largest(config: EstimateConfig, where: Slice, devices: Sequence[jax.Device]) -> EstimateResult:
-    """Bisect; the bytes that compilations tell, nearly affine in the batch, say where to look."""
+    """Bisect; the bytes of compiled programs, nearly linear in the batch, show where to look."""
     unit = estimated_config(config, where).train.accumulate
     fits: dict[int, FittingEstimate] = {}
     fails: dict[int, EstimateResult] = {}
@@ -302,8 +307,11 @@ def _largest(config: EstimateConfig, where: Slice, devices: Sequence[jax.Device]
 
 
 def next_batch(fits: dict[int, int], fails: int | None, capacity: int, unit: int) -> int | None:
-    """Return the batch, a multiple of `unit`, to try after those that fit (with their bytes) and the least
-    that fails; None once the largest is known to within a sixteenth, or none fits."""
+    """Return the batch, a multiple of `unit`, to try next.
+
+    It follows from those that fit (with their bytes) and the smallest that fails. None if the
+    largest is known to within a sixteenth, or none fits.
+    """
     low = max(fits, default=0)
     high = fails if fails is not None else max(4 * low, unit)
     finest = unit * max(1, low // (FINENESS * unit))
@@ -315,7 +323,7 @@ def next_batch(fits: dict[int, int], fails: int | None, capacity: int, unit: int
         least = min(fits)
         a_sequence = (fits[low] - fits[least]) / (low - least) if low > least else fits[low] / low
         straight = low + int((capacity - fits[low]) / max(a_sequence, 1.0))
-        # What failed lies below the line: it bends, and says no more.
+        # The bytes of a failed batch lie below the line: it bends there, and does not help.
         guess = guess if fails is not None and straight > top else straight
     return max(low + finest, min(_rounded(guess, finest), top))
 

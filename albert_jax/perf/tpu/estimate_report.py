@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `estimate` found, as a person reads it: a card, and a table of the largest batches."""
+"""Show the results of `estimate` to people: a card, and a table of the largest batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS = {
     "copy": "waiting for copies from and to HBM",
     "bytes": "what has no estimate, by bytes",
 }
-# Of nearly every operation's source: what tells none from another is left out.
+# Parts of nearly every operation's source, which do not distinguish operations, are left out.
 _OUR_MODULES = re.compile(
     r"\b(AlbertForPretraining|AlbertForTask|while/body|closed_call|shard_map|encoder"
     r"|(inner_)?group_\d+)/"

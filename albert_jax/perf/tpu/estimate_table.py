@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table of estimates, a JSON object a line: written by `estimate --table`, read by `info` for a
-recipe's chip-hours, drawn over the sizes of a slice."""
+"""Keep a table of estimates, a JSON object a line.
+
+`estimate --table` writes it, `info` reads it for a recipe's chip-hours, and plots draw it over the
+sizes of a slice.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ _SETTING: tuple[str, ...] = (
 
 
 def row_of(figures: Mapping[str, Any], date: str | None = None) -> EstimateRow:
-    """Return what the table keeps of an estimate, and the day, today's in UTC unless given."""
+    """Return what the table keeps of an estimate, with the day, by default today's in UTC."""
     kept = {field.name: figures.get(field.name) for field in dataclasses.fields(EstimateRow)}
     return EstimateRow.from_json(
         kept
@@ -53,8 +56,7 @@ def row_of(figures: Mapping[str, Any], date: str | None = None) -> EstimateRow:
 
 
 def read_table(path: str | Path) -> list[EstimateRow]:
-    """Return the rows of a table, none where there is no file. Raises UserError for anything
-    else."""
+    """Return the rows of a table, none if there is no file; raises UserError for anything else."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -76,7 +78,7 @@ def _row(line: str, name: str) -> EstimateRow:
 
 
 def record(path: str | Path, row: EstimateRow) -> list[EstimateRow]:
-    """Write a row into a table in place of the one of the same setting; return all rows."""
+    """Write a row into a table, replacing the row of the same setting; return all rows."""
     rows = [each for each in read_table(path) if _setting(each) != _setting(row)] + [row]
     rows.sort(key=lambda each: (each.model, each.chip, each.chips))
     text = "".join(json.dumps(each.to_json()) + "\n" for each in rows)
@@ -115,10 +117,9 @@ def command(row: EstimateRow) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChipHours(Result):
-    """What a run takes on one kind of chip: for which step, by which compiler, and the command that
-    estimates it again.
+    """Hold what a run takes on one kind of chip: the step, the compiler, and the command.
 
-    Prices differ by region and contract: the kind is the cheaper one where its chip-hour costs less
+    Prices differ by region and contract. This kind is the cheaper one if its chip-hour costs less
     than `pays_below` times that of the kind with the most hours.
     """
 
@@ -132,11 +133,11 @@ class ChipHours(Result):
 def chip_hours(
     config: PretrainConfig, sequences: int, rows: Sequence[EstimateRow] | None = None
 ) -> dict[str, ChipHours]:
-    """Return what so many sequences of a run take by the table, by the kind of chip.
+    """Return what a number of a run's sequences takes by the table, by the kind of chip.
 
-    Only a row of the very model, length and compute settings counts, with as many predictions or
-    more; of several the one of the smallest slice, which has the least of rings, and there the
-    fastest. The kind with the fewest hours comes first.
+    Only rows of exactly this model, length and compute settings count, with at least as many
+    predictions. Of several, the one of the smallest slice counts, because it has the fewest rings,
+    and of these the fastest. The kind with the fewest hours comes first.
     """
     known = read_table(ESTIMATES) if rows is None else rows
     alike = [
@@ -181,8 +182,11 @@ def _is_of(row: EstimateRow, config: PretrainConfig) -> bool:
 
 @dataclass(frozen=True)
 class ScalingPoint:
-    """A step on one slice. `collectives` is their share of the step, `efficiency` the rate of a
-    chip as a share of that on the smallest slice, `mfu` as in the row."""
+    """Hold a step on one slice.
+
+    `collectives` is their fraction of the step's time. `efficiency` is the rate of a chip as a
+    fraction of that on the smallest slice. `mfu` is as in the row.
+    """
 
     chips: int
     ms_per_sequence_per_chip: float
@@ -192,7 +196,7 @@ class ScalingPoint:
 
 
 def scaling(rows: Sequence[EstimateRow], like: EstimateRow) -> dict[str, list[ScalingPoint]]:
-    """Return one row's step on slices of every size, by the kind of chip, smallest first."""
+    """Return one row's step on slices of every size, by the kind of chip, the smallest first."""
     curves: dict[str, list[ScalingPoint]] = {}
     same = _setting(like, but="topology")
     for row in sorted(rows, key=lambda each: each.chips):
@@ -213,15 +217,20 @@ def scaling(rows: Sequence[EstimateRow], like: EstimateRow) -> dict[str, list[Sc
 
 
 def draw_scaling(rows: Sequence[EstimateRow], like: EstimateRow, picture: str | Path) -> None:
-    """Draw `scaling` into a file, as `scaling_figure`; raise UserError where there is nothing to
-    draw or the file cannot be written."""
+    """Draw `scaling_figure` into a file.
+
+    Raises UserError if there is nothing to draw or the file cannot be written.
+    """
     with styled():
         save_plot(scaling_figure(rows, like), picture)
 
 
 def scaling_figure(rows: Sequence[EstimateRow], like: EstimateRow) -> Any:
-    """Return a figure of `scaling`, a line for each kind of chip: time a sequence and chip, the
-    collectives' share of the step, efficiency and MFU. Raise UserError where nothing fits."""
+    """Return a figure of `scaling`, a line for each kind of chip.
+
+    Its panels are the time for each sequence and chip, the collectives' fraction of the step,
+    efficiency and MFU. Raises UserError if nothing fits.
+    """
     curves = scaling(rows, like)
     if not curves:
         raise UserError(f"nothing to draw: {like.model} does not fit {like.topology}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a compiled program's text: computations, how often each runs, matmul FLOPs, bytes.
+"""Read a compiled program's text: computations, how often each runs, matmul FLOPs, bytes.
 
-XLA prints one instruction a line, `%name = shape opcode(%operand, …), attribute=…`, in the order
-in which they run where the module says `is_scheduled`. Newer ones write an entry of a tuple as an
-operand, `%name#1`, where older ones have an instruction get it; here it always is one.
+XLA prints one instruction a line, `%name = shape opcode(%operand, …), attribute=…`, in the order in
+which they run if the module says `is_scheduled`. Newer versions write an entry of a tuple as an
+operand, `%name#1`; older ones use an instruction that gets it. Here it is always an instruction.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a computation; `shape` and `rest` (what follows the operands) are as printed."""
+    """Hold one line of a computation.
+
+    `shape` and `rest` (what follows the operands) are as printed.
+    """
 
     name: str
     opcode: str
@@ -44,44 +47,44 @@ class Instruction:
 
     @property
     def cycles(self) -> int | None:
-        """The compiler's estimate, None where it gives none."""
+        """The compiler's estimate, or None."""
         found = _CYCLES.search(self.rest)
         return int(found[1]) if found else None
 
     @property
     def op_name(self) -> str:
-        """Where it comes from: the path of jitted functions, modules and primitive; "" if lost."""
+        """The origin: the path of jitted functions, modules and primitive; "" if lost."""
         found = _OP_NAME.search(self.rest)
         return found[1] if found else ""
 
     @property
     def target(self) -> str:
-        """The function or kernel that a custom call calls, "" of other instructions."""
+        """The function or kernel of a custom call, "" for other instructions."""
         found = _TARGET.search(self.rest)
         return found[1] if found else ""
 
     @property
     def bytes(self) -> float:
-        """Of its result's arrays, without padding."""
+        """The bytes of the result's arrays, without padding."""
         return sum(size * width for _, size, width in arrays_in(self.shape))
 
 
 @dataclass(frozen=True)
 class Computation:
-    """Instructions in order, by name."""
+    """Hold instructions in order, by name."""
 
     name: str
     instructions: Mapping[str, Instruction]
 
     @functools.cached_property
     def root(self) -> Instruction:
-        """What it returns."""
+        """The instruction whose result the computation returns."""
         return next(i for i in self.instructions.values() if i.is_root)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled module."""
+    """Hold a compiled module."""
 
     computations: Mapping[str, Computation]
     entry: Computation
@@ -93,7 +96,7 @@ class Program:
         return self.computations.get(found[1]) if found else None
 
     def branches(self, instruction: Instruction) -> list[Computation]:
-        """Return the computations of which a conditional runs one."""
+        """Return the computations of a conditional, of which one runs."""
         listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
         text = listed[1] if listed else " ".join(_EITHER.findall(instruction.rest))
         return [self.computations[name] for name in re.findall(r"[\w.\-]+", text)]
@@ -115,8 +118,10 @@ def parse_program(text: str) -> Program:
 
 
 def _computations(text: str) -> Iterator[list[str]]:
-    """Yield the head and the instructions of each computation, an instruction a line: a kernel's metadata
-    breaks lines."""
+    """Yield the head and the instructions of each computation, an instruction a line.
+
+    A kernel's metadata breaks lines, which are joined.
+    """
     lines: list[str] = []
     for line in text.splitlines():
         if line == "}":
@@ -151,7 +156,10 @@ def _instruction(line: str) -> Instruction:
 
 
 def _with_entries(made: list[Instruction]) -> dict[str, Instruction]:
-    """Instructions by name, with one before each first operand like `%name#1` that gets it."""
+    """Return the instructions by name, with one before each first operand like `%name#1`.
+
+    The added instruction gets that entry of the tuple.
+    """
     found: dict[str, Instruction] = {}
 
     def get(name: str) -> Instruction:
@@ -171,7 +179,7 @@ def _with_entries(made: list[Instruction]) -> dict[str, Instruction]:
 
 
 def _entries(shape: str) -> list[str]:
-    """Return the shapes in a printed tuple's."""
+    """Return the shapes in a printed tuple's shape."""
     starts, depth = [1], 0
     for found in _BRACKET_OR_COMMA.finditer(shape):
         if found[0] == ",":
@@ -185,7 +193,7 @@ def _entries(shape: str) -> list[str]:
 
 
 def _closing(line: str, start: int) -> int:
-    """Return the index behind the parenthesis that closes the one at `start`."""
+    """Return the index after the parenthesis that closes the one at `start`."""
     depth = 0
     for found in _PAREN.finditer(line, start):
         depth += 1 if found[0] == "(" else -1
@@ -195,7 +203,7 @@ def _closing(line: str, start: int) -> int:
 
 
 def arrays_in(shape: str) -> Iterator[tuple[tuple[int, ...], int, float]]:
-    """(dimensions, elements, bytes an element) of each array in a printed shape."""
+    """Yield (dimensions, elements, bytes an element) of each array in a printed shape."""
     for kind, dimensions in _ARRAY.findall(shape):
         sizes = tuple(int(d) for d in dimensions.split(",") if d)
         bits = re.search(r"\d+", kind)
@@ -207,7 +215,7 @@ def arrays_in(shape: str) -> Iterator[tuple[tuple[int, ...], int, float]]:
 
 
 def trip_count(program: Program, computation: Computation, loop: Instruction) -> int | None:
-    """Return how often the body of a while in `computation` runs, None where it cannot be told.
+    """Return how often the body of a while in `computation` runs, None if unknown.
 
     A scan's counter begins at a constant, grows by a constant, and is compared with one.
     """
@@ -242,7 +250,7 @@ def _entry_of(computation: Computation, name: str, index: int) -> int | None:
 
 
 def _step(body: Computation, index: int) -> int | None:
-    """By how much the body raises entry `index` of what it carries."""
+    """Return by how much the body increases entry `index` of what it carries."""
     if body.root.opcode != "tuple":
         return None
     added = _source(body, body.root.operands[index])
@@ -255,7 +263,7 @@ def _step(body: Computation, index: int) -> int | None:
 
 
 def _source(computation: Computation, name: str) -> Instruction:
-    """Return what a name stands for, behind copies."""
+    """Return the instruction of a name, looking through copies."""
     found = computation.instructions[name]
     while found.opcode in ("copy", "bitcast", "copy-done", "copy-start", "convert"):
         found = computation.instructions[found.operands[0]]
@@ -276,9 +284,9 @@ def _tuple_index(instruction: Instruction) -> int | None:
 
 
 def matmul_flops(computation: Computation, instruction: Instruction) -> float:
-    """FLOPs of one dot or convolution (what a TPU's compiler makes of a dot), 0 of others.
+    """Return the FLOPs of one dot or convolution (to which a TPU's compiler converts a dot), or 0.
 
-    As XLA's own HloCostAnalysis counts: two for each product that does not meet padding.
+    They count as in XLA's own HloCostAnalysis: two for each product that does not meet padding.
     """
     if instruction.opcode not in ("dot", "convolution"):
         return 0.0
@@ -308,8 +316,10 @@ def matmul_flops(computation: Computation, instruction: Instruction) -> float:
 
 @dataclass(frozen=True)
 class _Window:
-    """A convolution's window in one spatial dimension; `pad` is the padding before, and the fields
-    have HLO's names."""
+    """Hold a convolution's window in one spatial dimension, with HLO's names.
+
+    `pad` is the padding before.
+    """
 
     size: int
     stride: int
@@ -318,7 +328,7 @@ class _Window:
     rhs_dilate: int
 
     def meetings(self, size: int, out: int) -> int:
-        """Return in how many (output, window) positions there is an input and no padding."""
+        """Return the number of (output, window) positions with an input instead of padding."""
         reach, dilate = (size - 1) * self.lhs_dilate + 1, self.lhs_dilate
         at = (
             o * self.stride - self.pad + w * self.rhs_dilate

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What libtpu, the TPU's runtime and compiler, is told where it is to open no chip."""
+"""Configure libtpu, the TPU's runtime and compiler, so that it opens no chip."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from albert_jax.utils.errors import UserError
 
-# It asks the cloud what machine this is, complains on stderr where nobody answers, and locks the
-# chips for one process. These are the answers for a host of four chips that is alone.
+# libtpu asks the cloud what machine this is, complains on stderr if nothing answers, and locks the
+# chips for one process. These are the answers for a single host of four chips.
 _WITHOUT_CHIPS = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -26,11 +26,15 @@ _WITHOUT_CHIPS = {
 
 
 def is_installed() -> bool:
+    """Return whether libtpu is a package here, or TPU_LIBRARY_PATH names one."""
     return "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
 
 
 def version() -> str | None:
-    """Return the installed package's, None where there is none or TPU_LIBRARY_PATH names a file."""
+    """Return the installed package's version.
+
+    None if there is none, or TPU_LIBRARY_PATH names a file.
+    """
     try:
         return importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
@@ -38,10 +42,10 @@ def version() -> str | None:
 
 
 def check_profiler() -> None:
-    """Raise UserError where JAX's profiler may crash this process.
+    """Raise UserError if JAX's profiler may crash this process.
 
-    A libtpu newer than jaxlib's has a profiler of more functions (0.0.52: a struct of 104 bytes
-    where jaxlib 0.10.2 has room for 80). Whether JAX will load it is JAX_PLATFORMS' to say.
+    A libtpu newer than jaxlib's has a profiler with more functions (0.0.52: a struct of 104 bytes
+    where jaxlib 0.10.2 has room for 80). JAX_PLATFORMS decides whether JAX loads it.
     """
     platforms = os.environ.get("JAX_PLATFORMS", "")
     asked = importlib.metadata.requires("jax") or []
@@ -57,16 +61,16 @@ def check_profiler() -> None:
 
 
 def use_without_chips() -> None:
-    """Answer in the environment what libtpu would ask; settings that are there stay."""
+    """Set the environment variables that libtpu would ask for; existing ones stay."""
     for name, value in _WITHOUT_CHIPS.items():
         os.environ.setdefault(name, value)
 
 
 def quiet_without_chips(devices: Path = Path("/dev")) -> None:
-    """Keep libtpu's complaints off stderr on a machine that has it, for `estimate`, and no TPU.
+    """Keep libtpu's complaints off stderr on a machine that has libtpu, for `estimate`, and no TPU.
 
     JAX tries every accelerator whose library is installed, and libtpu opens a chip through one of
-    these files of `devices`; `vfio/vfio` is the kernel's own, with chips or without.
+    the files in `devices`. `vfio/vfio` is the kernel's own, with chips or without.
     """
     has_chips = any(devices.glob("accel*")) or any(devices.glob("vfio/[0-9]*"))
     if is_installed() and not has_chips:

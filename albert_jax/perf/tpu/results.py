@@ -81,7 +81,7 @@ class EstimateResult(StepSetting):
         commit: the commit of this package's code, if it runs from a repository.
         versions: the versions of Python and the libraries.
         fits: whether a chip holds the step.
-        out_of_memory: how much memory is missing.
+        out_of_memory: the error, with the memory that is missing; None if the step fits.
         hbm_bytes: the memory that the step needs on a chip.
         hbm_capacity_bytes: the memory of a chip.
         step_ms: the estimated time of a step.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TPU chips, the slices that are rented of them, and libtpu's compiler for one on any machine."""
+"""Describe TPU chips and slices, and get libtpu's compiler for a slice on any machine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from albert_jax.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Chip:
-    """One TPU chip; bandwidths in bytes a second.
+    """Describe one TPU chip; bandwidths in bytes a second.
 
-    `hbm_bytes` is what the compiler lets programs take, `clock` what its cycles are of: peak over
-    FLOPs a cycle of all MXUs, which fits what it estimates for one large matmul. `link` is one
-    direction of one link to a neighbour, as in "How to Scale Your Model" (2025), chapter 2.
+    `hbm_bytes` is what the compiler lets programs take. `clock` is the rate of its cycles: the peak
+    over the FLOPs of all MXUs in a cycle, which fits its estimate for one large matmul. `link` is
+    one direction of one link to a neighbour, as in "How to Scale Your Model" (2025), chapter 2.
     """
 
     peak_flops: float  # dense bfloat16
@@ -32,7 +32,7 @@ class Chip:
     link: float
     shapes: tuple[str, ...]
     largest: int  # chips in one slice
-    ring: int  # an axis of a multiple of so many chips closes to a ring
+    ring: int  # an axis closes to a ring if it is a multiple of this number of chips
     mxu: int = 128  # rows and columns that one MXU multiplies by
     options: tuple[tuple[str, str], ...] = ()
 
@@ -92,7 +92,7 @@ _TOPOLOGY = re.compile(r"(v\w+):(\d+(?:x\d+){1,2})")
 
 @dataclass(frozen=True)
 class Slice:
-    """Chips that are rented together, as "v5e:2x2" names them."""
+    """Describe chips that are rented together, as "v5e:2x2" names them."""
 
     name: str
     chip: Chip
@@ -105,19 +105,21 @@ class Slice:
 
     @property
     def chips(self) -> int:
-        """How many."""
+        """The number of chips."""
         return math.prod(self.shape)
 
     @property
     def ring_bandwidth(self) -> float:
-        """Bytes a second that a chip sends in an all-reduce over all: one link along each axis, two
-        where the axis closes to a ring."""
+        """The bytes a second that a chip sends in an all-reduce over all chips.
+
+        It uses one link along each axis, two if the axis closes to a ring.
+        """
         ring = self.chip.ring
         return sum(self.chip.link * (1 if n % ring else 2) for n in self.shape if n > 1)
 
 
 def parse_slice(name: str) -> Slice:
-    """Return the slice of that name; raises UserError that lists the known ones."""
+    """Return the slice of that name; raises UserError, which lists the known ones."""
     found = _TOPOLOGY.fullmatch(name)
     if not found or found[1] not in CHIPS:
         raise UserError(f"topology {name!r} is unknown; known: {_known()}")
@@ -143,9 +145,9 @@ def _known() -> str:
 
 
 def compile_only_devices(wanted: Slice) -> tuple[jax.Device, ...]:
-    """Return the slice's devices, one a chip, for which programs can be compiled and not run.
+    """Return the slice's devices, one for each chip, to compile programs that are never run.
 
-    Raises UserError where libtpu is not installed, or knows no such slice.
+    Raises UserError if libtpu is not installed, or knows no such slice.
     """
     if not libtpu.is_installed():
         raise UserError(

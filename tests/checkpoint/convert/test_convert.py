@@ -631,13 +631,13 @@ def test_labels_are_kept(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_the_command_prints_json_to_stdout_and_one_line_for_a_mistake(
-    original: Path, run_cli: Callable[..., Any]
+    original: Path, run_warm: Callable[..., Any]
 ) -> None:
-    done = run_cli("convert", original, original.parent / "hf", "--to", "hf", "--json")
+    done = run_warm("convert", original, original.parent / "hf", "--to", "hf", "--json")
     assert done.rc == 0
     report = json.loads(done.stdout)
     assert (report["to"], len(report["tensors"])) == ("hf", 32)
-    done = run_cli("convert", original / "nothing", original.parent / "no")
+    done = run_warm("convert", original / "nothing", original.parent / "no")
     assert (done.rc, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "does not exist" in done.stderr
 

@@ -453,10 +453,10 @@ def test_what_is_no_checkpoint_is_said_to_be_none(original: Path, hf: Path, tmp_
         return refused(path, root / "no")
 
     (root / "notes.md").write_text("text")
-    assert "notes.md is no checkpoint of a kind that is read" in told(root / "notes.md")
+    assert "notes.md is no checkpoint in a known format" in told(root / "notes.md")
     (root / "tf_model.h5").write_bytes(b"\x89HDF")
-    assert "is no checkpoint of a kind" in told(root / "tf_model.h5")
-    assert "is no checkpoint of a kind" in told("/dev/null")
+    assert "is no checkpoint in a known format" in told(root / "tf_model.h5")
+    assert "is no checkpoint in a known format" in told("/dev/null")
     assert "does not exist" in told(root / "nowhere")
     assert "has no name" in told("")
     (root / "empty").mkdir()

@@ -30,7 +30,7 @@ from albert_jax.data.text.lines import Reading
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
 from tests.helpers.disks import mounted_disk
-from tests.helpers.paths import REPOSITORY, VOCABULARY
+from tests.helpers.paths import DATA, REPOSITORY, VOCABULARY
 from tests.helpers.texts import COMMAND, UNIT_BYTES, contents, make_text, sentences_of
 
 
@@ -377,7 +377,7 @@ def begun(corpus, whole, tmp_path, monkeypatch) -> Path:
 
     with monkeypatch.context() as patch:
         patch.setattr("albert_jax.data.prepare.local_runner.prepare_unit", fail_late)
-        with pytest.raises(UserError, match="Input/output error; mend that"):
+        with pytest.raises(UserError, match="Input/output error; correct that"):
             prepare(corpus, vocab=VOCABULARY, output=store, holdout=0.1, workers=1, progress=False)
     return store
 
@@ -586,6 +586,14 @@ DAMAGED = gzip.compress(b"Text.\n\nMore.\n" * 999)[:-9]
         (b"Text.\n", {"format": "html"}, "format 'html' is unknown"),
         (b"Text.\n", {"vocab": "absent.model"}, "absent.model"),
         (b"Text.\n", {"vocab": REPOSITORY / "pyproject.toml"}, "is no SentencePiece model"),
+        *(
+            (
+                b"Text.\n",
+                {"vocab": DATA / "tokenizer" / "zh_vocab.txt", "mode": mode},
+                f"has no mode {mode}, but wordpiece; leave the mode out",
+            )
+            for mode in ("hf", "google")
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, content, settings, message):
@@ -764,7 +772,7 @@ def test_a_disk_that_cannot_be_written_is_one_line_and_a_store_on_it_can_be_read
     prepare(little_disk / "texts", output=little_disk / "store", **settings)  # complete already
     TokenStore.open(little_disk / "store").verify()
     for text, store in ((small, "new"), (corpus, "begun")):
-        with pytest.raises(UserError, match="Read-only file system; mend that and run the same"):
+        with pytest.raises(UserError, match="Read-only file system; correct that and run the same"):
             prepare(text, output=little_disk / store, **settings | {"holdout": 0.1})
     assert contents(little_disk) == before
     subprocess.run(["mount", "-o", "remount,rw", little_disk], check=True)

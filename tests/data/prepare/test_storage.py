@@ -183,7 +183,7 @@ def test_a_failure_keeps_what_is_finished_and_the_same_call_goes_on(address, who
         real(unit, *rest)
 
     monkeypatch.setattr("albert_jax.data.prepare.local_runner.prepare_unit", fail_late)
-    with pytest.raises(UserError, match="Input/output error; mend that"):
+    with pytest.raises(UserError, match="Input/output error; correct that"):
         prepare(f"{address}/text", output=f"{address}/store", **settings)
     left = written(f"{address}/store")
     assert sorted(name for name in left if name.startswith("progress/0")) == [
