@@ -5,6 +5,7 @@ pages are whole."""
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import importlib.util
 import re
@@ -17,6 +18,7 @@ import yaml
 
 import albert_jax
 from albert_jax.cli import main as cli
+from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.sections import TrainConfig
 from tests.helpers.documents import (
     blocks,
@@ -79,6 +81,16 @@ def test_every_kind_of_command_line_in_the_documentation_parses(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     assert type(parsed(line)) in cli.COMMANDS.values()
+
+
+def test_every_setting_of_fine_tuning_is_in_a_command_of_its_pages() -> None:
+    pages = (REPOSITORY / "docs" / "how-to" / f"finetune{more}.md" for more in ("", "-options"))
+    lines = (line for page in pages for line in command_lines(page))
+    shown = {word.split("=")[0] for line in lines for word in line.split()}
+    names = [field.name for field in dataclasses.fields(FinetuneConfig)]
+    flags = {f"--{name.replace('_', '-')}" for name in names}
+    of_pretraining_too = {"--compute", "--optimizer", "--train", "--guard"}
+    assert flags - of_pretraining_too <= shown
 
 
 def test_quoted_commands_exist_and_have_the_quoted_flags(generated: dict[str, str]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The docstrings of the public names are complete, and their examples run."""
+"""Docstrings of the public names are complete and their examples run; pages they name exist."""
 
 from __future__ import annotations
 
@@ -112,6 +112,12 @@ def test_an_argument_or_a_field_without_an_explanation_is_found() -> None:
 
     assert _unexplained(function) == {"left_out"}
     assert _unexplained(Fields) == {"two"}
+
+
+def test_pages_that_the_package_names_exist() -> None:
+    for path in sorted((REPOSITORY / "albert_jax").rglob("*.py")):
+        for page in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8")):
+            assert (REPOSITORY / page).is_file(), f"{path.name}: {page}"
 
 
 def test_no_default_fills_a_page_of_help() -> None:

@@ -195,10 +195,14 @@ def test_a_release_is_the_same_bytes_whenever_and_wherever_it_is_built(
     assert digests[0] == digests[1]
 
 
-def test_the_version_is_that_of_the_changelog_and_of_the_citation() -> None:
+def test_every_page_that_names_the_version_names_this_one() -> None:
     newest = re.search(
         r"^## (\S+) - \d{4}-\d\d-\d\d$", (REPOSITORY / "CHANGELOG.md").read_text(), re.M
     )
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"]
     assert newest is not None
     assert newest[1] == cited == albert_jax.__version__
+    short = albert_jax.__version__.rpartition(".")[0]
+    for page, named in (("README.md", short), ("docs/comparison.md", albert_jax.__version__)):
+        found = re.findall(r"\| albert_jax (?:\| )?(\S+) \|", (REPOSITORY / page).read_text())
+        assert set(found) == {named}, page

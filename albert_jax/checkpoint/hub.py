@@ -25,6 +25,7 @@ from albert_jax.config.model import AlbertConfig
 from albert_jax.config.model_names import COMMIT, MAIN, ModelName, hub_endpoint, shown_endpoint
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
+from albert_jax.utils.log_secrets import secrets_hidden
 from albert_jax.utils.wording import first_ten, shortened, without_secrets
 
 _CONFIG = "config.json"
@@ -297,6 +298,7 @@ def _huggingface_hub(named: ModelName) -> Any:
         import huggingface_hub
         import huggingface_hub.constants
         import huggingface_hub.errors
+        import huggingface_hub.hf_api  # with which all that log anything are there
     except ImportError:
         raise UserError(
             f"{named} is no path here, and a repository of the Hugging Face hub needs "
@@ -326,10 +328,14 @@ def _failures(hub: Any) -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def _as_sentences(hub: Any, named: ModelName, done: str) -> Iterator[None]:
-    """Turn huggingface_hub's errors into UserError; `done` says what was attempted."""
+    """Turn huggingface_hub's errors into UserError, and hide secrets in what it logs.
+
+    `done` says what was attempted.
+    """
     errors = hub.errors
     try:
-        yield
+        with secrets_hidden(hub.__name__):
+            yield
     except UserError:
         raise
     except errors.GatedRepoError:

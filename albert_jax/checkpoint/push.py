@@ -13,7 +13,7 @@ from albert_jax.checkpoint.convert.card import check_license
 from albert_jax.checkpoint.convert.convert import CardWords, card_of, convert_as_it_is
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import holds_transformers_weights, is_model_directory
-from albert_jax.config.model_names import MAIN, ModelName, name_of
+from albert_jax.config.model_names import ModelName, name_of
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
@@ -93,7 +93,7 @@ def _repository(repository: str, revision: str | None) -> ModelName:
         raise UserError(f"{repository} has no owner; give hub:OWNER/NAME")
     if revision is None:
         return named
-    if named.revision not in (MAIN, revision):
+    if "@" in repository and named.revision != revision:
         raise UserError(f"{repository} and --revision {revision} name two revisions; give one")
     again = name_of(f"hub:{named.name}@{revision}")
     assert again is not None, "it has a prefix"

@@ -153,9 +153,9 @@ class Prepare(_Reading):
     """Processes; unset: all cores."""
     holdout: float = 0.01
     """Fraction of the documents that is kept from training, for evaluation."""
-    mode: Mode = "google"
+    mode: Mode | None = None
     """How a SentencePiece model divides text: as the original (google), or as transformers' slow
-    (hf) or fast (hf-fast) tokenizer. Other vocabularies define it themselves."""
+    (hf) or fast (hf-fast) tokenizer; unset: google. Other vocabularies define it themselves."""
     do_lower_case: bool = True
     """Lower-case text; must be as the vocabulary was trained."""
     beam: tuple[str, ...] | None = None
@@ -261,6 +261,9 @@ class Finetune(Command):
     """
 
     config: Flags[FinetuneConfig]
+    continue_with: Switch = False
+    """Continue the work directory's runs, finished or not, though --train.steps or the learning
+    rate's schedule are others than so far; each run's history.json keeps what changed."""
     json: bool = False
     """Print the contents of results.json."""
     log: tuple[Destination, ...] = ("tensorboard",)
@@ -276,7 +279,7 @@ class Finetune(Command):
         require_trackers(self.log)
         from albert_jax.training.finetune import finetune
 
-        results = finetune(self.config, log=self.log)
+        results = finetune(self.config, log=self.log, continue_with=self.continue_with)
         if self.json:
             _print_json(results)
 
@@ -735,7 +738,7 @@ class ExportServing(_OnModel):
     dest: Dest
     """Folder to write: programs for CPU, GPU and TPU, of any batch and length, and weights."""
     to: Literal["stablehlo", "onnx"] = "stablehlo"
-    """Programs for JAX, or ONNX graphs of the encoder and of a fine-tuned head."""
+    """Programs for JAX, or ONNX graphs of the encoder, of fill-mask and of a fine-tuned head."""
     base: str | None = None
     """For an adapter, the model that it was trained on; unset: at its former path."""
     top_k: int = 5
@@ -748,14 +751,12 @@ class ExportServing(_OnModel):
     def run(self) -> None:
         _require_model(self.model, base=self.base)
         if self.to == "onnx":
-            if _gives_any(self, ("top_k", "dtype")):
-                raise UserError(
-                    "--to onnx exports no fill-mask and only float32; leave out --top-k and --dtype"
-                )
+            if _gives_any(self, ("dtype",)):
+                raise UserError("--to onnx exports only float32; leave out --dtype")
             from albert_jax.inference.export_onnx import export_onnx
 
             _keep_programs()
-            print(export_onnx(self.model, self.dest, depth=self.depth))
+            print(export_onnx(self.model, self.dest, top_k=self.top_k, depth=self.depth))
             return
         from albert_jax.inference.export import export_serving
 
@@ -794,7 +795,7 @@ class Convert(Command):
     no_vocab: Switch = False
     """Convert without a vocabulary."""
     mode: Mode | None = None
-    """How text is divided, docs/data.md; unset: as in the source."""
+    """How text is divided, docs/reference/tokenizers.md; unset: as in the source."""
     do_lower_case: bool | None = None
     """Whether the vocabulary is lower-cased; unset: as in the source, else True."""
     with_optimizer: Switch = False

@@ -10,7 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from albert_jax.config.manifests import HeadManifest
+from albert_jax.config.manifests import (
+    HeadManifest,
+    holds_transformers_weights,
+    is_model_directory,
+)
 from albert_jax.config.sections import Positions
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
@@ -54,8 +58,9 @@ class AdapterManifest(Result):
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds an adapter in PEFT's format."""
-    return (folder / PEFT_CONFIG).is_file()
+    """Return whether a folder holds an adapter in PEFT's format, and no whole model."""
+    is_whole = holds_transformers_weights(folder) or is_model_directory(folder)
+    return (folder / PEFT_CONFIG).is_file() and not is_whole
 
 
 def base_digest(tensors: Mapping[str, Any]) -> str:

@@ -36,6 +36,11 @@ CONTINUABLE: Final = frozenset(
 """Settings of a run's identity that may change during the run. Any other change would make the
 state of the model and of the optimizer, or the examples so far, those of another run."""
 
+CONTINUABLE_IN_FINETUNING: Final = frozenset(
+    name for name in CONTINUABLE if name.startswith("optimizer.") or name == "train.steps"
+)
+"""The same of fine-tuning, where a batch follows from its number and the size of all."""
+
 Setting = str | int | float | None
 
 

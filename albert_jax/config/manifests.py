@@ -32,7 +32,7 @@ _NAME = re.compile(r"\w+(/\w+)*", re.ASCII)
 _AtLeast1 = Annotated[int, msgspec.Meta(ge=1)]
 _RowLength = Annotated[int, msgspec.Meta(ge=8)]
 
-# How text is divided into pieces, docs/data.md.
+# How text is divided into pieces, docs/reference/tokenizers.md.
 Mode = Literal["google", "hf", "hf-fast", "wordpiece"]
 SLOW_MODES: Final = ("google", "hf")
 """Those whose text SentencePiece divides; that of the others the library `tokenizers` does."""

@@ -7,6 +7,7 @@ batch. No row is padding: rows that do not fill a batch go in eights, then one b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -67,18 +68,28 @@ def padded_length(length: int, longest: int) -> int:
     return min(power, longest)
 
 
-def plan_batches(lengths: Sequence[int], *, longest: int, tokens: int) -> list[Batch]:
+def plan_batches(
+    lengths: Sequence[int], *, longest: int, tokens: int, padding: float = math.inf
+) -> list[Batch]:
     """Return batches that have every row once, the longest first.
 
     In this order, too little memory shows at the start.
+    Rows share a batch only if it has at most 1 + `padding` times the tokens of its rows one by one.
     """
+
+    def is_full_enough(count: int) -> bool:
+        rows = order[done : done + count]
+        alone = sum(padded_length(lengths[row], longest) for row in rows)
+        return count * length <= (1 + padding) * alone
+
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     batches = []
     done = 0
     while left := len(order) - done:
         length = padded_length(lengths[order[done]], longest)
         full = max(tokens // length, 1)
-        count = next(n for n in (full, min(full, FEW), 1) if n <= left)
+        counts = (n for n in (full, min(full, FEW), 1) if n <= left)
+        count = next(n for n in counts if is_full_enough(n))
         batches.append(Batch(order[done : done + count], length))
         done += count
     return batches

@@ -21,6 +21,7 @@ from typing import Any
 from albert_jax.data.text.tables_text import text_column
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
+from albert_jax.utils.log_secrets import secrets_hidden
 from albert_jax.utils.wording import shortened, without_secrets
 
 HUB = "hf:"
@@ -109,7 +110,11 @@ def _splits(data: str, state: tuple[tuple[str, int], ...]) -> Mapping[str, Any]:
     """Return the splits of a data set by name; `state` is its folder's."""
     library = _library(data)
     folder = Path(data.removeprefix(HUB))
-    with _refusals(data), contextlib.redirect_stdout(sys.stderr):  # stdout is the results'
+    with (
+        _refusals(data),
+        contextlib.redirect_stdout(sys.stderr),  # stdout is the results'
+        secrets_hidden("datasets", "huggingface_hub", "fsspec"),
+    ):
         if any(_has(folder, name) for name in _SAVED):
             found = library.load_from_disk(str(folder))
             return found if isinstance(found, Mapping) else {"train": found}

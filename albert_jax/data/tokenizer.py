@@ -155,7 +155,7 @@ class Tokenizer:
 
     Attributes:
         path: the vocabulary's file.
-        mode: google, hf, hf-fast or wordpiece (docs/data.md).
+        mode: google, hf, hf-fast or wordpiece (docs/reference/tokenizers.md).
         do_lower_case: whether text is lower-cased.
         keep_accents: whether accents are kept.
         vocab_size: the number of pieces.
@@ -197,7 +197,7 @@ class Tokenizer:
 
         Args:
             path: the file or the folder, or a model's name.
-            mode: google, hf, hf-fast or wordpiece (docs/data.md).
+            mode: google, hf, hf-fast or wordpiece (docs/reference/tokenizers.md).
             do_lower_case: whether text is lower-cased.
             keep_accents: whether accents are kept.
 

@@ -29,7 +29,7 @@ from albert_jax.data.special_pieces import ALBERT_IDS
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import functions
 from albert_jax.inference.answers import Answer
-from albert_jax.inference.batching import batch_tokens, one_ahead
+from albert_jax.inference.batching import batch_tokens, most_padding, one_ahead
 from albert_jax.inference.finetuned import AnswerSettings, FineTuned, fine_tuned_of
 from albert_jax.inference.id_arrays import model_inputs
 from albert_jax.inference.predict import Texts, answers_to
@@ -38,6 +38,7 @@ from albert_jax.tasks.long_texts import check_stride, window_parts
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Rows
+from albert_jax.utils.wording import python_names
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
 MANY = 100  # texts; from this number on, a terminal shows a progress bar
@@ -195,15 +196,16 @@ class Albert:
         self._special = ALBERT_IDS if tokenizer is None else tokenizer.special
         self._asked_compute = compute
         self._answering: tuple[tuple[str | None, AnswerSettings], FineTuned] | None = None
-        self._on_cpu = jax.default_backend() == "cpu"
-        # Unrolled, so that a kernel's transposition is part of each layer's matmul.
-        unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if self._on_cpu else 1
+        is_cpu = jax.default_backend() == "cpu"
+        unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if is_cpu else 1
         compute = compute or ComputeConfig()
         self.compute = dataclasses.replace(
             compute,
             dtype=cast(Dtype, matmul_dtype(compute.dtype, jax.default_backend())),
             scan_unroll=compute.scan_unroll or unroll,
         )
+        lowering = functions.lowering_here()
+        self._network = functions.network(config, self.compute, params, lowering)
         self._forward = self._jit(functions.forward, collect_layers=True)
         # Rows of the embeddings that have a piece, and so can be answered: the first ones.
         self.pieces = config.vocab_size if tokenizer is None else tokenizer.vocab_size
@@ -235,11 +237,8 @@ class Albert:
         return f"heads {' and '.join(heads)}" if heads else "no head"
 
     def _jit(self, function: Callable[..., Any], *static: str, **settings: Any) -> Any:
-        model = functions.network(self.config, self.compute, self.params)
-
         def call(params: Any, *inputs: Any, **others: Any) -> Any:
-            params = functions.turned(params) if self._on_cpu else params
-            return function(model, params, functions.Inputs(*inputs), **others, **settings)
+            return function(self._network, params, functions.Inputs(*inputs), **others, **settings)
 
         return jax.jit(call, static_argnames=static)
 
@@ -258,8 +257,7 @@ class Albert:
     @cached_property
     def _on_device(self) -> Any:
         params = {name: x for name, x in self.params.items() if name != "head"}
-        params = functions.narrowed(params, self.compute.dtype)
-        return jax.device_put(functions.turned(params) if self._on_cpu else params)
+        return functions.placed(params, self._network)
 
     # ----------------------------------------------------------------------------------------- ids
 
@@ -665,7 +663,8 @@ class Albert:
         }
         asked = (task, settings)
         if self._answering is None or self._answering[0] != asked:
-            self._answering = asked, self._fine_tuned(task, settings)
+            with python_names():
+                self._answering = asked, self._fine_tuned(task, settings)
         given = [inputs] if is_one else cast(Iterable[Texts], inputs)
         answers = answers_to(self._answering[1], cast(Iterable[Texts], given))
         return answers[0] if is_one else answers
@@ -756,6 +755,7 @@ class Albert:
             [len(row.ids) for row in rows],
             longest=self.config.max_position_embeddings,
             tokens=batch_tokens(),
+            padding=most_padding(),
         )
 
         def start(batch: Batch) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -18,6 +19,14 @@ BATCH_TOKENS = {"cpu": 1024, "gpu": 16384, "tpu": 16384}
 def batch_tokens() -> int:
     """Return the tokens of a full batch, padding included, for the device that JAX uses."""
     return BATCH_TOKENS.get(jax.default_backend(), BATCH_TOKENS["gpu"])
+
+
+def most_padding() -> float:
+    """Return how many times the tokens of rows one by one a batch of them may add as padding.
+
+    A CPU computes the rows of a batch no faster than one by one.
+    """
+    return 0.1 if jax.default_backend() == "cpu" else math.inf
 
 
 def one_ahead(started: Iterator[tuple[Started, Arrays]]) -> Iterator[tuple[Started, Arrays]]:

@@ -24,6 +24,7 @@ from albert_jax.tasks.batches import bucket
 from albert_jax.tasks.collate import FeatureRow, collate
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import Tick
+from albert_jax.utils.wording import setting
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class ExitOutputs:
     """Compute a head's outputs text by text, each with no more passes than it needs."""
 
     def __init__(self, model: AlbertForTask, rule: ExitRule) -> None:
-        self.dtype = model.dtype
+        self.model = model
         self._longest = model.config.max_position_embeddings
         self._apply = jax.jit(partial(exit_outputs, model, rule))
 
@@ -128,7 +129,9 @@ def check_exit(model: AlbertForTask, text: str, pack: int) -> ExitRule:
     """Return the rule; raises UserError if the model or packed rows cannot use it."""
     rule = ExitRule.of(text)
     if pack:
-        raise UserError("--exit answers one text at a time; leave out --pack")
+        raise UserError(
+            f"{setting('exit')} answers one text at a time; leave out {setting('pack')}"
+        )
     if model.kind not in EXITABLE or model.config.num_hidden_groups > 1:
         raise UserError(
             f"exit is for {' and '.join(EXITABLE)} with one shared layer; this model is for "

@@ -36,11 +36,14 @@ from albert_jax.inference.api import Albert, load
 from albert_jax.inference.finetuned import for_task, head_network, head_outputs
 from albert_jax.inference.serving_folder import (
     INPUTS,
+    POSITIONS,
     as_head_inputs,
     assert_close,
+    assert_likeliest,
     description,
     require_new,
     trial_inputs,
+    trial_positions,
     write_beside,
 )
 from albert_jax.utils.arguments import checked, path_of, whole_number
@@ -49,7 +52,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-POSITIONS = "masked_lm_positions"
+_PROGRAM = "exported program"
 
 
 @checked
@@ -190,7 +193,7 @@ def _check(albert: Albert, folder: Path) -> None:
     }
     for inputs in trial_inputs(albert.config):
         mask_BS = inputs[1]
-        positions_BP = np.tile(np.array([[0, 1]], np.int32), (len(mask_BS), 1))
+        positions_BP = trial_positions(mask_BS)
         if "predict" in programs:
             _check_head(albert, programs["predict"], params, inputs)
         wanted = albert.forward(*inputs, positions_BP)
@@ -202,13 +205,8 @@ def _check(albert: Albert, folder: Path) -> None:
         if "fill_mask" in programs:
             found = jax.jit(programs["fill_mask"].call)(params, *inputs, positions_BP)
             assert wanted.masked_lm_logits is not None
-            probs_BPV = np.asarray(jax.nn.softmax(wanted.masked_lm_logits))
-            likeliest_BPK = -np.sort(-probs_BPV[..., : albert.pieces])
-            likeliest_BPK = likeliest_BPK[..., : found["scores"].shape[-1]]
-            _assert_close(found["scores"], likeliest_BPK, albert.compute)
-            # Not the ids themselves: two pieces may be equally likely.
-            own_BPK = np.take_along_axis(probs_BPV, np.asarray(found["tokens"]), axis=-1)
-            _assert_close(own_BPK, likeliest_BPK, albert.compute)
+            logits_BPV, dtype = wanted.masked_lm_logits, albert.compute.dtype
+            assert_likeliest(found, logits_BPV, albert.pieces, dtype, _PROGRAM)
 
 
 def _check_head(
@@ -232,7 +230,7 @@ def _check_head(
 
 
 def _assert_close(found: Any, wanted: np.ndarray, compute: ComputeConfig) -> None:
-    assert_close(found, wanted, compute.dtype, "exported program")
+    assert_close(found, wanted, compute.dtype, _PROGRAM)
 
 
 def _description(albert: Albert, programs: Mapping[str, jax_export.Exported]) -> JsonObject:

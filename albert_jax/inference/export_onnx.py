@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Export a model as ONNX graphs, for servers without JAX.
 
-DEST/encode.onnx   ids, mask, segments i64[B, S] -> sequence f32[B, S, H], pooled f32[B, H]
-DEST/predict.onnx  the same -> the outputs of a fine-tuned head
-DEST/serving.json  inputs and outputs, configuration, how text is cleaned, the head, versions
-DEST/spiece.model  the vocabulary, where the model has one; or tokenizer.json or vocab.txt
+DEST/encode.onnx     ids, mask, segments i64[B, S] -> sequence f32[B, S, H], pooled f32[B, H]
+DEST/fill_mask.onnx  the same and masked positions i64[B, P] -> scores f32[B, P, K],
+                     tokens i64[B, P, K], of a model that has that head
+DEST/predict.onnx    ids, mask, segments -> the outputs of a fine-tuned head
+DEST/serving.json    inputs and outputs, configuration, how text is cleaned, the head, versions
+DEST/spiece.model    the vocabulary, where the model has one; or tokenizer.json or vocab.txt
 
 A graph is the network, operation by operation. The layers share their weights, so that a file has
 them once.
@@ -27,31 +29,38 @@ from albert_jax.inference.api import Albert, load
 from albert_jax.inference.finetuned import for_task, head_network, head_outputs
 from albert_jax.inference.serving_folder import (
     INPUTS,
+    POSITIONS,
     as_head_inputs,
     assert_close,
+    assert_likeliest,
     description,
     require_new,
     trial_inputs,
+    trial_positions,
     write_beside,
 )
 from albert_jax.models.attention_plain import PADDING_LOGIT
 from albert_jax.models.heads import HEADS
-from albert_jax.utils.arguments import checked, path_of
+from albert_jax.utils.arguments import checked, path_of, whole_number
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 
 OPSET = 20  # the first with Gelu
+_GRAPH = "ONNX graph"
 _LIBRARIES = ("onnx", "onnxruntime")
 
 
 @checked
-def export_onnx(model: str | Path, dest: str | Path, *, depth: int | None = None) -> Path:
+def export_onnx(
+    model: str | Path, dest: str | Path, *, top_k: int = 5, depth: int | None = None
+) -> Path:
     """Write a model directory as ONNX graphs to a new folder, compared with the model itself.
 
     Args:
         model: a model directory, or mini.
         dest: the folder to write.
+        top_k: the pieces that the fill-mask graph answers at each masked position.
         depth: how often the shared layer runs; None, as the configuration says.
 
     Returns:
@@ -74,7 +83,10 @@ def export_onnx(model: str | Path, dest: str | Path, *, depth: int | None = None
             f"the head of {model} is span_v2, which has no ONNX graph; export its StableHLO "
             "programs instead: leave out --to onnx"
         )
+    top_k = whole_number(top_k, "top_k", 1, albert.pieces)
     graphs = {"encode": _encode_graph(albert)}
+    if "predictions" in albert.params:
+        graphs["fill_mask"] = _fill_mask_graph(albert, top_k)
     if albert.head is not None:
         graphs["predict"] = _head_graph(albert)
     import onnx
@@ -118,6 +130,15 @@ class _Graph:
         key = f"constant/{np.dtype(dtype)}/{value}"
         self.weights[key] = np.asarray(value, dtype)
         return key
+
+    def likeliest(self, x: str, count: int) -> tuple[str, str]:
+        """Return the largest values along the last axis, and their places, best first."""
+        from onnx import helper
+
+        names = [f"TopK_{next(self._numbers)}_{part}" for part in ("values", "places")]
+        inputs = [x, self.constant([count])]
+        self.nodes.append(helper.make_node("TopK", inputs, names, names[0], axis=-1))
+        return names[0], names[1]
 
     def dense(self, x: str, name: str) -> str:
         """Return x kernel + bias."""
@@ -201,6 +222,24 @@ def _encode_graph(albert: Albert) -> Any:
     return _model(graph, ["B", "S"], outputs)
 
 
+def _fill_mask_graph(albert: Albert, top_k: int) -> Any:
+    graph, c = _Graph(named_leaves(albert.params)), albert.config
+    sequence = _sequence(graph, albert, INPUTS)
+    places = graph.add("Unsqueeze", POSITIONS, graph.constant([2]))
+    hidden = graph.add("GatherND", sequence, places, batch_dims=1)  # [B, P, H]
+    x = graph.activation(graph.dense(hidden, "predictions/transform"), c.hidden_act)
+    x = graph.layer_norm(x, "predictions/LayerNorm", c.layer_norm_eps)
+    # Turned in the graph, so that the file has the table once; a runtime does it when it loads.
+    table = graph.add("Transpose", graph.weight("embeddings/word_embeddings"), perm=[1, 0])
+    logits = graph.add("MatMul", x, table)
+    logits = graph.add("Add", logits, graph.weight("predictions/output_bias"))
+    probs = graph.add("Softmax", logits, axis=-1)
+    ends = (graph.constant([n]) for n in (0, albert.pieces, 2))  # of rows that have a piece
+    scores, tokens = graph.likeliest(graph.add("Slice", probs, *ends), top_k)
+    outputs = {"scores": (scores, ["B", "P", top_k]), "tokens": (tokens, ["B", "P", top_k])}
+    return _model(graph, ["B", "S"], outputs, {POSITIONS: ["B", "P"]})
+
+
 def _head_graph(albert: Albert) -> Any:
     assert albert.head is not None
     graph, kind = _Graph(named_leaves(albert.params)), albert.head["kind"]
@@ -227,18 +266,29 @@ def _head_graph(albert: Albert) -> Any:
     return _model(graph, shape, {"logits": (logits, [*shape[: 1 + per_token], outputs])})
 
 
-def _model(graph: _Graph, shape: list[Any], outputs: Mapping[str, tuple[str, list[Any]]]) -> Any:
-    """Return the model with inputs of that shape, and outputs by name with their shapes."""
+def _model(
+    graph: _Graph,
+    shape: list[Any],
+    outputs: Mapping[str, tuple[str, list[Any]]],
+    more: Mapping[str, list[Any]] | None = None,
+) -> Any:
+    """Return the model with inputs of that shape, and outputs by name with their shapes.
+
+    `more` has the shapes of inputs beside ids, mask and segments.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
+    shapes = dict.fromkeys(INPUTS, shape) | dict(more or {})
     for name, (value, _) in outputs.items():
         graph.nodes.append(helper.make_node("Identity", [value], [name], name))
     made = helper.make_graph(
         graph.nodes,
         "albert",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in INPUTS],
+        [helper.make_tensor_value_info(n, TensorProto.INT64, own) for n, own in shapes.items()],
         [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, own)
+            helper.make_tensor_value_info(
+                name, TensorProto.INT64 if name == "tokens" else TensorProto.FLOAT, own
+            )
             for name, (_, own) in outputs.items()
         ],
         [numpy_helper.from_array(array, name) for name, array in graph.weights.items()],
@@ -260,11 +310,18 @@ def _check(albert: Albert, folder: Path, names: Sequence[str]) -> None:
         for name in names
     }
     for arrays in trial_inputs(albert.config):
-        wanted = albert.forward(*arrays)
+        positions_BP = trial_positions(arrays[1])
+        wanted = albert.forward(*arrays, positions_BP)
         found = _run(sessions["encode"], arrays)
         _assert_close(found["sequence"], wanted.sequence * arrays[1][..., None])
         if wanted.pooled is not None and "pooled" in found:
             _assert_close(found["pooled"], wanted.pooled)
+        if "fill_mask" in sessions:
+            assert wanted.masked_lm_logits is not None
+            _require_finite(wanted.masked_lm_logits)
+            found = _run(sessions["fill_mask"], [*arrays, positions_BP])
+            logits_BPV = wanted.masked_lm_logits
+            assert_likeliest(found, logits_BPV, albert.pieces, "float32", _GRAPH)
         if "predict" in sessions:
             _check_head(albert, sessions["predict"], arrays)
 
@@ -282,14 +339,19 @@ def _check_head(albert: Albert, session: Any, arrays: Sequence[np.ndarray]) -> N
 
 def _run(session: Any, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     names = [output.name for output in session.get_outputs()]
-    given = {name: x.astype(np.int64) for name, x in zip(INPUTS, arrays, strict=True)}
+    inputs = [value.name for value in session.get_inputs()]
+    given = {name: x.astype(np.int64) for name, x in zip(inputs, arrays, strict=True)}
     return dict(zip(names, session.run(names, given), strict=True))
 
 
 def _assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
+    _require_finite(wanted)
+    assert_close(found, wanted, "float32", _GRAPH)
+
+
+def _require_finite(wanted: np.ndarray) -> None:
     if not np.isfinite(wanted).all():
         raise UserError("the model's output is not finite; prove its weights: albert-jax verify")
-    assert_close(found, wanted, "float32", "ONNX graph")
 
 
 def _description(albert: Albert, graphs: Mapping[str, Any]) -> JsonObject:

@@ -21,10 +21,11 @@ from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.inference.batching import batch_tokens, one_ahead
+from albert_jax.inference.batching import batch_tokens, most_padding, one_ahead
 from albert_jax.inference.early_exit import ExitOutputs, check_exit
-from albert_jax.inference.functions import narrowed
+from albert_jax.inference.functions import lowering_here, placed
 from albert_jax.models.heads import PACKABLE, AlbertForTask
+from albert_jax.models.lowering import Lowering
 from albert_jax.tasks import Task, find_task
 from albert_jax.tasks.batches import SHORTEST, evaluation_batches
 from albert_jax.tasks.collate import FeatureRow
@@ -33,6 +34,7 @@ from albert_jax.tasks.long_texts import LongTexts
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import setting
 
 # The flags of a task's settings, where they differ from the settings' names.
 _FLAGS = {"renamed": "--labels"}
@@ -42,14 +44,21 @@ ANSWERED_BY = {"ax": "mnli"}
 
 # The flag to propose for a model without a task, such as a converted one, by its head.
 _FITTING = {
-    "classification": "--task single for a text, --task pair for two, or GLUE's name for it",
-    "multi_label": "--task multi-label",
-    "regression": "--task regression for a text, --task pair-regression for two, or --task stsb",
-    "multiple_choice": "--task multiple-choice, or --task race",
-    "token_classification": "--task token-classification",
-    "span_v1": "--task squad1",
-    "span_v2": "--task squad2",
+    "classification": "{single} for a text, {pair} for two, or GLUE's name for it",
+    "multi_label": "{multi-label}",
+    "regression": "{regression} for a text, {pair-regression} for two, or {stsb}",
+    "multiple_choice": "{multiple-choice}, or {race}",
+    "token_classification": "{token-classification}",
+    "span_v1": "{squad1}",
+    "span_v2": "{squad2}",
 }
+
+
+class _Tasks(dict[str, str]):
+    """Name a task as the caller gives it."""
+
+    def __missing__(self, name: str) -> str:
+        return setting("task", name)
 
 
 def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -85,19 +94,23 @@ def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) 
 
 
 def head_network(
-    config: AlbertConfig, compute: ComputeConfig, kind: HeadKind, params: Mapping[str, Any]
+    config: AlbertConfig,
+    compute: ComputeConfig,
+    kind: HeadKind,
+    params: Mapping[str, Any],
+    lowering: Lowering = Lowering(),
 ) -> AlbertForTask:
     """Return the network for parameters with a head of that kind."""
     bias = params["head"].get("output_bias")
-    return AlbertForTask(config, compute, kind=kind, labels=2 if bias is None else len(bias))
+    labels = 2 if bias is None else len(bias)
+    return AlbertForTask(config, compute, lowering, kind=kind, labels=labels)
 
 
 class HeadOutputs:
     """Compute a head's outputs for rows of any lengths on one device, packed or one by one."""
 
     def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
-        self._model, self._pack = model, pack
-        self.dtype = model.dtype
+        self.model, self._pack = model, pack
         self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
 
     def __call__(
@@ -108,11 +121,12 @@ class HeadOutputs:
         `tick` is called after each batch. If it raises an exception, the computation ends.
         """
         found: list[dict[str, np.ndarray]] = [{} for _ in rows]
-        per_token = self._model.kind in ("token_classification", "span_v1")
+        per_token = self.model.kind in ("token_classification", "span_v1")
         batches = evaluation_batches(
             rows,
-            longest=self._model.config.max_position_embeddings,
+            longest=self.model.config.max_position_embeddings,
             tokens=batch_tokens(),
+            padding=most_padding(),
             pack=self._pack,
         )
         started = ((chosen, self._apply(params, batch)) for chosen, batch in batches)
@@ -150,7 +164,7 @@ class FineTuned:
 
     def broken(self, what: str) -> UserError:
         """Return the error for outputs that are not finite; `what` names the input."""
-        dtype = self.outputs.dtype
+        dtype = self.outputs.model.dtype
         precision = "" if dtype == "float32" else f", or too large for {dtype}"
         return UserError(
             f"{what}: the model's outputs are not finite; the weights in {self.path} are damaged"
@@ -159,8 +173,7 @@ class FineTuned:
 
     @cached_property
     def params(self) -> Any:
-        params = narrowed(for_task(self.directory.params), self.outputs.dtype)
-        return jax.device_put(params)
+        return placed(for_task(self.directory.params), self.outputs.model)
 
     def __call__(
         self, rows: Sequence[FeatureRow], tick: Tick | None = None
@@ -213,7 +226,19 @@ def load_fine_tuned(
     fine-tuned, or has another task or other labels.
     """
     model = load_model(require_model_directory(directory), as_float32=True)
-    return fine_tuned_of(directory, model, task, **settings)
+    fine_tuned = fine_tuned_of(directory, model, task, **settings)
+    if settings.get("exit") is not None and not _was_trained_to_exit(model):
+        say(
+            f"note: {directory} does not say that it was trained with --exits; without that, "
+            "answers after fewer passes are often wrong: compare albert-jax evaluate with and "
+            "without --exit"
+        )
+    return fine_tuned
+
+
+def _was_trained_to_exit(model: ModelDirectory) -> bool:
+    config = model.manifest["provenance"].get("config")
+    return isinstance(config, dict) and config.get("exits") is True
 
 
 def fine_tuned_of(
@@ -243,7 +268,7 @@ def fine_tuned_of(
     if (asked := settings.get("max_seq_length")) is not None:
         length = _row_length(asked, longest)
     compute = settings.get("compute") or ComputeConfig()
-    for_head = head_network(model.config, compute, head.kind, model.params)
+    for_head = head_network(model.config, compute, head.kind, model.params, lowering_here())
     outputs: HeadOutputs | ExitOutputs
     if (rule := settings.get("exit")) is not None:
         outputs = ExitOutputs(for_head, check_exit(for_head, rule, pack))
@@ -271,7 +296,7 @@ def _configured(
     if (name := task or head.task) is None:
         raise UserError(
             f"{directory} does not say which task it is of; it has a {head.kind} head: give "
-            f"{_FITTING.get(head.kind, '--task')}"
+            f"{_FITTING[head.kind].format_map(_Tasks())}"
         )
     asked = {
         "doc_stride": settings.get("doc_stride"),
@@ -289,7 +314,7 @@ def _row_length(max_seq_length: int, longest: int) -> int:
         return max_seq_length
     raise UserError(
         f"max_seq_length {max_seq_length} must be {SHORTEST} to {longest}, the model's positions; "
-        f"give --max-seq-length {min(max(max_seq_length, SHORTEST), longest)}"
+        f"give {setting('max_seq_length', min(max(max_seq_length, SHORTEST), longest))}"
     )
 
 
@@ -320,7 +345,7 @@ def check_pack(task: Task, pack: int) -> None:
     if pack and task.head not in PACKABLE:
         raise UserError(
             f"{task.name}'s examples cannot share rows, as its head is {task.head}; "
-            f"leave out --pack, which is for {' and '.join(PACKABLE)}"
+            f"leave out {setting('pack')}, which is for {' and '.join(PACKABLE)}"
         )
 
 

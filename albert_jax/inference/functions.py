@@ -17,16 +17,32 @@ from jax import Array
 
 from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.models.albert import AlbertForPretraining, PretrainingOutput
+from albert_jax.models.layers import Part
+from albert_jax.models.lowering import Lowering
 
 Pool = Literal["cls", "mean"]
 
 
 def network(
-    config: AlbertConfig, compute: ComputeConfig, params: Mapping[str, Any]
+    config: AlbertConfig,
+    compute: ComputeConfig,
+    params: Mapping[str, Any],
+    lowering: Lowering = Lowering(),
 ) -> AlbertForPretraining:
     """Return the network of `params`, which may lack the pooler or a head."""
     absent = frozenset({"pooler", "predictions", "seq_relationship"} - params.keys())
-    return AlbertForPretraining(config, compute, absent=absent)
+    return AlbertForPretraining(config, compute, lowering, absent=absent)
+
+
+def lowering_here() -> Lowering:
+    """Return what answers are lowered for in this process."""
+    return Lowering(by_columns=jax.default_backend() == "cpu")
+
+
+def placed(params: Mapping[str, Any], part: Part) -> Any:
+    """Return the parameters on the device, as `part` multiplies by them."""
+    params = narrowed(params, part.dtype)
+    return jax.device_put(turned(params) if part.lowering.by_columns else params)
 
 
 class Inputs(NamedTuple):
@@ -61,14 +77,14 @@ def _with_intermediates(
 
 
 def turned(params: Mapping[str, Any]) -> Any:
-    """Transpose the kernels of `ffn`, [H, I]; applied to the result, return the parameters.
+    """Return the parameters with the kernels of dense layers transposed.
 
-    For few rows, XLA's CPU backend multiplies faster by a wide kernel if it reads the kernel by
-    columns. It accepts no layout that says so, but it accepts a transposed array.
+    `Lowering.by_columns` needs them. A fine-tuned head stays as it is.
     """
 
     def turn(path: tuple[Any, ...], leaf: Any) -> Any:
-        return leaf.T if [key.key for key in path[-2:]] == ["ffn", "kernel"] else leaf
+        is_dense = path[-1].key == "kernel" and path[0].key != "head"
+        return leaf.T if is_dense else leaf
 
     return jax.tree_util.tree_map_with_path(turn, params)
 

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, cast
@@ -42,6 +43,7 @@ from albert_jax.utils.progress import ProgressMeter, Tick
 from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import json_line, say
 from albert_jax.utils.text_files import Stream, file_lines, kind_of, lines_together
+from albert_jax.utils.wording import python_names
 
 # Inputs answered together: the first at once, then more, for speed.
 _CHUNKS = (1, 8, 64)
@@ -99,17 +101,18 @@ def predict(
         raise UserError(
             f"the inputs are {json_shown(inputs)}; give a list of records, each {_RECORD}"
         )
-    fine_tuned = load_fine_tuned(
-        model,
-        task,
-        max_seq_length=max_seq_length,
-        compute=compute,
-        pack=pack,
-        doc_stride=doc_stride,
-        long=long,
-        stride=stride,
-        exit=exit,
-    )
+    with python_names():
+        fine_tuned = load_fine_tuned(
+            model,
+            task,
+            max_seq_length=max_seq_length,
+            compute=compute,
+            pack=pack,
+            doc_stride=doc_stride,
+            long=long,
+            stride=stride,
+            exit=exit,
+        )
     rows = ((f"input {i}", record) for i, record in enumerate(inputs))
     return _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=skip_bad)
 
@@ -213,10 +216,12 @@ def _answers(
     *,
     skip_bad: bool,
     tick: Callable[[int], None] | None = None,
+    naming: Callable[[], AbstractContextManager[None]] = python_names,
 ) -> Iterator[Answer | NoAnswer]:
     """Yield the answers to the inputs of each chunk, which are computed together.
 
-    `tick` is called after each batch with the number of finished inputs.
+    `tick` is called after each batch with the number of finished inputs. `naming` sets how errors
+    name settings.
     """
 
     def tick_rows(done: int, total: int) -> None:
@@ -226,7 +231,8 @@ def _answers(
     for chunk in chunks:
         asked: list[_Asked] = []
         for number, (place, record) in enumerate(chunk, start=count.inputs):
-            asked.append(_asked(fine_tuned, number, place, record))
+            with naming():
+                asked.append(_asked(fine_tuned, number, place, record))
             if asked[-1].error and not skip_bad:
                 break  # the inputs before it are still answered
         for each, found in zip(asked, _answered(fine_tuned, asked, tick_rows), strict=True):
@@ -435,7 +441,9 @@ def predict_file(
     is_seen = dest == "-" and (source == "-" or sys.stdout.isatty())
     with writing(dest), result_lines(dest) as out:
         with ProgressMeter("predict", None, unit="input", show=not is_seen) as meter:
-            for found in _answers(fine_tuned, chunks, count, skip_bad=skip_bad, tick=meter.reach):
+            for found in _answers(
+                fine_tuned, chunks, count, skip_bad=skip_bad, tick=meter.reach, naming=nullcontext
+            ):
                 out.write(json_line(found, out))
                 out.flush()
         if not count.inputs:

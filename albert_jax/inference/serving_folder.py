@@ -20,6 +20,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 
 INPUTS = ("input_ids", "input_mask", "segment_ids")
+POSITIONS = "masked_lm_positions"
 # The tolerance between a program and `forward`, relative to the largest value; 8 bits hold 2^-8.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
@@ -86,3 +87,24 @@ def assert_close(found: Any, wanted: np.ndarray, dtype: Dtype, what: str) -> Non
     """Raise AssertionError, which is a bug, if a program's output is too far from the model's."""
     worst = np.abs(np.asarray(found) - wanted).max() / max(1.0, np.abs(wanted).max())
     assert worst <= TOLERANCE[dtype], f"the {what} is {worst:.1e} off"
+
+
+def trial_positions(mask_BS: np.ndarray) -> np.ndarray:
+    """Return masked positions i32[B, P] for `trial_inputs`."""
+    return np.tile(np.array([[0, 1]], np.int32), (len(mask_BS), 1))
+
+
+def assert_likeliest(
+    found: Mapping[str, Any], logits_BPV: np.ndarray, pieces: int, dtype: Dtype, what: str
+) -> None:
+    """Raise AssertionError if the answers are not, nearly, the likeliest pieces by the logits.
+
+    `found` has "scores" and "tokens" [B, P, K]; only the first `pieces` can be answered.
+    """
+    exps_BPV = np.exp(logits_BPV - logits_BPV.max(axis=-1, keepdims=True))
+    probs_BPV = exps_BPV / exps_BPV.sum(axis=-1, keepdims=True)
+    likeliest_BPK = -np.sort(-probs_BPV[..., :pieces])[..., : found["scores"].shape[-1]]
+    assert_close(found["scores"], likeliest_BPK, dtype, what)
+    # Not the ids themselves: two pieces may be equally likely.
+    own_BPK = np.take_along_axis(probs_BPV, np.asarray(found["tokens"]), axis=-1)
+    assert_close(own_BPK, likeliest_BPK, dtype, what)

@@ -28,7 +28,12 @@ from jax import Array
 
 from albert_jax.models.attention_plain import Heads, probs, scale
 from albert_jax.models.dropout import drop
-from albert_jax.models.lowering import matmul, product_over_rows, sum_of_rows
+from albert_jax.models.lowering import (
+    matmul,
+    product_by_columns,
+    product_over_rows,
+    sum_of_rows,
+)
 from albert_jax.models.parameter import parameter
 
 _SQRT_2_OVER_PI, _CUBIC = math.sqrt(2.0 / math.pi), 0.044715  # of GELU's tanh form
@@ -40,20 +45,26 @@ _SQRT_2_OVER_PI, _CUBIC = math.sqrt(2.0 / math.pi), 0.044715  # of GELU's tanh f
 class Dense(nn.Module):
     """Compute x kernel + bias in `dtype`, [..., D] -> [..., F].
 
-    Parameters are named as in `nn.Dense`.
+    Parameters are named as in `nn.Dense`. The kernel is [D, F]; with `by_columns` it is [F, D], and
+    there is no gradient by hand.
     """
 
     features: int
     dtype: str
     kernel_init: Any
     platform: str
+    by_columns: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel_DF = parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features))
+        shape = x.shape[-1], self.features
+        shape = shape[::-1] if self.by_columns else shape
+        kernel = parameter(self, "kernel", self.kernel_init, shape)
         bias_F = parameter(self, "bias", nn.initializers.zeros, (self.features,))
-        x, kernel_DF, bias_F = (a.astype(self.dtype) for a in (x, kernel_DF, bias_F))
-        return _affine(x, kernel_DF, bias_F, self.platform)
+        x, kernel, bias_F = (a.astype(self.dtype) for a in (x, kernel, bias_F))
+        if self.by_columns:
+            return product_by_columns(x, kernel) + bias_F
+        return _affine(x, kernel, bias_F, self.platform)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

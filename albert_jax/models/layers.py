@@ -54,8 +54,9 @@ def initializer(config: AlbertConfig) -> nn.initializers.Initializer:
 def dense(part: Part, features: int, name: str | None = None) -> nn.Module:
     """Return a dense layer of `part`, x kernel + bias in the step's dtype, [..., D] -> [..., F]."""
     dtype, kernel_init = part.dtype, initializer(part.config)
-    if part.compute.fused:
-        return fused.Dense(features, dtype, kernel_init, part.lowering.platform, name=name)
+    platform, by_columns = part.lowering.platform, part.lowering.by_columns
+    if part.compute.fused or by_columns:
+        return fused.Dense(features, dtype, kernel_init, platform, by_columns, name=name)
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
 
 

@@ -19,6 +19,8 @@ from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 
 _CPU_INFO = Path("/proc/cpuinfo")  # on Linux; elsewhere the abilities of a CPU are unknown
+_IN_ROWS = Layout(major_to_minor=(0, 1))
+_MOST_COLUMNS = 128  # more rows are multiplied as fast untransposed
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,14 @@ class Lowering:
         axis_name: the axis of devices that share a batch; None if one device has all of it.
         unroll: whether all layers are unrolled if `ComputeConfig.scan_unroll` is 0. Compilers then
             optimise across layers and copy no residuals, but compile longer.
+        by_columns: for answers on a CPU, whether the kernels of dense layers are held transposed,
+            [F, D], for `product_by_columns`.
     """
 
     backend: str | None = None
     axis_name: str | None = None
     unroll: bool = False
+    by_columns: bool = False
 
     @property
     def platform(self) -> str:
@@ -81,13 +86,29 @@ def matmul(subscripts: str, a: Array, b: Array, platform: str) -> Array:
     return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32).astype(a.dtype)
 
 
+def product_by_columns(x: Array, kernel_FD: Array) -> Array:
+    """Return the product of x and a transposed kernel, [..., D] -> [..., F], on a CPU.
+
+    XLA's matmul packs its right operand at each call. If that is the kernel and the rows are few,
+    packing takes up to as long as multiplying. So few rows are the right operand, as columns.
+    """
+    *rows, depth = x.shape
+    x_ND = x.reshape(-1, depth)
+    if len(x_ND) > _MOST_COLUMNS:
+        return matmul("...D,FD->...F", x, kernel_FD, "cpu")
+    # With layouts, as XLA would exchange the operands again to save the transpositions.
+    x_DN = with_layout_constraint(x_ND.T, _IN_ROWS)
+    y_FN = matmul("FD,DN->FN", kernel_FD, x_DN, "cpu")
+    return with_layout_constraint(y_FN, _IN_ROWS).T.reshape(*rows, len(kernel_FD))
+
+
 def product_over_rows(a_ND: Array, b_NF: Array, platform: str) -> Array:
     """Return a^T b, [N, D] and [N, F] -> [D, F], in the dtype of `a`, accumulated in float32."""
     if platform != "cpu" or a_ND.dtype != jnp.bfloat16:
         return matmul("ND,NF->DF", a_ND, b_NF, platform)
     # The fast matmul also wants the rows last. XLA would take the transposition into the matmul,
     # did the layout not ask for it to be done.
-    a_DN = with_layout_constraint(a_ND.T, Layout(major_to_minor=(0, 1)))
+    a_DN = with_layout_constraint(a_ND.T, _IN_ROWS)
     return matmul("DN,NF->DF", a_DN, b_NF, platform)
 
 

@@ -7,6 +7,7 @@ Rows are sorted by length or packed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -139,13 +140,18 @@ def _few_counts(count: int, unit: int) -> int:
 
 
 def evaluation_batches(
-    rows: Sequence[FeatureRow], *, longest: int, tokens: int, pack: int = 0
+    rows: Sequence[FeatureRow],
+    *,
+    longest: int,
+    tokens: int,
+    pack: int = 0,
+    padding: float = math.inf,
 ) -> Iterator[tuple[list[int], Arrays]]:
     """Yield every row once, in batches of about `tokens` tokens.
 
-    Each batch is (the indices of its rows, arrays without targets but with p_mask). With `pack`,
-    examples share rows of that many tokens, and the indices are those of the slots, row by row, -1
-    for an empty one.
+    Each batch is (the indices of its rows, arrays without targets but with p_mask). `padding` is as
+    in `plan_batches`. With `pack`, examples share rows of that many tokens, and the indices are
+    those of the slots, row by row, -1 for an empty one.
     """
     if pack:
         yield from _packed_batches(rows, longest=longest, tokens=tokens, length=pack)
@@ -155,7 +161,10 @@ def evaluation_batches(
         groups.setdefault(len(row.ids), []).append(index)
     for choices, indices in groups.items():
         lengths = [rows[i].length for i in indices]
-        for batch in plan_batches(lengths, longest=longest, tokens=max(tokens // choices, 1)):
+        batches = plan_batches(
+            lengths, longest=longest, tokens=max(tokens // choices, 1), padding=padding
+        )
+        for batch in batches:
             chosen = [indices[i] for i in batch.rows]
             arrays = collate([rows[i] for i in chosen], batch.length, targets=False)
             masks: list[Mapping[str, np.ndarray]] = [rows[i].targets for i in chosen]

@@ -43,6 +43,7 @@ from albert_jax.tasks.values import id_of, quoted, require_keys, row_texts, text
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import file_lines, kind_of
+from albert_jax.utils.wording import is_in_python
 
 OUTSIDE = "O"
 CONLL = ("conll", "txt")
@@ -175,7 +176,7 @@ class CustomTask(Task):
         """
         return advice(
             found,
-            texts=len(self.texts),
+            texts=self.texts,
             label=self.label,
             of_words=self.head == "token_classification",
             is_asked=is_asked,
@@ -216,7 +217,9 @@ class CustomTask(Task):
             return (*asked, *(text_of(record[name], name, place) for name in options))
         (name,) = options
         if isinstance(record[name], str):
-            expected = "a list of options; in CSV and TSV each has a column (--texts)"
+            expected = "a list of options"
+            if not is_in_python():
+                expected += "; in CSV and TSV each has a column (--texts)"
             raise wrong_value(place, name, record[name], expected)
         found = row_texts(record[name], name, place, of="options", count=len(self.labels) or None)
         if len(found) < 2:

@@ -10,6 +10,8 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 
+from albert_jax.utils.wording import is_in_python
+
 # By the words in a column's name.
 _TEXT = {"text", "sentence", "review", "content", "comment", "body", "message", "tweet", "document"}
 _LABEL = {
@@ -33,20 +35,26 @@ _PAIRS = (
 _WORDS = ("words", "tokens")
 
 
-def advice(found: Iterable[str], *, texts: int, label: str, of_words: bool, is_asked: bool) -> str:
-    """Return the end of a sentence that says a column is missing: which flags would name it.
+def advice(
+    found: Iterable[str], *, texts: Sequence[str], label: str, of_words: bool, is_asked: bool
+) -> str:
+    """Return the end of a sentence about a missing column: the flags that would name it.
+
+    For a caller in Python it is how to rename it.
 
     Args:
         found: the columns that the file has.
-        texts: how many the task takes.
+        texts: what the task calls the texts.
         label: what the task calls the label.
         of_words: whether the text is a list of words.
         is_asked: whether a label is needed too.
     """
     # Nothing that a shell would take for a flag, or a terminal obey.
     columns = [c for c in found if c and c.isprintable() and not c.startswith("-")]
+    own, own_label = _guess(columns, texts=len(texts), of_words=of_words, is_asked=is_asked)
+    if is_in_python():
+        return _renaming(own, texts)
     flags = " and ".join(["--texts", "--label"][: 1 + is_asked])
-    own, own_label = _guess(columns, texts=texts, of_words=of_words, is_asked=is_asked)
     proposed = []
     if own:
         proposed += ["--texts", *own]
@@ -54,6 +62,12 @@ def advice(found: Iterable[str], *, texts: int, label: str, of_words: bool, is_a
         proposed += ["--label", own_label]
     more = f", as {shlex.join(proposed)}" if proposed else ""
     return f"; name its columns with {flags}{more}"
+
+
+def _renaming(own: Sequence[str], texts: Sequence[str]) -> str:
+    pairs = [(theirs, ours) for theirs, ours in zip(own, texts, strict=False) if theirs != ours]
+    told = " and ".join(f"{theirs!r} to {ours!r}" for theirs, ours in pairs)
+    return f"; rename {told}" if told else ""
 
 
 def _guess(

@@ -19,6 +19,7 @@ from albert_jax.tasks.base import Features, Outputs, RawExample, Task
 from albert_jax.tasks.cuts import Cut, cuts_of, lines_about
 from albert_jax.tasks.squad_spans import windows
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 # Heads with one answer for the whole text, so that several windows can share it.
 WINDOWED = ("classification", "multi_label", "regression")
@@ -132,7 +133,7 @@ def _in_windows(
             raise UserError(
                 f"{_place(example)} the shorter text of the pair has {kept:,} tokens, over half "
                 f"of a row of {max_seq_length}, so that windows of the other have no room; "
-                "shorten it, or give --long cut"
+                f"shorten it, or give {setting('long', 'cut')}"
             )
     if len(texts[long]) <= room:
         return [row]

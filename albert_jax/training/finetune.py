@@ -7,7 +7,7 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from albert_jax.checkpoint.integrity import read_document
 from albert_jax.checkpoint.manager import lock_workdir
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_export import check_destination
+from albert_jax.config.history import CONTINUABLE_IN_FINETUNING, write_history
 from albert_jax.config.manifests import MANIFEST
 from albert_jax.config.recipes import to_dict
 from albert_jax.config.run import FinetuneConfig
@@ -30,6 +31,7 @@ from albert_jax.tasks import Task
 from albert_jax.tasks.batches import Pack, TrainingBatches
 from albert_jax.tasks.scores import goodness, line_of
 from albert_jax.training.best_step import BestStep, Judged
+from albert_jax.training.continuations import Continuations, require_checkpoint
 from albert_jax.training.finetune_report import (
     command_line,
     hardware,
@@ -78,6 +80,7 @@ def finetune(
     log: Destination | Sequence[Destination] = TENSORBOARD,
     on_step: Callback | None = None,
     on_evaluation: Callback | None = None,
+    continue_with: bool = False,
 ) -> FinetuneResults:
     """Fine-tune as configured, or continue the runs, and return the contents of results.json.
 
@@ -92,6 +95,8 @@ def finetune(
         on_step: called with each training line of the log, as in `pretrain`. StopTraining ends the
             run of one seed.
         on_evaluation: called with each evaluation, as in `pretrain`.
+        continue_with: continue the runs in the work directory, though their steps or their learning
+            rate are others than so far. The history.json of each tells of each such change.
 
     Returns:
         The metrics of each seed's run and their spread.
@@ -104,14 +109,16 @@ def finetune(
     require_finetuning_inputs(config)
     require_trackers(watching.log)
     workdir = Path(config.workdir or "")
+    if continue_with:
+        require_checkpoint(workdir)
     placement = open_placement(config)
     started = time.time()
     with compilation_cache(config.train.compilation_cache), lock_workdir(workdir):
         prepared = set_up(config)
         config = dataclasses.replace(config, max_seq_length=prepared.max_seq_length)
-        write_json(workdir / "config.json", to_dict(config))
         say(_announcement(config, prepared))
-        runs = _runs(config, prepared, placement, watching)
+        session_of = partial(_session, config, prepared, placement, watching, continue_with)
+        runs = _runs(config, session_of)
         kept = [run for run in runs if not run.restarted]
         metric, base = prepared.metric, prepared.baseline
         results = FinetuneResults(
@@ -145,9 +152,7 @@ def _weights_by_label(prepared: FinetuneSetup) -> dict[str, float] | None:
     return dict(zip(prepared.task.labels, weights, strict=True)) if weights else None
 
 
-def _runs(
-    config: FinetuneConfig, prepared: FinetuneSetup, placement: Placement, watching: Watching
-) -> list[SeedRun]:
+def _runs(config: FinetuneConfig, session_of: Callable[[int], Session]) -> list[SeedRun]:
     """Make a run for each seed.
 
     A degenerate run is replaced by a new seed's, as often as allowed.
@@ -157,7 +162,7 @@ def _runs(
     for number in range(config.seeds):
         seed = config.train.seed + number
         for attempt in range(config.restarts + 1):
-            run = carry_out(_session(config, prepared, placement, watching, seed))
+            run = carry_out(session_of(seed))
             again = run.degenerate and attempt < config.restarts
             runs.append(dataclasses.replace(run, restarted=again))
             if run.degenerate:
@@ -174,6 +179,7 @@ def _session(
     prepared: FinetuneSetup,
     placement: Placement,
     watching: Watching,
+    continue_with: bool,
     seed: int,
 ) -> Session:
     """Return the session of one seed's run."""
@@ -187,14 +193,21 @@ def _session(
     classes = ClassLoss(prepared.class_weights, config.label_smoothing)
     teacher = Distillation(config.distill_weight, config.temperature) if config.teacher else None
     made = configured_step(model, task_objective(model, classes, teacher), config)
+    continuations = Continuations(
+        finetuning_identity(config, prepared, seed),
+        CONTINUABLE_IN_FINETUNING,
+        steps=config.train.steps,
+        continue_with=continue_with,
+    )
+    run = _run_of(config, prepared, made, placement, best, continuations)
     return Session(
         config=config,
-        run=_run_of(config, prepared, made, placement, watching, best),
+        run=dataclasses.replace(run, watching=watching),
         placement=placement,
         directory=directory,
         random_state=partial(made.random_state, seed),
         first_state=partial(_first_state, config, prepared, made, seed),
-        begin=partial(_begin, best),
+        begin=partial(_begin, best, run.workload, continuations),
         finish=partial(_finish, best),
     )
 
@@ -204,8 +217,8 @@ def _run_of(
     prepared: FinetuneSetup,
     made: ConfiguredStep,
     placement: Placement,
-    watching: Watching,
     best: BestStep,
+    continuations: Continuations,
 ) -> Run:
     batches = _batches(config, prepared, best.seed)
     flops = config.train.batch_size * _flops_per_row(prepared, batches)
@@ -225,9 +238,11 @@ def _run_of(
             schedule=jax.jit(made.schedule),
             passes=lambda count: count * config.train.batch_size / len(prepared.train.rows),
         ),
-        identity=finetuning_identity(config, prepared, best.seed),
+        identity=continuations.identity,
+        judge=continuations.judge,
+        kept=lambda _: continuations.kept(),
+        recall=continuations.recall,
         evaluate=evaluate,
-        watching=watching,
         check_program=memory_check(config),
         evaluated=evaluated_weights,
         ends_at=best.patience.is_over,
@@ -242,13 +257,24 @@ def _first_state(
     return made.state_of(jax.device_put(params), seed), origin
 
 
-def _begin(best: BestStep, beginning: Beginning, log: MetricsLog) -> None:
+def _begin(
+    best: BestStep,
+    workload: Workload,
+    continuations: Continuations,
+    beginning: Beginning,
+    log: MetricsLog,
+) -> None:
+    run = best.directory.parent
+    write_json(run.parent / "config.json", to_dict(best.config))
+    write_history(run, continuations.history)
     if beginning.position.step == 0:
         best.forget()
     else:
-        entries = read_metrics(best.directory.parent / "metrics.jsonl")
+        entries = read_metrics(run / "metrics.jsonl")
         best.recall(entry for entry in entries if entry["kind"] == "eval")
     log.event(beginning.position.step, f"seed {best.seed}: {beginning.origin}")
+    if told := continuations.begun_in_words(workload):
+        log.event(beginning.position.step, f"seed {best.seed}: {told}")
 
 
 def _finish(best: BestStep, state: TrainState) -> SeedRun:

@@ -40,7 +40,8 @@ from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import Placement
 from albert_jax.models.flops import parameter_count, stage_flops
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.course import Course, require_checkpoint
+from albert_jax.training.continuations import require_checkpoint
+from albert_jax.training.course import Course
 from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.first_values import first_values, params_of
 from albert_jax.training.heldout import evaluator
@@ -98,7 +99,8 @@ def pretrain(
         The number of steps, the last evaluation and the model directory.
 
     Raises:
-        UserError: if the settings or the data do not fit.
+        UserError: if the settings or the data do not fit, or are not those of the work directory's
+            run.
         TryAgain: if a signal stopped the run; the same call continues it.
     """
     watching = watching_of(log, on_step, on_evaluation)
@@ -161,15 +163,13 @@ def _begin(
     if multihost.is_primary():
         workdir = Path(config.workdir or "")
         write_json(workdir / "config.json", to_dict(config))
-        write_history(workdir, course.history)
+        write_history(workdir, course.continuations.history)
     step = beginning.position.step
     log.say(run_plan(config, course.data))
     if step:
         log.event(step, beginning.origin)
-        if course.begun:
-            rate = float(run.workload.schedule(step))
-            changes = course.begun.in_words()
-            log.event(step, f"continued with {changes}; the learning rate goes on at {rate:.4g}")
+        if told := course.continuations.begun_in_words(run.workload):
+            log.event(step, told)
         return
     log.say(beginning.origin)
     if config.init_from and run.evaluate:
@@ -380,8 +380,8 @@ def _run_of(
             schedule=jax.jit(course.steps.at(0).schedule),
             passes=lambda batches: course.examples.passes(batches),
         ),
-        identity=course.identity,
-        judge=course.judge,
+        identity=course.continuations.identity,
+        judge=course.continuations.judge,
         evaluate=evaluator(config, data, course.steps, placement),
         after_evaluation=draw if multihost.is_primary() else lambda: None,
         standing=Standing(

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import re
-from collections.abc import Collection, Iterable
+import shlex
+from collections.abc import Collection, Iterable, Iterator
+from contextvars import ContextVar
 
 MOST_NAMES = 10
 MOST_CHARACTERS = 200
@@ -16,6 +19,34 @@ MOST_CHARACTERS = 200
 _ADDRESS = re.compile(
     r"://(?:[^/\s]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*?(?=[).,:;]{0,3}(?:[\s'\"]|$)))?"
 )
+
+_IN_PYTHON = ContextVar("in_python", default=False)
+
+
+@contextlib.contextmanager
+def python_names() -> Iterator[None]:
+    """Name settings within it as Python's arguments: the caller has no flags."""
+    token = _IN_PYTHON.set(True)
+    try:
+        yield
+    finally:
+        _IN_PYTHON.reset(token)
+
+
+def is_in_python() -> bool:
+    """Return whether settings are to be named as Python's arguments."""
+    return _IN_PYTHON.get()
+
+
+def setting(name: str, value: str | int | None = None) -> str:
+    """Return a setting as the reader writes it.
+
+    That is `--max-seq-length 512`, or in Python `max_seq_length=512`.
+    """
+    if is_in_python():
+        return name if value is None else f"{name}={value!r}"
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is None else f"{flag} {shlex.quote(str(value))}"
 
 
 def first_ten(names: Collection[str], separator: str = ", ") -> str:

@@ -113,11 +113,12 @@ def test_sentence_order_and_filled_masks_are_those_of_the_original():
     expected = arrays("tiny/forward")
     model = AlbertForPretraining(config)
     inputs = golden_inputs(expected, 4)
-    found = functions.sentence_order(model, params, inputs)
+    found = jax.jit(partial(functions.sentence_order, model))(params, inputs)
     odds = np.exp(expected["sop_logits"].astype(np.float64))
     np.testing.assert_allclose(found, odds[:, 0] / odds.sum(1), **FORWARD)
 
-    scores, tokens = functions.fill_mask(model, params, inputs, top_k=3)
+    fill_mask = jax.jit(partial(functions.fill_mask, model, top_k=3))
+    scores, tokens = fill_mask(params, inputs)
     variables = as_tf(params, config)
     _, layers, _ = reference.forward(variables, config, *inputs[:3])
     odds = np.exp(reference.masked_lm_logits(variables, layers[-1], inputs[3]))
@@ -229,6 +230,15 @@ def test_batches_hold_every_row_once_in_few_shapes(lengths, longest, tokens):
     assert len({(len(b.rows), b.length) for b in batches}) <= len({b.length for b in batches}) + 2
 
 
+def test_rows_share_a_batch_only_where_it_is_hardly_padded():
+    plan = partial(plan_batches, longest=512, tokens=1024)
+    unlike = [60, 50, 40, 30, 20, 20, 20, 10]
+    assert [len(batch.rows) for batch in plan(unlike)] == [8]
+    apart = plan(unlike, padding=0.1)
+    assert [batch.length for batch in apart] == [padded_length(n, 512) for n in unlike]
+    assert [len(batch.rows) for batch in plan([30] * 40, padding=0.1)] == [32, 8]
+
+
 # -------------------------------------------------------------------------------- what can be asked
 
 
@@ -333,9 +343,9 @@ def test_models_without_a_part_answer_what_they_can(tokenizer):
     encoded = encoder.encode(TEXTS[0])
     assert encoded.pooled is None
     np.testing.assert_allclose(encoded.sequence, wanted.sequence, **PADDED)
-    with pytest.raises(UserError, match="without masked words"):
+    with pytest.raises(UserError, match="no weights for masked words"):
         encoder.fill_mask(MASKED[0])
-    with pytest.raises(UserError, match="without a pooler"):
+    with pytest.raises(UserError, match="no weights for a pooler"):
         encoder.score_order("a", "b")
     only_masked = Albert(
         worded_albert(),
@@ -343,7 +353,7 @@ def test_models_without_a_part_answer_what_they_can(tokenizer):
         tokenizer,
     )
     assert texts_of(only_masked.fill_mask(MASKED[0])) == texts_of(whole.fill_mask(MASKED[0]))
-    with pytest.raises(UserError, match="without sentence order"):
+    with pytest.raises(UserError, match="no weights for sentence order"):
         only_masked.score_order("a", "b")
 
 

@@ -25,6 +25,7 @@ from albert_jax.training.losses import Distillation, task_objective
 from albert_jax.utils.errors import UserError
 from tests.helpers.models import random_batch, tiny_albert
 from tests.helpers.pretraining_runs import random_model
+from tests.helpers.task_models import task_model
 from tests.helpers.toy_task import TINY, toy_config, toy_data
 
 PASSES = 5
@@ -147,11 +148,24 @@ def test_a_run_trains_for_it_and_predict_says_how_many_passes_were_made(tmp_path
     told = capsys.readouterr()
     mean = np.mean([x.passes for x in few])
     assert f"{mean:.2f} passes of 3 in the mean" in told.err
+    assert "was trained with --exits" not in told.err
     golds = [x["label"] for x in inputs]
     right = sum(x.prediction == gold for x, gold in zip(few, golds, strict=True))
     assert json.loads(told.out)["metrics"]["accuracy"] == right / 64
-    with pytest.raises(UserError, match="leave out --pack"):
+    with pytest.raises(UserError, match="leave out pack"):
         next(predict(model, inputs, exit="patience=1", pack=32))
+
+
+def test_a_model_that_was_not_trained_for_it_is_said_once(tmp_path, capsys):
+    model = task_model(tmp_path / "model", "single")
+    (tmp_path / "texts.txt").write_text("the list is open\n" * 3)
+    line = ["predict", "--model", str(model), "--input", str(tmp_path / "texts.txt")]
+    line += ["--output", str(tmp_path / "answers.jsonl")]
+    assert cli.main([*line, "--exit", "patience=1"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("model does not say that it was trained with --exits") == 1
+    assert cli.main(line) == 0
+    assert "--exits" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["patience", "patience=0", "confidence=1.5", "3", "patience=x"])

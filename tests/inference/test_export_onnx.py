@@ -35,7 +35,9 @@ def runtime() -> ModuleType:
 def run(runtime: ModuleType, path: Path, arrays: list[np.ndarray]) -> dict[str, Any]:
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    given = {name: x.astype(np.int64) for name, x in zip(INPUTS, arrays, strict=True)}
+    inputs = [value.name for value in session.get_inputs()]
+    assert inputs[:3] == list(INPUTS)
+    given = {name: x.astype(np.int64) for name, x in zip(inputs, arrays, strict=True)}
     return dict(zip(names, session.run(names, given), strict=True))
 
 
@@ -55,17 +57,46 @@ def run(runtime: ModuleType, path: Path, arrays: list[np.ndarray]) -> dict[str, 
 )
 def test_a_graph_of_random_weights_gives_forwards_numbers(runtime, tmp_path, changes) -> None:
     model = noisy_model(tmp_path / "model", tiny_albert(**changes), vocab=None)
-    served = export_onnx(model, tmp_path / "served")
+    served = export_onnx(model, tmp_path / "served", top_k=3)
     rng = np.random.default_rng(3)
     mask = (np.arange(20) < np.array([[20], [3], [11]])).astype(np.int32)
     arrays = [rng.integers(90, size=(3, 20)) * mask, mask, (np.arange(20) > 8) * mask]
     found = run(runtime, served / "encode.onnx", arrays)
-    wanted = load(model).forward(*arrays)
+    positions = np.array([[1, 19, 7, 7], [0, 2, 1, 1], [10, 3, 0, 5]])
+    wanted = load(model).forward(*arrays, positions)
     np.testing.assert_allclose(found["sequence"], wanted.sequence * mask[..., None], **CLOSE)
     np.testing.assert_allclose(found["pooled"], wanted.pooled, **CLOSE)
+    found = run(runtime, served / "fill_mask.onnx", [*arrays, positions])
+    exps = np.exp(wanted.masked_lm_logits.astype(np.float64))
+    probs = exps / exps.sum(axis=-1, keepdims=True)
+    likeliest = np.argsort(-probs, axis=-1)[..., :3]
+    assert found["tokens"].tolist() == likeliest.tolist()
+    np.testing.assert_allclose(
+        found["scores"], np.take_along_axis(probs, likeliest, axis=-1), **CLOSE
+    )
     # Each weight is there once, however often its layer runs.
     size = sum(x.nbytes for x in _leaves(load(model).params))
-    assert (served / "encode.onnx").stat().st_size < size + 60_000
+    for graph in ("encode", "fill_mask"):
+        assert (served / f"{graph}.onnx").stat().st_size < size + 60_000
+
+
+@pytest.mark.extras
+@pytest.mark.slow
+def test_a_graph_fills_in_a_mask_as_the_model_does(runtime, tmp_path) -> None:
+    albert = load("mini")
+    served = export_onnx("mini", tmp_path / "served")
+    text = "the input array must have the same [MASK] as the output."
+    ids = albert.tokenizer.encode(text, add_special_tokens=True, parse_special=True).ids
+    arrays = [np.array([x]) for x in (ids, [1] * len(ids), [0] * len(ids))]
+    place = [[ids.index(albert.tokenizer.special.mask)]]
+    found = run(runtime, served / "fill_mask.onnx", [*arrays, np.array(place)])
+    answers = albert.fill_mask(text, top_k=5)
+    assert found["tokens"][0, 0].tolist() == [answer["token"] for answer in answers]
+    scores = [answer["score"] for answer in answers]
+    np.testing.assert_allclose(found["scores"][0, 0], scores, **CLOSE)
+    served_as = json.loads((served / "serving.json").read_text())["programs"]["fill_mask"]
+    assert served_as["inputs"]["masked_lm_positions"] == "B,P"
+    assert served_as["outputs"] == {"scores": "B,P,5", "tokens": "B,P,5"}
 
 
 def _leaves(tree: Any) -> list[np.ndarray]:
@@ -115,8 +146,8 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(
 ) -> None:
     dest = tmp_path / "served"
     arguments = ["export-serving", "mini", str(dest), "--to", "onnx"]
-    assert cli.main([*arguments, "--top-k", "3"]) == 2
-    assert "leave out --top-k and --dtype" in capsys.readouterr().err
+    assert cli.main([*arguments, "--dtype", "bfloat16"]) == 2
+    assert "--to onnx exports only float32; leave out --dtype" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(arguments) == 2
     said = capsys.readouterr().err

@@ -754,6 +754,34 @@ def test_an_input_of_another_form_is_one_sentence(model, task: str, inputs, told
         load(model(task)).predict(inputs)
 
 
+@pytest.mark.parametrize(
+    ("task", "inputs", "settings", "told"),
+    [
+        ("single", {"review": "open"}, {}, "found 'review'; rename 'review' to 'text'$"),
+        ("single", "open", {"max_seq_length": 3}, "give max_seq_length=8$"),
+        ("squad1", ("a", "b"), {"pack": 32}, "leave out pack, which is for"),
+        ("single", "a", {"exit": "patience=1", "pack": 8}, "exit answers .*; leave out pack$"),
+        ("pair", ("a " * 99, "b " * 40), {"long": "windows"}, "or give long='cut'$"),
+        (None, "open", {}, "give task='single' for a text, task='pair' for two, or GLUE's"),
+    ],
+)
+def test_errors_in_python_name_its_arguments(model, task, inputs, settings, told: str) -> None:
+    path = model(task) if task else model("single", task=None)
+    albert = load(path)
+    with pytest.raises(UserError, match=told) as raised:
+        albert.predict(inputs, **settings)
+    assert "--" not in str(raised.value)
+    if isinstance(inputs, dict) or task is None:
+        with pytest.raises(UserError, match=told):
+            list(predict(path, [inputs if isinstance(inputs, dict) else GOOD]))
+
+
+def test_the_same_error_of_a_file_names_flags(model, tmp_path, capsys) -> None:
+    source = write_lines(tmp_path / "in.jsonl", {"review": "open"})
+    assert cli.main(command(model("single"), "--input", source)) == 2
+    assert "name its columns with --texts, as --texts review" in capsys.readouterr().err
+
+
 def test_a_model_without_a_head_is_told_to_be_fine_tuned() -> None:
     with pytest.raises(UserError, match=r"mini is not fine-tuned .it has no head.; fine-tune it"):
         load("mini").predict("a text")

@@ -13,7 +13,13 @@ import pytest
 from albert_jax.config.model import ComputeConfig
 from albert_jax.models import lowering
 from albert_jax.models.albert import AlbertForPretraining
-from albert_jax.models.lowering import Lowering, matmul, matmul_dtype, product_over_rows
+from albert_jax.models.lowering import (
+    Lowering,
+    matmul,
+    matmul_dtype,
+    product_by_columns,
+    product_over_rows,
+)
 from albert_jax.training.losses import pretraining_objective
 from tests.helpers.models import noisy_params, random_batch, tiny_albert
 
@@ -109,3 +115,25 @@ def test_a_kernels_gradient_can_be_mapped_over_examples():
     np.testing.assert_allclose(
         np.asarray(mapped, "float32"), np.asarray(single, "float32"), rtol=2**-7
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [(0, 5), (1, 1), (3, 40), (3, 50)])
+def test_a_product_by_columns_is_that_of_rows(dtype, rows):
+    """Of no rows, of one, of few and of many; float32's own rounding, in bfloat16 also that of the
+    result."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((*rows, 16)), dtype)
+    kernel_FD = jnp.asarray(rng.standard_normal((24, 16)), dtype)
+    found = jax.jit(product_by_columns)(x, kernel_FD)
+    assert (found.dtype, found.shape) == (dtype, (*rows, 24))
+    exact = np.asarray(x, np.float64) @ np.asarray(kernel_FD, np.float64).T
+    bound = 1e-5 if dtype == "float32" else 2**-8 * np.abs(exact) + 1e-5
+    assert (np.abs(np.asarray(found, np.float64) - exact) <= bound).all()
+
+
+def test_few_rows_are_multiplied_as_columns():
+    """The dot gives [F, N]: XLA has not exchanged its operands to save the transpositions."""
+    x_ND, kernel_FD = jnp.ones((40, 16)), jnp.ones((24, 16))
+    program = jax.jit(product_by_columns).lower(x_ND, kernel_FD).compile().as_text()
+    assert re.search(r"f32\[24,40\]\S* dot\(", program)

@@ -6,6 +6,7 @@ import pytest
 from albert_jax.tasks import find_task
 from albert_jax.tasks.guessed_columns import advice
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import python_names
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_columns_are_proposed_where_only_some_can_be_meant(columns, task, propos
     chosen = find_task(task)
     said = advice(
         columns,
-        texts=len(chosen.texts),
+        texts=chosen.texts,
         label=chosen.label,
         of_words=chosen.head == "token_classification",
         is_asked=True,
@@ -40,6 +41,24 @@ def test_columns_are_proposed_where_only_some_can_be_meant(columns, task, propos
     assert said == "; name its columns with --texts and --label" + (
         f", as {proposed}" if proposed else ""
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "texts", "told"),
+    [
+        (["review"], ["text"], "; rename 'review' to 'text'"),
+        (["text_a", "text_b"], ["text_a", "b"], "; rename 'text_b' to 'b'"),
+        (
+            ["premise", "hypothesis"],
+            ["text_a", "text_b"],
+            "; rename 'premise' to 'text_a' and 'hypothesis' to 'text_b'",
+        ),
+        (["a", "b", "c"], ["text"], ""),
+    ],
+)
+def test_python_is_told_to_rename_a_key(columns, texts, told) -> None:
+    with python_names():
+        assert advice(columns, texts=texts, label="label", of_words=False, is_asked=False) == told
 
 
 def test_reading_names_the_guess_in_its_error(tmp_path) -> None:

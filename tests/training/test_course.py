@@ -104,8 +104,11 @@ def test_another_batch_size_draws_on_behind_the_rows_that_were_drawn(store, tmp_
     # What comes of it is kept for the next start, which needs no flag.
     kept = course.kept(Position(step=5, batch=5))
     again = Course(config, data, Lowering())
-    again.recall(course.identity | kept | {"position": Position(step=5, batch=5).to_meta()})
-    assert (again.history, again.begun) == (course.history, None)
+    again.recall(
+        course.continuations.identity | kept | {"position": Position(step=5, batch=5).to_meta()}
+    )
+    found = again.continuations
+    assert (found.history, found.begun) == (course.continuations.history, None)
     assert [stage.first for stage in again.stages] == [0, 3]
 
 

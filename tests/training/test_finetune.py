@@ -22,6 +22,7 @@ from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
+from albert_jax.config.history import read_history
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.sections import OptimizerConfig
 from albert_jax.inference import finetuned
@@ -47,7 +48,7 @@ from albert_jax.training.memory import OutOfMemory
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import init_state, make_train_step
-from albert_jax.training.watching import NOBODY, StopTraining
+from albert_jax.training.watching import StopTraining
 from albert_jax.utils.errors import UserError
 from tests.helpers.golden import original_model
 from tests.helpers.paths import REPOSITORY
@@ -303,6 +304,56 @@ def test_a_run_that_resumes_ends_with_the_same_bits(finished, base, data, tmp_pa
     assert log[-1]["message"].startswith("seed 3: resumed at step 40")
 
 
+@pytest.mark.parametrize(
+    ("flag", "change", "says"),
+    [
+        (False, {"steps": 80}, "directory, or --continue-with to continue it with these"),
+        (True, {"steps": 40}, "has made 60 steps, as many as --train.steps 40 or more"),
+        (
+            True,
+            {"steps": 80, "batch_size": 16},
+            "changes the length and the learning rate of a run",
+        ),
+    ],
+)
+def test_a_change_of_settings_is_asked_for_and_of_others_refused(
+    finished, base, data, flag, change, says
+):
+    workdir, _ = finished
+    before = (workdir / "config.json").read_text()
+    config = toy_config(base, data, workdir)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **change))
+    with pytest.raises(UserError, match=says):
+        finetune.finetune(config, continue_with=flag)
+    assert (workdir / "config.json").read_text() == before
+    missing = dataclasses.replace(config, workdir=str(workdir / "nothing"))
+    with pytest.raises(UserError, match="has no checkpoint to continue from"):
+        finetune.finetune(missing, continue_with=True)
+
+
+@pytest.mark.slow
+def test_a_finished_run_that_is_continued_has_the_bits_of_a_longer_one(base, data, tmp_path):
+    def config(folder, steps):
+        optimizer = OptimizerConfig(
+            name="adamw", learning_rate=0.005, warmup_steps=5, schedule="constant"
+        )
+        return toy_config(base, data, tmp_path / folder, steps=steps, optimizer=optimizer)
+
+    finetune.finetune(config("run", 20))
+    results = finetune.finetune(config("run", 40), continue_with=True)
+    whole = finetune.finetune(config("whole", 40))
+    assert results["runs"] == whole["runs"]
+    ours, theirs = (
+        named_leaves(load_model(tmp_path / d / "last").params) for d in ("run", "whole")
+    )
+    for name, leaf in ours.items():
+        np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
+    [change] = read_history(tmp_path / "run" / "seed-3")
+    assert (change.step, change.after) == (20, {"train.steps": 40})
+    assert load_model(tmp_path / "run" / "last").manifest["provenance"]["history"] == [change]
+    assert finetune.finetune(config("run", 40))["runs"] == whole["runs"]  # without the flag
+
+
 def test_evaluate_gives_the_runs_own_figures_and_predict_the_same_answers(finished, data, tmp_path):
     workdir, results = finished
     found = evaluate("single", workdir / "model", data, output=tmp_path)
@@ -467,10 +518,9 @@ def test_a_degenerate_run_begins_anew_with_a_seed_not_asked_for(
     base, data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(finetune, "is_degenerate", lambda task, dev, found: True)
-    monkeypatch.setattr(finetune, "_session", lambda *settings: settings[-1])
     monkeypatch.setattr(finetune, "carry_out", lambda seed: seed_run(seed, degenerate=seed == 3))
     config = toy_config(base, data, tmp_path, seeds=2, restarts=2)
-    runs = finetune._runs(config, None, None, NOBODY)
+    runs = finetune._runs(config, lambda seed: seed)
     assert [(run.seed, run.restarted) for run in runs] == [(3, True), (5, False), (4, False)]
     assert (
         "seed 3 is degenerate: it answers all dev examples alike; beginning anew with seed 5"

@@ -190,6 +190,14 @@ def test_a_base_that_has_moved_is_named_and_must_be_the_same(adapted, moved, tmp
         albert_jax.load(run / "model", base="mini")
 
 
+def test_an_adapter_beside_whole_weights_is_not_taken_for_the_model(adapted, moved, tmp_path):
+    convert(adapted[0] / "model", tmp_path / "whole", to="hf")
+    for file in moved.iterdir():
+        shutil.copy(file, tmp_path / "whole")
+    kept = require_model_directory(tmp_path / "whole")
+    assert "adapter" not in load_model(kept).manifest["provenance"]
+
+
 def test_a_damaged_adapter_is_one_sentence(moved):
     file = moved / "adapter_manifest.json"
     text = file.read_text()

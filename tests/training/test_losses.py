@@ -93,7 +93,7 @@ def test_weighted_and_smoothed_losses_are_torchs_and_add_up_over_micro_batches(k
     batch["labels"] = rng.integers(0, 3, shape).astype(np.int32)
     if kind == "token_classification":
         batch["labels"][:, ::3] = -100
-    logits = model.apply(
+    logits = jax.jit(model.apply)(
         {"params": params}, batch["input_ids"], batch["input_mask"], batch["segment_ids"]
     )
     weights, kept = (0.5, 1.0, 4.0), batch["labels"] >= 0
@@ -112,7 +112,8 @@ def test_weighted_and_smoothed_losses_are_torchs_and_add_up_over_micro_batches(k
         np.testing.assert_allclose(metrics["task_loss"], wanted, rtol=1e-5)
         np.testing.assert_allclose(metrics["loss"], wanted, rtol=1e-5)
     plain = task_objective(model)
-    _, metrics = plain.loss(params, batch, plain.normalizers(batch), None)
+    loss = jax.jit(plain.loss, static_argnums=3)
+    _, metrics = loss(params, batch, plain.normalizers(batch), None)
     np.testing.assert_allclose(found[0][1]["accuracy"], metrics["accuracy"], rtol=1e-6)
     assert abs(metrics["task_loss"] - wanted) > 1e-3
     for one, other in zip(*(jax.tree.leaves(state.params) for state, _ in found), strict=True):
@@ -146,11 +147,12 @@ def test_the_distance_from_a_teacher_is_optaxs_divergence_and_mixes_with_the_lab
     rng = np.random.default_rng(2)
     batch["teacher_logits"] = (3 * rng.standard_normal((4, 3))).astype(np.float32)
     batch["labels"] = np.arange(4, dtype=np.int32) % 3
-    logits = model.apply({"params": params}, *(batch[n] for n in list(batch)[:3]))
+    logits = jax.jit(model.apply)({"params": params}, *(batch[n] for n in list(batch)[:3]))
     ours, theirs = (jax.nn.log_softmax(x / 2.5) for x in (logits, batch["teacher_logits"]))
     wanted = 2.5**2 * optax.losses.kl_divergence_with_log_targets(ours, theirs).mean()
     objective = task_objective(model, teacher=Distillation(0.3, 2.5))
-    loss, metrics = objective.loss(params, batch, objective.normalizers(batch), None)
+    compiled = jax.jit(objective.loss, static_argnums=3)
+    loss, metrics = compiled(params, batch, objective.normalizers(batch), None)
     hard = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
     np.testing.assert_allclose(metrics["distill_loss"], wanted, rtol=1e-5)
     np.testing.assert_allclose(loss, 0.7 * hard + 0.3 * wanted, rtol=1e-5)

@@ -3,7 +3,13 @@
 
 import pytest
 
-from albert_jax.utils.wording import first_ten, shortened, without_secrets
+from albert_jax.utils.wording import (
+    first_ten,
+    python_names,
+    setting,
+    shortened,
+    without_secrets,
+)
 
 
 def test_of_many_names_ten_are_said_and_the_number_of_the_others():
@@ -35,3 +41,14 @@ def test_a_name_is_cut_and_moves_no_cursor():
 )
 def test_addresses_lose_their_secrets(text: str, expected: str) -> None:
     assert without_secrets(text) == expected
+
+
+def test_a_setting_is_named_as_who_reads_it_writes_it() -> None:
+    assert setting("max_seq_length", 512) == "--max-seq-length 512"
+    assert setting("task", "my task") == "--task 'my task'"
+    assert setting("pack") == "--pack"
+    with python_names():
+        assert setting("max_seq_length", 512) == "max_seq_length=512"
+        assert setting("task", "single") == "task='single'"
+        assert setting("pack") == "pack"
+    assert setting("pack") == "--pack"

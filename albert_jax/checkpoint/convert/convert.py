@@ -119,7 +119,7 @@ def convert(
         config: the configuration file, if it is not beside the weights.
         vocab: the vocabulary, if it is not beside the weights.
         no_vocab: convert without a vocabulary.
-        mode: the tokenizer's mode (docs/data.md); unset, as the source has it.
+        mode: the tokenizer's mode (docs/reference/tokenizers.md); unset, as the source has it.
         do_lower_case: whether the vocabulary is lower-cased; unset, as the source has it, else
             True.
         base: the model that an adapter was trained on, if it is no longer where it was.

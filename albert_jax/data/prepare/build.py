@@ -72,6 +72,7 @@ from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
 
 SETTINGS_FILE = "progress/settings.json"
+_DEFAULT_MODE: Mode = "google"  # of a SentencePiece model: as the original has it
 MOST_ALONE = 1.1  # sentences a document; with fewer, nine in ten documents at least have one
 
 
@@ -88,7 +89,7 @@ def prepare(
     language: str = "en",
     data_dir: str | None = None,
     field: str | None = None,
-    mode: Mode = "google",
+    mode: Mode | None = None,
     do_lower_case: bool = True,
     beam: Sequence[str] | None = None,
     progress: bool = True,
@@ -112,7 +113,8 @@ def prepare(
         language: the language whose rules split sentences.
         data_dir: the folder of prepared TFDS data sets.
         field: the column or key that holds the text, in the hub's data sets, Parquet and JSONL.
-        mode: the tokenizer's mode (docs/data.md).
+        mode: the tokenizer's mode (docs/reference/tokenizers.md); unset, google for a SentencePiece
+            model, and the vocabulary's own for others.
         do_lower_case: lower-case the text.
         beam: options of a Beam pipeline that runs the work, as NAME=VALUE; unset, it runs here.
         progress: print progress to stderr.
@@ -205,13 +207,16 @@ def _say(text: str, progress: bool) -> None:
 # --------------------------------------------------------------------------------- before it starts
 
 
-def _load_tokenizer(vocab: str | Path, mode: Mode, do_lower_case: bool) -> Tokenizer:
+def _load_tokenizer(vocab: str | Path, mode: Mode | None, do_lower_case: bool) -> Tokenizer:
     """Return the vocabulary.
 
-    One that is no SentencePiece model defines its own cleaning, except that it may be set to cased.
+    Without a mode a SentencePiece model has the original's. Another one defines its own cleaning,
+    except that it may be set to cased.
     """
-    if mode in SLOW_MODES and vocabulary_file(vocab, mode).suffix in (".json", ".txt"):
-        return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
+    if mode is None:
+        if vocabulary_file(vocab, _DEFAULT_MODE).suffix in (".json", ".txt"):
+            return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
+        mode = _DEFAULT_MODE
     return Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
 
 

@@ -30,7 +30,7 @@ from albert_jax.data.text.lines import Reading
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
 from tests.helpers.disks import mounted_disk
-from tests.helpers.paths import REPOSITORY, VOCABULARY
+from tests.helpers.paths import DATA, REPOSITORY, VOCABULARY
 from tests.helpers.texts import COMMAND, UNIT_BYTES, contents, make_text, sentences_of
 
 
@@ -586,6 +586,14 @@ DAMAGED = gzip.compress(b"Text.\n\nMore.\n" * 999)[:-9]
         (b"Text.\n", {"format": "html"}, "format 'html' is unknown"),
         (b"Text.\n", {"vocab": "absent.model"}, "absent.model"),
         (b"Text.\n", {"vocab": REPOSITORY / "pyproject.toml"}, "is no SentencePiece model"),
+        *(
+            (
+                b"Text.\n",
+                {"vocab": DATA / "tokenizer" / "zh_vocab.txt", "mode": mode},
+                f"has no mode {mode}, but wordpiece; leave the mode out",
+            )
+            for mode in ("hf", "google")
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, content, settings, message):

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judge which checkpoints with other settings a run may continue, and keep the history of it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from albert_jax.checkpoint.manager import (
+    HISTORY_KEY,
+    Checkpointer,
+    another_run,
+    differences_from,
+)
+from albert_jax.config.history import Continuation, Setting
+from albert_jax.distributed import multihost
+from albert_jax.training.position import Position
+from albert_jax.training.step_meter import Workload
+from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import UNSET, JsonObject
+
+_FLAG = "--continue-with"
+
+
+def require_checkpoint(workdir: Path) -> None:
+    """Raise UserError if a work directory has no run, or runs of seeds, to continue."""
+    folders = [workdir / "checkpoints", *workdir.glob("seed-*/checkpoints")]
+    if not any(Checkpointer(folder, read_only=True).steps() for folder in folders):
+        raise UserError(
+            f"work directory {workdir} has no checkpoint to continue from; leave out {_FLAG} to "
+            "begin a run there"
+        )
+
+
+class Continuations:
+    """Judge the checkpoints that a run may continue, and keep its history."""
+
+    def __init__(
+        self,
+        identity: Mapping[str, Any],
+        allowed: Collection[str],
+        *,
+        steps: int,
+        continue_with: bool,
+    ) -> None:
+        """Prepare to judge.
+
+        Args:
+            identity: the run's.
+            allowed: the settings of it that may differ in a checkpoint, with `continue_with`.
+            steps: the run's.
+            continue_with: whether the user asked to continue with other settings.
+        """
+        self.identity = identity
+        self._allowed, self._steps, self._continue_with = allowed, steps, continue_with
+        self.history: list[Continuation] = []
+        self.begun: Continuation | None = None
+        """The continuation that begins at the checkpoint which was recalled last."""
+
+    def judge(self, directory: Path, meta: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
+        """Raise UserError if a checkpoint is another run's and may not be continued; a `Judge`."""
+        other = differences_from(meta, expect)
+        if not other:
+            return
+        fixed = [name for name in other if name not in self._allowed]
+        if not self._continue_with:
+            onward = "" if fixed else f", or {_FLAG} to continue it with these"
+            raise UserError(
+                f"{another_run(directory, other)}; give that run's settings or another work "
+                f"directory{onward}"
+            )
+        if fixed:
+            there, here = other[fixed[0]]
+            more = f" (also {', '.join(fixed[1:])})" if fixed[1:] else ""
+            batches = ", the batches" if "train.batch_size" in self._allowed else ""
+            raise UserError(
+                f"{_FLAG} changes the length{batches} and the learning rate of a run, but "
+                f"{fixed[0]} is {there!r} in {directory} and {here!r} here{more}; give that run's "
+                "settings, or begin a run from its model in another work directory"
+            )
+        if meta["position"]["step"] >= self._steps:
+            raise UserError(
+                f"the run in {directory} has made {meta['position']['step']} steps, as many as "
+                f"--train.steps {self._steps} or more; raise that to continue it"
+            )
+
+    def recall(self, meta: Mapping[str, Any]) -> None:
+        """Accept the history of a checkpoint.
+
+        If the checkpoint has other settings, which `judge` allowed, this run's settings hold from
+        there on.
+        """
+        self.history = [Continuation.from_json(entry) for entry in meta.get(HISTORY_KEY, [])]
+        other = differences_from(meta, self.identity)
+        self.begun = _continuation(Position.from_meta(meta["position"]), other) if other else None
+        if self.begun:
+            self.history.append(self.begun)
+
+    def kept(self) -> JsonObject:
+        """Return what a checkpoint keeps: the history, if the run has one."""
+        return {HISTORY_KEY: self.history} if self.history else {}
+
+    def begun_in_words(self, workload: Workload) -> str | None:
+        """Return a sentence about the continuation that begins, None if none does."""
+        if self.begun is None:
+            return None
+        rate = float(workload.schedule(self.begun.step))
+        return f"continued with {self.begun.in_words()}; the learning rate goes on at {rate:.4g}"
+
+
+def _continuation(position: Position, other: Mapping[str, tuple[Any, Any]]) -> Continuation:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Continuation(
+        step=position.step,
+        batch=position.batch,
+        date=multihost.gather(now)[0],  # of several processes each would have its own
+        before={name: _setting(there) for name, (there, _) in other.items()},
+        after={name: _setting(here) for name, (_, here) in other.items()},
+    )
+
+
+def _setting(value: Any) -> Setting:
+    return None if value == UNSET else value
