@@ -30,12 +30,13 @@ MOST_TOKENS = 100  # of a text that gets a gap
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    model: Path
-    """A model directory that was fine-tuned on SST-2."""
-    data: Path
+    model: Path | None = None
+    """A model directory that was fine-tuned on SST-2; unset: no classifier."""
+    data: Path = Path("glue/SST-2")
     """The folder with its dev.tsv."""
-    text: str
-    """Pattern of WikiExtractor's files, gzipped, of which the pretrained model saw none."""
+    text: str | None = None
+    """Pattern of WikiExtractor's files, gzipped, of which the pretrained model saw none; unset: no
+    fill-mask."""
     pretrained: str = "mini"
     texts: int = 1000
     """Sentences with a gap."""
@@ -54,13 +55,13 @@ def contenders(task: str, model: str | Path, scratch: Path) -> dict[str, Answer]
     }
 
 
-def compare_classifiers(settings: Settings, scratch: Path) -> None:
+def compare_classifiers(model: Path, data: Path, scratch: Path) -> None:
     """Print each contender's accuracy on the dev set, and the answers that differ from ours."""
-    examples = TASKS["sst2"].examples("dev", settings.data)
+    examples = TASKS["sst2"].examples("dev", data)
     texts = [example.texts[0] for example in examples]
     truth = [example.label for example in examples]
     base: list[Any] = []
-    for name, answer in contenders("classify", settings.model, scratch).items():
+    for name, answer in contenders("classify", model, scratch).items():
         found = [_label(one) for one in answer(texts)]
         base = base or found
         right = sum(a == b for a, b in zip(found, truth, strict=True))
@@ -74,13 +75,14 @@ def _label(answer: Any) -> str:
     return str(answer.argmax()) if isinstance(answer, np.ndarray) else answer.prediction
 
 
-def compare_fill_mask(settings: Settings, scratch: Path) -> None:
+def compare_fill_mask(model: str, pattern: str, count: int, scratch: Path) -> None:
     """Print how often each contender finds the piece that was there, and agrees with ours."""
-    tokenizer = albert_jax.load(settings.pretrained).tokenizer
-    texts, truth = _with_gaps(tokenizer, sentences(settings.text, 2 * settings.texts))
-    texts, truth_N = texts[: settings.texts], np.array(truth[: settings.texts])
+    tokenizer = albert_jax.load(model).tokenizer
+    texts, truth = _with_gaps(tokenizer, sentences(pattern, 2 * count))
+    texts, truth_N = texts[:count], np.array(truth[:count])
+    print(f"fill-mask, {len(texts)} sentences", flush=True)
     base_NK = None
-    for name, answer in contenders("fill-mask", settings.pretrained, scratch).items():
+    for name, answer in contenders("fill-mask", model, scratch).items():
         found_NK = np.array([[piece["token"] for piece in one] for one in answer(texts)])
         base_NK = found_NK if base_NK is None else base_NK
         is_piece_NK = found_NK == truth_N[:, None]
@@ -113,10 +115,11 @@ def _with_gaps(tokenizer: Any, plain: list[str]) -> tuple[list[str], list[int]]:
 
 def main(settings: Settings) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        print("SST-2, dev", flush=True)
-        compare_classifiers(settings, Path(scratch))
-        print("fill-mask", flush=True)
-        compare_fill_mask(settings, Path(scratch))
+        if settings.model is not None:
+            print("SST-2, dev", flush=True)
+            compare_classifiers(settings.model, settings.data, Path(scratch))
+        if settings.text is not None:
+            compare_fill_mask(settings.pretrained, settings.text, settings.texts, Path(scratch))
 
 
 if __name__ == "__main__":
