@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents of 3,000 words for trials of `--long windows`, and of `--positions` on masked pieces.
 
+    python -m benchmarks.long_texts short BOOKS WIKI FOLDER
     python -m benchmarks.long_texts late BOOKS WIKI FOLDER
-    python -m benchmarks.long_texts author BOOKS FOLDER
-    python -m benchmarks.long_texts encode FILE.jsonl
+    python -m benchmarks.long_texts rank MODEL FILE.jsonl
     python -m benchmarks.long_texts positions MODEL STORE
 
 BOOKS is a folder of novels (.txt.gz, the name ends in _AUTHOR), WIKI one of WikiExtractor's output
-(AA/*.gz, AD/*.gz). `late` and `author` write train.jsonl and dev.jsonl with `text` and `label`. In
-`late` the first 2,000 words of every document are a novel's; the last 1,000 go on in the novel, or
-are of an encyclopedia, and that is the label. In `author` a document is a piece of a novel, and the
-label is who wrote it; dev has other novels than training. `encode` times vectors, cut and in
-windows; `positions` evaluates rows of the model's length, and of twice as many tokens with
-positions that are interpolated or repeated, without training.
+(AA/*.gz, AD/*.gz). `short` writes train.jsonl and dev.jsonl with `text` and `label`: paragraphs of
+novels and of an encyclopedia. `late` writes dev.jsonl with documents of other books and articles:
+the first 2,000 words of each are a novel's, and the last 1,000 go on in the novel, or are of an
+encyclopedia, which is the label. `rank` prints how well the probability that a classifier of
+`short` gives to "encyclopedia" orders such documents, cut and in windows, and what that takes.
+`positions` evaluates rows of the model's length, and of twice as many tokens with positions that
+are interpolated or repeated, without training.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ import random
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from benchmarks.compare_pipeline import drawn_lines
 
 WORDS, LATE = 3000, 1000  # of a document, and of its end
-DOCUMENTS = {"train": 80, "dev": 40}
-# Authors of three novels each, the third of which is dev's; an earlier "Trollope" is his mother.
-AUTHORS = ("Disraeli", "Eliot", "Trollope")
+DOCUMENTS, PARAGRAPHS, DEV = 40, 1000, 200
+BOOKS = 40  # novels for paragraphs; documents have the others
+NOVEL, OTHER = "novel", "encyclopedia"
 
 
 @dataclass(frozen=True)
@@ -54,72 +58,69 @@ def piece(words: Sequence[str], size: int, draw: random.Random) -> str:
     return " ".join(words[first : first + size])
 
 
-def late(books: Path, wiki: Path) -> Iterator[tuple[str, list[Document]]]:
-    """Yield each split's documents: novels, every second one with an end of another kind."""
+def short(books: Path, wiki: Path) -> tuple[list[Document], list[Document]]:
+    """Return paragraphs to train on and for dev, of both kinds in equal number."""
+    novels = [str(path) for path in sorted(books.glob("*.gz"))[:BOOKS]]
+    extracts = [str(path) for path in sorted(wiki.glob("AA/*0.gz"))]
+    documents = [
+        Document(text, label)
+        for label, files in ((NOVEL, novels), (OTHER, extracts))
+        for text in drawn_lines(PARAGRAPHS, files)
+    ]
+    random.Random(0).shuffle(documents)
+    return documents[DEV:], documents[:DEV]
+
+
+def late(books: Path, wiki: Path) -> list[Document]:
+    """Return documents of a novel, every second one with an end of another kind."""
     draw = random.Random(0)
-    novels = sorted(books.glob("*.gz"))
-    parts = {
-        "train": (novels[:40], sorted(wiki.glob("AA/*0.gz"))),
-        "dev": (novels[40:], sorted(wiki.glob("AD/*.gz"))),
-    }
-    for split, (of_books, of_wiki) in parts.items():
-        texts = [words_of(path) for path in of_books]
-        encyclopedia = [words_of(path) for path in of_wiki]
-        documents = []
-        for number in range(DOCUMENTS[split]):
-            if number % 2:
-                start = piece(draw.choice(texts), WORDS - LATE, draw)
-                end = piece(draw.choice(encyclopedia), LATE, draw)
-                documents.append(Document(f"{start} {end}", "appendix"))
-            else:
-                documents.append(Document(piece(draw.choice(texts), WORDS, draw), "novel"))
-        yield split, documents
+    texts = [words_of(path) for path in sorted(books.glob("*.gz"))[BOOKS:]]
+    encyclopedia = [words_of(path) for path in sorted(wiki.glob("AD/*.gz"))]
+    documents = []
+    for number in range(DOCUMENTS):
+        if number % 2:
+            start = piece(draw.choice(texts), WORDS - LATE, draw)
+            end = piece(draw.choice(encyclopedia), LATE, draw)
+            documents.append(Document(f"{start} {end}", OTHER))
+        else:
+            documents.append(Document(piece(draw.choice(texts), WORDS, draw), NOVEL))
+    return documents
 
 
-def author(books: Path) -> Iterator[tuple[str, list[Document]]]:
-    """Yield each split's documents: pieces of novels in turn, by who wrote them."""
-    draw = random.Random(0)
-    for split, chosen in (("train", slice(0, 2)), ("dev", slice(2, 3))):
-        documents = []
-        for name in AUTHORS:
-            novels = sorted(books.glob(f"*_{name}.txt.gz"))[-3:]
-            texts = [words_of(path) for path in novels[chosen]]
-            for number in range(DOCUMENTS[split] // len(AUTHORS)):
-                text = piece(texts[number % len(texts)], WORDS, draw)
-                documents.append(Document(text, name))
-        yield split, documents
-
-
-def write(splits: Iterator[tuple[str, list[Document]]], folder: Path) -> None:
+def write(folder: Path, **splits: list[Document]) -> None:
     """Write a file for each split."""
     folder.mkdir(parents=True, exist_ok=True)
-    for split, documents in splits:
+    for split, documents in splits.items():
         rows = [json.dumps({"text": each.text, "label": each.label}) + "\n" for each in documents]
         (folder / f"{split}.jsonl").write_text("".join(rows), encoding="utf-8")
-        print(f"{split}: {len(documents)} documents of {WORDS:,} words")
+        print(f"{split}: {len(documents)} texts")
 
 
-def encode(file: Path, rounds: int = 3) -> None:
-    """Print what a document's vector takes: cut, in windows side by side, and overlapping."""
+def rank(model: str, file: Path) -> None:
+    """Print the share of pairs of documents of both kinds that a classifier orders rightly."""
     import albert_jax
 
-    albert = albert_jax.load("mini")
-    texts = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
-    texts = texts[:8]
-    ways = {
-        "cut": {"long": "cut"},
-        "windows, stride 126": {"long": "windows", "stride": 126},
-        "windows, stride 63": {"long": "windows", "stride": 63},
-    }
-    taken: dict[str, list[float]] = {way: [] for way in ways}
-    for each in range(rounds + 1):
-        for way, settings in ways.items():
-            start = time.process_time()
-            albert.encode(texts, pool="mean", **settings)  # type: ignore[arg-type]
-            if each:  # the first one compiles
-                taken[way].append((time.process_time() - start) / len(texts))
-    for way, seconds in taken.items():
-        print(f"{way:24}{1000 * min(seconds):8.0f} ms of CPU a document")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    inputs = [{"text": row["text"]} for row in rows]
+    for how, stride in (("cut", None), ("windows", 126)):
+        settings: dict[str, Any] = {"task": "single", "long": how, "stride": stride}
+        list(albert_jax.predict(model, inputs[:2], **settings))  # compiles
+        start = time.process_time()
+        answers = list(albert_jax.predict(model, inputs, **settings))
+        taken = 1000 * (time.process_time() - start) / len(rows)
+        shares = [answer.probabilities[OTHER] for answer in answers]
+        with_it, without = (
+            [
+                share
+                for share, row in zip(shares, rows, strict=True)
+                if (row["label"] == OTHER) is is_it
+            ]
+            for is_it in (True, False)
+        )
+        pairs = [(a > b) + 0.5 * (a == b) for a in with_it for b in without]
+        print(
+            f"{how:10}{100 * sum(pairs) / len(pairs):6.1f} % in order{taken:8.0f} ms of CPU a text"
+        )
 
 
 def positions(model: str, store: str) -> None:
@@ -167,12 +168,15 @@ def main() -> None:
     command, *given = sys.argv[1:]
     if command == "positions":
         positions(*given)
-        return
-    paths = [Path(each) for each in given]
-    if command == "encode":
-        encode(*paths)
+    elif command == "rank":
+        rank(given[0], Path(given[1]))
     else:
-        write(late(*paths[:2]) if command == "late" else author(paths[0]), paths[-1])
+        books, wiki, folder = map(Path, given)
+        if command == "short":
+            train, dev = short(books, wiki)
+            write(folder, train=train, dev=dev)
+        else:
+            write(folder, dev=late(books, wiki))
 
 
 if __name__ == "__main__":
