@@ -13,7 +13,7 @@ ENV PATH=/opt/albert-jax/bin:$PATH
 COPY requirements.lock ./
 RUN pip install --no-cache-dir --require-hashes \
     --requirement requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY albert_jax albert_jax
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . && pip check
 

@@ -14,7 +14,7 @@ COPY requirements.lock requirements-cuda.lock ./
 RUN pip install --no-cache-dir --require-hashes \
     --requirement requirements.lock \
     --requirement requirements-cuda.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY albert_jax albert_jax
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . && pip check
 

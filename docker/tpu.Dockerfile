@@ -16,7 +16,7 @@ RUN pip install --no-cache-dir --require-hashes \
     --requirement requirements.lock \
     --requirement requirements-tpu.lock \
     --requirement requirements-gcs.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY albert_jax albert_jax
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . && pip check
 

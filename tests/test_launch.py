@@ -786,7 +786,7 @@ def test_the_image_gets_what_it_needs_and_nothing_else() -> None:
         file
         for file in listed
         if file.startswith(("albert_jax/", "configs/"))
-        or file in ("pyproject.toml", "README.md", "LICENSE")
+        or file in ("pyproject.toml", "README.md", "LICENSE", "NOTICE")
         or (re.fullmatch(r"requirements.*\.lock", file) and "dev" not in file)
     ]
     assert sorted(sent) == sorted(wanted)

@@ -57,14 +57,21 @@ class _Stderr(_Stream):
 class _Stdout(_Stream):
     def _failed(self, error: OSError) -> None:
         """Raise UserError, or BrokenPipeError if the reader has closed the pipe."""
-        # Otherwise buffered text would be written, and fail, again when the interpreter ends.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        _drop_buffered(self._stream)
         if error.errno == errno.EPIPE:
             raise error
         raise UserError(
             f"standard output cannot be written ({error.strerror}); give it a place with room"
         )
+
+
+def _drop_buffered(stream: TextIO) -> None:
+    """Point a stream that failed at the null device, where its buffered text then goes.
+
+    Otherwise it would be written, and fail, again when the interpreter ends, with status 120.
+    """
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager
@@ -93,6 +100,10 @@ def mended_standard_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdin, sys.stdout, sys.stderr = before
+        try:
+            stderr.flush()
+        except OSError:
+            _drop_buffered(stderr)
 
 
 @contextlib.contextmanager

@@ -672,7 +672,7 @@ def test_a_step_above_the_roof_is_told_as_a_busy_devices(style):
         ({"mode": "xmap"}, "mode 'xmap' must be one of jit, pmap"),
         ({"sequence": 99}, "max_seq_length 99 exceeds model.max_position_embeddings 24"),
         ({"devices": 2, "batch_size": 9}, "batch_size 9 does not divide over 2 devices"),
-        ({"store": "nothing"}, "store nothing is none"),
+        ({"store": "nothing"}, "store nothing is no token store"),
         ({"steps": 1}, "steps 1 must be at least 3"),
     ],
 )

@@ -20,7 +20,8 @@ FULL = Path("/dev/full")
 def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Runs a shell's line in which `albert-jax` is this tree's."""
     line = command.replace("albert-jax", f"{sys.executable} -m albert_jax")
-    here = os.environ | {"PYTHONPATH": str(REPOSITORY)} | env
+    # Buffered, as for users: text that could not be written is then tried again at the end.
+    here = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": ""} | env
     return subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, env=here, timeout=120
     )
