@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_dtypes
+import msgspec
 import numpy as np
 
 from albert_jax.checkpoint.convert import hf_names, tf_names
@@ -18,6 +19,7 @@ from albert_jax.checkpoint.convert.parameters import (
     HEAD_SHAPES,
     LABELS,
     MAPPING,
+    NAMED_LABELS,
     check_sizes,
     parameter_shapes,
     part_of,
@@ -52,8 +54,10 @@ PROBLEMS = {
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
+# Key of a config.json that this package wrote: the head as its manifest has it, with its task.
+OWN_HEAD = "albert_jax_head"
 # Keys of a transformers config.json that we write ourselves.
-_OWN_KEYS = {"architectures", "id2label", "label2id", "model_type", "num_labels"}
+_OWN_KEYS = {"architectures", "id2label", "label2id", "model_type", "num_labels", OWN_HEAD}
 _OWN_KEYS |= {"transformers_version", "torch_dtype", "dtype", "_name_or_path"}
 
 
@@ -179,7 +183,7 @@ def _head(
     if found in ("span_v1", "span_v2"):
         if kind not in (None, found):
             raise UserError(f"--head {kind} does not fit; {source.file} has the head {found}")
-        return HeadManifest.from_json({"kind": found, "labels": None})
+        return _with_task(values, HeadManifest.from_json({"kind": found, "labels": None}))
     kind = kind or _kind_of(architecture, values, rows, source)
     if kind not in HEAD_SHAPES or kind.startswith("span"):
         known = ", ".join(k for k in HEAD_SHAPES if not k.startswith("span"))
@@ -188,7 +192,23 @@ def _head(
     labels = None if kind in LABELS else _labels(values)
     if labels is not None and len(labels) != rows:
         raise UserError(f"{source.file} has a head of {rows} outputs and {len(labels)} labels")
-    return HeadManifest.from_json({"kind": kind, "labels": labels})
+    return _with_task(values, HeadManifest.from_json({"kind": kind, "labels": labels}))
+
+
+def _with_task(values: Mapping[str, Any], found: HeadManifest) -> HeadManifest:
+    """Return the head with the task that this package kept in a config.json.
+
+    transformers keeps the key when it saves a model again. If the head is another one since, the
+    key is ignored, and so is one that this package did not write.
+    """
+    try:
+        kept = HeadManifest.from_json(values[OWN_HEAD])
+    except (KeyError, msgspec.ValidationError):
+        return found
+    is_same = kept.kind == found.kind and (
+        found.kind not in NAMED_LABELS or kept.labels == found.labels
+    )
+    return kept if is_same else found
 
 
 def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: WeightSource) -> str:

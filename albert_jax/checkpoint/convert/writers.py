@@ -17,6 +17,7 @@ from albert_jax.checkpoint.convert.hf_names import ARCHITECTURES, WITHOUT_POOLER
 from albert_jax.checkpoint.convert.parameters import LABELS, MAPPING, part_of
 from albert_jax.checkpoint.convert.readers import (
     CLASSIFIER_DROPOUT,
+    OWN_HEAD,
     PROBLEMS,
     Weights,
     identity_mapping,
@@ -192,6 +193,8 @@ def _config_json(weights: Weights, architecture: str, dtype: str) -> JsonObject:
         values["label2id"] = {label: i for i, label in enumerate(labels)}
         if kind in ("regression", "multi_label"):
             values["problem_type"] = PROBLEMS[kind]
+    if weights.head and weights.head.task is not None:
+        values[OWN_HEAD] = weights.head.to_json()  # transformers has no place for a task
     return values
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from albert_jax.checkpoint.convert.convert import convert
+from albert_jax.checkpoint.convert.readers import OWN_HEAD
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import load_model
@@ -177,6 +178,39 @@ def test_transformers_pipeline_answers_a_text_as_predict_does(tuned: Any, tmp_pa
         assert ours["probabilities"] == pytest.approx(
             {x["label"]: x["score"] for x in found}, abs=2e-6
         )
+
+
+def test_a_model_that_went_through_transformers_still_knows_its_task(
+    tuned: Any, tmp_path: Path
+) -> None:
+    _, model, records = tuned
+    convert(model, tmp_path / "hf", to="hf")
+    convert(tmp_path / "hf", tmp_path / "back")
+    assert load_model(tmp_path / "back").head == load_model(model).head
+    assert list(predict(tmp_path / "back", records)) == list(predict(model, records))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id2label": {"0": "other", "1": "labels"}},  # fine-tuned again, elsewhere
+        {OWN_HEAD: {"kind": "classification", "labels": ["no", "yes"], "task": 5}},
+        {OWN_HEAD: "single"},
+    ],
+)
+def test_a_task_that_is_not_the_heads_is_left_out(
+    tuned: Any, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    task, model, _ = tuned
+    if task != "single":
+        return
+    convert(model, tmp_path / "hf", to="hf")
+    file = tmp_path / "hf" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    convert(tmp_path / "hf", tmp_path / "back")
+    head = load_model(tmp_path / "back").head
+    assert head is not None
+    assert (head.kind, head.task) == ("classification", None)
 
 
 def test_a_tf1_checkpoint_has_the_originals_names(tuned: Any, tmp_path: Path) -> None:
