@@ -130,7 +130,7 @@ def test_a_run_learns_several_labels_and_its_model_answers_with_them(tmp_path):
     for answer in answers:
         shares = zip("AB", settings.thresholds, strict=True)
         assert answer.prediction == [x for x, t in shares if answer.probabilities[x] >= t]
-    # transformers has no place for thresholds, texts and the task's name.
+    # transformers has no place for thresholds, texts and the task's name; a key of ours keeps them.
     convert(model, tmp_path / "hf", to="hf")
     stored = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert stored["problem_type"] == "multi_label_classification"
@@ -138,5 +138,6 @@ def test_a_run_learns_several_labels_and_its_model_answers_with_them(tmp_path):
     convert(tmp_path / "hf", tmp_path / "back")
     head = load_model(tmp_path / "back").head
     assert (head.kind, head.labels) == ("multi_label", ["A", "B"])
-    back = list(predict(tmp_path / "back", [{"text": "the open list"}], task="multi-label"))
+    assert head.settings == settings
+    back = list(predict(tmp_path / "back", [{"words": "the open list"}]))
     assert back[0].probabilities == pytest.approx(answers[0].probabilities, abs=1e-5)
