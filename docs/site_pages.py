@@ -67,7 +67,10 @@ LAYERS = {
 
 
 def on_config(config: Any) -> Any:
-    """Add the pages of docs/ that the navigation does not name, so that none is lost."""
+    """Name the version in the footer, and add the pages that the navigation does not name."""
+    import albert_jax
+
+    config.copyright = f"albert_jax {albert_jax.__version__}"
     named = set(_pages_named(config.nav))
     pages = sorted(
         path.relative_to(REPOSITORY / "docs") for path in REPOSITORY.glob("docs/**/*.md")

@@ -257,8 +257,10 @@ def test_every_page_is_in_the_sites_navigation(site_pages: Any, generated: dict[
 
     class Config:
         nav = config["nav"]
+        copyright = ""  # the footer
 
     named = set(site_pages._pages_named(site_pages.on_config(Config).nav))
     docs = REPOSITORY / "docs"
     pages = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
     assert named == pages | generated.keys()
+    assert Config.copyright == f"albert_jax {albert_jax.__version__}"
