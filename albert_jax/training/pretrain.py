@@ -363,12 +363,14 @@ def _run_of(
         except OSError as error:  # a picture is no reason to stop
             say(f"{workdir / 'loss.png'} is not drawn: {error.strerror or error}")
 
+    # Functions that ask the course when they are called: `recall` replaces its stages and examples.
     return Run(
         config=config.train,
         guard=config.guard,
         step_at=lambda batch: course.steps.at(batch).step,
-        batches=partial(
-            course.examples.batches,
+        batches=lambda start, stop: course.examples.batches(
+            start,
+            stop,
             process=(jax.process_index(), jax.process_count()),
             threads=config.train.data_threads,
             workers=config.train.data_workers,

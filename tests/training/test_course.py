@@ -112,6 +112,22 @@ def test_another_batch_size_draws_on_behind_the_rows_that_were_drawn(store, tmp_
     assert [stage.first for stage in again.stages] == [0, 3]
 
 
+def test_a_continued_run_trains_on_these_rows(store, work, monkeypatch):
+    config = a_run(store, work, steps=6, batch_size=4)
+    drawn = []
+
+    def caught(run, *_):
+        drawn.extend(run.batches(3, 4))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("albert_jax.training.session.fit", caught)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, continue_with=True)
+    train = open_data(config, None).train  # of which three batches of eight were drawn
+    rows = [train[index]["input_ids"] for index in range(24, 28)]
+    np.testing.assert_array_equal(drawn[0]["input_ids"], rows)
+
+
 def test_sizes_of_epochs_are_kept_for_rows_of_the_same_length_alone(store, tmp_path):
     sources: dict[ExamplesConfig, ExampleSource] = {}
     for length, known in (("", True), ("16", False)):
