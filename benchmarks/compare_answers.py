@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 import albert_jax
 from albert_jax.config.model import ComputeConfig, Dtype
 from benchmarks.compare_inference import masked, sentences
+from benchmarks.timing import CPU, WALL, seconds_in_turn
 from tests.helpers.peers import peer_config
 
 Answer = Callable[[list[str]], Any]
@@ -196,22 +196,20 @@ def measure(
     for call in contenders.values():
         for texts in calls:
             call(texts)
-    wall: dict[str, list[float]] = {name: [] for name in contenders}
-    cpu: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, call in contenders.items():
-            start, used = time.perf_counter(), time.process_time()
-            for texts in calls:
-                call(texts)
-            wall[name].append(time.perf_counter() - start)
-            cpu[name].append(time.process_time() - used)
+
+    def answer(call: Answer) -> None:
+        for texts in calls:
+            call(texts)
+
+    turns = {name: partial(answer, call) for name, call in contenders.items()}
     each = 1e3 / sum(map(len, calls))
-    least = {name: each * min(spent) for name, spent in cpu.items()}
-    for name in contenders:
+    spent = {name: each * seconds for name, seconds in seconds_in_turn(turns, rounds).items()}
+    least = {name: float(found[:, CPU].min()) for name, found in spent.items()}
+    for name, found in spent.items():
         print(
             f"  {name:28} {least[name]:7.2f} ms of CPU a text at least, "
-            f"{each * statistics.median(cpu[name]):7.2f} in the median, "
-            f"{each * min(wall[name]):7.2f} by the clock; "
+            f"{np.median(found[:, CPU]):7.2f} in the median, "
+            f"{found[:, WALL].min():7.2f} by the clock; "
             f"{least[name] / least['albert_jax']:.2f} of albert_jax's float32",
             flush=True,
         )

@@ -13,8 +13,8 @@ import glob
 import gzip
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sentencex import segment
 
 import albert_jax
 from albert_jax.inference.batching import BATCH_TOKENS
+from benchmarks.timing import seconds_in_turn
 from tests.helpers.peers import peer_config
 
 
@@ -96,10 +97,9 @@ def measure(
             call(texts)
     seconds = {name: np.zeros(2) for name in contenders}
     for texts in rounds:
-        for name, call in contenders.items():
-            start = np.array([time.perf_counter(), time.process_time()])
-            call(texts)
-            seconds[name] += np.array([time.perf_counter(), time.process_time()]) - start
+        calls = {name: partial(call, texts) for name, call in contenders.items()}
+        for name, (spent,) in seconds_in_turn(calls, 1).items():
+            seconds[name] += spent
     return seconds
 
 

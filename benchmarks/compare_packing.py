@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from albert_jax.tasks.split_features import features_of
 from albert_jax.training.losses import task_objective
 from albert_jax.training.optimizer import make_optimizer
 from albert_jax.training.step import init_state, make_train_step
+from benchmarks.timing import seconds_in_turn
 
 SMALL = (
     AlbertConfig(  # the model of docs/lab/training.md's half hour of Wikipedia, with 512 positions
@@ -126,13 +126,8 @@ def measure(contenders: Contenders, rounds: int) -> dict[str, np.ndarray]:
     """Wall and CPU seconds of a round of each contender."""
     for compile_all, _ in contenders.values():
         compile_all()
-    seconds = {name: np.zeros(2) for name in contenders}
-    for _ in range(rounds):
-        for name, (_, call) in contenders.items():
-            start = np.array([time.perf_counter(), time.process_time()])
-            call()
-            seconds[name] += np.array([time.perf_counter(), time.process_time()]) - start
-    return {name: spent / rounds for name, spent in seconds.items()}
+    seconds = seconds_in_turn({name: call for name, (_, call) in contenders.items()}, rounds)
+    return {name: spent.mean(axis=0) for name, spent in seconds.items()}
 
 
 def main(

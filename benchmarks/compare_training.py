@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +35,7 @@ from albert_jax.models.flops import train_flops_per_sequence
 from albert_jax.perf.workload import made_up_batch
 from albert_jax.training.step import make_eval_step, make_pretrain_step
 from albert_jax.utils.malloc import keep_freed_memory
+from benchmarks.timing import seconds_in_turn
 from tests.helpers.peers import RATE, flax_step, peer_batch, peer_config, pytorch_step
 
 Calls = dict[str, Callable[[], Any]]
@@ -89,13 +89,7 @@ def measure(calls: Calls, rounds: int) -> dict[str, np.ndarray]:
     for call in calls.values():
         call()
         call()
-    seconds: dict[str, list[Any]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = np.array([time.perf_counter(), time.process_time()])
-            call()
-            seconds[name].append(np.array([time.perf_counter(), time.process_time()]) - start)
-    return {name: np.stack(spent) for name, spent in seconds.items()}
+    return seconds_in_turn(calls, rounds)
 
 
 def main(

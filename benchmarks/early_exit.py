@@ -11,7 +11,6 @@ is left out. Of the rounds the least time is printed. Accuracy is that of the wh
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ import albert_jax
 from albert_jax import Answer
 from albert_jax.config.model import ComputeConfig, Dtype
 from albert_jax.tasks import TASKS
+from benchmarks.timing import CPU, WALL, seconds_in_turn
 
 RULES = (
     *(f"confidence={p}" for p in (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)),
@@ -60,26 +60,27 @@ def main(settings: Settings) -> None:
         predict = albert_jax.load(path, compute=compute).predict
         answers[name] = partial(predict, task=settings.task, exit=rule)
     found = {name: [answer(text) for text in texts] for name, answer in answers.items()}
-    wall: dict[str, list[float]] = {name: [] for name in answers}
-    cpu: dict[str, list[float]] = {name: [] for name in answers}
     timed = texts[: settings.timed]
-    for _ in range(settings.rounds):
-        for name, answer in answers.items():
-            start, used = time.perf_counter(), time.process_time()
-            for text in timed:
-                answer(text)
-            wall[name].append(time.perf_counter() - start)
-            cpu[name].append(time.process_time() - used)
-    base = min(cpu["all passes"])
+
+    def answer_all(answer: Callable[[Any], Answer]) -> None:
+        for text in timed:
+            answer(text)
+
+    turns = {name: partial(answer_all, answer) for name, answer in answers.items()}
     each = 1e3 / len(timed)
+    least = {
+        name: each * seconds.min(axis=0)
+        for name, seconds in seconds_in_turn(turns, settings.rounds).items()
+    }
+    base = least["all passes"][CPU]
     for name, answered in found.items():
         right = [a.prediction == e.label for a, e in zip(answered, examples, strict=True)]
         passes = [a.passes for a in answered if a.passes is not None]
         print(
             f"{name:24} {100 * np.mean(right):.2f} % of {len(texts)}, "
             f"{np.mean(passes) if passes else np.nan:.2f} passes, "
-            f"{each * min(cpu[name]):.2f} ms of CPU a text ({each * min(wall[name]):.2f} by the "
-            f"clock), {base / min(cpu[name]):.2f} times as fast",
+            f"{least[name][CPU]:.2f} ms of CPU a text ({least[name][WALL]:.2f} by the "
+            f"clock), {base / least[name][CPU]:.2f} times as fast",
             flush=True,
         )
 

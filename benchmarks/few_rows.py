@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,6 +24,7 @@ from jax import Array
 
 from albert_jax.config.model import Dtype
 from albert_jax.models.lowering import matmul, product_by_columns
+from benchmarks.timing import CPU, seconds_in_turn
 
 LAYERS, HIDDEN, WIDE = 12, 768, 3072
 Product = Callable[[Array, Array], Array]
@@ -90,15 +90,12 @@ def main(
         contenders["ONNX Runtime"] = onnx_runtime(kernels)
     for count in rows:
         x_ND = rng.normal(size=(count, HIDDEN)).astype(np.float32)
-        spent: dict[str, list[float]] = {name: [] for name in contenders}
-        for turn in range(rounds + 1):
-            for name, call in contenders.items():
-                given = x_ND if name == "ONNX Runtime" else jnp.asarray(x_ND, dtype)
-                start = time.process_time()
-                call(given)
-                if turn:  # the first compiles
-                    spent[name].append(time.process_time() - start)
-        found = (f"{name} {1e3 * min(each):.1f}" for name, each in spent.items())
+        calls = {
+            name: partial(call, x_ND if name == "ONNX Runtime" else jnp.asarray(x_ND, dtype))
+            for name, call in contenders.items()
+        }
+        spent = seconds_in_turn(calls, rounds + 1)  # the first compiles
+        found = (f"{name} {1e3 * each[1:, CPU].min():.1f}" for name, each in spent.items())
         print(f"{count} rows, ms of CPU: " + "; ".join(found), flush=True)
 
 
