@@ -35,6 +35,7 @@ from albert_jax.checkpoint.integrity import (
     read_document,
     seal,
 )
+from albert_jax.config.history import HISTORY_KEY
 from albert_jax.distributed import multihost
 from albert_jax.utils.atomic import remove_leftovers
 from albert_jax.utils.errors import UserError
@@ -45,7 +46,6 @@ from albert_jax.utils.wording import first_ten
 
 FORMAT_VERSION = 2
 _FIRST_FORMAT = 1  # of runs that were never continued with other settings
-HISTORY_KEY = "history"  # of meta; a version that passed over it would draw other batches
 LOCK = "run.lock"  # in a work directory
 State = TypeVar("State")
 
@@ -159,6 +159,7 @@ class Checkpointer:
         data = data_of(leaves)
         arrays = on_host(data)
         table = array_table(leaves, arrays)
+        # A version that passed over a history would draw other batches.
         version = FORMAT_VERSION if meta.get(HISTORY_KEY) else _FIRST_FORMAT
         document = seal({"format_version": version, "step": step, "meta": meta, "leaves": table})
         if self._good.get(step) != document["crc32c"] or not self._path(step).is_dir():

@@ -25,7 +25,7 @@ from albert_jax.cli.descriptions import (
     StoreDescription,
 )
 from albert_jax.config.adapters import is_adapter
-from albert_jax.config.history import Continuation, read_history
+from albert_jax.config.history import HISTORY_KEY, Continuation, history_in, read_history
 from albert_jax.config.manifests import (
     CONFIG,
     MANIFEST,
@@ -111,7 +111,7 @@ def description_table(description: Description) -> str:
     values = dict(description)
     if isinstance(description, ModelDescription) and description.history:
         changes = {f"step {c.step:,}, {c.date}": c.in_words() for c in description.history}
-        values["history"] = changes
+        values[HISTORY_KEY] = changes
     return aligned(list(_rows(values, "")))
 
 
@@ -156,8 +156,8 @@ def _model_directory(path: Path, history: Sequence[Continuation] = ()) -> ModelD
     provenance = dict(manifest.provenance)
     if isinstance(provenance.get("config"), dict):  # the run's settings; the model's stand above
         provenance["config"] = {k: v for k, v in provenance["config"].items() if k != "model"}
-    kept = provenance.pop("history", [])
-    told = list(history) or [Continuation.from_json(entry) for entry in kept]
+    kept = history_in(provenance, str(path / MANIFEST), hint="copy or convert it again")
+    provenance.pop(HISTORY_KEY, None)
     return ModelDescription(
         path=str(path),
         verified=f"{MANIFEST} and {CONFIG}; not the weights, which albert-jax verify reads",
@@ -165,7 +165,7 @@ def _model_directory(path: Path, history: Sequence[Continuation] = ()) -> ModelD
         **vars(_sizes(config, _parameters(manifest.tensors))),
         tokenizer=manifest.tokenizer,
         provenance=provenance,
-        history=told or None,
+        history=list(history) or kept or None,
     )
 
 

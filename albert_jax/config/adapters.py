@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from albert_jax.config.manifests import (
     HeadManifest,
     holds_transformers_weights,
@@ -25,7 +23,6 @@ from albert_jax.utils.json_values import (
     refuse_newer_format,
 )
 from albert_jax.utils.results import Result
-from albert_jax.utils.wording import shortened
 
 PEFT_CONFIG: Final = "adapter_config.json"  # PEFT's, which every adapter has
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
@@ -89,7 +86,4 @@ def read_adapter_manifest(folder: Path) -> AdapterManifest:
     if document.get("crc32c") != json_crc32c(document):
         raise UserError(f"{file} is damaged or was edited (another checksum); {_AGAIN}")
     refuse_newer_format(document, ADAPTER_FORMAT, str(file))
-    try:
-        return AdapterManifest.from_json(document)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{file} is damaged ({shortened(str(error))}); {_AGAIN}") from None
+    return AdapterManifest.from_file(document, str(file), hint=_AGAIN)

@@ -5,24 +5,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import SCHEDULES
 from albert_jax.config.stages import Stages
 from albert_jax.utils.atomic import appearing_file
-from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import JsonObject, refuse_newer_format
 from albert_jax.utils.results import Result
-from albert_jax.utils.wording import shortened
 
 HISTORY: Final = "history.json"  # in a work directory
+HISTORY_KEY: Final = "history"  # of a checkpoint's meta, and of a model's provenance
 _FORMAT_VERSION = 1
 _AGAIN = "run the command of the run again, which writes it anew"
 
@@ -66,9 +63,13 @@ class Continuation(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _HistoryFile(Result):
-    format_version: int
+class _Recorded(Result):
     history: list[Continuation]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _HistoryFile(_Recorded):
+    format_version: int
 
 
 def write_history(workdir: Path, history: Sequence[Continuation]) -> None:
@@ -93,15 +94,29 @@ def read_history(workdir: Path) -> list[Continuation]:
     except FileNotFoundError:
         return []
     refuse_newer_format(document, _FORMAT_VERSION, str(file))
-    try:
-        return _HistoryFile.from_json(document).history
-    except msgspec.ValidationError as error:
-        raise UserError(f"{file} is damaged ({shortened(str(error))}); {_AGAIN}") from None
+    return _HistoryFile.from_file(document, str(file), hint=_AGAIN).history
+
+
+def recorded(history: Sequence[Continuation]) -> JsonObject:
+    """Return what a document says of a history: nothing if there were no changes."""
+    return {HISTORY_KEY: list(history)} if history else {}
+
+
+def history_in(document: Mapping[str, Any], name: str, *, hint: str) -> list[Continuation]:
+    """Return the history that `recorded` put into a document.
+
+    Raises UserError, which names the document and `hint`, if it holds something else there.
+    """
+    if HISTORY_KEY not in document:
+        return []
+    return _Recorded.from_file(document, name, hint=hint).history
 
 
 def settings_before(config: PretrainConfig, change: Continuation) -> PretrainConfig:
     """Return a run's configuration with the schedules and batches that held before a change."""
-    before = {k.removeprefix("train."): x for k, x in change.before.items() if "train." in k}
+    before = {
+        k.removeprefix("train."): x for k, x in change.before.items() if k.startswith("train.")
+    }
     values: dict[str, Any] = {name: "" if x is None else x for name, x in before.items()}
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **values))
 

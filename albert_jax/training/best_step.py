@@ -21,7 +21,7 @@ from albert_jax.checkpoint.integrity import Damaged, read_document
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.config.adapters import ADAPTER_FORMAT, AdapterManifest, base_digest
 from albert_jax.config.heads import IGNORED_LABEL, LABEL_SET
-from albert_jax.config.history import read_history
+from albert_jax.config.history import read_history, recorded
 from albert_jax.config.manifests import MANIFEST, HeadManifest, settings_in
 from albert_jax.config.model_names import name_of
 from albert_jax.config.recipes import to_dict
@@ -172,7 +172,6 @@ class BestStep:
 
     def _provenance(self, step: int, metrics: Mapping[str, Any]) -> JsonObject:
         began = self.prepared.source.manifest["provenance"]
-        history = read_history(self.directory.parent)
         return {
             "made_by": "albert-jax finetune",
             "seed": self.seed,
@@ -181,7 +180,7 @@ class BestStep:
             "dev": finite(metrics),
             "config": without_credentials(to_dict(self.config)),
             "started_from": {key: began.get(key) for key in ("made_by", "source", "step")},
-            **({"history": history} if history else {}),
+            **recorded(read_history(self.directory.parent)),
         }
 
     def _adapter_manifest(self, head: HeadManifest, provenance: JsonObject) -> AdapterManifest:

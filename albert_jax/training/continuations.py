@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax.checkpoint.manager import (
-    HISTORY_KEY,
     Checkpointer,
     another_run,
     differences_from,
 )
-from albert_jax.config.history import Continuation, Setting
+from albert_jax.config.history import Continuation, Setting, history_in, recorded
 from albert_jax.distributed import multihost
 from albert_jax.training.position import Position
 from albert_jax.training.step_meter import Workload
@@ -92,7 +91,7 @@ class Continuations:
         If the checkpoint has other settings, which `judge` allowed, this run's settings hold from
         there on.
         """
-        self.history = [Continuation.from_json(entry) for entry in meta.get(HISTORY_KEY, [])]
+        self.history = history_in(meta, "the checkpoint", hint="restore it from a copy")
         other = differences_from(meta, self.identity)
         self.begun = _continuation(Position.from_meta(meta["position"]), other) if other else None
         if self.begun:
@@ -100,7 +99,7 @@ class Continuations:
 
     def kept(self) -> JsonObject:
         """Return what a checkpoint keeps: the history, if the run has one."""
-        return {HISTORY_KEY: self.history} if self.history else {}
+        return recorded(self.history)
 
     def begun_in_words(self, workload: Workload) -> str | None:
         """Return a sentence about the continuation that begins, None if none does."""

@@ -18,7 +18,7 @@ import jax
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.history import read_history, write_history
+from albert_jax.config.history import read_history, recorded, write_history
 from albert_jax.config.manifests import (
     TextSettings,
     is_model_directory,
@@ -423,7 +423,7 @@ def _export(
             "step": int(state.step),
             "config": without_credentials(to_dict(config)),
             "held_out": _last_eval(workdir),
-            **({"history": history} if (history := read_history(workdir)) else {}),
+            **recorded(read_history(workdir)),
         },
     )
 

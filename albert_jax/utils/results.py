@@ -22,6 +22,7 @@ from typing import (
 import msgspec
 
 from albert_jax.utils import tables
+from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.wording import shortened
 
@@ -73,6 +74,17 @@ class Result(dict[str, Any]):
         except (UnicodeError, RecursionError) as error:  # of a lone surrogate; of a deep list
             raise msgspec.ValidationError(shortened(str(error))) from None
         return found
+
+    @classmethod
+    def from_file(cls: type[Self], document: Mapping[str, Any], name: str, *, hint: str) -> Self:
+        """Return the result that a JSON object from a file of that name holds.
+
+        Raises UserError, which names the file, the key and `hint`, where `from_json` raises.
+        """
+        try:
+            return cls.from_json(document)
+        except msgspec.ValidationError as error:
+            raise UserError(f"{name} is damaged ({shortened(str(error))}); {hint}") from None
 
     def shown(self) -> Mapping[str, Any]:
         """Return what a table of this result shows, by name; by default, all fields."""

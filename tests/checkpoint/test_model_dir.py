@@ -21,6 +21,7 @@ from albert_jax.checkpoint.convert.writers import check_export_destination
 from albert_jax.checkpoint.integrity import named_leaves, nest, not_finite
 from albert_jax.checkpoint.model_dir import load_model, load_optimizer
 from albert_jax.checkpoint.model_export import check_destination, export_model
+from albert_jax.cli.info import describe_path
 from albert_jax.config.model import MODELS
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import SMALL, forge, made_up
@@ -350,6 +351,15 @@ def test_a_manifest_that_was_changed_and_sealed_anew_is_one_sentence(
         load_model(model)
     assert str(model) in str(caught.value)
     assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("history", [5, ["x"], [{"step": 1}]])
+def test_a_history_that_is_none_is_one_sentence(model: Path, history: Any) -> None:
+    forge(model, lambda m: m["provenance"].update(history=history))
+    with pytest.raises(
+        UserError, match=r"manifest.json is damaged .*history.*; copy or convert it"
+    ):
+        describe_path(model)
 
 
 def test_absurd_sizes_of_a_sealed_configuration_are_one_sentence(model: Path) -> None:
