@@ -130,7 +130,8 @@ def positions(model: str, store: str) -> None:
     from albert_jax.checkpoint.model_dir import load_model
     from albert_jax.checkpoint.model_export import export_model
     from albert_jax.checkpoint.model_paths import require_model_directory
-    from albert_jax.training.first_values import with_positions
+    from albert_jax.checkpoint.positions import with_positions
+    from albert_jax.config.manifests import settings_in
     from albert_jax.training.heldout import evaluate_on_store
 
     source = load_model(require_model_directory(model), as_float32=True)
@@ -146,7 +147,7 @@ def positions(model: str, store: str) -> None:
                 params=longer.params,
                 config=longer.config,
                 vocab=vocabulary,
-                tokenizer={key: source.tokenizer[key] for key in ("mode", "do_lower_case")},
+                tokenizer=settings_in(source.tokenizer),
                 provenance={},
             )
             models[f"{2 * own} tokens, {how}"] = (str(path), 2 * own)
