@@ -29,7 +29,7 @@ import tyro
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import albert_jax
-from albert_jax.config.model import ComputeConfig, Dtype
+from albert_jax.config.model import ComputeConfig, Dtype, Engine
 from benchmarks.compare_inference import masked, sentences
 from benchmarks.timing import CPU, WALL, seconds_in_turn
 from tests.helpers.peers import peer_config
@@ -162,9 +162,9 @@ def _pieces(scores: list[float], tokens: list[int], tokenizer: Any) -> list[dict
     return [{"score": x, "token": id, "token_str": tokenizer.decode([id])} for x, id in pairs]
 
 
-def ours(task: str, model: Path, dtype: Dtype) -> Answer:
+def ours(task: str, model: Path, dtype: Dtype = "float32", engine: Engine = "jax") -> Answer:
     """Return our own contender."""
-    albert = albert_jax.load(model, compute=ComputeConfig(dtype=dtype))
+    albert = albert_jax.load(model, compute=ComputeConfig(dtype=dtype), engine=engine)
     if task == "classify":
         return lambda texts: albert.predict(texts, task="sst2")
     if task == "fill-mask":
@@ -233,8 +233,11 @@ def main(settings: Settings) -> None:
         models = make_models(settings.vocab, Path(scratch))
         for task in settings.tasks:
             hf, converted = models["classify" if task == "classify" else "pretrained"]
-            contenders = {"albert_jax": ours(task, converted, "float32")}
-            contenders["albert_jax, bfloat16"] = ours(task, converted, "bfloat16")
+            contenders = {
+                "albert_jax": ours(task, converted),
+                "albert_jax, engine onnx": ours(task, converted, engine="onnx"),
+                "albert_jax, bfloat16": ours(task, converted, "bfloat16"),
+            }
             contenders |= peers(task, hf, Path(scratch))
             for name in settings.without:
                 contenders.pop(name, None)

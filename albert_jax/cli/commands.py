@@ -21,7 +21,7 @@ import tyro
 
 from albert_jax.config.heads import Long
 from albert_jax.config.manifests import Mode
-from albert_jax.config.model import ComputeConfig, Dtype
+from albert_jax.config.model import ComputeConfig, Dtype, Engine
 from albert_jax.config.perf import BenchmarkConfig, EstimateConfig
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.config.sections import Destination
@@ -288,7 +288,7 @@ class Finetune(Command):
 
 
 # Flags of `_Answering` that are for one model on one task's data.
-_OF_TASKS = ("doc_stride", "long", "stride", "texts", "label", "labels", "pack", "exit")
+_OF_TASKS = ("doc_stride", "long", "stride", "texts", "label", "labels", "pack", "exit", "engine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,6 +324,9 @@ class _Answering(Command):
     """For an adapter, the model that it was trained on; unset: at its former path."""
     dtype: Dtype = "float32"
     """Type of matmuls and activations."""
+    engine: Engine = "jax"
+    """What computes: jax, or onnx for ONNX Runtime on this machine's CPU in float32, sooner for one
+    text at a time; pip install 'albert-jax[onnx]'."""
 
     def _settings(self) -> AnswerSettings:
         """Return how the model answers, without the task."""
@@ -333,6 +336,7 @@ class _Answering(Command):
             "compute": ComputeConfig(dtype=self.dtype),
             "pack": self.pack,
             "exit": self.exit,
+            "engine": self.engine,
             "labels": self.labels,
             "long": self.long,
             "stride": self.stride,
@@ -440,7 +444,7 @@ class Evaluate(_Answering):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
                 "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
-                "--label, --exit, --labels and --pack"
+                "--label, --exit, --labels, --pack and --engine"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 
@@ -543,6 +547,9 @@ class _OnTexts(_OnModel):
     standard input."""
     depth: int | None = None
     """Number of passes of the shared layer; unset: as in the configuration."""
+    engine: Engine = "jax"
+    """What computes: jax, or onnx for ONNX Runtime on this machine's CPU, sooner for one text at a
+    time; pip install 'albert-jax[onnx]'."""
     truncate: bool = False
     """Cut a text that is too long for the model instead of refusing it."""
 
@@ -571,7 +578,7 @@ class FillMask(_OnTexts):
             from albert_jax.inference.api import load
 
         _keep_programs()
-        albert = load(self.model, depth=self.depth)
+        albert = load(self.model, depth=self.depth, engine=self.engine)
         answers = albert.fill_mask(texts, top_k=self.top_k, truncate=self.truncate)
         if self.json:
             _print_json(answers[0] if len(self.text) == 1 else answers)
@@ -619,7 +626,7 @@ class Encode(_OnTexts):
 
         _keep_programs()
         pool = None if self.pool == "none" else self.pool
-        albert = load(self.model, depth=self.depth)
+        albert = load(self.model, depth=self.depth, engine=self.engine)
         encoded = albert.encode(
             texts,
             layer=self.layer,
@@ -660,6 +667,9 @@ class ScoreOrder(_OnModel):
     """A text."""
     truncate: bool = False
     """Cut texts that are too long for the model instead of refusing them."""
+    engine: Engine = "jax"
+    """What computes: jax, or onnx for ONNX Runtime on this machine's CPU; pip install
+    'albert-jax[onnx]'."""
 
     def run(self) -> None:
         from albert_jax.utils.text_files import given_text
@@ -670,7 +680,8 @@ class ScoreOrder(_OnModel):
             from albert_jax.inference.api import load
 
         _keep_programs()
-        print(f"{load(self.model).score_order(first, second, truncate=self.truncate):.4f}")
+        albert = load(self.model, engine=self.engine)
+        print(f"{albert.score_order(first, second, truncate=self.truncate):.4f}")
 
 
 # --------------------------------------------------------------------------- with model directories

@@ -23,6 +23,7 @@ from albert_jax.utils.streams import say
 from albert_jax.utils.wording import did_you_mean, shortened
 
 Dtype = Literal["float32", "bfloat16", "auto"]
+Engine = Literal["jax", "onnx"]  # what computes answers
 
 LARGEST = (1 << 31) - 1  # of a size: indices are int32
 MOST_GROUPS = 1000  # each is a part of the program of its own

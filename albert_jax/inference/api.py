@@ -23,7 +23,7 @@ from tqdm import tqdm
 from albert_jax.checkpoint.model_dir import ModelDirectory, ModelTokenizer, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
-from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype
+from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype, Engine
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import ALBERT_IDS
 from albert_jax.data.tokenizer import Tokenizer
@@ -32,6 +32,8 @@ from albert_jax.inference.answers import Answer
 from albert_jax.inference.batching import batch_tokens, most_padding, one_ahead
 from albert_jax.inference.finetuned import AnswerSettings, FineTuned, fine_tuned_of
 from albert_jax.inference.id_arrays import model_inputs
+from albert_jax.inference.onnx_engine import OnnxAnswers, check_engine
+from albert_jax.inference.onnx_graphs import Weights
 from albert_jax.inference.predict import Texts, answers_to
 from albert_jax.models.lowering import matmul_dtype
 from albert_jax.tasks.long_texts import check_stride, window_parts
@@ -97,6 +99,7 @@ def load(
     compute: ComputeConfig | None = None,
     depth: int | None = None,
     base: str | Path | None = None,
+    engine: Engine = "jax",
 ) -> Albert:
     """Load a model, ready to answer.
 
@@ -112,18 +115,23 @@ def load(
         compute: how this machine computes; unset, in float32.
         depth: how often the shared layer runs; unset, as often as the configuration says.
         base: the model that an adapter was trained on; unset, where it was.
+        engine: what computes answers to texts: "jax", or "onnx" for ONNX Runtime on this machine's
+            CPU in float32, which answers one text at a time sooner (docs/benchmarks.md). It needs
+            `pip install 'albert-jax[onnx]'`.
 
     Returns:
         The model with its tokenizer.
 
     Raises:
-        UserError: if there is no such model, it is damaged or it cannot be fetched.
+        UserError: if there is no such model, it is damaged or it cannot be fetched, or the engine
+            is not installed.
 
     Examples:
         >>> import albert_jax
         >>> albert_jax.load("mini")
         <Albert from mini: 3,071,042 parameters, 4 layers of 384, 8,000 pieces, heads ...>
     """
+    check_engine(engine, compute)  # before anything is fetched
     folder = require_model_directory(directory, "directory", base=base)
     model = load_model(folder, as_float32=True)
     tokenizer = None
@@ -131,7 +139,13 @@ def load(
         tokenizer = Tokenizer.load(model.tokenizer["path"], **model.text_settings)
     config = model.config if depth is None else _with_depth(model.config, depth)
     return Albert(
-        config, model.params, tokenizer, compute=compute, head=model.head, source=str(directory)
+        config,
+        model.params,
+        tokenizer,
+        compute=compute,
+        head=model.head,
+        source=str(directory),
+        engine=engine,
     )
 
 
@@ -158,6 +172,8 @@ class Albert:
         compute: how this machine computes; unset, in float32.
         head: {"kind", "labels"} of a fine-tuned model.
         source: the path or name that error messages and `repr` show.
+        engine: what computes `fill_mask`, `score_order`, `predict` and, of the last layer,
+            `encode`, as in `load`. JAX computes the rest.
 
     Raises:
         UserError: if the vocabulary has more pieces than the model has rows of word embeddings, or
@@ -168,6 +184,7 @@ class Albert:
         params: the parameters by part.
         head: {"kind", "labels"} of a fine-tuned model, else None.
         source: where the model was loaded from, or None.
+        engine: what computes answers to texts, "jax" or "onnx".
         compute: how this machine computes, with what was unset filled in.
         pieces: the number of pieces in the vocabulary; ids are below it.
     """
@@ -182,7 +199,9 @@ class Albert:
         compute: ComputeConfig | None = None,
         head: Mapping[str, Any] | None = None,
         source: str | None = None,
+        engine: Engine = "jax",
     ) -> None:
+        check_engine(engine, compute)
         if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
             raise UserError(
                 f"the vocabulary {tokenizer.path} has {tokenizer.vocab_size} pieces and the "
@@ -192,13 +211,15 @@ class Albert:
         if lacking := {"embeddings", "encoder"} - params.keys():
             raise UserError(f"params has no {' and no '.join(sorted(lacking))}; give a whole model")
         self.config, self.params, self._tokenizer, self.head = config, params, tokenizer, head
-        self.source = source
+        self.source, self.engine = source, engine
         self._special = ALBERT_IDS if tokenizer is None else tokenizer.special
         self._asked_compute = compute
         self._answering: tuple[tuple[str | None, AnswerSettings], FineTuned] | None = None
         is_cpu = jax.default_backend() == "cpu"
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if is_cpu else 1
         compute = compute or ComputeConfig()
+        if engine == "onnx":
+            compute = dataclasses.replace(compute, dtype="float32")  # also for what JAX computes
         self.compute = dataclasses.replace(
             compute,
             dtype=cast(Dtype, matmul_dtype(compute.dtype, jax.default_backend())),
@@ -213,6 +234,9 @@ class Albert:
         self._encode = self._jit(functions.encode, "layer", "pool")
         self._sentence_order = self._jit(functions.sentence_order)
         self._attention = self._jit(functions.attention)
+        self._onnx = None
+        if engine == "onnx":
+            self._onnx = OnnxAnswers(Weights(config, params, self.pieces))
 
     def __repr__(self) -> str:
         c = self.config
@@ -222,7 +246,7 @@ class Albert:
             f"{c.num_hidden_layers} layers of {c.hidden_size}",
             f"{self.pieces:,} pieces",
             self._heads_in_words(),
-            self.compute.dtype,
+            self.compute.dtype if self.engine == "jax" else f"{self.compute.dtype} by ONNX Runtime",
         ]
         if self._tokenizer is None:
             parts.append("no vocabulary")
@@ -390,7 +414,7 @@ class Albert:
         # Rounded up, so that not every top_k is another program.
         asked = min(max(8, 1 << (top_k - 1).bit_length()), choices)
         answers: list[Any] = [None] * len(rows)
-        call = partial(self._fill_mask, targets_T=targets_T, top_k=asked)
+        call = self._call("fill_mask", targets_T=targets_T, top_k=asked)
         for batch, (scores_BPK, tokens_BPK) in self._run(call, rows, name_of):
             for at, index in enumerate(batch.rows):
                 answers[index] = self._answers(
@@ -462,10 +486,10 @@ class Albert:
         sequence = None if pool else np.zeros((len(rows), longest, hidden), np.float32)
         has_pooled = pool is not None or "pooler" in self.params
         pooled = np.zeros((len(rows), hidden), np.float32) if has_pooled else None
-        call = partial(self._encode, layer=layer % (blocks + 1), pool=pool)
+        call = self._encode_call(layer % (blocks + 1), pool)
         for batch, (sequence_BSH, pooled_BH) in self._run(call, rows, name_of):
             if sequence is not None:
-                width = min(batch.length, longest)
+                width = min(sequence_BSH.shape[1], longest)
                 sequence[batch.rows, :width] = sequence_BSH[:, :width]
             if pooled is not None:
                 pooled[batch.rows] = pooled_BH
@@ -494,7 +518,7 @@ class Albert:
         # Of texts that are empty too: their one window has the special tokens alone.
         weights = np.array([max(len(part), 1) for own in parts for part in own], np.float64)
         vectors = np.zeros((len(texts), self.config.hidden_size), np.float64)
-        call = partial(self._encode, layer=layer, pool=pool)
+        call = self._encode_call(layer, pool)
         for batch, (_, pooled_BH) in self._run(call, rows, lambda row: name_of(owners[row])):
             weighted_BH = pooled_BH * weights[batch.rows, None]
             np.add.at(vectors, [owners[row] for row in batch.rows], weighted_BH)
@@ -542,7 +566,7 @@ class Albert:
         name_of = _namer(a, "a", firsts)
         rows = self._rows(self._ids(firsts), self._ids(seconds), truncate, name_of)
         scores = np.zeros(len(rows), np.float32)
-        for batch, (scores_B,) in self._run(self._sentence_order, rows, name_of):
+        for batch, (scores_B,) in self._run(self._call("sentence_order"), rows, name_of):
             scores[batch.rows] = scores_B
         return float(scores[0]) if isinstance(a, str) else scores
 
@@ -660,6 +684,7 @@ class Albert:
             "stride": stride,
             "exit": exit,
             "compute": self._asked_compute,
+            "engine": self.engine,
         }
         asked = (task, settings)
         if self._answering is None or self._answering[0] != asked:
@@ -744,6 +769,23 @@ class Albert:
             raise UserError("targets is empty; give words, or None for the whole vocabulary")
         return np.array(list(dict.fromkeys(ids[0] for _, ids in found)), np.int32)
 
+    @property
+    def _platform(self) -> str:
+        """The platform that computes answers to texts."""
+        return "cpu" if self._onnx is not None else jax.default_backend()
+
+    def _call(self, name: str, **settings: Any) -> Callable[..., Any]:
+        """Return a function of `functions` by its name, of arrays alone."""
+        if self._onnx is not None:
+            return partial(getattr(self._onnx, name), **settings)
+        return partial(getattr(self, f"_{name}"), self._on_device, **settings)
+
+    def _encode_call(self, layer: int, pool: functions.Pool | None) -> Callable[..., Any]:
+        is_last = layer == self.config.num_hidden_layers * self.config.inner_group_num
+        if self._onnx is not None and is_last:
+            return self._call("encode", pool=pool)
+        return partial(self._encode, self._on_device, layer=layer, pool=pool)
+
     def _run(
         self, call: Callable[..., Any], rows: list[Row], name_of: Callable[[int], str]
     ) -> Iterator[tuple[Batch, Any]]:
@@ -754,12 +796,15 @@ class Albert:
         batches = plan_batches(
             [len(row.ids) for row in rows],
             longest=self.config.max_position_embeddings,
-            tokens=batch_tokens(),
-            padding=most_padding(),
+            tokens=batch_tokens(self._platform),
+            padding=most_padding(self._platform),
         )
 
         def start(batch: Batch) -> Any:
-            return call(self._on_device, *arrays([rows[i] for i in batch.rows], batch.length))
+            chosen = [rows[i] for i in batch.rows]
+            is_free = self._onnx is not None  # to take rows of any length
+            length = max(len(row.ids) for row in chosen) if is_free else batch.length
+            return call(*arrays(chosen, length))
 
         quiet = True if len(rows) < MANY else None  # None: not a terminal
         with tqdm(total=len(rows), unit="text", disable=quiet) as bar:

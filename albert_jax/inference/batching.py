@@ -16,17 +16,17 @@ Arrays = TypeVar("Arrays")
 BATCH_TOKENS = {"cpu": 1024, "gpu": 16384, "tpu": 16384}
 
 
-def batch_tokens() -> int:
-    """Return the tokens of a full batch, padding included, for the device that JAX uses."""
-    return BATCH_TOKENS.get(jax.default_backend(), BATCH_TOKENS["gpu"])
+def batch_tokens(platform: str | None = None) -> int:
+    """Return the tokens of a full batch, padding included, on a platform; None: JAX's own."""
+    return BATCH_TOKENS.get(platform or jax.default_backend(), BATCH_TOKENS["gpu"])
 
 
-def most_padding() -> float:
+def most_padding(platform: str | None = None) -> float:
     """Return how many times the tokens of rows one by one a batch of them may add as padding.
 
     A CPU computes the rows of a batch no faster than one by one.
     """
-    return 0.1 if jax.default_backend() == "cpu" else math.inf
+    return 0.1 if (platform or jax.default_backend()) == "cpu" else math.inf
 
 
 def one_ahead(started: Iterator[tuple[Started, Arrays]]) -> Iterator[tuple[Started, Arrays]]:

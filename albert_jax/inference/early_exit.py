@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from albert_jax.inference.functions import placed
 from albert_jax.models.albert import Layer
 from albert_jax.models.heads import EXITABLE, AlbertForTask
 from albert_jax.tasks.batches import bucket
@@ -107,6 +108,10 @@ class ExitOutputs:
         self.model = model
         self._longest = model.config.max_position_embeddings
         self._apply = jax.jit(partial(exit_outputs, model, rule))
+
+    def placed(self, params: Mapping[str, Any]) -> Any:
+        """Return the parameters on the device, to call with."""
+        return placed(params, self.model)
 
     def __call__(
         self, params: Any, rows: Sequence[FeatureRow], tick: Tick | None = None

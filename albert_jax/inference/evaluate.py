@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from albert_jax.config.heads import Long
-from albert_jax.config.model import ComputeConfig
+from albert_jax.config.model import ComputeConfig, Engine
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.prediction_files import (
     predictions_folder,
@@ -62,6 +62,7 @@ def evaluate(
     texts: Sequence[str] | None = None,
     label: str | None = None,
     exit: str | None = None,
+    engine: Engine = "jax",
 ) -> Evaluation:
     """Return the official metrics of a fine-tuned model on a split with labels.
 
@@ -86,6 +87,7 @@ def evaluate(
         label: the column that holds the label; unset, as in fine-tuning.
         exit: "patience=N" or "confidence=P": fewer passes for a text whose answer is settled, as in
             `predict`. Their mean is printed to stderr.
+        engine: "jax", or "onnx" for ONNX Runtime on this machine's CPU in float32, as in `load`.
 
     Returns:
         The metrics, and what they were computed on.
@@ -107,6 +109,7 @@ def evaluate(
         texts=texts,
         label=label,
         exit=exit,
+        engine=engine,
     )
     chosen = fine_tuned.task
     folder = predictions_folder(chosen, model, split, output)

@@ -34,9 +34,8 @@ from albert_jax.config.model import ComputeConfig
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert, load
 from albert_jax.inference.finetuned import for_task, head_network, head_outputs
+from albert_jax.inference.id_arrays import INPUTS, POSITIONS
 from albert_jax.inference.serving_folder import (
-    INPUTS,
-    POSITIONS,
     as_head_inputs,
     assert_close,
     assert_likeliest,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -18,12 +18,14 @@ from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import HeadKind, Long
 from albert_jax.config.manifests import HeadManifest
-from albert_jax.config.model import AlbertConfig, ComputeConfig
+from albert_jax.config.model import AlbertConfig, ComputeConfig, Engine
 from albert_jax.config.task_names import label_pairs
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.batching import batch_tokens, most_padding, one_ahead
 from albert_jax.inference.early_exit import ExitOutputs, check_exit
 from albert_jax.inference.functions import lowering_here, placed
+from albert_jax.inference.onnx_engine import OnnxHead, check_engine
+from albert_jax.inference.onnx_graphs import Weights
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.models.lowering import Lowering
 from albert_jax.tasks import Task, find_task
@@ -107,11 +109,25 @@ def head_network(
 
 
 class HeadOutputs:
-    """Compute a head's outputs for rows of any lengths on one device, packed or one by one."""
+    """Compute a head's outputs for rows of any lengths on one device, packed or one by one.
 
-    def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
+    With `onnx` they are computed by it, and not from the parameters that a call gives.
+    """
+
+    def __init__(
+        self, model: AlbertForTask, *, pack: int = 0, onnx: OnnxHead | None = None
+    ) -> None:
         self.model, self._pack = model, pack
-        self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
+        self._platform = None if onnx is None else "cpu"
+        self._apply: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
+        if onnx is None:
+            self._apply = jax.jit(lambda params, batch: head_outputs(model, params, batch))
+        else:
+            self._apply = lambda _, batch: onnx(batch)
+
+    def placed(self, params: Mapping[str, Any]) -> Any:
+        """Return the parameters on the device, to call with; None where they are not taken."""
+        return placed(params, self.model) if self._platform is None else None
 
     def __call__(
         self, params: Any, rows: Sequence[FeatureRow], tick: Tick | None = None
@@ -125,8 +141,8 @@ class HeadOutputs:
         batches = evaluation_batches(
             rows,
             longest=self.model.config.max_position_embeddings,
-            tokens=batch_tokens(),
-            padding=most_padding(),
+            tokens=batch_tokens(self._platform),
+            padding=most_padding(self._platform),
             pack=self._pack,
         )
         started = ((chosen, self._apply(params, batch)) for chosen, batch in batches)
@@ -173,7 +189,7 @@ class FineTuned:
 
     @cached_property
     def params(self) -> Any:
-        return placed(for_task(self.directory.params), self.outputs.model)
+        return self.outputs.placed(for_task(self.directory.params))
 
     def __call__(
         self, rows: Sequence[FeatureRow], tick: Tick | None = None
@@ -202,7 +218,7 @@ class AnswerSettings(TypedDict, total=False):
     None. `pack` is the number of tokens in a row that short examples share. `labels` are pairs of a
     data file's label and the task's, a=0,b=1. `long` is how texts longer than a row are handled,
     and `stride` belongs to its windows. `exit`, "patience=N" or "confidence=P", makes fewer passes
-    for a text whose answer is settled.
+    for a text whose answer is settled. `engine` is what computes, "jax" or "onnx".
     """
 
     max_seq_length: int | None
@@ -213,6 +229,7 @@ class AnswerSettings(TypedDict, total=False):
     long: Long | None
     stride: int | None
     exit: str | None
+    engine: Engine
     texts: Sequence[str] | None
     label: str | None
 
@@ -270,7 +287,10 @@ def fine_tuned_of(
     compute = settings.get("compute") or ComputeConfig()
     for_head = head_network(model.config, compute, head.kind, model.params, lowering_here())
     outputs: HeadOutputs | ExitOutputs
-    if (rule := settings.get("exit")) is not None:
+    rule, engine = settings.get("exit"), settings.get("engine", "jax")
+    if engine == "onnx":
+        outputs = HeadOutputs(for_head, onnx=_onnx_head(directory, model, head.kind, settings))
+    elif rule is not None:
         outputs = ExitOutputs(for_head, check_exit(for_head, rule, pack))
     else:
         outputs = HeadOutputs(for_head, pack=pack)
@@ -287,6 +307,26 @@ def fine_tuned_of(
         order=order,
         long=texts.check(chosen, length),
     )
+
+
+def _onnx_head(
+    directory: str | Path, model: ModelDirectory, kind: HeadKind, settings: AnswerSettings
+) -> OnnxHead:
+    """Return the head's graph; raises UserError for what has none."""
+    check_engine("onnx", settings.get("compute"))
+    for name in ("exit", "pack"):
+        if settings.get(name):
+            raise UserError(
+                f"{setting('engine', 'onnx')} has no graph for {setting(name)}; "
+                "leave out one of them"
+            )
+    if kind == "span_v2":
+        raise UserError(
+            f"{directory} has a span_v2 head, which has no ONNX graph; "
+            f"leave out {setting('engine', 'onnx')}"
+        )
+    params = for_task(model.params)
+    return OnnxHead(Weights(model.config, params, model.config.vocab_size), kind)
 
 
 def _configured(

@@ -12,6 +12,10 @@ from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
 
+# Of every program that is exported; the masked positions are one more of fill-mask's.
+INPUTS = ("input_ids", "input_mask", "segment_ids")
+POSITIONS = "masked_lm_positions"
+
 
 def model_inputs(
     config: AlbertConfig,

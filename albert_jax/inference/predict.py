@@ -18,7 +18,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 import numpy as np
 
 from albert_jax.config.heads import HeadKind, Long
-from albert_jax.config.model import ComputeConfig
+from albert_jax.config.model import ComputeConfig, Engine
 from albert_jax.inference.answers import Answer, NoAnswer, SpanAnswer
 from albert_jax.inference.early_exit import passes_line
 from albert_jax.inference.finetuned import AnswerSettings, FineTuned, is_finite, load_fine_tuned
@@ -71,6 +71,7 @@ def predict(
     long: Long | None = None,
     stride: int | None = None,
     exit: str | None = None,
+    engine: Engine = "jax",
 ) -> Iterator[Answer | NoAnswer]:
     """Answer inputs one by one, in their order, as the answers become ready.
 
@@ -89,6 +90,7 @@ def predict(
         exit: stop after fewer passes, each input alone: "patience=N" when N passes in a row do not
             change the answer, "confidence=P" when the answer has probability P. The answer's
             `passes` is their number.
+        engine: "jax", or "onnx" for ONNX Runtime on this machine's CPU in float32, as in `load`.
 
     Returns:
         An iterator over an `Answer` for each input, a `SpanAnswer` for questions about a context.
@@ -112,6 +114,7 @@ def predict(
             long=long,
             stride=stride,
             exit=exit,
+            engine=engine,
         )
     rows = ((f"input {i}", record) for i, record in enumerate(inputs))
     return _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=skip_bad)

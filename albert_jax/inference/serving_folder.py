@@ -19,8 +19,6 @@ from albert_jax.inference.api import Albert
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 
-INPUTS = ("input_ids", "input_mask", "segment_ids")
-POSITIONS = "masked_lm_positions"
 # The tolerance between a program and `forward`, relative to the largest value; 8 bits hold 2^-8.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 

@@ -17,6 +17,7 @@ from albert_jax.config.sections import TrainConfig
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert
 from albert_jax.inference.finetuned import HeadOutputs
+from albert_jax.inference.onnx_engine import OnnxHead
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
 from albert_jax.training.losses import Objective, task_objective
@@ -90,9 +91,12 @@ def _finetuning_step(
 class _HeadOutputs(HeadOutputs):
     """Outputs whose programs are those of any other of the same model."""
 
-    def __init__(self, model: AlbertForTask, *, pack: int = 0) -> None:
-        super().__init__(model, pack=pack)
-        self._apply = _applied.setdefault(repr(model), self._apply)
+    def __init__(
+        self, model: AlbertForTask, *, pack: int = 0, onnx: OnnxHead | None = None
+    ) -> None:
+        super().__init__(model, pack=pack, onnx=onnx)
+        if onnx is None:
+            self._apply = _applied.setdefault(repr(model), self._apply)
 
 
 _jitted: dict[tuple[object, ...], Callable[..., Any]] = {}

@@ -14,7 +14,7 @@ from albert_jax.cli import main as cli
 from albert_jax.inference.api import load
 from albert_jax.inference.export_onnx import _description, export_onnx
 from albert_jax.inference.finetuned import load_fine_tuned
-from albert_jax.inference.serving_folder import INPUTS
+from albert_jax.inference.id_arrays import INPUTS
 from albert_jax.tasks import find_task
 from albert_jax.tasks.collate import as_rows, collate
 from albert_jax.utils.errors import UserError

@@ -64,6 +64,7 @@ from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.text.python_docs import versions_of
 from albert_jax.data.tokenizer import Tokenizer, vocabulary_file
+from albert_jax.utils.cores import own_cores
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
 from albert_jax.utils.json_values import JsonObject, flat
@@ -162,7 +163,7 @@ def prepare(
         fixed,
         json.dumps(settings.to_json()),
     )
-    workers = workers or (_cores() if pipeline is None else 1)
+    workers = workers or (own_cores() if pipeline is None else 1)
     records = read_unit_records(units, job)
     waiting = [unit for unit, record in zip(units, records, strict=True) if record is None]
     if len(waiting) < len(units):
@@ -191,12 +192,6 @@ def prepare(
         place.remove_folder("progress")
     _summarize(manifest, place.name, progress)
     return PreparedStore(manifest=replace(manifest, checksum=document[CHECKSUM]))
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count if only some cores are allowed
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _say(text: str, progress: bool) -> None:
