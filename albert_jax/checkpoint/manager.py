@@ -42,7 +42,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject, differing_values
 from albert_jax.utils.locks import Lock
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import first_ten
+from albert_jax.utils.wording import first_ten, in_short
 
 FORMAT_VERSION = 2
 _FIRST_FORMAT = 1  # of runs that were never continued with other settings
@@ -76,7 +76,10 @@ def require_same_run(directory: Path, meta: Mapping[str, Any], expect: Mapping[s
 
 def another_run(directory: Path, other: Mapping[str, tuple[Any, Any]]) -> str:
     """Return the words for a directory whose checkpoints have other values, (there, here)."""
-    told = (f"{name} is {there!r} there and {here!r} here" for name, (there, here) in other.items())
+    told = (
+        f"{name} is {in_short(there)} there and {in_short(here)} here"
+        for name, (there, here) in other.items()
+    )
     return f"{directory} is the work directory of another run: {'; '.join(told)}"
 
 

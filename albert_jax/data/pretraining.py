@@ -356,7 +356,7 @@ def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -
     if not pieces <= rows < most:
         raise UserError(
             f"the vocabulary of {path} has {pieces} pieces and the model "
-            f"{rows}; give --model.vocab-size {pieces}"
+            f"{rows}; give --model.vocab-size {pieces}, or vocab_size={pieces} in the recipe"
         )
     if rows > pieces:
         say(f"note: rows {pieces:,} to {rows - 1:,} of the embeddings have no piece")

@@ -19,6 +19,7 @@ from albert_jax.training.position import Position
 from albert_jax.training.step_meter import Workload
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import UNSET, JsonObject
+from albert_jax.utils.wording import in_short
 
 _FLAG = "--continue-with"
 
@@ -76,8 +77,8 @@ class Continuations:
             batches = ", the batches" if "train.batch_size" in self._allowed else ""
             raise UserError(
                 f"{_FLAG} changes the length{batches} and the learning rate of a run, but "
-                f"{fixed[0]} is {there!r} in {directory} and {here!r} here{more}; give that run's "
-                "settings, or begin a run from its model in another work directory"
+                f"{fixed[0]} is {in_short(there)} in {directory} and {in_short(here)} here{more}; "
+                "give that run's settings, or begin a run from its model in another work directory"
             )
         if meta["position"]["step"] >= self._steps:
             raise UserError(

@@ -91,8 +91,6 @@ def _row_length(config: FinetuneConfig, longest: int) -> int:
     """Return the tokens of a row, for a model of `longest` positions."""
     length = config.max_seq_length
     if length is None:
-        if longest < _MAX_SEQ_LENGTH:
-            say(f"rows of {longest} tokens, the model's positions; --max-seq-length gives fewer")
         return min(_MAX_SEQ_LENGTH, longest)
     if length > longest:
         raise UserError(
@@ -134,6 +132,8 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     train, dev = (
         features_of(task, each, tokenizer, length, long) for each in (examples, dev_examples)
     )
+    if config.max_seq_length is None and length < _MAX_SEQ_LENGTH:
+        say(f"rows of {length} tokens, the model's positions; --max-seq-length gives fewer")
     for name, split in (("train", train), ("dev", dev)):
         _say_lengths(f"{name} examples", split, length, source.config.max_position_embeddings)
     if teacher is not None:

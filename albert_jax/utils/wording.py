@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 MOST_NAMES = 10
 MOST_CHARACTERS = 200
@@ -54,6 +55,12 @@ def first_ten(names: Collection[str], separator: str = ", ") -> str:
     more = len(names) - MOST_NAMES
     said = separator.join(map(shortened, itertools.islice(names, MOST_NAMES)))
     return f"{said}{separator}and {more:,} more" if more > 0 else said
+
+
+def in_short(value: Any) -> str:
+    """Return `repr(value)`, but of a SHA-256 the first twelve digits, enough to tell two apart."""
+    is_digest = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return f"{value[:12]}…" if is_digest else repr(value)
 
 
 def shortened(text: str) -> str:

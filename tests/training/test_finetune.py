@@ -478,6 +478,9 @@ def test_rows_are_as_long_as_the_model_can_read_where_no_length_is_given(base, d
     assert set_up(config).max_seq_length == 32
     told = "rows of 32 tokens, the model's positions; --max-seq-length gives fewer"
     assert told in capsys.readouterr().err.splitlines()
+    with pytest.raises(UserError):
+        set_up(toy_config(base, data / "absent", "unused", max_seq_length=None))
+    assert capsys.readouterr().err == ""  # an error is told alone
 
 
 def test_another_tasks_head_is_left_behind_and_ones_own_is_kept(finished, base, data):

@@ -5,6 +5,7 @@ import pytest
 
 from albert_jax.utils.wording import (
     first_ten,
+    in_short,
     python_names,
     setting,
     shortened,
@@ -52,3 +53,11 @@ def test_a_setting_is_named_as_who_reads_it_writes_it() -> None:
         assert setting("task", "single") == "task='single'"
         assert setting("pack") == "pack"
     assert setting("pack") == "--pack"
+
+
+def test_a_digest_is_told_by_its_first_digits() -> None:
+    digest = "0123456789abcdef" * 4
+    assert in_short(digest) == "0123456789ab…"
+    assert in_short(digest[:-1]) == repr(digest[:-1])
+    assert in_short(None) == "None"
+    assert in_short({"a": 1}) == "{'a': 1}"
