@@ -20,7 +20,8 @@ import numpy as np
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.inference.api import Albert, load
 from albert_jax.inference.finetuned import for_task, head_network, head_outputs
-from albert_jax.inference.id_arrays import INPUTS
+from albert_jax.inference.id_arrays import INPUTS, POSITIONS
+from albert_jax.inference.onnx_engine import run
 from albert_jax.inference.onnx_graphs import (
     OPSET,
     Weights,
@@ -108,14 +109,15 @@ def _check(albert: Albert, folder: Path, names: Sequence[str]) -> None:
     for arrays in trial_inputs(albert.config):
         positions_BP = trial_positions(arrays[1])
         wanted = albert.forward(*arrays, positions_BP)
-        found = _run(sessions["encode"], arrays)
+        given = dict(zip(INPUTS, arrays, strict=True))
+        found = run(sessions["encode"], given)
         _assert_close(found["sequence"], wanted.sequence * arrays[1][..., None])
         if wanted.pooled is not None and "pooled" in found:
             _assert_close(found["pooled"], wanted.pooled)
         if "fill_mask" in sessions:
             assert wanted.masked_lm_logits is not None
             _require_finite(wanted.masked_lm_logits)
-            found = _run(sessions["fill_mask"], [*arrays, positions_BP])
+            found = run(sessions["fill_mask"], {**given, POSITIONS: positions_BP})
             logits_BPV = wanted.masked_lm_logits
             assert_likeliest(found, logits_BPV, albert.pieces, "float32", _GRAPH)
         if "predict" in sessions:
@@ -129,15 +131,8 @@ def _check_head(albert: Albert, session: Any, arrays: Sequence[np.ndarray]) -> N
     arrays = as_head_inputs(kind, arrays)
     batch = dict(zip(INPUTS, arrays, strict=True))
     outputs = head_outputs(model, for_task(albert.params), batch)  # type: ignore[arg-type]
-    for name, found in _run(session, arrays).items():
+    for name, found in run(session, batch).items():
         _assert_close(found, np.asarray(outputs[name]))
-
-
-def _run(session: Any, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    names = [output.name for output in session.get_outputs()]
-    inputs = [value.name for value in session.get_inputs()]
-    given = {name: x.astype(np.int64) for name, x in zip(inputs, arrays, strict=True)}
-    return dict(zip(names, session.run(names, given), strict=True))
 
 
 def _assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
