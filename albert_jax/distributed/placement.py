@@ -23,6 +23,9 @@ from albert_jax.models.lowering import Lowering
 from albert_jax.utils.errors import UserError
 
 AXIS = "data"
+# Kinds of devices whose matrix units outrun their vector units. By the compiler's estimate v6e
+# gains by it, v5e and v5p lose (docs/lab/tpu.md).
+_OUTRUN = ("TPU v6",)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,13 @@ class Placement:
     @property
     def lowering(self) -> Lowering:
         """The lowering of a step's model: these devices, with all layers unrolled."""
-        return Lowering(self.devices[0].platform, self.axis_name, unroll=True)
+        device = self.devices[0]
+        return Lowering(
+            device.platform,
+            self.axis_name,
+            unroll=True,
+            writes_activations=device.device_kind.startswith(_OUTRUN),
+        )
 
     @property
     def max_in_flight(self) -> int:

@@ -175,7 +175,8 @@ class Block(Part):
         hidden_BSI = activation(self)(dense(self, c.intermediate_size, "ffn")(x_BSH))
         # transformers' PyTorch code leaves this dropout out; the original has it
         # (modeling.py:1013).
-        ffn_BSH = drop(dense(self, c.hidden_size, "ffn_output")(hidden_BSI), deterministic)
+        output = dense(self, c.hidden_size, "ffn_output", narrows=True)
+        ffn_BSH = drop(output(hidden_BSI), deterministic)
         return layer_norm(self, "LayerNorm_1")(ffn_BSH + x_BSH)
 
 

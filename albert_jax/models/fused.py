@@ -46,7 +46,7 @@ class Dense(nn.Module):
     """Compute x kernel + bias in `dtype`, [..., D] -> [..., F].
 
     Parameters are named as in `nn.Dense`. The kernel is [D, F]; with `by_columns` it is [F, D], and
-    there is no gradient by hand.
+    there is no gradient by hand. With `writes_input` x is written out before it is read.
     """
 
     features: int
@@ -54,6 +54,7 @@ class Dense(nn.Module):
     kernel_init: Any
     platform: str
     by_columns: bool = False
+    writes_input: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -64,22 +65,25 @@ class Dense(nn.Module):
         x, kernel, bias_F = (a.astype(self.dtype) for a in (x, kernel, bias_F))
         if self.by_columns:
             return product_by_columns(x, kernel) + bias_F
-        return _affine(x, kernel, bias_F, self.platform)
+        return _affine(x, kernel, bias_F, self.platform, self.writes_input)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _affine(x: Array, kernel_DF: Array, bias_F: Array, platform: str) -> Array:
-    return _affine_fwd(x, kernel_DF, bias_F, platform)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _affine(x: Array, kernel_DF: Array, bias_F: Array, platform: str, writes_input: bool) -> Array:
+    return _affine_fwd(x, kernel_DF, bias_F, platform, writes_input)[0]
 
 
 def _affine_fwd(
-    x: Array, kernel_DF: Array, bias_F: Array, platform: str
+    x: Array, kernel_DF: Array, bias_F: Array, platform: str, writes_input: bool
 ) -> tuple[Array, tuple[Array, Array]]:
+    if writes_input:
+        # In here, as the barrier's own derivative is a barrier for the gradient of x.
+        x = jax.lax.optimization_barrier(x)
     return matmul("...D,DF->...F", x, kernel_DF, platform) + bias_F, (x, kernel_DF)
 
 
 def _affine_bwd(
-    platform: str, saved: tuple[Array, Array], grad: Array
+    platform: str, writes_input: bool, saved: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array, Array]:
     x, kernel_DF = saved
     rows_ND, grad_NF = (a.reshape(-1, a.shape[-1]) for a in (x, grad))

@@ -51,12 +51,18 @@ def initializer(config: AlbertConfig) -> nn.initializers.Initializer:
     return nn.initializers.truncated_normal(config.initializer_range)
 
 
-def dense(part: Part, features: int, name: str | None = None) -> nn.Module:
-    """Return a dense layer of `part`, x kernel + bias in the step's dtype, [..., D] -> [..., F]."""
+def dense(
+    part: Part, features: int, name: str | None = None, *, narrows: bool = False
+) -> nn.Module:
+    """Return a dense layer of `part`, x kernel + bias in the step's dtype, [..., D] -> [..., F].
+
+    `narrows` says that x is an activation's output and wider than the result.
+    """
     dtype, kernel_init = part.dtype, initializer(part.config)
     platform, by_columns = part.lowering.platform, part.lowering.by_columns
     if part.compute.fused or by_columns:
-        return fused.Dense(features, dtype, kernel_init, platform, by_columns, name=name)
+        writes = part.lowering.writes_activations and narrows
+        return fused.Dense(features, dtype, kernel_init, platform, by_columns, writes, name=name)
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
 
 

@@ -34,12 +34,16 @@ class Lowering:
             optimise across layers and copy no residuals, but compile longer.
         by_columns: for answers on a CPU, whether the kernels of dense layers are held transposed,
             [F, D], for `product_by_columns`.
+        writes_activations: whether what a narrowing dense layer reads is written out first. On
+            chips whose matrix units outrun their vector units XLA would else compute GELU anew in
+            each matmul that reads it.
     """
 
     backend: str | None = None
     axis_name: str | None = None
     unroll: bool = False
     by_columns: bool = False
+    writes_activations: bool = False
 
     @property
     def platform(self) -> str:

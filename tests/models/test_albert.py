@@ -4,6 +4,7 @@ another way."""
 
 import dataclasses
 from functools import cache, partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -343,6 +344,18 @@ def test_layers_are_unrolled_where_the_step_is_placed_on_devices(lowering, layer
     params, batch = noisy_params(config), random_batch(config)
     jaxpr = str(jax.make_jaxpr(partial(grads_of, config, lowering=lowering))(params, batch))
     assert f"unroll={layers_in_a_turn}\n" in jaxpr
+
+
+@pytest.mark.parametrize(("kind", "written"), [("TPU v6 lite", True), ("TPU v5 lite", False)])
+def test_gelus_output_is_written_out_on_chips_that_gain_by_it(kind, written):
+    chip = SimpleNamespace(platform="tpu", device_kind=kind)
+    placement = dataclasses.replace(make_placement("jit", local_devices(1)), devices=(chip,))
+    config = tiny_albert()
+    params, batch = noisy_params(config), random_batch(config)
+    lowering = dataclasses.replace(placement.lowering, backend="cpu")
+    jaxpr = str(jax.make_jaxpr(partial(grads_of, config, lowering=lowering))(params, batch))
+    wide = f"{config.intermediate_size}] = optimization_barrier"
+    assert (wide in jaxpr) == written
 
 
 def test_remat_saves_memory_on_a_cpu():

@@ -47,6 +47,19 @@ def assert_the_same(ours, theirs, params, x, weights, *, error):
         np.testing.assert_allclose(one / scale, other / scale, atol=error)
 
 
+def test_an_input_that_is_written_out_changes_nothing_and_its_gradient_is_not_held_up():
+    x, init = jnp.ones((6, 5), jnp.bfloat16), nn.initializers.normal(1.0)
+    layers = [Dense(3, "bfloat16", init, "tpu", writes_input=each) for each in (False, True)]
+    params = layers[0].init(jax.random.key(0), x)["params"]
+    found = [out_and_grads(layer, params, x, jnp.ones((6, 3))) for layer in layers]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    programs = [
+        str(jax.make_jaxpr(partial(out_and_grads, layer))(params, x, jnp.ones((6, 3))))
+        for layer in layers
+    ]
+    assert [program.count("optimization_barrier") for program in programs] == [0, 1]
+
+
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 2e-6), ("bfloat16", 1e-2)])
 @pytest.mark.parametrize("shape", [(6, 5), (2, 3, 4, 48)], ids=len)
