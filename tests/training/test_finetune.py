@@ -612,7 +612,7 @@ def test_labels_in_another_order_are_put_in_the_tasks():
         ("evaluate --model {tuned} --data {data} --split test", "use albert-jax predict"),
         ("evaluate --model {tuned} {tuned} --data {data}", "2 models; give one, or --suite card"),
         ("evaluate --suite card --model {tuned} --data {data}", "is of single, which is not in"),
-        ("evaluate --suite card --pack 64 --model {tuned} --data {data}", "and --pack"),
+        ("evaluate --suite card --pack 64 --model {tuned} --data {data}", "--pack and --engine"),
         ("predict --model {tuned}", "give --input FILE, or --data DIR"),
         ("predict --model {tuned} --input {new}", "No such file"),
         (
@@ -633,7 +633,10 @@ def test_labels_in_another_order_are_put_in_the_tasks():
             "evaluate --model {tuned} --data {data} --labels no=yess",
             "label 'no', which --labels takes for 'yess', is unknown; expected no, yes",
         ),
-        ("evaluate --suite card --labels a=b --model {tuned} --data {data}", "--labels and --pack"),
+        (
+            "evaluate --suite card --labels a=b --model {tuned} --data {data}",
+            "--labels, --pack and --engine",
+        ),
         ("predict --model {tuned} --input {empty}", "is empty"),
     ],
 )
