@@ -32,7 +32,7 @@ from albert_jax.inference.answers import Answer
 from albert_jax.inference.batching import batch_tokens, most_padding, one_ahead
 from albert_jax.inference.finetuned import AnswerSettings, FineTuned, fine_tuned_of
 from albert_jax.inference.id_arrays import model_inputs
-from albert_jax.inference.onnx_engine import OnnxAnswers, check_engine
+from albert_jax.inference.onnx_engine import OnnxAnswers, compute_of
 from albert_jax.inference.onnx_graphs import Weights
 from albert_jax.inference.predict import Texts, answers_to
 from albert_jax.models.lowering import matmul_dtype
@@ -131,7 +131,7 @@ def load(
         >>> albert_jax.load("mini")
         <Albert from mini: 3,071,042 parameters, 4 layers of 384, 8,000 pieces, heads ...>
     """
-    check_engine(engine, compute)  # before anything is fetched
+    compute_of(engine, compute)  # raises before anything is fetched
     folder = require_model_directory(directory, "directory", base=base)
     model = load_model(folder, as_float32=True)
     tokenizer = None
@@ -201,7 +201,7 @@ class Albert:
         source: str | None = None,
         engine: Engine = "jax",
     ) -> None:
-        check_engine(engine, compute)
+        own_compute = compute_of(engine, compute)
         if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
             raise UserError(
                 f"the vocabulary {tokenizer.path} has {tokenizer.vocab_size} pieces and the "
@@ -217,13 +217,10 @@ class Albert:
         self._answering: tuple[tuple[str | None, AnswerSettings], FineTuned] | None = None
         is_cpu = jax.default_backend() == "cpu"
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if is_cpu else 1
-        compute = compute or ComputeConfig()
-        if engine == "onnx":
-            compute = dataclasses.replace(compute, dtype="float32")  # also for what JAX computes
         self.compute = dataclasses.replace(
-            compute,
-            dtype=cast(Dtype, matmul_dtype(compute.dtype, jax.default_backend())),
-            scan_unroll=compute.scan_unroll or unroll,
+            own_compute,
+            dtype=cast(Dtype, matmul_dtype(own_compute.dtype, jax.default_backend())),
+            scan_unroll=own_compute.scan_unroll or unroll,
         )
         lowering = functions.lowering_here()
         self._network = functions.network(config, self.compute, params, lowering)

@@ -28,6 +28,7 @@ from albert_jax.inference.onnx_graphs import (
     encode_graph,
     fill_mask_graph,
     head_graph,
+    require_head_graph,
     require_libraries,
 )
 from albert_jax.inference.serving_folder import (
@@ -72,11 +73,9 @@ def export_onnx(
     dest = path_of(dest, "dest")
     require_new(dest)
     albert = load(source, depth=depth)
-    if albert.head is not None and albert.head["kind"] == "span_v2":
-        raise UserError(
-            f"the head of {model} is span_v2, which has no ONNX graph; export its StableHLO "
-            "programs instead: leave out --to onnx"
-        )
+    if albert.head is not None:
+        advice = "export its StableHLO programs instead: leave out --to onnx"
+        require_head_graph(albert.head["kind"], model, advice)
     top_k = whole_number(top_k, "top_k", 1, albert.pieces)
     weights = Weights(albert.config, albert.params, albert.pieces)
     graphs = {"encode": encode_graph(weights)}

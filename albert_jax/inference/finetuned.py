@@ -24,8 +24,8 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.batching import batch_tokens, most_padding, one_ahead
 from albert_jax.inference.early_exit import ExitOutputs, check_exit
 from albert_jax.inference.functions import lowering_here, placed
-from albert_jax.inference.onnx_engine import OnnxHead, check_engine
-from albert_jax.inference.onnx_graphs import Weights
+from albert_jax.inference.onnx_engine import OnnxHead, compute_of
+from albert_jax.inference.onnx_graphs import Weights, require_head_graph
 from albert_jax.models.heads import PACKABLE, AlbertForTask
 from albert_jax.models.lowering import Lowering
 from albert_jax.tasks import Task, find_task
@@ -284,10 +284,10 @@ def fine_tuned_of(
     length = min(head.max_seq_length or longest, longest)
     if (asked := settings.get("max_seq_length")) is not None:
         length = _row_length(asked, longest)
-    compute = settings.get("compute") or ComputeConfig()
+    rule, engine = settings.get("exit"), settings.get("engine", "jax")
+    compute = compute_of(engine, settings.get("compute"))
     for_head = head_network(model.config, compute, head.kind, model.params, lowering_here())
     outputs: HeadOutputs | ExitOutputs
-    rule, engine = settings.get("exit"), settings.get("engine", "jax")
     if engine == "onnx":
         outputs = HeadOutputs(for_head, onnx=_onnx_head(directory, model, head.kind, settings))
     elif rule is not None:
@@ -313,18 +313,13 @@ def _onnx_head(
     directory: str | Path, model: ModelDirectory, kind: HeadKind, settings: AnswerSettings
 ) -> OnnxHead:
     """Return the head's graph; raises UserError for what has none."""
-    check_engine("onnx", settings.get("compute"))
     for name in ("exit", "pack"):
         if settings.get(name):
             raise UserError(
                 f"{setting('engine', 'onnx')} has no graph for {setting(name)}; "
                 "leave out one of them"
             )
-    if kind == "span_v2":
-        raise UserError(
-            f"{directory} has a span_v2 head, which has no ONNX graph; "
-            f"leave out {setting('engine', 'onnx')}"
-        )
+    require_head_graph(kind, directory, f"leave out {setting('engine', 'onnx')}")
     params = for_task(model.params)
     return OnnxHead(Weights(model.config, params, model.config.vocab_size), kind)
 

@@ -7,6 +7,7 @@ nothing is padded. The graphs are those of `export_onnx`, made when they are fir
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -31,15 +32,20 @@ from albert_jax.utils.cores import own_cores
 from albert_jax.utils.errors import UserError
 
 
-def check_engine(engine: Engine, compute: ComputeConfig | None) -> None:
-    """Raise UserError if the engine is not installed, or does not compute in that dtype."""
+def compute_of(engine: Engine, compute: ComputeConfig | None) -> ComputeConfig:
+    """Return how a model with that engine computes: with ONNX Runtime in float32, JAX's part too.
+
+    Raises UserError if the engine is not installed, or does not compute in that dtype.
+    """
+    compute = compute or ComputeConfig()
     if engine == "jax":
-        return
+        return compute
     require_libraries("engine onnx")
-    if compute is not None and compute.dtype == "bfloat16":
+    if compute.dtype == "bfloat16":
         raise UserError(
             "engine onnx computes in float32, not in bfloat16; leave out the engine or the dtype"
         )
+    return dataclasses.replace(compute, dtype="float32")
 
 
 def session_of(graph: Any) -> Any:

@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -216,13 +217,17 @@ def sentence_order_graph(model: Weights) -> Any:
     return _model(graph, ["B", "S"], {"probability": (right, ["B"])})
 
 
+def require_head_graph(kind: HeadKind, model: str | Path, advice: str) -> None:
+    """Raise UserError, with the advice, if a head of that kind has no graph: span_v2's beam."""
+    if kind == "span_v2":
+        raise UserError(f"{model} has a span_v2 head, which has no ONNX graph; {advice}")
+
+
 def head_graph(model: Weights, kind: HeadKind) -> Any:
     """Return the graph of the outputs of a fine-tuned head, as `Task.predictions` lists them.
 
-    Raises UserError for span_v2, whose beam has no graph.
+    `require_head_graph` says which kinds have none.
     """
-    if kind == "span_v2":
-        raise UserError("a span_v2 head, of SQuAD 2.0, has no ONNX graph")
     graph = _Graph(named_leaves(dict(model.params)))
     inputs, shape = INPUTS, ["B", "S"]
     if kind == "multiple_choice":

@@ -12,6 +12,7 @@ import albert_jax
 from albert_jax.cli import main as cli
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.api import Albert
+from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.utils.errors import UserError
 from tests.helpers.models import noisy_model
 from tests.helpers.task_models import task_model
@@ -162,6 +163,16 @@ def test_what_has_no_graph_is_refused(tmp_path: Path) -> None:
         albert_jax.load(span, engine="onnx").predict(("what?", "the list"))
     with pytest.raises(UserError, match="engine onnx computes in float32, not in bfloat16"):
         albert_jax.load("mini", engine="onnx", compute=ComputeConfig(dtype="bfloat16"))
+
+
+@with_runtime
+def test_both_kinds_of_model_compute_in_float32(tmp_path: Path) -> None:
+    model = task_model(tmp_path / "single", "single")
+    auto = ComputeConfig(dtype="auto")
+    assert albert_jax.load(model, engine="onnx", compute=auto).compute.dtype == "float32"
+    fine_tuned = load_fine_tuned(model, engine="onnx", compute=auto)
+    assert "bfloat16" not in str(fine_tuned.broken("a text"))
+    assert fine_tuned.outputs.model.dtype == "float32"
 
 
 def test_a_missing_library_and_an_unknown_engine_are_errors(
