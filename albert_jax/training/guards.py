@@ -117,7 +117,8 @@ class Watchdog:
 
     Otherwise a stuck peer or a deadlocked input pipeline would hold the machine for ever. The limit
     is `timeout` seconds, or with 0 max(300, 20 x the median of the beats so far). It counts from
-    the first beat, so that compiling is not limited.
+    the first beat, so that compiling is not limited. Time in which the whole process was stopped
+    (Ctrl-Z and fg, a debugger) does not count.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -163,7 +164,12 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(min(1.0, max(0.05, self._timeout / 10 or 1.0))):
+        turn, woke = min(1.0, max(0.05, self._timeout / 10 or 1.0)), time.monotonic()
+        while not self._stop.wait(turn):
+            slept_from, woke = woke, time.monotonic()
+            # This thread has waited too long only if all of the process has, so that nothing else
+            # could go on either. A beat since then is not moved past the present.
+            self._last = min(woke, self._last + max(0.0, woke - slept_from - turn))
             if self._beats and time.monotonic() - self._last > self.limit():
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
                 interrupts.last_words(

@@ -452,6 +452,31 @@ def test_the_watchdog_ends_a_stuck_process_with_75_and_its_stacks():
     assert "after step 7" in done.stderr
 
 
+def test_the_watchdog_does_not_count_the_time_of_a_stopped_process():
+    code = """
+        import sys, time
+        from albert_jax.training.guards import Watchdog
+        with Watchdog(4) as watchdog:
+            watchdog.beat("step 7")
+            print("ready", flush=True)
+            sys.stdin.readline()
+            time.sleep(0.5)  # in which the watchdog looks
+            print("went on", flush=True)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(5)
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate("\n", timeout=60)[0] == "went on\n"
+    assert process.returncode == 0
+
+
 def test_the_watchdog_leaves_a_process_alone_that_beats():
     with Watchdog(30) as watchdog:
         watchdog.beat("a step")
