@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Not a test: the figures of the code in docs/architecture.md, of one or several trees.
+"""Not a test: the figures of the code in docs/lab/code.md, of one or several trees.
 
 python -m benchmarks.code_figures [TREE…]
 

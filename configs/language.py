@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another language, or a mixture: the paper's settings with a vocabulary of one's own.
+"""Another language, or a mixture, with a vocabulary of one's own: the paper's settings but for the
+batch, 512 sequences (see docs/how-to/language.md).
 
     albert-jax train-tokenizer corpus/*.txt --vocab-size 30000 --output vocab
     albert-jax prepare corpus --vocab vocab --language de --output store

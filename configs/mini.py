@@ -8,9 +8,10 @@ albert-jax prepare 'enwiki/text/AA/*.gz' --vocab vocab --output wiki --format wi
 albert-jax prepare 'books/*.gz' --vocab vocab --output books
 albert-jax pretrain configs/mini.py --store wiki:0.8,books:0.2 --workdir runs/mini
 
-Small models learn fastest with these settings (docs/lab/learning.md): rows are short and the shared
-layer is applied once at first; longer rows and deeper passes come when the loss has come down. The
-model reads 128 tokens, since no row was longer.
+Rows are short and the shared layer is applied once at first; longer rows and deeper passes come
+when the loss has come down. docs/lab/learning.md says which of these stages did not pay. The model
+reads 128 tokens, since no row was longer. `--heldout ad`, with a store of other articles, evaluates
+on text that is not trained on.
 """
 
 from albert_jax.config import (

@@ -3,10 +3,10 @@
 
     albert-jax pretrain configs/one_gpu_day.py --store STORE --workdir DIR
 
-The recipe that small models learn fastest with (docs/lab/learning.md) at the size of base: Muon,
+What trials with small models suggest (docs/lab/learning.md), at the size of base: Muon,
 first values by the width and by the pieces' frequencies, the shared layer applied 3 and then 12
 times, rows of 128 and in the last fifth of 512 tokens. 150,000 updates of 65,536 tokens: 9.8
-billion tokens, 3.4e18 FLOP. The day is arithmetic, not measured: 3.0 hours of an A100 at its peak,
+billion tokens, 3.3e18 FLOP. The day is arithmetic, not measured: 3.0 hours of an A100 at its peak,
 and a day at an eighth of it. `days=` scales the updates and with them all schedules. Not tried at
 this size: the learning rate is that of models of 128 to 384, where 0.002 and 0.003 were alike and
 0.005 was worse.

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning on RACE by the paper's settings (ALBERT, table 14), or v2's own.
 
-    albert-jax finetune configs/race.py:model=base-v2 --data RACE --workdir runs/race
+    albert-jax finetune configs/race.py --model base-v2 --data RACE --workdir runs/race
 
-`model=` is the model directory, as `--model`; where its name has no "v1" in it, the learning rate
-is 1e-5 and the encoder's dropout 0, because table 14's 2e-5 and 0.1 "will cause model divergence
-for v2 models" (README of google-research/albert). `v1=True` and `v1=False` insist.
+`model=` is the model, as `--model`, which sets it too. Where its name has no "v1" in it, the
+learning rate is 1e-5 and the encoder's dropout 0, because table 14's 2e-5 and 0.1 "will cause model
+divergence for v2 models" (README of google-research/albert). `v1=True` and `v1=False` insist.
 """
 
 from albert_jax.config import ComputeConfig, Dtype, FinetuneConfig, OptimizerConfig, TrainConfig

@@ -3,9 +3,9 @@
 
     albert-jax finetune configs/squad.py:task=squad2 --model base-v2 --data squad --workdir squad2
 
-`model=` is the model directory, as `--model`. The README of google-research/albert has other
-settings for 2.0, which score less: rate 5e-5, 384 tokens and 2 passes, where table 14 has 3e-5, 512
-and 8,144 steps, about 3 passes.
+`model=` is the model, as `--model`, which sets it too. The README of google-research/albert has
+other settings for 2.0, which score less: rate 5e-5, 384 tokens and 2 passes, where table 14 has
+3e-5, 512 and 8,144 steps, about 3 passes.
 """
 
 from albert_jax.config import ComputeConfig, Dtype, FinetuneConfig, OptimizerConfig, TrainConfig

@@ -2,7 +2,7 @@
 # Runs on any machine.
 #   docker build --file docker/cpu.Dockerfile --tag albert-jax:cpu .
 #   docker run --rm --volume "$PWD:/work" albert-jax:cpu info mini
-# docs/serving.md tells more; launch/Dockerfile is the image of GKE's jobs.
+# docs/how-to/container.md tells more; launch/Dockerfile is the image of GKE's jobs.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build

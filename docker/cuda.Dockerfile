@@ -2,7 +2,7 @@
 # CUDA 12's libraries come with JAX's wheels: the host needs NVIDIA's driver and container toolkit.
 #   docker build --file docker/cuda.Dockerfile --tag albert-jax:cuda .
 #   docker run --rm --gpus all --volume "$PWD:/work" albert-jax:cuda benchmark
-# docs/serving.md tells more; launch/Dockerfile is the image of GKE's jobs.
+# docs/how-to/container.md tells more; launch/Dockerfile is the image of GKE's jobs.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build

@@ -3,7 +3,7 @@
 # --user 0 to docker run.
 #   docker build --file docker/tpu.Dockerfile --tag albert-jax:tpu .
 #   docker run --rm --privileged --network host --volume "$PWD:/work" albert-jax:tpu benchmark
-# docs/serving.md tells more; launch/Dockerfile is the image of GKE's jobs.
+# docs/how-to/container.md tells more; launch/Dockerfile is the image of GKE's jobs.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build

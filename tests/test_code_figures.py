@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of docs/architecture.md, counted in a tree made up here."""
+"""The figures of docs/lab/code.md, counted in a tree made up here."""
 
 from pathlib import Path
 

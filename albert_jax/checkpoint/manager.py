@@ -41,6 +41,7 @@ from albert_jax.utils.atomic import remove_leftovers
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject, differing_values
 from albert_jax.utils.locks import Lock
+from albert_jax.utils.remote_fs import MOUNT, require_here
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import first_ten, in_short
 
@@ -105,10 +106,7 @@ class Checkpointer:
     def __init__(self, directory: str | Path, *, keep: int = 5, read_only: bool = False) -> None:
         if keep < 2:
             raise UserError(f"keep {keep} must be at least 2: a checkpoint may turn out damaged")
-        if "://" in str(directory):
-            raise UserError(
-                f"{directory} is no path of a file system; mount the bucket and give its path"
-            )
+        require_here(directory, MOUNT)
         self.directory = Path(directory).resolve()
         self._keep, self._read_only = keep, read_only
         self._saving: int | None = None  # the step whose save is in flight

@@ -38,7 +38,7 @@ from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
-from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.wording import first_ten
 
 _FILE_BYTES = 1 << 23  # of the files that orbax writes parameters to
@@ -108,8 +108,7 @@ def export_model(
 
 def check_destination(directory: str | Path) -> None:
     """Raise UserError if no model can be exported to this path; call this before the work."""
-    if is_address(str(directory)):
-        raise UserError(f"{directory} is an address; give a folder here, and copy it there then")
+    require_here(directory)
     directory = Path(directory)
     require_outside_models(directory)
     if directory.is_dir():

@@ -305,8 +305,8 @@ class _Answering(Command):
     """How a text longer than a row is handled: cut leaves out its end, refuse is an error, windows
     takes the mean of its windows' logits; unset: as in fine-tuning, else cut."""
     stride: int | None = None
-    """With --long windows, tokens from the start of one window to the start of the next; unset:
-    half a window."""
+    """With --long windows, tokens from the start of one window to the start of the next; unset: as
+    in fine-tuning, or half a window if --long is given."""
     texts: tuple[str, ...] = ()
     """Columns that hold the texts; unset: as in fine-tuning."""
     label: str | None = None
@@ -359,7 +359,8 @@ class Evaluate(_Answering):
     """
 
     model: tuple[str, ...]
-    """Fine-tuned model directory; with --suite one for each task; with --store a pretrained one."""
+    """Fine-tuned model, a folder or a name; with --suite one for each task, with --store a
+    pretrained one."""
     data: str | None = None
     """Folder of the task's files as published, one such file, or a data set: hf:NAME[/CONFIG], a
     folder of Parquet or Arrow files, or tfds."""
@@ -467,7 +468,7 @@ class Predict(_Answering):
     """
 
     model: str
-    """Fine-tuned model directory."""
+    """Fine-tuned model, a folder or a name."""
     input: str | None = None
     """JSONL, or by its name CSV or TSV, whose first row names the columns; .txt with one text in
     each line; or for token classification CoNLL (.conll, .txt). Plain or gz; - is standard input,
@@ -937,7 +938,8 @@ class Benchmark(Command):
 class Estimate(Command):
     """Asks the TPU's compiler how long a step takes on a slice and whether it fits; needs no TPU.
 
-    The times are the compiler's own estimate, not measured; docs/tpu.md says what to trust.
+    The times are the compiler's own estimate, not measured; docs/explanation/estimates.md says what
+    to trust.
 
     Example: albert-jax estimate --model base-v2 --topology v5e:2x2 --batch-size 32
     """

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -13,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from albert_jax.cli.commands import Command, Finetune, Pretrain
-from albert_jax.config.recipes import load_recipe
+from albert_jax.config.recipes import recipe_with
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import did_you_mean
@@ -37,7 +38,8 @@ def parse(command: type[C], arguments: list[str], program: str) -> C:
     kind = RECIPES[command]
     config = kind()
     if arguments and not arguments[0].startswith("-"):
-        config = load_recipe(arguments[0])
+        flags = dict(_model_flag(arguments)) if command is Finetune else {}
+        config = recipe_with(arguments[0], flags)
         arguments = arguments[1:]
     if not isinstance(config, kind):
         raise UserError(
@@ -72,6 +74,14 @@ def _parse(
             nearest = did_you_mean(flag, known, quote="")
             raise UserError(f"unknown flag {flag}{nearest}; see {program} --help")
     raise UserError(f"{_without_box(text)}; see {program} --help")
+
+
+def _model_flag(arguments: list[str]) -> Iterator[tuple[str, object]]:
+    """Yield ("model", MODEL) for each --model MODEL: recipes choose settings that fit the model."""
+    for flag, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = flag.partition("=")
+        if name == "--model" and (equals or following is not None):
+            yield "model", value if equals else following
 
 
 def flags_of(kind: type, prefix: str = "--") -> Iterator[str]:

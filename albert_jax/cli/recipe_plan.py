@@ -26,7 +26,7 @@ from albert_jax.utils.errors import UserError
 
 # The devices whose chip-hours are shown; one of these devices is one chip.
 PLANNED_FOR = ("TPU v4", "TPU v5e", "TPU v5p", "TPU v6e", "A100", "H100")
-FEW_TOKENS = 16 * 512  # at a time keep a chip busy, docs/tpu.md
+FEW_TOKENS = 16 * 512  # at a time keep a chip busy, docs/estimates.md
 
 
 def info(path: str | Path, *, store: str | None = None) -> Description:

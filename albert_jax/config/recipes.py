@@ -10,7 +10,7 @@ import inspect
 import json
 import runpy
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,14 @@ def load_recipe(spec: str) -> Any:
         >>> albert_jax.load_recipe("configs/python_docs.py:steps=100").train.steps
         100
     """
+    return recipe_with(spec, {})
+
+
+def recipe_with(spec: str, flags: Mapping[str, object]) -> Any:
+    """Return the configuration that a recipe makes, as `load_recipe`.
+
+    `flags` are arguments for a `get_config` that takes them, where the specification has none.
+    """
     path, _, arguments = spec.partition(":")
     if not Path(path).is_file():
         raise UserError(
@@ -49,7 +57,7 @@ def load_recipe(spec: str) -> Any:
     if not callable(get_config):
         raise UserError(f"recipe {path} defines no get_config(); see configs/ for examples")
     known = inspect.signature(get_config).parameters
-    values: dict[str, object] = {}
+    values = {key: value for key, value in flags.items() if key in known}
     for argument in filter(None, arguments.split(",")):
         key, separator, text = argument.partition("=")
         if not separator:

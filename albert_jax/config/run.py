@@ -49,7 +49,7 @@ class PretrainConfig:
     workdir: str | None = None
     """Work directory: checkpoints, logs and, at the end, model/."""
     init_from: str | None = None
-    """Model directory to start from, or mini. Its depth may differ, because the layer is shared."""
+    """Model to start from, a folder or a name. Its depth may differ, as the layer is shared."""
     positions: Positions = "same"
     """If model.max_position_embeddings is larger than init_from's: an error (same), or its position
     embeddings are repeated from the first on (repeat), or stretched over the new ones
@@ -125,8 +125,8 @@ class FinetuneConfig:
     task: str = "sst2"
     """A name of albert_jax.TASKS."""
     model: str | None = None
-    """Model directory to start from: pretrained, or fine-tuned on another task (MNLI for RTE, STS-B
-    and MRPC), whose head is then dropped."""
+    """Model to start from, a folder or a name: pretrained, or fine-tuned on another task (MNLI for
+    RTE, STS-B and MRPC), whose head is then dropped."""
     random_weights: bool = False
     """Take only the architecture and the vocabulary from `model`, as a control."""
     data: str | None = None
@@ -205,8 +205,8 @@ class FinetuneConfig:
     """Decay of a moving average of the weights after each step, as 0.999, which is evaluated and
     exported instead of the weights; early steps average over the steps so far. 0: no average."""
     teacher: str | None = None
-    """Model directory fine-tuned on the same task, usually a larger model, whose probabilities are
-    learnt in addition to the labels (distillation). For classification and multiple choice."""
+    """Model fine-tuned on the same task, usually a larger one, whose probabilities are learnt in
+    addition to the labels (distillation). For classification and multiple choice."""
     distill_weight: float = 0.5
     """Fraction of the distance from the teacher's probabilities in the loss."""
     temperature: float = 2.0

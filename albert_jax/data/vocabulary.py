@@ -18,6 +18,7 @@ from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.tokenizer import VocabularySettings, train_on_lines
 from albert_jax.utils.atomic import require_apart
 from albert_jax.utils.progress import ProgressMeter
+from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.streams import say
 
 SAID_AFTER_SECONDS = 1.0
@@ -71,6 +72,7 @@ def train_tokenizer(
     settings = VocabularySettings(
         vocab_size, do_lower_case, character_coverage, input_sentence_size, max_sentence_length
     )
+    require_here(output)
     if isinstance(inputs, Iterator):
         return train_on_lines(inputs, output, settings)
     reading = Reading(format, sentences, strict, language, data_dir, field)

@@ -21,8 +21,7 @@ class Answer(Result):
         probabilities: the probability of each class or choice, by label.
         start: of a `SpanAnswer`, the first character.
         probability: of a `SpanAnswer`, the probability.
-        null_odds: of a `SpanAnswer`, the odds that the context has no answer, if the head knows
-            them.
+        null_odds: of a `SpanAnswer`, the logit of "no answer", if the head has one.
         passes: with an early exit, the number of passes of the shared layer.
         truncated: True if the input was too long for a row.
         tokens_left_out: the number of tokens that a truncated input lost.

@@ -10,6 +10,7 @@ import numpy as np
 
 from albert_jax.utils.atomic import appearing_file, require_apart, writing
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import require_here
 
 SUFFIX = ".npz"
 
@@ -17,10 +18,11 @@ SUFFIX = ".npz"
 def check_arrays_file(dest: str, sources: list[str]) -> None:
     """Raise UserError if arrays cannot be written to `dest`; call this before the work.
 
-    `dest` may not have another ending, be a folder or be one of the sources.
+    `dest` may not have another ending, be an address, a folder or one of the sources.
     """
     if not dest.endswith(SUFFIX):
         raise UserError(f"output {dest} must end in {SUFFIX}")
+    require_here(dest)
     require_apart(dest, sources)
     if Path(dest).is_dir():
         raise UserError(f"{dest} is a folder; name a file for --output")

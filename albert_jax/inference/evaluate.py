@@ -69,7 +69,7 @@ def evaluate(
     Args:
         task: the task's name; None for the one that the model was fine-tuned for.
         model: a model directory.
-        data: the folder of the task's files, the file of the split, or "tfds".
+        data: the folder of the task's files, the file of the split, "hf:NAME" or "tfds".
         split: dev, or another split that has labels.
         output: the folder for the official predictions files; unset, `predictions/TASK-SPLIT`
             beside the model.
@@ -82,7 +82,8 @@ def evaluate(
             are not named keep their name.
         long: what to do with a text longer than a row: "cut" leaves out its end, "refuse" is an
             error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
-        stride: tokens from the start of one of these windows to the next; unset, half a window.
+        stride: tokens from the start of one of these windows to the next; unset, as in fine-tuning,
+            or half a window if `long` is given.
         texts: the columns that hold the texts; unset, as in fine-tuning.
         label: the column that holds the label; unset, as in fine-tuning.
         exit: "patience=N" or "confidence=P": fewer passes for a text whose answer is settled, as in

@@ -49,6 +49,7 @@ from albert_jax.utils.arguments import checked, path_of, whole_number
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
+from albert_jax.utils.remote_fs import require_here
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _PROGRAM = "exported program"
@@ -90,6 +91,7 @@ def export_serving(
             "exporting needs flatbuffers, which is not installed; "
             "pip install flatbuffers, or albert-jax[serving]"
         )
+    require_here(dest)
     dest = path_of(dest, "dest")
     require_new(dest)
     # A kernel of one platform would not be a program for all of them; rolled layers are smaller.

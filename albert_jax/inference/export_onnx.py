@@ -45,6 +45,7 @@ from albert_jax.utils.arguments import checked, path_of, whole_number
 from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
+from albert_jax.utils.remote_fs import require_here
 
 _GRAPH = "ONNX graph"
 
@@ -70,6 +71,7 @@ def export_onnx(
     """
     source = require_model_directory(model)
     require_libraries("exporting to ONNX")
+    require_here(dest)
     dest = path_of(dest, "dest")
     require_new(dest)
     albert = load(source, depth=depth)

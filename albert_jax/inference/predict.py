@@ -40,6 +40,7 @@ from albert_jax.utils.arguments import shown
 from albert_jax.utils.atomic import require_apart, result_lines, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter, Tick
+from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import json_line, say
 from albert_jax.utils.text_files import Stream, file_lines, kind_of, lines_together
@@ -77,7 +78,7 @@ def predict(
 
     Args:
         model: a model directory.
-        inputs: mappings with the task's texts by name, as in docs/python.md; "id" is optional.
+        inputs: mappings with the task's texts by name, as in docs/reference/tasks.md; "id" is optional.
         task: the task to answer; unset, the one that the model was fine-tuned for.
         max_seq_length: tokens in a row; unset, as in fine-tuning.
         doc_stride: tokens from the start of one SQuAD window to the next; unset, as in fine-tuning.
@@ -456,8 +457,12 @@ def predict_file(
 
 
 def _require_another(source: str, dest: str) -> None:
-    """Raise UserError if the answers would replace the inputs, by whatever name."""
+    """Raise UserError if the answers would replace the inputs, by whatever name.
+
+    An address is no file either.
+    """
     # Files that the shell opened count too: cat >> FILE would never end.
+    require_here(dest)
     path = Path("/dev/stdin" if source == "-" else source)
     if not path.is_file() or Path(dest).is_dir():  # a terminal may be both; a folder is no place
         return
@@ -496,7 +501,7 @@ def predict_split(
 
     Args:
         model: a model directory.
-        data: the folder of the task's files, the file of the split, or "tfds".
+        data: the folder of the task's files, the file of the split, "hf:NAME" or "tfds".
         split: the split's name.
         output: the folder to write to; unset, `predictions/TASK-SPLIT` beside the model.
         task: the task to answer; unset, the one that the model was fine-tuned for.

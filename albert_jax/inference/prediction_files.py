@@ -19,6 +19,7 @@ from albert_jax.tasks.split_features import features_of
 from albert_jax.utils.atomic import require_apart, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter
+from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.streams import say
 
 
@@ -64,6 +65,8 @@ def predictions_folder(
     It is `output`, or a folder beside the model; for a model's name, predictions/ in the current
     folder. Raises UserError if the folder cannot be written.
     """
+    if output is not None:
+        require_here(output)
     above = Path(model).absolute().parent / "predictions"
     if named := name_of(model):
         above = Path("predictions").absolute() / named.name.replace("/", "--")

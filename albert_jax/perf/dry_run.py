@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.loader import describe_examples
@@ -21,6 +22,7 @@ from albert_jax.data.pretraining import open_data
 from albert_jax.distributed.compilation_cache import compilation_cache
 from albert_jax.distributed.placement import make_placement, run_devices
 from albert_jax.models.flops import peak_flops, run_flops
+from albert_jax.models.lowering import matmul_dtype
 from albert_jax.perf.workload import lower, make_work
 from albert_jax.training.memory import (
     GIB,
@@ -98,7 +100,7 @@ def _costs(config: PretrainConfig) -> list[str]:
         )
         if needed > capacity:
             warnings.append(f"the step does not fit; {out_of_memory_advice(config)}")
-    rate, whose = _rate(devices)
+    rate, whose = _rate(devices, matmul_dtype(config.compute.dtype, devices[0].platform))
     days = run_flops(config) / rate / 86400
     lines.append(f"time       {_days(days)} at least: {rate / 1e12:,.3g} TFLOP/s, {whose}")
     if days > _LONG_DAYS:
@@ -106,19 +108,19 @@ def _costs(config: PretrainConfig) -> list[str]:
     return [*lines, *(f"warning: {warning}" for warning in warnings)]
 
 
-def _rate(devices: Sequence[jax.Device]) -> tuple[float, str]:
-    """Return the FLOP/s that no step on these devices exceeds, and their source."""
+def _rate(devices: Sequence[jax.Device], dtype: str) -> tuple[float, str]:
+    """Return the FLOP/s that no step in `dtype` on these devices exceeds, and their source."""
     peak = peak_flops(devices[0].device_kind)
     if peak is not None:
         return peak * len(devices), "the devices' peak"
-    x = jax.device_put(np.ones((_MATMUL, _MATMUL), np.float32), devices[0])
-    matmul = jax.jit(lambda x: x @ x)
-    matmul(x).block_until_ready()
+    x = jax.device_put(jnp.ones((_MATMUL, _MATMUL), dtype), devices[0])
+    matmul = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
+    matmul(x, x).block_until_ready()
     since = time.perf_counter()
     for _ in range(3):
-        matmul(x).block_until_ready()
+        matmul(x, x).block_until_ready()
     seconds = (time.perf_counter() - since) / 3
-    return 2 * _MATMUL**3 / seconds, "as large matmuls in float32 make here now"
+    return 2 * _MATMUL**3 / seconds, f"as large matmuls in {dtype} make here now"
 
 
 def _days(days: float) -> str:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Define ALBERT's LAMB and AdamW as optax transformations, its learning-rate schedule and presets.
 
-Both differ from optax's: no bias correction, and epsilon outside the square root. Neither weight
-decay nor (in LAMB) the trust ratio applies to LayerNorm and biases. Norms are per parameter, so q,
-k and v have a ratio each.
+Both differ from optax's in having no bias correction. Neither weight decay nor (in LAMB) the trust
+ratio applies to LayerNorm and biases. Norms are per parameter, so q, k and v have a ratio each.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from albert_jax.data.hub import HUB
 from albert_jax.data.required import require_pretraining_data
 from albert_jax.tasks.base import TFDS
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.remote_fs import MOUNT, is_address, require_here
 
 
 def require_pretraining_inputs(
@@ -56,5 +56,6 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
 def _require_workdir(workdir: str | None) -> None:
     if workdir is None:
         raise UserError("no work directory; give --workdir DIR")
+    require_here(workdir, MOUNT)
     if Path(workdir).exists() and not Path(workdir).is_dir():
         raise UserError(f"work directory {workdir} is a file; give another --workdir")

@@ -22,6 +22,18 @@ def is_address(text: str) -> bool:
     return "://" in text
 
 
+COPY, MOUNT = "give a path here, and copy it there then", "mount the bucket, and give its path"
+
+
+def require_here(dest: object, advice: str = COPY) -> None:
+    """Raise UserError, with the advice, if what is to be written here is named by an address.
+
+    As a path, gs://bucket/run would be a folder gs: of the current one.
+    """
+    if is_address(str(dest)):
+        raise UserError(f"{dest} is an address; {advice}")
+
+
 def connect(address: str) -> tuple[Any, str]:
     """Return the file system for an address, and the address's path there, by fsspec.
 

@@ -135,6 +135,43 @@ def test_recipe_values_are_the_defaults_and_flags_change_them(tmp_path: Path) ->
     assert command == commands.Pretrain(config=expected, dry_run=True)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "pretrain RECIPE --text text.txt --workdir gs://bucket/run",
+        "finetune --model mini --task sst2 --data . --workdir gs://bucket/run",
+        "train-tokenizer text.txt --vocab-size 300 --output gs://bucket/vocab",
+        "predict --model mini --input text.txt --output gs://bucket/answers.jsonl",
+        "encode mini hello --output gs://bucket/vectors.npz",
+        "convert mini gs://bucket/model --to hf",
+        "export . gs://bucket/model",
+        "export-serving mini gs://bucket/served",
+    ],
+)
+def test_what_is_written_here_is_not_named_by_an_address(
+    arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("A list is open.\n")
+    before = sorted(tmp_path.iterdir())
+    words = arguments.replace("RECIPE", f"{REPOSITORY}/configs/python_docs.py").split()
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"gs://bucket/\S+ is an address; (give a path|mount the bucket)", line)
+    assert sorted(tmp_path.iterdir()) == before  # no folder "gs:"
+
+
+def test_a_recipe_hears_of_the_model_that_a_flag_names() -> None:
+    def settings(arguments: str) -> tuple[object, ...]:
+        config = _parsed(f"albert-jax finetune {REPOSITORY}/configs/{arguments}").config
+        return config.model, config.optimizer.learning_rate, config.dropout, config.compute.remat
+
+    assert settings("race.py --model base-v1") == ("base-v1", 2e-5, 0.1, "none")
+    assert settings("race.py --model=runs/a-v1 --data d") == ("runs/a-v1", 2e-5, 0.1, "none")
+    assert settings("race.py --data d --model xlarge-v2") == ("xlarge-v2", 1e-5, 0.0, "full")
+    assert settings("race.py:model=base-v1 --model base-v2") == ("base-v2", 2e-5, 0.1, "none")
+
+
 def _flags(config: Any, prefix: str = "--") -> list[str]:
     flags = []
     for field in dataclasses.fields(config):

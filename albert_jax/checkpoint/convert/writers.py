@@ -35,7 +35,7 @@ from albert_jax.data.tokenizer import Tokenizer, document_of
 from albert_jax.data.tokenizer_json import is_divided
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
-from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.wording import first_ten
 
 # Every file that an export of the format may have: a folder with another is not one of them.
@@ -63,8 +63,7 @@ _ROLES = ("pad", "unk", "cls", "sep", "mask")
 
 def check_export_destination(dest: str | Path, kind: str) -> None:
     """Raise UserError if `dest` is no path, or anything but an earlier export of that kind."""
-    if is_address(str(dest)):
-        raise UserError(f"{dest} is an address; give a folder here, and copy it there then")
+    require_here(dest)
     dest = Path(dest)
     require_outside_models(dest)
     if dest.is_dir():
