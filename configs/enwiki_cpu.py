@@ -4,7 +4,8 @@
     albert-jax pretrain configs/enwiki_cpu.py --store STORE --workdir DIR
 
 STORE has a vocabulary of 8,000 pieces. With XLA_FLAGS=--xla_force_host_platform_device_count=2
-before the command, two cores are two devices, and steps are faster. docs/lab/training.md has the curve and the figures.
+before the command, two cores are two devices, and steps are faster. docs/lab/training.md has the
+curve and the figures.
 """
 
 from albert_jax.config import (

@@ -61,6 +61,10 @@ class PretrainConfig:
     """Standard deviation of the kernels' initial values: model.initializer_range (fixed, the
     original), or 1 / sqrt(inputs), which suits any width (fan_in). Tables of embeddings always have
     the former."""
+    attention_init: Literal["random", "local"] = "random"
+    """First values of the position embeddings and the keys: random (the original), or such that
+    each head looks at a token's neighbourhood at first (local), which then need not be found. Use
+    it with kernel_init fan_in."""
 
     @property
     def stages(self) -> Stages:

@@ -78,7 +78,7 @@ def predict(
 
     Args:
         model: a model directory.
-        inputs: mappings with the task's texts by name, as in docs/reference/tasks.md; "id" is optional.
+        inputs: mappings with the task's texts by name (docs/reference/tasks.md); "id" is optional.
         task: the task to answer; unset, the one that the model was fine-tuned for.
         max_seq_length: tokens in a row; unset, as in fine-tuning.
         doc_stride: tokens from the start of one SQuAD window to the next; unset, as in fine-tuning.

@@ -7,6 +7,7 @@ They are drawn differently, or taken from another model.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,16 +17,22 @@ import numpy as np
 from albert_jax.checkpoint.model_dir import ModelDirectory
 from albert_jax.checkpoint.positions import with_positions
 from albert_jax.config.manifests import VOCABULARIES
+from albert_jax.config.model import AlbertConfig
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.pretraining import PretrainingData
 from albert_jax.training.optimizer import path_name
 from albert_jax.utils.errors import UserError
+
+_POSITIONS = 3.0  # the position embeddings' size, in that of the words'
+_LONGEST = 100.0  # the longest wavelength of a position embedding, in 2 pi positions
 
 
 def first_values(params: Any, config: PretrainConfig, data: PretrainingData) -> Any:
     """Return random parameters as the run's settings ask for."""
     if config.kernel_init == "fan_in":
         params = fan_in_kernels(params, config.model.initializer_range)
+    if config.attention_init == "local":
+        params = local_attention(params, config.model)
     if config.output_bias == "unigram":
         bias_V = unigram_bias(data.frequencies(), config.model.vocab_size)
         predictions = {**params["predictions"], "output_bias": jax.device_put(bias_V)}
@@ -46,6 +53,43 @@ def fan_in_kernels(params: Any, stddev: float) -> Any:
         return value * jnp.asarray(value.shape[-2] ** -0.5 / stddev, value.dtype)
 
     return jax.tree_util.tree_map_with_path(scaled, params)
+
+
+def local_attention(params: Any, config: AlbertConfig) -> Any:
+    """Return parameters with which every head looks at a token's neighbourhood at first.
+
+    The position embeddings are `sinusoids`, `_POSITIONS` times as large as the words', and a
+    layer's key kernel is its query kernel. So a query is alike to the keys of near positions. From
+    random values the layer has to find the neighbours first, and until then its output is the mean
+    of all words in the row (docs/lab/learning.md has the trials).
+    """
+    scale = _POSITIONS * config.initializer_range
+    table_PE = sinusoids(config.max_position_embeddings, config.embedding_size, scale)
+    params = _with_keys_as_queries(params)
+    embeddings = {**params["embeddings"], "position_embeddings": jax.device_put(table_PE)}
+    return {**params, "embeddings": embeddings}
+
+
+def sinusoids(positions: int, width: int, scale: float) -> np.ndarray:
+    """Return sines and cosines of the positions, f32[positions, width].
+
+    Their root mean square is `scale`. As in Vaswani et al., 2017, section 3.5, the wavelengths grow
+    geometrically from 2 pi, but to `_LONGEST` times that, because rows are short.
+    """
+    rates = _LONGEST ** -(np.arange(0, width, 2) / width)
+    angles = np.arange(positions)[:, None] * rates
+    both = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(positions, -1)
+    return (both[:, :width] * scale * 2**0.5).astype(np.float32)
+
+
+def _with_keys_as_queries(params: Any) -> Any:
+    if not isinstance(params, Mapping):
+        return params
+    found = {name: _with_keys_as_queries(value) for name, value in params.items()}
+    if {"query", "key"} <= found.keys():
+        kernel = jnp.array(found["query"]["kernel"], copy=True)  # a step donates each of them
+        found["key"] = {**found["key"], "kernel": kernel}
+    return found
 
 
 def unigram_bias(frequencies_V: np.ndarray, rows: int) -> np.ndarray:

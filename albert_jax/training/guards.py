@@ -69,7 +69,7 @@ class LossGuard:
         return bool(self._spikes)
 
     def reset(self) -> None:
-        """Forget all losses, as after a rollback."""
+        """Forget all losses, as after a rollback or where another stage begins."""
         self._losses.clear()
         self._spikes.clear()
 

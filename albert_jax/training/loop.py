@@ -194,7 +194,7 @@ class Progress:
     ) -> None:
         self._run, self._devices, self._log, self._watchdog = run, devices, log, watchdog
         self._hooks = hooks
-        self._losses = LossGuard(run.guard)
+        self._losses, self._stage = LossGuard(run.guard), 0
         self.rewind(position)
 
     def rewind(self, position: Position) -> None:
@@ -219,6 +219,9 @@ class Progress:
             self._watchdog.beat(f"step {step.number}")
             loss = float(step.metrics["loss"])
             skipped = bool(step.metrics["skipped"] > 0)
+            if (stage := self._run.stage_at(step.batch)) != self._stage:
+                self._stage = stage
+                self._losses.reset()  # those of another stage are no measure
             if offence := self._losses.observe(step.batch, loss, skipped=skipped):
                 return offence
             self.meter.stepped(step)

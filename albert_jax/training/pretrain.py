@@ -383,6 +383,7 @@ def _run_of(
             passes=lambda batches: course.examples.passes(batches),
         ),
         identity=course.continuations.identity,
+        stage_at=lambda batch: course.stages.number_at(batch),
         judge=course.continuations.judge,
         evaluate=evaluator(config, data, course.steps, placement),
         after_evaluation=draw if multihost.is_primary() else lambda: None,

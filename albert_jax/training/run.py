@@ -39,6 +39,9 @@ class Run:
     workload: Workload
     identity: Mapping[str, Any]
     """What a run that resumes must have in common with this one."""
+    stage_at: Callable[[int], int] = lambda _: 0
+    """The number of a batch's stage. The loss may jump where another begins, for example with more
+    passes."""
     judge: Judge = require_same_run
     """Refuses a checkpoint whose identity is another, by raising."""
     evaluate: Evaluate | None = None

@@ -11,11 +11,13 @@ from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.positions import with_positions
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.pretraining import open_data
+from albert_jax.inference import functions
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.training.finetune_setup import set_up
 from albert_jax.training.first_values import (
     fan_in_kernels,
     first_values,
+    local_attention,
     params_of,
     unigram_bias,
 )
@@ -41,6 +43,34 @@ def test_kernels_of_any_width_have_the_deviation_of_their_inputs():
         else:
             np.testing.assert_array_equal(value, before)
     assert seen == 9  # projection, q, k, v, output, two of the feed-forward, pooler, transform
+
+
+def test_local_attention_begins_with_the_neighbours():
+    config = tiny_albert(hidden_size=128, embedding_size=64, max_position_embeddings=64)
+    config = replace(config, num_attention_heads=4, intermediate_size=128)
+    model = AlbertForPretraining(config)
+    random = fan_in_kernels(init_params(model, jax.random.key(0)), config.initializer_range)
+    local = local_attention(random, config)
+    ids_BS = np.random.default_rng(0).integers(5, config.vocab_size, (4, 64))
+    inputs = ids_BS, np.ones_like(ids_BS), np.zeros_like(ids_BS)
+    near = abs(np.arange(64)[:, None] - np.arange(64)) <= 8
+
+    def share_of_near(params):
+        probs_LBNSS = functions.attention(model, params, inputs)
+        return (probs_LBNSS[0] * near).sum(-1).mean(axis=(0, 2))  # of each head
+
+    assert share_of_near(random).max() < 1.3 * near.mean()
+    assert share_of_near(local).min() > 2 * near.mean()
+    # Nothing else changes, and no array is in the tree twice, since a step donates each.
+    changed = {
+        path_name(path)
+        for path, value in jax.tree_util.tree_leaves_with_path(local)
+        if not any(value is old for old in jax.tree.leaves(random))
+    }
+    assert {"/".join(name.split("/")[-3:]) for name in changed} == {
+        "embeddings/position_embeddings",
+        "attention/key/kernel",
+    }
 
 
 def test_the_bias_is_the_logarithm_of_the_frequencies():

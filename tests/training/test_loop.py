@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -47,9 +48,20 @@ def made():
 
 
 def run(
-    workdir, batches, *, steps=30, guard=DEFAULT_GUARD, evaluate=None, watching=NOBODY, **settings
+    workdir,
+    batches,
+    *,
+    steps=30,
+    guard=DEFAULT_GUARD,
+    evaluate=None,
+    watching=NOBODY,
+    changes=None,
+    **settings,
 ):
-    """fit() on a tiny model from whatever `workdir` holds; returns the final state."""
+    """fit() on a tiny model from whatever `workdir` holds; returns the final state.
+
+    `settings` are of `TrainConfig`, `changes` of `Run`.
+    """
     defaults = {"batch_size": 8, "log_every": 5, "save_every": 5, "eval_every": 10}
     train = TrainConfig(**({"steps": steps} | defaults | settings))
     params, tx, step = made()
@@ -65,6 +77,7 @@ def run(
         evaluate=evaluate,
         watching=watching,
     )
+    run = replace(run, **(changes or {}))
     with Checkpointer(workdir / "checkpoints", keep=3) as checkpointer:
         saves = Saves(run, checkpointer)
         if restored := saves.restore(state):
@@ -229,6 +242,24 @@ def test_loss_guard_tells_spikes_from_noise():
     assert first == 52
     assert "above its median" in reason
     assert LossGuard(GuardConfig(spike=0)).observe(0, 1e9, skipped=False) is None
+
+
+def test_the_loss_may_jump_where_another_stage_begins(tmp_path):
+    _, _, step = made()
+
+    def worse(state, batch):
+        state, metrics = step(state, batch)
+        return state, metrics | {"loss": metrics["loss"] + 5}
+
+    def rollbacks(name, jumps_at, stage_at):
+        changes = {"step_at": lambda batch: worse if batch >= jumps_at else step}
+        run(tmp_path / name, numbered, steps=60, changes=changes | {"stage_at": stage_at})
+        entries = read_metrics(tmp_path / name / "metrics.jsonl")
+        return sum("rolled back" in e.get("message", "") for e in entries)
+
+    assert rollbacks("one", 25, lambda _: 0) == 1  # which forgets the losses before
+    assert rollbacks("two", 25, lambda batch: int(batch >= 25)) == 0
+    assert rollbacks("within", 50, lambda batch: int(batch >= 25)) == 1
 
 
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(tmp_path):
