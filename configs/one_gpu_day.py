@@ -48,4 +48,5 @@ def get_config(
         ),
         output_bias="unigram",
         kernel_init="fan_in",
+        attention_init="local",
     )

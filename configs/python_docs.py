@@ -47,4 +47,5 @@ def get_config(steps: int = 3600) -> PretrainConfig:
         ),
         output_bias="unigram",
         kernel_init="fan_in",
+        attention_init="local",
     )

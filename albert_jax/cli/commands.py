@@ -400,6 +400,11 @@ class Evaluate(_Answering):
             return
         if len(self.model) != 1:
             raise UserError(f"{len(self.model)} models; give one, or --suite card")
+        if _gives_any(self, ("masking", "examples", "released")):
+            raise UserError(
+                "--masking and --examples are for --store, and --released for --suite; leave them "
+                "out"
+            )
         with staying():
             from albert_jax.inference.evaluate import evaluate, evaluation_table
 
@@ -439,13 +444,13 @@ class Evaluate(_Answering):
         _print_json(found) if self.json else print(evaluation_lines(found))
 
     def _evaluate_suite(self) -> None:
-        own = ("task", "output", "split", "max_seq_length", *_OF_TASKS)
+        own = ("task", "output", "split", "max_seq_length", "masking", "examples", *_OF_TASKS)
         assert self.data is not None
         if _gives_any(self, own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
                 "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
-                "--label, --exit, --labels, --pack and --engine"
+                "--label, --exit, --labels, --pack, --engine, --masking and --examples"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 

@@ -114,10 +114,13 @@ def evaluate_card(
         The row, beside the published one.
 
     Raises:
-        UserError: if a model's task is not in the table, or two models have the same task.
+        UserError: if there is no model, a model's task is not in the table, or two models have the
+            same task.
     """
     if released is not None and released not in PUBLISHED:
         raise UserError(f"released model {released!r} is unknown; known: {', '.join(PUBLISHED)}")
+    if isinstance(models, str) or not models:
+        raise UserError(f"models {models!r} must be a list of models, one for each task")
     chosen = _by_task(models)
     released = released or _released_name(load_model(models[0]))
     results = {

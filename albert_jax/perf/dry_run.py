@@ -7,6 +7,7 @@ the minimum time.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -87,8 +88,9 @@ def _costs(config: PretrainConfig) -> list[str]:
     placement = make_placement(train.mode, devices)
     say("compiling the step, for its memory …")
     with out_of_memory_told(devices, config), compilation_cache(train.compilation_cache):
-        work = make_work("train", config, placement.lowering)
-        compiled = lower("train", config, work, placement).compile()
+        largest = _largest(config)
+        work = make_work("train", largest, placement.lowering)
+        compiled = lower("train", largest, work, placement).compile()
     needed, capacity = program_bytes(compiled), capacity_bytes(devices[0])
     lines, warnings = [], []
     if needed is not None and capacity is not None:
@@ -106,6 +108,21 @@ def _costs(config: PretrainConfig) -> list[str]:
     if days > _LONG_DAYS:
         warnings.append(f"{_days(days)} is long; lower --train.steps, or take more devices")
     return [*lines, *(f"warning: {warning}" for warning in warnings)]
+
+
+def _largest(config: PretrainConfig) -> PretrainConfig:
+    """Return the run as if all of it were the stage with the most tokens and passes a batch."""
+    stage = max(config.stages, key=lambda s: s.batch_size * s.examples.max_seq_length * s.depths[1])
+    model = dataclasses.replace(config.model, num_hidden_layers=stage.depths[1])
+    train = dataclasses.replace(
+        config.train,
+        batch_size=stage.batch_size,
+        depth="",
+        length="",
+        batch_ramp="",
+        masking="",
+    )
+    return dataclasses.replace(config, model=model, examples=stage.examples, train=train)
 
 
 def _rate(devices: Sequence[jax.Device], dtype: str) -> tuple[float, str]:

@@ -78,6 +78,11 @@ class CustomTask(Task):
             )
         if not self.label or ("" in self.texts and self.head != "multiple_choice"):
             raise UserError(f"a column of {self.name} has no name; give one to --texts and --label")
+        columns = [name for name in (*self.texts, *self.label_columns) if name]
+        if twice := sorted({name for name in columns if columns.count(name) > 1}):
+            raise UserError(
+                f"--texts and --label name the column {quoted(twice)} twice; name each column once"
+            )
 
     @property
     def metric(self) -> str:

@@ -51,7 +51,7 @@ from albert_jax.training.finetune_setup import (
     set_up,
 )
 from albert_jax.training.losses import ClassLoss, Distillation, task_objective
-from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
+from albert_jax.training.metrics import METRICS, MetricsLog, entries_of, write_json
 from albert_jax.training.run import Run
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
@@ -270,7 +270,7 @@ def _begin(
     if beginning.position.step == 0:
         best.forget()
     else:
-        entries = read_metrics(run / "metrics.jsonl")
+        entries = entries_of(run / METRICS)
         best.recall(entry for entry in entries if entry["kind"] == "eval")
     log.event(beginning.position.step, f"seed {best.seed}: {beginning.origin}")
     if told := continuations.begun_in_words(workload):

@@ -14,13 +14,16 @@ from tqdm import tqdm
 
 from albert_jax.training.curves import curves_figure
 from albert_jax.training.trackers import End, Tracker
+from albert_jax.utils.arguments import path_of
 from albert_jax.utils.atomic import appearing_file
-from albert_jax.utils.errors import TryAgain
+from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.plots import save_picture, styled
 from albert_jax.utils.wording import first_line
 
 LINE_SECONDS = 30.0  # between lines on the progress, if there is no bar
+
+METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
@@ -45,7 +48,7 @@ class MetricsLog:
     ) -> None:
         self._stream = stream or sys.stderr
         self._console = console
-        self._path = workdir and workdir / "metrics.jsonl"
+        self._path = workdir and workdir / METRICS
         self._jsonl: TextIO | None = None
         self._trackers = list(trackers)
         self._evaluated: set[int] = set()
@@ -168,15 +171,27 @@ def _as_line(entry: Mapping[str, Any]) -> str:
 
 
 def read_metrics(path: str | Path) -> list[JsonObject]:
-    """Return the entries of a `metrics.jsonl`; lines that are no entry are left out.
+    """Return the entries of a run's log; lines that are no entry are left out.
 
     Args:
-        path: the file.
+        path: the work directory, or the file `metrics.jsonl` in it.
 
     Returns:
         A dict for each line of the log.
+
+    Raises:
+        UserError: if there is no such file.
     """
-    return _entries(Path(path))[0]
+    file = path_of(path, "path")
+    file = file / METRICS if file.is_dir() else file
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; give a run's work directory, or its {METRICS}")
+    return entries_of(file)
+
+
+def entries_of(file: Path) -> list[JsonObject]:
+    """Return the entries of a log, none if it does not exist; see `read_metrics`."""
+    return _entries(file)[0]
 
 
 def _entries(path: Path) -> tuple[list[JsonObject], int]:
@@ -209,5 +224,5 @@ def draw_curves(metrics: Path, picture: Path, *, baselines: dict[str, float], ti
     new one. Raises OSError if it cannot be written.
     """
     with styled():
-        figure = curves_figure(read_metrics(metrics), baselines=baselines, title=title)
+        figure = curves_figure(entries_of(metrics), baselines=baselines, title=title)
         save_picture(figure, picture)

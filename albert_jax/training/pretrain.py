@@ -45,7 +45,7 @@ from albert_jax.training.course import Course
 from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.first_values import first_values, params_of
 from albert_jax.training.heldout import evaluator
-from albert_jax.training.metrics import MetricsLog, read_metrics, write_json
+from albert_jax.training.metrics import METRICS, MetricsLog, entries_of, write_json
 from albert_jax.training.pretrain_report import baselines_at, closing, draw_losses, run_plan
 from albert_jax.training.pretrain_results import PretrainResult
 from albert_jax.training.run import Evaluate, Run
@@ -244,6 +244,11 @@ def export(
 
 def _read_config(workdir: Path) -> PretrainConfig:
     hint = "start the run again, which writes it anew"
+    if (workdir / "model").exists() and not (workdir / "checkpoints").exists():
+        raise UserError(
+            f"{workdir} is the work directory of a fine-tuning run; its model is "
+            f"{workdir / 'model'}"
+        )
     try:
         return read_json(workdir / "config.json", PretrainConfig, hint=hint)
     except FileNotFoundError:
@@ -332,7 +337,8 @@ def _first_state(
 ) -> tuple[TrainState, str]:
     """Return a fresh state, and a sentence on where its weights come from.
 
-    They are those of `init_from`, or random.
+    They are those of `init_from`, or random. A part that the model lacks, as the pooler and the
+    sentence-order head of many, is random too.
     """
     if config.init_from is None:
         state = random_state()
@@ -340,8 +346,12 @@ def _first_state(
         return dataclasses.replace(state, params=params), "random weights"
     source = load_model(config.init_from, as_float32=True)
     params = params_of(source, f"init_from {config.init_from}", config, data)
-    state = made.state_of(jax.device_put(params), config.train.seed)
-    return state, f"weights of {config.init_from}"
+    said = f"weights of {config.init_from}"
+    if lacking := sorted(jax.eval_shape(random_state).params.keys() - params.keys()):
+        fresh = random_state().params
+        params = {**params, **{part: fresh[part] for part in lacking}}
+        said += f"; new {', '.join(lacking)}"
+    return made.state_of(jax.device_put(params), config.train.seed), said
 
 
 # --------------------------------------------------------------------------------- the loop's parts
@@ -430,5 +440,5 @@ def _export(
 
 
 def _last_eval(workdir: Path) -> dict[str, float]:
-    entries = [e for e in read_metrics(workdir / "metrics.jsonl") if e["kind"] == "eval"]
+    entries = [e for e in entries_of(workdir / METRICS) if e["kind"] == "eval"]
     return {k: v for k, v in entries[-1].items() if k != "kind"} if entries else {}

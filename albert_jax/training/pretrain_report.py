@@ -69,7 +69,8 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
     if data is not None and passes > _MANY_PASSES:
         warnings.append(
             f"each text is seen {passes:,.0f} times; lower --train.steps ({train.steps:,}) or "
-            f"--train.batch-size ({train.batch_size:,}), or prepare more text"
+            + ("--train.batch-ramp" if train.batch_ramp else "--train.batch-size")
+            + f" ({train.batch_ramp or format(train.batch_size, ',')}), or prepare more text"
         )
     return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
 

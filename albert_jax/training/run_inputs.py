@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.manifests import read_model_manifest
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.data.hub import HUB
 from albert_jax.data.required import require_pretraining_data
@@ -24,7 +25,12 @@ def require_pretraining_inputs(
     if workdir_too:
         _require_workdir(config.workdir)
     if config.init_from is not None:
-        require_model_directory(config.init_from, "init_from", fetch=fetch)
+        folder = require_model_directory(config.init_from, "init_from", fetch=fetch)
+        if not any(name.startswith("predictions/") for name in read_model_manifest(folder).tensors):
+            raise UserError(
+                f"init_from {config.init_from} has no masked-LM head to train; give a pretrained "
+                "model"
+            )
     require_pretraining_data(config)
 
 
@@ -54,7 +60,7 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
 
 
 def _require_workdir(workdir: str | None) -> None:
-    if workdir is None:
+    if not workdir:
         raise UserError("no work directory; give --workdir DIR")
     require_here(workdir, MOUNT)
     if Path(workdir).exists() and not Path(workdir).is_dir():

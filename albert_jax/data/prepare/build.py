@@ -27,7 +27,14 @@ from typing import Any, Literal, TypedDict, cast
 import numpy as np
 
 from albert_jax import __version__
-from albert_jax.config.manifests import SLOW_MODES, VOCABULARIES, VOCABULARY, Mode, vocabulary_name
+from albert_jax.config.manifests import (
+    CONFIG,
+    SLOW_MODES,
+    VOCABULARIES,
+    VOCABULARY,
+    Mode,
+    vocabulary_name,
+)
 from albert_jax.data.prepare.beam_runner import make_pipeline, run_units_on_beam
 from albert_jax.data.prepare.forecast import make_forecast
 from albert_jax.data.prepare.local_runner import run_units
@@ -273,6 +280,8 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
         return None
     there = place.read(["manifest.json", SETTINGS_FILE])
     if "manifest.json" in there:
+        if CONFIG in entries:
+            raise UserError(f"{place.name} is a model directory; name a new or empty folder")
         remedy = f"delete {place.name} and run the same command again"
         file = f"{place.name}/manifest.json"
         manifest = parse_manifest(there["manifest.json"], file, remedy=remedy)
