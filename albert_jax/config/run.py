@@ -55,16 +55,16 @@ class PretrainConfig:
     embeddings are repeated from the first on (repeat), or stretched over the new ones
     (interpolate)."""
     output_bias: Literal["zero", "unigram"] = "zero"
-    """Initial bias of the masked-LM head: zero (the original), or the logarithms of the pieces'
-    frequencies in the store (unigram), which then need not be learnt."""
+    """Without init_from, the initial bias of the masked-LM head: zero (the original), or the
+    logarithms of the pieces' frequencies in the store (unigram), which then need not be learnt."""
     kernel_init: Literal["fixed", "fan_in"] = "fixed"
-    """Standard deviation of the kernels' initial values: model.initializer_range (fixed, the
-    original), or 1 / sqrt(inputs), which suits any width (fan_in). Tables of embeddings always have
-    the former."""
+    """Without init_from, the standard deviation of the kernels' initial values:
+    model.initializer_range (fixed, the original), or 1 / sqrt(inputs), which suits any width
+    (fan_in). Tables of embeddings always have the former."""
     attention_init: Literal["random", "local"] = "random"
-    """First values of the position embeddings and the keys: random (the original), or such that
-    each head looks at a token's neighbourhood at first (local), which then need not be found. Use
-    it with kernel_init fan_in."""
+    """Without init_from, the first values of position embeddings and keys: random (the original),
+    or such that each head looks at a token's neighbourhood at first (local), which then need not be
+    found. Use it with kernel_init fan_in."""
 
     @property
     def stages(self) -> Stages:

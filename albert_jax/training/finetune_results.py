@@ -102,7 +102,7 @@ class FinetuneResults(Result):
         summary: the metric's median, minimum and maximum over the seeds.
         baseline: the metrics of giving all dev examples one answer.
         class_weights: the loss's weight of each label, if they were set.
-        seconds: the time that all runs took.
+        seconds: the time that this call took; a run that was resumed took longer in all.
         command: the command line.
         commit: the commit of this package's code, if it runs from a repository.
         versions: the versions of Python and the libraries.

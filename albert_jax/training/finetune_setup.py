@@ -365,6 +365,7 @@ def finetuning_identity(config: FinetuneConfig, prepared: FinetuneSetup, seed: i
         # and is resumed.
         **{key: settings[key] for key in _RECIPE},
         "teacher": prepared.teacher,
+        "dev_data": _digest_of_rows(prepared.dev.rows),  # which chose the best step
     }
 
 

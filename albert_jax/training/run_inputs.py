@@ -60,7 +60,7 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
 
 
 def _require_workdir(workdir: str | None) -> None:
-    if not workdir:
+    if workdir is None:
         raise UserError("no work directory; give --workdir DIR")
     require_here(workdir, MOUNT)
     if Path(workdir).exists() and not Path(workdir).is_dir():

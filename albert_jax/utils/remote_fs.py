@@ -26,10 +26,12 @@ COPY, MOUNT = "give a path here, and copy it there then", "mount the bucket, and
 
 
 def require_here(dest: object, advice: str = COPY) -> None:
-    """Raise UserError, with the advice, if what is to be written here is named by an address.
+    """Raise UserError if what is to be written here is named by an address, with the advice.
 
-    As a path, gs://bucket/run would be a folder gs: of the current one.
+    As a path, gs://bucket/run would be a folder gs: of the current one, and "" that one itself.
     """
+    if not str(dest):
+        raise UserError("'' is no path; give one")
     if is_address(str(dest)):
         raise UserError(f"{dest} is an address; {advice}")
 

@@ -30,6 +30,8 @@ from albert_jax.inference.export import export_serving
 from albert_jax.utils.errors import TryAgain, UserError
 from tests.helpers.documents import parsed as _parsed
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.pretraining_runs import make_store
+from tests.helpers.task_models import task_model
 
 RECIPE = REPOSITORY / "configs" / "python_docs.py"
 
@@ -159,6 +161,64 @@ def test_what_is_written_here_is_not_named_by_an_address(
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(r"gs://bucket/\S+ is an address; (give a path|mount the bucket)", line)
     assert sorted(tmp_path.iterdir()) == before  # no folder "gs:"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("pretrain RECIPE --text . --workdir=", "'' is no path; give one"),
+        (
+            "pretrain RECIPE --store store --workdir run --init-from tuned",
+            "init_from tuned has no masked-LM head to train; give a pretrained model",
+        ),
+        ("finetune --model mini --task single --data table --workdir=", "'' is no path; give one"),
+        (
+            "finetune --model mini --task single --data table --workdir run --texts text label",
+            "the column 'label' twice",
+        ),
+        ("evaluate --suite card --data table --model", "must be a list of models"),
+        ("evaluate --model tuned --data table --examples 3", "--examples are for --store"),
+        ("evaluate --suite card --data table --model tuned --masking word", "and --examples"),
+        ("prepare text.txt --vocab mini --output tuned", "tuned is a model directory; name a new"),
+        ("prepare text.txt --vocab mini --output=", "'' is no path; give one"),
+        ("prepare store --vocab mini --output new", "store is a token store or a model, not text"),
+        (
+            "finetune --model mini --task single --data table --workdir run --class-weights "
+            "balanced a=2",
+            "--class-weights balanced stands alone",
+        ),
+        ("export tuned-run new", "of a fine-tuning run; its model is tuned-run/model"),
+    ],
+)
+def test_slips_are_told_in_a_sentence_and_leave_nothing(
+    arguments: str,
+    told: str,
+    slips: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(slips)
+    before = sorted(slips.rglob("*"))
+    words = arguments.replace("RECIPE", f"{REPOSITORY}/configs/from_mini.py").split()
+    assert cli.main(words) == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(slips.rglob("*")) == before
+
+
+@pytest.fixture(scope="module")
+def slips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, a table, a store, a fine-tuned model and the folder of a run."""
+    folder = tmp_path_factory.mktemp("slips")
+    (folder / "text.txt").write_text("A list is open.\n")
+    (folder / "table").mkdir()
+    for split in ("train", "dev"):
+        (folder / "table" / f"{split}.csv").write_text("text,label\na list,a\na file,b\n")
+    task_model(folder / "tuned", "single")
+    (folder / "tuned-run").mkdir()
+    (folder / "tuned-run" / "model").symlink_to(folder / "tuned")
+    (folder / "tuned-run" / "config.json").write_text("{}")
+    make_store(folder)
+    return folder
 
 
 def test_a_recipe_hears_of_the_model_that_a_flag_names() -> None:

@@ -331,6 +331,15 @@ def test_a_change_of_settings_is_asked_for_and_of_others_refused(
         finetune.finetune(missing, continue_with=True)
 
 
+def test_another_dev_split_is_refused_as_it_chose_the_best_step(finished, base, data, tmp_path):
+    workdir, _ = finished
+    shutil.copytree(data, tmp_path / "data")
+    rows = (tmp_path / "data" / "dev.jsonl").read_text().splitlines()
+    (tmp_path / "data" / "dev.jsonl").write_text("\n".join(rows[1:]))
+    with pytest.raises(UserError, match="dev_data is"):
+        finetune.finetune(toy_config(base, tmp_path / "data", workdir))
+
+
 @pytest.mark.slow
 def test_a_finished_run_that_is_continued_has_the_bits_of_a_longer_one(base, data, tmp_path):
     def config(folder, steps):

@@ -20,6 +20,8 @@ import pytest
 import albert_jax
 from albert_jax.checkpoint.integrity import seal
 from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli.main import main
 from albert_jax.config.recipes import load_recipe
 from albert_jax.config.run import PretrainConfig
@@ -29,7 +31,7 @@ from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import LABELS_SEEN, open_data
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.perf.dry_run import describe_plan
-from albert_jax.training.metrics import read_metrics
+from albert_jax.training.metrics import entries_of, read_metrics
 from albert_jax.training.pretrain import export, pretrain
 from albert_jax.training.step import make_pretrain_step
 from albert_jax.utils.errors import UserError
@@ -225,7 +227,7 @@ def test_the_second_objective_can_be_another_or_none(store, tmp_path, objective)
             config, examples=dataclasses.replace(config.examples, objective=objective)
         )
     )
-    entry = next(iter(read_metrics(tmp_path / "metrics.jsonl")))
+    entry = next(iter(read_metrics(tmp_path)))  # the work directory's
     assert ("sentence_order_loss" in entry) == (objective == "nsp")
 
 
@@ -280,7 +282,18 @@ def test_the_plan_says_what_would_be_done_and_trains_nothing(store, tmp_path):
     assert "% [MASK]" in plan
     assert "memory     " in plan
     assert " at least: " in plan
+    assert "float32 make here now" in plan
     assert not (tmp_path / "never").exists()
+
+
+def test_the_plans_memory_is_that_of_the_largest_stage(store, tmp_path):
+    def memory(**train):
+        plan = describe_plan(tiny_config(store, tmp_path / "never", **train))
+        (line,) = [x for x in plan.splitlines() if x.startswith("memory")]
+        return line
+
+    assert memory(batch_ramp="8:0.5,512:0.5") == memory(batch_size=512) != memory(batch_size=8)
+    assert memory(depth="1:0.5,6:0.5", batch_size=512) != memory(depth="1:1", batch_size=512)
 
 
 # ------------------------------------------------------------------------------------- interrupted
@@ -371,7 +384,7 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on_to_the_same_bits(
     process = start_warm(store, workdir)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if len(read_metrics(workdir / "metrics.jsonl")) > 20:
+        if len(entries_of(workdir / "metrics.jsonl")) > 20:
             break
         time.sleep(0.01)
     process.send_signal(getattr(signal, name))
@@ -558,6 +571,27 @@ def test_text_is_cut_by_the_vocabulary_of_the_model_started_from(finished, tmp_p
     ours, theirs = (albert_jax.load(d / "model") for d in (tmp_path / "run", finished))
     assert ours.tokenizer.sha256 == theirs.tokenizer.sha256
     assert not (tmp_path / "run" / "vocabulary").exists()
+
+
+def test_a_part_that_the_model_lacks_is_new(finished, store, tmp_path, capfd):
+    bare = load_model(finished / "model")
+    params = {k: v for k, v in bare.params.items() if k not in ("pooler", "seq_relationship")}
+    export_model(
+        tmp_path / "bare",
+        params=params,
+        config=bare.config,
+        provenance={},
+        vocab=finished / "model" / "spiece.model",
+        tokenizer=bare.manifest["tokenizer"],
+    )
+    config = tiny_config(store, tmp_path / "run", steps=1)
+    pretrain(dataclasses.replace(config, model=bare.config, init_from=str(tmp_path / "bare")))
+    assert "bare; new pooler, seq_relationship" in capfd.readouterr().err
+    ours = load_model(tmp_path / "run" / "model").params
+    np.testing.assert_array_equal(
+        ours["predictions"]["transform"]["kernel"], params["predictions"]["transform"]["kernel"]
+    )
+    assert ours["pooler"]["kernel"].std() > 0
 
 
 def test_weights_that_do_not_fit_are_refused_by_what_differs(finished, store, tmp_path):

@@ -131,6 +131,8 @@ def test_a_tracker_that_fails_stops_neither_the_run_nor_the_others(tmp_path: Pat
     assert [sent[1] for sent in broken.sent] == [1]
     assert [sent[1] for sent in kept.sent[:-1]] == [1, 2, 3]
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
+    with pytest.raises(UserError, match=r"none/metrics.jsonl does not exist; give a run's work"):
+        read_metrics(tmp_path / "none" / "metrics.jsonl")
 
 
 def test_addresses_lose_what_may_be_a_token() -> None:

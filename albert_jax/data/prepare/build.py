@@ -135,6 +135,8 @@ def prepare(
             reached.
         TryAgain: if a worker was killed, or another `prepare` wrote to the same address.
     """
+    if not str(output):
+        raise UserError("'' is no path; give one for the store")
     if beam is not None and workers is not None:
         raise UserError("workers are this machine's; give Beam its own, as direct_num_workers=2")
     pipeline = None if beam is None else make_pipeline(beam)

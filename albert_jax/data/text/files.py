@@ -52,6 +52,8 @@ def find_files(given: str) -> list[str]:
 
 def _find_here(given: str) -> list[str]:
     if os.path.isdir(given):
+        if os.path.isfile(os.path.join(given, "manifest.json")):
+            raise UserError(f"{given} is a token store or a model, not text; name text files")
         walked = ((folder, name) for folder, _, names in os.walk(given) for name in names)
         paths = [os.path.join(folder, name) for folder, name in walked]
         above = given.rstrip("/")
