@@ -449,8 +449,8 @@ class Evaluate(_Answering):
         if _gives_any(self, own):
             raise UserError(
                 "--suite takes each model's own task, dev split and settings; leave out --task, "
-                "--output, --split, --max-seq-length, --doc-stride, --long, --stride, --texts, "
-                "--label, --exit, --labels, --pack, --engine, --masking and --examples"
+                "--output, --split, --max-seq-length, --masking, --examples, --doc-stride, --long, "
+                "--stride, --texts, --label, --exit, --labels, --pack and --engine"
             )
         from albert_jax.inference.model_card import card_table, evaluate_card
 

@@ -178,7 +178,10 @@ def test_what_is_written_here_is_not_named_by_an_address(
         ),
         ("evaluate --suite card --data table --model", "must be a list of models"),
         ("evaluate --model tuned --data table --examples 3", "--examples are for --store"),
-        ("evaluate --suite card --data table --model tuned --masking word", "and --examples"),
+        (
+            "evaluate --suite card --data table --model tuned --masking word",
+            "--masking, --examples,",
+        ),
         ("prepare text.txt --vocab mini --output tuned", "tuned is a model directory; name a new"),
         ("prepare text.txt --vocab mini --output=", "'' is no path; give one"),
         ("prepare store --vocab mini --output new", "store is a token store or a model, not text"),

@@ -293,7 +293,6 @@ def test_the_plans_memory_is_that_of_the_largest_stage(store, tmp_path):
         return line
 
     assert memory(batch_ramp="8:0.5,512:0.5") == memory(batch_size=512) != memory(batch_size=8)
-    assert memory(depth="1:0.5,6:0.5", batch_size=512) != memory(depth="1:1", batch_size=512)
 
 
 # ------------------------------------------------------------------------------------- interrupted
