@@ -148,12 +148,13 @@ def _examples(examples: ExamplesConfig, length: int, rate: float) -> ExamplesCon
     if (length, rate) == (examples.max_seq_length, examples.masked_lm_prob):
         return examples
     scale = length / examples.max_seq_length * (rate / examples.masked_lm_prob)
-    return dataclasses.replace(
-        examples,
-        max_seq_length=length,
-        masked_lm_prob=rate,
-        max_predictions_per_seq=max(1, math.ceil(examples.max_predictions_per_seq * scale - 1e-9)),
-    )
+    count = max(1, math.ceil(examples.max_predictions_per_seq * scale - 1e-9))
+    try:
+        return dataclasses.replace(
+            examples, max_seq_length=length, masked_lm_prob=rate, max_predictions_per_seq=count
+        )
+    except UserError as error:
+        raise UserError(f"a stage of train.length or train.masking: {error}") from None
 
 
 def _parsed(

@@ -97,7 +97,7 @@ def test_a_random_depth_depends_on_seed_and_batch_alone():
         ({"depth": "8:0.5,6:0.5"}, "has 8 passes, more than model.num_hidden_layers 6"),
         ({"depth": "2:0.5,4:0.5"}, "ends with 4 passes, but model.num_hidden_layers is 6"),
         ({"length": "64:0.5,256:0.5"}, "rows of 256 tokens, more than examples.max_seq_length"),
-        ({"length": "4:0.5,128:0.5"}, "too short"),
+        ({"length": "4:0.5,128:0.5"}, "a stage of train.length .* 4 is too short"),
         ({"batch_ramp": "3:0.5,8:0.5", "accumulate": 2}, "3 sequences do not divide into"),
         ({"masking": "1.5:0.5,0.15:0.5"}, "must lie in"),
         ({"sop_weight": "nan"}, "is no schedule"),
