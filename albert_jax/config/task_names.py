@@ -77,13 +77,10 @@ def class_weights(weights: str | Sequence[str]) -> dict[str, float] | Literal["b
         value = math.nan
         with contextlib.suppress(ValueError):
             value = float(number)
-        if part == BALANCED:
-            raise UserError(
-                f"--class-weights {BALANCED} stands alone; leave it or the other weights out"
-            )
         if not (separator and label and 0 < value < math.inf):
+            wrong = ",".join(parts) if part == BALANCED else part  # it must stand alone
             raise UserError(
-                f"--class-weights {part!r} must be balanced, or LABEL=WEIGHT with a positive "
+                f"--class-weights {wrong!r} must be balanced, or LABEL=WEIGHT with a positive "
                 "weight, as in positive=1,negative=4"
             )
         if found.setdefault(label, value) != value:

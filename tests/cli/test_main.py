@@ -188,7 +188,7 @@ def test_what_is_written_here_is_not_named_by_an_address(
         (
             "finetune --model mini --task single --data table --workdir run --class-weights "
             "balanced a=2",
-            "--class-weights balanced stands alone",
+            "--class-weights 'balanced,a=2' must be balanced, or LABEL=WEIGHT",
         ),
         ("export tuned-run new", "of a fine-tuning run; its model is tuned-run/model"),
     ],
