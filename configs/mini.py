@@ -9,9 +9,9 @@ albert-jax prepare 'books/*.gz' --vocab vocab --output books
 albert-jax pretrain configs/mini.py --store wiki:0.8,books:0.2 --workdir runs/mini
 
 Rows are short and the shared layer is applied once at first; longer rows and deeper passes come
-when the loss has come down. docs/lab/learning.md says which of these stages did not pay. The model
-reads 128 tokens, since no row was longer. `--heldout ad`, with a store of other articles, evaluates
-on text that is not trained on.
+when the loss has come down. docs/lab/learning.md says which of these stages did not pay, and what
+was found later (attention_init=local). The model reads 128 tokens, since no row was longer.
+`--heldout ad`, with a store of other articles, evaluates on text that is not trained on.
 """
 
 from albert_jax.config import (
