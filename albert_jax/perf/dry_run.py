@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from albert_jax.config.run import PretrainConfig
+from albert_jax.config.sections import SCHEDULES
 from albert_jax.data.loader import describe_examples
 from albert_jax.data.pretraining import open_data
 from albert_jax.distributed.compilation_cache import compilation_cache
@@ -114,14 +115,8 @@ def _largest(config: PretrainConfig) -> PretrainConfig:
     """Return the run as if all of it were the stage with the most tokens and passes a batch."""
     stage = max(config.stages, key=lambda s: s.batch_size * s.examples.max_seq_length * s.depths[1])
     model = dataclasses.replace(config.model, num_hidden_layers=stage.depths[1])
-    train = dataclasses.replace(
-        config.train,
-        batch_size=stage.batch_size,
-        depth="",
-        length="",
-        batch_ramp="",
-        masking="",
-    )
+    unset: dict[str, Any] = dict.fromkeys(SCHEDULES, "")
+    train = dataclasses.replace(config.train, batch_size=stage.batch_size, **unset)
     return dataclasses.replace(config, model=model, examples=stage.examples, train=train)
 
 

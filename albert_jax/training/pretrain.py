@@ -244,7 +244,7 @@ def export(
 
 def _read_config(workdir: Path) -> PretrainConfig:
     hint = "start the run again, which writes it anew"
-    if (workdir / "model").exists() and not (workdir / "checkpoints").exists():
+    if (workdir / "model").is_symlink():  # to the best seed's; a pretraining run has a folder
         raise UserError(
             f"{workdir} is the work directory of a fine-tuning run; its model is "
             f"{workdir / 'model'}"

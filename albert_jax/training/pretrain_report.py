@@ -22,7 +22,7 @@ from albert_jax.models.flops import (
     stage_flops,
 )
 from albert_jax.models.lowering import matmul_dtype
-from albert_jax.training.metrics import draw_curves
+from albert_jax.training.metrics import METRICS, draw_curves
 from albert_jax.training.optimizer import divergence_warnings, peak_learning_rate, warmup_steps
 
 _MANY_PASSES = 200  # passes from which on a warning is printed; the paper has about 40
@@ -141,7 +141,7 @@ def draw_losses(config: PretrainConfig, baselines: Mapping[str, float], workdir:
     }
     millions = parameter_count(config.model) / 1e6
     draw_curves(
-        workdir / "metrics.jsonl",
+        workdir / METRICS,
         workdir / "loss.png",
         baselines={name: value for name, value in lines.items() if value is not None},
         title=f"{millions:.1f} M parameters, "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
+from albert_jax.config.manifests import CONFIG, MANIFEST, VOCABULARIES
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import connect, is_address, refusal, within
 
@@ -52,7 +53,9 @@ def find_files(given: str) -> list[str]:
 
 def _find_here(given: str) -> list[str]:
     if os.path.isdir(given):
-        if os.path.isfile(os.path.join(given, "manifest.json")):
+        known = (MANIFEST, CONFIG, *VOCABULARIES)
+        own = [name for name in known if os.path.isfile(os.path.join(given, name))]
+        if MANIFEST in own and len(own) > 1:  # a corpus may have a manifest of its own
             raise UserError(f"{given} is a token store or a model, not text; name text files")
         walked = ((folder, name) for folder, _, names in os.walk(given) for name in names)
         paths = [os.path.join(folder, name) for folder, name in walked]
