@@ -52,6 +52,9 @@ _NOT_TEXT = {
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
 }
+_HEAD_BYTES = 1 << 12
+_FOREIGN = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\udc80-\udcff]")  # no text has many of them
+_LEAST_BYTES, _MOST_FOREIGN = 64, 0.25  # Latin-1 in French or German has 5 %
 
 
 # What was repaired, left out or cut in a corpus, and how its files lay out sentences.
@@ -109,25 +112,41 @@ def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
 
 def _file_piece(path: str, reading: Reading) -> Piece:
     with open_file(path) as stream:
-        head = stream.read(8)
+        head = stream.read(_HEAD_BYTES)
         for magic, other in _NOT_TEXT.items():
             if head.startswith(magic):
                 raise UserError(f"{path} is {other}; make it UTF-8 text, plain or gz")
         kind: Kind = "gzip" if head.startswith(b"\x1f\x8b") else "text"
         if kind == "gzip":
             stream.seek(0)
+            head = b""
             with contextlib.suppress(OSError, EOFError, zlib.error):
                 # A damaged file is named when it is read whole.
-                head = gzip.GzipFile(fileobj=stream).read(8)
+                head = gzip.GzipFile(fileobj=stream).read(_HEAD_BYTES)
     state = file_state(path)
     if head.startswith(b"PAR1"):
         groups = tables_text.parquet_bytes(path, reading.field)
         return Piece("parquet", path, 0, len(groups), sum(groups), False, state.size, state.stamp)
+    _require_mostly_text(head, path)
     if tables_text.is_jsonl(path) and reading.format == "text":
         kind = "jsonl.gz" if kind == "gzip" else "jsonl"
         return Piece(kind, path, 0, state.size, state.size, False, state.size, state.stamp)
     is_wiki = reading.format == "wiki" or head.startswith(b"<doc ")
     return Piece(kind, path, 0, state.size, state.size, is_wiki, state.size, state.stamp)
+
+
+def _require_mostly_text(head: bytes, path: str) -> None:
+    """Raise UserError for a file that is binary or of another encoding, by its beginning.
+
+    A few damaged bytes are mended and counted instead, as in any large corpus.
+    """
+    text = head.decode("utf-8", errors="surrogateescape")
+    foreign = len(_FOREIGN.findall(text))
+    if len(head) >= _LEAST_BYTES and foreign > _MOST_FOREIGN * len(head):
+        raise UserError(
+            f"{path} is not UTF-8 text ({foreign:,} of its first {len(head):,} bytes); give text, "
+            "plain or gz, or convert it: iconv -f ENCODING -t UTF-8"
+        )
 
 
 def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:

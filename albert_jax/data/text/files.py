@@ -17,6 +17,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import connect, is_address, refusal, within
 
 READ_AHEAD = 1 << 22  # bytes that are asked of an address at once
+_OWN = (MANIFEST, CONFIG, *VOCABULARIES)  # files of a token store or a model
 # Values from clients that change with the content of a file.
 _CHANGES = ("etag", "ETag", "generation", "updated", "LastModified", "mtime", "created")
 
@@ -53,10 +54,7 @@ def find_files(given: str) -> list[str]:
 
 def _find_here(given: str) -> list[str]:
     if os.path.isdir(given):
-        known = (MANIFEST, CONFIG, *VOCABULARIES)
-        own = [name for name in known if os.path.isfile(os.path.join(given, name))]
-        if MANIFEST in own and len(own) > 1:  # a corpus may have a manifest of its own
-            raise UserError(f"{given} is a token store or a model, not text; name text files")
+        _require_corpus(given, filter(os.path.isfile, (os.path.join(given, x) for x in _OWN)))
         walked = ((folder, name) for folder, _, names in os.walk(given) for name in names)
         paths = [os.path.join(folder, name) for folder, name in walked]
         above = given.rstrip("/")
@@ -64,6 +62,13 @@ def _find_here(given: str) -> list[str]:
     if os.path.exists(given):
         return [given]
     return [path for path in glob.glob(given, recursive=True) if os.path.isfile(path)]
+
+
+def _require_corpus(folder: str, files: Iterable[str]) -> None:
+    """Raise UserError if a folder with such files is a token store or a model."""
+    own = {PurePath(file).name for file in files}
+    if MANIFEST in own and len(own) > 1:  # a corpus may have a manifest of its own
+        raise UserError(f"{folder} is a token store or a model, not text; name text files")
 
 
 def _find_remote(given: str) -> list[str]:
@@ -78,9 +83,13 @@ def _find_remote(given: str) -> list[str]:
             found = [path for path in files.find(root) if "/." not in path.removeprefix(root)]
         return [path for path in found if not path.endswith("/")]  # which a console made: a folder
 
-    with contextlib.suppress(FileNotFoundError):
-        return [files.unstrip_protocol(path) for path in within(given, listed)]
-    return []
+    try:
+        found = within(given, listed)
+    except FileNotFoundError:
+        return []
+    if not glob.has_magic(root):
+        _require_corpus(given, {f"{root}/{name}" for name in _OWN}.intersection(found))
+    return [files.unstrip_protocol(path) for path in found]
 
 
 def require_output_apart(

@@ -172,13 +172,14 @@ def test_files_are_found_as_in_a_folder(address, corpus):
         find_files(f"{text}/*.html")
 
 
-def test_a_store_is_no_text_but_a_corpus_may_have_a_manifest(tmp_path):
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_store_is_no_text_but_a_corpus_may_have_a_manifest(tmp_path, scheme):
     for name in ("manifest.json", "a.txt"):
         (tmp_path / name).write_text("")
-    assert len(find_files(str(tmp_path))) == 2
+    assert len(find_files(f"{scheme}{tmp_path}")) == 2
     (tmp_path / "spiece.model").write_text("")
     with pytest.raises(UserError, match=f"{tmp_path} is a token store or a model, not text"):
-        find_files(str(tmp_path))
+        find_files(f"{scheme}{tmp_path}")
 
 
 def test_a_failure_keeps_what_is_finished_and_the_same_call_goes_on(address, whole, monkeypatch):

@@ -340,6 +340,13 @@ def test_folders_patterns_and_repeats_give_each_file_once_in_order(tmp_path):
     [
         ("a.bz2", b"BZh91AY", "is bzip2-compressed; make it UTF-8 text"),
         ("a.txt", "text".encode("utf-16"), "is UTF-16 text"),
+        (
+            "a.bin",
+            bytes(range(256)),
+            r"is not UTF-8 text \(154 of its first 256 bytes\); give text",
+        ),
+        ("a.gz", gzip.compress(bytes(range(256))), "is not UTF-8 text"),
+        ("a.txt", ("Мороз и солнце; день чудесный! " * 3).encode("cp1251"), "convert it: iconv"),
         ("a.parquet", b"PAR1....", "Parquet file"),  # damaged, or without pyarrow
     ],
 )
