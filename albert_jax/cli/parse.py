@@ -26,6 +26,14 @@ RECIPES: dict[type[Command], type] = {Pretrain: PretrainConfig, Finetune: Finetu
 
 _HELP = ("-h", "--help")
 
+# Words of tyro and Python, and the project's.
+_SAID = (
+    (r"^Error parsing ", ""),
+    (r"no type matching \{None\}\|.* - <class '\w+'>: (.*)", r"\1"),  # a flag that may be unset
+    (r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number"),
+    (r"could not convert string to float: (.*)", r"\1 is no number"),
+)
+
 
 def parse(command: type[C], arguments: list[str], program: str) -> C:
     """Return a command with the values of its arguments.
@@ -114,4 +122,6 @@ def _without_box(text: str) -> str:
     lines = [line.strip("│ ") for line in lines]
     ruler = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰"))), len(lines))
     said = " ".join(filter(None, lines[:ruler])).rstrip(".")
-    return re.sub(r"^Error parsing ", "", said)
+    for pattern, told in _SAID:
+        said = re.sub(pattern, told, said)
+    return said

@@ -78,6 +78,11 @@ class PretrainConfig:
             raise UserError(
                 f"positions {self.positions!r} is for the model of init_from, and none is given"
             )
+        if self.train.sop_weight and self.examples.objective == "none":
+            raise UserError(
+                f"train.sop_weight {self.train.sop_weight!r} weighs the second objective, and "
+                "examples.objective is 'none'; leave one of them out"
+            )
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
                 f"examples.max_seq_length {self.examples.max_seq_length} exceeds "

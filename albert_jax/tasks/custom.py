@@ -111,11 +111,16 @@ class CustomTask(Task):
         """Return the task with the labels of its training examples, sorted; numbers as numbers.
 
         Of multiple choice, the labels are numbers from 0, or letters from A, as in the file. Raises
-        UserError if there is no label, or only one.
+        UserError if there is no label or score, or only one.
         """
-        if self.head == "regression":
-            return self
         golds = gold_labels(self.name, train)
+        if self.head == "regression":
+            if len(set(golds)) < 2:
+                raise UserError(
+                    f"the training file of {self.name} has the one score {golds[0]}; give it "
+                    "examples of different scores"
+                )
+            return self
         if self.head == "multiple_choice":
             names = _choice_names(golds, len(train[0].texts) - 2)
             for example in train:

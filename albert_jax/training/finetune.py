@@ -52,6 +52,7 @@ from albert_jax.training.finetune_setup import (
 )
 from albert_jax.training.losses import ClassLoss, Distillation, task_objective
 from albert_jax.training.metrics import METRICS, MetricsLog, entries_of, write_json
+from albert_jax.training.optimizer import warmup_warnings
 from albert_jax.training.run import Run
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
@@ -379,5 +380,6 @@ def _announcement(config: FinetuneConfig, prepared: FinetuneSetup) -> str:
             f"(all to {whole}: {share * length / whole:.0%})",
             f"baseline   {base.what}: {figures}",
             *([f"weights    {told}"] if told else []),
+            *(f"warning: {x}" for x in warmup_warnings(config.optimizer, train.steps)),
         ]
     )

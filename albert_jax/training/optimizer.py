@@ -160,6 +160,18 @@ def warmup_steps(config: OptimizerConfig, steps: int) -> int:
     return round(steps * 3125 / 125_000) if config.warmup_steps is None else config.warmup_steps
 
 
+def warmup_warnings(config: OptimizerConfig, steps: int) -> list[str]:
+    """Return a sentence if the warm-up is longer than the run."""
+    warmup = warmup_steps(config, steps)
+    if warmup <= steps:
+        return []
+    return [
+        f"the run ends in its warm-up: optimizer.warmup_steps {warmup:,} exceeds train.steps "
+        f"{steps:,}, so the learning rate comes to {steps / warmup:.0%} of its peak; lower "
+        "--optimizer.warmup-steps"
+    ]
+
+
 def divergence_warnings(config: OptimizerConfig, *, batch_size: int, hidden_size: int) -> list[str]:
     """Return sentences about settings that users have seen diverge or stall.
 

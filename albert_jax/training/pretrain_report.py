@@ -23,7 +23,12 @@ from albert_jax.models.flops import (
 )
 from albert_jax.models.lowering import matmul_dtype
 from albert_jax.training.metrics import METRICS, draw_curves
-from albert_jax.training.optimizer import divergence_warnings, peak_learning_rate, warmup_steps
+from albert_jax.training.optimizer import (
+    divergence_warnings,
+    peak_learning_rate,
+    warmup_steps,
+    warmup_warnings,
+)
 
 _MANY_PASSES = 200  # passes from which on a warning is printed; the paper has about 40
 
@@ -64,6 +69,7 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
     warnings = divergence_warnings(
         config.optimizer, batch_size=train.batch_size, hidden_size=model.hidden_size
     )
+    warnings += warmup_warnings(config.optimizer, train.steps)
     if data is not None:
         warnings += objective_warnings(data, config)
     if data is not None and passes > _MANY_PASSES:

@@ -272,6 +272,10 @@ def test_a_bad_value_is_named_with_what_would_be_right(
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(UserError, match=r"sop_weight '0.5:1' weighs the second objective, and ex"):
+        PretrainConfig(
+            examples=ExamplesConfig(objective="none"), train=TrainConfig(sop_weight="0.5:1")
+        )
     with pytest.raises(UserError, match=r"max_seq_length 512 exceeds model\.max_position_embed"):
         PretrainConfig(model=AlbertConfig(max_position_embeddings=128))
     with pytest.raises(UserError, match=r"batch_size 10 does not divide into train\.accumulate 3"):

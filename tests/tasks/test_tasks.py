@@ -697,6 +697,9 @@ def test_a_score_of_ones_own_is_scored_by_correlation_and_error(tmp_path, tokeni
     data = write(tmp_path, {"dev.tsv": "text\tlabel\na\t-1.5\nb\t2\nc\t4\n"})
     task = TASKS["regression"]
     examples = task.examples("dev", data)
+    assert task.learn(examples) == task
+    with pytest.raises(UserError, match=r"has the one score 2\.0; give it examples of different"):
+        task.learn(examples[1:2] * 3)
     rows = [task.features(e, i, tokenizer, 8)[0] for i, e in enumerate(examples)]
     assert [row.targets["labels"] for row in rows] == [-1.5, 2.0, 4.0]
     found = task.predictions(examples, rows, [{"logits": np.float32(i)} for i in (1, 3, 2)])

@@ -28,6 +28,7 @@ from albert_jax.training.optimizer import (
     make_optimizer,
     polynomial_schedule,
     trust_ratios,
+    warmup_warnings,
 )
 from albert_jax.training.step import init_state, make_train_step
 from tests.helpers import reference
@@ -294,6 +295,16 @@ def test_settings_known_to_diverge_are_warned_of():
     assert "preset 0.000622" in warn(OptimizerConfig(learning_rate=0.00176))[0]
     assert warn(OptimizerConfig(learning_rate=0.0006)) == warn(OptimizerConfig()) == []
     assert warn(OptimizerConfig(learning_rate=0.01), hidden_size=128) == []
+
+
+def test_a_warmup_longer_than_the_run_is_warned_of():
+    told = warmup_warnings(OptimizerConfig(warmup_steps=500), 100)
+    assert told == [
+        "the run ends in its warm-up: optimizer.warmup_steps 500 exceeds train.steps 100, so the "
+        "learning rate comes to 20% of its peak; lower --optimizer.warmup-steps"
+    ]
+    assert warmup_warnings(OptimizerConfig(warmup_steps=100), 100) == []
+    assert warmup_warnings(OptimizerConfig(), 1) == []
 
 
 def test_the_average_of_weights_is_a_loops_and_leaves_the_updates_as_they_are():
