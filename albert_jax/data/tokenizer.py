@@ -63,6 +63,7 @@ _MODES_OF = {".json": ("hf-fast", "wordpiece"), ".txt": ("wordpiece",)}  # by a 
 _MAYBE_COMBINING = re.compile(r"[^\x00-\u02ff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PUNCTUATION = frozenset('!"#$%&()*+,-./:;?@[\\]^_`{|}~')  # the original's, without ' < = >
+_FEW_CHARS = 10_000  # take SentencePiece half a millisecond, as long as starting its threads
 _WORD_CHARACTERS = _PUNCTUATION | frozenset(string.ascii_lowercase)
 
 
@@ -349,9 +350,17 @@ class Tokenizer:
         # plain, special, plain, …, plain
         split = [_SPECIALS.split(text) if parse else [text] for text in _several(texts)]
         cleaned = [self._clean(part) for parts in split for part in parts[::2]]
-        pieces = self._processor.encode(cleaned, out_type=str, num_threads=threads or -1)
+        pieces = self._encoded(cleaned, str, threads or -1)
         encoded = zip(cleaned, pieces, strict=True)
         return [self._assemble(parts, encoded, add_special_tokens) for parts in split]
+
+    def _encoded(self, cleaned: list[str], kind: type, threads: int) -> list[list[Any]]:
+        """Return each text's pieces (`kind` str) or ids (int)."""
+        encode = self._processor.encode
+        if threads == 1 or sum(map(len, cleaned)) < _FEW_CHARS:
+            # For a list, SentencePiece starts threads each time, even for one text on one thread.
+            return [encode(text, out_type=kind) for text in cleaned]
+        return encode(cleaned, out_type=kind, num_threads=threads)
 
     def _assemble(
         self, parts: list[str], encoded: Iterator[tuple[str, list[str]]], add_special_tokens: bool
@@ -412,7 +421,7 @@ class Tokenizer:
             A list of ids for each text.
         """
         cleaned = [self._clean(text) for text in _several(texts)]
-        encoded = self._processor.encode(cleaned, out_type=int, num_threads=threads)
+        encoded = self._encoded(cleaned, int, threads)
         split, changed = self._split_ids, frozenset(self._split_ids)
         return [
             ids

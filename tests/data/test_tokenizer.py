@@ -275,6 +275,7 @@ def test_lone_surrogates_read_as_replacement_characters() -> None:
 @pytest.mark.parametrize("tokenizer", [GOOGLE, HF], ids=["google", "hf"])
 def test_batches_threads_and_pickles_do_not_change_the_result(tokenizer: Tokenizer) -> None:
     texts = [*LINES[:200], "x9, 19,000", "", "[MASK]"]
+    assert sum(map(len, texts)) > 10_000  # enough for threads, where one text is too little
     single = [tokenizer.encode(text) for text in texts]
     assert tokenizer.encode_batch(texts) == single
     assert tokenizer.encode_batch(iter(texts), threads=3) == single
