@@ -179,9 +179,9 @@ def _fits(value: Any, hint: Any) -> bool:
 
     Everything fits annotations that are unknown here.
     """
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
+    if hint is Any or type(value) is hint:  # most of them, at once
         return True
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return any(isinstance(value, type(choice)) and value == choice for choice in arguments)
     if origin in (types.UnionType, Union):
@@ -195,6 +195,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, numbers.Real)
     if hint is Path:
         return isinstance(value, os.PathLike)
+    if hint is SupportsIndex:
+        return hasattr(value, "__index__")  # ten times as fast as isinstance with a protocol
     kind = origin or hint
     if not isinstance(kind, type):
         return True
