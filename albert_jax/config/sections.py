@@ -203,7 +203,8 @@ class TrainConfig:
     data_workers: int = 0
     """Processes that draw examples instead; the batches are the same."""
     compilation_cache: str | None = None
-    """Folder of compiled programs; unset: ~/.cache/albert_jax/xla; "" turns it off."""
+    """Folder of compiled programs; unset: JAX_COMPILATION_CACHE_DIR, or ~/.cache/albert_jax/xla; ""
+    sets none, so that only JAX_COMPILATION_CACHE_DIR counts."""
 
     def __post_init__(self) -> None:
         check_types(self, "train")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from albert_jax.data.special_pieces import ALBERT_IDS, PAD_ID, SpecialIds
+from albert_jax.data.special_pieces import PAD_ID, SpecialIds
 
 SHORTEST = 16  # tokens
 FEW = 8  # rows
@@ -32,7 +32,7 @@ def make_row(
     second: list[int] | None = None,
     *,
     longest: int,
-    special: SpecialIds = ALBERT_IDS,
+    special: SpecialIds,
 ) -> Row:
     """Return [CLS] ids [SEP], or [CLS] ids [SEP] second [SEP], cut to `longest` tokens.
 

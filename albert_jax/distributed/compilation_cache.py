@@ -17,10 +17,11 @@ from albert_jax.utils.user_cache import user_cache
 def set_compilation_cache(folder: str | None) -> None:
     """Keep compiled programs in `folder` between runs.
 
-    None is the user's cache folder, "" keeps none.
+    None is the user's cache folder, unless JAX_COMPILATION_CACHE_DIR sets one. "" sets none, so
+    that programs are kept only where JAX_COMPILATION_CACHE_DIR says.
     """
     if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
-        return  # the second: set from outside, by JAX_COMPILATION_CACHE_DIR
+        return
     if folder is None:
         folder = str(user_cache("xla"))
     try:

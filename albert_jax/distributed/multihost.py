@@ -36,6 +36,7 @@ from albert_jax.utils import interrupts
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_values import unlike_values
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import first_line
 
 JOIN_SECONDS = 60  # for JAX to join processes that have all come
 POLL = 1.0  # seconds between two checks whether a process that is waited for has ended
@@ -80,7 +81,9 @@ class Launch:
             )
         for name in ("start_timeout", "peer_timeout"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name.replace('_', '-')} must be at least 1 second")
+                raise UserError(
+                    f"{name.replace('_', '-')} {getattr(self, name)} must be at least 1 second"
+                )
 
 
 def _check_address(coordinator: str) -> None:
@@ -189,12 +192,12 @@ def _place(launch: Launch) -> _Place:
         )
     except (RuntimeError, OSError) as error:  # no answer from its metadata; no address yet
         raise TryAgain(
-            f"the cluster does not report yet where the processes are ({_first_line(error)}); run "
+            f"the cluster does not report yet where the processes are ({first_line(error)}); run "
             "the same command again"
         ) from None
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"the cluster does not report where the processes are ({_first_line(error)}); give "
+            f"the cluster does not report where the processes are ({first_line(error)}); give "
             "--coordinator HOST:PORT, --num-processes and --process-id"
         ) from None
     if coordinator is None or processes is None or process is None:
@@ -224,7 +227,7 @@ def _join(place: _Place, launch: Launch) -> None:
                 heartbeat_timeout_seconds=launch.peer_timeout,
             )
         except (ValueError, RuntimeError, OSError) as error:
-            raise TryAgain(f"{_not_joined(place)} ({_first_line(error)})") from None
+            raise TryAgain(f"{_not_joined(place)} ({first_line(error)})") from None
         finally:
             _take_sigterm()
     if said:
@@ -243,10 +246,6 @@ def _take_sigterm() -> None:
     ctypes.CDLL(None).sigaction(int(signal.SIGTERM), None, old)
     _jax_sigterm = ctypes.CFUNCTYPE(None, ctypes.c_int)(ctypes.c_void_p.from_buffer(old).value or 0)
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _reach_cpus_by_address() -> None:
@@ -354,7 +353,7 @@ def _leave(error: BaseException, launch: Launch) -> None:
     if isinstance(error, jax.errors.JaxRuntimeError):
         # Most likely another process left during a collective. JAX will report it, and abort.
         seconds = launch.peer_timeout + 5
-        cause = f"{type(error).__name__}: {_first_line(error)[:200]}"
+        cause = f"{type(error).__name__}: {first_line(error)[:200]}"
         say(f"a step failed ({cause}); waiting for the other processes")
     else:
         _on_abort = lambda: (_words(error), status)  # noqa: E731
@@ -363,7 +362,7 @@ def _leave(error: BaseException, launch: Launch) -> None:
             if error.gone:  # there is nobody to leave with
                 _exit(_words(error), status)
         else:
-            _tell_end(f"ended: {_first_line(error)[:300] or type(error).__name__}")
+            _tell_end(f"ended: {first_line(error)[:300]}")
     leaving = threading.Thread(target=_part, daemon=True)
     leaving.start()
     leaving.join(seconds)

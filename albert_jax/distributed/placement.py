@@ -81,8 +81,8 @@ def local_devices(count: int | None = None) -> tuple[jax.Device, ...]:
     devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):
         raise UserError(
-            f"train.devices {count} is not possible; this machine has {len(devices)} "
-            f"({devices[0].platform})"
+            f"train.devices {count} is not possible; give 1 to {len(devices)}, the devices of this "
+            f"machine ({devices[0].platform})"
         )
     return tuple(devices[:count])
 

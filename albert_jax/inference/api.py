@@ -511,7 +511,10 @@ class Albert:
             check_stride(whole_number(stride, "stride", 1, LARGEST), longest)
         parts = [window_parts(ids, longest - 2, stride) for ids in texts]
         owners = [index for index, own in enumerate(parts) for _ in own]
-        rows = [make_row(list(part), longest=longest) for own in parts for part in own]
+        special = self._special
+        rows = [
+            make_row(list(part), longest=longest, special=special) for own in parts for part in own
+        ]
         # Of texts that are empty too: their one window has the special tokens alone.
         weights = np.array([max(len(part), 1) for own in parts for part in own], np.float64)
         vectors = np.zeros((len(texts), self.config.hidden_size), np.float64)
@@ -553,7 +556,9 @@ class Albert:
         self._need("pooler", "a pooler")
         self._need("seq_relationship", "sentence order")
         if isinstance(a, str) != isinstance(b, str):
-            raise UserError("score_order takes two texts, or two lists of texts")
+            raise UserError(
+                "score_order takes two texts, or two lists of texts, and one of each was given"
+            )
         firsts, seconds = texts_of(a, "a"), texts_of(b, "b")
         if len(firsts) != len(seconds):
             raise UserError(

@@ -16,6 +16,7 @@ from albert_jax.inference.prediction_files import (
     write_files,
 )
 from albert_jax.tasks import find_task
+from albert_jax.tasks.base import gold_labels
 from albert_jax.tasks.scores import Metrics, metric_lines
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
@@ -120,6 +121,7 @@ def evaluate(
             f"{chosen.name} {split} has no labels, so that nothing can be scored; "
             f"use albert-jax predict --data {data} --split {split} for its predictions file"
         )
+    gold_labels(chosen.name, examples)  # a missing one is an error before the computation
     predictions, truncated = predictions_of(fine_tuned, examples, split)
     files = write_files(chosen, folder, data, examples, predictions)
     return Evaluation(

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from albert_jax.checkpoint.convert.parameters import NAMED_LABELS
 from albert_jax.checkpoint.integrity import ArrayTree
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
@@ -385,14 +386,20 @@ def check_pack(task: Task, pack: int) -> None:
 
 
 def head_of(directory: str | Path, model: ModelDirectory) -> HeadManifest:
-    """Return the manifest's head; raises UserError if the model has none."""
+    """Return the manifest's head; raises UserError if the model has none.
+
+    Without names its labels are LABEL_0, LABEL_1 and so on, as transformers has them.
+    """
     head = model.head
     if head is None or "head" not in model.params:
         raise UserError(
             f"{directory} is not fine-tuned (it has no head); "
             "fine-tune it first with albert-jax finetune"
         )
-    return head
+    if head.labels or head.kind not in NAMED_LABELS:
+        return head
+    outputs = len(model.params["head"]["output_bias"])
+    return dataclasses.replace(head, labels=[f"LABEL_{i}" for i in range(outputs)])
 
 
 def tokenizer_of(directory: str | Path, model: ModelDirectory) -> Tokenizer:
@@ -417,7 +424,7 @@ def _label_order(directory: str | Path, head: HeadManifest, task: Task) -> tuple
         return None
     if sorted(labels) == sorted(wanted):
         return tuple(labels.index(label) for label in wanted)
-    if len(labels or wanted) == len(wanted) and all(x.startswith("LABEL_") for x in labels):
+    if len(labels) == len(wanted) and all(x.startswith("LABEL_") for x in labels):
         say(f"{directory} names no labels; taken as {', '.join(wanted)}")
         return None
     raise UserError(

@@ -431,7 +431,7 @@ def predict_file(
         **settings: the other keyword arguments of `predict`.
 
     Returns:
-        The number of rows that were answered.
+        The number of rows that were read.
 
     Raises:
         UserError: if a row is not of the format (the error names it, and the answers so far are in

@@ -68,7 +68,8 @@ def trial_inputs(config: AlbertConfig) -> Iterator[tuple[np.ndarray, np.ndarray,
         ids_BS = rng.integers(config.vocab_size, size=(rows, length), dtype=np.int32)
         mask_BS = np.ones_like(ids_BS)
         mask_BS[-1, length // 2 :] = 0
-        yield ids_BS, mask_BS, 1 - mask_BS
+        segments_BS = np.minimum(1 - mask_BS, config.type_vocab_size - 1)
+        yield ids_BS, mask_BS, segments_BS
 
 
 def as_head_inputs(kind: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -2,9 +2,9 @@
 """Describe the devices that a program is lowered for, and operations that differ between them.
 
 The devices need not be this machine's: `estimate` lowers for a TPU on a machine without one.
-Therefore the choice is an argument, `Lowering`, and no code asks which devices are here, except for
-a dtype that is "auto". `attention.py` chooses attention's kernels by it, `albert.py` the unrolling
-of layers.
+Therefore the choice is an argument, `Lowering`, by which `attention.py` chooses attention's kernels
+and `albert.py` the unrolling of layers. Which devices are here decides only its default and a dtype
+that is "auto".
 """
 
 from __future__ import annotations

@@ -317,8 +317,8 @@ class CustomTask(Task):
                 found[name] = found.get(name, ()) + tags
             elif self.head == "regression":
                 found[name] = float(np.ravel(logits)[0])
-            else:
-                found[name] = best_label(self.labels, logits)
+            else:  # a converted multiple choice has no names for its choices
+                found[name] = best_label(self.labels or _numbers(len(logits)), logits)
         return found
 
     def metrics(self, examples: Sequence[RawExample], predictions: Predictions) -> dict[str, float]:

@@ -93,6 +93,9 @@ class BestStep:
             found = read_document(self.directory / MANIFEST)["provenance"]
         except (Damaged, OSError, KeyError):
             return -math.inf
+        judged_on = found["config"]["train"]["eval_examples"]
+        if len(some_of(self.prepared.dev, judged_on).examples) != len(self._dev.examples):
+            return -math.inf  # on other examples, so that the values cannot be compared
         return goodness(self.prepared.metric, found["chosen_by"])
 
     def forget(self) -> None:

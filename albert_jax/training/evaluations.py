@@ -9,6 +9,7 @@ from typing import Any
 from albert_jax.distributed import multihost
 from albert_jax.training.guards import Watchdog
 from albert_jax.training.metrics import MetricsLog
+from albert_jax.training.position import Position
 from albert_jax.training.run import Run
 from albert_jax.training.step_meter import figure
 from albert_jax.training.watching import Hooks
@@ -37,9 +38,10 @@ class Evaluations:
         """Return whether the evaluation after a step was made, perhaps before a restart."""
         return multihost.gather(self._log.has_evaluation(step))[0]
 
-    def make(self, params: Any, step: int) -> None:
+    def make(self, params: Any, position: Position) -> None:
         """Evaluate placed parameters and log the metrics; raises Cut if the run is to stop."""
         assert self._run.evaluate is not None
+        step = position.step
 
         def tick(done: int, total: int) -> None:
             self._watchdog.alive(f"{done} of {total} examples of the evaluation at step {step}")
@@ -47,7 +49,7 @@ class Evaluations:
             if self._must_stop():
                 raise Cut
 
-        metrics = self._run.evaluate(params, step, tick)
+        metrics = self._run.evaluate(params, position, tick)
         log_evaluation(self._log, step, metrics)
         if self._run.standing and (said := self._run.standing.evaluated(step, metrics)):
             self._log.event(step, f"note: {said}")

@@ -53,6 +53,7 @@ from albert_jax.training.finetune_setup import (
 from albert_jax.training.losses import ClassLoss, Distillation, task_objective
 from albert_jax.training.metrics import METRICS, MetricsLog, entries_of, write_json
 from albert_jax.training.optimizer import warmup_warnings
+from albert_jax.training.position import Position
 from albert_jax.training.run import Run
 from albert_jax.training.run_inputs import require_finetuning_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
@@ -115,6 +116,7 @@ def finetune(
     placement = open_placement(config)
     started = time.time()
     with compilation_cache(config.train.compilation_cache), lock_workdir(workdir):
+        _require_room_for_links(workdir)
         prepared = set_up(config)
         config = dataclasses.replace(config, max_seq_length=prepared.max_seq_length)
         say(_announcement(config, prepared))
@@ -137,12 +139,12 @@ def finetune(
             command=command_line(),
             commit=commit(),
             versions={**versions(), "python": platform.python_version()},
-            hardware=hardware(),
+            hardware=hardware(local_devices(config.train.devices)),
             config=without_credentials(to_dict(config)),
         )
         chosen = max(kept, key=lambda run: goodness(metric, run.best.metrics[metric]))
-        _link(workdir, Path(chosen.directory))
         write_json(workdir / RESULTS, finite(results))
+        _link(workdir, Path(chosen.directory))
         say(results_table(prepared.task, runs, results.summary, base, metric))
         say(f"use it     albert-jax predict --model {workdir / 'model'} --input FILE --output FILE")
         return results
@@ -224,8 +226,8 @@ def _run_of(
     batches = _batches(config, prepared, best.seed)
     flops = config.train.batch_size * _flops_per_row(prepared, batches)
 
-    def evaluate(params: Any, step: int, tick: Tick) -> dict[str, float]:
-        return best.offer(_on_one_device(placement, params), step, tick)
+    def evaluate(params: Any, position: Position, tick: Tick) -> dict[str, float]:
+        return best.offer(_on_one_device(placement, params), position.step, tick)
 
     return Run(
         config=dataclasses.replace(config.train, seed=best.seed),
@@ -263,6 +265,7 @@ def _begin(
     workload: Workload,
     continuations: Continuations,
     beginning: Beginning,
+    _: TrainState,
     log: MetricsLog,
 ) -> None:
     run = best.directory.parent
@@ -349,15 +352,23 @@ def _flops_per_row(prepared: FinetuneSetup, batches: TrainingBatches) -> float:
     return choices * flops / (len(shapes) * batches.size)
 
 
+_LINKS = {"last": "last", "best": "best", "model": "best"}  # in a work directory, and their targets
+
+
 def _link(workdir: Path, run: Path) -> None:
     """Point the links `last`, `best` and `model` at a run's model directories."""
-    for name, target in (("last", "last"), ("best", "best"), ("model", "best")):
-        temporary, link = workdir / f".{name}.new", workdir / name
-        if link.exists() and not link.is_symlink():
-            raise UserError(f"{link} is in the way of a link; give another --workdir")
+    for name, target in _LINKS.items():
+        temporary = workdir / f".{name}.new"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(run / target)
-        os.replace(temporary, link)
+        os.replace(temporary, workdir / name)
+
+
+def _require_room_for_links(workdir: Path) -> None:
+    """Raise UserError if something else has the name of a link, as a pretraining run's model."""
+    for link in (workdir / name for name in _LINKS):
+        if link.exists() and not link.is_symlink():
+            raise UserError(f"{link} is in the way of a link; give another --workdir")
 
 
 def _announcement(config: FinetuneConfig, prepared: FinetuneSetup) -> str:

@@ -29,6 +29,8 @@ from albert_jax.training.finetune_results import (
 )
 from albert_jax.utils.provenance import without_credentials
 
+_MAIN = Path(__file__).resolve().parents[1] / "__main__.py"
+
 
 def constant_predictions(
     task: Task, train: Sequence[RawExample], dev: Sequence[RawExample]
@@ -96,23 +98,26 @@ def summary(runs: Sequence[SeedRun], metric: str) -> Summary:
 
 
 def _spread(found: Sequence[float | None]) -> SeedSpread:
-    values = [math.nan if value is None else value for value in found]
+    values = [value for value in found if value is not None and math.isfinite(value)]
+    if len(values) < len(found):  # of a missing value the order of the seeds would decide
+        return SeedSpread(median=None, min=None, max=None)
     return SeedSpread(median=statistics.median(values), min=min(values), max=max(values))
 
 
 def command_line() -> str:
     """Return the command line, or "Python" if no command of this package runs."""
-    is_ours = Path(sys.argv[0]).name in ("albert-jax", "__main__.py")
+    program = Path(sys.argv[0])
+    is_ours = program.name == "albert-jax" or program.resolve() == _MAIN
     arguments: list[str] = without_credentials(sys.argv[1:])
     return shlex.join(["albert-jax", *arguments]) if is_ours else "Python"
 
 
-def hardware() -> Hardware:
-    """Return the devices that this process computes on."""
-    device = jax.local_devices()[0]
+def hardware(devices: Sequence[jax.Device]) -> Hardware:
+    """Describe the devices that a run computes on."""
+    device = devices[0]
     return Hardware(
         device=device.device_kind,
-        devices=len(jax.local_devices()),
+        devices=len(devices),
         platform=device.platform,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         machine=platform.machine(),

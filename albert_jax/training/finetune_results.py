@@ -94,7 +94,7 @@ class FinetuneResults(Result):
         format_version: the version of results.json.
         task: the task's name.
         metric: the metric that chooses the best step.
-        model: the model directory that the runs started from; None for a random model.
+        model: the model directory that the runs started from.
         random_weights: True if only the architecture and the vocabulary were taken from `model`.
         train_examples: the number of training examples.
         dev_examples: the number of dev examples.

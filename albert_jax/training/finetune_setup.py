@@ -196,10 +196,11 @@ def _source(config: FinetuneConfig) -> tuple[ModelDirectory, int]:
             f"lora {config.lora} exceeds the model's hidden_size {source.config.hidden_size}; "
             "ranks of 4 to 64 are usual"
         )
-    if config.exits and source.config.num_hidden_groups > 1:
+    blocks = max(source.config.num_hidden_groups, source.config.inner_group_num)
+    if config.exits and blocks > 1:
         raise UserError(
-            f"exits is for a model with one shared layer, and {config.model} has "
-            f"{source.config.num_hidden_groups}; leave it out"
+            f"exits is for a model with one shared layer, and {config.model} has {blocks}; leave "
+            "it out"
         )
     return source, _row_length(config, source.config.max_position_embeddings)
 

@@ -95,7 +95,7 @@ def _with_keys_as_queries(params: Any) -> Any:
 def unigram_bias(frequencies_V: np.ndarray, rows: int) -> np.ndarray:
     """Return the logarithm of each piece's frequency, f32[rows], minus their mean.
 
-    Pieces that do not occur, and rows without a piece, get the frequency of the rarest piece that
+    Pieces that do not occur, and rows without a piece, share the frequency of the rarest piece that
     occurs.
     """
     padded = np.zeros(rows)
@@ -130,10 +130,12 @@ def params_of(
         if k not in _FREE and theirs[k] != ours[k]
     ]
     if differing:
+        names = (each.partition(" ")[0] for each in differing)
+        flags = " ".join(f"--model.{k.replace('_', '-')} {theirs[k]}" for k in names)
         is_longer = theirs["max_position_embeddings"] < ours["max_position_embeddings"]
         more = ", or more positions with --positions interpolate or repeat" if is_longer else ""
         raise UserError(
-            f"{name} does not fit the model: {'; '.join(differing)}; give --model.… as there{more}"
+            f"{name} does not fit the model: {'; '.join(differing)}; give {flags}{more}"
         )
     digests = source.manifest["sha256"]
     recorded = next((digests[name] for name in VOCABULARIES if name in digests), None)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from albert_jax.config.sections import GuardConfig
 from albert_jax.distributed import multihost
+from albert_jax.training.programs import is_compiling
 from albert_jax.utils import interrupts
 from albert_jax.utils.errors import TryAgain
 
@@ -117,8 +118,8 @@ class Watchdog:
 
     Otherwise a stuck peer or a deadlocked input pipeline would hold the machine for ever. The limit
     is `timeout` seconds, or with 0 max(300, 20 x the median of the beats so far). It counts from
-    the first beat, so that compiling is not limited. Time in which the whole process was stopped
-    (Ctrl-Z and fg, a debugger) does not count.
+    the first beat. Time in which a step is compiled does not count, and neither does time in which
+    the whole process was stopped (Ctrl-Z and fg, a debugger).
     """
 
     def __init__(self, timeout: float) -> None:
@@ -170,6 +171,8 @@ class Watchdog:
             # This thread has waited too long only if all of the process has, so that nothing else
             # could go on either. A beat since then is not moved past the present.
             self._last = min(woke, self._last + max(0.0, woke - slept_from - turn))
+            if is_compiling():
+                self._last = woke
             if self._beats and time.monotonic() - self._last > self.limit():
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
                 interrupts.last_words(

@@ -13,18 +13,20 @@ import numpy as np
 
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.model import ComputeConfig
+from albert_jax.config.model import LARGEST, ComputeConfig
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import ExamplesConfig, TrainConfig
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import PretrainingData, open_data, without_heldout
 from albert_jax.distributed.placement import Placement
 from albert_jax.training.first_values import params_of
+from albert_jax.training.position import Position
 from albert_jax.training.pretrain_report import baselines_at, figures
 from albert_jax.training.programs import Programs
 from albert_jax.training.run import Evaluate
 from albert_jax.training.session import memory_check, open_placement
 from albert_jax.training.step import ConfiguredStep, StagedSteps, make_eval_step
+from albert_jax.utils.arguments import whole_number
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.results import ABSENT_IF_NONE, Result
@@ -54,8 +56,8 @@ def evaluator(
             programs[depth] = Programs(placement.compile(pure, donate=False), check)
         return programs[depth]
 
-    def evaluate(params: Any, step: int, tick: Tick) -> dict[str, float]:
-        made = steps.to_evaluate(step)
+    def evaluate(params: Any, position: Position, tick: Tick) -> dict[str, float]:
+        made = steps.to_evaluate(position.batch)
         program, results = program_of(made), []
         for number in range(-(-total // size)):
             # Examples past the end are drawn and weigh nothing.
@@ -163,7 +165,8 @@ def evaluate_on_store(
     if "predictions" not in source.params:
         raise UserError(f"{model} has no masked-LM head to be evaluated; give a pretrained model")
     longest = source.config.max_position_embeddings
-    length = max_seq_length or min(128, longest)
+    length = min(128, longest) if max_seq_length is None else max_seq_length
+    examples = whole_number(examples, "examples", 1, LARGEST)
     config = PretrainConfig(
         model=source.config,
         compute=compute or ComputeConfig(),
@@ -185,7 +188,7 @@ def evaluate_on_store(
     evaluate = evaluator(config, data, steps, placement)
     if evaluate is None:
         raise without_heldout(store)
-    metrics = evaluate(params, 0, lambda done, total: None)
+    metrics = evaluate(params, Position(), lambda done, total: None)
     return StoreEvaluation(
         model=str(model),
         store=store,

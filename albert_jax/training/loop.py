@@ -8,7 +8,7 @@ a module: `pipeline` (steps in flight), `guards` (losses, signals, the watchdog)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ from albert_jax.utils.errors import TryAgain
 
 def fit(
     run: Run,
-    state: TrainState,
+    take_state: Callable[[], TrainState],
     position: Position,
     placement: Placement,
     saves: Saves,
@@ -41,11 +41,15 @@ def fit(
 ) -> TrainState:
     """Train from `position` to the run's last step and return the final state as plain arrays.
 
+    `take_state` hands over the state at `position`, as plain arrays. Its caller should not keep
+    it, because the loop's copy takes the same memory again.
+
     A callback may end the run earlier by raising StopTraining. Raises TryAgain if a signal stops
     the run, and any other exception of a callback; a checkpoint is saved first. Raises UserError if
     the guard gives up or a checkpoint cannot be saved.
     """
     loop = _Loop(run, position, placement, saves, log)
+    state = take_state()
     if position.step == 0 and not saves.steps():
         loop.save(state)  # a rollback needs a target, and a full disk should show now
     loop.begin(state, position)
@@ -152,7 +156,7 @@ class _Loop:
     def _evaluate(self) -> None:
         state = self.pipeline.state
         try:
-            self._evaluations.make(self._run.evaluated(state), self._progress.position.step)
+            self._evaluations.make(self._run.evaluated(state), self._progress.position)
         except Cut:
             self.save(self._placement.get_state(state), wait=True)
             raise self._stopped() from None

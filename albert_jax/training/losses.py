@@ -22,6 +22,8 @@ from albert_jax.models.lowering import Lowering, label_logits
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 
+_NONZERO = 1e-5  # added to the number of predictions, as the original does
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -36,12 +38,14 @@ class Objective:
             means.
         axis_name: the axis of devices that share a batch, over which a step sums; None if one
             device has all of the batch.
+        added: what the loss adds to a normaliser before it divides by it.
     """
 
     normalizers: Callable[[Batch], dict[str, Array]]
     loss: Callable[[Any, Batch, dict[str, Array], Array | None], tuple[Array, Metrics]]
     normalizer_of: dict[str, str]
     axis_name: str | None = None
+    added: Mapping[str, float] = field(default_factory=dict)
 
     def of_changed(self, change: Callable[[Any], Any]) -> Objective:
         """Return the objective of parameters that `change` turns into the model's."""
@@ -101,7 +105,7 @@ def pretraining_objective(
         )
         logits_BPV, ids_BP = output.masked_lm_logits_BPV, batch["masked_lm_ids"]
         # Differs from TF: the mean is over the global batch, not per core.
-        weights_BP = batch["masked_lm_weights"] / (normalizers["masked_lm"] + 1e-5)
+        weights_BP = batch["masked_lm_weights"] / (normalizers["masked_lm"] + _NONZERO)
         metrics = {
             "masked_lm_loss": (weights_BP * cross_entropy(logits_BPV, ids_BP, lowering)).sum(),
             "masked_lm_accuracy": (weights_BP * is_best(logits_BPV, ids_BP, lowering)).sum(),
@@ -123,7 +127,9 @@ def pretraining_objective(
             "sentence_order_loss": "sentence_order",
             "sentence_order_accuracy": "sentence_order",
         }
-    return Objective(normalizers, loss, normalizer_of, model.lowering.axis_name)
+    return Objective(
+        normalizers, loss, normalizer_of, model.lowering.axis_name, {"masked_lm": _NONZERO}
+    )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import optax.contrib
 from jax import Array
 
 from albert_jax.config.sections import OptimizerConfig
+from albert_jax.utils.errors import UserError
 
 # optimization.py:73-90; "output_bias" matches "bias".
 EXCLUDED = re.compile(r"LayerNorm|layer_norm|bias")
@@ -98,7 +99,7 @@ def polynomial_schedule(
         decayed = peak * (1.0 - done) ** power
         if not warmup_steps:
             return decayed
-        since = count - start_warmup_step
+        since = jnp.maximum(count - start_warmup_step, 0)  # before it TF's rate is negative
         return jnp.where(since < warmup_steps, peak * since / warmup_steps, decayed)
 
     return schedule
@@ -139,11 +140,16 @@ def learning_rate_preset(name: str, batch_size: int) -> float:
     Returns:
         The rate.
 
+    Raises:
+        UserError: for an unknown name.
+
     Examples:
         >>> from albert_jax import optimizer
         >>> optimizer.learning_rate_preset("lamb", 1024)
         0.00088
     """
+    if name not in PRESETS:
+        raise UserError(f"optimizer {name!r} is unknown; known: {', '.join(PRESETS)}")
     rate, reference = PRESETS[name]
     return rate * math.sqrt(batch_size / reference)
 
@@ -392,9 +398,9 @@ def _of_optax(
 def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Return Muon for the kernels, and bias-corrected AdamW for everything else.
 
-    Tables of embeddings and the heads' last matrices are not kernels, because their rows are looked
-    up. Differs from optax.contrib.muon: both parts have the same decay, and Adam has no Nesterov
-    momentum.
+    Tables of embeddings are not kernels, because their rows are looked up, and neither are the last
+    matrices of the heads, except for span_v2's. Differs from optax.contrib.muon: both parts have
+    the same decay, and Adam has no Nesterov momentum.
     """
     kernels = optax.chain(
         optax.contrib.scale_by_muon(weight_dimension_numbers=_as_matrices),

@@ -46,6 +46,7 @@ from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.first_values import first_values, params_of
 from albert_jax.training.heldout import evaluator
 from albert_jax.training.metrics import METRICS, MetricsLog, entries_of, write_json
+from albert_jax.training.position import Position
 from albert_jax.training.pretrain_report import baselines_at, closing, draw_losses, run_plan
 from albert_jax.training.pretrain_results import PretrainResult
 from albert_jax.training.run import Evaluate, Run
@@ -156,7 +157,12 @@ def _session(
 
 
 def _begin(
-    course: Course, run: Run, placement: Placement, beginning: Beginning, log: MetricsLog
+    course: Course,
+    run: Run,
+    placement: Placement,
+    beginning: Beginning,
+    state: TrainState,
+    log: MetricsLog,
 ) -> None:
     """Report what the run is, and how good its first weights are."""
     config = course.config
@@ -173,7 +179,7 @@ def _begin(
         return
     log.say(beginning.origin)
     if config.init_from and run.evaluate:
-        _evaluate_first(run.evaluate, placement, beginning.state, log)
+        _evaluate_first(run.evaluate, placement, state, log)
 
 
 def _evaluate_first(
@@ -189,7 +195,7 @@ def _evaluate_first(
     def tick(done: int, total: int) -> None:
         log.working(0, f"evaluating {done:,} of {total:,}")
 
-    values = evaluate(placement.put_state(state).params, 0, tick)
+    values = evaluate(placement.put_state(state).params, Position(), tick)
     log_evaluation(log, 0, values, "the weights started from, held out")
 
 

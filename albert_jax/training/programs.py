@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,14 @@ from albert_jax.distributed import multihost
 
 Check = Callable[[Compiled], None]
 """Raises for a program that must not run: `memory.check_fits`."""
+
+
+_COMPILING = threading.Lock()
+
+
+def is_compiling() -> bool:
+    """Return whether a step is being compiled, which may take minutes and has no limit."""
+    return _COMPILING.locked()
 
 
 class StepPrograms:
@@ -59,7 +68,8 @@ class Programs:
         return self._compiled[shapes](live, batch)
 
     def _compile(self, live: Any, batch: Mapping[str, Array]) -> Compiled:
-        compiled = self._jitted.lower(live, batch).compile()
+        with _COMPILING:
+            compiled = self._jitted.lower(live, batch).compile()
         with multihost.together():
             if self._check is not None:
                 self._check(compiled)

@@ -18,8 +18,8 @@ from albert_jax.training.step_meter import Workload
 from albert_jax.training.watching import NOBODY, Watching
 from albert_jax.utils.progress import Tick
 
-Evaluate = Callable[[Any, int, Tick], dict[str, float]]
-"""(params as placed, step, tick) -> metrics; `tick` hears of every batch."""
+Evaluate = Callable[[Any, Position, Tick], dict[str, float]]
+"""(params as placed, where the run stands, tick) -> metrics; `tick` hears of every batch."""
 
 
 def _nothing(*_: Any) -> None:

@@ -38,9 +38,8 @@ from albert_jax.utils.provenance import commit, versions, without_credentials
 
 @dataclass(frozen=True)
 class Beginning:
-    """Hold what a session begins with: a checkpoint's state, or its first one."""
+    """Describe what a session begins with: a checkpoint's state, or its first one."""
 
-    state: TrainState  # placed as a checkpoint's
     position: Position
     origin: str  # in words
 
@@ -58,8 +57,8 @@ class Session:
     """The state before the first step; traceable, for its shapes."""
     first_state: Callable[[], tuple[TrainState, str]]
     """The state that a new run starts from, and in words what that is."""
-    begin: Callable[[Beginning, MetricsLog], None]
-    """Announces the run."""
+    begin: Callable[[Beginning, TrainState, MetricsLog], None]
+    """Announces the run; the state is placed as a checkpoint's."""
     finish: Callable[[TrainState], Any]
     """Judges and exports the final state, in one process; `carry_out` returns what it returns."""
 
@@ -81,8 +80,8 @@ def _train(session: Session) -> TrainState:
         Checkpointer(directory / "checkpoints", keep=train.keep) as checkpointer,
     ):
         saves = Saves(session.run, checkpointer)
-        beginning = _beginning(session, saves)
-        state, position = beginning.state, beginning.position
+        beginning, state = _beginning(session, saves)
+        position = beginning.position
         log = MetricsLog(  # of process 0; those of the others print and write nothing
             directory if primary else None,
             total_steps=train.steps,
@@ -91,8 +90,10 @@ def _train(session: Session) -> TrainState:
             trackers=_trackers(session, position) if primary else (),
         )
         with log:
-            session.begin(beginning, log)
-            return fit(session.run, state, position, session.placement, saves, log)
+            session.begin(beginning, state, log)
+            held = [state]
+            del state  # the loop's copy of it is the only one that stays on the devices
+            return fit(session.run, held.pop, position, session.placement, saves, log)
 
 
 def _trackers(session: Session, position: Position) -> list[Tracker]:
@@ -105,16 +106,17 @@ def _trackers(session: Session, position: Position) -> list[Tracker]:
     return open_trackers(session.run.watching.log, tracked)
 
 
-def _beginning(session: Session, saves: Saves) -> Beginning:
+def _beginning(session: Session, saves: Saves) -> tuple[Beginning, TrainState]:
     placement = session.placement
     shapes = jax.eval_shape(session.random_state)
     restored = saves.restore(placement.restore_target(shapes))
     if restored is not None:
         state, position = restored
         words = f"resumed at step {position.step}, next batch {position.batch}"
-        return Beginning(state, position, words)
+        return Beginning(position, words), state
     state, origin = session.first_state()
-    return Beginning(place(state, placement.state_sharding), Position(), f"starting from {origin}")
+    placed = place(state, placement.state_sharding)
+    return Beginning(Position(), f"starting from {origin}"), placed
 
 
 # ---------------------------------------------------------------------------------- the run's parts

@@ -132,7 +132,7 @@ def make_eval_step(objective: Objective) -> Callable[[Any, Batch], dict[str, Met
 
     def eval_step(params: Any, batch: Batch) -> dict[str, Metrics]:
         weights = objective.normalizers(batch)
-        ones = {name: jnp.ones(()) for name in weights}
+        ones = {name: jnp.asarray(1.0 - objective.added.get(name, 0.0)) for name in weights}
         _, sums = objective.loss(params, batch, ones, None)
         result = {"sums": sums, "weights": weights}
         return jax.lax.psum(result, axis_name) if axis_name else result
@@ -223,14 +223,14 @@ class StagedSteps:
         stage = self.stages.at(batch)
         return self._of(stage.depth(batch), stage.sentence_order_weight)
 
-    def to_evaluate(self, step: int) -> ConfiguredStep:
-        """Return the step whose model is evaluated after an update.
+    def to_evaluate(self, batches: int) -> ConfiguredStep:
+        """Return the step whose model is evaluated after a number of batches.
 
-        It has the largest depth of the steps at that time; before the first update, the depth of
-        the final model.
+        It has the largest depth of the steps at that time; before the first batch, the depth of the
+        final model. Batches that a rollback left out count, because stages go by the batch.
         """
         depth = self._config.model.num_hidden_layers
-        return self._of(self.stages.at(step - 1).depths[1] if step else depth, 1.0)
+        return self._of(self.stages.at(batches - 1).depths[1] if batches else depth, 1.0)
 
     def _of(self, depth: int, weight: float) -> ConfiguredStep:
         if (depth, weight) not in self._made:

@@ -92,7 +92,15 @@ def open_trackers(names: Sequence[Destination], run: TrackedRun) -> list[Tracker
 
     Raises UserError if one cannot begin.
     """
-    return [_KINDS[name](run) for name in names]
+    opened: list[Tracker] = []
+    try:
+        for name in names:
+            opened.append(_KINDS[name](run))
+    except BaseException:
+        for tracker in opened:
+            tracker.close("failed")
+        raise
+    return opened
 
 
 class TensorBoard:

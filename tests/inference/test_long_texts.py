@@ -11,7 +11,7 @@ from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.sections import OptimizerConfig, TrainConfig
-from albert_jax.data.special_pieces import CLS_ID, SEP_ID
+from albert_jax.data.special_pieces import ALBERT_IDS, CLS_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import Albert, load
 from albert_jax.inference.evaluate import evaluate
@@ -254,6 +254,15 @@ def test_a_long_texts_vector_is_the_mean_of_its_windows(albert: Albert, pool: st
         wanted = np.average(outputs, axis=0, weights=[max(len(part), 1) for part in parts])
         np.testing.assert_allclose(found.pooled[row], wanted, **CLOSE)
         assert found.mask[row].sum() == len(ids) + 2
+
+
+def test_windows_have_the_special_tokens_of_the_vocabulary(
+    albert: Albert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WordPiece's [CLS] and [SEP] are 101 and 102. A text of one window is as if it were cut."""
+    monkeypatch.setattr(albert, "_special", ALBERT_IDS._replace(cls=101, sep=102))
+    one = albert.encode(["the list"], pool="mean", long="windows").pooled
+    np.testing.assert_allclose(one, albert.encode(["the list"], pool="mean").pooled, **CLOSE)
 
 
 def test_encode_refuses_long_texts_unless_asked_to_cut_or_to_window_them(albert: Albert) -> None:

@@ -89,6 +89,23 @@ def test_an_answer_says_that_its_text_was_cut_and_by_how_much(model, task: str) 
     assert not {"truncated", "tokens_left_out"} & whole.keys()
 
 
+def test_a_head_without_names_for_its_labels_answers_by_their_numbers(model) -> None:
+    """Of a TensorFlow checkpoint, or of transformers without id2label."""
+    (answer,) = predict(model("single", labels=None), [{"text": "a"}])
+    assert answer["prediction"] in ("LABEL_0", "LABEL_1")
+    assert answer["probabilities"].keys() == {"LABEL_0", "LABEL_1"}
+    (answer,) = predict(model("multi-label", labels=None), [{"text": "a"}])
+    assert set(answer["prediction"]) <= {"LABEL_0", "LABEL_1", "LABEL_2"}
+    options = {"question": "What?", "options": ["a", "b", "c"]}
+    record = {"passage": "It is.", **options}
+    (answer,) = predict(model("multiple-choice", labels=None), [record])
+    assert answer["prediction"] in ("0", "1", "2")
+    (answer,) = predict(model("sst2", labels=None), [{"sentence": "a"}])
+    assert answer["prediction"] in ("0", "1")
+    with pytest.raises(UserError, match="has the labels LABEL_0, LABEL_1, LABEL_2, and sst2"):
+        predict(model("mnli", labels=None, task=None), [{"sentence": "a"}], task="sst2")
+
+
 def test_what_just_fits_is_not_cut(model) -> None:
     path = model("single")
     words = ["the", "list", "is", "open"] * 20

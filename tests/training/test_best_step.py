@@ -21,7 +21,8 @@ from albert_jax.tasks import find_task
 from albert_jax.tasks.scores import check_metric
 from albert_jax.tasks.split_features import features_of
 from albert_jax.training import finetune
-from albert_jax.training.best_step import Patience, mean_loss
+from albert_jax.training.best_step import BestStep, Patience, mean_loss
+from albert_jax.training.finetune_setup import set_up
 from albert_jax.training.metrics import read_metrics
 from albert_jax.utils.errors import UserError
 from tests.helpers.toy_task import FILLERS, toy_config
@@ -54,6 +55,20 @@ def keras_stops_at(values, limit):
         if limit and waited >= limit:
             return step
     return None
+
+
+def test_a_step_that_was_chosen_on_fewer_examples_does_not_stand(base, data, tmp_path):
+    """A run that goes on with all of dev, where a few examples were all answered rightly."""
+    config = toy_config(base, data, tmp_path, steps=4)
+    train = dataclasses.replace(config.train, eval_every=2, eval_examples=1)
+    finetune.finetune(dataclasses.replace(config, train=train))
+    best = tmp_path / "seed-3" / "best"
+    for examples, chosen_by in ((1, json.loads((best / "manifest.json").read_text())), (64, None)):
+        of_run = dataclasses.replace(train, eval_examples=examples)
+        run = dataclasses.replace(config, train=of_run)
+        kept = BestStep(run, set_up(run), None, best, 3)
+        wanted = -np.inf if chosen_by is None else chosen_by["provenance"]["chosen_by"]
+        assert kept._value == wanted
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])

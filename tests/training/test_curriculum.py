@@ -12,9 +12,12 @@ import pytest
 import albert_jax
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import open_data
+from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.models.flops import run_flops, stage_flops, train_flops_per_sequence
 from albert_jax.models.lowering import Lowering
+from albert_jax.training.heldout import evaluator
 from albert_jax.training.metrics import read_metrics
+from albert_jax.training.position import Position
 from albert_jax.training.pretrain import pretrain
 from albert_jax.training.pretrain_report import run_plan
 from albert_jax.training.step import StagedSteps
@@ -111,6 +114,26 @@ def test_evaluations_are_as_deep_as_the_steps_before_them(store, finished, tmp_p
     steps = StagedSteps(config := staged_config(store, finished), config.stages, Lowering())
     depths = [steps.to_evaluate(n).model.config.num_hidden_layers for n in (0, 4, 5, 8)]
     assert depths == [2, 1, 2, 2]
+
+
+def test_after_a_rollback_what_is_evaluated_has_the_depth_of_the_batch(store, tmp_path):
+    """The run's second half begins at batch 4, which is step 3 if a batch was left out."""
+    config = staged_config(store, tmp_path)
+    depths = []
+
+    class Steps(StagedSteps):
+        def to_evaluate(self, batches):
+            made = super().to_evaluate(batches)
+            depths.append(made.model.config.num_hidden_layers)
+            return made
+
+    placement = make_placement("jit", local_devices(1))
+    steps = Steps(config, config.stages, placement.lowering)
+    evaluate = evaluator(config, open_data(config, None), steps, placement)
+    params = placement.put_state(steps.at(0).random_state(0)).params
+    for position in (Position(step=4, batch=4), Position(step=4, batch=5)):
+        evaluate(params, position, lambda done, total: None)
+    assert depths == [1, 2]
 
 
 def test_steps_of_any_depth_draw_one_for_each_batch(store, tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import io
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -243,6 +244,7 @@ def test_a_tiny_model_learns_a_toy_task_and_tells_what_came_of_it(finished):
     assert FinetuneResults.from_json(saved) == saved == results
     assert saved.pop("format_version") == 1
     assert FinetuneResults.from_json(saved) == results  # as 0.1 wrote it, without its format
+    assert saved["hardware"]["devices"] == 1  # of four
     wanted = {"command", "commit", "versions", "hardware", "baseline", "seconds", "config"}
     assert wanted <= saved.keys()
     for name in ("last", "best", "model"):
@@ -558,6 +560,11 @@ def test_several_seeds_have_a_median_and_a_spread():
         "last": {"median": 0.5, "min": 0.1, "max": 0.7},
         "best": {"median": 0.8, "min": 0.7, "max": 0.9},
     }
+    # NaN would make the order of the seeds decide.
+    none = {"median": None, "min": None, "max": None}
+    for values in ((0.5, math.nan, 0.7), (math.nan, 0.5, 0.7)):
+        runs = [seed_run(1, last=value, best=0.5) for value in values]
+        assert summary(runs, "f1")["last"] == none
 
 
 def test_the_spread_is_told_of_the_runs_that_count():
@@ -667,6 +674,13 @@ def test_a_mistake_is_one_line_and_exit_status_2(
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert told in errors[0]
+
+
+def test_a_folder_in_the_way_of_a_link_is_named_before_anything_is_trained(base, data, tmp_path):
+    (tmp_path / "model").mkdir()  # as a pretraining run's
+    with pytest.raises(UserError, match="model is in the way of a link; give another --workdir"):
+        finetune.finetune(toy_config(base, data, tmp_path))
+    assert not (tmp_path / "seed-3").exists()
 
 
 RTE = b"index\tsentence1\tsentence2\tlabel\n"

@@ -37,7 +37,7 @@ def test_the_figures_are_those_that_the_run_ended_with(model, store):
     assert other.masked_lm_loss != found.masked_lm_loss
 
 
-def test_a_model_without_a_second_objective_has_no_figures_of_it(model, store, tmp_path):
+def test_a_model_without_a_second_objective_has_no_figures_of_it(model, store, tmp_path, capsys):
     given = load_model(model)
     params = {name: x for name, x in given.params.items() if name != "seq_relationship"}
     for folder, kept in (("mlm", params), ("none", {**params, "predictions": None})):
@@ -52,6 +52,11 @@ def test_a_model_without_a_second_objective_has_no_figures_of_it(model, store, t
     found = evaluate_on_store(tmp_path / "mlm", str(store), max_seq_length=32, examples=8)
     assert "sentence_order_loss" not in found
     assert found.label_majority is None
+    given = ["evaluate", "--model", str(tmp_path / "mlm"), "--store", str(store)]
+    assert main([*given, "--examples", "8"]) == 0
+    assert "sentence-order" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="examples 0 must be"):
+        evaluate_on_store(tmp_path / "mlm", str(store), examples=0)
     with pytest.raises(UserError, match="none has no masked-LM head to be evaluated"):
         evaluate_on_store(tmp_path / "none", str(store))
 

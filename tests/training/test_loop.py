@@ -27,6 +27,7 @@ from albert_jax.training.losses import pretraining_objective
 from albert_jax.training.metrics import MetricsLog, draw_curves, read_metrics
 from albert_jax.training.optimizer import adamw
 from albert_jax.training.position import Position
+from albert_jax.training.programs import Programs
 from albert_jax.training.run import Run
 from albert_jax.training.saving import Saves
 from albert_jax.training.step import init_state, make_train_step
@@ -84,7 +85,9 @@ def run(
             state, position = restored
         log = MetricsLog(workdir, total_steps=steps, resume_step=position.step)
         with contextlib.closing(log):
-            return fit(run, state, position, placement, saves, log)
+            held = [state]
+            del state, restored
+            return fit(run, held.pop, position, placement, saves, log)
 
 
 def workload(train):
@@ -142,8 +145,8 @@ def test_a_batch_with_nan_is_left_out_and_said(tmp_path, capfd):
 # -------------------------------------------------------------------------------------- callbacks
 
 
-def _judged(params, step, tick):
-    return {"loss": float(step)}
+def _judged(params, position, tick):
+    return {"loss": float(position.step)}
 
 
 class Heard:
@@ -311,9 +314,9 @@ def dying_at(last):
     return batches
 
 
-def evaluated(params, step, tick):
+def evaluated(params, position, tick):
     tick(1, 1)
-    return {"x_loss": float(step)}
+    return {"x_loss": float(position.step)}
 
 
 @pytest.mark.slow
@@ -357,7 +360,7 @@ def test_the_first_line_is_the_first_steps_and_has_no_rates(tmp_path, capfd):
 
 
 def test_what_is_due_is_saved_before_an_evaluation_begins(tmp_path):
-    def evaluate(params, step, tick):
+    def evaluate(params, position, tick):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -383,7 +386,7 @@ def test_what_is_long_unsaved_is_saved_before_an_evaluation(tmp_path, monkeypatc
 def test_a_signal_in_an_evaluation_ends_it_at_once_and_it_is_made_again(tmp_path):
     ticks = []
 
-    def evaluate(params, step, tick):
+    def evaluate(params, position, tick):
         for done in range(1, 100):
             if done == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -400,7 +403,7 @@ def test_a_signal_in_an_evaluation_ends_it_at_once_and_it_is_made_again(tmp_path
 
 
 def test_a_long_evaluation_whose_examples_come_is_no_hang(tmp_path):
-    def evaluate(params, step, tick):
+    def evaluate(params, position, tick):
         for done in range(8):
             time.sleep(0.25)
             tick(done, 8)
@@ -429,7 +432,7 @@ def test_evaluation_happens_on_schedule_and_at_the_end(tmp_path):
         tmp_path,
         numbered,
         steps=25,
-        evaluate=lambda params, step, tick: seen.append(1) or {"x_loss": 1.0},
+        evaluate=lambda params, position, tick: seen.append(1) or {"x_loss": 1.0},
     )
     evals = [e["step"] for e in read_metrics(tmp_path / "metrics.jsonl") if e["kind"] == "eval"]
     assert evals == [10, 20, 25]
@@ -446,7 +449,7 @@ def test_an_error_in_the_data_surfaces_as_itself(tmp_path):
 
 
 def test_curves_are_drawn(tmp_path):
-    run(tmp_path, numbered, steps=20, evaluate=lambda p, step, tick: {"masked_lm_loss": 4.0})
+    run(tmp_path, numbered, steps=20, evaluate=lambda p, position, tick: {"masked_lm_loss": 4.0})
     draw_curves(
         tmp_path / "metrics.jsonl",
         tmp_path / "loss.png",
@@ -506,6 +509,26 @@ def test_the_watchdog_does_not_count_the_time_of_a_stopped_process():
         process.send_signal(signal.SIGCONT)
         assert process.communicate("\n", timeout=60)[0] == "went on\n"
     assert process.returncode == 0
+
+
+def test_the_watchdog_does_not_count_the_time_of_a_compilation(monkeypatch):
+    """A later stage, or another length of rows, compiles after the first steps."""
+    ended = []
+    monkeypatch.setattr("albert_jax.training.guards.os._exit", ended.append)
+
+    class Slow:
+        def lower(self, *_):
+            return self
+
+        def compile(self):
+            time.sleep(1.0)
+            return lambda live, batch: "ran"
+
+    with Watchdog(0.3) as watchdog:
+        watchdog.beat("step 7")
+        assert Programs(Slow())(None, {"input_ids": np.zeros((2, 3))}) == "ran"
+        watchdog.beat("step 8")
+    assert ended == []
 
 
 def test_the_watchdog_leaves_a_process_alone_that_beats():

@@ -2,6 +2,7 @@
 """Pretraining whole: from a store to a model directory, killed, resumed, spread, and misused."""
 
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -186,6 +187,19 @@ def test_running_a_finished_run_again_changes_nothing(finished, store):
     before = leaves(finished)
     pretrain(tiny_config(store, finished))
     assert leaves(finished) == before
+
+
+def test_a_run_keeps_one_state_on_the_device(store, tmp_path):
+    """The word embeddings and their two moments, and not also those that it began with."""
+
+    def tables(*_):
+        gc.collect()
+        shape = (TINY.vocab_size, TINY.embedding_size)
+        return sum(x.shape == shape for x in jax.live_arrays())
+
+    before, seen = tables(), []
+    pretrain(tiny_config(store, tmp_path), on_step=lambda *_: seen.append(tables() - before))
+    assert seen[-1] == 3
 
 
 def test_text_alone_is_enough(tmp_path):

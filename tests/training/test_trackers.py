@@ -160,6 +160,20 @@ def test_tensorboard_has_the_figures_in_the_runs_folder(folder: Path) -> None:
     assert not has_secret(folder)
 
 
+def test_trackers_are_closed_if_a_later_one_cannot_begin(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(run: object) -> None:
+        raise UserError("no server")
+
+    closed: list[str] = []
+    monkeypatch.setattr(trackers.TensorBoard, "close", lambda self, end: closed.append(end))
+    monkeypatch.setitem(trackers._KINDS, "mlflow", refuse)
+    with pytest.raises(UserError, match="no server"):
+        open_trackers(("tensorboard", "mlflow"), tracked(folder))
+    assert closed == ["failed"]
+
+
 @pytest.mark.extras
 def test_wandb_keeps_a_run_offline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
