@@ -138,7 +138,7 @@ def load(
     if model.tokenizer["path"] is not None:
         tokenizer = Tokenizer.load(model.tokenizer["path"], **model.text_settings)
     config = model.config if depth is None else _with_depth(model.config, depth)
-    return Albert(
+    albert = Albert(
         config,
         model.params,
         tokenizer,
@@ -147,6 +147,8 @@ def load(
         source=str(directory),
         engine=engine,
     )
+    albert._provenance = model.manifest["provenance"]
+    return albert
 
 
 def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
@@ -214,6 +216,7 @@ class Albert:
         self.source, self.engine = source, engine
         self._special = ALBERT_IDS if tokenizer is None else tokenizer.special
         self._asked_compute = compute
+        self._provenance: Mapping[str, Any] = {}  # of the model directory
         self._answering: tuple[tuple[str | None, AnswerSettings], FineTuned] | None = None
         is_cpu = jax.default_backend() == "cpu"
         unroll = min(config.num_hidden_layers, _MOST_UNROLLED) if is_cpu else 1
@@ -703,7 +706,7 @@ class Albert:
                 f"{name} is not fine-tuned (it has no head); fine-tune it first with "
                 "albert_jax.finetune"
             )
-        manifest = {"head": self.head}
+        manifest = {"head": self.head, "provenance": self._provenance}
         # The tokenizer is given beside it.
         nothing: ModelTokenizer = {"path": None, "mode": "google", "do_lower_case": True}
         model = ModelDirectory(dict(self.params), self.config, nothing, manifest)

@@ -244,14 +244,7 @@ def load_fine_tuned(
     fine-tuned, or has another task or other labels.
     """
     model = load_model(require_model_directory(directory), as_float32=True)
-    fine_tuned = fine_tuned_of(directory, model, task, **settings)
-    if settings.get("exit") is not None and not _was_trained_to_exit(model):
-        say(
-            f"note: {directory} does not say that it was trained with --exits; without that, "
-            "answers after fewer passes are often wrong: compare albert-jax evaluate with and "
-            "without --exit"
-        )
-    return fine_tuned
+    return fine_tuned_of(directory, model, task, **settings)
 
 
 def _was_trained_to_exit(model: ModelDirectory) -> bool:
@@ -293,6 +286,12 @@ def fine_tuned_of(
         outputs = HeadOutputs(for_head, onnx=_onnx_head(directory, model, head.kind, settings))
     elif rule is not None:
         outputs = ExitOutputs(for_head, check_exit(for_head, rule, pack))
+        if not _was_trained_to_exit(model):
+            say(
+                f"note: {directory} does not say that it was trained with --exits; without that, "
+                "answers after fewer passes are often wrong: compare albert-jax evaluate with and "
+                "without --exit"
+            )
     else:
         outputs = HeadOutputs(for_head, pack=pack)
     long, stride = settings.get("long"), settings.get("stride")

@@ -14,6 +14,8 @@ from albert_jax.tasks.base import TFDS
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import MOUNT, is_address, require_here
 
+_PROJECTION = "encoder/embedding_hidden_mapping_in/kernel"
+
 
 def require_pretraining_inputs(
     config: PretrainConfig, *, workdir_too: bool = True, fetch: bool = True
@@ -26,6 +28,7 @@ def require_pretraining_inputs(
         _require_workdir(config.workdir)
     if config.init_from is not None:
         folder = require_model_directory(config.init_from, "init_from", fetch=fetch)
+        _require_trainable(folder, f"init_from {config.init_from}")
         if not any(name.startswith("predictions/") for name in read_model_manifest(folder).tensors):
             raise UserError(
                 f"init_from {config.init_from} has no masked-LM head to train; give a pretrained "
@@ -34,13 +37,27 @@ def require_pretraining_inputs(
     require_pretraining_data(config)
 
 
+def _require_trainable(folder: Path, name: str) -> None:
+    """Raise UserError for a model whose state a checkpoint could not be restored to.
+
+    A new model has no embedding projection if embedding_size equals hidden_size. transformers'
+    models always have one.
+    """
+    projection = read_model_manifest(folder).tensors.get(_PROJECTION)
+    if projection is not None and len({*projection["shape"]}) == 1:
+        raise UserError(
+            f"{name} projects its embeddings, though embedding_size equals hidden_size, and a run "
+            "from it could not be resumed; take another model to train from"
+        )
+
+
 def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = True) -> None:
     """Raise UserError if a run's model, data or work directory is not given, or does not exist."""
     if workdir_too:
         _require_workdir(config.workdir)
     if config.model is None:
         raise UserError("no model directory to start from; give --model DIR")
-    require_model_directory(config.model)
+    _require_trainable(require_model_directory(config.model), f"model {config.model}")
     if config.teacher is not None:
         require_model_directory(config.teacher)
     if config.data is None:

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+import albert_jax
 from albert_jax.cli import main as cli
 from albert_jax.config.heads import TEACHER_LOGITS
 from albert_jax.inference.api import load
@@ -166,6 +167,11 @@ def test_a_model_that_was_not_trained_for_it_is_said_once(tmp_path, capsys):
     assert told.count("model does not say that it was trained with --exits") == 1
     assert cli.main(line) == 0
     assert "--exits" not in capsys.readouterr().err
+    albert = albert_jax.load(model)
+    for _ in range(2):
+        albert.predict(["the list is open"], exit="patience=1")
+    told = capsys.readouterr().err
+    assert told.count("model does not say that it was trained with --exits") == 1
 
 
 @pytest.mark.parametrize("text", ["patience", "patience=0", "confidence=1.5", "3", "patience=x"])

@@ -53,7 +53,7 @@ from albert_jax.training.watching import StopTraining
 from albert_jax.utils.errors import UserError
 from tests.helpers.golden import original_model
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.pretraining_runs import VOCABULARY
+from tests.helpers.pretraining_runs import VOCABULARY, random_model
 from tests.helpers.reference import optimizer_step
 from tests.helpers.task_models import task_model
 from tests.helpers.toy_task import TINY, sentences, toy_config
@@ -674,6 +674,27 @@ def test_a_mistake_is_one_line_and_exit_status_2(
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert told in errors[0]
+
+
+def test_a_model_that_no_checkpoint_could_hold_is_refused_before_it_is_trained(data, tmp_path):
+    """transformers has a projection of the embeddings though they are as wide as the layer."""
+    config = dataclasses.replace(TINY, embedding_size=TINY.hidden_size)
+    plain = random_model(tmp_path / "plain", config)
+    given = load_model(plain)
+    projection = {"kernel": np.eye(TINY.hidden_size, dtype=np.float32)[::-1].copy()}
+    projection["bias"] = np.zeros(TINY.hidden_size, np.float32)
+    encoder = {**given.params["encoder"], "embedding_hidden_mapping_in": projection}
+    model = export_model(
+        tmp_path / "model",
+        params={**given.params, "encoder": encoder},
+        config=config,
+        vocab=VOCABULARY,
+        tokenizer={"mode": "google", "do_lower_case": True},
+        provenance={},
+    )
+    with pytest.raises(UserError, match="projects its embeddings, though embedding_size equals"):
+        finetune.finetune(toy_config(model, data, tmp_path / "run"))
+    finetune.require_finetuning_inputs(toy_config(plain, data, tmp_path / "run"))
 
 
 def test_a_folder_in_the_way_of_a_link_is_named_before_anything_is_trained(base, data, tmp_path):
