@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,12 +19,16 @@ from albert_jax.checkpoint.convert.parameters import misfits, part_of
 from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.config.heads import HeadKind
 from albert_jax.data.special_pieces import ALBERT_IDS, CLS_ID, PAD_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import Albert
+from albert_jax.inference.finetuned import for_task, head_network, head_outputs
+from albert_jax.inference.id_arrays import INPUTS
 from albert_jax.inference.published import RELEASED, Released
+from albert_jax.inference.serving_folder import as_head_inputs
 from albert_jax.inference.verify_released import Check, Verdict, check_answers
-from albert_jax.models.heads import HEADS, AlbertForTask
+from albert_jax.models.heads import HEADS
 from albert_jax.utils.arguments import checked
 from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError
@@ -202,11 +207,11 @@ def _forward(albert: Albert) -> Check:
 
 
 def _head_outputs(
-    albert: Albert, kind: str, ids_BS: np.ndarray, mask_BS: np.ndarray
+    albert: Albert, kind: HeadKind, ids_BS: np.ndarray, mask_BS: np.ndarray
 ) -> dict[str, np.ndarray]:
-    params = albert.params
-    labels = params["head"]["output_bias"].shape[0] if kind != "span_v2" else 2
-    model = AlbertForTask(albert.config, albert.compute, kind=kind, labels=labels)
-    inputs = (ids_BS, mask_BS, np.zeros_like(ids_BS))
-    leaves = jax.tree.leaves(jax.jit(model.apply)({"params": params}, *inputs))
-    return {"head": np.concatenate([np.asarray(x, np.float32).reshape(-1) for x in leaves])}
+    model = head_network(albert.config, albert.compute, kind, albert.params)
+    given = as_head_inputs(kind, (ids_BS, mask_BS, np.zeros_like(ids_BS)))
+    batch = dict(zip((*INPUTS, "p_mask"), given, strict=False))
+    outputs = jax.jit(partial(head_outputs, model))(for_task(albert.params), batch)
+    parts = [np.asarray(x, np.float32).reshape(-1) for x in outputs.values()]
+    return {"head": np.concatenate(parts)}
