@@ -10,7 +10,7 @@ batch, 512 sequences (see docs/how-to/language.md).
 is made for English: it takes every accented or non-Latin letter for a beginning, so that words are
 masked in pieces. Here the marker alone begins a word (`word_start`). Lower-casing and dropping
 accents is the vocabulary's and the store's matter: --no-do-lower-case where capitals mean
-something. docs/how-to/language.md has the rest, also for languages without spaces.
+something, --keep-accents where accents do. docs/how-to/language.md has the rest, also for languages without spaces.
 """
 
 from dataclasses import replace

@@ -40,9 +40,8 @@ def get_config(
     accumulate: int | None = None,
 ) -> PretrainConfig:
     config = model_config(model)
-    fitting = FITS[model.partition("-")[0]]
     if accumulate is None:
-        accumulate = micro_batches(batch_size, chips, rows or fitting) if chips else 1
+        accumulate = 1 if chips is None else micro_batches(batch_size, chips, rows or _rows(model))
     return PretrainConfig(
         model=config,
         compute=ComputeConfig(dtype="bfloat16"),
@@ -51,8 +50,17 @@ def get_config(
     )
 
 
+def _rows(model: str) -> int:
+    size = model.partition("-")[0]
+    if size not in FITS:
+        raise UserError(f"how many rows of {model} fit a chip is not known; give rows=")
+    return FITS[size]
+
+
 def micro_batches(batch_size: int, chips: int, rows: int) -> int:
     """The fewest micro-batches that give each chip the same number of sequences, at most `rows`."""
+    if min(chips, rows) < 1:
+        raise UserError(f"chips {chips} and rows {rows} must be at least 1")
     if batch_size % chips:
         raise UserError(
             f"batch_size {batch_size} does not divide over {chips} chips; choose a number that does"

@@ -8,6 +8,9 @@ learning rate is 1e-5 and the encoder's dropout 0, because table 14's 2e-5 and 0
 divergence for v2 models" (README of google-research/albert). `v1=True` and `v1=False` insist.
 """
 
+import re
+from pathlib import PurePath
+
 from albert_jax.config import ComputeConfig, Dtype, FinetuneConfig, OptimizerConfig, TrainConfig
 
 
@@ -18,7 +21,7 @@ def get_config(
     dtype: Dtype = "float32",
     accumulate: int = 1,
 ) -> FinetuneConfig:
-    is_v1 = "v1" in (model or "") if v1 is None else v1
+    is_v1 = bool(re.search(r"(^|[-_])v1$", PurePath(model or "").name)) if v1 is None else v1
     return FinetuneConfig(
         task=task,
         model=model,

@@ -53,9 +53,13 @@ cd albert_jax
     "stop": "set -eu\ncd albert_jax\n@interrupt",
 }
 
+# The file may be left from before a crash or a reboot, and its number be another program's. The
+# loop that starts the run has run.stop among its words.
+_RUNNING = '[ -f run.pid ] && ps -p "$(cat run.pid)" -o args= | grep -q run.stop'
+
 # In the background, so that the run outlives the connection.
 _START = """\
-if [ -f run.pid ] && kill -0 "$(cat run.pid)" 2> /dev/null; then
+if @running; then
   echo "$(hostname): already running"
   exit 0
 fi
@@ -92,7 +96,7 @@ exit "$code\""""
 # The run saves and ends with status 75. Between two attempts only the pause is there to be ended.
 _INTERRUPT = """\
 touch run.stop
-if [ -f run.pid ] && kill -0 "$(cat run.pid)" 2> /dev/null; then
+if @running; then
   pkill -TERM -P "$(cat run.pid)" || true
 else
   echo "$(hostname): not running"
@@ -186,7 +190,16 @@ if ! describe > /dev/null 2>&1; then
 --node-id=@name --accelerator-type=@accelerator --runtime-version=@runtime@spot@create_flags
 fi
 # The queue keeps the request while nobody waits here.
-while state=$(describe) && [ "$state" != ACTIVE ]; do
+failed=0
+while true; do
+  if ! state=$(describe); then
+    failed=$((failed + 1))
+    if [ "$failed" -ge 10 ]; then exit 1; fi
+    sleep 60
+    continue
+  fi
+  failed=0
+  if [ "$state" = ACTIVE ]; then break; fi
   echo "@name: $state"
   case "$state" in FAILED | SUSPENDED) exit 1 ;; esac
   sleep 60
@@ -225,10 +238,10 @@ gcloud compute instance-templates delete @name --project=@project --region=@regi
 @{drop_policy}\
 exit "$failed"
 """,
-        copy=_WORKERS + " | xargs -P 16 -I WORKER "
-        'gcloud compute scp "$archive" WORKER: --project=@project --zone=@zone\n',
-        each=_WORKERS + " | xargs -P 256 -I WORKER "
-        "gcloud compute ssh WORKER --project=@project --zone=@zone --command=@script\n",
+        copy=_WORKERS + " | xargs -P 16 -I %worker% "
+        'gcloud compute scp "$archive" %worker%: --project=@project --zone=@zone\n',
+        each=_WORKERS + " | xargs -P 256 -I %worker% "
+        "gcloud compute ssh %worker% --project=@project --zone=@zone --command=@script\n",
     ),
     # cloud.google.com/kubernetes-engine/docs/how-to/tpus; jobset.yaml is what xpk 1.16 makes
     "gke": {
@@ -279,8 +292,7 @@ exit "$failed"
         "install": "@{setup}" + _ENVIRONMENT,
         "run": "@start",
         "logs": "tail -n 40 -F run.log\n",
-        "status": 'if [ -f run.pid ] && kill -0 "$(cat run.pid)" 2> /dev/null; then\n'
-        "  echo running\nelse\n  echo ended\nfi\n",
+        "status": "if @running; then\n  echo running\nelse\n  echo ended\nfi\n",
         "stop": "@interrupt",
         "resume": "@start",
         "delete": 'echo "the machine is yours: nothing to delete"\n',
@@ -340,7 +352,8 @@ def _values(settings: Settings) -> dict[str, str]:
         values |= {"kubectl": f"kubectl --context={context}", "jobset_manifests": JOBSET}
         values["jobset"] = jobset(settings).rstrip()
     values["again"] = shlex.quote(_fill(_AGAIN, values))
-    values |= {"start": _fill(_START, values), "interrupt": _INTERRUPT}
+    values["running"] = _RUNNING
+    values |= {"start": _fill(_START, values), "interrupt": _fill(_INTERRUPT, values)}
     return values | {
         f"worker_{name}": shlex.quote(_fill(text, values)) for name, text in _WORKER.items()
     }

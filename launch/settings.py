@@ -45,7 +45,7 @@ class Settings:
 
 
 # What each platform needs, and what it takes besides COMMON.
-COMMON = ("platform", "name", "run", "python", "extras", "setup", "create_flags")
+COMMON = ("platform", "name", "run", "python", "extras")
 NEEDS: dict[str, tuple[str, ...]] = {
     "tpu-vm": ("project", "zone", "accelerator"),
     "queued-resource": ("project", "zone", "accelerator"),
@@ -55,12 +55,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "local": (),
 }
 TAKES: dict[str, tuple[str, ...]] = {
-    "tpu-vm": ("spot",),
-    "queued-resource": ("spot",),
-    "instance-group": ("spot",),
-    "gke": ("spot", "volume_claim"),
-    "slurm": (),
-    "local": (),
+    "tpu-vm": ("spot", "setup", "create_flags"),
+    "queued-resource": ("spot", "setup", "create_flags"),
+    "instance-group": ("spot", "setup", "create_flags"),
+    "gke": ("spot", "create_flags", "volume_claim"),
+    "slurm": ("setup", "create_flags"),
+    "local": ("setup",),
 }
 EXTRAS = {"slurm": "cuda", "local": ""}  # the package's; elsewhere a TPU's
 LOCKED = ("tpu", "gcs", "cuda", "cuda13")  # extras with a lock, requirements-EXTRA.lock

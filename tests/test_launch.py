@@ -418,13 +418,17 @@ GOOD = {
     "topology": '"4x4"',
     "image": '"i"',
 }
+# What GOOD has and the platform local does not take, left out.
+OF_LOCAL = dict.fromkeys(GOOD) | {"platform": '"local"', "name": '"a-b"', "run": GOOD["run"]}
 BAD = [
     ({"platform": '"azure"'}, "platform 'azure' is unknown"),
     ({"zonne": '"z"'}, "takes no 'zonne', perhaps zone"),
     ({"accelerator": '"v4-8"'}, "gke takes no 'accelerator'"),
     ({"zone": None}, "gke needs zone"),
     ({"spot": '"yes"'}, "spot 'yes' must be true or false"),
-    ({"setup": '"mount"'}, "setup 'mount' must be a list of strings"),
+    ({"setup": '["mount a"]'}, "gke takes no 'setup'; known"),
+    (OF_LOCAL | {"create_flags": '["--x"]'}, "local takes no 'create_flags'; known"),
+    (OF_LOCAL | {"setup": '"mount"'}, "setup 'mount' must be a list of strings"),
     ({"name": '"A B"'}, "name 'A B' must be"),
     ({"zone": '"us-east5"'}, "zone 'us-east5' must be a zone"),
     ({"project": '"p; rm -rf /"'}, "project 'p; rm -rf /' must be"),
@@ -481,11 +485,17 @@ BAD = [
     ({"project": '"<project>"'}, "project still has '<project>'"),
     ({"cluster": '"example-cluster"'}, "cluster still has 'example'"),
     ({"image": '"us-docker.pkg.dev/your-project/x/y"'}, "image still has 'your-project'"),
-    ({"setup": '["mount your-filestore-ip:/x /y"]'}, "setup still has 'your-filestore-ip'"),
+    (
+        OF_LOCAL | {"setup": '["mount your-filestore-ip:/x /y"]'},
+        "setup still has 'your-filestore-ip'",
+    ),
     ({"create_flags": '["--network=<network name>"]'}, "create_flags still has '<network name>'"),
     ({"run": '"albert-jax pretrain --store gs://your-bucket/x"'}, "run still has 'your-bucket'"),
-    ({"setup": '["sudo apt-get install --yes nfs-common"]'}, "without apt-get update before it"),
-    ({"setup": '["apt install x && apt update"]'}, "without apt-get update before it"),
+    (
+        OF_LOCAL | {"setup": '["sudo apt-get install --yes nfs-common"]'},
+        "without apt-get update before it",
+    ),
+    (OF_LOCAL | {"setup": '["apt install x && apt update"]'}, "without apt-get update before it"),
     ({"python": '"3.10"'}, "python '3.10' must be one of 3.11, 3.12, 3.13"),
     ({"extras": '"tpu,beam"'}, "extras has 'beam', which has no lock; known: tpu, gcs, cuda"),
     ({"image": '"Us-docker.pkg.dev/p/x"'}, "image 'Us-docker.pkg.dev/p/x' must be an image"),

@@ -38,6 +38,14 @@ _BESIDE = {
     "tokenizer.json": 1 << 26,
     "spiece.model": 1 << 26,
 }
+# What another model's files would be read with.
+_OF_A_MODEL = {
+    *_BESIDE,
+    "vocab.txt",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+}
 _MOST_INDEX = 1 << 22
 _PART = r"-\d{5}-of-\d{5}"
 _MOST_PARTS = 100
@@ -275,11 +283,22 @@ def upload(files: Mapping[str, Path], named: ModelName, *, private: bool) -> str
     api = hub.HfApi(endpoint=hub_endpoint(), library_name="albert_jax")
     with _as_sentences(hub, named, "written"):
         api.create_repo(named.name, private=private, exist_ok=True)
+        if private and not api.repo_info(named.name).private:
+            raise UserError(
+                f"{named.name} exists and is public, so --private cannot hold; make it private in "
+                "its settings, or leave --private out"
+            )
         if named.revision != MAIN:
             api.create_branch(named.name, branch=named.revision, exist_ok=True)
         operations = [
             hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(files[name]))
             for name in sorted(files)
+        ]
+        # An earlier model's vocabulary or weights would be read with the new ones.
+        there = api.list_repo_files(named.name, revision=named.revision)
+        operations += [
+            hub.CommitOperationDelete(path_in_repo=name)
+            for name in sorted({*there} & _OF_A_MODEL - files.keys())
         ]
         commit = api.create_commit(
             named.name,

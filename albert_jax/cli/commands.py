@@ -128,7 +128,9 @@ class TrainTokenizer(_Reading):
     vocab_size: int = 30000
     """Pieces, the five special ones included."""
     do_lower_case: bool = True
-    """Lower-case and drop accents, as the released vocabularies do."""
+    """Lower-case, as the released vocabularies do."""
+    keep_accents: bool = False
+    """Keep accents, as the letters of a language need; give it to prepare too."""
     character_coverage: float = 0.99995
     """Fraction of the text's characters that get a piece; the rest become <unk>."""
 
@@ -155,9 +157,14 @@ class Prepare(_Reading):
     """Fraction of the documents that is kept from training, for evaluation."""
     mode: Mode | None = None
     """How a SentencePiece model divides text: as the original (google), or as transformers' slow
-    (hf) or fast (hf-fast) tokenizer; unset: google. Other vocabularies define it themselves."""
+    (hf) or fast (hf-fast) tokenizer; unset: as the model or the store that it belongs to, else
+    google. Other vocabularies define it themselves."""
     do_lower_case: bool = True
-    """Lower-case text; must be as the vocabulary was trained."""
+    """Lower-case text; must be as the vocabulary was trained. A model's or a store's own vocabulary
+    says it itself."""
+    keep_accents: bool = False
+    """Keep accents; must be as the vocabulary was trained. A model's or a store's own says it
+    itself."""
     beam: tuple[str, ...] | None = None
     """Run on Apache Beam with these pipeline options, as runner=FlinkRunner; without options, in
     this process."""
@@ -388,10 +395,10 @@ class Evaluate(_Answering):
     def run(self) -> None:
         if self.base is not None and len(self.model) != 1:
             raise UserError(f"--base is of one adapter, and there are {len(self.model)} models")
-        for each in self.model:
-            _require_model(each, base=self.base)
         if (self.data is None) == (self.store is None):
             raise UserError("give --data DIR for a task, or --store STORE for a pretrained model")
+        for each in self.model:  # a name may have to be fetched
+            _require_model(each, base=self.base)
         if self.store is not None:
             self._evaluate_store(self.store)
             return
@@ -492,7 +499,6 @@ class Predict(_Answering):
     """Answer {"id", "error"} to an input that has no answer, and continue with the next."""
 
     def run(self) -> None:
-        _require_model(self.model, base=self.base)
         if (self.input is None) == (self.data is None):
             raise UserError("give --input FILE, or --data DIR for a split's official file")
         if self.data is not None and self.input_format is not None:
@@ -501,6 +507,9 @@ class Predict(_Answering):
             raise UserError(
                 "--skip-bad is for --input; a split's official file has an answer for each"
             )
+        if self.input is not None and self.split != "test":
+            raise UserError(f"--split {self.split} is for --data; a file of --input has one split")
+        _require_model(self.model, base=self.base)  # a name may have to be fetched
         with staying():
             from albert_jax.inference.predict import predict_file, predict_split
 
@@ -574,8 +583,8 @@ class FillMask(_OnTexts):
     top_k: int = 5
     """Pieces to print."""
     json: bool = False
-    """Print [{"score", "token", "token_str", "sequence"}] as JSON; for several texts a list of such
-    lists."""
+    """Print [{"score", "token", "token_str", "sequence"}] as JSON; with --input, and for several
+    texts, a list of such lists."""
 
     def run(self) -> None:
         _require_model(self.model)  # and the texts, before JAX is imported

@@ -41,7 +41,7 @@ class StepConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "")
-        check_least(self, "", 1, "batch_size", "predictions", "accumulate")
+        check_least(self, "", 1, "batch_size", "sequence", "predictions", "accumulate")
         check_least(self, "", 0, "unroll")
 
 

@@ -56,7 +56,9 @@ def recipe_with(spec: str, flags: Mapping[str, object]) -> Any:
         get_config = runpy.run_path(path).get("get_config")
     if not callable(get_config):
         raise UserError(f"recipe {path} defines no get_config(); see configs/ for examples")
-    known = inspect.signature(get_config).parameters
+    parameters = inspect.signature(get_config).parameters
+    known = {k for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+    takes_any = len(known) < len(parameters)
     values = {key: value for key, value in flags.items() if key in known}
     for argument in filter(None, arguments.split(",")):
         key, separator, text = argument.partition("=")
@@ -64,14 +66,14 @@ def recipe_with(spec: str, flags: Mapping[str, object]) -> Any:
             raise UserError(
                 f"recipe argument {argument!r} must be key=value, as in {path}:model=base-v2"
             )
-        if key not in known:
+        if key not in known and not takes_any:
             raise UserError(
                 f"recipe {path} takes no {key!r}{did_you_mean(key, known)}; "
-                f"it takes {', '.join(known) or 'nothing'}"
+                f"it takes {', '.join(k for k in parameters if k in known) or 'nothing'}"
             )
         try:
             values[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):  # the last: an unhashable key
             values[key] = text
     with _recipe_errors(path):
         return get_config(**values)

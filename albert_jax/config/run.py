@@ -86,8 +86,8 @@ class PretrainConfig:
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
                 f"examples.max_seq_length {self.examples.max_seq_length} exceeds "
-                f"model.max_position_embeddings "
-                f"{self.model.max_position_embeddings}"
+                f"model.max_position_embeddings {self.model.max_position_embeddings}; lower the "
+                "first or raise the second"
             )
 
 

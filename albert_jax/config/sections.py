@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from albert_jax.config.validation import check_least, check_types
+from albert_jax.config.validation import check_least, check_most, check_types
 from albert_jax.utils.errors import UserError
 
 # Where a run's figures go, in addition to the console and metrics.jsonl.
@@ -15,6 +15,8 @@ Destination = Literal["tensorboard", "wandb", "mlflow"]
 # How a model gets more position embeddings: never (an error), by repeating them from the first on,
 # or by stretching them.
 Positions = Literal["same", "repeat", "interpolate"]
+
+LARGEST_SEED = (1 << 63) - 1 - (1 << 32)  # JAX's are int64, and several runs count on from it
 
 # Fields of TrainConfig that hold a schedule over a pretraining run.
 SCHEDULES = ("depth", "length", "batch_ramp", "masking", "sop_weight")
@@ -237,5 +239,6 @@ class TrainConfig:
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"train.batch_size {self.batch_size} does not divide into train.accumulate "
-                f"{self.accumulate} micro-batches"
+                f"{self.accumulate} micro-batches; make it a multiple"
             )
+        check_most(self, "train", LARGEST_SEED, "seed")

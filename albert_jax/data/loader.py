@@ -7,6 +7,7 @@ on the number of threads, processes or hosts.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypedDict
@@ -22,7 +24,7 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 
 from albert_jax.data.special_pieces import MASK_ID
-from albert_jax.utils.errors import UserError
+from albert_jax.utils.errors import TryAgain, UserError
 
 Example = dict[str, np.ndarray]
 Batch = dict[str, np.ndarray]
@@ -144,12 +146,14 @@ class Batches(Iterator[Batch]):
             raise StopIteration
         due = self._pending.popleft()
         self._submit(self._ahead)  # while the caller works on this one
-        return due.result()
+        with _killed_workers_told():
+            return due.result()
 
     def _submit(self, ahead: int) -> None:
         assert self._pool is not None
-        for index in itertools.islice(self._indices, ahead - len(self._pending)):
-            self._pending.append(self._pool.submit(self._draw, index))
+        with _killed_workers_told():
+            for index in itertools.islice(self._indices, ahead - len(self._pending)):
+                self._pending.append(self._pool.submit(self._draw, index))
 
     def close(self, *, wait: bool = True) -> None:
         """Drop what was drawn ahead, after waiting for the batches that are being drawn."""
@@ -164,6 +168,18 @@ class Batches(Iterator[Batch]):
 
 
 _worker_draw: Callable[[int], Batch]  # set in a worker process only
+
+
+@contextlib.contextmanager
+def _killed_workers_told() -> Iterator[None]:
+    """Raise TryAgain if a process that draws batches was killed, perhaps for want of memory."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise TryAgain(
+            "a process that draws batches (--train.data-workers) was killed, perhaps for want of "
+            "memory; run the same command again, with fewer of them"
+        ) from None
 
 
 def _start_worker(draw: Callable[[int], Batch]) -> None:

@@ -98,7 +98,7 @@ def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingD
         return data
     folder = local_store(config.heldout)
     TokenStore.open(folder, split="heldout").check_vocabulary(data.identity["vocabulary"])
-    other = _open_store(config, config.heldout, folder)
+    other = _open_store(config, config.heldout, folder, is_made_here=False)
     if other.heldout is None:
         raise without_heldout(config.heldout)
     return dataclasses.replace(data, heldout=other.heldout, baselines=other.baselines)
@@ -112,8 +112,11 @@ def without_heldout(store: str | Path) -> UserError:
     )
 
 
-def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingData:
-    is_made_here = config.store is None  # of config.text
+def _open_store(
+    config: PretrainConfig, path: str, folder: Path, *, is_made_here: bool | None = None
+) -> PretrainingData:
+    if is_made_here is None:
+        is_made_here = config.store is None  # of config.text
     remedy = f"delete {folder} to have it made again" if is_made_here else remedy_for(path, folder)
     store, heldout = (TokenStore.open(folder, split=split, remedy=remedy) for split in SPLITS)
     settings = settings_in(store.record.vocabulary.to_json())
@@ -129,9 +132,11 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
     if not store.num_tokens:
         raise UserError(f"the store {path} has no documents to train on; prepare it with more text")
     totals = store.manifest["splits"]["heldout"]
+    train = make(store, config=config.examples)
     return PretrainingData(
-        train=make(store, config=config.examples),
-        train_as=lambda examples: make(store, config=examples),
+        train=train,
+        # An epoch is planned once where the settings are the same.
+        train_as=lambda x: train if x == config.examples else make(store, config=x),
         # Shuffled, so that a limited evaluation is not of the first documents only.
         heldout=make(heldout, config=config.examples) if heldout.num_documents else None,
         vocab=store.vocab_path,
@@ -236,36 +241,58 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
     vocabulary, store = workdir / "vocabulary", workdir / "store"
     if not (store / "manifest.json").is_file():
         require_output_apart(workdir, config.text, flag="--workdir")
-    if config.init_from:  # its pieces are those that its weights know
+    # Of a model or a vocabulary that is given, the pieces are those that its weights know.
+    if given := config.vocab or config.init_from:
+        wanted = _MadeOf(list(config.text), Tokenizer.load(given).vocab_size)
+        _require_same(_made_of(store, "manifest.json"), wanted, store)
         if not (store / "manifest.json").is_file():
-            prepare(config.text, vocab=config.init_from, output=store, holdout=0.05)
+            prepare(config.text, vocab=given, output=store, holdout=0.05)
+            _record(wanted, store)
         return store
     wanted = _MadeOf(list(config.text), config.model.vocab_size)
-    made_of = _made_of(vocabulary)
-    if made_of not in (None, wanted):
-        raise UserError(
-            f"{vocabulary} was made of other text or for another size; give another --workdir"
-        )
+    made_of = _made_of(vocabulary, "spiece.model")
+    _require_same(made_of, wanted, vocabulary)
     if made_of is None:
         train_tokenizer(config.text, output=vocabulary, vocab_size=config.model.vocab_size)
-        with writing(vocabulary), appearing_file(vocabulary / MADE_OF) as temporary:
-            temporary.write_text(json.dumps(asdict(wanted)), encoding="utf-8")
+        _record(wanted, vocabulary)
     if made_of is None or not (store / "manifest.json").is_file():
         # A small corpus needs more than 1 % held out for figures that mean something.
         prepare(config.text, vocab=vocabulary, output=store, holdout=0.05)
     return store
 
 
-def _made_of(vocabulary: Path) -> _MadeOf | None:
-    """Return what the vocabulary in a folder was made of.
+def _record(made_of: _MadeOf, folder: Path) -> None:
+    with writing(folder), appearing_file(_beside(folder)) as temporary:
+        temporary.write_text(json.dumps(asdict(made_of)), encoding="utf-8")
 
-    None if it is unknown or there is none.
+
+def _beside(folder: Path) -> Path:
+    """Return the record's place: in a vocabulary's folder, beside a store, which has no room."""
+    return (
+        folder / MADE_OF if folder.name == "vocabulary" else folder.with_name("store_made_of.json")
+    )
+
+
+def _made_of(folder: Path, file: str) -> _MadeOf | None:
+    """Return what the vocabulary or the store in a folder was made of.
+
+    None if it is unknown, or if there is none, which lacks the file.
     """
-    if not (vocabulary / "spiece.model").is_file():
+    if not (folder / file).is_file():
         return None
     with contextlib.suppress(FileNotFoundError, UserError):
-        return read_json(vocabulary / MADE_OF, _MadeOf, hint="")
+        return read_json(_beside(folder), _MadeOf, hint="")
     return None
+
+
+def _require_same(made_of: _MadeOf | None, wanted: _MadeOf, folder: Path) -> None:
+    if made_of not in (None, wanted):
+        assert made_of is not None
+        raise UserError(
+            f"{folder} was made of {', '.join(made_of.text)} with {made_of.vocab_size:,} pieces, "
+            f"and {', '.join(wanted.text)} with {wanted.vocab_size:,} is asked for; give another "
+            "--workdir"
+        )
 
 
 def _record_files(pattern: str) -> list[str]:
@@ -284,7 +311,7 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
     heldout = None
     if config.heldout is not None:
         heldout = RecordSource(
-            config.heldout,
+            _record_files(config.heldout) or config.heldout,
             seed=config.train.seed,
             shuffle=True,
             vocab_size=tokenizer.vocab_size,
@@ -292,6 +319,7 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
     train = RecordSource(
         files, seed=config.train.seed, shuffle=True, vocab_size=tokenizer.vocab_size
     )
+    _check_lengths(train, config, files[0])
 
     def train_as(examples: ExamplesConfig) -> ExampleSource:
         if examples != config.examples:
@@ -322,6 +350,25 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
         frequencies=frequencies,
         mask_id=tokenizer.special.mask,
     )
+
+
+def _check_lengths(records: RecordSource, config: PretrainConfig, name: str) -> None:
+    """Raise UserError for rows that the model has no positions for, and report unlike settings."""
+    longest, examples = config.model.max_position_embeddings, config.examples
+    if records.max_seq_length > longest:
+        raise UserError(
+            f"the rows of {name} have {records.max_seq_length} tokens, and the model has {longest} "
+            "positions; give --model.max-position-embeddings and --examples.max-seq-length "
+            f"{records.max_seq_length}"
+        )
+    found = records.max_seq_length, records.max_predictions_per_seq
+    asked = examples.max_seq_length, examples.max_predictions_per_seq
+    if found != asked:
+        say(
+            f"note: the rows of {name} have {found[0]} tokens and {found[1]} predictions, and the "
+            f"settings {asked[0]} and {asked[1]}, by which FLOPs are counted; give "
+            f"--examples.max-seq-length {found[0]} --examples.max-predictions-per-seq {found[1]}"
+        )
 
 
 def objective_warnings(data: PretrainingData, config: PretrainConfig) -> list[str]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from albert_jax.data import loader
 from albert_jax.data.loader import KEYS
+from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.tf_protos import DecodeError, Example
 
@@ -252,14 +253,19 @@ def write_records(
     """Write examples to the files in turn, as the original does; returns their number.
 
     Of an example (`PretrainingSource.draw`), the arrays that the original writes are written, in
-    the example's order. Therefore examples of `read_examples` are written back byte for byte.
+    the example's order. Therefore examples of `read_examples` are written back byte for byte. The
+    files appear whole, so that the examples may come from them, and an error changes none.
     """
     count = 0
     with ExitStack() as stack:
-        files = [
-            stack.enter_context(open(path, "wb"))
+        temporary = [
+            stack.enter_context(appearing_file(Path(path)))
             for path in ([paths] if isinstance(paths, str | Path) else paths)
         ]
+        if not temporary:
+            raise UserError("paths is empty; give a file to write")
+        # Closed before they appear, as the innermost.
+        files = [stack.enter_context(open(path, "wb")) for path in temporary]
         for file, example in zip(cycle(files), examples, strict=False):
             names = ((_NAMES[key], values) for key, values in example.items() if key in _NAMES)
             record = encode_example(dict(names))

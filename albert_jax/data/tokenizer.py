@@ -219,11 +219,12 @@ class Tokenizer:
         given = model_path(path_of(path, "path"))
         path = vocabulary_file(given, mode)
         wanted: TextSettings | None = None
-        if path.name in FILE_NAMES and (mode is None or do_lower_case is None):
-            wanted = text_settings(path.parent, path, whole=path != given)
+        if path.name in FILE_NAMES and None in (mode, do_lower_case, keep_accents):
+            is_needed = path != given and None in (mode, do_lower_case)
+            wanted = text_settings(path.parent, path, whole=is_needed)
         if wanted is not None:
             mode = wanted["mode"] if mode is None else mode
-            if do_lower_case is None:
+            if do_lower_case in (None, wanted["do_lower_case"]):
                 do_lower_case = wanted["do_lower_case"]
                 keep = wanted.get("keep_accents", keeps_accents(wanted["mode"], do_lower_case))
                 keep_accents = keep if keep_accents is None else keep_accents
@@ -411,7 +412,9 @@ class Tokenizer:
 
     @checked
     def encode_ids(self, texts: Iterable[str], *, threads: int = 1) -> list[list[int]]:
-        """Return the ids that `encode` gives each text, without special tokens, ten times as fast.
+        """Return the ids of each text without special tokens, ten times as fast as `encode`.
+
+        They are those of `encode(text, parse_special=False)`: [MASK] in a text is text.
 
         Args:
             texts: the texts.
@@ -675,16 +678,18 @@ _TRAINER: dict[str, Any] = {
 class _Lines:
     """Clean lines on their way to the trainer, and count them."""
 
-    def __init__(self, source: Iterable[str], lower: bool, max_bytes: int) -> None:
-        self.source, self.lower, self.max_bytes = source, lower, max_bytes
+    def __init__(self, source: Iterable[str], settings: VocabularySettings) -> None:
+        self.source, self.settings = source, settings
         self.used = self.too_long = 0
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[str]:
+        own = self.settings
         try:
             for line in self.source:
-                line = clean_text(line, lower=self.lower).replace("\0", "")
-                if len(line.encode()) > self.max_bytes:
+                line = clean_text(line, lower=own.do_lower_case, keep_accents=own.keep_accents)
+                line = line.replace("\0", "")
+                if len(line.encode()) > own.max_sentence_length:
                     self.too_long += 1
                 elif line:
                     self.used += 1
@@ -711,6 +716,18 @@ class VocabularySettings:
     """Maximum of lines; of more, a random sample is used."""
     max_sentence_length: int = 4192
     """Bytes; longer lines are skipped and counted."""
+    keep_accents: bool = False
+    """Keep accents, as the letters of a language need."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "input_sentence_size", "max_sentence_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)} must be at least 1")
+        if not 0.98 <= self.character_coverage <= 1:
+            raise UserError(
+                f"character_coverage {self.character_coverage} must lie in [0.98, 1], the fraction "
+                "of the text's characters that get a piece"
+            )
 
 
 def train_on_lines(
@@ -727,7 +744,7 @@ def train_on_lines(
     """
     output = Path(output)
     _require_writable(output)
-    cleaned = _Lines(lines, settings.do_lower_case, settings.max_sentence_length)
+    cleaned = _Lines(lines, settings)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -762,7 +779,8 @@ def _require_writable(folder: Path) -> None:
 
 def _reason(error: str, lines: _Lines, vocab_size: int) -> str:
     if not lines.used:
-        long = f": {lines.too_long} lines have over {lines.max_bytes} bytes" * bool(lines.too_long)
+        most = lines.settings.max_sentence_length
+        long = f": {lines.too_long} lines have over {most} bytes" * bool(lines.too_long)
         return f"no text to train a vocabulary on{long}; give a sentence or paragraph a line"
     if found := re.search(r"too high .* value <= (\d+)", error):
         return f"vocab_size {vocab_size} is too large for this text; the largest is {found[1]}"

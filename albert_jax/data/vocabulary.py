@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from albert_jax.data.text.documents import find_pieces, read_piece, summarize_counts
-from albert_jax.data.text.files import require_output_apart
+from albert_jax.data.text.files import find_files, require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
+from albert_jax.data.text.python_docs import is_docs
 from albert_jax.data.tokenizer import VocabularySettings, train_on_lines
 from albert_jax.utils.atomic import require_apart
 from albert_jax.utils.progress import ProgressMeter
@@ -40,6 +41,7 @@ def train_tokenizer(
     data_dir: str | None = None,
     field: str | None = None,
     progress: bool = True,
+    keep_accents: bool = False,
 ) -> Path:
     """Train a SentencePiece vocabulary with the settings of the original's README.
 
@@ -60,6 +62,8 @@ def train_tokenizer(
         data_dir: as in `prepare`.
         field: as in `prepare`.
         progress: print progress to stderr.
+        keep_accents: keep the accents, as the letters of a language need; `prepare` has to do so
+            too.
 
     Returns:
         The path of spiece.model.
@@ -70,16 +74,21 @@ def train_tokenizer(
             of the inputs.
     """
     settings = VocabularySettings(
-        vocab_size, do_lower_case, character_coverage, input_sentence_size, max_sentence_length
+        vocab_size,
+        do_lower_case,
+        character_coverage,
+        input_sentence_size,
+        max_sentence_length,
+        keep_accents,
     )
     require_here(output)
     if isinstance(inputs, Iterator):
         return train_on_lines(inputs, output, settings)
     reading = Reading(format, sentences, strict, language, data_dir, field)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    pieces = find_pieces(inputs, reading)
     if not reading.names_data_set:
-        _require_apart(Path(output), inputs, pieces)
+        _require_apart(Path(output), inputs)
+    pieces = find_pieces(inputs, reading)
     counts: Counter[str] = Counter()
     path = train_on_lines(_sentences_of(pieces, reading, counts, progress), output, settings)
     if progress:
@@ -88,9 +97,10 @@ def train_tokenizer(
     return path
 
 
-def _require_apart(output: Path, inputs: Sequence[str | Path], pieces: Sequence[Piece]) -> None:
+def _require_apart(output: Path, inputs: Sequence[str | Path]) -> None:
     require_output_apart(output, inputs)
-    files = [piece.path for piece in pieces]
+    given = [str(each) for each in inputs if not is_docs(str(each))]
+    files = [file for each in given for file in find_files(each)]
     for name in ("spiece.model", "spiece.vocab"):
         require_apart(output / name, files)
 

@@ -157,8 +157,8 @@ def _axis(point: str) -> tuple[str, list[Any]]:
     kind = next((kind for kind in (int, float) if kind in kinds), str)
     given: list[str] = []
     for value in values.split(","):
-        # A recipe's own comma: configs/pretrain.py:model=base-v2,chips=4.
-        if "=" in value and given and ":" in given[-1]:
+        # A recipe's own comma, configs/pretrain.py:model=base-v2,chips=4, or a mixture's, a:1,b:1.
+        if given and ":" in given[-1] and ("=" in value or name == "store"):
             given[-1] += f",{value}"
         else:
             given.append(value)

@@ -82,7 +82,7 @@ class BenchmarkResult(StepSetting):
     Attributes:
         store: the token store that gave the batches, or None.
         commit: the commit of this package's code, if it runs from a repository.
-        versions: the versions of Python and the libraries.
+        versions: the versions of the libraries.
         device: the kind of the devices.
         devices: the number of devices.
         compile_seconds: the time of compilation; None in the phase input.
@@ -160,6 +160,8 @@ class SweepPoint(Result):
 
     def to_json(self) -> JsonObject:
         found = self.change | (self.measured.to_json() if self.measured else {})
+        if self.measured is not None:
+            found["varied"] = [*self.change]
         return found | ({"error": self.error} if self.error is not None else {})
 
     def shown(self) -> Mapping[str, Any]:
@@ -175,4 +177,5 @@ class SweepPoint(Result):
             return cls(change=change, error=document["error"])
         kind = BenchmarkResult if document["phase"] == "input" else StepBenchmark
         measured = kind.from_json(document)
-        return cls(change={k: document[k] for k in document.keys() - measured}, measured=measured)
+        varied = document.get("varied") or [*(document.keys() - measured)]
+        return cls(change={k: document[k] for k in varied}, measured=measured)

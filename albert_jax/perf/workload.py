@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from albert_jax.config.model_names import name_of
 from albert_jax.config.perf import BenchmarkConfig, StepConfig
 from albert_jax.config.recipes import load_recipe
 from albert_jax.config.run import PretrainConfig
-from albert_jax.config.sections import OptimizerConfig, TrainConfig
+from albert_jax.config.sections import SCHEDULES, OptimizerConfig, TrainConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import ExampleSource
 from albert_jax.data.mixture import split_stores
@@ -91,8 +90,9 @@ def pretrain_config(config: StepConfig) -> PretrainConfig:
         ),
         examples=_changed(
             base.examples,
-            max_seq_length=config.sequence
-            or min(base.examples.max_seq_length, model.max_position_embeddings),
+            max_seq_length=min(base.examples.max_seq_length, model.max_position_embeddings)
+            if config.sequence is None
+            else config.sequence,
             max_predictions_per_seq=config.predictions,
         ),
         train=_changed(
@@ -101,11 +101,11 @@ def pretrain_config(config: StepConfig) -> PretrainConfig:
             accumulate=config.accumulate,
             mode=config.mode,
             devices=devices,
+            **dict.fromkeys(SCHEDULES, ""),  # one step is measured, the last stage's
         ),
     )
 
 
-@functools.cache  # a sweep asks for it again and again
 def _base(name: str) -> PretrainConfig:
     path = Path(name)
     if name.partition(":")[0].endswith(".py"):

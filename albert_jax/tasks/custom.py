@@ -159,9 +159,10 @@ class CustomTask(Task):
         )
         place, rows = self._rows(split, data, has_labels=needs_labels and not is_test)
         examples = [self._example(record, i, at, labels) for i, (at, record) in enumerate(rows)]
+        found = unique_ids(examples, place)  # and not empty
         if self.head == "multiple_choice":
-            _require_as_many(examples)
-        return unique_ids(examples, place)
+            _require_as_many(found)
+        return found
 
     def _rows(
         self, split: str, data: str | Path, *, has_labels: bool

@@ -56,11 +56,13 @@ def best_threshold(golds_N: np.ndarray, probabilities_N: np.ndarray) -> float:
     """
     if not golds_N.any():
         return 0.5
-    values = np.unique(probabilities_N)
+    values, inverse_N, counts = np.unique(probabilities_N, return_inverse=True, return_counts=True)
     tried = np.concatenate([[values[0] / 2], (values[1:] + values[:-1]) / 2])
-    given_TN = probabilities_N >= tried[:, None]
-    both_T = (given_TN & golds_N).sum(axis=1)
-    scores_T = 2 * both_T / (given_TN.sum(axis=1) + golds_N.sum())
+    # The texts, and those with the label, whose probability is this value or a larger one.
+    given_T = counts[::-1].cumsum()[::-1]
+    with_label = np.bincount(inverse_N.ravel(), golds_N, len(values))
+    both_T = with_label[::-1].cumsum()[::-1]
+    scores_T = 2 * both_T / (given_T + golds_N.sum())
     best = tried[scores_T == scores_T.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def find_squad_file(data: str | Path, split: str, version: str) -> Path:
         raise UserError(f"SQuAD has no split {split!r}; known: {', '.join(SPLITS)}")
     path = Path(data)
     if path.is_file():
-        if any(path.name.startswith(other) for other in SPLITS if other != split):
+        if re.split(r"[-_.]", path.name)[0] in {*SPLITS} - {split}:
             raise UserError(
                 f"{path} is not the {split} split by its name; give the folder that holds that, "
                 "or name the split"
@@ -128,7 +129,10 @@ def _examples(name: str, questions: Sequence[Question], is_training: bool) -> li
     for context, qa, place in questions:
         examples.append(_example(context, qa, place, is_labelled))
         if examples[-1].id in seen:
-            raise UserError(f"{place}: a question before it has the id {examples[-1].id!r} too")
+            raise UserError(
+                f"{place}: a question before it has the id {examples[-1].id!r} too; give each its "
+                "own"
+            )
         seen.add(examples[-1].id)
     misplaced = [e.id for e in examples if e.extra["answers"] and e.extra["answer"] is None]
     if misplaced:

@@ -20,7 +20,7 @@ from albert_jax.utils.interrupts import undone_on_exit
 from albert_jax.utils.locks import Lock
 
 # Two processes, and two calls in one process, never write to one temporary file.
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.(tmp|new)")
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.(?P<kind>tmp|new|old)")
 
 
 @contextlib.contextmanager
@@ -30,6 +30,7 @@ def appearing_file(dest: Path) -> Iterator[Path]:
     If an error is raised, `dest` does not change. Other processes may write it at the same time;
     the last one stays.
     """
+    dest = dest.resolve()  # a link stays one
     temporary = beside(dest, "tmp")
 
     def remove() -> None:
@@ -60,7 +61,7 @@ def appearing_whole(dest: Path) -> Iterator[Path]:
             undone_on_exit(lambda: _tidy(dest)),
         ):
             _tidy(dest)
-            new, old = beside(dest, "new"), dest.with_name(f".{dest.name}.old")
+            new, old = beside(dest, "new"), beside(dest, "old")
             try:
                 new.mkdir()
                 yield new
@@ -105,10 +106,11 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _tidy(dest: Path) -> None:
     """Undo what a killed process left of `appearing_whole`; only the lock's owner may call it."""
-    old = dest.with_name(f".{dest.name}.old")
-    if old.exists() and not dest.exists():  # killed, or failed, between its renames
-        old.rename(dest)
-    shutil.rmtree(old, ignore_errors=True)
+    for path in dest.parent.iterdir() if dest.parent.is_dir() else ():
+        found = _TEMPORARY.fullmatch(path.name)
+        is_old = found is not None and (found["name"], found["kind"]) == (dest.name, "old")
+        if is_old and not dest.exists():  # killed, or failed, between its renames
+            path.rename(dest)
     remove_leftovers(dest.parent, dest.name)
 
 
@@ -128,7 +130,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def beside(dest: Path, kind: str) -> Path:
-    """Return a unique name for a temporary file (tmp) or folder (new) beside `dest`."""
+    """Return a unique name beside `dest` for a temporary file (tmp) or folder (new, old)."""
     return dest.with_name(f".{dest.name}.{os.getpid()}-{secrets.token_hex(4)}.{kind}")
 
 

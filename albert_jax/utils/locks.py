@@ -98,8 +98,12 @@ def _locked(path: Path, busy: str) -> int | None:
             break
         os.close(file)  # its owner removed it between our two calls
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+    try:
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+    except BaseException:  # a full disk; open, it would stay locked
+        os.close(file)
+        raise
     return file
 
 

@@ -15,7 +15,7 @@ from albert_jax.utils.wording import without_secrets
 
 def commit() -> str | None:
     """Return the commit of the code if it is a checkout, with "+" if its modules differ."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]  # the package
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here), *arguments]
@@ -23,7 +23,7 @@ def commit() -> str | None:
         return ran.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)
+        git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(here)))
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -226,9 +226,13 @@ def _decoded(line: _RawLine, name: str) -> str:
     return text
 
 
-def _require_text(start: bytes, name: str) -> None:
-    found = next((told for magic, told in _NOT_TEXT.items() if start.startswith(magic)), None)
+def foreign_kind(start: bytes) -> tuple[str, str] | None:
+    """Return what a file is that begins like this, and the remedy; None for what may be text."""
     if _BZIP2.match(start):
-        found = "bzip2-compressed", "decompress it with bzcat"
-    if found:
+        return "bzip2-compressed", "decompress it with bzcat"
+    return next((told for magic, told in _NOT_TEXT.items() if start.startswith(magic)), None)
+
+
+def _require_text(start: bytes, name: str) -> None:
+    if found := foreign_kind(start):
         raise UserError(f"{name} is {found[0]}, not UTF-8 text; {found[1]}")

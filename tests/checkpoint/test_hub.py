@@ -449,6 +449,14 @@ def test_a_transformers_folder_is_pushed_as_it_is_to_a_branch(
     (folder / "README.md").write_bytes(b"# Mine")
     albert_jax.push(folder, "hub:me/it@v1")
     assert repository.commits[repository.refs["v1"]]["README.md"] == b"# Mine"
+    # What another model left would be read with this one's weights.
+    others = {"tokenizer.json": b"{}", "notes.txt": b"mine"}
+    may_write.add("me/it", repository.commits[repository.refs["v1"]] | others, "v1")
+    albert_jax.push(folder, "hub:me/it@v1")
+    there = repository.commits[repository.refs["v1"]]
+    assert there.keys() == {*pushed.files, "notes.txt"}
+    with pytest.raises(UserError, match="me/it exists and is public, so --private cannot hold"):
+        albert_jax.push(folder, "hub:me/it@v1", private=True)
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_names_with_special_characters_and_relative_paths_will_do(
 
 
 def test_an_export_killed_between_its_renames_is_made_good_by_the_next(model: Path) -> None:
-    model.rename(model.with_name(".model.old"))
+    model.rename(model.with_name(".model.17-89abcdef.old"))
     model.with_name(".model.17-0123abcd.new").mkdir()
     with pytest.raises(UserError, match="NOT written"):
         export(model, vocab=model / "nowhere")

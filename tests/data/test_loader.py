@@ -2,6 +2,7 @@
 """Batches: the same whoever draws them, and nothing left running."""
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import KEYS, Draw, batch_at, describe_examples, make_dataset
-from albert_jax.utils.errors import UserError
+from albert_jax.utils.errors import TryAgain, UserError
 from tests.helpers import original_examples as original
 
 
@@ -95,6 +96,15 @@ def test_batches_do_not_depend_on_worker_processes_and_these_end_with_close():
             assert_same(next(dataset), batch_at(source(), index, 8))
         assert len(multiprocessing.active_children()) == 2
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_process_that_is_killed_ends_the_run_for_now():
+    with contextlib.closing(make_dataset(Draw(source(), 8), workers=1)) as dataset:
+        next(dataset)
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(TryAgain, match=r"\(--train\.data-workers\) was killed, perhaps for"):
+            list(itertools.islice(dataset, 9))
 
 
 def test_resuming_at_a_step_continues_the_run():

@@ -156,11 +156,27 @@ def test_a_vocabulary_of_which_it_is_not_known_is_made_again(of_text, content):
     ]
 
 
+def test_the_text_of_a_run_that_starts_from_a_model_may_not_change(of_text, tmp_path):
+    config, workdir = of_text
+    other = tmp_path / "other.txt"
+    other.write_text("Other text.\n\nMore of it.\n")
+    config = dataclasses.replace(config, init_from="mini")
+    store = open_data(_of_mini(config), workdir).vocab.parent
+    assert store == workdir / "store"
+    with pytest.raises(UserError, match=r"store was made of .*, and .*other\.txt with 8,000 is"):
+        open_data(_of_mini(dataclasses.replace(config, text=(str(other),))), workdir)
+
+
+def _of_mini(config):
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=8000))
+
+
 def test_a_vocabulary_of_other_text_is_refused(of_text):
     config, workdir = of_text
     open_data(config, workdir)
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=39))
-    with pytest.raises(UserError, match="was made of other text or for another size"):
+    told = r"corpus\.txt with 38 pieces, and .* with 39 is asked for; give"
+    with pytest.raises(UserError, match=told):
         open_data(other, workdir)
 
 

@@ -76,6 +76,23 @@ def test_what_was_read_is_written_byte_for_byte(tmp_path):
     assert written.read_bytes() == GOLDEN.read_bytes()
 
 
+def test_examples_may_be_written_over_the_file_that_they_come_from(tmp_path):
+    file = tmp_path / "a.tfrecord"
+    file.write_bytes(GOLDEN.read_bytes())
+    assert write_records(file, read_examples(file)) == 50
+    assert file.read_bytes() == GOLDEN.read_bytes()
+
+    def failing():
+        yield next(iter(read_examples(GOLDEN)))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_records(file, failing())
+    assert file.read_bytes() == GOLDEN.read_bytes()
+    with pytest.raises(UserError, match="paths is empty; give a file to write"):
+        write_records([], [])
+
+
 def test_drawn_examples_survive_writing_and_go_to_the_files_in_turn(tmp_path):
     examples = drawn(7)
     files = [tmp_path / f"{number}.tfrecord" for number in range(3)]

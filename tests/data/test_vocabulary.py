@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import pytest
 
 import albert_jax
 from albert_jax.data import vocabulary as module
+from albert_jax.data.prepare.build import prepare
 from albert_jax.data.text.documents import read_documents
 from albert_jax.data.text.lines import Reading
 from albert_jax.data.tokenizer import Tokenizer, VocabularySettings, train_on_lines
@@ -143,6 +145,41 @@ def test_text_in_a_bucket_and_a_tfds_data_set_are_read(tmp_path: Path, trained_o
     train_tokenizer("test", output=tmp_path, format="tfds:tiny", data_dir="here")
     assert trained_on == ["Three.", "Four."]
     assert set(asked) == {("tiny", "test", "here")}
+
+
+def test_accents_are_kept_from_training_to_the_store_and_what_is_made_of_it(tmp_path: Path) -> None:
+    """The letters of German; without the flag both drop them, as the original does."""
+    text = tmp_path / "a.txt"
+    text.write_text("Die Käse für Übergröße.\nÖl über dem Fluß, schöne Grüße.\n\nÄpfel.\n" * 30)
+    shared: dict[str, Any] = {"do_lower_case": False, "keep_accents": True}
+    vocab = train_tokenizer(text, output=tmp_path / "vocab", vocab_size=42, **shared)
+    store = prepare(text, vocab=vocab, output=tmp_path / "store", progress=False, **shared)
+    assert store["vocabulary"]["keep_accents"] is True
+    for given in (tmp_path / "store", vocab):
+        settings = {} if given is not vocab else shared
+        found = Tokenizer.load(given, **settings)
+        assert found.decode(found.encode("Käse für Übergröße").ids) == "Käse für Übergröße"
+    # The store says how its vocabulary cleans text, and a store that is made with it does the same.
+    again = prepare(text, vocab=tmp_path / "store", output=tmp_path / "again", progress=False)
+    assert again["vocabulary"] == store["vocabulary"]
+    assert again["splits"] == store["splits"]
+    # A setting that is given as it is recorded changes nothing.
+    assert Tokenizer.load(tmp_path / "store", do_lower_case=False).keep_accents
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"vocab_size": 0}, "vocab_size 0 must be at least 1"),
+        ({"input_sentence_size": -3}, "input_sentence_size -3 must be at least 1"),
+        ({"character_coverage": 2.0}, r"character_coverage 2\.0 must lie in \[0\.98, 1\]"),
+    ],
+)
+def test_settings_that_the_trainer_cannot_have_are_named(
+    settings: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=told):
+        train_tokenizer(iter(["a"]), output=tmp_path, **settings)
 
 
 def test_inputs_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -160,7 +160,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             siblings = [_sibling(file, files[file], repository.sizes) for file in sorted(files)]
             name = asked["name"]
-            self._json({"id": name, "modelId": name, "sha": commit, "siblings": siblings})
+            about = {"id": name, "modelId": name, "sha": commit, "private": repository.private}
+            self._json(about | {"siblings": siblings})
 
     def _file(self, name: str, revision: str, file: str, body: bool) -> None:
         found = self._found(name, revision)
@@ -275,6 +276,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.hub.stored[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                del files[value["path"]]
         commit = repository.commit(files, revision)
         url = f"{self.hub.endpoint}/{name}/commit/{commit}"
         self._json({"success": True, "commitOid": commit, "commitUrl": url})

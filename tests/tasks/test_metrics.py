@@ -54,3 +54,5 @@ def test_a_threshold_has_the_best_f1_that_any_has():
             assert f1(found) == max(f1(at) for at in np.linspace(-0.01, 1.01, 1000))
         else:
             assert found == 0.5
+    many = rng.random(200_000)  # of which a table of all pairs would take 40 GB
+    assert metrics.best_threshold(many > 0.7, many) == pytest.approx(0.7, abs=1e-4)

@@ -81,16 +81,19 @@ def test_of_many_writers_each_is_whole_or_refused(tmp_path):
 
 
 def test_what_killed_writers_left_goes_and_the_folder_they_replaced_comes_back(tmp_path):
-    dest, old = tmp_path / "model", tmp_path / ".model.old"
-    fill(dest.with_name(".model.old") if old.mkdir() is None else old, "old")
+    dest, old = tmp_path / "model", tmp_path / ".model.17-89abcdef.old"
+    own = tmp_path / ".model.old"  # a user's
+    for folder in (old, own):
+        folder.mkdir()
+        fill(folder, folder.name)
     left = tmp_path / ".model.17-0123abcd.new"
     other = tmp_path / ".model.x.17-0123abcd.new"  # of another destination
     for folder in (left, other):
         folder.mkdir()
     with pytest.raises(ZeroDivisionError), appearing_whole(dest):
         raise ZeroDivisionError
-    assert (dest / "a").read_text() == "old"
-    assert names(tmp_path) == {"model", other.name}
+    assert (dest / "a").read_text() == old.name
+    assert names(tmp_path) == {"model", other.name, own.name}
 
 
 def test_a_reader_finds_the_old_folder_or_the_new_one_at_every_moment(tmp_path):

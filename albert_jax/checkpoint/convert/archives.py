@@ -136,7 +136,8 @@ def _copy_from_bucket(files: Any, name: str, folder: Path) -> Path:
         found, root = [name], name.rpartition("/")[0]
     else:
         root, prefix = name.rpartition("/")[0], name.removesuffix(".index")
-        found = [f for f in files.find(root) if f.startswith(prefix + ".") or f.endswith(_BESIDE)]
+        beside = files.find(root, maxdepth=1)
+        found = [f for f in beside if f.startswith(prefix + ".") or f.endswith(_BESIDE)]
         if not any(file == f"{prefix}.index" for file in found):
             raise UserError(f"gs://{name} is neither a file, a folder nor a checkpoint's prefix")
     _require_room(f"gs://{name}", folder, sum(files.size(file) or 0 for file in found))

@@ -168,7 +168,8 @@ def _license_of(subject: CardSubject, base: ModelName | None) -> str:
         return UNKNOWN
     if base.kind == "packaged":
         return "cc-by-sa-4.0"
-    return "apache-2.0" if base.released and not subject.provenance.get("made_by") else UNKNOWN
+    is_unchanged = subject.head is None and not subject.provenance.get("made_by")
+    return "apache-2.0" if base.released and is_unchanged else UNKNOWN
 
 
 def _base_of(subject: CardSubject) -> ModelName | None:
@@ -184,7 +185,7 @@ def _base_of(subject: CardSubject) -> ModelName | None:
 
 def _name_in(text: str) -> ModelName | None:
     """Return the model that a source certainly names; OWNER/NAME alone could be a path."""
-    if found := _ARCHIVE.search(text):
+    if found := _ARCHIVE.fullmatch(PurePath(text).name):
         name = f"{found[1]}-{found[2]}"
         return ModelName("released", name) if name in MODELS else None
     if PurePath(text).parts[-2:] in [("packaged", name) for name in PACKAGED]:

@@ -112,7 +112,7 @@ def convert(
     Args:
         source: a TensorFlow checkpoint or archive, a transformers folder, a model directory, or a
             model's name.
-        dest: the folder to write; of "tf" the prefix of the checkpoint's files.
+        dest: the folder to write.
         to: "albert-jax" (a model directory), "hf" (transformers) or "tf" (the original's
             checkpoint).
         head: the kind of a fine-tuned head with one output, which the weights do not show.
@@ -389,6 +389,7 @@ def _write(
         words: CardWords = card or {"title": dest.resolve().name, "license": None}
         return _write_export(dest, to, found, vocab, _card(found, inventory, words))
     provenance = {
+        **found.provenance,  # a model directory's: what made it stays known
         "source": inventory.source,
         "kind": inventory.kind,
         "notes": inventory.notes,

@@ -57,9 +57,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path}: {name} has dtype {entry['dtype']}; known are {known}")
         start, end = entry["data_offsets"]
         dtype = _DTYPES[entry["dtype"]]
-        # After an odd number of bytes a view would not be aligned, and few libraries accept that.
-        raw = values[start:end] if start % dtype.itemsize == 0 else values[start:end].copy()
-        tensors[name] = Tensor.of(raw.view(dtype).reshape(entry["shape"]))
+        array = values[start:end].view(dtype)
+        if not array.flags.aligned:  # after an odd number of bytes; few libraries accept this
+            array = array.copy()
+        tensors[name] = Tensor.of(array.reshape(entry["shape"]))
     return tensors
 
 

@@ -109,6 +109,8 @@ def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
         notes.append(f"the original computes with epsilon 1e-12, not {config.layer_norm_eps}")
     if weights.head and weights.head.labels:
         notes.append("the labels' names are lost; the format has no place for them")
+    if weights.head and weights.head.kind in ("multi_label", "token_classification"):
+        notes.append(f"the head's kind is lost; convert back with --head {weights.head.kind}")
     return notes
 
 

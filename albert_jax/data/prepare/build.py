@@ -70,7 +70,7 @@ from albert_jax.data.text.documents import COUNTS, find_pieces, read_piece, summ
 from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.text.python_docs import versions_of
-from albert_jax.data.tokenizer import Tokenizer, vocabulary_file
+from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.cores import own_cores
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
@@ -80,7 +80,6 @@ from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
 
 SETTINGS_FILE = "progress/settings.json"
-_DEFAULT_MODE: Mode = "google"  # of a SentencePiece model: as the original has it
 MOST_ALONE = 1.1  # sentences a document; with fewer, nine in ten documents at least have one
 
 
@@ -101,6 +100,7 @@ def prepare(
     do_lower_case: bool = True,
     beam: Sequence[str] | None = None,
     progress: bool = True,
+    keep_accents: bool = False,
 ) -> PreparedStore:
     """Make a token store of text; a call that was interrupted continues where it was.
 
@@ -121,11 +121,13 @@ def prepare(
         language: the language whose rules split sentences.
         data_dir: the folder of prepared TFDS data sets.
         field: the column or key that holds the text, in the hub's data sets, Parquet and JSONL.
-        mode: the tokenizer's mode (docs/reference/tokenizers.md); unset, google for a SentencePiece
-            model, and the vocabulary's own for others.
-        do_lower_case: lower-case the text.
+        mode: the tokenizer's mode (docs/reference/tokenizers.md); unset, that of the model or the
+            store which the vocabulary belongs to, else google for a SentencePiece model, and the
+            vocabulary's own for others.
+        do_lower_case: lower-case the text, unless that model or store is cased; False never does.
         beam: options of a Beam pipeline that runs the work, as NAME=VALUE; unset, it runs here.
         progress: print progress to stderr.
+        keep_accents: keep the accents; False keeps them if that model or store does.
 
     Returns:
         The store's manifest, with the size of each split.
@@ -146,7 +148,12 @@ def prepare(
     place = open_place(output)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     reading = Reading(format, sentences, strict, language, data_dir, field)
-    tokenizer = _load_tokenizer(vocab, mode, do_lower_case)
+    tokenizer = Tokenizer.load(
+        vocab,
+        mode=mode,
+        do_lower_case=None if do_lower_case else False,
+        keep_accents=keep_accents or None,
+    )
     _check(tokenizer, holdout, workers)
     pieces = find_pieces(inputs, reading)
     if not reading.names_data_set:
@@ -154,7 +161,8 @@ def prepare(
     settings = _settings(tokenizer, reading, holdout, pieces)
     if (finished := _finished(place, settings, pieces)) is not None:
         place.remove_folder("progress")  # of a run killed at its very end
-        _say(f"{place.name} is complete already", progress)
+        newer = "" if is_address(output) else _newer_than(Path(output) / "manifest.json", pieces)
+        _say(f"{place.name} is complete already{newer}", progress)
         return PreparedStore(manifest=finished)
     units = plan_units(pieces, reading)
     hashes = _first_documents(units, reading, tokenizer, wanted=2 if holdout else 1)
@@ -209,19 +217,6 @@ def _say(text: str, progress: bool) -> None:
 
 
 # --------------------------------------------------------------------------------- before it starts
-
-
-def _load_tokenizer(vocab: str | Path, mode: Mode | None, do_lower_case: bool) -> Tokenizer:
-    """Return the vocabulary.
-
-    Without a mode a SentencePiece model has the original's. Another one defines its own cleaning,
-    except that it may be set to cased.
-    """
-    if mode is None:
-        if vocabulary_file(vocab, _DEFAULT_MODE).suffix in (".json", ".txt"):
-            return Tokenizer.load(vocab, do_lower_case=None if do_lower_case else False)
-        mode = _DEFAULT_MODE
-    return Tokenizer.load(vocab, mode=mode, do_lower_case=do_lower_case)
 
 
 def _check(tokenizer: Tokenizer, holdout: float, workers: int | None) -> None:
@@ -308,6 +303,16 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
             "folder"
         )
     return None
+
+
+def _newer_than(manifest: Path, pieces: Sequence[Piece]) -> str:
+    """Return words on an input that was written after the store, or ""."""
+    made = manifest.stat().st_mtime_ns
+    files = [piece.path for piece in pieces if os.path.isfile(piece.path)]
+    newer = next((path for path in files if os.stat(path).st_mtime_ns > made), None)
+    if newer is None:
+        return ""
+    return f", but {newer} is newer: if its text has changed, delete the store and run this again"
 
 
 def _refuse_differences(place: Place, theirs: JsonObject, ours: Settings) -> None:

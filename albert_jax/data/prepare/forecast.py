@@ -85,7 +85,11 @@ def make_forecast(
     example = ""
     if pieces and pieces[0].kind in ("text", "gzip"):
         first = pieces[0]
-        layout = "a wiki extract" if first.is_wiki else LAYOUTS[find_layout(first.path, reading)]
+        layout = (
+            "a wiki extract"
+            if first.is_wiki
+            else LAYOUTS[find_layout(first.path, reading, first.stamp)]
+        )
         example = f"{first.path}: {layout}"
     input_bytes = sum(unit.bytes for unit in units)
     return Forecast(input_bytes, tokens, size, seconds, workers, example)

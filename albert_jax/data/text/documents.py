@@ -36,6 +36,7 @@ from albert_jax.data.text.lines import (
 from albert_jax.data.text.sentences import LAYOUTS, Layout, detect_layout, split_sentences
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.text_files import foreign_kind
 
 # A longer document is cut between sentences. Their number counts too: the shortest take a hundred
 # times their characters in memory.
@@ -44,14 +45,7 @@ MAX_PARAGRAPH_LINES = 1 << 14  # wrapped lines that are joined to be split, besi
 LONG_LINE_CHARS = 1 << 14  # a line longer than any sentence is split like prose in every layout
 MIN_PARAGRAPH_WORDS, MIN_PARAGRAPH_BYTES = 8, 64  # below both, a wiki line is a heading or leftover
 
-_NOT_TEXT = {
-    b"BZh": "bzip2-compressed",
-    b"\xfd7zXZ": "xz-compressed",
-    b"\x28\xb5\x2f\xfd": "zstd-compressed",
-    b"PK\x03\x04": "a zip archive",
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
-}
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _HEAD_BYTES = 1 << 12
 _FOREIGN = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\udc80-\udcff]")  # no text has many of them
 _LEAST_BYTES, _MOST_FOREIGN = 64, 0.25  # Latin-1 in French or German has 5 %
@@ -113,10 +107,9 @@ def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
 def _file_piece(path: str, reading: Reading) -> Piece:
     with open_file(path) as stream:
         head = stream.read(_HEAD_BYTES)
-        for magic, other in _NOT_TEXT.items():
-            if head.startswith(magic):
-                raise UserError(f"{path} is {other}; make it UTF-8 text, plain or gz")
-        kind: Kind = "gzip" if head.startswith(b"\x1f\x8b") else "text"
+        if (other := foreign_kind(head)) and not head.startswith((_GZIP, _PARQUET)):
+            raise UserError(f"{path} is {other[0]}; make it UTF-8 text, plain or gz")
+        kind: Kind = "gzip" if head.startswith(_GZIP) else "text"
         if kind == "gzip":
             stream.seek(0)
             head = b""
@@ -124,7 +117,7 @@ def _file_piece(path: str, reading: Reading) -> Piece:
                 # A damaged file is named when it is read whole.
                 head = gzip.GzipFile(fileobj=stream).read(_HEAD_BYTES)
     state = file_state(path)
-    if head.startswith(b"PAR1"):
+    if head.startswith(_PARQUET):
         groups = tables_text.parquet_bytes(path, reading.field)
         return Piece("parquet", path, 0, len(groups), sum(groups), False, state.size, state.stamp)
     _require_mostly_text(head, path)
@@ -198,11 +191,11 @@ def _boundary(stream: Stream, start: int, target: int, piece: Piece, reading: Re
     If that is far off, return the first start of a line.
     """
     if piece.is_wiki:
-        pattern = rb"\n(?=<doc )"
-    elif find_layout(piece.path, reading) == "wrapped":
-        pattern = rb"\n[ \t\r]*\n[ \t\r]*\n"
+        pattern = rb"[\r\n](?=<doc )"
+    elif find_layout(piece.path, reading, piece.stamp) == "wrapped":
+        pattern = rb"\n[ \t\r]*\n[ \t\r]*\n|\r[ \t]*\r[ \t]*\r(?!\n)"
     else:
-        pattern = rb"\n[ \t\r]*\n"
+        pattern = rb"\n[ \t\r]*\n|\r[ \t]*\r(?!\n)"
     line_start, tail, position = None, b"", start
     while position < piece.end:
         stream.seek(position)
@@ -210,8 +203,8 @@ def _boundary(stream: Stream, start: int, target: int, piece: Piece, reading: Re
         base = position - len(tail)
         if match := re.search(pattern, block):
             return base + match.end()
-        if line_start is None and (newline := block.find(b"\n")) >= 0:
-            line_start = base + newline + 1
+        if line_start is None and (ends := re.search(rb"\r?\n|\r(?=[^\n])", block)):
+            line_start = base + ends.end()
         if line_start is not None and base - start > target and not piece.is_wiki:
             return line_start
         position, tail = base + len(block), block[-64:]
@@ -259,13 +252,13 @@ def read_piece(
     elif piece.kind in ("hub", "parquet"):
         events = _text_events_of(_table_texts(piece, reading, tick), reading, counts)
     elif piece.kind in ("jsonl", "jsonl.gz"):
-        texts = tables_text.jsonl_texts(piece, reading.field, tick)
+        texts = tables_text.jsonl_texts(piece, reading, counts, tick)
         events = _text_events_of(texts, reading, counts)
     elif piece.is_wiki:
         counts["files_wiki"] += piece.start == 0
         events = _wiki_events(read_lines(piece, reading, counts, tick), reading, counts)
     else:
-        layout = find_layout(piece.path, reading)
+        layout = find_layout(piece.path, reading, piece.stamp)
         counts[f"files_{layout}"] += piece.start == 0
         lines = read_lines(piece, reading, counts, tick)
         events = _text_events(lines, layout, reading.language)
@@ -273,10 +266,11 @@ def read_piece(
 
 
 @functools.lru_cache(maxsize=1024)
-def find_layout(path: str, reading: Reading) -> Layout:
+def find_layout(path: str, reading: Reading, stamp: int = 0) -> Layout:
     """Return how a text file lays out its sentences.
 
-    It is the layout in `reading`, or else found from the first 64 KiB.
+    It is the layout in `reading`, or else found from the first 64 KiB. `stamp` is another one where
+    the file has changed.
     """
     if reading.sentences != "auto":
         return reading.sentences

@@ -55,8 +55,19 @@ def find_files(given: str) -> list[str]:
 def _find_here(given: str) -> list[str]:
     if os.path.isdir(given):
         _require_corpus(given, filter(os.path.isfile, (os.path.join(given, x) for x in _OWN)))
-        walked = ((folder, name) for folder, _, names in os.walk(given) for name in names)
-        paths = [os.path.join(folder, name) for folder, name in walked]
+        walked = os.walk(given, onerror=_refuse_folder)
+        paths = []
+        for folder, folders, names in walked:
+            if folder != given and MANIFEST in names and len({*names} & {*_OWN}) > 1:
+                folders.clear()  # a token store or a model among the texts is none of them
+                continue
+            paths += [os.path.join(folder, name) for name in names]
+            links = [os.path.join(folder, x) for x in folders if not x.startswith(".")]
+            if linked := next(filter(os.path.islink, links), None):
+                raise UserError(
+                    f"{linked} is a link to a folder, which is not followed; give the folder that "
+                    "it leads to beside the other, or remove the link"
+                )
         above = given.rstrip("/")
         return [path for path in paths if "/." not in path.removeprefix(above)]
     if os.path.exists(given):
@@ -69,6 +80,10 @@ def _require_corpus(folder: str, files: Iterable[str]) -> None:
     own = {PurePath(file).name for file in files}
     if MANIFEST in own and len(own) > 1:  # a corpus may have a manifest of its own
         raise UserError(f"{folder} is a token store or a model, not text; name text files")
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
 
 
 def _find_remote(given: str) -> list[str]:

@@ -149,25 +149,36 @@ def _whole_lines(data: bytes, counts: Counter[str]) -> tuple[bytes, bytes]:
             counts["lines_cut"] += 1
             head = data[:MAX_LINE_BYTES]
             end = max(head.rfind(b" "), head.rfind(b"\t")) + 1 or MAX_LINE_BYTES
-            while end == MAX_LINE_BYTES and end > MAX_LINE_BYTES - 3 and data[end] & 0xC0 == 0x80:
-                end -= 1
+            if end == MAX_LINE_BYTES:  # no white space: not within a character of several bytes
+                while end > MAX_LINE_BYTES - 3 and data[end] & 0xC0 == 0x80:
+                    end -= 1
     return data[:end], data[end:]
 
 
-def _decode(block: bytes, place: str, offset: int, strict: bool, counts: Counter[str]) -> list[str]:
-    """Return clean lines of whole lines of bytes, which lie `offset` bytes into `place`."""
+def decoded_line(
+    data: bytes, place: str, strict: bool, counts: Counter[str], offset: int = 0
+) -> str:
+    """Return bytes, which lie `offset` bytes into `place`, as text.
+
+    Invalid UTF-8 is replaced and counted; with `strict` it raises UserError.
+    """
     try:
-        text = block.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         if strict:
             raise UserError(
                 f"{place}: invalid UTF-8 at byte {offset + error.start} "
-                f"(0x{block[error.start]:02x}); convert it to UTF-8, or leave out --strict to have "
+                f"(0x{data[error.start]:02x}); convert it to UTF-8, or leave out --strict to have "
                 "such bytes replaced and counted"
             ) from None
-        escaped = block.decode("utf-8", errors="surrogateescape")
+        escaped = data.decode("utf-8", errors="surrogateescape")
         counts["invalid_utf8_bytes"] += re.subn("[\udc80-\udcff]", "", escaped)[1]
-        text = block.decode("utf-8", errors="replace")
+        return data.decode("utf-8", errors="replace")
+
+
+def _decode(block: bytes, place: str, offset: int, strict: bool, counts: Counter[str]) -> list[str]:
+    """Return clean lines of whole lines of bytes, which lie `offset` bytes into `place`."""
+    text = decoded_line(block, place, strict, counts, offset)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     for character, replacement, name in (

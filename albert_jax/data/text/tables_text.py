@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from albert_jax.data.text.files import open_file
-from albert_jax.data.text.lines import BLOCK_BYTES, Piece, piece_reader
+from albert_jax.data.text.lines import BLOCK_BYTES, Piece, Reading, decoded_line, piece_reader
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.wording import first_ten, shortened
@@ -103,17 +104,19 @@ def _line(error: Exception) -> str:
 
 
 def jsonl_texts(
-    piece: Piece, field: str | None, tick: Callable[[int], None]
+    piece: Piece, reading: Reading, counts: Counter[str], tick: Callable[[int], None]
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the texts of a JSONL file's piece with their places; `tick` is called with bytes read.
 
-    Raises UserError, with the row, for a line that is no object with such a text.
+    Invalid UTF-8 is replaced and counted as in other text. Raises UserError, with the row, for a
+    line that is no object with such a text and, with `reading.strict`, for invalid UTF-8.
     """
     since = f" after byte {piece.start:,}" if piece.start else ""
     for number, line in enumerate(_raw_lines(piece, tick), start=1):
         if line.strip():
             place = f"{piece.path} row {number}{since}"
-            yield place, _text_of(line, field or "text", place)
+            text = decoded_line(line, place, reading.strict, counts)
+            yield place, _text_of(text, reading.field or "text", place)
 
 
 def _raw_lines(piece: Piece, tick: Callable[[int], None]) -> Iterator[bytes]:
@@ -130,7 +133,7 @@ def _raw_lines(piece: Piece, tick: Callable[[int], None]) -> Iterator[bytes]:
             yield held
 
 
-def _text_of(line: bytes, field: str, place: str) -> bytes:
+def _text_of(line: str, field: str, place: str) -> bytes:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from albert_jax.perf.tpu.results import (
 from albert_jax.perf.tpu.topology import Slice, compile_only_devices, parse_slice
 from albert_jax.perf.workload import Work, lower, make_work, pretrain_config, setting_of
 from albert_jax.training.memory import OutOfMemory, out_of_memory_told, program_bytes
+from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.provenance import commit, versions
@@ -163,18 +163,18 @@ def _compiled(
     train = dataclasses.replace(settings.train, batch_size=a_chips)
     work = make_work(config.phase, settings, placement.lowering)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as dump:
+    with scratch_folder() as dump:
         try:
             with (
                 out_of_memory_told(devices, dataclasses.replace(settings, train=train)),
                 cached_programs(None),
             ):
                 lowered = lower(config.phase, settings, work, placement)
-                compiled = lowered.compile({"xla_dump_to": dump, "xla_dump_hlo_as_text": True})
+                compiled = lowered.compile({"xla_dump_to": str(dump), "xla_dump_hlo_as_text": True})
         except OutOfMemory as error:
             return _unfit(described, error, where)
         seconds = time.perf_counter() - started
-        program = hlo.parse_program(_text_of(compiled, Path(dump), where))
+        program = hlo.parse_program(_text_of(compiled, dump, where))
     cost = step_cost(program, where, kernel_efficiency(settings, where))
     hbm = _hbm_of(compiled)
     return FittingEstimate(

@@ -79,7 +79,7 @@ class EstimateResult(StepSetting):
         global_batch_size: sequences in one step over all chips.
         steps: the steps of the run.
         commit: the commit of this package's code, if it runs from a repository.
-        versions: the versions of Python and the libraries.
+        versions: the versions of the libraries.
         fits: whether a chip holds the step.
         out_of_memory: the error, with the memory that is missing; None if the step fits.
         hbm_bytes: the memory that the step needs on a chip.

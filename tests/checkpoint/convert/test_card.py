@@ -69,6 +69,17 @@ def test_a_fine_tuned_model_has_its_metrics_recipe_data_and_base() -> None:
     assert "somebody" not in card
 
 
+def test_google_licenses_what_is_in_its_archives_and_not_what_others_made_of_it() -> None:
+    official = "https://storage.googleapis.com/albert_models/albert_base_v2.tar.gz"
+    for changes, license in (
+        ({"origin": official}, "apache-2.0"),
+        ({"origin": official, "head": SST2}, "unknown"),
+        ({"origin": "/data/sst2_finetuned_albert_base_v2.tar.gz"}, "unknown"),
+    ):
+        found = fields(model_card(dataclasses.replace(SUBJECT, **changes)))
+        assert found["license"] == license
+
+
 @pytest.mark.parametrize("kind", get_args(HeadKind))
 def test_every_head_has_a_pipeline(kind: Any) -> None:
     head = HeadManifest(kind=kind, labels=None)

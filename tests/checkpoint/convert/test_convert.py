@@ -901,7 +901,7 @@ def test_an_export_that_fails_leaves_what_was_there(
     told = refused(original, dest, to)
     assert re.search(r"NOT written: disk full, [\d,]+ B free at .* for 4,144 B", told)
     assert {p.name: p.read_bytes() for p in dest.iterdir()} == before
-    dest.rename(dest.with_name(".dest.old"))  # killed between its renames
+    dest.rename(dest.with_name(".dest.17-89abcdef.old"))  # killed between its renames
     with pytest.raises(UserError, match="NOT written"):
         convert(original, dest, to)
     assert {p.name: p.read_bytes() for p in dest.iterdir()} == before
@@ -952,8 +952,9 @@ class Bucket:
     def isfile(self, name: str) -> bool:
         return (self.root / name).is_file()
 
-    def find(self, name: str) -> list[str]:
-        files = (p for p in (self.root / name).rglob("*") if p.is_file())
+    def find(self, name: str, maxdepth: int | None = None) -> list[str]:
+        among = (self.root / name).rglob("*") if maxdepth is None else (self.root / name).glob("*")
+        files = (p for p in among if p.is_file())
         return sorted(str(p.relative_to(self.root)) for p in files)
 
     def size(self, name: str) -> int:

@@ -25,8 +25,10 @@ from albert_jax.data.text.documents import (
     find_layout,
     find_pieces,
     read_documents,
+    read_piece,
 )
-from albert_jax.data.text.lines import Reading, read_lines, text_lines
+from albert_jax.data.text.files import find_files
+from albert_jax.data.text.lines import MAX_LINE_BYTES, Reading, read_lines, text_lines
 from albert_jax.data.text.sentences import detect_layout, split_sentences
 from albert_jax.utils.errors import UserError
 from tests.helpers.compressed import read_compressed
@@ -241,7 +243,8 @@ def test_any_bytes_give_the_same_documents_by_blocks_as_by_whole_lines(
     expected = reference_documents(b"a" + data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "BLOCK_BYTES", block)
-        patch.setattr(corpus, "_NOT_TEXT", {})
+        patch.setattr(corpus, "foreign_kind", lambda start: None)
+        patch.setattr(corpus, "_MOST_FOREIGN", 1.0)
         assert read(path, sentences="lines")[0] == expected
 
 
@@ -338,7 +341,7 @@ def test_folders_patterns_and_repeats_give_each_file_once_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.bz2", b"BZh91AY", "is bzip2-compressed; make it UTF-8 text"),
+        ("a.bz2", b"BZh91AY&SY", "is bzip2-compressed; make it UTF-8 text"),
         ("a.txt", "text".encode("utf-16"), "is UTF-16 text"),
         (
             "a.bin",
@@ -359,6 +362,57 @@ def test_other_kinds_of_file_are_named(write, name, content, message):
 def test_inputs_that_are_not_there_are_named(tmp_path, inputs):
     with pytest.raises(UserError, match=r"no (such file|file matches|file in the folder)"):
         read(tmp_path / inputs)
+
+
+@pytest.mark.parametrize("character", ["é", "中", "😀"])
+@pytest.mark.parametrize("before", range(4))
+def test_a_line_without_end_is_not_cut_within_a_character(write, character, before):
+    text = "a" * before + character * (MAX_LINE_BYTES // len(character.encode()) + 9)
+    found, counts = read(write(text.encode()), sentences="lines", strict=True)
+    assert "".join("".join(document) for document in found) == text
+    assert counts["lines_cut"] == 1
+
+
+def test_a_file_that_has_changed_is_read_by_its_new_layout(write):
+    sentences = ["It rained.", "We stayed in.", "Nobody came."]
+    path = write("\n".join(sentences * 9).encode())
+    assert read(path)[1]["files_lines"] == 1
+    os.utime(path, ns=(1, 1))
+    path.write_text(" ".join(sentences * 9))
+    assert read(path)[1]["files_split"] == 1
+
+
+def test_text_with_carriage_returns_is_divided_between_its_documents(write):
+    document = "One sentence of it.\rAnother one.\r\r"
+    path = write((document * 40_000).encode())
+    (piece,) = find_pieces([path], Reading())
+    parts = cut_piece(piece, 1 << 18, Reading())
+    assert len(parts) > 3
+    assert sum(len(list(read_piece(part, Reading()))) for part in parts) == 40_000
+
+
+def test_a_byte_that_is_no_utf8_in_jsonl_is_replaced_and_counted(write):
+    path = write(b'{"text": "caf\xe9 noir"}\n', "a.jsonl")
+    found, counts = read(path)
+    assert (found, counts["invalid_utf8_bytes"]) == ([["caf\ufffd noir"]], 1)
+    with pytest.raises(UserError, match="row 1: invalid UTF-8 at byte 13"):
+        read(path, strict=True)
+
+
+def test_a_word_that_begins_as_bzip2_does_is_text(write):
+    assert read(write(b"BZhang is a rare surname."))[0] == [["BZhang is a rare surname."]]
+
+
+def test_stores_in_a_folder_of_texts_are_left_out_and_links_named(tmp_path):
+    (tmp_path / "a.txt").write_text("Text.")
+    store = tmp_path / "store"
+    store.mkdir()
+    for name in ("manifest.json", "spiece.model"):
+        (store / name).write_text("")
+    assert [Path(path).name for path in find_files(str(tmp_path))] == ["a.txt"]
+    (tmp_path / "link").symlink_to(store)
+    with pytest.raises(UserError, match="link is a link to a folder, which is not followed"):
+        find_files(str(tmp_path))
 
 
 def test_a_truncated_or_damaged_gz_file_is_named(write):
