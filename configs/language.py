@@ -9,8 +9,9 @@ batch, 512 sequences (see docs/how-to/language.md).
 `vocab_size=` is the vocabulary's number of pieces. The original's rule of which pieces begin a word
 is made for English: it takes every accented or non-Latin letter for a beginning, so that words are
 masked in pieces. Here the marker alone begins a word (`word_start`). Lower-casing and dropping
-accents is the vocabulary's and the store's matter: --no-do-lower-case where capitals mean
-something, --keep-accents where accents do. docs/how-to/language.md has the rest, also for languages without spaces.
+accents is the vocabulary's and the store's matter: give --no-do-lower-case where capitals mean
+something, and --keep-accents where accents do. docs/how-to/language.md has the rest, also for
+languages without spaces.
 """
 
 from dataclasses import replace
