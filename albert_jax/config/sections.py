@@ -19,7 +19,7 @@ Positions = Literal["same", "repeat", "interpolate"]
 LARGEST_SEED = (1 << 63) - 1 - (1 << 32)  # JAX's are int64, and several runs count on from it
 
 # Fields of TrainConfig that hold a schedule over a pretraining run.
-SCHEDULES = ("depth", "length", "batch_ramp", "masking", "sop_weight")
+SCHEDULES = ("depth", "length", "batch_ramp", "masking", "sop_weight", "rate")
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,9 @@ class TrainConfig:
     sop_weight: str = ""
     """For pretraining, weight of the second objective's loss over the run, as 0.5:0.5,1:0.5; unset:
     1."""
+    rate: str = ""
+    """For pretraining, factor of the learning rate over the run, as 1:0.5,0.3:0.5, for example
+    smaller where the shared layer is applied more often; unset: 1."""
     seed: int = 12345
     """Seed of initial weights, dropout and examples; create_pretraining_data.py's --random_seed."""
     mode: Literal["jit", "pmap"] = "jit"

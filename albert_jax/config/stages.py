@@ -116,6 +116,7 @@ def stages_of(train: TrainConfig, examples: ExamplesConfig, depth: int) -> Stage
         "masking": _parsed("train.masking", train.masking, examples.masked_lm_prob, _number),
         "weight": _parsed("train.sop_weight", train.sop_weight, 1.0, _number),
     }
+    rate_factors(train)  # raises for text that is no schedule
     firsts = {
         name: [0, *(round(train.steps * share) for share in itertools.accumulate(s for _, s in of))]
         for name, of in schedules.items()
@@ -138,6 +139,17 @@ def stages_of(train: TrainConfig, examples: ExamplesConfig, depth: int) -> Stage
             for start in starts
         ]
     )
+
+
+def rate_factors(train: TrainConfig) -> list[tuple[int, float]]:
+    """Return factors of the learning rate, each with the first update that has it.
+
+    Raises UserError for text that is no schedule.
+    """
+    factors = _parsed("train.rate", train.rate, 1.0, _number)
+    ends = itertools.accumulate(share for _, share in factors)
+    firsts = [0, *(round(train.steps * end) for end in ends)]
+    return [(first, factor) for first, (factor, _) in zip(firsts, factors, strict=False)]
 
 
 def _examples(examples: ExamplesConfig, length: int, rate: float) -> ExamplesConfig:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 from jax import Array
@@ -81,7 +82,8 @@ def polynomial_schedule(
         steps: the step at which the rate is 0.
         warmup_steps: steps of warm-up; 0 is none.
         power: the power of the decay; 1 is linear.
-        start_warmup_step: the first step of warm-up.
+        start_warmup_step: the first step of warm-up; before it the rate is negative, as in the
+            original.
 
     Returns:
         A function from a step to its rate.
@@ -99,7 +101,7 @@ def polynomial_schedule(
         decayed = peak * (1.0 - done) ** power
         if not warmup_steps:
             return decayed
-        since = jnp.maximum(count - start_warmup_step, 0)  # before it TF's rate is negative
+        since = count - start_warmup_step
         return jnp.where(since < warmup_steps, peak * since / warmup_steps, decayed)
 
     return schedule
@@ -128,6 +130,17 @@ def make_schedule(config: OptimizerConfig, peak: float, *, steps: int) -> optax.
     decay = max(1, min(rest, round(steps * config.decay_share)))
     fall = optax.linear_schedule(peak, 0.0, decay, transition_begin=rest - decay)
     return warmed_up(fall, peak, warmup)
+
+
+def _times(schedule: optax.Schedule, factors: Sequence[tuple[int, float]]) -> optax.Schedule:
+    """Return a schedule times the factor of each step, by the first step that has it."""
+    firsts_N, factors_N = (np.array(x) for x in zip(*factors, strict=True))
+
+    def scaled(count: Any) -> Any:
+        at = jnp.searchsorted(jnp.asarray(firsts_N), count, side="right") - 1
+        return schedule(count) * jnp.asarray(factors_N, jnp.float32)[at]
+
+    return scaled
 
 
 def learning_rate_preset(name: str, batch_size: int) -> float:
@@ -353,7 +366,11 @@ def _clip(clip_norm: float) -> list[optax.GradientTransformation]:
 
 
 def make_optimizer(
-    config: OptimizerConfig, *, steps: int, batch_size: int
+    config: OptimizerConfig,
+    *,
+    steps: int,
+    batch_size: int,
+    factors: Sequence[tuple[int, float]] = (),
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Return the configured optimizer and its schedule, with the presets filled in.
 
@@ -361,11 +378,14 @@ def make_optimizer(
         config: the settings.
         steps: the updates of the run.
         batch_size: sequences in one update.
+        factors: factors of the rate, each with the first step that has it.
 
     Returns:
         The optimizer, and a function from a step to its rate.
     """
     schedule = make_schedule(config, peak_learning_rate(config, batch_size), steps=steps)
+    if len(factors) > 1 or any(factor != 1 for _, factor in factors):
+        schedule = _times(schedule, factors)
     if make := _CORRECTED.get(config.name):
         return optax.chain(*_clip(config.clip_norm), make(config, schedule)), schedule
     optimizer = lamb(

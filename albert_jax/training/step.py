@@ -18,7 +18,7 @@ from jax import Array
 
 from albert_jax.checkpoint.adapter import merged
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
-from albert_jax.config.stages import Stages
+from albert_jax.config.stages import Stages, rate_factors
 from albert_jax.models.albert import AlbertForPretraining, init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering
@@ -173,7 +173,12 @@ def configured_step(
 ) -> ConfiguredStep:
     """Return the step for a run's optimizer and batches."""
     train = config.train
-    tx, schedule = make_optimizer(config.optimizer, steps=train.steps, batch_size=train.batch_size)
+    tx, schedule = make_optimizer(
+        config.optimizer,
+        steps=train.steps,
+        batch_size=train.batch_size,
+        factors=rate_factors(train),
+    )
     lora = 0
     if isinstance(config, FinetuneConfig):
         lora, freeze = config.lora, config.freeze

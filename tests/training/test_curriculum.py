@@ -166,6 +166,9 @@ def test_the_second_loss_weighs_what_it_is_told(store, tmp_path):
 def test_tfrecord_rows_cannot_be_drawn_otherwise(store, tmp_path):
     records = DATA / "pretraining" / "first50.tfrecord"
     config = replace(tiny_config(records, tmp_path, steps=2), vocab=str(VOCABULARY))
+    with pytest.raises(UserError, match="have 128 tokens, and the model has 32 positions; give"):
+        pretrain(config)
+    config = replace(config, model=replace(config.model, max_position_embeddings=128))
     for schedule in ({"length": "16:0.5,32:0.5"}, {"masking": "0.3:0.5,0.15:0.5"}):
         with pytest.raises(UserError, match="TFRecord shards hold rows as they were drawn"):
             pretrain(replace(config, train=replace(config.train, **schedule)))

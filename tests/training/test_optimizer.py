@@ -13,7 +13,8 @@ import optax
 import pytest
 
 from albert_jax.checkpoint.convert.tf_names import tf_names
-from albert_jax.config.sections import OptimizerConfig
+from albert_jax.config.sections import OptimizerConfig, TrainConfig
+from albert_jax.config.stages import rate_factors
 from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.training.losses import pretraining_objective
 from albert_jax.training.optimizer import (
@@ -31,6 +32,7 @@ from albert_jax.training.optimizer import (
     warmup_warnings,
 )
 from albert_jax.training.step import init_state, make_train_step
+from albert_jax.utils.errors import UserError
 from tests.helpers import reference
 from tests.helpers.golden import (
     CHECKPOINTS,
@@ -295,6 +297,16 @@ def test_settings_known_to_diverge_are_warned_of():
     assert "preset 0.000622" in warn(OptimizerConfig(learning_rate=0.00176))[0]
     assert warn(OptimizerConfig(learning_rate=0.0006)) == warn(OptimizerConfig()) == []
     assert warn(OptimizerConfig(learning_rate=0.01), hidden_size=128) == []
+
+
+def test_a_rate_schedule_multiplies_the_rate_of_each_step():
+    config = OptimizerConfig(name="muon", learning_rate=0.5, warmup_steps=2, schedule="constant")
+    train = TrainConfig(steps=10, batch_size=8, rate="1:0.4,0.25:0.5,3:0.1")
+    _, schedule = make_optimizer(config, steps=10, batch_size=8, factors=rate_factors(train))
+    wanted = [0, 0.25, 0.5, 0.5, *[0.125] * 5, 1.5]
+    np.testing.assert_allclose([float(schedule(step)) for step in range(10)], wanted, rtol=1e-6)
+    with pytest.raises(UserError, match=r"train\.rate 'fast' is no schedule"):
+        rate_factors(TrainConfig(rate="fast"))
 
 
 def test_a_warmup_longer_than_the_run_is_warned_of():
