@@ -675,11 +675,17 @@ _TRAINER: dict[str, Any] = {
 }
 
 
+def _nothing(_: str) -> None:
+    """Print nothing."""
+
+
 class _Lines:
     """Clean lines on their way to the trainer, and count them."""
 
-    def __init__(self, source: Iterable[str], settings: VocabularySettings) -> None:
-        self.source, self.settings = source, settings
+    def __init__(
+        self, source: Iterable[str], settings: VocabularySettings, tell: Callable[[str], None]
+    ) -> None:
+        self.source, self.settings, self.tell = source, settings, tell
         self.used = self.too_long = 0
         self.error: BaseException | None = None
 
@@ -702,7 +708,8 @@ class _Lines:
             self.error = error
             raise
         if self.used:
-            say(f"SentencePiece trains on {self.used:,} sentences; millions of them take minutes")
+            told = f"SentencePiece trains on {self.used:,} sentences; millions of them take minutes"
+            self.tell(told)
 
 
 @dataclass(frozen=True)
@@ -734,6 +741,8 @@ def train_on_lines(
     lines: Iterable[str],
     output: str | Path,
     settings: VocabularySettings = VocabularySettings(),
+    *,
+    progress: bool = True,
 ) -> Path:
     """Train a vocabulary as the original's README does; return `output`/spiece.model.
 
@@ -744,7 +753,8 @@ def train_on_lines(
     """
     output = Path(output)
     _require_writable(output)
-    cleaned = _Lines(lines, settings)
+    tell = say if progress else _nothing
+    cleaned = _Lines(lines, settings, tell)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -764,7 +774,7 @@ def train_on_lines(
     message = f"vocabulary of {settings.vocab_size:,} pieces from {cleaned.used:,} sentences"
     if cleaned.too_long:
         message += f"; {cleaned.too_long:,} over {settings.max_sentence_length} bytes skipped"
-    say(message)
+    tell(message)
     return _write_vocabulary(output, model.getvalue())
 
 

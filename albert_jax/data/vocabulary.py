@@ -83,14 +83,15 @@ def train_tokenizer(
     )
     require_here(output)
     if isinstance(inputs, Iterator):
-        return train_on_lines(inputs, output, settings)
+        return train_on_lines(inputs, output, settings, progress=progress)
     reading = Reading(format, sentences, strict, language, data_dir, field)
     inputs = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     if not reading.names_data_set:
         _require_apart(Path(output), inputs)
     pieces = find_pieces(inputs, reading)
     counts: Counter[str] = Counter()
-    path = train_on_lines(_sentences_of(pieces, reading, counts, progress), output, settings)
+    sentences_of = _sentences_of(pieces, reading, counts, progress)
+    path = train_on_lines(sentences_of, output, settings, progress=progress)
     if progress:
         for line in summarize_counts(counts):
             say(line)

@@ -516,7 +516,7 @@ def predict_split(
     fine_tuned = load_fine_tuned(model, task, **settings)
     chosen = fine_tuned.task
     folder = predictions_folder(chosen, model, split, output)
-    for own in () if data == TFDS else chosen.data_folders(data):
+    for own in () if str(data) == TFDS else chosen.data_folders(data):
         if folder.exists() and own.exists() and folder.samefile(own):
             raise UserError(f"{folder} is the folder of the data; name another one for --output")
     examples = chosen.examples(split, data, needs_labels=False)

@@ -97,5 +97,5 @@ def write_files(
             except UserError as error:  # whose file nobody will find
                 raise UserError(str(error).replace(temporary, str(folder))) from None
             for file in files:
-                require_apart(folder / file.name, [] if data == TFDS else [data])
+                require_apart(folder / file.name, [] if str(data) == TFDS else [data])
             return [file.replace(folder / file.name) for file in files]

@@ -136,7 +136,7 @@ class GlueTask(Task):
     def _rows(
         self, split: str, data: str | Path, *, has_labels: bool
     ) -> tuple[str | Path, Iterable[Row]]:
-        if data == TFDS:
+        if str(data) == TFDS:
             if not self.tfds:
                 raise UserError(f"TFDS has no data set for {self.name}; give --data a folder")
             name = f"glue/{self.tfds}"

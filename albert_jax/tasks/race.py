@@ -155,7 +155,7 @@ class RaceTask(Task):
 
 
 def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
-    if data == TFDS:
+    if str(data) == TFDS:
         for place, passage in tfds_rows(f"race/{level}", split):
             yield place, {**passage, "id": passage["example_id"]}
         return
