@@ -35,7 +35,7 @@ def trained_on(monkeypatch) -> list[str]:
     """The sentences that the trainer gets; nothing is trained."""
     found: list[str] = []
 
-    def train(lines, output, settings):
+    def train(lines, output, settings, *, progress):
         found.extend(lines)
         return Path(output) / "spiece.model"
 
