@@ -3,13 +3,12 @@
 
     albert-jax finetune configs/race.py --model base-v2 --data RACE --workdir runs/race
 
-`model=` is the model, as `--model`, which sets it too. Where its name has no "v1" in it, the
+`model=` is the model, as `--model`, which sets it too. Where it has no -v1 in its name, the
 learning rate is 1e-5 and the encoder's dropout 0, because table 14's 2e-5 and 0.1 "will cause model
 divergence for v2 models" (README of google-research/albert). `v1=True` and `v1=False` insist.
 """
 
 import re
-from pathlib import PurePath
 
 from albert_jax.config import ComputeConfig, Dtype, FinetuneConfig, OptimizerConfig, TrainConfig
 
@@ -21,7 +20,7 @@ def get_config(
     dtype: Dtype = "float32",
     accumulate: int = 1,
 ) -> FinetuneConfig:
-    is_v1 = bool(re.search(r"(^|[-_])v1$", PurePath(model or "").name)) if v1 is None else v1
+    is_v1 = bool(re.search(r"[-_]v1($|[-_/@.])", model or "")) if v1 is None else v1
     return FinetuneConfig(
         task=task,
         model=model,

@@ -277,7 +277,9 @@ def require_token(named: ModelName) -> None:
 def upload(files: Mapping[str, Path], named: ModelName, *, private: bool) -> str:
     """Upload files in one commit, by their names in the repository; return the commit's address.
 
-    A missing repository is made. Raises UserError if the hub cannot be reached or refuses.
+    A missing repository is made. Files of an earlier model, which would be read with these, are
+    deleted. Raises UserError if the hub cannot be reached or refuses, and with `private` for a
+    repository that is public.
     """
     hub = _huggingface_hub(named)
     api = hub.HfApi(endpoint=hub_endpoint(), library_name="albert_jax")

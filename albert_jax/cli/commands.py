@@ -842,7 +842,8 @@ class Convert(Command):
 class Push(_OnModel):
     """Uploads a model to the Hugging Face hub, in transformers' format with a model card.
 
-    The token is huggingface_hub's: hf auth login, or HF_TOKEN. It is not kept.
+    The token is huggingface_hub's: hf auth login, or HF_TOKEN. It is not kept. Weights and a
+    vocabulary that an earlier model left in the repository are deleted in the same commit.
 
     Example: albert-jax push runs/sst2/model hub:me/albert-sst2 --private
     """
@@ -850,7 +851,7 @@ class Push(_OnModel):
     repository: Repository
     """hub:OWNER/NAME; a missing repository is made."""
     private: Switch = False
-    """Make a missing repository private."""
+    """Make a missing repository private; an error if it exists and is public."""
     revision: str | None = None
     """Branch to commit to; unset: main."""
     license: str | None = None

@@ -37,15 +37,16 @@ class PretrainConfig:
     shares of the examples, or A,B by size. Or a folder or glob of the original's TFRecord
     shards."""
     vocab: str | None = None
-    """SentencePiece model, needed only with TFRecord shards: a store has its own."""
+    """Vocabulary of TFRecord shards, which have none, or of `text` instead of a new one. A store has
+    its own."""
     heldout: str | None = None
     """What to evaluate on: another store, whose held-out split replaces the store's own; with
     TFRecord shards, which have none, other TFRecord shards."""
     text: tuple[str, ...] = ()
     """Without a store: text files to train a vocabulary on (model.vocab_size pieces) and to prepare
     inside the work directory. `python-docs` and `package-docs` are the documentation inside every
-    Python and the packages that are installed with this one. With init_from, its vocabulary is
-    used."""
+    Python and the packages that are installed with this one. With vocab, or else init_from, that
+    vocabulary is used."""
     workdir: str | None = None
     """Work directory: checkpoints, logs and, at the end, model/."""
     init_from: str | None = None

@@ -147,6 +147,8 @@ def rate_factors(train: TrainConfig) -> list[tuple[int, float]]:
     Raises UserError for text that is no schedule.
     """
     factors = _parsed("train.rate", train.rate, 1.0, _number)
+    if not any(factor for factor, _ in factors):
+        raise UserError(f"train.rate {train.rate!r} has no factor above 0, so nothing is learnt")
     ends = itertools.accumulate(share for _, share in factors)
     firsts = [0, *(round(train.steps * end) for end in ends)]
     return [(first, factor) for first, (factor, _) in zip(firsts, factors, strict=False)]

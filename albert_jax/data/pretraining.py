@@ -231,7 +231,10 @@ def baselines_of(totals: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _MadeOf:
-    """Record what a run's own vocabulary was made of; WORKDIR/vocabulary/made_of.json."""
+    """Record what a run's own vocabulary was made of, or its store if the vocabulary was given.
+
+    In the work directory they are vocabulary/made_of.json and store_made_of.json.
+    """
 
     text: list[str]
     vocab_size: int
@@ -241,7 +244,6 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
     vocabulary, store = workdir / "vocabulary", workdir / "store"
     if not (store / "manifest.json").is_file():
         require_output_apart(workdir, config.text, flag="--workdir")
-    # Of a model or a vocabulary that is given, the pieces are those that its weights know.
     if given := config.vocab or config.init_from:
         wanted = _MadeOf(list(config.text), Tokenizer.load(given).vocab_size)
         _require_same(_made_of(store, "manifest.json"), wanted, store)
@@ -319,7 +321,8 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
     train = RecordSource(
         files, seed=config.train.seed, shuffle=True, vocab_size=tokenizer.vocab_size
     )
-    _check_lengths(train, config, files[0])
+    for records in filter(None, (train, heldout)):
+        _check_lengths(records, config)
 
     def train_as(examples: ExamplesConfig) -> ExampleSource:
         if examples != config.examples:
@@ -352,9 +355,10 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
     )
 
 
-def _check_lengths(records: RecordSource, config: PretrainConfig, name: str) -> None:
+def _check_lengths(records: RecordSource, config: PretrainConfig) -> None:
     """Raise UserError for rows that the model has no positions for, and report unlike settings."""
     longest, examples = config.model.max_position_embeddings, config.examples
+    name = records.files[0].path
     if records.max_seq_length > longest:
         raise UserError(
             f"the rows of {name} have {records.max_seq_length} tokens, and the model has {longest} "

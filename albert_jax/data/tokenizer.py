@@ -720,16 +720,20 @@ class VocabularySettings:
     do_lower_case: bool = True
     character_coverage: float = 0.99995
     input_sentence_size: int = 10_000_000
-    """Maximum of lines; of more, a random sample is used."""
+    """Maximum of lines; of more, a random sample is used. 0: all."""
     max_sentence_length: int = 4192
     """Bytes; longer lines are skipped and counted."""
     keep_accents: bool = False
     """Keep accents, as the letters of a language need."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "input_sentence_size", "max_sentence_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)} must be at least 1")
+        for name, least in (
+            ("vocab_size", 1),
+            ("input_sentence_size", 0),
+            ("max_sentence_length", 1),
+        ):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
         if not 0.98 <= self.character_coverage <= 1:
             raise UserError(
                 f"character_coverage {self.character_coverage} must lie in [0.98, 1], the fraction "

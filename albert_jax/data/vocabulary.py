@@ -19,7 +19,7 @@ from albert_jax.data.text.python_docs import is_docs
 from albert_jax.data.tokenizer import VocabularySettings, train_on_lines
 from albert_jax.utils.atomic import require_apart
 from albert_jax.utils.progress import ProgressMeter
-from albert_jax.utils.remote_fs import require_here
+from albert_jax.utils.remote_fs import is_address, require_here
 from albert_jax.utils.streams import say
 
 SAID_AFTER_SECONDS = 1.0
@@ -100,7 +100,7 @@ def train_tokenizer(
 
 def _require_apart(output: Path, inputs: Sequence[str | Path]) -> None:
     require_output_apart(output, inputs)
-    given = [str(each) for each in inputs if not is_docs(str(each))]
+    given = [x for x in map(str, inputs) if not (is_docs(x) or is_address(x))]
     files = [file for each in given for file in find_files(each)]
     for name in ("spiece.model", "spiece.vocab"):
         require_apart(output / name, files)

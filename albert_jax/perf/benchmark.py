@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import gc
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,7 +159,9 @@ def _axis(point: str) -> tuple[str, list[Any]]:
     given: list[str] = []
     for value in values.split(","):
         # A recipe's own comma, configs/pretrain.py:model=base-v2,chips=4, or a mixture's, a:1,b:1.
-        if given and ":" in given[-1] and ("=" in value or name == "store"):
+        of_recipe = "=" in value and given and ":" in given[-1]
+        of_mixture = name == "store" and given and re.search(r":[0-9.]+$", given[-1])
+        if of_recipe or of_mixture:
             given[-1] += f",{value}"
         else:
             given.append(value)

@@ -177,5 +177,5 @@ class SweepPoint(Result):
             return cls(change=change, error=document["error"])
         kind = BenchmarkResult if document["phase"] == "input" else StepBenchmark
         measured = kind.from_json(document)
-        varied = document.get("varied") or [*(document.keys() - measured)]
+        varied = document.get("varied", [*(document.keys() - measured)])
         return cls(change={k: document[k] for k in varied}, measured=measured)

@@ -91,9 +91,9 @@ class BestStep:
         """Return the goodness of the step that an interrupted run kept; -inf if it kept none."""
         try:
             found = read_document(self.directory / MANIFEST)["provenance"]
-        except (Damaged, OSError, KeyError):
+            judged_on = found["config"]["train"]["eval_examples"]
+        except (Damaged, OSError, KeyError, TypeError):
             return -math.inf
-        judged_on = found["config"]["train"]["eval_examples"]
         if len(some_of(self.prepared.dev, judged_on).examples) != len(self._dev.examples):
             return -math.inf  # on other examples, so that the values cannot be compared
         return goodness(self.prepared.metric, found["chosen_by"])

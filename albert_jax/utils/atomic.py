@@ -123,6 +123,8 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         found = _TEMPORARY.fullmatch(path.name)
         if found is None or name not in (None, found["name"]):
             continue
+        if found["kind"] == "old" and not (folder / found["name"]).exists():
+            continue  # all that is left of it; the next writer of that name restores it
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

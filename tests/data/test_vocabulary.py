@@ -171,7 +171,7 @@ def test_accents_are_kept_from_training_to_the_store_and_what_is_made_of_it(tmp_
     ("settings", "told"),
     [
         ({"vocab_size": 0}, "vocab_size 0 must be at least 1"),
-        ({"input_sentence_size": -3}, "input_sentence_size -3 must be at least 1"),
+        ({"input_sentence_size": -3}, "input_sentence_size -3 must be at least 0"),
         ({"character_coverage": 2.0}, r"character_coverage 2\.0 must lie in \[0\.98, 1\]"),
     ],
 )

@@ -90,6 +90,12 @@ def test_what_killed_writers_left_goes_and_the_folder_they_replaced_comes_back(t
     other = tmp_path / ".model.x.17-0123abcd.new"  # of another destination
     for folder in (left, other):
         folder.mkdir()
+    remove_leftovers(tmp_path, "model.x")
+    other.mkdir()
+    remove_leftovers(tmp_path)  # as a run does with its work directory: the old one may be all
+    assert old.is_dir()
+    for folder in (left, other):
+        folder.mkdir()
     with pytest.raises(ZeroDivisionError), appearing_whole(dest):
         raise ZeroDivisionError
     assert (dest / "a").read_text() == old.name

@@ -129,7 +129,7 @@ def _file_piece(path: str, reading: Reading) -> Piece:
 
 
 def _require_mostly_text(head: bytes, path: str) -> None:
-    """Raise UserError for a file that is binary or of another encoding, by its beginning.
+    """Raise UserError for a file that mostly is binary or of another encoding, by its beginning.
 
     A few damaged bytes are mended and counted instead, as in any large corpus.
     """

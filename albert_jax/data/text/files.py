@@ -61,9 +61,10 @@ def _find_here(given: str) -> list[str]:
             if folder != given and MANIFEST in names and len({*names} & {*_OWN}) > 1:
                 folders.clear()  # a token store or a model among the texts is none of them
                 continue
+            folders[:] = [each for each in folders if not each.startswith(".")]
             paths += [os.path.join(folder, name) for name in names]
-            links = [os.path.join(folder, x) for x in folders if not x.startswith(".")]
-            if linked := next(filter(os.path.islink, links), None):
+            inner = (os.path.join(folder, each) for each in folders)
+            if linked := next(filter(os.path.islink, inner), None):
                 raise UserError(
                     f"{linked} is a link to a folder, which is not followed; give the folder that "
                     "it leads to beside the other, or remove the link"

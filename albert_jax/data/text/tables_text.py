@@ -115,7 +115,7 @@ def jsonl_texts(
     for number, line in enumerate(_raw_lines(piece, tick), start=1):
         if line.strip():
             place = f"{piece.path} row {number}{since}"
-            text = decoded_line(line, place, reading.strict, counts)
+            text = decoded_line(line, place, reading.strict, counts).removeprefix("\ufeff")
             yield place, _text_of(text, reading.field or "text", place)
 
 

@@ -397,6 +397,8 @@ def test_a_byte_that_is_no_utf8_in_jsonl_is_replaced_and_counted(write):
     assert (found, counts["invalid_utf8_bytes"]) == ([["caf\ufffd noir"]], 1)
     with pytest.raises(UserError, match="row 1: invalid UTF-8 at byte 13"):
         read(path, strict=True)
+    path.write_bytes(b'\xef\xbb\xbf{"text": "begins with a mark"}\n')
+    assert read(path)[0] == [["begins with a mark"]]
 
 
 def test_a_word_that_begins_as_bzip2_does_is_text(write):
@@ -409,6 +411,9 @@ def test_stores_in_a_folder_of_texts_are_left_out_and_links_named(tmp_path):
     store.mkdir()
     for name in ("manifest.json", "spiece.model"):
         (store / name).write_text("")
+    assert [Path(path).name for path in find_files(str(tmp_path))] == ["a.txt"]
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "lib64").symlink_to(tmp_path)  # hidden, and not looked at
     assert [Path(path).name for path in find_files(str(tmp_path))] == ["a.txt"]
     (tmp_path / "link").symlink_to(store)
     with pytest.raises(UserError, match="link is a link to a folder, which is not followed"):
