@@ -37,8 +37,8 @@ class PretrainConfig:
     shares of the examples, or A,B by size. Or a folder or glob of the original's TFRecord
     shards."""
     vocab: str | None = None
-    """Vocabulary of TFRecord shards, which have none, or of `text` instead of a new one. A store has
-    its own."""
+    """Vocabulary of TFRecord shards, which have none, or for `text` instead of a new one. A store
+    has its own."""
     heldout: str | None = None
     """What to evaluate on: another store, whose held-out split replaces the store's own; with
     TFRecord shards, which have none, other TFRecord shards."""
