@@ -183,8 +183,7 @@ class TrainConfig:
     """For pretraining, weight of the second objective's loss over the run, as 0.5:0.5,1:0.5; unset:
     1."""
     rate: str = ""
-    """For pretraining, factor of the learning rate over the run, as 1:0.5,0.3:0.5, for example
-    smaller where the shared layer is applied more often; unset: 1."""
+    """For pretraining, factor of the learning rate over the run, as 1:0.5,0.3:0.5; unset: 1."""
     seed: int = 12345
     """Seed of initial weights, dropout and examples; create_pretraining_data.py's --random_seed."""
     mode: Literal["jit", "pmap"] = "jit"
