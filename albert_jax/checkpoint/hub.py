@@ -39,13 +39,7 @@ _BESIDE = {
     "spiece.model": 1 << 26,
 }
 # What another model's files would be read with.
-_OF_A_MODEL = {
-    *_BESIDE,
-    "vocab.txt",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-}
+_OF_A_MODEL = {*_BESIDE, "vocab.txt", *TRANSFORMERS_WEIGHTS}
 _MOST_INDEX = 1 << 22
 _PART = r"-\d{5}-of-\d{5}"
 _MOST_PARTS = 100

@@ -117,10 +117,7 @@ def stages_of(train: TrainConfig, examples: ExamplesConfig, depth: int) -> Stage
         "weight": _parsed("train.sop_weight", train.sop_weight, 1.0, _number),
     }
     rate_factors(train)  # raises for text that is no schedule
-    firsts = {
-        name: [0, *(round(train.steps * share) for share in itertools.accumulate(s for _, s in of))]
-        for name, of in schedules.items()
-    }
+    firsts = {name: _firsts(train.steps, of) for name, of in schedules.items()}
     starts = sorted({first for of in firsts.values() for first in of[:-1] if first < train.steps})
 
     def value(name: str, start: int) -> Any:
@@ -149,9 +146,14 @@ def rate_factors(train: TrainConfig) -> list[tuple[int, float]]:
     factors = _parsed("train.rate", train.rate, 1.0, _number)
     if not any(factor for factor, _ in factors):
         raise UserError(f"train.rate {train.rate!r} has no factor above 0, so nothing is learnt")
-    ends = itertools.accumulate(share for _, share in factors)
-    firsts = [0, *(round(train.steps * end) for end in ends)]
+    firsts = _firsts(train.steps, factors)
     return [(first, factor) for first, (factor, _) in zip(firsts, factors, strict=False)]
+
+
+def _firsts(steps: int, schedule: Sequence[tuple[Any, float]]) -> list[int]:
+    """Return the first update of each value of a schedule and, last, the run's end."""
+    ends = itertools.accumulate(share for _, share in schedule)
+    return [0, *(round(steps * end) for end in ends)]
 
 
 def _examples(examples: ExamplesConfig, length: int, rate: float) -> ExamplesConfig:

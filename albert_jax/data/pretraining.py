@@ -98,7 +98,8 @@ def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingD
         return data
     folder = local_store(config.heldout)
     TokenStore.open(folder, split="heldout").check_vocabulary(data.identity["vocabulary"])
-    other = _open_store(config, config.heldout, folder, is_made_here=False)
+    of_heldout = dataclasses.replace(config, store=config.heldout)
+    other = _open_store(of_heldout, config.heldout, folder)
     if other.heldout is None:
         raise without_heldout(config.heldout)
     return dataclasses.replace(data, heldout=other.heldout, baselines=other.baselines)
@@ -112,11 +113,8 @@ def without_heldout(store: str | Path) -> UserError:
     )
 
 
-def _open_store(
-    config: PretrainConfig, path: str, folder: Path, *, is_made_here: bool | None = None
-) -> PretrainingData:
-    if is_made_here is None:
-        is_made_here = config.store is None  # of config.text
+def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingData:
+    is_made_here = config.store is None  # of config.text
     remedy = f"delete {folder} to have it made again" if is_made_here else remedy_for(path, folder)
     store, heldout = (TokenStore.open(folder, split=split, remedy=remedy) for split in SPLITS)
     settings = settings_in(store.record.vocabulary.to_json())
@@ -246,50 +244,40 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
         require_output_apart(workdir, config.text, flag="--workdir")
     if given := config.vocab or config.init_from:
         wanted = _MadeOf(list(config.text), Tokenizer.load(given).vocab_size)
-        _require_same(_made_of(store, "manifest.json"), wanted, store)
+        record = workdir / "store_made_of.json"  # a store has no room for it
+        _require_same(_made_of(store / "manifest.json", record), wanted, store)
         if not (store / "manifest.json").is_file():
             prepare(config.text, vocab=given, output=store, holdout=0.05)
-            _record(wanted, store)
+            _record(wanted, record)
         return store
     wanted = _MadeOf(list(config.text), config.model.vocab_size)
-    made_of = _made_of(vocabulary, "spiece.model")
+    made_of = _made_of(vocabulary / "spiece.model", vocabulary / MADE_OF)
     _require_same(made_of, wanted, vocabulary)
     if made_of is None:
         train_tokenizer(config.text, output=vocabulary, vocab_size=config.model.vocab_size)
-        _record(wanted, vocabulary)
+        _record(wanted, vocabulary / MADE_OF)
     if made_of is None or not (store / "manifest.json").is_file():
         # A small corpus needs more than 1 % held out for figures that mean something.
         prepare(config.text, vocab=vocabulary, output=store, holdout=0.05)
     return store
 
 
-def _record(made_of: _MadeOf, folder: Path) -> None:
-    with writing(folder), appearing_file(_beside(folder)) as temporary:
+def _record(made_of: _MadeOf, record: Path) -> None:
+    with writing(record.parent), appearing_file(record) as temporary:
         temporary.write_text(json.dumps(asdict(made_of)), encoding="utf-8")
 
 
-def _beside(folder: Path) -> Path:
-    """Return the record's place: in a vocabulary's folder, beside a store, which has no room."""
-    return (
-        folder / MADE_OF if folder.name == "vocabulary" else folder.with_name("store_made_of.json")
-    )
-
-
-def _made_of(folder: Path, file: str) -> _MadeOf | None:
-    """Return what the vocabulary or the store in a folder was made of.
-
-    None if it is unknown, or if there is none, which lacks the file.
-    """
-    if not (folder / file).is_file():
+def _made_of(made: Path, record: Path) -> _MadeOf | None:
+    """Return what a file was made of, by its record; None if it is unknown, or there is no file."""
+    if not made.is_file():
         return None
     with contextlib.suppress(FileNotFoundError, UserError):
-        return read_json(_beside(folder), _MadeOf, hint="")
+        return read_json(record, _MadeOf, hint="")
     return None
 
 
 def _require_same(made_of: _MadeOf | None, wanted: _MadeOf, folder: Path) -> None:
-    if made_of not in (None, wanted):
-        assert made_of is not None
+    if made_of is not None and made_of != wanted:
         raise UserError(
             f"{folder} was made of {', '.join(made_of.text)} with {made_of.vocab_size:,} pieces, "
             f"and {', '.join(wanted.text)} with {wanted.vocab_size:,} is asked for; give another "

@@ -32,6 +32,7 @@ from albert_jax.config.manifests import (
     is_model_directory,
 )
 from albert_jax.config.model_names import model_path
+from albert_jax.config.validation import check_least
 from albert_jax.data import tokenizer_json
 from albert_jax.data.fast_engine import FastEngine
 from albert_jax.data.hf_tokenizer import keeps_accents, text_settings_with
@@ -63,8 +64,8 @@ _MODES_OF = {".json": ("hf-fast", "wordpiece"), ".txt": ("wordpiece",)}  # by a 
 _MAYBE_COMBINING = re.compile(r"[^\x00-\u02ff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PUNCTUATION = frozenset('!"#$%&()*+,-./:;?@[\\]^_`{|}~')  # the original's, without ' < = >
-_FEW_CHARS = 10_000  # take SentencePiece half a millisecond, as long as starting its threads
 _WORD_CHARACTERS = _PUNCTUATION | frozenset(string.ascii_lowercase)
+_FEW_CHARS = 10_000  # take SentencePiece half a millisecond, as long as starting its threads
 
 
 # --------------------------------------------------------------------------------------- cleaning
@@ -675,17 +676,11 @@ _TRAINER: dict[str, Any] = {
 }
 
 
-def _nothing(_: str) -> None:
-    """Print nothing."""
-
-
 class _Lines:
     """Clean lines on their way to the trainer, and count them."""
 
-    def __init__(
-        self, source: Iterable[str], settings: VocabularySettings, tell: Callable[[str], None]
-    ) -> None:
-        self.source, self.settings, self.tell = source, settings, tell
+    def __init__(self, source: Iterable[str], settings: VocabularySettings, progress: bool) -> None:
+        self.source, self.settings, self.progress = source, settings, progress
         self.used = self.too_long = 0
         self.error: BaseException | None = None
 
@@ -707,9 +702,8 @@ class _Lines:
             # error.
             self.error = error
             raise
-        if self.used:
-            told = f"SentencePiece trains on {self.used:,} sentences; millions of them take minutes"
-            self.tell(told)
+        if self.used and self.progress:
+            say(f"SentencePiece trains on {self.used:,} sentences; millions of them take minutes")
 
 
 @dataclass(frozen=True)
@@ -727,13 +721,8 @@ class VocabularySettings:
     """Keep accents, as the letters of a language need."""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("vocab_size", 1),
-            ("input_sentence_size", 0),
-            ("max_sentence_length", 1),
-        ):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
+        check_least(self, "", 1, "vocab_size", "max_sentence_length")
+        check_least(self, "", 0, "input_sentence_size")
         if not 0.98 <= self.character_coverage <= 1:
             raise UserError(
                 f"character_coverage {self.character_coverage} must lie in [0.98, 1], the fraction "
@@ -757,8 +746,7 @@ def train_on_lines(
     """
     output = Path(output)
     _require_writable(output)
-    tell = say if progress else _nothing
-    cleaned = _Lines(lines, settings, tell)
+    cleaned = _Lines(lines, settings, progress)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -778,7 +766,8 @@ def train_on_lines(
     message = f"vocabulary of {settings.vocab_size:,} pieces from {cleaned.used:,} sentences"
     if cleaned.too_long:
         message += f"; {cleaned.too_long:,} over {settings.max_sentence_length} bytes skipped"
-    tell(message)
+    if progress:
+        say(message)
     return _write_vocabulary(output, model.getvalue())
 
 

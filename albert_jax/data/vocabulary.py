@@ -23,6 +23,7 @@ from albert_jax.utils.remote_fs import is_address, require_here
 from albert_jax.utils.streams import say
 
 SAID_AFTER_SECONDS = 1.0
+_WRITTEN = ("spiece.model", "spiece.vocab")
 
 
 def train_tokenizer(
@@ -100,10 +101,13 @@ def train_tokenizer(
 
 def _require_apart(output: Path, inputs: Sequence[str | Path]) -> None:
     require_output_apart(output, inputs)
+    written = [file for name in _WRITTEN if (file := output / name).exists()]
+    if not written:
+        return  # nothing that an input could be
     given = [x for x in map(str, inputs) if not (is_docs(x) or is_address(x))]
     files = [file for each in given for file in find_files(each)]
-    for name in ("spiece.model", "spiece.vocab"):
-        require_apart(output / name, files)
+    for file in written:
+        require_apart(file, files)
 
 
 def _sentences_of(

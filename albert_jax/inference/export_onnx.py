@@ -19,7 +19,7 @@ import numpy as np
 
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.inference.api import Albert, load
-from albert_jax.inference.finetuned import for_task, head_network, head_outputs
+from albert_jax.inference.finetuned import for_task, head_network, head_outputs, is_finite
 from albert_jax.inference.id_arrays import INPUTS, POSITIONS
 from albert_jax.inference.onnx_engine import run
 from albert_jax.inference.onnx_graphs import (
@@ -131,14 +131,14 @@ def _check_head(albert: Albert, session: Any, arrays: Sequence[np.ndarray]) -> N
     arrays = as_head_inputs(kind, arrays)
     batch = dict(zip(INPUTS, arrays, strict=True))
     outputs = head_outputs(model, for_task(albert.params), batch)  # type: ignore[arg-type]
+    wanted = {name: np.asarray(output) for name, output in outputs.items()}
+    if not is_finite(wanted):
+        raise UserError(
+            f"the outputs of {albert.source or 'the model'} are not finite; prove its weights "
+            "with albert-jax verify"
+        )
     for name, found in run(session, batch).items():
-        wanted = np.asarray(outputs[name])
-        if not np.isfinite(wanted).all():
-            raise UserError(
-                f"the outputs of {albert.source or 'the model'} are not finite; prove its weights "
-                "with albert-jax verify"
-            )
-        _assert_close(found, wanted)
+        _assert_close(found, wanted[name])
 
 
 def _assert_close(found: np.ndarray, wanted: np.ndarray) -> None:

@@ -124,19 +124,13 @@ def params_of(
     """
     source = with_positions(source, name, config.model.max_position_embeddings, config.positions)
     theirs, ours = dataclasses.asdict(source.config), dataclasses.asdict(config.model)
-    differing = [
-        f"{k} is {theirs[k]} there and {ours[k]} here"
-        for k in ours
-        if k not in _FREE and theirs[k] != ours[k]
-    ]
+    differing = [k for k in ours if k not in _FREE and theirs[k] != ours[k]]
     if differing:
-        names = (each.partition(" ")[0] for each in differing)
-        flags = " ".join(f"--model.{k.replace('_', '-')} {theirs[k]}" for k in names)
+        told = "; ".join(f"{k} is {theirs[k]} there and {ours[k]} here" for k in differing)
+        flags = " ".join(f"--model.{k.replace('_', '-')} {theirs[k]}" for k in differing)
         is_longer = theirs["max_position_embeddings"] < ours["max_position_embeddings"]
         more = ", or more positions with --positions interpolate or repeat" if is_longer else ""
-        raise UserError(
-            f"{name} does not fit the model: {'; '.join(differing)}; give {flags}{more}"
-        )
+        raise UserError(f"{name} does not fit the model: {told}; give {flags}{more}")
     digests = source.manifest["sha256"]
     recorded = next((digests[name] for name in VOCABULARIES if name in digests), None)
     if recorded is not None and recorded != data.identity["vocabulary"]:

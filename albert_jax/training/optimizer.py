@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import optax.contrib
 from jax import Array
@@ -134,7 +133,7 @@ def make_schedule(config: OptimizerConfig, peak: float, *, steps: int) -> optax.
 
 def _times(schedule: optax.Schedule, factors: Sequence[tuple[int, float]]) -> optax.Schedule:
     """Return a schedule times the factor of each step, by the first step that has it."""
-    firsts_N, factors_N = (np.array(x) for x in zip(*factors, strict=True))
+    firsts_N, factors_N = zip(*factors, strict=True)
 
     def scaled(count: Any) -> Any:
         at = jnp.searchsorted(jnp.asarray(firsts_N), count, side="right") - 1
@@ -384,7 +383,7 @@ def make_optimizer(
         The optimizer, and a function from a step to its rate.
     """
     schedule = make_schedule(config, peak_learning_rate(config, batch_size), steps=steps)
-    if len(factors) > 1 or any(factor != 1 for _, factor in factors):
+    if any(factor != 1 for _, factor in factors):
         schedule = _times(schedule, factors)
     if make := _CORRECTED.get(config.name):
         return optax.chain(*_clip(config.clip_norm), make(config, schedule)), schedule

@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from albert_jax.checkpoint.convert.parameters import MAPPING
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.manifests import read_model_manifest
+from albert_jax.config.manifests import TensorEntry, read_model_manifest
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.data.hub import HUB
 from albert_jax.data.required import require_pretraining_data
 from albert_jax.tasks.base import TFDS
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import MOUNT, is_address, require_here
-
-_PROJECTION = "encoder/embedding_hidden_mapping_in/kernel"
 
 
 def require_pretraining_inputs(
@@ -28,8 +28,8 @@ def require_pretraining_inputs(
         _require_workdir(config.workdir)
     if config.init_from is not None:
         folder = require_model_directory(config.init_from, "init_from", fetch=fetch)
-        _require_trainable(folder, f"init_from {config.init_from}")
-        if not any(name.startswith("predictions/") for name in read_model_manifest(folder).tensors):
+        tensors = _trainable(folder, f"init_from {config.init_from}")
+        if not any(name.startswith("predictions/") for name in tensors):
             raise UserError(
                 f"init_from {config.init_from} has no masked-LM head to train; give a pretrained "
                 "model"
@@ -37,18 +37,20 @@ def require_pretraining_inputs(
     require_pretraining_data(config)
 
 
-def _require_trainable(folder: Path, name: str) -> None:
-    """Raise UserError for a model whose state a checkpoint could not be restored to.
+def _trainable(folder: Path, name: str) -> Mapping[str, TensorEntry]:
+    """Return a model's tensors; raises UserError if no checkpoint of a run from it can be restored.
 
     A new model has no embedding projection if embedding_size equals hidden_size. transformers'
     models always have one.
     """
-    projection = read_model_manifest(folder).tensors.get(_PROJECTION)
+    tensors = read_model_manifest(folder).tensors
+    projection = tensors.get(f"{MAPPING}/kernel")
     if projection is not None and len({*projection["shape"]}) == 1:
         raise UserError(
             f"{name} projects its embeddings, though embedding_size equals hidden_size, and a run "
             "from it could not be resumed; take another model to train from"
         )
+    return tensors
 
 
 def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = True) -> None:
@@ -57,7 +59,7 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
         _require_workdir(config.workdir)
     if config.model is None:
         raise UserError("no model directory to start from; give --model DIR")
-    _require_trainable(require_model_directory(config.model), f"model {config.model}")
+    _trainable(require_model_directory(config.model), f"model {config.model}")
     if config.teacher is not None:
         require_model_directory(config.teacher)
     if config.data is None:

@@ -106,10 +106,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _tidy(dest: Path) -> None:
     """Undo what a killed process left of `appearing_whole`; only the lock's owner may call it."""
-    for path in dest.parent.iterdir() if dest.parent.is_dir() else ():
-        found = _TEMPORARY.fullmatch(path.name)
-        is_old = found is not None and (found["name"], found["kind"]) == (dest.name, "old")
-        if is_old and not dest.exists():  # killed, or failed, between its renames
+    for path, found in _leftovers(dest.parent, dest.name):
+        if found["kind"] == "old" and not dest.exists():  # killed, or failed, between its renames
             path.rename(dest)
     remove_leftovers(dest.parent, dest.name)
 
@@ -119,16 +117,21 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
     Call it only if no other process writes there.
     """
-    for path in folder.iterdir() if folder.is_dir() else ():
-        found = _TEMPORARY.fullmatch(path.name)
-        if found is None or name not in (None, found["name"]):
-            continue
+    for path, found in _leftovers(folder, name):
         if found["kind"] == "old" and not (folder / found["name"]).exists():
             continue  # all that is left of it; the next writer of that name restores it
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _leftovers(folder: Path, name: str | None) -> Iterator[tuple[Path, re.Match[str]]]:
+    """Yield what is temporary of `name`, or of everything, with the parts of its own name."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is not None and name in (None, found["name"]):
+            yield path, found
 
 
 def beside(dest: Path, kind: str) -> Path:

@@ -308,8 +308,8 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
 def _newer_than(manifest: Path, pieces: Sequence[Piece]) -> str:
     """Return words on an input that was written after the store, or ""."""
     made = manifest.stat().st_mtime_ns
-    files = [piece.path for piece in pieces if os.path.isfile(piece.path)]
-    newer = next((path for path in files if os.stat(path).st_mtime_ns > made), None)
+    here = (piece for piece in pieces if os.path.isfile(piece.path))
+    newer = next((piece.path for piece in here if piece.stamp > made), None)  # stamp: its time
     if newer is None:
         return ""
     return f", but {newer} is newer: if its text has changed, delete the store and run this again"

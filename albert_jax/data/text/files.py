@@ -17,7 +17,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import connect, is_address, refusal, within
 
 READ_AHEAD = 1 << 22  # bytes that are asked of an address at once
-_OWN = (MANIFEST, CONFIG, *VOCABULARIES)  # files of a token store or a model
+_OWN = frozenset({MANIFEST, CONFIG, *VOCABULARIES})  # files of a token store or a model
 # Values from clients that change with the content of a file.
 _CHANGES = ("etag", "ETag", "generation", "updated", "LastModified", "mtime", "created")
 
@@ -54,12 +54,12 @@ def find_files(given: str) -> list[str]:
 
 def _find_here(given: str) -> list[str]:
     if os.path.isdir(given):
-        _require_corpus(given, filter(os.path.isfile, (os.path.join(given, x) for x in _OWN)))
-        walked = os.walk(given, onerror=_refuse_folder)
         paths = []
-        for folder, folders, names in walked:
-            if folder != given and MANIFEST in names and len({*names} & {*_OWN}) > 1:
-                folders.clear()  # a token store or a model among the texts is none of them
+        for folder, folders, names in os.walk(given, onerror=_refuse_folder):
+            if _is_store_or_model(names):
+                if folder == given:
+                    raise _no_corpus(given)
+                folders.clear()  # among the texts it is none of them
                 continue
             folders[:] = [each for each in folders if not each.startswith(".")]
             paths += [os.path.join(folder, name) for name in names]
@@ -76,11 +76,14 @@ def _find_here(given: str) -> list[str]:
     return [path for path in glob.glob(given, recursive=True) if os.path.isfile(path)]
 
 
-def _require_corpus(folder: str, files: Iterable[str]) -> None:
-    """Raise UserError if a folder with such files is a token store or a model."""
-    own = {PurePath(file).name for file in files}
-    if MANIFEST in own and len(own) > 1:  # a corpus may have a manifest of its own
-        raise UserError(f"{folder} is a token store or a model, not text; name text files")
+def _is_store_or_model(names: Iterable[str]) -> bool:
+    """Return whether a folder with files of these names is a token store or a model."""
+    own = _OWN.intersection(names)
+    return MANIFEST in own and len(own) > 1  # a corpus may have a manifest of its own
+
+
+def _no_corpus(folder: str) -> UserError:
+    return UserError(f"{folder} is a token store or a model, not text; name text files")
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -103,8 +106,8 @@ def _find_remote(given: str) -> list[str]:
         found = within(given, listed)
     except FileNotFoundError:
         return []
-    if not glob.has_magic(root):
-        _require_corpus(given, {f"{root}/{name}" for name in _OWN}.intersection(found))
+    if not glob.has_magic(root) and _is_store_or_model(x.removeprefix(f"{root}/") for x in found):
+        raise _no_corpus(given)
     return [files.unstrip_protocol(path) for path in found]
 
 
