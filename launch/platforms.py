@@ -59,6 +59,10 @@ _RUNNING = '[ -f run.pid ] && ps -p "$(cat run.pid)" -o args= | grep -q run.stop
 
 # In the background, so that the run outlives the connection.
 _START = """\
+if [ -e run.stop ] && @running; then
+  echo "$(hostname): waiting for the run that was stopped to save"
+  while @running; do sleep 1; done
+fi
 if @running; then
   echo "$(hostname): already running"
   exit 0
@@ -87,7 +91,7 @@ while [ ! -e run.stop ]; do
     killed=$((killed + 1))
   fi
   if [ "$code" -ne 75 ] && [ "$code" -le 128 ]; then exit "$code"; fi
-  if [ "$killed" -gt 3 ]; then exit "$code"; fi
+  if [ "$killed" -gt 3 ] || [ -e run.stop ]; then exit "$code"; fi
   echo "status $code: starting again"
   sleep 10
 done

@@ -301,8 +301,14 @@ def test_a_machine_gets_the_clone_and_runs_the_command_once(
     _until(lambda: _calls(tmp_path) == [call, call])
     assert run(scripts["run"], cwd=tmp_path) == []  # it is running already
     assert int((tmp_path / "albert_jax" / "run.pid").read_text()) == process
-    run(_worker_scripts(platforms.script(given, "stop"))[0], cwd=tmp_path)
-    _until(lambda: not _lives(process))
+    stop = _worker_scripts(platforms.script(given, "stop"))[0]
+    run(stop, cwd=tmp_path)
+    run(scripts["run"], cwd=tmp_path)  # waits for the first to save, and then starts another
+    _until(lambda: not _lives(process))  # it is gone, and only to be reaped
+    second = int((tmp_path / "albert_jax" / "run.pid").read_text())
+    _until(lambda: _calls(tmp_path) == [call])
+    run(stop, cwd=tmp_path)
+    _until(lambda: not _lives(second))
 
 
 def _until(true: Callable[[], bool]) -> None:

@@ -223,11 +223,9 @@ class Pretrain(Command):
         from albert_jax.utils.malloc import keep_freed_memory
 
         keep_freed_memory()  # before JAX is imported, which the first use of a model's name does
-        # Converting starts JAX, but several processes must join before JAX starts.
-        require_pretraining_inputs(
-            self.config, workdir_too=not self.dry_run, fetch=not self.multihost
-        )
-        require_trackers(self.log)
+        if not self.multihost:  # else `pretrain` checks them where the others hear of it
+            require_pretraining_inputs(self.config, workdir_too=not self.dry_run)
+            require_trackers(self.log)
         if self.dry_run and self.multihost:
             raise UserError("--dry-run plans for the devices of one host; leave out --multihost")
         if self.dry_run and self.continue_with:

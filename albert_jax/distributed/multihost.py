@@ -128,9 +128,9 @@ def joined(launch: Launch | None) -> Iterator[None]:
     An error that ends one process ends all. If all have the error, they leave in order. Otherwise
     this process exits at once, with its line and status, and the others detect it within
     `peer_timeout` seconds. If a process exits without notice, the others end with one line and
-    status 75. Raises UserError if the processes do not match, or only one is found. If not all
-    processes start in time, raises TryAgain if a cluster named them, and UserError if the user did,
-    who may be wrong.
+    status 75; if it fails with an error, with status 2. Raises UserError if the processes do not
+    match, or only one is found. If not all processes start in time, raises TryAgain if a cluster
+    named them, and UserError if the user did, who may be wrong.
     """
     if launch is None:
         yield
@@ -357,12 +357,12 @@ def _leave(error: BaseException, launch: Launch) -> None:
         say(f"a step failed ({cause}); waiting for the other processes")
     else:
         _on_abort = lambda: (_words(error), status)  # noqa: E731
-        if isinstance(error, _PeerEnded):
+        if isinstance(error, _PeerStopped | _PeerFailed):
             seconds = 3
             if error.gone:  # there is nobody to leave with
                 _exit(_words(error), status)
         else:
-            _tell_end(f"ended: {first_line(error)[:300]}")
+            _tell_end(f"ended: {first_line(error)[:300]}", status=status)
     leaving = threading.Thread(target=_part, daemon=True)
     leaving.start()
     leaving.join(seconds)
@@ -396,13 +396,13 @@ def _part() -> None:
         time.sleep(60)
 
 
-def _tell_end(how: str, *, gone: bool = False) -> None:
-    """Tell the processes that wait for this one that it ends, and how.
+def _tell_end(how: str, *, gone: bool = False, status: int = TryAgain.exit_status) -> None:
+    """Tell the processes that wait for this one that it ends, how, and with which exit status.
 
     `gone` means that it leaves without them. JAX would tell them later, with a stack trace.
     """
     state = coordination()
-    note = (f"{_ENDED}{state.process_id}", json.dumps([how, gone]))
+    note = (f"{_ENDED}{state.process_id}", json.dumps([how, gone, status]))
     telling = threading.Thread(target=state.client.key_value_set, args=note, daemon=True)
     telling.start()
     telling.join(2 * POLL)  # no longer: the coordinator may be gone
@@ -420,17 +420,36 @@ def _stopped() -> None:
 _ENDED = "albert_jax/ended/"
 
 
-class _PeerEnded(TryAgain):
-    """Report that a process that is waited for has ended.
+class _PeerStopped(TryAgain):
+    """Report that a process that is waited for has ended, and may be started again.
 
     It is `gone`, or about to leave with the others.
     """
 
-    def __init__(self, process: int, how: str, gone: bool) -> None:
-        super().__init__(
-            f"process {process}{_on(process)} {how}; run the same command again on all"
-        )
-        self.gone = gone
+    gone = False
+
+
+class _PeerFailed(UserError):
+    """Report that a process that is waited for has failed, as it would again.
+
+    A launcher that started the others again would wait for it for ever.
+    """
+
+    gone = False
+
+
+def _peer_ended(
+    process: int, how: str, gone: bool, status: int = TryAgain.exit_status
+) -> _PeerStopped | _PeerFailed:
+    """Return the error that a process's note calls for."""
+    who = f"process {process}{_on(process)} {how}"
+    error: _PeerStopped | _PeerFailed
+    if status == TryAgain.exit_status:
+        error = _PeerStopped(f"{who}; run the same command again on all")
+    else:
+        error = _PeerFailed(f"{who}; mend that, and run the same command again on all")
+    error.gone = gone
+    return error
 
 
 _numbers = itertools.count()  # of exchanges; every process makes the same ones in the same order
@@ -478,9 +497,12 @@ class _Waiting:
         self._next = SILENCE
 
     def goes_on(self) -> None:
-        """Report the waiting when it is time to; raises TryAgain if it is too long, or in vain."""
+        """Report the waiting when it is time to.
+
+        Raises TryAgain if it is too long, or in vain, and UserError if a process failed.
+        """
         for key, note in coordination().client.key_value_dir_get(_ENDED):
-            raise _PeerEnded(int(key.rpartition("/")[2]), *json.loads(note))
+            raise _peer_ended(int(key.rpartition("/")[2]), *json.loads(note))
         waited = time.monotonic() - self._began
         if waited < min(self._next, self._limit):
             return

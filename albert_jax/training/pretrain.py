@@ -112,7 +112,7 @@ def pretrain(
 def _pretrain(config: PretrainConfig, watching: Watching, continue_with: bool) -> PretrainResult:
     workdir = Path(config.workdir or "")
     with multihost.together():
-        require_pretraining_inputs(config)
+        require_pretraining_inputs(config, fetch=not multihost.several())
         require_trackers(watching.log)
         if continue_with:
             require_checkpoint(workdir)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,12 +82,14 @@ def _train(session: Session) -> TrainState:
         saves = Saves(session.run, checkpointer)
         beginning, state = _beginning(session, saves)
         position = beginning.position
+        with multihost.together():
+            trackers = _trackers(session, position) if primary else ()
         log = MetricsLog(  # of process 0; those of the others print and write nothing
             directory if primary else None,
             total_steps=train.steps,
             resume_step=position.step,
             console=primary,
-            trackers=_trackers(session, position) if primary else (),
+            trackers=trackers,
         )
         with log:
             session.begin(beginning, state, log)
@@ -96,7 +98,7 @@ def _train(session: Session) -> TrainState:
             return fit(session.run, held.pop, position, session.placement, saves, log)
 
 
-def _trackers(session: Session, position: Position) -> list[Tracker]:
+def _trackers(session: Session, position: Position) -> Sequence[Tracker]:
     about = {
         "config": without_credentials(to_dict(session.config)),
         "versions": versions(),

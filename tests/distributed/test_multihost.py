@@ -129,9 +129,9 @@ def test_an_error_of_one_alone_ends_it_as_ever_and_the_others_with_its_words(
         assert ("Traceback" in stderr) == (status == 1)
         found, _, stderr = both.end(0)
     assert (found, stderr) == (
-        75,
+        2,  # a launcher that started it again would have it wait for the other for ever
         f"albert-jax: process 1 on {socket.gethostname()} ended: line 7 is no good; "
-        "run the same command again on all\n",
+        "mend that, and run the same command again on all\n",
     )
 
 
@@ -280,6 +280,13 @@ def test_one_that_has_ended_is_waited_for_no_longer(waiting) -> None:
     with pytest.raises(TryAgain, match="process 3 on d ended: it had a bug; run the same command"):
         multihost.gather(None)
     assert clock.now < 10
+
+
+def test_one_that_has_failed_fails_those_that_wait_for_it(waiting) -> None:
+    waiting(0)
+    multihost.coordination().client.ended[3] = '["ended: no store there", false, 2]'
+    with pytest.raises(UserError, match="process 3 on d ended: no store there; mend that, and run"):
+        multihost.gather(None)
 
 
 def test_what_may_take_hours_is_waited_for(waiting, capsys) -> None:
