@@ -142,6 +142,7 @@ def _open_store(config: PretrainConfig, path: str, folder: Path) -> PretrainingD
         identity={
             "vocabulary": tokenizer.sha256,
             "data": json_sha256(store.manifest["splits"]["train"]["shards"]),
+            "records": None,
         },
         baselines=baselines_of(totals),
         frequencies=lambda: _frequencies(store),
@@ -333,10 +334,8 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
         heldout=heldout,
         vocab=tokenizer.path,
         tokenizer=tokenizer.settings,
-        identity={
-            "vocabulary": tokenizer.sha256,
-            "data": json_sha256([(f, Path(f).stat().st_size) for f in files]),
-        },
+        # Not "data", under which 0.1 wrote the files' paths and sizes: its runs can be continued.
+        identity={"vocabulary": tokenizer.sha256, "records": train.sha256},
         baselines={},
         frequencies=frequencies,
         mask_id=tokenizer.special.mask,

@@ -20,6 +20,7 @@ from albert_jax.data.store_manifest import StoreFile, StoreManifest, files_of, p
 from albert_jax.data.store_verify import check_file, remember_files
 from albert_jax.utils.atomic import appearing_file, writing
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.locks import waited_for
 from albert_jax.utils.progress import show_bytes
 from albert_jax.utils.remote_fs import connect, is_address, within
 from albert_jax.utils.streams import say
@@ -42,8 +43,12 @@ def local_store(store: str) -> Path:
     places = os.environ.get("ALBERT_JAX_STORES")
     folder = Path(os.path.expanduser(places)) if places else user_cache("stores")
     folder /= hashlib.sha256(manifest).hexdigest()[:16]  # another store, another folder
-    if not (folder / "manifest.json").is_file():
-        _fetch(files, address, root, folder, manifest)
+    complete = folder / "manifest.json"
+    if not complete.is_file():
+        busy = f"{address} is being fetched by {{owner}}; waiting for it"
+        with writing(folder), waited_for(folder.with_name(f".{folder.name}.lock"), busy):
+            if not complete.is_file():  # one of a host's processes fetches it for all
+                _fetch(files, address, root, folder, manifest)
     return folder
 
 
@@ -82,11 +87,10 @@ def _fetch(files: Any, address: str, root: str, folder: Path, manifest_bytes: by
             "free; name another folder in ALBERT_JAX_STORES"
         )
     say(f"fetching {show_bytes(total)} of {address} to {folder}")
-    with writing(folder):
-        for file in wanted:
-            _fetch_file(files, f"{root}/{file.name}", f"{address}/{file.name}", folder, file)
-        remember_files(folder, wanted)
-        _put(folder / "manifest.json", lambda target: target.write_bytes(manifest_bytes))
+    for file in wanted:
+        _fetch_file(files, f"{root}/{file.name}", f"{address}/{file.name}", folder, file)
+    remember_files(folder, wanted)
+    _put(folder / "manifest.json", lambda target: target.write_bytes(manifest_bytes))
 
 
 def _is_there(path: Path, size: int | None) -> bool:

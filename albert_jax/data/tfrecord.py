@@ -9,6 +9,7 @@ tf.train.Example: a protocol buffer that maps each feature's name to a list of n
 from __future__ import annotations
 
 import glob
+import hashlib
 import mmap
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from albert_jax.data import loader
 from albert_jax.data.loader import KEYS
 from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.json_values import json_sha256
 from albert_jax.utils.tf_protos import DecodeError, Example
 
 # Name in the file -> name of the array. The label is the sentence order's in spite of its name.
@@ -122,7 +124,7 @@ class _RecordFile:
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         offsets: list[int] = []
-        at = 0
+        content, at = hashlib.sha256(), 0
         while at < size:
             if at + _HEAD.size > size:
                 raise _damaged(path, len(offsets), at, "the file ends within it")
@@ -138,9 +140,11 @@ class _RecordFile:
                 raise _damaged(path, len(offsets), at, what)
             offsets.append(at)
             at += _HEAD.size + length + _CRC.size
+            content.update(data[at - _CRC.size : at])
         if at != size:
             raise _damaged(path, len(offsets) - 1, offsets[-1], "the file ends within it")
         self.offsets = np.array(offsets, np.int64)
+        self.sha256 = content.hexdigest()  # of the records' checksums, which the scan passes by
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -321,6 +325,11 @@ class RecordSource:
                     f"{file.path}, record {number}, has the id {largest}, but the vocabulary has "
                     f"{self.vocab_size} pieces; use the vocabulary that the file was made with"
                 )
+
+    @property
+    def sha256(self) -> str:
+        """Return a digest of the records in their order, wherever their files lie."""
+        return json_sha256([file.sha256 for file in self.files])
 
     def __len__(self) -> int:
         """Return the number of records in all files, which is every epoch's size."""

@@ -7,11 +7,13 @@ import os
 import shutil
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from albert_jax.data import store_verify
+from albert_jax.data import store_remote, store_verify
 from albert_jax.data.pretraining import open_data, pretraining_identity
 from albert_jax.data.store_manifest import json_bytes, sealed
 from albert_jax.data.store_remote import local_store
@@ -97,6 +99,20 @@ def test_a_damaged_copy_says_to_fetch_it_again(bucket, store, tmp_path):
         open_data(tiny_config(f"{store}:1,{ADDRESS}:2", tmp_path), None)
     shutil.rmtree(folder)  # as it says
     open_data(tiny_config(ADDRESS, tmp_path), None)
+
+
+def test_of_several_processes_one_fetches_for_all(bucket, monkeypatch):
+    fetched, fetch = [], store_remote._fetch
+
+    def slowly(*arguments):
+        fetched.append(arguments)
+        time.sleep(0.3)
+        fetch(*arguments)
+
+    monkeypatch.setattr(store_remote, "_fetch", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(local_store, [ADDRESS] * 4))
+    assert (len(folders), len(fetched)) == (1, 1)
 
 
 def test_a_small_store_leaves_nothing_in_the_users_cache(bucket, tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ from albert_jax.config.sections import TrainConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import LABELS_SEEN, open_data
+from albert_jax.data.tfrecord import read_examples, write_records
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.perf.dry_run import describe_plan
 from albert_jax.training.metrics import entries_of, read_metrics
@@ -231,6 +232,14 @@ def test_tfrecord_shards_train_too(tmp_path):
     ]
     with pytest.raises(UserError, match="carry no vocabulary"):
         pretrain(dataclasses.replace(config, vocab=None, workdir=str(tmp_path / "other")))
+    # The records make the run, wherever their file lies.
+    moved = tmp_path / "moved.tfrecord"
+    shutil.copyfile(records, moved)
+    train = dataclasses.replace(config.train, steps=3)
+    pretrain(dataclasses.replace(config, store=str(moved), train=train), continue_with=True)
+    write_records(moved, reversed(list(read_examples(records))))
+    with pytest.raises(UserError, match="another run: records is"):
+        pretrain(dataclasses.replace(config, store=str(moved), train=train))
 
 
 @pytest.mark.parametrize("objective", ["nsp", "none"])
