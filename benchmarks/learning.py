@@ -516,6 +516,8 @@ def plot(out: Path, *, only: tuple[str, ...] = (), picture: Path | None = None) 
         only: names of the runs to draw; unset: all.
         picture: file to write; unset: OUT/learning.png.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     from albert_jax.utils.plots import legend, line_style, new_figure, percent_axis
 
     rows = {row["name"]: row for row in _rows(out) if "curve" in row}
@@ -528,6 +530,9 @@ def plot(out: Path, *, only: tuple[str, ...] = (), picture: Path | None = None) 
     titles = ("masked-LM loss (nats)", "masked-LM accuracy", "sentence-order accuracy")
     for axis, title in zip(axes[:, 0], titles, strict=True):
         axis.set(xlabel="FLOPs", ylabel=title, xscale="log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(lambda flops, _: f"{flops:.0e}".replace("+", ""))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     for axis in axes[1:, 0]:
         percent_axis(axis)
     legend(axes[0, 0])
