@@ -13,10 +13,13 @@ import importlib.util
 import json
 import math
 import os
+import queue
 import secrets
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -159,6 +162,52 @@ class WandB:
         self._run.finish(exit_code=0 if end == "finished" else 1)
 
 
+class CallsInBackground:
+    """Make calls in a thread, in their order, so that a slow server holds up no step.
+
+    What a call raises is raised by the next `put`, or by `close`.
+    """
+
+    def __init__(self, *, room: int = 1000, patience: float = 15.0) -> None:
+        """Start the thread.
+
+        Args:
+            room: calls that may wait.
+            patience: seconds that `close` waits for them.
+        """
+        self._patience = patience
+        self._waiting: queue.Queue[Callable[[], Any] | None] = queue.Queue(room)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
+
+    def put(self, call: Callable[[], Any] | None) -> None:
+        """Make a call soon; raises TimeoutError if too many wait already."""
+        if self._error is not None:
+            raise self._error
+        try:
+            self._waiting.put_nowait(call)
+        except queue.Full:
+            raise TimeoutError(f"its server is {self._waiting.maxsize:,} calls behind") from None
+
+    def close(self) -> None:
+        """Make the calls that are left; raises TimeoutError if that takes too long."""
+        self.put(None)
+        self._thread.join(self._patience)
+        if self._thread.is_alive():
+            raise TimeoutError(f"its server did not take the last in {self._patience:g} s")
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (call := self._waiting.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # of another program, for whatever reason
+                self._error = error
+                return
+
+
 class MLflow:
     """Log to a run of MLflow, at the address in MLFLOW_TRACKING_URI or MLflow's default."""
 
@@ -178,6 +227,9 @@ class MLflow:
             else:
                 ids["mlflow"] = self._new_run(run)
             self._id = ids["mlflow"]
+        # Its client asks a server that does not answer again for minutes, longer than a watchdog
+        # waits.
+        self._calls = CallsInBackground()
 
     def _new_run(self, run: TrackedRun) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
@@ -197,10 +249,11 @@ class MLflow:
             for name, x in values.items()
             if math.isfinite(x)  # a file store cannot read back others
         ]
-        self._client.log_batch(self._id, metrics=metrics)
+        self._calls.put(partial(self._client.log_batch, self._id, metrics=metrics))
 
     def close(self, end: End) -> None:
-        self._client.set_terminated(self._id, self._STATUS[end])
+        self._calls.put(partial(self._client.set_terminated, self._id, self._STATUS[end]))
+        self._calls.close()
 
 
 _KINDS: dict[Destination, type[TensorBoard] | type[WandB] | type[MLflow]] = {

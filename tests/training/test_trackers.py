@@ -7,7 +7,9 @@ import io
 import json
 import math
 import sys
+import threading
 import types
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,12 @@ import pytest
 from albert_jax.cli import main as cli
 from albert_jax.training import trackers
 from albert_jax.training.metrics import MetricsLog, read_metrics
-from albert_jax.training.trackers import TrackedRun, open_trackers, require_trackers
+from albert_jax.training.trackers import (
+    CallsInBackground,
+    TrackedRun,
+    open_trackers,
+    require_trackers,
+)
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.provenance import without_credentials
 
@@ -133,6 +140,40 @@ def test_a_tracker_that_fails_stops_neither_the_run_nor_the_others(tmp_path: Pat
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
     with pytest.raises(UserError, match=r"none/metrics.jsonl does not exist; give a run's work"):
         read_metrics(tmp_path / "none" / "metrics.jsonl")
+
+
+def test_a_server_that_is_slow_holds_up_no_step() -> None:
+    answers = threading.Event()
+
+    def fill(calls: CallsInBackground) -> None:
+        while True:
+            calls.put(partial(answers.wait, 60))
+
+    with pytest.raises(TimeoutError, match="its server is 2 calls behind"):
+        fill(CallsInBackground(room=2))
+    late = CallsInBackground(patience=0.05)
+    late.put(partial(answers.wait, 60))
+    with pytest.raises(TimeoutError, match=r"did not take the last in 0.05 s"):
+        late.close()
+    answers.set()
+
+
+def test_calls_in_the_background_are_made_in_order_until_one_fails() -> None:
+    made: list[int] = []
+
+    def call(number: int) -> None:
+        if number == 7:
+            raise ConnectionError("no route to the server")
+        made.append(number)
+
+    whole, broken = CallsInBackground(), CallsInBackground()
+    for number in (1, 2, 3):
+        whole.put(partial(call, number))
+    whole.close()
+    assert made == [1, 2, 3]
+    broken.put(partial(call, 7))
+    with pytest.raises(ConnectionError, match="no route"):
+        broken.close()
 
 
 def test_addresses_lose_what_may_be_a_token() -> None:
