@@ -50,7 +50,7 @@ from albert_jax.training.position import Position
 from albert_jax.training.pretrain_report import baselines_at, closing, draw_losses, run_plan
 from albert_jax.training.pretrain_results import PretrainResult
 from albert_jax.training.run import Evaluate, Run
-from albert_jax.training.run_inputs import require_pretraining_inputs
+from albert_jax.training.run_inputs import require_no_finetuning_run, require_pretraining_inputs
 from albert_jax.training.session import Beginning, Session, carry_out, memory_check, open_placement
 from albert_jax.training.standing import Standing
 from albert_jax.training.step import (
@@ -250,11 +250,7 @@ def export(
 
 def _read_config(workdir: Path) -> PretrainConfig:
     hint = "start the run again, which writes it anew"
-    if (workdir / "model").is_symlink():  # to the best seed's; a pretraining run has a folder
-        raise UserError(
-            f"{workdir} is the work directory of a fine-tuning run; its model is "
-            f"{workdir / 'model'}"
-        )
+    require_no_finetuning_run(workdir, f"its command writes the model {workdir / 'model'}")
     try:
         return read_json(workdir / "config.json", PretrainConfig, hint=hint)
     except FileNotFoundError:

@@ -25,7 +25,8 @@ def require_pretraining_inputs(
     With `fetch` False, also raise it for a model that would have to be fetched or converted first.
     """
     if workdir_too:
-        _require_workdir(config.workdir)
+        workdir = _require_workdir(config.workdir)
+        require_no_finetuning_run(workdir, "give another --workdir")
     if config.init_from is not None:
         folder = require_model_directory(config.init_from, "init_from", fetch=fetch)
         tensors = _trainable(folder, f"init_from {config.init_from}")
@@ -56,7 +57,7 @@ def _trainable(folder: Path, name: str) -> Mapping[str, TensorEntry]:
 def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = True) -> None:
     """Raise UserError if a run's model, data or work directory is not given, or does not exist."""
     if workdir_too:
-        _require_workdir(config.workdir)
+        _require_no_pretraining_run(_require_workdir(config.workdir))
     if config.model is None:
         raise UserError("no model directory to start from; give --model DIR")
     _trainable(require_model_directory(config.model), f"model {config.model}")
@@ -78,9 +79,27 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
         )
 
 
-def _require_workdir(workdir: str | None) -> None:
+def require_no_finetuning_run(workdir: Path, remedy: str) -> None:
+    """Raise UserError, which ends with `remedy`, for the work directory of a fine-tuning run.
+
+    Its `model` is a link to the best seed's model, which a pretraining run would overwrite.
+    """
+    if (workdir / "model").is_symlink() or any(workdir.glob("seed-*/checkpoints")):
+        raise UserError(f"{workdir} is the work directory of a fine-tuning run; {remedy}")
+
+
+def _require_no_pretraining_run(workdir: Path) -> None:
+    """Raise UserError for a pretraining run's work directory, whose config.json would be lost."""
+    if (workdir / "checkpoints").is_dir():
+        raise UserError(
+            f"{workdir} is the work directory of a pretraining run; give another --workdir"
+        )
+
+
+def _require_workdir(workdir: str | None) -> Path:
     if workdir is None:
         raise UserError("no work directory; give --workdir DIR")
     require_here(workdir, MOUNT)
     if Path(workdir).exists() and not Path(workdir).is_dir():
         raise UserError(f"work directory {workdir} is a file; give another --workdir")
+    return Path(workdir)

@@ -704,6 +704,14 @@ def test_a_folder_in_the_way_of_a_link_is_named_before_anything_is_trained(base,
     assert not (tmp_path / "seed-3").exists()
 
 
+def test_the_work_directory_of_a_pretraining_run_is_refused(base, data, tmp_path):
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)  # it has no model yet
+    (tmp_path / "config.json").write_text("the pretraining run's")
+    with pytest.raises(UserError, match="of a pretraining run; give another --workdir"):
+        finetune.finetune(toy_config(base, data, tmp_path))
+    assert (tmp_path / "config.json").read_text() == "the pretraining run's"
+
+
 RTE = b"index\tsentence1\tsentence2\tlabel\n"
 SQUAD = {"title": "t", "paragraphs": [{"context": "In the Alps.", "qas": []}]}
 ASKED = {"question": "Where?", "answers": [{"text": "Alps", "answer_start": 3}]}

@@ -43,6 +43,7 @@ from tests.helpers.pretraining_runs import (
     VOCABULARY,
     last_checkpoint,
     make_store,
+    random_model,
     run_with_kills,
     tiny_config,
 )
@@ -665,6 +666,23 @@ def test_two_runs_in_one_work_directory_are_refused(store, tmp_path):
 
     with lock_workdir(tmp_path), pytest.raises(UserError, match=f"in use by pid {os.getpid()}"):
         pretrain(tiny_config(store, tmp_path))
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "unfinished"])
+def test_the_work_directory_of_a_fine_tuning_run_is_left_as_it_is(store, tmp_path, finished):
+    workdir = tmp_path / "run"
+    best = random_model(workdir / "seed-3" / "best", TINY)
+    if finished:
+        (workdir / "model").symlink_to(best)
+    else:
+        (workdir / "seed-3" / "checkpoints").mkdir()
+    (workdir / "config.json").write_text("the fine-tuning run's")
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"of a fine-tuning run; give another --workdir"):
+        pretrain(tiny_config(store, workdir, steps=1))
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+    with pytest.raises(UserError, match=r"run; its command writes the model .*run/model"):
+        export(workdir, tmp_path / "dest")
 
 
 def test_a_full_disk_ends_the_run_with_one_sentence_and_the_last_good_step(
