@@ -126,7 +126,6 @@ def _pretrain(config: PretrainConfig, watching: Watching, continue_with: bool) -
         locked = stack.pop_all()
     with locked:
         data = _open_data(config, workdir)
-        _keep_vocabulary(data, workdir)
         course = Course(config, data, placement.lowering, continue_with=continue_with)
         result = carry_out(_session(config, data, course, placement, watching))
     # Process 0 made it.
@@ -170,6 +169,7 @@ def _begin(
         workdir = Path(config.workdir or "")
         write_json(workdir / "config.json", to_dict(config))
         write_history(workdir, course.continuations.history)
+        _keep_vocabulary(course.data, workdir)
     step = beginning.position.step
     log.say(run_plan(config, course.data))
     if step:
@@ -275,7 +275,7 @@ def _read_config(workdir: Path) -> PretrainConfig:
 
 def _keep_vocabulary(data: PretrainingData, workdir: Path) -> None:
     """Copy the vocabulary into the work directory, so that `export` needs nothing else."""
-    if data.vocab is None or not multihost.is_primary():
+    if data.vocab is None:
         return
     kept = workdir / vocabulary_name(data.vocab)
     with writing(kept), appearing_file(kept) as temporary:

@@ -46,6 +46,7 @@ from tests.helpers.pretraining_runs import (
     random_model,
     run_with_kills,
     tiny_config,
+    write_corpus,
 )
 from tests.helpers.warm import WarmProcess, command_line
 
@@ -659,6 +660,19 @@ def test_another_vocabulary_than_the_stores_is_refused(store, tmp_path):
     config = dataclasses.replace(tiny_config(store, tmp_path / "run"), vocab=str(other))
     with pytest.raises(UserError, match="made with another vocabulary"):
         pretrain(config)
+
+
+def test_a_refused_run_leaves_the_vocabulary_of_the_one_before(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    corpus = write_corpus(tmp_path / "corpus.txt")
+    other = tmp_path / "vocabulary"
+    albert_jax.train_tokenizer([corpus], output=other, vocab_size=36)
+    store = tmp_path / "store"
+    albert_jax.prepare([corpus], vocab=other, output=store, holdout=0.2, workers=1)
+    model = dataclasses.replace(TINY, vocab_size=36)
+    with pytest.raises(UserError, match=r"is the work directory of another run: .* vocabulary is"):
+        pretrain(dataclasses.replace(tiny_config(store, workdir), model=model))
+    export(workdir, tmp_path / "model")
 
 
 def test_two_runs_in_one_work_directory_are_refused(store, tmp_path):
