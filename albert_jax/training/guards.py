@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import NamedTuple
 
@@ -69,9 +69,14 @@ class LossGuard:
         """Return whether the last loss was a spike; then no checkpoint should be saved."""
         return bool(self._spikes)
 
-    def reset(self) -> None:
-        """Forget all losses, as after a rollback or where another stage begins."""
-        self._losses.clear()
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Return the losses that the next is judged by; spikes are not among them."""
+        return tuple(self._losses)
+
+    def reset(self, losses: Iterable[float] = ()) -> None:
+        """Judge by these losses from now on; by none after a rollback or in another stage."""
+        self._losses = deque(losses, maxlen=self._config.window)
         self._spikes.clear()
 
 

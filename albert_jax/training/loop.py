@@ -108,10 +108,10 @@ class _Loop:
             self._raise_failure()
             if self._hooks.stopped:
                 due = due._replace(end=True, evaluate=self._run.evaluate is not None)
-            if due.stop or due.end or (due.save and not self._progress.is_spiking):
-                self.save(self._placement.get_state(self.pipeline.state), wait=due.stop)
             if due.stop and not due.end:
                 raise self._stopped()
+            if due.end or (due.save and not self._progress.is_spiking):
+                self.save(self._placement.get_state(self.pipeline.state), wait=due.stop)
             if due.evaluate:
                 self._evaluate()
 
@@ -158,7 +158,6 @@ class _Loop:
         try:
             self._evaluations.make(self._run.evaluated(state), self._progress.position)
         except Cut:
-            self.save(self._placement.get_state(state), wait=True)
             raise self._stopped() from None
         self._progress.meter.restart_clock()
         self._raise_failure()
@@ -176,11 +175,22 @@ class _Loop:
         return self._progress.position.step in (self._began_at, *self._saves.steps())
 
     def _stopped(self) -> TryAgain:
-        """Return the error that ends a run whose last step is saved."""
+        """Save the last step, and return the error that ends the run.
+
+        A step whose loss is a spike is not saved: a rollback would go back to it. The steps since
+        the last checkpoint are made again, and judged alike.
+        """
+        step = self._progress.position.step
+        if self._progress.is_spiking:
+            self._saves.wait()
+            kept = f"whose loss is a spike; step {self._saves.steps()[-1]} is saved"
+        else:
+            self.save(self._placement.get_state(self.pipeline.state), wait=True)
+            kept = "which is saved"
         interrupts.acting()
         return TryAgain(
-            f"stopped by {self.signals.requested} after step {self._progress.position.step}, which "
-            f"is saved in {self._saves.directory}; run the same command again to continue"
+            f"stopped by {self.signals.requested} after step {step}, {kept} in "
+            f"{self._saves.directory}; run the same command again to continue"
         )
 
 
@@ -198,13 +208,14 @@ class Progress:
     ) -> None:
         self._run, self._devices, self._log, self._watchdog = run, devices, log, watchdog
         self._hooks = hooks
-        self._losses, self._stage = LossGuard(run.guard), 0
+        self._losses = LossGuard(run.guard)
         self.rewind(position)
 
     def rewind(self, position: Position) -> None:
         """Continue from a position, as after a rollback."""
         self.position = position  # of the last step that has finished
-        self._losses.reset()
+        self._losses.reset(position.losses)
+        self._stage = self._run.stage_at(max(position.batch - 1, 0))  # of the last loss
         self.meter = StepMeter(self._run.workload, self._devices)
 
     @property
@@ -238,7 +249,11 @@ class Progress:
                     self._log.event(step.number, f"note: {said}")
                 tally = Tally()
             self.position = replace(
-                self.position, step=step.number, batch=step.batch + 1, tally=tally
+                self.position,
+                step=step.number,
+                batch=step.batch + 1,
+                tally=tally,
+                losses=self._losses.losses,
             )
             self._log.progress(step.number, f"loss {loss:.3f}")
             if figures is not None and self._hooks.active:

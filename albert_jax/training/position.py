@@ -46,6 +46,8 @@ class Position:
     """Ranges of batches, (first, end), that a rollback left out."""
     tally: Tally = Tally()
     """Metrics of the last steps that are not in the log yet."""
+    losses: tuple[float, ...] = ()
+    """The last losses of the stage, by which the guard judges the next."""
 
     def to_meta(self) -> JsonObject:
         """Return the position as JSON."""
@@ -54,11 +56,14 @@ class Position:
             "batch": self.batch,
             "left_out": [list(r) for r in self.left_out],
             "tally": {"sums": dict(self.tally.sums), "steps": self.tally.steps},
+            "losses": list(self.losses),
         }
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Position:
         """Return the position that `to_meta` wrote."""
         tally = meta.get("tally") or {"sums": {}, "steps": 0}  # 0.1.0 wrote none
+        tally = Tally(tally["sums"], tally["steps"])
         left_out = tuple((a, b) for a, b in meta["left_out"])
-        return cls(meta["step"], meta["batch"], left_out, Tally(tally["sums"], tally["steps"]))
+        losses = tuple(meta.get("losses", ()))  # 0.1.0 wrote none
+        return cls(meta["step"], meta["batch"], left_out, tally, losses)

@@ -76,9 +76,9 @@ class Rollbacks:
     ) -> tuple[TrainState, Position]:
         """Return the last good checkpoint's state, and its position.
 
-        The position leaves out the batches from the offending one up to `end`. `target` has the
-        shapes and shardings, `at` is where the run stands. Raises UserError after too many
-        rollbacks, and if there is no checkpoint.
+        The position leaves out the batches from the offending one up to `end`, and has no losses:
+        those before do not judge the next. `target` has the shapes and shardings, `at` is where the
+        run stands. Raises UserError after too many rollbacks, and if there is no checkpoint.
         """
         reason, first = offence
         self._made += 1
@@ -99,4 +99,4 @@ class Rollbacks:
             f"{first} to {end - 1} (rollback {self._made} of {self._limit})",
             batches=[first, end],
         )
-        return state, replace(back, left_out=(*at.left_out, (first, end)))
+        return state, replace(back, left_out=(*at.left_out, (first, end)), losses=())

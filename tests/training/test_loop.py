@@ -265,6 +265,57 @@ def test_the_loss_may_jump_where_another_stage_begins(tmp_path):
     assert rollbacks("within", 50, lambda batch: int(batch >= 25)) == 1
 
 
+def spiking(bad):
+    """Changes of a run whose losses are spikes for the batches numbered in `bad`."""
+    _, _, step = made()
+
+    def spike(state, batch):
+        state, metrics = step(state, batch)
+        return state, metrics | {"loss": metrics["loss"] + 5}
+
+    return {"step_at": lambda batch: spike if batch in bad else step}
+
+
+def rolled_back(workdir):
+    """The batches that rollbacks left out."""
+    events = [e for e in read_metrics(workdir / "metrics.jsonl") if e["kind"] == "event"]
+    return [e["batches"] for e in events if "batches" in e]
+
+
+@pytest.mark.parametrize("stage_at", [lambda _: 0, lambda batch: int(batch >= 3)])
+def test_a_resumed_run_judges_by_the_losses_before_it(tmp_path, stage_at):
+    changes = spiking({26, 27, 28}) | {"stage_at": stage_at}
+    whole = run(tmp_path / "whole", numbered, steps=35, changes=changes)
+    run(tmp_path / "parts", numbered, steps=25, changes=changes)
+    parts = run(tmp_path / "parts", numbered, steps=35, changes=changes)
+    [left_out] = rolled_back(tmp_path / "whole")
+    assert left_out[0] == 26
+    assert rolled_back(tmp_path / "parts") == [left_out]
+    assert_trees_close(whole.params, parts.params, rtol=0, atol=0)
+
+
+def test_losses_of_the_stage_before_do_not_judge_a_run_that_resumes_between_two(tmp_path):
+    changes = spiking(set(range(25, 99))) | {"stage_at": lambda batch: int(batch >= 25)}
+    run(tmp_path, numbered, steps=25, changes=changes)
+    run(tmp_path, numbered, steps=35, changes=changes)
+    assert rolled_back(tmp_path) == []
+
+
+def test_a_run_that_is_stopped_amid_spikes_goes_back_to_before_them(tmp_path):
+    def stop(step, metrics):
+        if step == 27:  # batch 26, the second spike; the run stops after the next step
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = {"steps": 35, "log_every": 1, "changes": spiking({25, 26, 27, 28})}
+    settings |= {"guard": GuardConfig(patience=4)}
+    whole = run(tmp_path / "whole", numbered, watching=Heard().watching, **settings)
+    with pytest.raises(TryAgain, match=r"after step 28, whose loss is a spike; step 25 is saved"):
+        run(tmp_path / "parts", numbered, watching=Watching(on_step=stop), **settings)
+    parts = run(tmp_path / "parts", numbered, watching=Heard().watching, **settings)
+    assert rolled_back(tmp_path / "parts") == rolled_back(tmp_path / "whole") == [[25, 29]]
+    assert_trees_close(whole.params, parts.params, rtol=0, atol=0)
+
+
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(tmp_path):
     whole = run(tmp_path / "whole", numbered, steps=30)
     run(tmp_path / "parts", numbered, steps=10)

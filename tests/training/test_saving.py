@@ -14,7 +14,7 @@ from albert_jax.training.position import Position, Tally
 from albert_jax.training.saving import Rollbacks, Saves
 from albert_jax.utils.errors import UserError
 
-POSITION = Position(5, 9, ((2, 4),), Tally({"loss": 7.5}, 3))
+POSITION = Position(5, 9, ((2, 4),), Tally({"loss": 7.5}, 3), (5.5, 0.1))
 BAD = Offence("the loss is no good", 11)
 
 
@@ -60,7 +60,7 @@ def test_a_rollback_leaves_the_offending_batches_out(saves, log, tmp_path):
     state, back = Rollbacks(2, saves, log).roll_back(state_of(0), BAD, now, 14)
     assert state["weight"].tolist() == [5.0] * 3
     assert (back.step, back.batch, back.tally) == (5, 9, POSITION.tally)
-    assert back.left_out == ((2, 4), (9, 10), (11, 14))
+    assert (back.left_out, back.losses) == (((2, 4), (9, 10), (11, 14)), ())
     (event,) = read_metrics(tmp_path / "metrics.jsonl")
     assert event["message"] == (
         "the loss is no good: rolled back from step 8 to step 5, leaving out batches 11 to 13 "
