@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,7 +34,9 @@ class MetricsLog:
     When opened at `resume_step`, it first drops the train and eval lines of later steps, which a
     killed run wrote after its last checkpoint and which will be written again. With `console` False
     it writes files only, with `workdir` None the console only. `trackers` get the scalars too. A
-    tracker that fails is reported and then left out, because that is no reason to stop a run.
+    tracker that fails is reported and then left out, because that is no reason to stop a run. A
+    file that cannot be written, as on a full disk, is reported once, and later lines are tried
+    again.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class MetricsLog:
         self._console = console
         self._path = workdir and workdir / METRICS
         self._jsonl: TextIO | None = None
+        self._is_told = False  # that the file cannot be written
         self._trackers = list(trackers)
         self._evaluated: set[int] = set()
         self.rewind(resume_step)
@@ -69,15 +73,14 @@ class MetricsLog:
         """Drop the train and eval lines of later steps, because these steps are made again."""
         if self._path is None:
             return
-        if self._jsonl is not None:
-            self._jsonl.close()
+        self._close_file()
         entries, damaged = _entries(self._path)
         if damaged:
             self.say(f"{self._path}: {damaged} damaged lines left out")
         kept = [e for e in entries if e["kind"] == "event" or e["step"] <= step]
         self._evaluated = {e["step"] for e in kept if e["kind"] == "eval"}
         if self._path.exists():
-            with appearing_file(self._path) as temporary:
+            with self._failure_told(), appearing_file(self._path) as temporary:
                 text = "".join(_as_line(entry) for entry in kept)
                 temporary.write_text(text, encoding="utf-8")
         self._jsonl = self._path.open("a", encoding="utf-8")
@@ -137,11 +140,17 @@ class MetricsLog:
 
     def close(self, end: End = "finished") -> None:
         """Flush and close everything; trackers learn how the run ended."""
-        if self._bar is not None:
-            self._bar.close()
+        try:
+            if self._bar is not None:
+                self._bar.close()
+            self._close_file()
+        finally:
+            self._each_tracker(lambda tracker: tracker.close(end))
+
+    def _close_file(self) -> None:
         if self._jsonl is not None:
-            self._jsonl.close()
-        self._each_tracker(lambda tracker: tracker.close(end))
+            with self._failure_told():
+                self._jsonl.close()
 
     def _each_tracker(self, call: Callable[[Tracker], None]) -> None:
         for tracker in list(self._trackers):
@@ -156,8 +165,20 @@ class MetricsLog:
         if self._jsonl is not None:
             # One write call for each line: a killed run leaves at most one incomplete line, which
             # readers skip.
-            self._jsonl.write(_as_line(entry))
-            self._jsonl.flush()
+            with self._failure_told():
+                self._jsonl.write(_as_line(entry))
+                self._jsonl.flush()
+
+    @contextlib.contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        """Report an error of the file, once, in place of raising it."""
+        try:
+            yield
+        except OSError as error:
+            if not self._is_told:
+                self._is_told = True
+                told = error.strerror or first_line(error)
+                self.say(f"{self._path} is not written, and the run goes on: {told}")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -176,6 +176,24 @@ def test_calls_in_the_background_are_made_in_order_until_one_fails() -> None:
         broken.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_a_full_disk_stops_neither_the_run_nor_the_trackers(tmp_path: Path) -> None:
+    kept, told = Kept(), io.StringIO()
+    with MetricsLog(tmp_path, total_steps=3, stream=told, trackers=[kept]) as log:
+        log.scalars("train", 1, {"loss": 1.0})
+        assert log._jsonl is not None
+        log._jsonl.close()
+        log._jsonl = Path("/dev/full").open("a", encoding="utf-8")  # closed by the log
+        for step in (2, 3):
+            log.scalars("train", step, {"loss": 1.0})
+    assert told.getvalue() == (
+        f"{tmp_path / 'metrics.jsonl'} is not written, and the run goes on: No space left on "
+        "device\n"
+    )
+    assert kept.sent[-2:] == [("train", 3, {"loss": 1.0}), "finished"]
+    assert [entry["step"] for entry in read_metrics(tmp_path)] == [1]
+
+
 def test_addresses_lose_what_may_be_a_token() -> None:
     given = {
         "store": "s3://key:se@cret@bucket/store",
