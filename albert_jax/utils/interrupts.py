@@ -107,7 +107,7 @@ class _Watch:
         self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._leaving = threading.Lock()
         self.may_leave: Callable[[], bool] = lambda: True
-        self.acting = False  # the main thread is ending by itself
+        self.acting_since: float | None = None  # when the main thread began to end by itself
         threading.Thread(target=self._wait, name="signals", daemon=True).start()
 
     def close(self) -> None:
@@ -138,8 +138,12 @@ class _Watch:
         since = time.monotonic()
         while True:
             time.sleep(0.05)
-            passed = time.monotonic() - since
-            if passed > UNWIND if self.acting else passed > GRACE and self.may_leave():
+            now, began = time.monotonic(), self.acting_since
+            if began is not None:  # perhaps before this signal came
+                must_leave = now - max(since, began) > UNWIND
+            else:
+                must_leave = now - since > GRACE and self.may_leave()
+            if must_leave:
                 self.leave(number)
 
 
@@ -183,6 +187,9 @@ def holding(nothing_to_lose: Callable[[], bool]) -> Iterator[None]:
 
 
 def acting() -> None:
-    """Record that this process ends by itself on a signal, which may take `UNWIND` seconds."""
-    if _watch is not None:
-        _watch.acting = True
+    """Record that this process ends by itself on a signal.
+
+    That may take `UNWIND` seconds from now on.
+    """
+    if _watch is not None and _watch.acting_since is None:
+        _watch.acting_since = time.monotonic()

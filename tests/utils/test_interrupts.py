@@ -144,6 +144,14 @@ def test_a_loop_that_stops_by_itself_is_left_to_it(monkeypatch):
     assert "TryAgain: saved" in stderr
 
 
+def test_the_time_to_end_counts_from_when_the_loop_has_saved(monkeypatch):
+    monkeypatch.setenv("UNWINDING", "0.5")
+    body = f"interrupts.UNWIND = 1.4\n{textwrap.dedent(NOTED)}"  # it saves for 1.5 seconds
+    status, stderr, _ = end(start(body), signal.SIGTERM)
+    assert status == 1  # as above
+    assert "TryAgain: saved" in stderr
+
+
 def test_an_end_that_never_comes_is_not_waited_for_either(monkeypatch):
     monkeypatch.setenv("UNWINDING", "60")
     body = f"interrupts.UNWIND = 3.0\n{textwrap.dedent(NOTED)}"
