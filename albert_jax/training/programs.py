@@ -20,7 +20,10 @@ _COMPILING = threading.Lock()
 
 
 def is_compiling() -> bool:
-    """Return whether a step is being compiled, which may take minutes and has no limit."""
+    """Return whether a step is being compiled here or in a process that is waited for.
+
+    That may take minutes and has no limit.
+    """
     return _COMPILING.locked()
 
 
@@ -68,9 +71,9 @@ class Programs:
         return self._compiled[shapes](live, batch)
 
     def _compile(self, live: Any, batch: Mapping[str, Array]) -> Compiled:
-        with _COMPILING:
+        with _COMPILING:  # until all have compiled: the watchdog leaves those alone that wait
             compiled = self._jitted.lower(live, batch).compile()
-        with multihost.together():
-            if self._check is not None:
-                self._check(compiled)
+            with multihost.together():
+                if self._check is not None:
+                    self._check(compiled)
         return compiled
