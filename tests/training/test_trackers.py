@@ -183,7 +183,8 @@ def test_a_full_disk_stops_neither_the_run_nor_the_trackers(tmp_path: Path) -> N
         log.scalars("train", 1, {"loss": 1.0})
         assert log._jsonl is not None
         log._jsonl.close()
-        log._jsonl = Path("/dev/full").open("a", encoding="utf-8")  # closed by the log
+        full = Path("/dev/full").open("a", encoding="utf-8")  # noqa: SIM115  # the log closes it
+        log._jsonl = full
         for step in (2, 3):
             log.scalars("train", step, {"loss": 1.0})
     assert told.getvalue() == (
