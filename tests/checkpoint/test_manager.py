@@ -31,7 +31,7 @@ from albert_jax.checkpoint.integrity import Damaged, array_table, verify_arrays
 from albert_jax.checkpoint.manager import Checkpointer, SaveError, lock_workdir
 from albert_jax.training.step import TrainState
 from albert_jax.utils.errors import UserError
-from tests.helpers.disks import mounted_disk
+from tests.helpers.disks import FULL, mounted_disk, writes_fail
 from tests.helpers.paths import REPOSITORY
 
 EXPECT = {"config": {"hidden_size": 8, "dtype": "float32"}, "vocab_sha256": "ab"}
@@ -605,21 +605,6 @@ def test_a_full_disk_does_not_cost_the_step_being_replaced(
             checkpointer.save(1, megabyte(9), {}, wait=True)
         state, _ = checkpointer.restore(megabyte(0), expect={})
         assert bits(state) == bits(megabyte(1))
-
-
-@contextlib.contextmanager
-def writes_fail(error: Exception) -> Iterator[None]:
-    """Makes the writes of saves that begin meanwhile fail, in the thread where orbax writes."""
-
-    async def fail(*_: object, **__: object) -> None:
-        raise error
-
-    handler = "orbax.checkpoint._src.serialization.type_handlers.NumpyHandler"
-    with mock.patch(f"{handler}._background_serialize", fail):
-        yield
-
-
-FULL = ValueError("RESOURCE_EXHAUSTED: No space left on device")
 
 
 def test_a_save_that_failed_is_raised_by_the_next_which_is_made(work: Path) -> None:

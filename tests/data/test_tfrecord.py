@@ -206,7 +206,7 @@ def test_batches_of_records_are_the_same_from_threads_and_processes(shards):
     again = pickle.loads(pickle.dumps(source))
     for options in ({"threads": 2}, {"workers": 1}):
         dataset = make_dataset(Draw(source, 4), stop=6, **options)
-        for index, batch in enumerate(dataset):
+        for index, batch in zip(range(6), dataset, strict=True):
             assert_same(batch, batch_at(again, index, 4))
         dataset.close()
 

@@ -130,15 +130,14 @@ def without(bad):
 def test_a_batch_with_nan_is_left_out_and_said(tmp_path, capfd):
     bad = {12, 13}
     state = run(tmp_path / "a", poisoned(bad))
-    expected = run(tmp_path / "b", without({12, 13, 14, 15}))
     # What was in flight behind a bad batch is left out with it (at most two steps), and nothing
     # else.
     events = [e for e in read_metrics(tmp_path / "a" / "metrics.jsonl") if e["kind"] == "event"]
     dropped = set(itertools.chain(*(range(*e["batches"]) for e in events)))
     assert bad <= dropped <= {12, 13, 14, 15}
     assert "rolled back from step" in capfd.readouterr().err
-    if dropped == {12, 13, 14, 15}:
-        assert_trees_close(state.params, expected.params, rtol=0, atol=0)
+    expected = run(tmp_path / "b", without(dropped))
+    assert_trees_close(state.params, expected.params, rtol=0, atol=0)
     assert int(state.step) == 30
 
 
@@ -575,6 +574,12 @@ def test_the_watchdog_does_not_count_the_time_of_a_compilation(monkeypatch):
             time.sleep(1.0)
             return lambda live, batch: "ran"
 
+    @contextlib.contextmanager
+    def together():
+        yield
+        time.sleep(1.0)  # another process compiles for longer
+
+    monkeypatch.setattr("albert_jax.training.programs.multihost.together", together)
     with Watchdog(0.3) as watchdog:
         watchdog.beat("step 7")
         assert Programs(Slow())(None, {"input_ids": np.zeros((2, 3))}) == "ran"

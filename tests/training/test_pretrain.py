@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretraining whole: from a store to a model directory, killed, resumed, spread, and misused."""
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -37,6 +38,7 @@ from albert_jax.training.metrics import entries_of, read_metrics
 from albert_jax.training.pretrain import export, pretrain
 from albert_jax.training.step import make_pretrain_step
 from albert_jax.utils.errors import UserError
+from tests.helpers.disks import FULL, writes_fail
 from tests.helpers.paths import DATA, REPOSITORY
 from tests.helpers.pretraining_runs import (
     TINY,
@@ -339,12 +341,13 @@ def test_a_run_killed_anywhere_ends_with_the_bits_of_one_left_alone(store, tmp_p
     assert killed["step"] == steps
     assert killed["leaves"] == alone["leaves"]  # parameters, moments, step, key: by their digests
     assert killed["meta"]["position"] == alone["meta"]["position"]
-    data = open_data(tiny_config(store, tmp_path / "killed"), tmp_path)
-    for number in range(
-        killed["meta"]["position"]["batch"], killed["meta"]["position"]["batch"] + 3
-    ):
-        first, second = (batch_at(data.train, number, 8) for _ in range(2))
-        assert all((first[name] == second[name]).all() for name in first)
+    # What would be drawn next does not depend on what was drawn before.
+    config, at = tiny_config(store, tmp_path / "killed"), killed["meta"]["position"]["batch"]
+    whole, resumed = (open_data(config, tmp_path).train for _ in range(2))
+    drawn = [batch_at(whole, number, 8) for number in range(at + 3)]
+    for number in range(at, at + 3):
+        batch = batch_at(resumed, number, 8)
+        assert all((drawn[number][name] == batch[name]).all() for name in batch)
 
 
 def command(store, workdir):
@@ -702,16 +705,17 @@ def test_the_work_directory_of_a_fine_tuning_run_is_left_as_it_is(store, tmp_pat
 def test_a_full_disk_ends_the_run_with_one_sentence_and_the_last_good_step(
     store, tmp_path, monkeypatch
 ):
-    real, calls = Checkpointer._begin, []
+    real = Checkpointer.save
 
-    def begin(self, step, *args):
-        calls.append(step)
-        if step >= 4:
-            raise OSError(28, "No space left on device")
-        return real(self, step, *args)
+    def save(self, step, *args, **options):
+        self.wait()  # what was begun before still finds room
+        with writes_fail(FULL) if step >= 4 else contextlib.nullcontext():
+            real(self, step, *args, **options)
+            if step >= 4:
+                self.wait()
 
-    monkeypatch.setattr(Checkpointer, "_begin", begin)
-    with pytest.raises((UserError, OSError), match=r"No space left|NOT saved"):
+    monkeypatch.setattr(Checkpointer, "save", save)
+    with pytest.raises(UserError, match=r"checkpoint 4 NOT saved: disk full, .*; last good step 2"):
         pretrain(tiny_config(store, tmp_path))
     monkeypatch.undo()
     assert last_checkpoint(tmp_path)["step"] == 2
