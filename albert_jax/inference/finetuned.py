@@ -364,6 +364,8 @@ def configured_task(name: str, **settings: Any) -> Task:
         for key, value in settings.items()
         if value is not None
     }
+    if isinstance(texts := given.get("texts"), str):
+        given["texts"] = (texts,)  # not its letters
     usable = {field.name for field in dataclasses.fields(task)}
     if task.head == "regression":
         usable.discard("renamed")

@@ -18,6 +18,7 @@ import numpy as np
 from albert_jax.config.heads import HeadKind
 from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.tasks.values import quoted
 from albert_jax.utils.errors import UserError
 
 TFDS = "tfds"  # in place of a folder: the data set is TFDS's
@@ -187,6 +188,39 @@ class Task(ABC):
     def for_answers(self) -> Task:
         """Return the task as `predict` uses it, which may differ from how answers are scored."""
         return self
+
+
+def check_columns(
+    task: str,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    counts: tuple[int, int | None],
+    which: str,
+    *,
+    may_be_nameless: bool = False,
+) -> None:
+    """Raise UserError for columns that --texts and --label cannot name.
+
+    Args:
+        task: the task's name.
+        texts: the columns of the texts.
+        labels: the columns of the label.
+        counts: the least and the greatest number of texts; None has no limit.
+        which: what these columns are, for the error.
+        may_be_nameless: whether a text may have no column.
+    """
+    least, most = counts
+    if not least <= len(texts) <= (most or len(texts)):
+        raise UserError(
+            f"--texts names {len(texts)} columns for {task}, {quoted(texts)}; name {which}"
+        )
+    if "" in labels or ("" in texts and not may_be_nameless):
+        raise UserError(f"a column of {task} has no name; give one to --texts and --label")
+    columns = [name for name in (*texts, *labels) if name]
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise UserError(
+            f"--texts and --label name the column {quoted(twice)} twice; name each column once"
+        )
 
 
 def pair_features(

@@ -30,6 +30,7 @@ from albert_jax.tasks.base import (
     Targets,
     Task,
     best_label,
+    check_columns,
     gold_labels,
     label_index,
     pair_features,
@@ -39,7 +40,7 @@ from albert_jax.tasks.guessed_columns import advice
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.race import choice_features
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, hub_rows, write_text
-from albert_jax.tasks.values import id_of, quoted, require_keys, row_texts, text_of, wrong_value
+from albert_jax.tasks.values import id_of, require_keys, row_texts, text_of, wrong_value
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import file_lines, kind_of
@@ -71,18 +72,14 @@ class CustomTask(Task):
 
     def __post_init__(self) -> None:
         least, most, which = _TEXTS.get(self.head, (1, 2, "one column or two"))
-        if not least <= len(self.texts) <= (most or len(self.texts)):
-            raise UserError(
-                f"--texts names {len(self.texts)} columns for {self.name}, {quoted(self.texts)}; "
-                f"name {which}"
-            )
-        if not self.label or ("" in self.texts and self.head != "multiple_choice"):
-            raise UserError(f"a column of {self.name} has no name; give one to --texts and --label")
-        columns = [name for name in (*self.texts, *self.label_columns) if name]
-        if twice := sorted({name for name in columns if columns.count(name) > 1}):
-            raise UserError(
-                f"--texts and --label name the column {quoted(twice)} twice; name each column once"
-            )
+        check_columns(
+            self.name,
+            self.texts,
+            self.label_columns,
+            (least, most),
+            which,
+            may_be_nameless=self.head == "multiple_choice",
+        )
 
     @property
     def metric(self) -> str:

@@ -28,6 +28,7 @@ from albert_jax.tasks.base import (
     Targets,
     Task,
     best_label,
+    check_columns,
     gold_labels,
     label_index,
     pair_features,
@@ -75,6 +76,8 @@ class GlueTask(Task):
         leave_out_short: leave out rows that lack columns, as the original does.
         splits: the splits that it has.
         renamed: pairs of a file's label and the task's.
+        official: the texts' columns and the label's by the tsv. They stay when `texts` or `label`
+            is replaced, which then takes no other name.
     """
 
     head: HeadKind = "classification"
@@ -89,6 +92,14 @@ class GlueTask(Task):
     leave_out_short: bool = False
     splits: tuple[str, ...] = ("train", "dev", "test")
     renamed: Pairs = ()
+    official: tuple[tuple[str, ...], str] = ((), "")
+
+    def __post_init__(self) -> None:
+        if not self.official[0]:
+            object.__setattr__(self, "official", (self.texts, self.label))
+        count = len(self.official[0])
+        which = "one column" if count == 1 else "two columns"
+        check_columns(self.name, self.texts, (self.label,), (count, count), which)
 
     @property
     def metric(self) -> str:
@@ -168,11 +179,18 @@ class GlueTask(Task):
 
     def _columns(self, *, has_labels: bool) -> list[tuple[str, ...]]:
         """Return the columns that a file needs, by the names of the tsv, TFDS or the hub."""
-        names = (self.texts, self.keys) if self.keys else (self.texts,)
         if not has_labels:
-            return list(names)
-        labels = dict.fromkeys((self.label, "label"))
-        return [(*texts, label) for texts in names for label in labels]
+            return list(self._texts_names())
+        return [(*texts, x) for texts in self._texts_names() for x in self._label_names()]
+
+    def _texts_names(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names that the texts may have in a file, the preferred ones first."""
+        has_keys = self.keys and self.texts == self.official[0]
+        return (self.texts, self.keys) if has_keys else (self.texts,)
+
+    def _label_names(self) -> tuple[str, ...]:
+        is_official = self.label == self.official[1]
+        return tuple(dict.fromkeys((self.label, *(["label"] if is_official else []))))
 
     def _with_gold(self, rows: Iterable[Row], place: str | Path) -> Iterator[Row]:
         """Yield the rows, without those on which MultiNLI's annotators did not agree.
@@ -219,13 +237,15 @@ class GlueTask(Task):
         return RawExample(identity, texts, label, {"split": split}, place)
 
     def _label_key(self, cells: Mapping[str, Any]) -> str:
-        return self.label if self.label in cells else "label"
+        names = self._label_names()
+        return next((name for name in names if name in cells), names[-1])
 
     def _text_keys(self, cells: Mapping[str, Any], place: str, *more: str) -> tuple[str, ...]:
         """Return the record's keys of the texts; raises UserError if it lacks one."""
-        names = self.texts if set(self.texts) <= cells.keys() else self.keys or self.texts
-        require_keys(cells, place, (*names, *more))
-        return names
+        names = self._texts_names()
+        keys = next((texts for texts in names if set(texts) <= cells.keys()), names[-1])
+        require_keys(cells, place, (*keys, *more))
+        return keys
 
     def _label(self, value: Any, key: str, place: str, labels: LabelReader) -> str | float | None:
         if self.labels:

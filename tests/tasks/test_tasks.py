@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from albert_jax.data.tokenizer import Tokenizer
+from albert_jax.inference.finetuned import configured_task
 from albert_jax.models.heads import HEADS
 from albert_jax.tasks import TASKS, RawExample, find_task, metrics
 from albert_jax.tasks import race as race_reader
@@ -450,6 +451,52 @@ def test_a_json_row_is_an_example_with_tfdss_names_or_the_tsvs():
     assert task.from_record(row, 3, "x") == RawExample("q7", ("a", "b"))
     with pytest.raises(UserError, match=r"row 4 lacks 'sentence2': .*; found 'sentence1'"):
         task.from_record({"sentence1": "a"}, 3, "in.jsonl row 4")
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({"texts": ("headline", "body")}, "'headline', 'body'"),
+        ({"label": "mine"}, "'mine'"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
+def test_a_column_that_is_asked_of_glue_is_not_replaced_by_another(
+    tmp_path, settings, missing, kind
+):
+    row = {"premise": "a", "hypothesis": "b", "label": "neutral"}
+    between = {"csv": ",", "tsv": "\t"}.get(kind, "")
+    table = f"{between.join(row)}\n{between.join(row.values())}\n"
+    write(tmp_path, {f"dev_matched.{kind}": json.dumps(row) if kind == "jsonl" else table})
+    assert TASKS["mnli"].examples("dev", tmp_path)[0].texts == ("a", "b")
+    task = dataclasses.replace(TASKS["mnli"], **settings)
+    with pytest.raises(UserError, match=f"lacks .*{missing}.*: expected"):
+        task.examples("dev", tmp_path)
+    if "texts" in settings:
+        with pytest.raises(UserError, match=f"row 1 lacks {missing}: expected"):
+            task.from_record(row, 0, "row 1")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("mnli", {"texts": ["a"]}, "names 1 columns for mnli, 'a'; name two columns"),
+        ("mnli", {"texts": ["a", "b", "c"]}, "names 3 columns for mnli, .*; name two columns"),
+        ("sst2", {"texts": ["a", "b"]}, "names 2 columns for sst2, 'a', 'b'; name one column"),
+        ("mnli", {"texts": ["a", "a"]}, "the column 'a' twice"),
+        ("mnli", {"texts": ["a", "gold_label"]}, "the column 'gold_label' twice"),
+        ("mnli", {"label": "sentence1"}, "the column 'sentence1' twice"),
+        ("mnli", {"label": ""}, "a column of mnli has no name"),
+    ],
+)
+def test_glues_columns_are_as_many_as_its_texts_and_each_another(name, settings, message):
+    with pytest.raises(UserError, match=message):
+        configured_task(name, **settings)
+
+
+@pytest.mark.parametrize("name", ["sst2", "single"])
+def test_one_string_is_one_column(name):
+    assert configured_task(name, texts="review").text_columns == ("review",)
 
 
 # --------------------------------------------------------------------------------------- errors
