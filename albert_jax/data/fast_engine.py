@@ -95,9 +95,11 @@ class FastEngine:
         for text, encoding in zip(texts, found, strict=True):
             yield self._divided(text, encoding)
 
-    def encode_ids(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        """Return the ids of texts alone; special tokens in them are text."""
-        tokenizer = self._tokenizer(False)
+    def encode_ids(
+        self, texts: Sequence[str], parse_special: bool, threads: int
+    ) -> list[list[int]]:
+        """Return the ids of `encode`."""
+        tokenizer = self._tokenizer(parse_special)
         if threads == 1:
             return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)

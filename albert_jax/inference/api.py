@@ -429,7 +429,7 @@ class Albert:
         *,
         layer: int = -1,
         pool: functions.Pool | None = None,
-        parse_special: bool = False,
+        parse_special: bool | None = None,
         truncate: bool = False,
         long: Long | None = None,
         stride: int | None = None,
@@ -443,7 +443,8 @@ class Albert:
             pool: how the vectors of a text's tokens become one: "cls" takes the vector of [CLS],
                 "mean" the mean over all tokens, [CLS] and [SEP] included. Unset, the vectors of all
                 tokens are returned.
-            parse_special: read [MASK], [CLS] and [SEP] in a text as the special tokens.
+            parse_special: read a literal [MASK], [CLS] or [SEP] in a text as that token. Unset, as
+                `Tokenizer.encode` does: never in the mode google, always in the others.
             truncate: the same as `long="cut"`.
             long: what to do with a text that is too long for the model: "refuse" (the default) is
                 an error, "cut" leaves out the end, "windows" reads the text in overlapping windows
@@ -472,7 +473,7 @@ class Albert:
         layer = whole_number(layer, "layer", -blocks - 1, blocks)
         given, texts = texts, texts_of(texts, "texts")
         name_of = _namer(given, "texts", texts)
-        ids = self._ids(texts, parse_special)
+        ids = self.tokenizer.encode_ids(texts, parse_special=parse_special, threads=-1)
         if long == "windows":
             return self._encode_windows(ids, layer % (blocks + 1), pool, stride, name_of)
         if stride is not None:
@@ -569,7 +570,8 @@ class Albert:
                 "give as many of each"
             )
         name_of = _namer(a, "a", firsts)
-        rows = self._rows(self._ids(firsts), self._ids(seconds), truncate, name_of)
+        ids = self.tokenizer.encode_ids([*firsts, *seconds], parse_special=None, threads=-1)
+        rows = self._rows(ids[: len(firsts)], ids[len(firsts) :], truncate, name_of)
         scores = np.zeros(len(rows), np.float32)
         for batch, (scores_B,) in self._run(self._call("sentence_order"), rows, name_of):
             scores[batch.rows] = scores_B
@@ -720,13 +722,6 @@ class Albert:
                 f"this model has no weights for {what} (no {part} among its parts); "
                 "convert it from a source that has them"
             )
-
-    def _ids(self, texts: list[str], parse_special: bool = False) -> list[list[int]]:
-        if self.tokenizer.mode == "google" and not parse_special:
-            return self.tokenizer.encode_ids(texts, threads=-1)  # faster, without offsets
-        special = parse_special or None  # None: as the mode's original does
-        encodings = self.tokenizer.encode_batch(texts, parse_special=special)
-        return [encoding.ids for encoding in encodings]
 
     def _rows(
         self,

@@ -231,7 +231,7 @@ def pair_features(
     A text that is too long loses its end. A pair loses the end of its longer text, or of the second
     if both have the same length. classifier_utils.py:506-574.
     """
-    first, *rest = tokenizer.encode_ids(texts)
+    first, *rest = tokenizer.encode_ids(texts, parse_special=None)
     second = rest[0] if rest else []
     room = max_seq_length - (3 if second else 2)
     over = len(first) + len(second) - room

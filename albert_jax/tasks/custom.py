@@ -280,7 +280,8 @@ class CustomTask(Task):
     ) -> list[Features]:
         # A word that is cleaned away, a lone accent, still has a label to predict.
         special = tokenizer.special
-        words = [ids or [special.unk] for ids in tokenizer.encode_ids(example.texts)]
+        encoded = tokenizer.encode_ids(example.texts, parse_special=None)
+        words = [ids or [special.unk] for ids in encoded]
         rows = []
         first = 0
         while first < len(words):

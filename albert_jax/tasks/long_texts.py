@@ -122,7 +122,7 @@ def _in_windows(
     """Return a row for each window; of a pair, all rows have the whole shorter text."""
     if len(row.input_ids) < max_seq_length:
         return [row]
-    texts = tokenizer.encode_ids(example.texts)
+    texts = tokenizer.encode_ids(example.texts, parse_special=None)
     is_pair = len(texts) == 2 and bool(texts[1])
     long = 1 if is_pair and len(texts[1]) >= len(texts[0]) else 0
     room = max_seq_length - 2

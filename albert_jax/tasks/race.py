@@ -56,12 +56,12 @@ def choice_features(
     else follows the question. The passage loses its end, question and option lose their beginning.
     race_utils.py:126-137, 154-232.
     """
-    passage, question, *options = map(tokenizer.clean, texts)
+    passage, question, *options = (tokenizer.clean(x, parse_special=None) for x in texts)
     asked = [
         question.replace("_", option) if "_" in question else f"{question} {option}"
         for option in options
     ]
-    passage_ids, *asked_ids = tokenizer.encode_ids([passage, *asked])
+    passage_ids, *asked_ids = tokenizer.encode_ids([passage, *asked], parse_special=None)
     room, special = max_seq_length - 3, tokenizer.special
     rows, segments = [], []
     for ids in asked_ids:

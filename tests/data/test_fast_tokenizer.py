@@ -140,6 +140,7 @@ def test_any_text_encodes_with_offsets_in_order(
     assert len(encoding.ids) == len(encoding.tokens) == len(encoding.offsets)
     plain = tokenizer.encode_ids([text])[0]
     assert plain == tokenizer.encode(text, parse_special=False).ids
+    assert tokenizer.encode_ids([text], parse_special=parse)[0] == encoding.ids
     assert not {*tokenizer.special} - {tokenizer.special.unk} & {*plain}, "text is no special token"
     tokenizer.decode(encoding.ids)
 
@@ -179,6 +180,7 @@ def test_special_ids_are_the_vocabularys_own(library: Any) -> None:
     assert tokenizer.decode(encoding.ids, skip_special_tokens=True) == "今 天"
     plain = tokenizer.encode("[MASK]", parse_special=False)
     assert 7 not in plain.ids
+    assert tokenizer.encode_ids(["今[MASK] 天zz"], parse_special=None) == [encoding.ids[1:-1]]
 
 
 @pytest.mark.extras

@@ -193,6 +193,7 @@ def test_any_text_encodes_with_offsets_in_order(text: str, mode: Tokenizer, pars
     assert all(0 <= start <= end <= len(text) for start, end in encoding.offsets)
     assert len(encoding.ids) == len(encoding.tokens) == len(encoding.offsets)
     assert mode.encode_ids([text])[0] == mode.encode(text, parse_special=False).ids
+    assert mode.encode_ids([text, text], parse_special=parse) == [encoding.ids] * 2
     mode.decode(encoding.ids)
 
 
@@ -244,6 +245,12 @@ def test_literal_specials_become_ids_only_where_asked_for(tokenizer: Tokenizer) 
     assert plain.tokens[1:4] == ["▁[", "mask", "]"]
     assert min(GOOGLE.encode(text).ids) > MASK_ID
     assert GOOGLE.encode("[mask]", parse_special=True) == GOOGLE.encode("[mask]")
+    assert tokenizer.encode_ids([text, "sat"], parse_special=True) == [encoding.ids, [13, 20, 893]]
+    by_mode = encoding if tokenizer is HF else plain
+    assert tokenizer.encode_ids([text], parse_special=None) == [by_mode.ids]
+    assert tokenizer.clean(text) == "the [mask] sat[sep]"
+    cleaned = tokenizer.clean(text, parse_special=None)
+    assert tokenizer.encode_ids([cleaned], parse_special=None) == [by_mode.ids]
 
 
 def test_added_specials_have_no_span() -> None:

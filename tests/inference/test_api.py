@@ -266,6 +266,17 @@ def test_attention_of_a_text_is_of_its_pieces_alone(albert):
     assert albert.encode("the [MASK] list").mask.shape[1] > size
 
 
+def test_special_tokens_in_a_text_are_read_as_asked_in_every_mode(albert):
+    text = "the [MASK] list"
+    for mode in ("google", "hf"):
+        tokenizer = Tokenizer.load(VOCABULARY, mode=mode)
+        found = Albert(albert.config, albert.params, tokenizer)
+        for parse in (None, False, True):
+            ids = tokenizer.encode(text, add_special_tokens=True, parse_special=parse).ids
+            shape = found.encode(text, parse_special=parse).mask.shape
+            assert shape == (1, len(ids)), (mode, parse)
+
+
 def test_targets_have_their_probabilities_among_all_pieces(albert):
     answers = albert.fill_mask(MASKED[0], targets=["list", "string", "the", "the"], top_k=5)
     assert {a["token_str"] for a in answers} == {"list", "string", "the"}

@@ -282,6 +282,28 @@ def test_features_are_those_of_the_original(tokenizer):
         assert found.example == 7
 
 
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("sst2", ("the [MASK] sat",)),
+        ("pair", ("one", "the [MASK] sat")),
+        ("multiple-choice", ("one", "two", "the [MASK] sat", "one")),
+        ("multiple-choice", ("the [MASK] sat", "a _ b", "one", "two")),
+        ("token-classification", ("the", "[MASK]", "sat")),
+        ("squad1", ("the [MASK] sat", "the [MASK] sat")),
+    ],
+)
+def test_a_literal_special_token_is_one_where_the_mode_says_so(name, texts):
+    extra = {"answer": None} if name == "squad1" else {}
+    for mode in ("google", "hf"):
+        special = Tokenizer.load(VOCABULARY, mode=mode)
+        example = RawExample("0", texts, extra=extra)
+        (row,) = TASKS[name].features(example, 0, special, 64)
+        # SQuAD's texts are text in every mode, because an answer must be found in the context.
+        is_plain = mode == "google" or name == "squad1"
+        assert (special.special.mask in np.hstack(row.input_ids)) is not is_plain
+
+
 def test_an_empty_second_text_is_none(tokenizer):
     """classifier_utils.py:523: no second [SEP], whose room the first text has."""
     example = RawExample("0", ("one two three four five six", "  "))
