@@ -376,7 +376,8 @@ class Albert:
             top_k: pieces to return for each [MASK].
             targets: words of one piece each. Only these are returned, with their probabilities
                 among all pieces.
-            truncate: cut the end of a text that is too long for the model, instead of an error.
+            truncate: cut the end of a text that is too long for the model, instead of an error. A
+                [MASK] in it stays an error.
 
         Returns:
             Dicts as of transformers' fill-mask pipeline, the most probable first: "score" (a
@@ -385,8 +386,8 @@ class Albert:
             list with the result of each.
 
         Raises:
-            UserError: if a text has no [MASK], a text is too long, a target is not one piece, or a
-                probability is not finite.
+            UserError: if a text has no [MASK], a text is too long, a [MASK] is cut off, a target is
+                not one piece, or a probability is not finite.
 
         Examples:
             >>> import albert_jax
@@ -408,6 +409,11 @@ class Albert:
                 raise UserError(
                     f"{name_of(index)} has no [MASK]{cut}; "
                     "write [MASK] where a word is to be filled in"
+                )
+            if lost := encoding.ids.count(self._special.mask) - len(row.masked):
+                raise UserError(
+                    f"{name_of(index)} has {lost} of its {lost + len(row.masked)} [MASK]s in what "
+                    "is cut off; shorten the text before them, or leave them out"
                 )
         targets_T = None if targets is None else self._target_ids(targets)
         choices = self.pieces if targets_T is None else len(targets_T)

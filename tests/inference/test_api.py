@@ -318,6 +318,8 @@ def test_truncate_cuts_what_is_too_long(albert, tokenizer):
     assert albert.fill_mask(f"[MASK] {long}", truncate=True)
     with pytest.raises(UserError, match="not cut off"):
         albert.fill_mask(f"{long} [MASK]", truncate=True)
+    with pytest.raises(UserError, match=r"has 2 of its 3 \[MASK\]s in what is cut off; shorten"):
+        albert.fill_mask(f"[MASK] {long} [MASK] [MASK]", truncate=True)
     assert 0 < albert.score_order("the list", long, truncate=True) < 1
 
 
