@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from albert_jax.config.manifests import SLOW_MODES, Mode
 from albert_jax.data.special_pieces import PAD_ID, SpecialIds
 
 SHORTEST = 16  # tokens
@@ -33,19 +34,32 @@ def make_row(
     *,
     longest: int,
     special: SpecialIds,
+    mode: Mode = "google",
 ) -> Row:
     """Return [CLS] ids [SEP], or [CLS] ids [SEP] second [SEP], cut to `longest` tokens.
 
-    A pair loses tokens from the end of its longer half, as in the original's _truncate_seq_pair.
+    A pair loses tokens from its end as `kept_of_pair` sets for the tokenizer's mode.
     """
     _, _, cls, sep, _ = special
     if second is None:
         ids = ids[: longest - 2]
         return Row([cls, *ids, sep], len(ids) + 2)
-    keep = min(longest - 3, len(ids) + len(second))
-    kept = max(min(len(ids), (keep + 1) // 2), keep - len(second))
-    ids, second = ids[:kept], second[: keep - kept]
-    return Row([cls, *ids, sep, *second, sep], len(ids) + 2)
+    kept, kept_second = kept_of_pair(len(ids), len(second), longest - 3, mode)
+    return Row([cls, *ids[:kept], sep, *second[:kept_second], sep], kept + 2)
+
+
+def kept_of_pair(first: int, second: int, room: int, mode: Mode) -> tuple[int, int]:
+    """Return how many tokens two texts of those lengths keep in `room` tokens.
+
+    The longer text loses its end, until both are as long. If `room` is odd then, the first text has
+    a token more, as in the original's _truncate_seq_pair. In the modes of the `tokenizers` library
+    the text that was longer has it, and the second of two that were as long, as in its
+    longest_first.
+    """
+    keep = min(room, first + second)
+    has_more = mode in SLOW_MODES or first > second
+    kept = max(min(first, (keep + has_more) // 2), keep - second)
+    return kept, keep - kept
 
 
 class Batch(NamedTuple):

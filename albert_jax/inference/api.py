@@ -742,6 +742,7 @@ class Albert:
         """
         longest = self.config.max_position_embeddings
         special = 2 if seconds is None else 3  # [CLS] and a [SEP] after each text
+        mode = self.tokenizer.mode
         rows = []
         for index, first in enumerate(firsts):
             second = None if seconds is None else seconds[index]
@@ -752,7 +753,8 @@ class Albert:
                     f"{name_of(index)}: {length} tokens are more than the model's {longest}; "
                     f"shorten or split the text{advice}"
                 )
-            rows.append(make_row(first, second, longest=longest, special=self._special))
+            row = make_row(first, second, longest=longest, special=self._special, mode=mode)
+            rows.append(row)
         return rows
 
     def _masked(self, row: Row) -> list[int]:

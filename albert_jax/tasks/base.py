@@ -17,6 +17,7 @@ import numpy as np
 
 from albert_jax.config.heads import HeadKind
 from albert_jax.config.manifests import TaskSettings
+from albert_jax.data.bucketing import kept_of_pair
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.values import quoted
 from albert_jax.utils.errors import UserError
@@ -228,23 +229,19 @@ def pair_features(
 ) -> tuple[list[int], list[int]]:
     """Return ids and segments of [CLS] A [SEP], or [CLS] A [SEP] B [SEP].
 
-    A text that is too long loses its end. A pair loses the end of its longer text, or of the second
-    if both have the same length. classifier_utils.py:506-574.
+    A text that is too long loses its end. Of a pair `kept_of_pair` says what each text keeps.
+    classifier_utils.py:506-574.
     """
     first, *rest = tokenizer.encode_ids(texts, parse_special=None)
     second = rest[0] if rest else []
     room = max_seq_length - (3 if second else 2)
-    over = len(first) + len(second) - room
-    while over > 0:  # as popping one token at a time
-        longer = first if len(first) > len(second) else second
-        longer.pop()
-        over -= 1
+    kept, kept_second = kept_of_pair(len(first), len(second), room, tokenizer.mode)
     special = tokenizer.special
-    ids = [special.cls, *first, special.sep]
+    ids = [special.cls, *first[:kept], special.sep]
     segments = [0] * len(ids)
     if second:
-        ids += [*second, special.sep]
-        segments += [1] * (len(second) + 1)
+        ids += [*second[:kept_second], special.sep]
+        segments += [1] * (kept_second + 1)
     return ids, segments
 
 

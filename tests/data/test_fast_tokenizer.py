@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modes hf-fast and wordpiece against what transformers 4 and 5 made of the same strings."""
 
+import itertools
 import json
 import pickle
 import re
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from albert_jax.data import tokenizer_json
 from albert_jax.data.special_pieces import ALBERT_IDS, SPECIAL_PIECES, SpecialIds
 from albert_jax.data.tokenizer import Tokenizer, document_of
+from albert_jax.tasks.base import pair_features
 from albert_jax.utils.errors import UserError
 from tests.helpers.compressed import read_compressed, unpack
 from tests.helpers.fast_tokenizers import write_transformers_5
@@ -165,6 +167,18 @@ def test_batches_threads_and_pickles_do_not_change_the_result(library: Any, kind
         plain = [e.ids for e in copy.encode_batch(texts, parse_special=False)]
         assert copy.encode_ids(texts) == copy.encode_ids(texts, threads=3) == plain
     assert tokenizer.encode_batch([]) == tokenizer.encode_ids([]) == []
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("kind", ["hf-fast", "wordpiece"])
+def test_a_pair_of_a_task_is_cut_as_the_library_cuts_it(library: Any, kind: str) -> None:
+    tokenizer = _loaded(kind)
+    made = library.Tokenizer.from_str(json.dumps(document_of(tokenizer)))
+    for count, other, length in itertools.product((1, 5, 6, 9), (1, 5, 6, 9), (9, 10, 12, 13)):
+        texts = ("天 " * count, "气 " * other)
+        made.enable_truncation(length, strategy="longest_first")
+        theirs = made.encode(*texts)
+        assert pair_features(tokenizer, texts, length) == (theirs.ids, theirs.type_ids)
 
 
 @pytest.mark.extras

@@ -3,6 +3,7 @@
 transformers' pipeline."""
 
 import io
+import itertools
 import json
 import math
 from functools import partial
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 import albert_jax
 from albert_jax.cli import main as cli
 from albert_jax.config.model import ComputeConfig
-from albert_jax.data.bucketing import make_row, padded_length, plan_batches
+from albert_jax.data.bucketing import kept_of_pair, make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import ALBERT_IDS, CLS_ID, MASK_ID, SEP_ID
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference import api as inference
@@ -335,6 +336,21 @@ def test_a_pair_loses_tokens_of_its_longer_half():
             a, b = list(range(10, 10 + n)), list(range(50, 50 + m))
             row = make_row(a, b, longest=11, special=ALBERT_IDS)
             assert row[:2] == loop(a, b, 11)
+
+
+def test_a_pair_of_the_tokenizers_library_is_cut_as_it_cuts_it(tokenizer):
+    def longest_first(first, second, room):  # its src/utils/truncation.rs
+        least, most = sorted((first, second))
+        if least + most > room:
+            most = max(least, room - least)
+        if least + most > room:
+            least, most = room // 2, room // 2 + room % 2
+        return (most, least) if first > second else (least, most)
+
+    for first, second, room in itertools.product(range(1, 12), range(1, 12), (7, 8)):
+        for mode in ("hf-fast", "wordpiece"):
+            assert kept_of_pair(first, second, room, mode) == longest_first(first, second, room)
+    assert kept_of_pair(9, 9, 7, "google") == kept_of_pair(9, 9, 7, "hf") == (4, 3)
 
 
 def test_models_without_a_part_answer_what_they_can(tokenizer):
