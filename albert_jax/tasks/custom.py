@@ -119,10 +119,7 @@ class CustomTask(Task):
                 )
             return self
         if self.head == "multiple_choice":
-            names = _choice_names(golds, len(train[0].texts) - 2)
-            for example in train:
-                label_index(names, example.label, example.place)
-            return self.with_labels(names)
+            return self.with_labels(_one_kind_of_choices(train))
         if self.head == "token_classification":
             golds = [tag for tags in golds for tag in tags]
         found = set(golds)
@@ -159,6 +156,8 @@ class CustomTask(Task):
         found = unique_ids(examples, place)  # and not empty
         if self.head == "multiple_choice":
             _require_as_many(found)
+            if needs_labels and not self.labels:
+                _one_kind_of_choices(found)
         return found
 
     def _rows(
@@ -273,7 +272,9 @@ class CustomTask(Task):
     def _target(self, label: Any, example: RawExample) -> Any:
         if self.head == "regression":
             return label
-        return label_index(self.labels, label, f"example {example.id} of {self.name}")
+        # A converted multiple choice has no names for its choices.
+        names = self.labels or _choice_names([example])
+        return label_index(names, label, f"example {example.id} of {self.name}")
 
     def _word_features(
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
@@ -309,15 +310,18 @@ class CustomTask(Task):
     ) -> Predictions:
         """Return a label, a number, or a tuple of one label for each word, by id."""
         found: Predictions = {}
+        labels = self.labels
+        if self.head == "multiple_choice" and not labels:
+            labels = _choice_names(examples)
         for row, output in zip(features, outputs, strict=True):
             name, logits = examples[row.example].id, output["logits"]
             if self.head == "token_classification":
-                tags = tuple(best_label(self.labels, logits[at]) for at in row.extra["starts"])
+                tags = tuple(best_label(labels, logits[at]) for at in row.extra["starts"])
                 found[name] = found.get(name, ()) + tags
             elif self.head == "regression":
                 found[name] = float(np.ravel(logits)[0])
-            else:  # a converted multiple choice has no names for its choices
-                found[name] = best_label(self.labels or _numbers(len(logits)), logits)
+            else:
+                found[name] = best_label(labels, logits)
         return found
 
     def metrics(self, examples: Sequence[RawExample], predictions: Predictions) -> dict[str, float]:
@@ -403,9 +407,21 @@ def _are_chunks(labels: Sequence[str]) -> bool:
     return bool(prefixes) and prefixes <= set("BIES") and {*labels} >= {OUTSIDE}
 
 
-def _choice_names(golds: Sequence[Any], choices: int) -> tuple[str, ...]:
-    are_numbers = all(str(gold).isdecimal() for gold in golds)
+def _choice_names(examples: Sequence[RawExample]) -> tuple[str, ...]:
+    """Return the choices' numbers, or their letters if a label is a letter."""
+    choices = len(examples[0].texts) - 2
+    golds = [example.label for example in examples if example.label is not None]
+    are_numbers = all(str(label).isdecimal() for label in golds)
     return _numbers(choices) if are_numbers else _letters(choices)
+
+
+def _one_kind_of_choices(examples: Sequence[RawExample]) -> tuple[str, ...]:
+    """Return the choices' names; raises UserError if some labels are numbers and some letters."""
+    names = _choice_names(examples)
+    for example in examples:
+        if example.label is not None:
+            label_index(names, example.label, example.place)
+    return names
 
 
 def _numbers(choices: int) -> tuple[str, ...]:

@@ -817,6 +817,25 @@ Blackburn NNP I-NP I-PER
 """
 
 
+@pytest.mark.parametrize("labels", ["01", "AB"])
+def test_choices_of_a_model_without_names_are_named_as_in_the_file(tmp_path, tokenizer, labels):
+    task = TASKS["multiple-choice"]
+    asked = {"passage": "p", "question": "q", "options": ["a", "b"]}
+    lines = [json.dumps(asked | {"label": label}) for label in labels]
+    write(tmp_path, {"dev.jsonl": "\n".join(lines)})
+    examples = task.examples("dev", tmp_path)
+    rows = [task.features(e, i, tokenizer, 16)[0] for i, e in enumerate(examples)]
+    assert [row.targets["labels"] for row in rows] == [0, 1]
+    outputs = [{"logits": np.eye(2)[i]} for i in range(2)]
+    found = task.predictions(examples, rows, outputs)
+    assert list(found.values()) == [*labels]
+    assert task.metrics(examples, found) == {"accuracy": 1.0}
+    mixed = asked | {"label": "B" if labels == "01" else "1"}
+    write(tmp_path, {"dev.jsonl": "\n".join([*lines, json.dumps(mixed)])})
+    with pytest.raises(UserError, match=r"label '\d' is unknown; expected A, B"):
+        task.examples("dev", tmp_path)
+
+
 def test_conll_files_and_jsonl_of_words_are_one_task(tmp_path):
     rows = [
         {"words": ["EU", "rejects", "\u0301"], "tags": ["B-ORG", "O", "O"]},
