@@ -423,10 +423,19 @@ def _label_order(directory: str | Path, head: HeadManifest, task: Task) -> tuple
     wanted = list(task.labels)
     if task.head in ("regression", "multiple_choice") or not wanted or labels == wanted:
         return None
-    if sorted(labels) == sorted(wanted):
-        return tuple(labels.index(label) for label in wanted)
+    published = list(getattr(task, "published", ()))
+    reader = LabelReader(wanted, published=published)
+    named = [reader.by_name(label) or "" for label in labels]
+    if sorted(named) == sorted(wanted):
+        return tuple(named.index(label) for label in wanted)
     if len(labels) == len(wanted) and all(x.startswith("LABEL_") for x in labels):
-        say(f"{directory} names no labels; taken as {', '.join(wanted)}")
+        other = ""
+        if published != wanted and sorted(published) == sorted(wanted):
+            other = (
+                f", the original code's order; if it was trained in the published data set's, "
+                f"{', '.join(published)}, name them so in its config.json's id2label"
+            )
+        say(f"{directory} names no labels; taken as {', '.join(wanted)}{other}")
         return None
     raise UserError(
         f"{directory} has the labels {', '.join(labels)}, and {task.name} has {', '.join(wanted)}; "

@@ -73,6 +73,10 @@ class LabelReader:
                     f"unknown; expected {_some(self._own)}"
                 )
 
+    def by_name(self, label: str) -> str | None:
+        """Return the task's label of that name, or published name, in any case; None without."""
+        return _by_case(self._own, label) or _by_case(self._names, label)
+
     @_or_none
     def read(self, value: Any, field: str, place: str, labels: Sequence[str] = ()) -> str | None:
         """Return the task's label for a value; None also for -1, if that means "none".

@@ -35,6 +35,7 @@ from albert_jax.tasks.scores import line_of, metric_lines
 from albert_jax.training.finetune_setup import set_up
 from albert_jax.utils.errors import UserError
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.task_models import task_model
 from tests.helpers.toy_task import TINY
 
 TOKENIZER = Tokenizer.load(VOCABULARY)
@@ -104,6 +105,33 @@ def test_a_head_without_names_for_its_labels_answers_by_their_numbers(model) -> 
     assert answer["prediction"] in ("0", "1")
     with pytest.raises(UserError, match="has the labels LABEL_0, LABEL_1, LABEL_2, and sst2"):
         predict(model("mnli", labels=None, task=None), [{"sentence": "a"}], task="sst2")
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("sst2", ["POSITIVE", "Negative"]),
+        ("sst2", ["negative", "positive"]),
+        ("mrpc", ["not_equivalent", "equivalent"]),
+        ("mnli", ["ENTAILMENT", "NEUTRAL", "CONTRADICTION"]),
+    ],
+)
+def test_a_heads_published_names_are_the_tasks_labels(tmp_path, task, labels) -> None:
+    named = {"POSITIVE": "1", "Negative": "0", "negative": "0", "positive": "1"}
+    named |= {"not_equivalent": "0", "equivalent": "1"}
+    record = dict(zip(TASKS[task].text_columns, ["a", "b"], strict=False))
+    (answer,) = predict(task_model(tmp_path / "named", task, labels=labels), [record])
+    (own,) = predict(task_model(tmp_path / "unnamed", task, labels=None), [record])
+    order = [named.get(label, label.lower()) for label in labels]
+    assert answer["probabilities"] == dict(zip(order, own["probabilities"].values(), strict=True))
+
+
+def test_labels_without_names_say_which_of_two_orders_is_taken(model, capsys) -> None:
+    predict(model("mnli", labels=None), [{"premise": "a", "hypothesis": "b"}])
+    said = "as contradiction, entailment, neutral, the original code's order; if it was trained"
+    assert said in capsys.readouterr().err
+    predict(model("sst2", labels=None), [{"sentence": "a"}])
+    assert "names no labels; taken as 0, 1\n" in capsys.readouterr().err
 
 
 def test_what_just_fits_is_not_cut(model) -> None:
