@@ -21,6 +21,9 @@ from albert_jax.config.task_names import class_weights, label_pairs, task_name
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
 
+FIRST_VALUES = ("output_bias", "kernel_init", "attention_init")
+"""Settings of random weights, without effect on those of init_from."""
+
 
 @dataclass(frozen=True)
 class PretrainConfig:

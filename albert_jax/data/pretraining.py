@@ -21,7 +21,7 @@ import numpy as np
 
 from albert_jax.config.manifests import TextSettings, settings_in
 from albert_jax.config.recipes import to_dict
-from albert_jax.config.run import PretrainConfig
+from albert_jax.config.run import FIRST_VALUES, PretrainConfig
 from albert_jax.config.sections import SCHEDULES, ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import ExampleSource
@@ -423,4 +423,7 @@ def settings_identity(config: PretrainConfig) -> JsonObject:
         "optimizer": optimizer,
         "train": {key: train[key] for key in keys}
         | {key: train[key] for key in SCHEDULES if train[key]},
+        # Each a key of its own: a checkpoint that is older than the key is resumed. The model to
+        # start from goes by its name, because it may be trained further meanwhile.
+        **{key: settings[key] for key in ("init_from", "positions", *FIRST_VALUES)},
     }

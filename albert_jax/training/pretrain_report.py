@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from albert_jax.config.run import PretrainConfig
+from albert_jax.config.run import FIRST_VALUES, PretrainConfig
 from albert_jax.data.loader import describe_examples
 from albert_jax.data.mixture import Mixture
 from albert_jax.data.pretraining import PretrainingData, objective_warnings
@@ -73,6 +74,10 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
         config.optimizer, batch_size=train.batch_size, hidden_size=model.hidden_size
     )
     warnings += warmup_warnings(config.optimizer, train.steps)
+    if config.init_from is not None and (without := _first_values_set(config)):
+        warnings.append(
+            f"{', '.join(without)} has no effect beside init_from, whose weights are not random"
+        )
     if data is not None:
         warnings += objective_warnings(data, config)
     if data is not None and passes > _MANY_PASSES:
@@ -82,6 +87,13 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
             + f" ({train.batch_ramp or format(train.batch_size, ',')}), or prepare more text"
         )
     return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
+
+
+def _first_values_set(config: PretrainConfig) -> list[str]:
+    """Return the settings of random weights that are not at their defaults, with their values."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    given = {name: getattr(config, name) for name in FIRST_VALUES}
+    return [f"{name} {value!r}" for name, value in given.items() if value != defaults[name]]
 
 
 def _updates(config: PretrainConfig) -> list[str]:

@@ -198,6 +198,8 @@ def times_of(folder: Path) -> dict[Path, int]:
             {"train": {"seed": 1, "steps": 9}, "examples": {"ngram": 1}},
             r"but examples.ngram is 3 in .* and 1 here \(also train.seed\)",
         ),
+        (False, {"kernel_init": "fan_in"}, "run: kernel_init is 'fixed' there and 'fan_in' here"),
+        (True, {"init_from": "mini"}, "but init_from is None in .* and 'mini' here"),
         (True, {"train": {"steps": 2}}, "has made 3 steps, as many as --train.steps 2 or more"),
         (True, {"optimizer": {"learning_rate": 1.0}}, "as many as --train.steps 3 or more; raise"),
     ],
@@ -208,7 +210,10 @@ def test_what_may_not_change_is_refused_by_name_and_nothing_is_written(
     config = a_run(store, three_steps, steps=3)
     config = dataclasses.replace(
         config,
-        **{name: dataclasses.replace(getattr(config, name), **of) for name, of in change.items()},
+        **{
+            name: dataclasses.replace(getattr(config, name), **of) if isinstance(of, dict) else of
+            for name, of in change.items()
+        },
     )
     before = times_of(three_steps)
     with pytest.raises(UserError, match=says):

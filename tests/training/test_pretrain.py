@@ -587,6 +587,13 @@ def test_another_depth_starts_from_the_same_shared_layer(finished, store, tmp_pa
     assert "the weights started from, held out" in capfd.readouterr().err
 
 
+def test_settings_of_random_weights_are_said_to_have_no_effect(finished, store, tmp_path):
+    config = dataclasses.replace(tiny_config(store, tmp_path), kernel_init="fan_in")
+    told = "kernel_init 'fan_in' has no effect beside init_from, whose weights are not random"
+    assert told not in describe_plan(config)
+    assert told in describe_plan(dataclasses.replace(config, init_from=str(finished / "model")))
+
+
 def test_text_is_cut_by_the_vocabulary_of_the_model_started_from(finished, tmp_path):
     text = tmp_path / "own.txt"
     text.write_text("A sentence of words.\nAnother of them.\n\n" * 60)
