@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from albert_jax.checkpoint.manager import (
     another_run,
     differences_from,
 )
-from albert_jax.config.history import Continuation, Setting, history_in, recorded
+from albert_jax.config.history import Continuation, Setting, history_in, read_history, recorded
 from albert_jax.distributed import multihost
 from albert_jax.training.position import Position
 from albert_jax.training.step_meter import Workload
@@ -58,11 +58,16 @@ class Continuations:
         self.history: list[Continuation] = []
         self.begun: Continuation | None = None
         """The continuation that begins at the checkpoint which was recalled last."""
+        self._since: list[Continuation] = []  # those after the checkpoint that was judged last
 
     def judge(self, directory: Path, meta: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
-        """Raise UserError if a checkpoint is another run's and may not be continued; a `Judge`."""
+        """Raise UserError if a checkpoint is another run's and may not be continued; a `Judge`.
+
+        One from before a continuation that the work directory's history has is this run's.
+        """
         other = differences_from(meta, expect)
-        if not other:
+        self._since = _since(read_history(directory.parent), meta, other) if other else []
+        if not other or self._since:
             return
         fixed = [name for name in other if name not in self._allowed]
         if not self._continue_with:
@@ -90,9 +95,12 @@ class Continuations:
         """Accept the history of a checkpoint.
 
         If the checkpoint has other settings, which `judge` allowed, this run's settings hold from
-        there on.
+        there on. If it is from before a recorded continuation, they hold from that on.
         """
-        self.history = history_in(meta, "the checkpoint", hint="restore it from a copy")
+        self.history = _history_of(meta)
+        if self._since:
+            self.history, self.begun = [*self.history, *self._since], None
+            return
         other = differences_from(meta, self.identity)
         self.begun = _continuation(Position.from_meta(meta["position"]), other) if other else None
         if self.begun:
@@ -108,6 +116,33 @@ class Continuations:
             return None
         rate = float(workload.schedule(self.begun.step))
         return f"continued with {self.begun.in_words()}; the learning rate goes on at {rate:.4g}"
+
+
+def _history_of(meta: Mapping[str, Any]) -> list[Continuation]:
+    return history_in(meta, "the checkpoint", hint="restore it from a copy")
+
+
+def _since(
+    history: Sequence[Continuation],
+    meta: Mapping[str, Any],
+    other: Mapping[str, tuple[Any, Any]],
+) -> list[Continuation]:
+    """Return the changes in a history that make a checkpoint's settings the expected ones.
+
+    None of them if they do not. `other` has the settings that differ, (there, here).
+    """
+    before = _history_of(meta)
+    dates = [change.date for change in history[: len(before)]]
+    since = list(history[len(before) :])
+    settings = {name: _setting(there) for name, (there, _) in other.items()}
+    for change in since:
+        if any(settings.get(name, value) != value for name, value in change.before.items()):
+            return []
+        settings |= change.after
+    is_this_run = dates == [change.date for change in before] and all(
+        settings[name] == _setting(here) for name, (_, here) in other.items()
+    )
+    return since if is_this_run else []
 
 
 def _continuation(position: Position, other: Mapping[str, tuple[Any, Any]]) -> Continuation:

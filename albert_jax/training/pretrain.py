@@ -18,7 +18,7 @@ import jax
 from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import check_destination, export_model
-from albert_jax.config.history import read_history, recorded, write_history
+from albert_jax.config.history import CONTINUABLE, read_history, recorded, write_history
 from albert_jax.config.manifests import (
     TextSettings,
     is_model_directory,
@@ -40,7 +40,7 @@ from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import Placement
 from albert_jax.models.flops import parameter_count, stage_flops
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.continuations import require_checkpoint
+from albert_jax.training.continuations import Continuations, require_checkpoint
 from albert_jax.training.course import Course
 from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.first_values import first_values, params_of
@@ -238,7 +238,11 @@ def export(
     made = make_pretrain_step(config, Lowering())
     state = jax.eval_shape(lambda: made.random_state(config.train.seed))
     with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
-        restored = checkpointer.restore(state, expect=settings_identity(config))
+        expected = settings_identity(config)
+        continuations = Continuations(
+            expected, CONTINUABLE, steps=config.train.steps, continue_with=False
+        )
+        restored = checkpointer.restore(state, expect=expected, judge=continuations.judge)
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet; wait for the run's first")
     state, meta = restored

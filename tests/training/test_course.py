@@ -185,6 +185,22 @@ def times_of(folder: Path) -> dict[Path, int]:
     }
 
 
+def test_a_continued_run_falls_back_to_before_its_continuations(store, work, tmp_path):
+    pretrain(a_run(store, work, steps=4), continue_with=True)
+    pretrain(a_run(store, work, steps=6), continue_with=True)
+    whole, history = last_checkpoint(work), read_history(work)
+    for step in (3, 4):  # those that were saved again
+        [file] = (work / "checkpoints" / str(step)).rglob("meta/metadata")
+        file.write_bytes(b"damaged")
+    shutil.rmtree(work / "checkpoints" / "6")
+    export(work, tmp_path / "model")
+    assert describe_path(tmp_path / "model").history == history
+    pretrain(a_run(store, work, steps=6))
+    assert last_checkpoint(work)["leaves"] == whole["leaves"]
+    assert last_checkpoint(work)["meta"]["history"] == whole["meta"]["history"]
+    assert read_history(work) == history
+
+
 @pytest.mark.parametrize(
     ("flag", "change", "says"),
     [
