@@ -7,6 +7,8 @@ official metrics and writes the official files.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -246,7 +248,18 @@ def pair_features(
 
 
 def unique_ids(examples: list[RawExample], place: str | Path) -> list[RawExample]:
-    """Return the examples; raises UserError if two have the same id."""
+    """Return the examples, those without an id numbered; raises UserError if two have the same id.
+
+    The number is the row's, from 0, or one after the last row's if another example has it as an id.
+    """
+    taken = {example.id for example in examples}
+    free = (str(i) for i in itertools.count(len(examples)) if str(i) not in taken)
+    examples = [
+        example
+        if example.id
+        else dataclasses.replace(example, id=str(i) if str(i) not in taken else next(free))
+        for i, example in enumerate(examples)
+    ]
     seen: dict[str, str] = {}
     for example in examples:
         if example.id in seen:

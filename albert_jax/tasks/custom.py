@@ -152,7 +152,7 @@ class CustomTask(Task):
             is_test=is_test,
         )
         place, rows = self._rows(split, data, has_labels=needs_labels and not is_test)
-        examples = [self._example(record, i, at, labels) for i, (at, record) in enumerate(rows)]
+        examples = [self._example(record, None, at, labels) for at, record in rows]
         found = unique_ids(examples, place)  # and not empty
         if self.head == "multiple_choice":
             _require_as_many(found)
@@ -194,7 +194,7 @@ class CustomTask(Task):
         return self._example(record, number, place, None)
 
     def _example(
-        self, record: Mapping[str, Any], number: int, place: str, labels: LabelReader | None
+        self, record: Mapping[str, Any], number: int | None, place: str, labels: LabelReader | None
     ) -> RawExample:
         texts = self._texts(record, place)
         label = self._label(record, texts, place, labels) if labels else None

@@ -232,7 +232,7 @@ class GlueTask(Task):
         needed = (key,) if labels.is_needed and not is_test else ()
         names = self._text_keys(cells, place, *needed)
         texts = tuple(text_of(cells[name], name, place, may_be_blank=True) for name in names)
-        identity = id_of(cells, IDS, number, place) if is_test else str(number)
+        identity = id_of(cells, IDS, None, place) if is_test else str(number)
         label = self._label(cells.get(key), key, place, labels)
         return RawExample(identity, texts, label, {"split": split}, place)
 

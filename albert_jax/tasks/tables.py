@@ -70,7 +70,8 @@ def _given_file(path: Path, names: Sequence[str]) -> Path:
             f"holds {names[0]}"
         )
     split, own = names[0].partition(".")[0], path.name.partition(".")[0]
-    if own != split and {own, split} <= set(SPLITS):
+    is_part = own == split.partition("_")[0]  # dev of dev_matched
+    if own != split and not is_part and {own, split} <= set(SPLITS):
         raise UserError(
             f"{path} is not the {split} split by its name; give --split {own}, or the folder that "
             f"holds {names[0]}"

@@ -97,11 +97,14 @@ def class_of(value: Any, name: str, place: str) -> str:
     return str(number)
 
 
-def id_of(record: Mapping[str, Any], names: Iterable[str], number: int, place: str) -> str:
-    """Return a record's id: the first of `names` that it has and is not null, or `number`."""
-    name = next((name for name in names if record.get(name) is not None), None)
+def id_of(record: Mapping[str, Any], names: Iterable[str], number: int | None, place: str) -> str:
+    """Return a record's id: the first of `names` that is neither null nor empty, or `number`.
+
+    Without either it is "", which `unique_ids` numbers.
+    """
+    name = next((name for name in names if record.get(name) not in (None, "")), None)
     if name is None:
-        return str(number)
+        return "" if number is None else str(number)
     value = record[name]
     if isinstance(value, str):
         return value

@@ -836,6 +836,35 @@ def test_choices_of_a_model_without_names_are_named_as_in_the_file(tmp_path, tok
         task.examples("dev", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("ids", "found"),
+    [
+        ([None, 0, "x"], ["3", "0", "x"]),
+        ([None, "3", 0, ""], ["4", "3", "0", "5"]),
+        (["", "", "a"], ["0", "1", "a"]),
+        ([None, None], ["0", "1"]),
+    ],
+)
+def test_a_row_without_an_id_gets_a_number_that_no_other_has(tmp_path, ids, found):
+    rows = [{"id": id, "text": "a", "sentence": "a", "label": "x"} for id in ids]
+    text = "\n".join(map(json.dumps, rows))
+    write(tmp_path, {"dev.jsonl": text, "test.jsonl": text})
+    for name, split in (("single", "dev"), ("sst2", "test")):
+        examples = TASKS[name].examples(split, tmp_path, needs_labels=name == "single")
+        assert [example.id for example in examples] == found
+    record = {"id": "", "text": "a"}
+    assert TASKS["single"].from_record(record, 7, "x").id == "7"
+
+
+@pytest.mark.parametrize("split", ["dev", "dev_matched", "dev_mismatched"])
+def test_a_file_of_a_whole_split_is_mnlis_too(tmp_path, split):
+    row = json.dumps({"sentence1": "a", "sentence2": "b", "label": "neutral"})
+    file = write(tmp_path, {"dev.jsonl": row, "test.jsonl": row}) / "dev.jsonl"
+    assert len(TASKS["mnli"].examples(split, file)) == 1
+    with pytest.raises(UserError, match="is not the dev_matched split by its name"):
+        TASKS["mnli"].examples("dev", tmp_path / "test.jsonl")
+
+
 def test_conll_files_and_jsonl_of_words_are_one_task(tmp_path):
     rows = [
         {"words": ["EU", "rejects", "\u0301"], "tags": ["B-ORG", "O", "O"]},
