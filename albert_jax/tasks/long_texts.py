@@ -46,6 +46,11 @@ class LongTexts:
                 f"long windows is not for {task.name}, whose options share one passage; give cut "
                 "or refuse"
             )
+        if self.how == "windows" and task.head not in WINDOWED:
+            raise UserError(
+                f"long windows is for {', '.join(WINDOWED)}, and {task.name} always reads long "
+                "texts whole, in several rows; leave it out, or give cut"
+            )
         if self.stride is None:
             return self
         if self.how != "windows" or task.head not in WINDOWED:

@@ -165,8 +165,8 @@ class SquadTask(Task):
         if room < 1:
             raise UserError(
                 f"max_seq_length {max_seq_length} leaves no room for a context beside the question "
-                f"{example.id} of {len(query)} pieces; raise it (384 in the paper), or lower "
-                "max_query_length"
+                f"{example.id} of {len(query)} pieces; shorten the question, or raise it, up to "
+                "the model's positions; in fine-tuning, a lower max_query_length cuts questions"
             )
         passage = encode_passage(tokenizer, context)
         answer = None

@@ -183,6 +183,8 @@ def test_a_long_text_can_be_refused_and_the_next_answered(
         ("single", {"long": "windows", "stride": 0}, "stride 0 must be 1 to 30"),
         ("single", {"long": "windows", "stride": 31}, "must be 1 to 30"),
         ("squad1", {"long": "windows", "stride": 4}, "leave it out"),
+        ("squad2", {"long": "windows"}, "squad2 always reads long texts whole, .* leave it out"),
+        ("token-classification", {"long": "windows"}, "always reads long texts whole"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_anything_is_read(
