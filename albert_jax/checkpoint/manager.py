@@ -56,6 +56,10 @@ Judge = Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None]
 UserError if the checkpoint is another run's."""
 
 
+_EITHER = frozenset({"init_from.name", "init_from.weights"})
+"""Of these, one that is the same is enough: a model is moved, or trained further."""
+
+
 def differences_from(
     meta: Mapping[str, Any], expect: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
@@ -64,7 +68,11 @@ def differences_from(
     A key of `expect` that the meta lacks is ignored, because the checkpoint is older than the key.
     """
     known = [key for key in expect if key in meta]
-    return differing_values({key: meta[key] for key in known}, {key: expect[key] for key in known})
+    there, here = ({key: of[key] for key in known} for of in (meta, expect))
+    other = differing_values(there, here)
+    if not other.keys() >= _EITHER:
+        other = {name: values for name, values in other.items() if name not in _EITHER}
+    return other
 
 
 def require_same_run(directory: Path, meta: Mapping[str, Any], expect: Mapping[str, Any]) -> None:

@@ -423,7 +423,6 @@ def settings_identity(config: PretrainConfig) -> JsonObject:
         "optimizer": optimizer,
         "train": {key: train[key] for key in keys}
         | {key: train[key] for key in SCHEDULES if train[key]},
-        # Each a key of its own: a checkpoint that is older than the key is resumed. The model to
-        # start from goes by its name, because it may be trained further meanwhile.
-        **{key: settings[key] for key in ("init_from", "positions", *FIRST_VALUES)},
+        # Each a key of its own: a checkpoint that is older than the key is resumed.
+        **{key: settings[key] for key in ("positions", *FIRST_VALUES)},
     }

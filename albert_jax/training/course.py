@@ -10,12 +10,14 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.history import (
     CONTINUABLE,
     Continuation,
     settings_before,
     stages_of_history,
 )
+from albert_jax.config.manifests import read_model_manifest
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.pretraining import PretrainingData, pretraining_identity
@@ -24,7 +26,7 @@ from albert_jax.models.lowering import Lowering
 from albert_jax.training.continuations import Continuations
 from albert_jax.training.position import Position
 from albert_jax.training.step import StagedSteps
-from albert_jax.utils.json_values import JsonObject
+from albert_jax.utils.json_values import JsonObject, json_sha256
 
 
 class Course:
@@ -45,7 +47,7 @@ class Course:
         self.config, self.data = config, data
         self._source_of = functools.cache(data.train_as)
         self.continuations = Continuations(
-            pretraining_identity(config, data),
+            {**pretraining_identity(config, data), "init_from": _began_from(config)},
             CONTINUABLE,
             steps=config.train.steps,
             continue_with=continue_with,
@@ -83,3 +85,14 @@ class Course:
             "epochs": self.examples.ended_epochs(position.batch),
             **self.continuations.kept(),
         }
+
+
+def _began_from(config: PretrainConfig) -> JsonObject:
+    """Return the name and a digest of the weights to start from, of which one has to be the same.
+
+    The model may have been moved, or trained further.
+    """
+    if config.init_from is None:
+        return {"name": None, "weights": None}
+    tensors = read_model_manifest(require_model_directory(config.init_from)).tensors
+    return {"name": config.init_from, "weights": json_sha256(tensors)}

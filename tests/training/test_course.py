@@ -215,7 +215,7 @@ def test_a_continued_run_falls_back_to_before_its_continuations(store, work, tmp
             r"but examples.ngram is 3 in .* and 1 here \(also train.seed\)",
         ),
         (False, {"kernel_init": "fan_in"}, "run: kernel_init is 'fixed' there and 'fan_in' here"),
-        (True, {"init_from": "mini"}, "but init_from is None in .* and 'mini' here"),
+        (True, {"init_from": "mini"}, "but init_from.name is None in .* and 'mini' here"),
         (True, {"train": {"steps": 2}}, "has made 3 steps, as many as --train.steps 2 or more"),
         (True, {"optimizer": {"learning_rate": 1.0}}, "as many as --train.steps 3 or more; raise"),
     ],

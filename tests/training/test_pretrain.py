@@ -585,6 +585,13 @@ def test_another_depth_starts_from_the_same_shared_layer(finished, store, tmp_pa
     )
     assert ours.config.num_hidden_layers == 3
     assert "the weights started from, held out" in capfd.readouterr().err
+    # The model may be moved, but not be another one.
+    moved = tmp_path / "moved"
+    shutil.copytree(finished / "model", moved)
+    pretrain(dataclasses.replace(config, init_from=str(moved)))
+    other = pretrain(tiny_config(store, tmp_path / "other", steps=1)).model
+    with pytest.raises(UserError, match=r"run: init_from.name is .* there and .*init_from.weights"):
+        pretrain(dataclasses.replace(config, init_from=other))
 
 
 def test_settings_of_random_weights_are_said_to_have_no_effect(finished, store, tmp_path):
