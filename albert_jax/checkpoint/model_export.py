@@ -31,6 +31,7 @@ from albert_jax.config.manifests import (
     TensorEntry,
     format_version,
     is_model_directory,
+    read_model_manifest,
     settings_in,
     vocabulary_name,
 )
@@ -62,17 +63,18 @@ def export_model(
     `tokenizer` has the `TextSettings`; `provenance` is any JSON about where the weights come from;
     `head` is {"kind", "labels"} of a fine-tuned model, whose parameters are `head`; `inventory`
     lists the tensors of a converted source; `optimizer` is a tree of its slots. An existing model
-    directory is replaced. Raises UserError for anything else in the way, a full disk, and numbers
-    that are not finite. One process of a run calls it, with parameters that it can address.
+    directory is replaced, a fine-tuned one by another fine-tuned one only. Raises UserError for
+    anything else in the way, a full disk, and numbers that are not finite. One process of a run
+    calls it, with parameters that it can address.
     """
-    check_destination(directory)
+    check_destination(directory, fine_tuned=head is not None)
     directory = Path(directory).resolve()
     leaves = named_leaves(params)
     arrays, slots = on_host(leaves), on_host(named_leaves(optimizer or {}))
     require_finite(arrays | slots, f"model directory {directory} NOT written: its parameters")
     size = sum(x.nbytes for x in (*arrays.values(), *slots.values()))
     with appearing_whole(directory) as folder:
-        check_destination(directory)  # it may have appeared since
+        check_destination(directory, fine_tuned=head is not None)  # it may have appeared since
         try:
             require_space(folder, size)
             config.to_json(folder / CONFIG)
@@ -106,8 +108,12 @@ def export_model(
     return directory
 
 
-def check_destination(directory: str | Path) -> None:
-    """Raise UserError if no model can be exported to this path; call this before the work."""
+def check_destination(directory: str | Path, *, fine_tuned: bool = True) -> None:
+    """Raise UserError if no model can be exported to this path; call this before the work.
+
+    `fine_tuned` is whether the model is fine-tuned. One that is not would be no new version of a
+    fine-tuned one, which `finetune` may have linked to.
+    """
     require_here(directory)
     directory = Path(directory)
     require_outside_models(directory)
@@ -120,8 +126,20 @@ def check_destination(directory: str | Path) -> None:
                 f"{directory} is a model directory with other files in it ({first_ten(others)}), "
                 "which would be lost; move them, or give a new path"
             )
+        if names and not fine_tuned and _is_fine_tuned(directory):
+            raise UserError(
+                f"{directory} is a fine-tuned model, which would be lost; give a new path, or "
+                "delete it first"
+            )
     elif directory.exists():
         raise UserError(f"{directory} is a file, not a directory; give a new path")
+
+
+def _is_fine_tuned(directory: Path) -> bool:
+    try:
+        return read_model_manifest(directory).head is not None
+    except UserError:  # it is damaged, and to be replaced perhaps
+        return False
 
 
 class _AsItIs(np.ndarray):

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from albert_jax.data.text.documents import find_pieces, read_piece, summarize_counts
-from albert_jax.data.text.files import find_files, require_output_apart
+from albert_jax.data.text.files import (
+    find_files,
+    require_no_store_or_model,
+    require_output_apart,
+)
 from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.text.python_docs import is_docs
 from albert_jax.data.tokenizer import VocabularySettings, train_on_lines
@@ -83,6 +87,7 @@ def train_tokenizer(
         keep_accents,
     )
     require_here(output)
+    require_no_store_or_model(output)
     if isinstance(inputs, Iterator):
         return train_on_lines(inputs, output, settings, progress=progress)
     reading = Reading(format, sentences, strict, language, data_dir, field)

@@ -36,7 +36,7 @@ from albert_jax.tasks.long_texts import fitted, length_lines, pooled, window_cou
 from albert_jax.tasks.squad import SpanPredictions
 from albert_jax.tasks.tables import ROW_READERS, conll_rows, text_rows
 from albert_jax.tasks.values import id_of, json_shown
-from albert_jax.utils.arguments import shown
+from albert_jax.utils.arguments import is_list, shown
 from albert_jax.utils.atomic import require_apart, result_lines, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter, Tick
@@ -132,6 +132,11 @@ def answers_to(fine_tuned: FineTuned, inputs: Iterable[Texts]) -> Rows[Answer]:
     classification it is a list of words, or a text that white space divides into words. Raises
     UserError, as `predict` does, for an input that has no answer.
     """
+    if not is_list(inputs):
+        raise UserError(
+            f"inputs {shown(inputs)} must be a text, a tuple or mapping of texts, or a list of "
+            "these"
+        )
     task = fine_tuned.task
     rows = ((f"inputs[{i}]", _record(task, f"inputs[{i}]", x)) for i, x in enumerate(inputs))
     # Nobody sees the first answer before the last.
@@ -283,7 +288,8 @@ def _id_of(number: int, place: str, record: Any) -> Any:
     if not isinstance(record, Mapping):
         raise UserError(f"{place} is {json_shown(record)}; give {_RECORD}")
     id_of(record, _IDS, number, place)  # refuses what an answer cannot repeat
-    return next((record[name] for name in _IDS if record.get(name) is not None), number)
+    own = next((record[name] for name in _IDS if record.get(name) is not None), number)
+    return own if isinstance(own, (str, float)) else int(own)  # NumPy's numbers are not JSON
 
 
 def _example(task: Task, number: int, place: str, record: Mapping[str, Any]) -> RawExample:
@@ -392,9 +398,11 @@ def _place(predictions: SpanPredictions, name: str) -> _Place:
 
     If the head knows them, also return the odds that there is no answer.
     """
-    probability = predictions.probabilities[name]
+    start, probability = predictions.starts[name], predictions.probabilities[name]
+    if not predictions[name]:
+        start = probability = None
     found: _Place = {
-        "start": predictions.starts[name] if predictions[name] else None,
+        "start": start,
         "probability": None if probability is None else round(probability, 6),
     }
     if predictions.null_odds is not None:

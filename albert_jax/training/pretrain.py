@@ -119,7 +119,7 @@ def _pretrain(config: PretrainConfig, watching: Watching, continue_with: bool) -
     with multihost.together(), contextlib.ExitStack() as stack:
         _require_same_settings(config, continue_with)
         placement = open_placement(config)
-        check_destination(workdir / "model")
+        check_destination(workdir / "model", fine_tuned=False)
         stack.enter_context(compilation_cache(config.train.compilation_cache))
         if multihost.is_primary():
             stack.enter_context(lock_workdir(workdir))
@@ -233,7 +233,7 @@ def export(
     """
     workdir = Path(workdir)
     require_apart(dest, [workdir], "DEST")
-    check_destination(dest)
+    check_destination(dest, fine_tuned=False)
     config = _read_config(workdir)
     made = make_pretrain_step(config, Lowering())
     state = jax.eval_shape(lambda: made.random_state(config.train.seed))

@@ -156,14 +156,22 @@ def texts_of(value: Any, name: str) -> list[str]:
     """
     if isinstance(value, str):
         return [value]
-    refused = isinstance(value, (bytes, bytearray, Mapping, Set))  # of no texts, or in no order
-    if refused or getattr(value, "ndim", 1) != 1 or not _is_iterable(value):
+    if not is_list(value):
         raise UserError(f"{name} {shown(value)} must be a string or a list of strings")
     texts = list(value)
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(f"{name}[{position}] {shown(text)} must be a string")
     return texts
+
+
+def is_list(value: Any) -> bool:
+    """Return whether a value is an ordered iterable of one dimension.
+
+    Those of no texts are none, and neither is a table, whose elements are its columns' names.
+    """
+    refused = isinstance(value, (bytes, bytearray, Mapping, Set))
+    return not refused and getattr(value, "ndim", 1) == 1 and _is_iterable(value)
 
 
 def _is_iterable(value: Any) -> bool:

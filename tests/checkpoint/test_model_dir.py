@@ -133,6 +133,19 @@ def test_an_existing_model_is_replaced_and_nothing_is_left_beside_it(model: Path
     assert {p.name for p in model.parent.iterdir()} == {"model", "vocabulary"}
 
 
+def test_a_fine_tuned_model_is_replaced_by_another_fine_tuned_one_only(tmp_path: Path) -> None:
+    model, head = tmp_path / "model", {"kind": "classification", "labels": None}
+    arrays = nest(made_up(parts=("pooler",), head="classification"))
+    export(model, params=arrays, head=head)
+    linked = tmp_path / "best"
+    linked.symlink_to("model")
+    for path in (model, linked):
+        with pytest.raises(UserError, match=f"{path} is a fine-tuned model, which would be lost"):
+            export(path)
+    assert load_model(model).manifest["head"]["kind"] == "classification"
+    export(model, params=arrays, head=head)
+
+
 @pytest.mark.parametrize("kind", ["file", "full folder", "token store"])
 def test_anything_else_in_the_way_stays_there(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "dest"

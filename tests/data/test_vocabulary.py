@@ -3,6 +3,7 @@
 
 import gzip
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import albert_jax
+from albert_jax.config.packaged import packaged_path
 from albert_jax.data import vocabulary as module
 from albert_jax.data.prepare.build import prepare
 from albert_jax.data.text.documents import read_documents
@@ -211,6 +213,19 @@ def test_a_vocabulary_among_its_inputs_is_refused(tmp_path: Path, monkeypatch) -
     with pytest.raises(UserError, match=r"texts/spiece\.(model|vocab) is the input itself"):
         train_tokenizer("texts/*", output="texts", vocab_size=60)
     assert Path("texts/spiece.vocab").read_bytes() == kept
+
+
+def test_a_vocabulary_that_belongs_to_a_store_a_model_or_a_run_stays(tmp_path: Path) -> None:
+    text = make_text(tmp_path / "a.txt", 9000)
+    model = shutil.copytree(packaged_path("mini"), tmp_path / "model")
+    store = tmp_path / "store"
+    prepare(text, vocab=model, output=store)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for folder in (model, store, run):
+        with pytest.raises(UserError, match=f"{folder} is a token store, a model or a work dir"):
+            train_tokenizer(text, output=folder, vocab_size=60)
+    assert (model / "spiece.model").read_bytes() == (store / "spiece.model").read_bytes()
 
 
 def test_the_command_shows_how_far_it_is_and_takes_prepares_flags(tmp_path: Path, run_cli) -> None:

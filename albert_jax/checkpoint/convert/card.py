@@ -42,6 +42,7 @@ _DATASETS = {task: ("nyu-mll/glue", task, f"GLUE {task}") for task in _GLUE} | {
     "race-middle": ("ehovy/race", "middle", "RACE-M"),
     "race-high": ("ehovy/race", "high", "RACE-H"),
 }
+_SPLITS = {"mnli": "validation_matched"}  # other tasks: validation
 # Metric -> the hub's name of it.
 _METRICS = {
     "accuracy": "accuracy",
@@ -139,7 +140,7 @@ def _results(
     yield f"      name: {_text(name)}"
     yield f"      type: {_text(kind)}"
     yield f"      config: {_text(part)}"
-    yield "      split: validation"
+    yield f"      split: {_SPLITS.get(part, 'validation')}"
     yield "    metrics:"
     for ours, hub, value in metrics:
         yield f"    - type: {_text(hub)}"

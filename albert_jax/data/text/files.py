@@ -111,6 +111,20 @@ def _find_remote(given: str) -> list[str]:
     return [files.unstrip_protocol(path) for path in found]
 
 
+def require_no_store_or_model(output: str | Path) -> None:
+    """Raise UserError for the folder of a store or a model, or of a run that keeps a vocabulary.
+
+    Another vocabulary there would make it useless.
+    """
+    folder = Path(output)
+    names = os.listdir(folder) if folder.is_dir() else []
+    if _is_store_or_model(names) or "checkpoints" in names:
+        raise UserError(
+            f"{output} is a token store, a model or a work directory, whose vocabulary would be "
+            "lost; give another folder"
+        )
+
+
 def require_output_apart(
     output: str | Path,
     given: Iterable[str | Path],

@@ -61,12 +61,19 @@ def test_a_fine_tuned_model_has_its_metrics_recipe_data_and_base() -> None:
     assert found["metrics"] == ["accuracy"]
     [result] = found["model-index"][0]["results"]
     assert result["task"] == {"type": "text-classification"}
-    assert result["dataset"]["config"] == "sst2"
+    assert (result["dataset"]["config"], result["dataset"]["split"]) == ("sst2", "validation")
     assert result["metrics"] == [{"type": "accuracy", "name": "accuracy", "value": 0.93}]
     for line in ("| updates | 2100 |", "| learning rate | 1e-05 |", "| data | glue |"):
         assert line in card
     assert "negative, positive" in card
     assert "somebody" not in card
+
+
+def test_a_task_with_two_dev_sets_names_the_one_that_was_evaluated() -> None:
+    head = HeadManifest(kind="classification", labels=["a", "b", "c"], task="mnli")
+    subject = dataclasses.replace(SUBJECT, head=head, provenance=FINE_TUNED)
+    [result] = fields(model_card(subject))["model-index"][0]["results"]
+    assert result["dataset"]["split"] == "validation_matched"
 
 
 def test_google_licenses_what_is_in_its_archives_and_not_what_others_made_of_it() -> None:
