@@ -7,6 +7,7 @@ is imported.
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,13 @@ def require_model_directory(
         return converted_folder(folder)
     if told := what_is(path):
         raise UserError(f"{told}{hides}")
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(
+            f"{path} is a link to {os.readlink(folder)}, which is not there; copy what it leads to "
+            "(cp -rL), not the link"
+        )
+    if not folder.exists() and folder.name == "model" and (told := what_is(folder.parent)):
+        raise UserError(told)  # an unfinished run's
     if not folder.exists():
         nearest = did_you_mean(str(path), known_names())
         raise UserError(

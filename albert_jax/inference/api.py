@@ -723,11 +723,17 @@ class Albert:
     # -------------------------------------------------------------------------------------- details
 
     def _need(self, part: str, what: str) -> None:
-        if part not in self.params:
+        if part in self.params:
+            return
+        if self.head is not None:
             raise UserError(
-                f"this model has no weights for {what} (no {part} among its parts); "
-                "convert it from a source that has them"
+                f"this model is fine-tuned, and so has no weights for {what} any more; take the "
+                "pretrained model that it was made from"
             )
+        raise UserError(
+            f"this model has no weights for {what} (no {part} among its parts); "
+            "convert it from a source that has them"
+        )
 
     def _rows(
         self,

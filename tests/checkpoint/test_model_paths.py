@@ -119,6 +119,13 @@ def test_folders_are_recognised(model: Path, tmp_path: Path) -> None:
             assert f"run albert-jax convert '{folder}' DEST, and give DEST" in sentence
 
 
+def test_the_model_of_an_unfinished_run_and_a_link_to_nothing_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "run" / "seed-12" / "config.json")
+    assert "is the work directory of a fine-tuning run that has not" in told(tmp_path / "run/model")
+    (copied := tmp_path / "model").symlink_to("seed-12/best")
+    assert told(copied).startswith(f"{copied} is a link to seed-12/best, which is not there; copy")
+
+
 def test_files_are_recognised(model: Path, tmp_path: Path) -> None:
     assert f"is a file of the model directory {model}; give that" in told(model / "manifest.json")
     archive = tmp_path / "albert_base_v2.tar.gz"

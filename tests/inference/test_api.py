@@ -385,6 +385,15 @@ def test_models_without_a_part_answer_what_they_can(tokenizer):
     assert texts_of(only_masked.fill_mask(MASKED[0])) == texts_of(whole.fill_mask(MASKED[0]))
     with pytest.raises(UserError, match="no weights for sentence order"):
         only_masked.score_order("a", "b")
+    head = {"kind": "classification", "labels": ["a", "b"], "max_seq_length": 16}
+    tuned = Albert(
+        worded_albert(),
+        {n: params[n] for n in ("embeddings", "encoder", "pooler")},
+        tokenizer,
+        head=head,
+    )
+    with pytest.raises(UserError, match="is fine-tuned, and so has no weights for masked words"):
+        tuned.fill_mask(MASKED[0])
 
 
 @pytest.mark.parametrize(
