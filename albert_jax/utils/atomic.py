@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gzip
+import io
 import os
 import re
 import secrets
@@ -155,12 +157,27 @@ def require_apart(dest: str | Path, sources: Iterable[str | Path], flag: str = "
 
 
 @contextlib.contextmanager
+def _opened(path: Path, *, packed: bool) -> Iterator[TextIO]:
+    if not packed:
+        with path.open("w", encoding="utf-8") as stream:
+            yield stream
+        return
+    # Without a name and a time, so that the same lines give the same bytes.
+    with (
+        path.open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed_file,
+        io.TextIOWrapper(packed_file, encoding="utf-8") as lines,
+    ):
+        yield lines
+
+
+@contextlib.contextmanager
 def result_lines(dest: str) -> Iterator[TextIO]:
     """Yield a stream for lines of results: standard output for -, else a file.
 
     The file appears complete at the end. If an error ends it, what was written so far stays in
-    DEST.partial, which the error names, and DEST does not change. A pipe or a device is written to
-    directly.
+    DEST.partial, which the error names, and DEST does not change. A name that ends in .gz is that
+    of a compressed file. A pipe or a device is written to directly.
     """
     path = Path(dest)
     if dest == "-":
@@ -169,8 +186,8 @@ def result_lines(dest: str) -> Iterator[TextIO]:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file for --output")
     if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8") as stream:
-            yield stream
+        with path.open("w", encoding="utf-8") as device:
+            yield device
         return
     path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +202,7 @@ def result_lines(dest: str) -> Iterator[TextIO]:
 
         with undone_on_exit(keep):
             try:
-                with temporary.open("w", encoding="utf-8") as stream:
+                with _opened(temporary, packed=path.suffix == ".gz") as stream:
                     yield stream
             except BaseException as error:
                 if not keep():

@@ -43,6 +43,9 @@ class Stream(Protocol):
     def read1(self, size: int = -1, /) -> bytes: ...
 
 
+_TABLES = frozenset({"csv", "tsv", "json", "jsonl", "parquet", "arrow"})
+
+
 def kind_of(path: str | Path) -> str:
     """Return a file's kind by its name: "csv" for `a/train.CSV.gz`, "" for a name without a dot."""
     name = Path(path).name.lower().removesuffix(".gz")
@@ -79,9 +82,15 @@ def read_texts(file: str) -> list[str]:
     """Return the texts of a file, one a line, plain or gz; - is standard input.
 
     An empty line is the empty text, so that line n of the file is text n. Lines end as in
-    `file_lines`, which also lists the UserErrors.
+    `file_lines`, which also lists the UserErrors. By its name, a file may not be a table, whose
+    lines are more than texts.
     """
     name = "standard input" if file == "-" else file
+    if (kind := kind_of(name)) in _TABLES:
+        raise UserError(
+            f"{name} is a {kind} file by its name, whose lines are no texts; give a file with a "
+            "text in each line, or the lines as they are on standard input, by -"
+        )
     try:
         stream: Any = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files and folders that appear whole, whoever else writes, dies or fills the disk."""
 
+import gzip
 import multiprocessing
 import os
 import shutil
@@ -206,6 +207,9 @@ def test_a_link_stays_a_link_and_a_device_is_written_to(tmp_path):
     assert (tmp_path / "file").read_text() == "x"
     with result_lines(os.devnull) as out:
         out.write("x")
+    with result_lines(str(tmp_path / "x.jsonl.gz")) as out:
+        out.write("é\n")
+    assert gzip.decompress((tmp_path / "x.jsonl.gz").read_bytes()) == "é\n".encode()
     with pytest.raises(UserError, match="is a folder"), result_lines(str(tmp_path)):
         pass
 

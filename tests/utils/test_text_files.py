@@ -81,3 +81,10 @@ def test_a_text_of_the_command_line_is_the_utf8_that_was_typed() -> None:
     for text in ("\udcff", "\ud800"):
         with pytest.raises(UserError, match="is not UTF-8 text"):
             given_text(text)
+
+
+@pytest.mark.parametrize("name", ["reviews.csv", "reviews.TSV", "reviews.jsonl.gz"])
+def test_a_table_is_not_read_as_texts(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("text,label\ngood,1\n")
+    with pytest.raises(UserError, match="file by its name, whose lines are no texts; give a file"):
+        read_texts(str(tmp_path / name))
