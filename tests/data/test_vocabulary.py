@@ -3,6 +3,7 @@
 
 import gzip
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -149,7 +150,9 @@ def test_text_in_a_bucket_and_a_tfds_data_set_are_read(tmp_path: Path, trained_o
     assert set(asked) == {("tiny", "test", "here")}
 
 
-def test_accents_are_kept_from_training_to_the_store_and_what_is_made_of_it(tmp_path: Path) -> None:
+def test_accents_are_kept_from_training_to_the_store_and_what_is_made_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The letters of German; without the flag both drop them, as the original does."""
     text = tmp_path / "a.txt"
     text.write_text("Die Käse für Übergröße.\nÖl über dem Fluß, schöne Grüße.\n\nÄpfel.\n" * 30)
@@ -165,6 +168,14 @@ def test_accents_are_kept_from_training_to_the_store_and_what_is_made_of_it(tmp_
     again = prepare(text, vocab=tmp_path / "store", output=tmp_path / "again", progress=False)
     assert again["vocabulary"] == store["vocabulary"]
     assert again["splits"] == store["splits"]
+    # Without the flags its upper-case pieces would be lost.
+    said = (
+        r"has \d+ pieces with upper-case letters, which lower-cased text never uses; prepare with"
+    )
+    prepare(text, vocab=vocab, output=tmp_path / "cased", **shared)
+    assert not re.search(said, capsys.readouterr().err)
+    prepare(text, vocab=vocab, output=tmp_path / "lowered")
+    assert re.search(said, capsys.readouterr().err)
     # A setting that is given as it is recorded changes nothing.
     assert Tokenizer.load(tmp_path / "store", do_lower_case=False).keep_accents
 

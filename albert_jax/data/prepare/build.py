@@ -155,6 +155,12 @@ def prepare(
         keep_accents=keep_accents or None,
     )
     _check(tokenizer, holdout, workers)
+    if tokenizer.settings["do_lower_case"] and (cased := _cased_pieces(tokenizer)):
+        _say(
+            f"{tokenizer.path} has {cased:,} pieces with upper-case letters, which lower-cased "
+            "text never uses; prepare with --no-do-lower-case if it was trained so",
+            progress,
+        )
     pieces = find_pieces(inputs, reading)
     if not reading.names_data_set:
         require_output_apart(output, inputs, (piece.path for piece in pieces))
@@ -209,6 +215,12 @@ def prepare(
         place.remove_folder("progress")
     _summarize(manifest, place.name, progress)
     return PreparedStore(manifest=replace(manifest, checksum=document[CHECKSUM]))
+
+
+def _cased_pieces(tokenizer: Tokenizer) -> int:
+    """Return how many pieces have upper-case letters, if more than a few; else 0."""
+    count = sum(piece != piece.lower() for piece in tokenizer.pieces)
+    return count if count > tokenizer.vocab_size / 100 else 0
 
 
 def _say(text: str, progress: bool) -> None:
