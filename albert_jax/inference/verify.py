@@ -26,7 +26,7 @@ from albert_jax.inference.api import Albert
 from albert_jax.inference.finetuned import for_task, head_network, head_outputs
 from albert_jax.inference.id_arrays import INPUTS
 from albert_jax.inference.published import RELEASED, Released
-from albert_jax.inference.serving_folder import as_head_inputs
+from albert_jax.inference.serving_check import as_head_inputs
 from albert_jax.inference.verify_released import Check, Verdict, check_answers
 from albert_jax.models.heads import HEADS
 from albert_jax.utils.arguments import checked

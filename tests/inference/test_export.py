@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from albert_jax.checkpoint.model_export import export_model
+from albert_jax.config.model import ComputeConfig
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.inference import export
+from albert_jax.inference import export, serving_check
 from albert_jax.inference.api import load
 from albert_jax.inference.export import export_serving
 from albert_jax.inference.finetuned import load_fine_tuned
@@ -21,7 +23,7 @@ from albert_jax.tasks import find_task
 from albert_jax.tasks.collate import as_rows, collate
 from albert_jax.utils.errors import UserError
 from tests.helpers.compressed import read_compressed
-from tests.helpers.models import noisy_model, noisy_params, worded_albert
+from tests.helpers.models import noisy_model, noisy_params, tiny_albert, worded_albert
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.task_models import task_model
 
@@ -218,16 +220,35 @@ def test_a_model_without_heads_has_its_encoder_exported(tmp_path):
     assert [*description["programs"]["encode"]["outputs"]] == ["sequence"]
 
 
-def test_a_program_that_answers_otherwise_is_not_written(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-4), ("bfloat16", 0.25)])
+def test_a_program_that_answers_otherwise_is_not_written(model, tmp_path, monkeypatch, dtype, off):
     def wrong(*arguments, **settings):
         sequence, pooled = encode(*arguments, **settings)
-        return sequence + 1e-4, pooled
+        return sequence + off, pooled
 
     encode = export.functions.encode
     monkeypatch.setattr(export.functions, "encode", wrong)
-    with pytest.raises(AssertionError, match="off"):
-        export_serving(model, tmp_path / "served")
+    with pytest.raises(UserError, match=r"output is .* off the model's, and rounding explains"):
+        export_serving(model, tmp_path / "served", compute=ComputeConfig(dtype=dtype))
     assert [*tmp_path.iterdir()] == []
+
+
+def steep_model(folder):
+    """Write a model whose layers amplify a rounding, and return it."""
+    config = tiny_albert(vocab_size=8000, hidden_size=64, num_hidden_layers=24)
+    params = jax.tree.map(lambda x: 3 * x, noisy_params(config))
+    return make_model(folder, config, params)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_amplifies_rounding_is_exported(tmp_path, dtype):
+    model = steep_model(tmp_path / "model")
+    albert = load(model)
+    arrays = next(iter(serving_check.trial_inputs(albert.config)))
+    found = serving_check.encoder_tolerances(albert, *arrays)
+    assert found["sequence"] > 3 * serving_check.TOLERANCE["float32"]
+    compute = ComputeConfig(dtype=dtype)
+    assert export_serving(model, tmp_path / "served", compute=compute).is_dir()
 
 
 def test_mistakes_are_said(model, served, tmp_path, monkeypatch):
