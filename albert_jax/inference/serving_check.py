@@ -68,7 +68,7 @@ def tolerances(
     """
     outputs, moved = call(params), call(_shaken(params, dtype))
     return {
-        name: max(TOLERANCE[dtype], _MULTIPLE[dtype] * _distance(moved[name], output))
+        name: max(TOLERANCE[dtype], _MULTIPLE[dtype] * distance(moved[name], output))
         for name, output in outputs.items()
     }
 
@@ -102,7 +102,7 @@ def _shaken(params: Any, dtype: Dtype) -> Any:
     )
 
 
-def _distance(found: Any, wanted: Any) -> float:
+def distance(found: Any, wanted: Any) -> float:
     """Return the largest difference, relative to the largest wanted value or to 1."""
     found, wanted = (np.asarray(x, np.float32) for x in (found, wanted))
     return float(np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max()))
@@ -110,7 +110,7 @@ def _distance(found: Any, wanted: Any) -> float:
 
 def require_close(found: Any, wanted: Any, tolerance: float, what: str) -> None:
     """Raise UserError if a program's output is too far from the model's."""
-    worst = _distance(found, wanted)
+    worst = distance(found, wanted)
     if not worst <= tolerance:  # NaN is too far
         raise UserError(
             f"the {what} is {worst:.1e} off the model's, and rounding explains {tolerance:.1e}, "

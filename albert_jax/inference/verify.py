@@ -26,7 +26,7 @@ from albert_jax.inference.api import Albert
 from albert_jax.inference.finetuned import for_task, head_network, head_outputs
 from albert_jax.inference.id_arrays import INPUTS
 from albert_jax.inference.published import RELEASED, Released
-from albert_jax.inference.serving_check import as_head_inputs
+from albert_jax.inference.serving_check import TOLERANCE, as_head_inputs, distance
 from albert_jax.inference.verify_released import Check, Verdict, check_answers
 from albert_jax.models.heads import HEADS
 from albert_jax.utils.arguments import checked
@@ -188,22 +188,34 @@ def _vocabulary(model: ModelDirectory) -> tuple[Check, Tokenizer | None]:
 
 
 def _forward(albert: Albert) -> Check:
-    """Check that all outputs are finite, on ids of the whole vocabulary, one row half padding."""
+    """Check that all outputs are finite, and that those of tokens do not depend on padding.
+
+    The ids are of the whole vocabulary; the second row is half padding.
+    """
     length = min(16, albert.config.max_position_embeddings)
     ids_S = np.linspace(PAD_ID, albert.config.vocab_size - 1, length).astype(np.int32)
     ids_S[0], ids_S[-1] = CLS_ID, SEP_ID
     ids_BS = np.stack([ids_S, ids_S])
     mask_BS = np.ones_like(ids_BS)
     mask_BS[1, length // 2 :] = 0
+    own_BS = ids_BS.copy()
     ids_BS[1, length // 2 :] = PAD_ID
-    outputs = {n: x for n, x in vars(albert.outputs(ids_BS, mask_BS)).items() if x is not None}
+    found = albert.outputs(ids_BS, mask_BS)
+    outputs = {n: x for n, x in vars(found).items() if x is not None}
     if albert.head is not None:
         outputs |= _head_outputs(albert, albert.head["kind"], ids_BS, mask_BS)
     wrong = [name for name, x in outputs.items() if not np.isfinite(x).all()]
     if wrong:
         return Check("forward", "FAIL", f"NaN or infinite: {', '.join(wrong)}")
+    # Other ids under the same mask, so that the same program runs and nothing else can differ.
+    other = albert.outputs(own_BS, mask_BS)
+    off = distance(other.sequence[1, : length // 2], found.sequence[1, : length // 2])
+    if off > TOLERANCE["float32"]:
+        detail = f"the ids under padding change the other tokens' states by up to {off:.1e}"
+        return Check("forward", "FAIL", detail)
     names = ", ".join(name.replace("_", " ") for name in outputs)
-    return Check("forward", "PASS", f"{names} are finite for {len(ids_BS)} rows of {length} ids")
+    detail = f"{names} are finite for {len(ids_BS)} rows of {length} ids; padding changes none"
+    return Check("forward", "PASS", detail)
 
 
 def _head_outputs(

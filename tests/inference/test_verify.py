@@ -191,6 +191,13 @@ def test_damaged_parameters_fail_their_own_lines(path, value, lines, tmp_path: P
     assert "files" not in found
 
 
+def test_a_network_that_attends_to_padding_fails(tmp_path: Path, monkeypatch) -> None:
+    config = dataclasses.replace(SMALL, hidden_size=20)  # of its own, as JAX keeps what it traced
+    model = export(tmp_path / "model", noisy_params(config), config=config)
+    monkeypatch.setattr("albert_jax.models.attention_plain.PADDING_LOGIT", 0.0)
+    assert "the ids under padding change" in failed(verify(model))["forward"]
+
+
 def test_files_that_changed_fail_the_first_line(exported: Path, tmp_path: Path) -> None:
     model = shutil.copytree(exported, tmp_path / "model")
     vocabulary = model / "spiece.model"
