@@ -73,7 +73,8 @@ def evaluate(
         data: the folder of the task's files, the file of the split, "hf:NAME" or "tfds".
         split: dev, or another split that has labels.
         output: the folder for the official predictions files; unset, `predictions/TASK-SPLIT`
-            beside the model.
+            beside the model, or `predictions/NAME/TASK-SPLIT` if the model's folder is not called
+            "model".
         max_seq_length: tokens in a row; unset, as in fine-tuning.
         doc_stride: tokens from the start of one SQuAD window to the next; unset, as in fine-tuning.
         compute: how this machine computes; unset, in float32.
@@ -95,8 +96,8 @@ def evaluate(
         The metrics, and what they were computed on.
 
     Raises:
-        UserError: if the model was not fine-tuned for the task, its outputs are not finite, or the
-            data have no labels.
+        UserError: if the model was not fine-tuned for the task, its outputs are not finite,
+            the data have no labels, or `output` is their folder.
     """
     fine_tuned = load_fine_tuned(
         model,
@@ -114,7 +115,7 @@ def evaluate(
         engine=engine,
     )
     chosen = fine_tuned.task
-    folder = predictions_folder(chosen, model, split, output)
+    folder = predictions_folder(chosen, model, data, split, output)
     examples = chosen.examples(split, data)
     if all(example.label is None for example in examples):
         raise UserError(

@@ -28,7 +28,7 @@ from albert_jax.inference.prediction_files import (
     write_files,
 )
 from albert_jax.tasks import Features, RawExample, Task, metrics
-from albert_jax.tasks.base import TFDS, Predictions
+from albert_jax.tasks.base import Predictions
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.custom import CONLL, CustomTask
 from albert_jax.tasks.cuts import Cut
@@ -511,7 +511,8 @@ def predict_split(
         model: a model directory.
         data: the folder of the task's files, the file of the split, "hf:NAME" or "tfds".
         split: the split's name.
-        output: the folder to write to; unset, `predictions/TASK-SPLIT` beside the model.
+        output: the folder to write to; unset, `predictions/TASK-SPLIT` beside the model, or
+            `predictions/NAME/TASK-SPLIT` if the model's folder is not called "model".
         task: the task to answer; unset, the one that the model was fine-tuned for.
         **settings: the other keyword arguments of `evaluate` that set how the model answers.
 
@@ -523,10 +524,7 @@ def predict_split(
     """
     fine_tuned = load_fine_tuned(model, task, **settings)
     chosen = fine_tuned.task
-    folder = predictions_folder(chosen, model, split, output)
-    for own in () if str(data) == TFDS else chosen.data_folders(data):
-        if folder.exists() and own.exists() and folder.samefile(own):
-            raise UserError(f"{folder} is the folder of the data; name another one for --output")
+    folder = predictions_folder(chosen, model, data, split, output)
     examples = chosen.examples(split, data, needs_labels=False)
     predictions, _ = predictions_of(fine_tuned, examples, split)
     return write_files(chosen, folder, data, examples, predictions)

@@ -22,6 +22,8 @@ from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.streams import say
 
+_MODEL = "model"  # the folder's name in a work directory
+
 
 def predictions_of(
     fine_tuned: FineTuned, examples: list[RawExample], split: str
@@ -58,19 +60,29 @@ def predictions_of(
 
 
 def predictions_folder(
-    task: Task, model: str | Path, split: str, output: str | Path | None
+    task: Task, model: str | Path, data: str | Path, split: str, output: str | Path | None
 ) -> Path:
     """Return the folder for the official files; call this before the work.
 
-    It is `output`, or a folder beside the model; for a model's name, predictions/ in the current
-    folder. Raises UserError if the folder cannot be written.
+    It is `output`, or a folder beside the model, with the model's name if that is not the usual
+    one; for a model's name, predictions/ in the current folder. Raises UserError if the folder
+    cannot be written, or is that of the data.
     """
     if output is not None:
         require_here(output)
-    above = Path(model).absolute().parent / "predictions"
+    if str(output) == "-":
+        raise UserError("the predictions of a split are files; name a folder for --output, not -")
+    own = Path(os.path.abspath(model))  # without .., whose parent is another folder
+    above = own.parent / "predictions"
     if named := name_of(model):
         above = Path("predictions").absolute() / named.name.replace("/", "--")
+    elif own.name != _MODEL:  # another model may stand beside it
+        above /= own.name
     folder = Path(output) if output is not None else above / f"{task.name}-{split}"
+    for place in () if str(data) == TFDS else task.data_folders(data):
+        place = place.parent if place.is_file() else place
+        if folder.exists() and place.exists() and folder.samefile(place):
+            raise UserError(f"{folder} is the folder of the data; name another one for --output")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder for --output")
     if not os.access(above := existing_folder(folder), os.W_OK):

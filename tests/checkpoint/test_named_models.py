@@ -221,9 +221,11 @@ def test_processes_that_start_together_convert_nothing(transformers_folder: Path
 def test_predictions_of_a_named_model_take_no_folder_of_its_name(tmp_path: Path) -> None:
     task = albert_jax.TASKS["sst2"]
     (tmp_path / "x").mkdir()
-    folder = predictions_folder(task, "me/it", "dev", None)
+    folder = predictions_folder(task, "me/it", "glue", "dev", None)
     assert folder == tmp_path / "predictions" / "me--it" / "sst2-dev"
-    assert predictions_folder(task, "x/model", "dev", None) == tmp_path / "x/predictions/sst2-dev"
+    for model, folder in (("x/model", "x/predictions"), ("x/a", "x/predictions/a")):
+        found = predictions_folder(task, model, "glue", "dev", None)
+        assert found == tmp_path / folder / "sst2-dev"
 
 
 # ------------------------------------------------------------------------------ a released model

@@ -532,6 +532,10 @@ def test_the_official_files_appear_whole_and_never_in_the_datas_folder(
     for folder in (data, tmp_path / "link", data / ".." / "data", data / "SST-2"):
         with pytest.raises(UserError, match="is the folder of the data"):
             predict_split(path, data, output=folder)
+        with pytest.raises(UserError, match="is the folder of the data"):
+            evaluate(None, path, data, split="test", output=folder)
+    with pytest.raises(UserError, match="name a folder for --output, not -"):
+        predict_split(path, data, output="-")
     with pytest.raises(UserError, match="is a file; name a folder for --output"):
         predict_split(path, data, output=data / "SST-2" / "test.jsonl")
     (file,) = predict_split(path, data, output=tmp_path)
@@ -554,10 +558,15 @@ def test_a_data_file_is_not_replaced_by_predictions_of_its_name(model, tmp_path)
     data = tmp_path / "predictions.json"
     data.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
     content = data.read_bytes()
-    with pytest.raises(UserError, match=r"predictions.json is the input itself"):
+    with pytest.raises(UserError, match="is the folder of the data"):
         predict_split(model("squad1"), data, output=tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.json").hardlink_to(data)
+    with pytest.raises(UserError, match=r"predictions.json is the input itself"):
+        predict_split(model("squad1"), data, output=tmp_path / "out")
     assert data.read_bytes() == content
-    assert [p.name for p in tmp_path.iterdir()] == ["predictions.json"]
+    assert {p.name for p in tmp_path.iterdir()} == {"predictions.json", "out"}
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["predictions.json"]
 
 
 # ------------------------------------------------------------------------------------- for people
