@@ -604,7 +604,7 @@ def test_metrics_are_shown_in_percent_the_chosen_one_first_and_none_twice() -> N
 def test_evaluate_shows_a_table_and_keeps_jsons_scale(model, tmp_path) -> None:
     rows = [{"sentence": f"open {i}", "label": str(i % 2)} for i in range(4)]
     write_lines(tmp_path / "dev.jsonl", *rows)
-    found = evaluate(None, model("sst2"), tmp_path, output=tmp_path)
+    found = evaluate(None, model("sst2"), tmp_path, output=tmp_path / "official")
     assert found["metrics"]["accuracy"] in (0, 0.25, 0.5, 0.75, 1)
     assert (found["metric"], found["truncated"]) == ("accuracy", 0)
     assert evaluation_table(
@@ -612,7 +612,7 @@ def test_evaluate_shows_a_table_and_keeps_jsons_scale(model, tmp_path) -> None:
     ).splitlines() == [
         "sst2 dev, 4 examples",
         "  accuracy                 25.00%",
-        f"  predictions              {tmp_path / 'SST-2.tsv'}",
+        f"  predictions              {tmp_path / 'official' / 'SST-2.tsv'}",
     ]
 
 
