@@ -45,6 +45,9 @@ _FLAGS = {"renamed": "--labels"}
 # training data.
 ANSWERED_BY = {"ax": "mnli"}
 
+# Tokens that a row can be packed to: attention takes memory by the square of them.
+_MOST_PACKED = 8192
+
 # The flag to propose for a model without a task, such as a converted one, by its head.
 _FITTING = {
     "classification": "{single} for a text, {pair} for two, or GLUE's name for it",
@@ -376,9 +379,12 @@ def configured_task(name: str, **settings: Any) -> Task:
 
 
 def check_pack(task: Task, pack: int) -> None:
-    """Raise UserError for a task whose examples cannot share rows, and for rows of length 0."""
-    if pack < 0:
-        raise UserError(f"pack {pack} must be a row's tokens, as 512, or 0 for an example a row")
+    """Raise UserError for a task whose examples cannot share rows, and for a useless length."""
+    if not 0 <= pack <= _MOST_PACKED:
+        raise UserError(
+            f"pack {pack} must be a row's tokens, as 512 and at most {_MOST_PACKED}, or 0 for an "
+            "example a row"
+        )
     if pack and task.head not in PACKABLE:
         raise UserError(
             f"{task.name}'s examples cannot share rows, as its head is {task.head}; "

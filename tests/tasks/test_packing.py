@@ -274,10 +274,8 @@ def test_a_packed_run_is_an_unpacked_one(folder, capsys):
     assert len(losses["plain"]) > 4
     np.testing.assert_allclose(losses["packed"], losses["plain"], rtol=1e-4)
     assert packed["runs"][0]["last"] == plain["runs"][0]["last"]
-    found = [
-        evaluate("single", folder / "packed" / "model", folder, output=folder, pack=length)
-        for length in (0, 48)
-    ]
+    model, output = folder / "packed" / "model", folder / "official"
+    found = [evaluate("single", model, folder, output=output, pack=length) for length in (0, 48)]
     assert found[0] == found[1]
     texts = [{"text": "open the list"}] * 3
     one, other = (list(predict(folder / "packed" / "model", texts, pack=n)) for n in (0, 48))
@@ -299,6 +297,10 @@ def test_a_packed_run_is_an_unpacked_one(folder, capsys):
         (
             "finetune --task single --model {base} --data {base} --workdir {new} --pack -1",
             "pack -1",
+        ),
+        (
+            "finetune --task single --model {base} --data {base} --workdir {new} --pack 300000000",
+            "at most 8192",
         ),
     ],
 )
