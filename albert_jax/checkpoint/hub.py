@@ -73,7 +73,7 @@ def snapshot(named: ModelName) -> Snapshot:
     such repository, revision or file, or access is refused. Also raises it if the model is no
     ALBERT, is larger than its configuration says, or differs from what the hub lists.
     """
-    hub = _huggingface_hub(named)
+    hub = _huggingface_hub(_FETCHING.format(named), ", or give a folder")
     with _as_sentences(hub, named, "fetched"):
         try:
             info = hub.HfApi(endpoint=hub_endpoint(), library_name="albert_jax").model_info(
@@ -262,7 +262,7 @@ def require_token(named: ModelName) -> None:
 
     huggingface_hub, or a token where it looks for one, may be missing.
     """
-    if _huggingface_hub(named).get_token() is None:
+    if _huggingface_hub(_WRITING.format(named)).get_token() is None:
         raise UserError(
             f"writing to {named} needs a token with write access, and there is none; {_LOG_IN}"
         )
@@ -275,7 +275,7 @@ def upload(files: Mapping[str, Path], named: ModelName, *, private: bool) -> str
     deleted. Raises UserError if the hub cannot be reached or refuses, and with `private` for a
     repository that is public.
     """
-    hub = _huggingface_hub(named)
+    hub = _huggingface_hub(_WRITING.format(named))
     api = hub.HfApi(endpoint=hub_endpoint(), library_name="albert_jax")
     with _as_sentences(hub, named, "written"):
         api.create_repo(named.name, private=private, exist_ok=True)
@@ -308,7 +308,13 @@ def upload(files: Mapping[str, Path], named: ModelName, *, private: bool) -> str
 # ------------------------------------------------------------------------------------- its errors
 
 
-def _huggingface_hub(named: ModelName) -> Any:
+# What needs huggingface_hub.
+_FETCHING = "{} is no path here, and a repository of the Hugging Face hub"
+_WRITING = "writing to {}"
+
+
+def _huggingface_hub(what: str, otherwise: str = "") -> Any:
+    """Return the package; raises UserError, that `what` needs it, if it is not installed."""
     try:
         import huggingface_hub
         import huggingface_hub.constants
@@ -316,8 +322,7 @@ def _huggingface_hub(named: ModelName) -> Any:
         import huggingface_hub.hf_api  # with which all that log anything are there
     except ImportError:
         raise UserError(
-            f"{named} is no path here, and a repository of the Hugging Face hub needs "
-            "huggingface_hub; pip install 'albert-jax[hub]', or give a folder"
+            f"{what} needs huggingface_hub; pip install 'albert-jax[hub]'{otherwise}"
         ) from None
     return huggingface_hub
 

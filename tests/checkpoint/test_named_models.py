@@ -16,6 +16,7 @@ from albert_jax.checkpoint import named_models
 from albert_jax.checkpoint.convert import keep
 from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.checkpoint.model_paths import require_model_directory
+from albert_jax.checkpoint.push import push
 from albert_jax.cli.info import describe_path
 from albert_jax.config.model_names import ModelName, kept_model, model_path, name_of
 from albert_jax.inference.prediction_files import predictions_folder
@@ -293,6 +294,8 @@ def test_without_huggingface_hub_the_error_says_how_to_get_it(
         "pip install 'albert-jax[hub]', or give a folder"
     )
     assert told("me/it") == wanted
+    with pytest.raises(UserError, match=r"^writing to \S*me/it needs huggingface_hub; .*\[hub\]'$"):
+        push("mini", "hub:me/it")
     with pytest.raises(UserError, match="needs huggingface_hub"):
         convert("hf://me/it", tmp_path / "dest")
     sentence = told("large-v2")
