@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from albert_jax.tasks.values import class_of, json_shown, quoted, score_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import setting
 
 Pairs = Sequence[tuple[str, str]]
 P = ParamSpec("P")
@@ -68,10 +69,7 @@ class LabelReader:
         for found, label in self._renamed.items():
             is_none = label == "-1" and self._may_be_none
             if self._own and not is_none and self._known(label, self._own) is None:
-                raise UserError(
-                    f"label {quoted([found])}, which --labels takes for {quoted([label])}, is "
-                    f"unknown; expected {_some(self._own)}"
-                )
+                raise UserError(_wrong_meaning(found, label, self._own))
 
     def by_name(self, label: str) -> str | None:
         """Return the task's label of that name, or published name, in any case; None without."""
@@ -125,10 +123,12 @@ class LabelReader:
             return None
         if not own:
             return label
-        what, way_out = f"{field} {quoted([found])}", ", or say which it is with --labels"
         if label != found:
-            what, way_out = f"{what}, which --labels takes for {quoted([label])},", ""
-        raise UserError(f"{place}: {what} is unknown; expected {_some(own)}{way_out}")
+            raise UserError(f"{place}: {_wrong_meaning(found, label, own)}")
+        raise UserError(
+            f"{place}: {field} {quoted([found])} is unknown; expected {_some(own)}, or say which "
+            f"it is with {setting('labels')}"
+        )
 
     def _known(self, label: str, own: Mapping[str, str]) -> str | None:
         found = _by_case(own, label) or _by_case(self._names, label)
@@ -141,7 +141,7 @@ class LabelReader:
             told = ", ".join(f"{number} {name}" for number, name in self._numbers.items())
             say(
                 f"{self._source}: its labels are numbers, taken as {told}, the order of the "
-                "published data set; --labels says otherwise"
+                f"published data set; {setting('labels')} says otherwise"
             )
             self._source = ""
 
@@ -167,6 +167,12 @@ def _by_case(names: Mapping[str, str], name: str) -> str | None:
         return names[name]
     found = {value for key, value in names.items() if key.casefold() == name.casefold()}
     return found.pop() if len(found) == 1 else None
+
+
+def _wrong_meaning(found: str, label: str, own: Iterable[str]) -> str:
+    """Return the error about a pair of --labels whose second label the task lacks."""
+    given = setting("labels", f"{found}={label}")
+    return f"{given} names the label {quoted([label])}, which is unknown; expected {_some(own)}"
 
 
 def _some(labels: Iterable[str]) -> str:

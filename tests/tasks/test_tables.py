@@ -484,7 +484,7 @@ def test_the_files_labels_are_renamed(tmp_path, capsys):
     with pytest.raises(UserError, match="row 2: label '1' is unknown"):
         rte.examples("dev", tmp_path)
     wrong = configured_task("rte", renamed=label_pairs("0=no"))
-    with pytest.raises(UserError, match="row 1: label '0', which --labels takes for 'no', is unkn"):
+    with pytest.raises(UserError, match="row 1: --labels 0=no names the label 'no', which is unk"):
         wrong.examples("dev", tmp_path)
     write(tmp_path, "train.csv", "text,label\na,1\nb,2\nc,3\n")
     own = configured_task("single", renamed=label_pairs("1=bad,2=bad,3=good"))

@@ -643,11 +643,11 @@ def test_labels_in_another_order_are_put_in_the_tasks():
         ),
         (
             "predict --model {tuned} --input {empty} --labels 0=maybe",
-            "label '0', which --labels takes for 'maybe', is unknown; expected no, yes",
+            "--labels 0=maybe names the label 'maybe', which is unknown; expected no, yes",
         ),
         (
             "evaluate --model {tuned} --data {data} --labels no=yess",
-            "label 'no', which --labels takes for 'yess', is unknown; expected no, yes",
+            "--labels no=yess names the label 'yess', which is unknown; expected no, yes",
         ),
         (
             "evaluate --suite card --labels a=b --model {tuned} --data {data}",
