@@ -7,6 +7,9 @@ import errno
 import shutil
 from pathlib import Path
 
+# What orbax raises for a full or failing disk. Any other error is a bug and keeps its traceback.
+WRITE_ERRORS = (OSError, ValueError, RuntimeError)
+
 
 def require_space(directory: Path, size: int) -> None:
     """Raise OSError if `size` bytes do not fit on the disk, before a part of them is written."""

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from albert_jax.checkpoint.disk import cause_of, require_space
+from albert_jax.checkpoint.disk import WRITE_ERRORS, cause_of, require_space
 from albert_jax.checkpoint.integrity import (
     Damaged,
     Leaves,
@@ -192,7 +192,7 @@ class Checkpointer:
             self._manager.reload()
             # Without force, orbax skips any step before its latest.
             self._manager.save(step, args=ocp.args.Composite(state=state, meta=meta), force=True)
-        except Exception as error:  # orbax has ValueError, OSError and others for one full disk
+        except WRITE_ERRORS as error:
             raise self._failure(step, error) from error
         self._saving = step
         self._good[step] = document["crc32c"]
@@ -211,7 +211,7 @@ class Checkpointer:
         failed: Exception | None = None
         try:
             self._manager.wait_until_finished()
-        except Exception as error:  # as above
+        except WRITE_ERRORS as error:
             failed = error
         if not self._path(step).is_dir():
             return self._failure(step, failed or RuntimeError("it was not committed"))

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from albert_jax import __version__
-from albert_jax.checkpoint.disk import cause_of, require_space
+from albert_jax.checkpoint.disk import WRITE_ERRORS, cause_of, require_space
 from albert_jax.checkpoint.integrity import array_table, named_leaves, nest, on_host, seal
 from albert_jax.checkpoint.model_dir import file_sha256, require_finite, require_outside_models
 from albert_jax.config.manifests import (
@@ -102,7 +102,7 @@ def export_model(
             )
             text = json.dumps(seal(finite(manifest.to_json())), indent=1)
             (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        except Exception as error:
+        except WRITE_ERRORS as error:
             cause = cause_of(error, directory.parent, size)
             raise UserError(f"model directory {directory} NOT written: {cause}") from error
     return directory

@@ -619,6 +619,13 @@ def test_a_save_that_failed_is_raised_by_the_next_which_is_made(work: Path) -> N
     assert restore(work)[0] == 4
 
 
+def test_a_bug_in_a_save_is_no_full_disk(work: Path) -> None:
+    failing, is_raised = writes_fail(TypeError("a bug")), pytest.raises(TypeError, match="a bug")
+    with Checkpointer(work) as checkpointer, failing, is_raised:
+        checkpointer.save(3, state_of(3), meta_of(3), wait=True)
+    assert restore(work)[0] == 2
+
+
 def test_a_save_that_waits_is_not_spoilt_by_the_one_before(work: Path, capfd: Any) -> None:
     with Checkpointer(work) as checkpointer:
         with writes_fail(FULL):

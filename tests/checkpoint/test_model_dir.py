@@ -192,6 +192,16 @@ def test_an_export_that_fails_leaves_the_model_that_was_there(model: Path, where
     assert not list(model.parent.glob(".model.*"))
 
 
+def test_a_bug_in_an_export_is_no_users_mistake(model: Path) -> None:
+    failing = mock.patch(
+        "albert_jax.checkpoint.model_export._write_arrays", side_effect=TypeError("a bug")
+    )
+    with failing, pytest.raises(TypeError, match="a bug"):
+        export(model, seed=1)
+    assert_is(model)
+    assert not list(model.parent.glob(".model.*"))
+
+
 def test_an_export_that_fails_at_its_last_rename_puts_the_model_back(model: Path) -> None:
     rename = Path.rename
 
