@@ -453,9 +453,9 @@ def test_an_answer_to_a_question_says_where_it_stands(tmp_path, task):
     for found in predict(model, asked):
         if found["prediction"]:
             assert context[found["start"] :].startswith(found["prediction"])
+            assert 0 < found["probability"] <= 1
         else:
-            assert found["start"] is None
-        assert 0 < found["probability"] <= 1
+            assert (found["start"], found["probability"]) == (None, None)
         assert ("null_odds" in found) is (task == "squad2")
         assert (found["prediction"] == "") is (found.get("null_odds", -1) > 0)
 
