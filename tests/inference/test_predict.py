@@ -641,7 +641,7 @@ def test_evaluating_and_predicting_have_a_bar_on_a_terminal(model, tmp_path, mon
 
     write_lines(tmp_path / "dev.jsonl", *[{"sentence": "open", "label": "1"}] * 40)
     monkeypatch.setattr("sys.stderr", screen := Terminal())
-    evaluate(None, model("sst2"), tmp_path, output=tmp_path)
+    evaluate(None, model("sst2"), tmp_path, output=tmp_path / "out")
     assert "dev, 40 examples:   0%" in screen.getvalue()
     assert "0/40" in screen.getvalue()
     source = write_lines(tmp_path / "in.jsonl", *[{"sentence": "open"}] * 40)
