@@ -78,13 +78,6 @@ def require_model_directory(
         return converted_folder(folder)
     if told := what_is(path):
         raise UserError(f"{told}{hides}")
-    if folder.is_symlink() and not folder.exists():
-        raise UserError(
-            f"{path} is a link to {os.readlink(folder)}, which is not there; copy what it leads to "
-            "(cp -rL), not the link"
-        )
-    if not folder.exists() and folder.name == "model" and (told := what_is(folder.parent)):
-        raise UserError(told)  # an unfinished run's
     if not folder.exists():
         nearest = did_you_mean(str(path), known_names())
         raise UserError(
@@ -159,6 +152,13 @@ def what_is(path: Any) -> str | None:
         return f"{path} is an address; {_convert(str(path))}"
     if place.with_name(f"{place.name}.index").is_file():
         return f"{path} is a TensorFlow checkpoint; {_convert(str(path))}"
+    if place.is_symlink():
+        return (
+            f"{path} is a link to {os.readlink(place)}, which is not there; copy what it leads to "
+            "(cp -rL), not the link"
+        )
+    if place.name == "model" and place.parent.is_dir():
+        return _folder(place.parent)  # an unfinished run's
     return None
 
 

@@ -99,6 +99,14 @@ def test_a_fine_tuned_models_head_is_told_and_no_head_that_it_lacks(tmp_path: Pa
         assert told in table
 
 
+def test_a_link_to_nothing_is_said_to_be_one(tmp_path: Path) -> None:
+    (copied := tmp_path / "copied").symlink_to("seed-12/best")
+    with pytest.raises(
+        UserError, match="copied is a link to seed-12/best, which is not there; copy"
+    ):
+        describe_path(copied)
+
+
 def test_what_is_damaged_is_no_fact(pretrained: Path, tmp_path: Path, capsys) -> None:
     model = shutil.copytree(pretrained, tmp_path / "model")
     values = json.loads((model / "albert_config.json").read_text())
