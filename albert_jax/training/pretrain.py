@@ -255,7 +255,7 @@ def export(
 def _read_config(workdir: Path) -> PretrainConfig:
     hint = "start the run again, which writes it anew"
     model = workdir / "model"
-    made = "its model is" if model.exists() else "its command, run to its end, makes the model"
+    made = "its model is" if model.exists() else "its command writes the model"
     require_no_finetuning_run(workdir, f"{made} {model}")
     try:
         return read_json(workdir / "config.json", PretrainConfig, hint=hint)
