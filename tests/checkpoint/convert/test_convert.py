@@ -39,6 +39,7 @@ from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
 from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_export import export_model
 from albert_jax.config.model import MODELS, AlbertConfig
 from albert_jax.utils import progress
 from albert_jax.utils.errors import UserError
@@ -884,6 +885,26 @@ def test_the_destination_is_replaced_only_by_its_like(original: Path, to: Any) -
     convert(original, original.parent / "link", to)
     assert (original.parent / "link").is_symlink()
     assert (original.parent / "later").is_dir()
+
+
+def test_a_model_that_another_command_made_is_not_replaced(original: Path) -> None:
+    dest, link = original.parent / "dest", original.parent / "link"
+    convert(original, dest)
+    made = load_model(dest)
+    export_model(
+        dest,
+        params=made.params,
+        config=made.config,
+        vocab=None,
+        tokenizer=made.manifest["tokenizer"],
+        provenance={"made_by": "albert-jax pretrain"},
+    )
+    before = (dest / "manifest.json").read_bytes()
+    link.symlink_to("dest")
+    for place in (dest, link):
+        told = refused(original, place)
+        assert f"{place} is a model that albert-jax pretrain made, which would be lost" in told
+    assert (dest / "manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(("to", "name"), [("hf", "write_safetensors"), ("tf", "write_checkpoint")])
