@@ -36,7 +36,7 @@ from albert_jax.data.text.lines import (
 from albert_jax.data.text.sentences import LAYOUTS, Layout, detect_layout, split_sentences
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
-from albert_jax.utils.text_files import foreign_kind
+from albert_jax.utils.text_files import foreign_kind, kind_of
 
 # A longer document is cut between sentences. Their number counts too: the shortest take a hundred
 # times their characters in memory.
@@ -105,6 +105,11 @@ def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
 
 
 def _file_piece(path: str, reading: Reading) -> Piece:
+    if (table := kind_of(path)) in ("csv", "tsv"):
+        raise UserError(
+            f"{path} is a {table} file by its name, whose header and other columns are no text; "
+            "save its texts as plain text or as JSONL, or leave it out"
+        )
     with open_file(path) as stream:
         head = stream.read(_HEAD_BYTES)
         if (other := foreign_kind(head)) and not head.startswith((_GZIP, _PARQUET)):

@@ -350,6 +350,8 @@ def test_folders_patterns_and_repeats_give_each_file_once_in_order(tmp_path):
         ),
         ("a.gz", gzip.compress(bytes(range(256))), "is not UTF-8 text"),
         ("a.txt", ("Мороз и солнце; день чудесный! " * 3).encode("cp1251"), "convert it: iconv"),
+        ("a.csv", b"text,label\ngood,1\n", "is a csv file by its name, whose header"),
+        ("a.TSV.gz", gzip.compress(b"text\tlabel\n"), "is a tsv file by its name"),
         ("a.parquet", b"PAR1....", "Parquet file"),  # damaged, or without pyarrow
     ],
 )
