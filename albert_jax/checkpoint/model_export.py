@@ -36,7 +36,7 @@ from albert_jax.config.manifests import (
     vocabulary_name,
 )
 from albert_jax.config.model import AlbertConfig
-from albert_jax.utils.atomic import appearing_whole
+from albert_jax.utils.atomic import appearing_whole, require_writable
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
 from albert_jax.utils.remote_fs import require_here
@@ -117,6 +117,7 @@ def check_destination(directory: str | Path, *, fine_tuned: bool = True) -> None
     require_here(directory)
     directory = Path(directory)
     require_outside_models(directory)
+    require_writable(directory)
     if directory.is_dir():
         names = {path.name for path in directory.iterdir()}
         if names and not is_model_directory(directory):

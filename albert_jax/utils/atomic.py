@@ -74,7 +74,18 @@ def appearing_whole(dest: Path) -> Iterator[Path]:
             finally:
                 _tidy(dest)
     except OSError as error:
-        raise UserError(f"{dest} NOT written: {error}") from None
+        # Without the name of the file, which is the lock's or another temporary one.
+        raise UserError(f"{dest} NOT written: {error.strerror or error}") from None
+
+
+def require_writable(dest: str | Path) -> None:
+    """Raise UserError if no folder can appear at `dest`, as far as that can be seen.
+
+    Call it before the work.
+    """
+    nearest = next(path for path in Path(dest).resolve().parents if path.exists())
+    if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{nearest} cannot be written to; name another place than {dest}")
 
 
 @contextlib.contextmanager

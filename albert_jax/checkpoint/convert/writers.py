@@ -33,6 +33,7 @@ from albert_jax.data.hf_tokenizer import OWN_MODE
 from albert_jax.data.special_pieces import MARKER, SPECIAL_PIECES
 from albert_jax.data.tokenizer import Tokenizer, document_of
 from albert_jax.data.tokenizer_json import is_divided
+from albert_jax.utils.atomic import require_writable
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import require_here
@@ -66,6 +67,7 @@ def check_export_destination(dest: str | Path, kind: str) -> None:
     require_here(dest)
     dest = Path(dest)
     require_outside_models(dest)
+    require_writable(dest)
     if dest.is_dir():
         others = sorted({path.name for path in dest.iterdir()} - FILES[kind])
         if others:

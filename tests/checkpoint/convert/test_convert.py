@@ -907,6 +907,16 @@ def test_a_model_that_another_command_made_is_not_replaced(original: Path) -> No
     assert (dest / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("to", ["albert-jax", "hf", "tf"])
+def test_a_place_that_cannot_be_written_is_found_before_the_source_is_read(
+    original: Path, monkeypatch: Any, to: Any
+) -> None:
+    # Root may write all.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != original.parent)
+    told = refused(original / "nowhere", original.parent / "new", to)
+    assert f"{original.parent} cannot be written to; name another place" in told
+
+
 @pytest.mark.parametrize(("to", "name"), [("hf", "write_safetensors"), ("tf", "write_checkpoint")])
 def test_an_export_that_fails_leaves_what_was_there(
     original: Path, monkeypatch: Any, to: Any, name: str
