@@ -40,6 +40,7 @@ from albert_jax.tasks.long_texts import check_stride, window_parts
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Rows
+from albert_jax.utils.text_files import FileTexts
 from albert_jax.utils.wording import python_names
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
@@ -861,10 +862,13 @@ def _long_of(long: Long | None, truncate: bool) -> Long:
 def _namer(given: Any, argument: str, texts: Sequence[str]) -> Callable[[int], str]:
     """Return a function that names a text in errors.
 
-    The name is the text itself, after its position if the caller gave a list.
+    The name is the text itself, after its position if the caller gave a list, or its row if that is
+    of a file.
     """
 
     def name_of(index: int) -> str:
+        if isinstance(given, FileTexts):
+            return f"{given.name} row {index + 1} {shown(texts[index])}"
         place = "" if isinstance(given, str) else f"{argument}[{index}] "
         return place + shown(texts[index])
 

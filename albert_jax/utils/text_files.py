@@ -43,6 +43,14 @@ class Stream(Protocol):
     def read1(self, size: int = -1, /) -> bytes: ...
 
 
+class FileTexts(list[str]):
+    """Hold the texts of a file, and its name for errors; text n is row n + 1."""
+
+    def __init__(self, name: str, texts: Iterable[str]):
+        super().__init__(texts)
+        self.name = name
+
+
 _TABLES = frozenset({"csv", "tsv", "json", "jsonl", "parquet", "arrow"})
 
 
@@ -78,7 +86,7 @@ def read_text(path: Path) -> str:
     return "\n".join(text for _, text in file_lines(path))
 
 
-def read_texts(file: str) -> list[str]:
+def read_texts(file: str) -> FileTexts:
     """Return the texts of a file, one a line, plain or gz; - is standard input.
 
     An empty line is the empty text, so that line n of the file is text n. Lines end as in
@@ -101,7 +109,7 @@ def read_texts(file: str) -> list[str]:
         texts: list[Any] = [text for _, text in itertools.chain.from_iterable(together)]
     if not texts:
         raise UserError(f"{name} is empty; give a text a line")
-    return texts
+    return FileTexts(name, texts)
 
 
 def given_text(text: str) -> str:

@@ -637,6 +637,19 @@ def test_fill_mask_prints_the_lists_of_the_python_call(albert, directory, capsys
     ] == best
 
 
+def test_a_text_of_a_file_is_named_by_its_row(directory, capsys, tmp_path):
+    (tmp_path / "m.txt").write_text(f"{MASKED[0]}\n\n" + "the list " * 200 + "\n")
+    assert cli.main(["fill-mask", str(directory), "--input", str(tmp_path / "m.txt")]) == 2
+    (tmp_path / "e.txt").write_text("a\n" + "the list " * 200 + "\n")
+    assert cli.main(["encode", str(directory), "--input", str(tmp_path / "e.txt")]) == 2
+    blank, long = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}/e.txt row 2 'the list" in long
+    assert f"{tmp_path}/m.txt row 3 'the list" in blank  # the length is judged first
+    (tmp_path / "m.txt").write_text(f"{MASKED[0]}\n\n")
+    assert cli.main(["fill-mask", str(directory), "--input", str(tmp_path / "m.txt")]) == 2
+    assert f"{tmp_path}/m.txt row 2 '' has no [MASK]; write" in capsys.readouterr().err
+
+
 def test_encode_writes_arrays_or_a_line_of_json_for_each_text(albert, directory, capsys, tmp_path):
     run(capsys, "encode", directory, *TEXTS, "--output", tmp_path / "whole.npz")
     wanted = albert.encode(TEXTS)
