@@ -459,7 +459,7 @@ def predict_file(
                 out.write(json_line(found, out))
                 out.flush()
         if not count.inputs:
-            raise UserError(f"{_name(source)} is empty; give an example a line")
+            raise UserError(f"{_name(source)} has no example; give one a line")
     _say_counts(fine_tuned, count)
     return count.inputs
 

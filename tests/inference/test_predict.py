@@ -681,6 +681,9 @@ def test_predict_file_returns_how_many_it_answered(model, tmp_path) -> None:
     empty = write_lines(tmp_path / "empty.jsonl")
     with pytest.raises(UserError, match="is empty"):
         predict_file(model("single"), str(empty), str(dest))
+    (tmp_path / "header.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match=r"header.csv has no example; give one a line"):
+        predict_file(model("single"), str(tmp_path / "header.csv"), str(dest))
     assert len(read_lines(dest)) == 3
 
 
