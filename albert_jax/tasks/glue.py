@@ -51,6 +51,7 @@ from albert_jax.tasks.values import id_of, require_keys, text_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import file_lines, kind_of
+from albert_jax.utils.wording import setting
 
 NLI = ("contradiction", "entailment", "neutral")
 PAIR = ("sentence1", "sentence2")
@@ -154,7 +155,9 @@ class GlueTask(Task):
             return f"TFDS {name}", tfds_rows(name, split.replace("dev", "validation"))
         if is_hub_data(data):
             needed, *others = self._columns(has_labels=has_labels)
-            return f"{data} {split}", hub_rows(data, split, needed, others=others)
+            return f"{data} {split}", hub_rows(
+                data, split, needed, others=others, hint=self._advice
+            )
         is_ax = self.name == "ax"
         stems = ("diagnostic-full", "diagnostic") if is_ax else (split,)
         names = [f"{stem}.{kind}" for stem in stems for kind in ("tsv", "jsonl", "csv")]
@@ -168,14 +171,19 @@ class GlueTask(Task):
             return path, ((at, {k.lower(): x for k, x in row.items()}) for at, row in rows)
         needed, *others = self._columns(has_labels=has_labels)
         if read is csv_rows:
-            return path, csv_rows(lines, name, needed, others=others)
+            return path, csv_rows(lines, name, needed, others=others, hint=self._advice)
         is_test = split.startswith("test")
         wanted = Columns(
             (needed, *others),
+            hint=self._advice,
             without_header=() if is_test else self.without_header,
             leave_out_short=self.leave_out_short and not is_test,
         )
         return path, irregular_tsv_rows(lines, name, wanted)
+
+    def _advice(self, found: Iterable[str]) -> str:
+        """Return what an error about columns adds: a run without a task is one of SST-2."""
+        return f"; the task is {self.name}, and {setting('task')} chooses another"
 
     def _columns(self, *, has_labels: bool) -> list[tuple[str, ...]]:
         """Return the columns that a file needs, by the names of the tsv, TFDS or the hub."""
