@@ -774,21 +774,19 @@ class ExportServing(_OnModel):
 
     def run(self) -> None:
         _require_model(self.model, base=self.base)
-        if self.to == "onnx":
-            if _gives_any(self, ("dtype",)):
-                raise UserError("--to onnx exports only float32; leave out --dtype")
-            from albert_jax.inference.export_onnx import export_onnx
-
-            _keep_programs()
-            print(export_onnx(self.model, self.dest, top_k=self.top_k, depth=self.depth))
-            return
+        if self.to == "onnx" and _gives_any(self, ("dtype",)):
+            raise UserError("--to onnx exports only float32; leave out --dtype")
         from albert_jax.inference.export import export_serving
 
         _keep_programs()
-        compute = ComputeConfig(dtype=self.dtype)
         print(
             export_serving(
-                self.model, self.dest, top_k=self.top_k, depth=self.depth, compute=compute
+                self.model,
+                self.dest,
+                to=self.to,
+                top_k=self.top_k,
+                depth=self.depth,
+                compute=ComputeConfig(dtype=self.dtype),
             )
         )
 

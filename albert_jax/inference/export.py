@@ -19,7 +19,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from albert_jax.config.heads import BEAM
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert, load
+from albert_jax.inference.export_onnx import export_onnx
 from albert_jax.inference.finetuned import for_task, head_network, head_outputs
 from albert_jax.inference.id_arrays import INPUTS, POSITIONS
 from albert_jax.inference.serving_check import (
@@ -60,6 +61,7 @@ def export_serving(
     model: str | Path,
     dest: str | Path,
     *,
+    to: Literal["stablehlo", "onnx"] = "stablehlo",
     top_k: int = 5,
     depth: int | None = None,
     compute: ComputeConfig | None = None,
@@ -75,16 +77,23 @@ def export_serving(
     Args:
         model: a model directory.
         dest: the folder to write, which must not exist.
+        to: "stablehlo" for JAX, or "onnx" for ONNX graphs of the same inputs and outputs, which
+            hold the weights and take i64 (docs/serving.md).
         top_k: pieces that `fill_mask` returns for each masked position.
         depth: how often the shared layer runs; unset, as often as the configuration says.
-        compute: how the programs compute; unset, in float32.
+        compute: how the programs compute; unset, in float32. ONNX graphs compute in float32.
 
     Returns:
         The path of the folder.
 
     Raises:
-        UserError: if `dest` exists, or the model's outputs are not finite.
+        UserError: if `dest` exists, a library is not installed, the model's outputs are not finite,
+            or ONNX has no graph for the head, which is span_v2.
     """
+    if to == "onnx":
+        if compute not in (None, ComputeConfig()):
+            raise UserError('to="onnx" exports only float32; leave out compute')
+        return export_onnx(model, dest, top_k=top_k, depth=depth)
     source = require_model_directory(model)
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError(

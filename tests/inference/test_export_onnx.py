@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from albert_jax.cli import main as cli
+from albert_jax.config.model import ComputeConfig
 from albert_jax.inference.api import load
+from albert_jax.inference.export import export_serving
 from albert_jax.inference.export_onnx import _description, export_onnx
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.id_arrays import INPUTS
@@ -84,7 +86,7 @@ def test_a_graph_of_random_weights_gives_forwards_numbers(runtime, tmp_path, cha
 @pytest.mark.slow
 def test_a_graph_fills_in_a_mask_as_the_model_does(runtime, tmp_path) -> None:
     albert = load("mini")
-    served = export_onnx("mini", tmp_path / "served")
+    served = export_serving("mini", tmp_path / "served", to="onnx")
     text = "the input array must have the same [MASK] as the output."
     ids = albert.tokenizer.encode(text, add_special_tokens=True, parse_special=True).ids
     arrays = [np.array([x]) for x in (ids, [1] * len(ids), [0] * len(ids))]
@@ -148,6 +150,8 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(
     arguments = ["export-serving", "mini", str(dest), "--to", "onnx"]
     assert cli.main([*arguments, "--dtype", "bfloat16"]) == 2
     assert "--to onnx exports only float32; leave out --dtype" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r'to="onnx" exports only float32; leave out compute'):
+        export_serving("mini", dest, to="onnx", compute=ComputeConfig(dtype="bfloat16"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(arguments) == 2
     said = capsys.readouterr().err
