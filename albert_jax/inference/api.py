@@ -17,12 +17,14 @@ from typing import Any, cast, overload
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
 from albert_jax.checkpoint.model_dir import ModelDirectory, ModelTokenizer, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
+from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype, Engine
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import ALBERT_IDS
@@ -179,8 +181,8 @@ class Albert:
             `encode`, as in `load`. JAX computes the rest.
 
     Raises:
-        UserError: if the vocabulary has more pieces than the model has rows of word embeddings, or
-            the embeddings or the encoder are missing.
+        UserError: if the vocabulary has more pieces than the model has rows of word embeddings, the
+            embeddings or the encoder are missing, or `head` describes none.
 
     Attributes:
         config: the architecture, an `AlbertConfig`.
@@ -213,6 +215,7 @@ class Albert:
             )
         if lacking := {"embeddings", "encoder"} - params.keys():
             raise UserError(f"params has no {' and no '.join(sorted(lacking))}; give a whole model")
+        _check_head(head)
         self.config, self.params, self._tokenizer, self.head = config, params, tokenizer, head
         self.source, self.engine = source, engine
         self._special = ALBERT_IDS if tokenizer is None else tokenizer.special
@@ -851,6 +854,18 @@ class Albert:
                 ]
             )
         return answers if several else answers[0]
+
+
+def _check_head(head: Mapping[str, Any] | None) -> None:
+    """Raise UserError for a description of a head that a manifest could not hold."""
+    try:
+        if head is not None:
+            HeadManifest.from_json(head)
+    except msgspec.ValidationError as error:
+        raise UserError(
+            f'head {shown(head)} is no head: {error}; give {{"kind": …, "labels": […]}}, with '
+            "None for labels without names"
+        ) from None
 
 
 def _long_of(long: Long | None, truncate: bool) -> Long:

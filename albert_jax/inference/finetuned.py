@@ -27,7 +27,7 @@ from albert_jax.inference.early_exit import ExitOutputs, check_exit
 from albert_jax.inference.functions import lowering_here, placed
 from albert_jax.inference.onnx_engine import OnnxHead, compute_of
 from albert_jax.inference.onnx_graphs import Weights, require_head_graph
-from albert_jax.models.heads import PACKABLE, AlbertForTask
+from albert_jax.models.heads import HEADS, PACKABLE, AlbertForTask
 from albert_jax.models.lowering import Lowering
 from albert_jax.tasks import Task, find_task
 from albert_jax.tasks.batches import SHORTEST, evaluation_batches
@@ -402,6 +402,10 @@ def head_of(directory: str | Path, model: ModelDirectory) -> HeadManifest:
         raise UserError(
             f"{directory} is not fine-tuned (it has no head); "
             "fine-tune it first with albert-jax finetune"
+        )
+    if HEADS[head.kind].pooled and "pooler" not in model.params:
+        raise UserError(
+            f"{directory} has no pooler, which its head ({head.kind}) needs; give the whole model"
         )
     if head.labels or head.kind not in NAMED_LABELS:
         return head

@@ -22,7 +22,7 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.inference import finetuned
 from albert_jax.inference.answers import Answer, SpanAnswer
-from albert_jax.inference.api import load
+from albert_jax.inference.api import Albert, load
 from albert_jax.inference.evaluate import evaluate, evaluation_table
 from albert_jax.inference.finetuned import HeadOutputs, load_fine_tuned
 from albert_jax.inference.predict import predict, predict_file, predict_split
@@ -840,6 +840,21 @@ def test_the_same_error_of_a_file_names_flags(model, tmp_path, capsys) -> None:
     source = write_lines(tmp_path / "in.jsonl", {"review": "open"})
     assert cli.main(command(model("single"), "--input", source)) == 2
     assert "name its columns with --texts, as --texts review" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", [{"kind": "classification"}, {"kind": "x", "labels": None}, {}])
+def test_a_head_that_is_none_is_refused(model, head: dict) -> None:
+    albert = load(model("single"))
+    with pytest.raises(UserError, match=r'is no head: .*; give {"kind": …'):
+        Albert(albert.config, albert.params, albert.tokenizer, head=head)
+
+
+def test_a_model_without_the_pooler_of_its_head_is_refused(model) -> None:
+    albert = load(model("single"))
+    params = {name: x for name, x in albert.params.items() if name != "pooler"}
+    lacking = Albert(albert.config, params, albert.tokenizer, head=albert.head)
+    with pytest.raises(UserError, match=r"has no pooler, which its head \(classification\) needs"):
+        lacking.predict("open", task="single")
 
 
 def test_a_model_without_a_head_is_told_to_be_fine_tuned() -> None:
