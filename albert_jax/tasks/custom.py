@@ -40,7 +40,15 @@ from albert_jax.tasks.guessed_columns import advice
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.race import choice_features
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, hub_rows, write_text
-from albert_jax.tasks.values import id_of, require_keys, row_texts, text_of, wrong_value
+from albert_jax.tasks.values import (
+    Hint,
+    id_of,
+    no_hint,
+    require_keys,
+    row_texts,
+    text_of,
+    wrong_value,
+)
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import file_lines, kind_of
@@ -196,12 +204,14 @@ class CustomTask(Task):
     def _example(
         self, record: Mapping[str, Any], number: int | None, place: str, labels: LabelReader | None
     ) -> RawExample:
-        texts = self._texts(record, place)
+        # The rows before have these columns, so that others would be wrong for them.
+        is_late = bool(number) and not is_in_python()
+        texts = self._texts(record, place, no_hint if is_late else self._advice)
         label = self._label(record, texts, place, labels) if labels else None
         return RawExample(id_of(record, ("id",), number, place), texts, label, place=place)
 
-    def _texts(self, record: Mapping[str, Any], place: str) -> tuple[str, ...]:
-        require_keys(record, place, [text for text in self.texts if text], hint=self._advice)
+    def _texts(self, record: Mapping[str, Any], place: str, hint: Hint) -> tuple[str, ...]:
+        require_keys(record, place, [text for text in self.texts if text], hint=hint)
         if self.head == "token_classification":
             name = self.texts[0]
             # A word of U+00A0 alone is one: it stands in real CoNLL files, with a tag.

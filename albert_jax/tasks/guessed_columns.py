@@ -55,6 +55,12 @@ def advice(
     if is_in_python():
         return _renaming(own, texts)
     flags = " and ".join(["--texts", "--label"][: 1 + is_asked])
+    if any(map(_is_sentence, columns)):
+        header = ",".join(filter(None, [*texts, label][: len(texts) + is_asked]))
+        return (
+            f"; if its first row is no header, write one above it, as {header}; else name its "
+            f"columns with {flags}"
+        )
     proposed = []
     if own:
         proposed += ["--texts", *own]
@@ -62,6 +68,18 @@ def advice(
         proposed += ["--label", own_label]
     more = f", as {shlex.join(proposed)}" if proposed else ""
     return f"; name its columns with {flags}{more}"
+
+
+def divider(columns: Iterable[str]) -> str:
+    """Return the end of a sentence about a file whose one column seems to be several, else ""."""
+    whole, *others = [*columns] or [""]
+    mark = None if others else next((x for x in ";\t|," if x in whole), None)
+    return f"; its columns seem to be divided by {mark!r}" if mark else ""
+
+
+def _is_sentence(column: str) -> bool:
+    """Return whether a column's name looks like a text of a file without a header."""
+    return len(column.split()) >= 3 and not _parts(column) & (_TEXT | _LABEL)
 
 
 def _renaming(own: Sequence[str], texts: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from albert_jax.data.hub import open_hub_split
 from albert_jax.data.tfds import open_split
+from albert_jax.tasks.guessed_columns import divider
 from albert_jax.tasks.values import Hint, json_shown, no_hint, quoted, require_keys
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
@@ -229,13 +230,10 @@ def _require_columns(
     lacking = [[name for name in names if name not in columns] for names in needed]
     if not all(lacking):
         return
-    told = hint(columns)
-    if len(columns) == 1 and (mark := next((x for x in ";\t|," if x in columns[0]), None)):
-        told = f"; its columns seem to be divided by {mark!r}"
     plural = "column" if len(lacking[0]) == 1 else "columns"
     raise UserError(
         f"{place} lacks the {plural} {quoted(lacking[0])}: expected {quoted(needed[0])}; found "
-        f"{quoted(columns)}{told}"
+        f"{quoted(columns)}{divider(columns) or hint(columns)}"
     )
 
 
@@ -258,6 +256,7 @@ def json_rows(
                 raise line
             record = _object(_row_value(line, place), place, needed)
             require_keys(record, place, needed, hint=hint)
+            hint = no_hint  # to name other columns would be wrong for this row
         except UserError as error:
             if not keep_errors:
                 raise

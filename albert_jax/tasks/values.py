@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from albert_jax.tasks.guessed_columns import divider
 from albert_jax.utils.errors import UserError
 
 # A function from the existing keys or columns to advice about a missing one.
@@ -134,7 +135,7 @@ def require_keys(
     if missing := [name for name in needed if name not in record]:
         raise UserError(
             f"{place} lacks {quoted(missing)}: expected {quoted(needed)}; found "
-            f"{quoted(record) or 'nothing'}{hint(record)}"
+            f"{quoted(record) or 'nothing'}{divider(record) or hint(record)}"
         )
 
 

@@ -69,3 +69,37 @@ def test_reading_names_the_guess_in_its_error(tmp_path) -> None:
     (tmp_path / "train.jsonl").write_text('{"review": "the list", "stars": 4}\n')
     with pytest.raises(UserError, match=r"--texts review --label stars$"):
         find_task("single").examples("train", tmp_path)
+
+
+def test_a_file_without_a_header_or_with_another_divider_is_said_to_be_one(tmp_path) -> None:
+    task = find_task("single")
+    for name, content, told in (
+        (
+            "dev.csv",
+            "a good car\na bad car\n",
+            "no header, write one above it, as text,label; else",
+        ),
+        ("train.csv", "text;label\na car;good\n", "columns seem to be divided by ';'"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=told) as error:
+            task.examples(name[:-4], tmp_path)
+        assert ", as --texts" not in str(error.value)
+    # predict reads any columns, and asks for them row by row.
+    with pytest.raises(UserError, match="no header, write one above it, as text; else"):
+        task.from_record({"a good car": "a bad car"}, 0, "row 2")
+    with pytest.raises(UserError, match="columns seem to be divided by ';'"):
+        task.from_record({"text;label": "a car;good"}, 0, "row 2")
+
+
+def test_other_columns_are_not_proposed_when_rows_before_have_the_tasks(tmp_path) -> None:
+    (tmp_path / "train.jsonl").write_text(
+        '{"text": "the list", "label": 4}\n{"txt": "a", "label": 1}'
+    )
+    told = r"row 2 lacks 'text': expected 'text', 'label'; found 'txt', 'label'$"
+    with pytest.raises(UserError, match=told):
+        find_task("single").examples("train", tmp_path)
+    with pytest.raises(UserError, match=r"row 2 lacks 'text': expected 'text'; found 'txt'$"):
+        find_task("single").from_record({"txt": "a"}, 1, "row 2")
+    with python_names(), pytest.raises(UserError, match=r"found 'txt'; rename 'txt' to 'text'$"):
+        find_task("single").from_record({"txt": "a"}, 1, "row 2")
