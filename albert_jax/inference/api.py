@@ -167,7 +167,8 @@ def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
 class Albert:
     """Answer with a model's parameters, configuration and tokenizer.
 
-    `albert_jax.load` makes one from a directory or a name.
+    `albert_jax.load` makes one from a directory or a name. It can be pickled, for a pool of
+    processes; each copy compiles its own programs.
 
     Args:
         config: the architecture.
@@ -241,6 +242,19 @@ class Albert:
         self._onnx = None
         if engine == "onnx":
             self._onnx = OnnxAnswers(Weights(config, params, self.pieces))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what makes a copy, because compiled programs cannot be pickled."""
+        settings = {
+            "config": self.config,
+            "params": jax.tree.map(np.asarray, dict(self.params)),
+            "tokenizer": self._tokenizer,
+            "compute": self._asked_compute,
+            "head": self.head,
+            "source": self.source,
+            "engine": self.engine,
+        }
+        return _unpickled, (settings, self._provenance)
 
     def __repr__(self) -> str:
         c = self.config
@@ -866,6 +880,12 @@ def _check_head(head: Mapping[str, Any] | None) -> None:
             f'head {shown(head)} is no head: {error}; give {{"kind": …, "labels": […]}}, with '
             "None for labels without names"
         ) from None
+
+
+def _unpickled(settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> Albert:
+    albert = Albert(**settings)
+    albert._provenance = provenance
+    return albert
 
 
 def _long_of(long: Long | None, truncate: bool) -> Long:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import pickle
 from functools import partial
 
 import jax
@@ -547,6 +548,18 @@ def test_rows_that_are_not_finite_are_found_in_any_dtype(dtype):
     assert inference._first_not_finite(whole) == 2
     rows[1, 1, 1] = -np.inf
     assert inference._first_not_finite(whole) == 1
+
+
+def test_a_pickled_model_gives_the_same_answers(albert, model):
+    tuned = load(model("single"), depth=1)
+    tuned.predict("the list")  # it holds compiled programs and arrays on the device
+    copied, copied_tuned = pickle.loads(pickle.dumps((albert, tuned)))
+    for text in TEXTS[:2]:
+        ours, theirs = (each.encode(text) for each in (albert, copied))
+        np.testing.assert_array_equal(ours.sequence, theirs.sequence)
+        assert tuned.predict(text) == copied_tuned.predict(text)
+    assert repr(copied_tuned) == repr(tuned)
+    assert copied_tuned.config.num_hidden_layers == 1
 
 
 def test_a_model_says_what_it_is(albert, directory, tokenizer):
