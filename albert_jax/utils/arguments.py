@@ -228,6 +228,12 @@ def _is_list_for(value: Any, hint: Any) -> bool:
     return isinstance(value, (list, tuple)) and isinstance(kind, type) and isinstance(value, kind)
 
 
+def _is_list_of(hint: Any, choices: Set[Any]) -> bool:
+    """Return whether an annotation is a list of what all are choices of the same union."""
+    items = get_args(hint)
+    return len(items) == 1 and len(own := {*_choices(items[0])}) > 1 and own <= choices
+
+
 def in_words(hint: Any, *, many: bool = False, words: Mapping[Any, tuple[str, str]] = WORDS) -> str:
     """Return what an annotation asks for, in the words of an error.
 
@@ -237,7 +243,10 @@ def in_words(hint: Any, *, many: bool = False, words: Mapping[Any, tuple[str, st
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin in (types.UnionType, Union):
-        return " or ".join(in_words(choice, many=many, words=words) for choice in arguments)
+        lists = [x for x in arguments if _is_list_of(x, {*arguments})]
+        others = [in_words(x, many=many, words=words) for x in arguments if x not in lists]
+        told = " or ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
+        return f"{told}, or {'lists' if many else 'a list'} of these" if lists else told
     kind = origin or hint
     if kind in words:
         return words[kind][many]

@@ -15,7 +15,7 @@ import pytest
 import albert_jax
 from albert_jax.config import BenchmarkConfig, EstimateConfig
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.utils.arguments import checked, path_of, shown, texts_of, whole_number
+from albert_jax.utils.arguments import checked, in_words, path_of, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 from tests.helpers.models import noisy_params
 from tests.helpers.paths import VOCABULARY
@@ -116,8 +116,21 @@ def test_what_may_hold_anything_is_a_list() -> None:
     @checked
     def answer(inputs: str | Sequence[Any] | Iterable[str | Sequence[Any]]) -> None: ...
 
-    with pytest.raises(UserError, match=r"^inputs 5 must be a string or a list or a list of strin"):
+    with pytest.raises(
+        UserError, match=r"^inputs 5 must be a string or a list, or a list of these$"
+    ):
         answer(5)  # type: ignore[arg-type]
+
+
+def test_more_than_two_types_are_listed_with_commas() -> None:
+    def said(hint: object) -> str:
+        return in_words(hint)
+
+    assert said(str | list[str] | None) == "a string, a list of strings or None"
+    assert said(str | Path) == "a string or a path"
+    assert said(Sequence[str | Path] | str | Path) == "a string or a path, or a list of these"
+    one = str | Sequence[Any] | Mapping[str, Any]
+    assert said(one | Iterable[one]) == "a string, a list or a mapping, or a list of these"
 
 
 def test_calls_that_python_itself_refuses_are_left_to_it() -> None:
