@@ -350,7 +350,8 @@ class Tokenizer:
             texts: the texts.
             add_special_tokens: as in `encode`.
             parse_special: as in `encode`.
-            threads: threads of SentencePiece; unset, one for each core.
+            threads: threads of SentencePiece; unset, one for each core. In the modes hf-fast and
+                wordpiece, 1 is one and any other number is one for each core.
 
         Returns:
             The encoding of each text.
@@ -425,7 +426,8 @@ class Tokenizer:
         Args:
             texts: the texts.
             parse_special: as in `encode`, but not set by default: [MASK] in a text is text.
-            threads: threads of SentencePiece; -1 is one for each core.
+            threads: threads of SentencePiece; -1 is one for each core. In the modes hf-fast and
+                wordpiece, any number but 1 is one for each core.
 
         Returns:
             A list of ids for each text.
@@ -549,7 +551,7 @@ class _FastTokenizer(Tokenizer):
         *,
         threads: int | None = None,
     ) -> list[Encoding]:
-        """Encode each text, as `encode` does; `threads` None is one for each core."""
+        """Encode each text, as `encode` does; `threads` is 1, or else all cores."""
         found = self._engine.encode(_encodable(texts), parse_special is not False, threads)
         return [self._encoding(*each, add_special_tokens) for each in found]
 
@@ -557,7 +559,7 @@ class _FastTokenizer(Tokenizer):
     def encode_ids(
         self, texts: Iterable[str], *, parse_special: bool | None = False, threads: int = 1
     ) -> list[list[int]]:
-        """Return the ids of `encode` without offsets."""
+        """Return the ids of `encode` without offsets; `threads` is 1, or else all cores."""
         return self._engine.encode_ids(_encodable(texts), parse_special is not False, threads)
 
     def _decode(self, numbers: list[int]) -> str:

@@ -232,22 +232,21 @@ class CheckpointReader:
         return self._entry(name).shape
 
     def dtype(self, name: str) -> np.dtype:
-        """Return a tensor's dtype, `object` for strings.
-
-        Raises UserError for one that is not supported.
-        """
-        number = self._entry(name).dtype
-        if number not in DTYPES:
-            raise UserError(f"{self.path}: {name} is of TensorFlow's DataType {number}; skip it")
-        return DTYPES[number]
+        """Return a tensor's dtype: `object` for strings, and for one that `read` refuses."""
+        return DTYPES.get(self._entry(name).dtype, np.dtype(object))
 
     def read(self, name: str, *, verify: bool = True) -> np.ndarray:
         """Return a tensor: a read-only view of the mapped file, or an object array of bytes.
 
         `verify` reads all of it once for its CRC32C. Raises UserError, which names file and tensor,
-        if that does not match.
+        if that does not match, or the tensor's dtype is not supported.
         """
         entry, dtype = self._entry(name), self.dtype(name)
+        if entry.dtype not in DTYPES:
+            raise UserError(
+                f"{self.path}: {name} is of TensorFlow's DataType {entry.dtype}, which is not "
+                "supported; save the checkpoint again without it"
+            )
         if entry.is_sliced:
             raise UserError(
                 f"{self.path}: {name} is a partitioned variable, which is not supported; "

@@ -26,8 +26,8 @@ import pytest
 import safetensors.numpy
 
 import albert_jax
-from albert_jax.checkpoint.convert import archives, readers
-from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
+from albert_jax.checkpoint.convert import archives, readers, tf_bundle
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.cli import main as cli
 from albert_jax.data.hf_tokenizer import read_tokenizer
@@ -607,6 +607,25 @@ def test_of_many_foreign_names_ten_are_said_and_at_once(original: Path, hf: Path
 def test_an_odd_global_step_is_said(original: Path, step: np.ndarray, told: str) -> None:
     variables = read_checkpoint(original)
     write_checkpoint(original / "model.ckpt-best", variables | {"global_step": step})
+    assert told in refused(original, original.parent / "no")
+
+
+def test_a_tensor_of_an_unsupported_dtype_is_refused_only_if_the_model_needs_it(
+    original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = read_checkpoint(original)
+    slot = {"bert/pooler/dense/bias/Adam": np.zeros(3, np.uint16)}
+    write_checkpoint(original / "model.ckpt-best", variables | slot)
+    monkeypatch.delitem(tf_bundle.DTYPES, 17)  # uint16
+    convert(original, original.parent / "converted")
+    reader = CheckpointReader.open(original)
+    with pytest.raises(UserError, match="bias/Adam is of TensorFlow's DataType 17, which is not"):
+        reader.read("bert/pooler/dense/bias/Adam")
+    needed = {"bert/pooler/dense/bias": variables["bert/pooler/dense/bias"].astype(np.uint16)}
+    monkeypatch.setitem(tf_bundle.DTYPES, 17, np.dtype(np.uint16))
+    write_checkpoint(original / "model.ckpt-best", variables | needed)
+    monkeypatch.delitem(tf_bundle.DTYPES, 17)
+    told = "neither float32, float16 nor bfloat16: bert/pooler/dense/bias is object"
     assert told in refused(original, original.parent / "no")
 
 
