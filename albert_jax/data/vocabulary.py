@@ -7,21 +7,22 @@ The original trains on the lines of its files, which have one sentence each. Tha
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from albert_jax.config.adapters import is_adapter
+from albert_jax.config.manifests import SERVING, holds_transformers_weights
 from albert_jax.data.text.documents import find_pieces, read_piece, summarize_counts
-from albert_jax.data.text.files import (
-    find_files,
-    require_no_store_or_model,
-    require_output_apart,
-)
+from albert_jax.data.text.files import find_files, is_store_or_model, require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.text.python_docs import is_docs
+from albert_jax.data.text_settings import FILE_NAMES, is_transformers_folder
 from albert_jax.data.tokenizer import VocabularySettings, train_on_lines
 from albert_jax.utils.atomic import require_apart
+from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.remote_fs import is_address, require_here
 from albert_jax.utils.streams import say
@@ -75,8 +76,8 @@ def train_tokenizer(
 
     Raises:
         UserError: if an input is wrong, there is no text or too little for `vocab_size` (the error
-            names the largest possible), `output` cannot be written, or a file to write would be one
-            of the inputs.
+            names the largest possible), `output` cannot be written or has a vocabulary that
+            `train_tokenizer` did not write, or a file to write would be one of the inputs.
     """
     settings = VocabularySettings(
         vocab_size,
@@ -87,7 +88,7 @@ def train_tokenizer(
         keep_accents,
     )
     require_here(output)
-    require_no_store_or_model(output)
+    _require_own_folder(Path(output))
     if isinstance(inputs, Iterator):
         return train_on_lines(inputs, output, settings, progress=progress)
     reading = Reading(format, sentences, strict, language, data_dir, field)
@@ -102,6 +103,49 @@ def train_tokenizer(
         for line in summarize_counts(counts):
             say(line)
     return path
+
+
+def _require_own_folder(output: Path) -> None:
+    """Raise UserError if the vocabulary there is another's, which would be useless with this one.
+
+    That is the folder of a model, a store or a run, one within a model or a store, and one whose
+    vocabulary has no spiece.vocab beside it, which `train_tokenizer` alone writes.
+    """
+    for parent in output.resolve().parents:
+        if _is_finished(parent):
+            raise UserError(
+                f"{output} lies in {parent}, which is a token store or a model; give another folder"
+            )
+    if _is_finished(output) or _is_in_use(output):
+        raise UserError(
+            f"{output} is a token store, a model or a work directory, whose vocabulary would be "
+            "lost; give another folder"
+        )
+    found = [output / name for name in FILE_NAMES if (output / name).is_file()]
+    if found and not (output / "spiece.vocab").is_file():
+        raise UserError(
+            f"{found[0]} is not of train-tokenizer, which writes spiece.vocab beside it, and would "
+            "be lost; give another folder"
+        )
+
+
+def _is_finished(folder: Path) -> bool:
+    """Return whether a folder certainly is a store, an adapter or a model of some format."""
+    names = _names_in(folder)
+    is_ours = is_store_or_model(names) and not names.isdisjoint(("train", "params"))
+    return is_ours or SERVING in names or holds_transformers_weights(folder) or is_adapter(folder)
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Return whether a folder is a run's, or has the names of a store or a model with damage."""
+    names = _names_in(folder)
+    is_run = "checkpoints" in names or any(folder.glob("seed-*/checkpoints"))
+    is_model = is_transformers_folder(folder) or any(folder.glob("*.index"))
+    return is_run or is_model or is_store_or_model(names)
+
+
+def _names_in(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
 def _require_apart(output: Path, inputs: Sequence[str | Path]) -> None:

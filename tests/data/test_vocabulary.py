@@ -239,6 +239,50 @@ def test_a_vocabulary_that_belongs_to_a_store_a_model_or_a_run_stays(tmp_path: P
     assert (model / "spiece.model").read_bytes() == (store / "spiece.model").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("inside", "names"),
+    [
+        ("", ("config.json", "model.safetensors", "spiece.model", "tokenizer.json")),
+        ("vocab", ("config.json", "model.safetensors")),
+        ("", ("config.json", "tokenizer_config.json", "tokenizer.json")),
+        ("", ("30k-clean.model", "albert_config.json", "model.ckpt-best.index")),
+        ("", ("serving.json", "params.npz", "spiece.model")),
+        ("new/vocab", ("serving.json", "params.npz")),
+        ("", ("adapter_config.json", "adapter_model.safetensors")),
+        ("", ("seed-0/checkpoints/0",)),
+        ("vocab", ("manifest.json", "spiece.model", "train/0.tokens")),
+        ("params", ("manifest.json", "albert_config.json", "params/d")),
+        ("", ("config.json", "spiece.model")),  # of a run before its first checkpoint
+        ("", ("30k-clean.model", "30k-clean.vocab")),
+        ("", ("tokenizer.json",)),
+        ("", ("vocab.txt",)),
+    ],
+)
+def test_no_folder_gets_a_vocabulary_that_is_not_its_own(
+    tmp_path: Path, inside: str, names: tuple[str, ...]
+) -> None:
+    text = make_text(tmp_path / "a.txt", 9000)
+    folder = tmp_path / "folder"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("own")
+    for inputs in (text, iter(["a sentence"])):
+        with pytest.raises(UserError, match="; give another folder"):
+            train_tokenizer(inputs, output=folder / inside, vocab_size=60)
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    assert {str(path.relative_to(folder)) for path in found} == set(names)
+    assert {path.read_text() for path in found} == {"own"}
+
+
+def test_an_older_vocabulary_of_its_own_is_replaced_also_beside_a_corpus(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "manifest.json").write_text("{}")  # a corpus's
+    text = make_text(tmp_path / "train" / "a.txt", 9000)
+    for size in (60, 70):
+        train_tokenizer(text, output=tmp_path / "vocab", vocab_size=size)
+        assert Tokenizer.load(tmp_path / "vocab").vocab_size == size
+
+
 def test_the_command_shows_how_far_it_is_and_takes_prepares_flags(tmp_path: Path, run_cli) -> None:
     (tmp_path / "wiki").write_text(WIKI * 40)
     flags = ("--format", "wiki", "--sentences", "split", "--language", "en", "--strict")

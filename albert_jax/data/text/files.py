@@ -56,7 +56,7 @@ def _find_here(given: str) -> list[str]:
     if os.path.isdir(given):
         paths = []
         for folder, folders, names in os.walk(given, onerror=_refuse_folder):
-            if _is_store_or_model(names):
+            if is_store_or_model(names):
                 if folder == given:
                     raise _no_corpus(given)
                 folders.clear()  # among the texts it is none of them
@@ -76,7 +76,7 @@ def _find_here(given: str) -> list[str]:
     return [path for path in glob.glob(given, recursive=True) if os.path.isfile(path)]
 
 
-def _is_store_or_model(names: Iterable[str]) -> bool:
+def is_store_or_model(names: Iterable[str]) -> bool:
     """Return whether a folder with files of these names is a token store or a model."""
     own = _OWN.intersection(names)
     return MANIFEST in own and len(own) > 1  # a corpus may have a manifest of its own
@@ -106,23 +106,9 @@ def _find_remote(given: str) -> list[str]:
         found = within(given, listed)
     except FileNotFoundError:
         return []
-    if not glob.has_magic(root) and _is_store_or_model(x.removeprefix(f"{root}/") for x in found):
+    if not glob.has_magic(root) and is_store_or_model(x.removeprefix(f"{root}/") for x in found):
         raise _no_corpus(given)
     return [files.unstrip_protocol(path) for path in found]
-
-
-def require_no_store_or_model(output: str | Path) -> None:
-    """Raise UserError for the folder of a store or a model, or of a run that keeps a vocabulary.
-
-    Another vocabulary there would make it useless.
-    """
-    folder = Path(output)
-    names = os.listdir(folder) if folder.is_dir() else []
-    if _is_store_or_model(names) or "checkpoints" in names:
-        raise UserError(
-            f"{output} is a token store, a model or a work directory, whose vocabulary would be "
-            "lost; give another folder"
-        )
 
 
 def require_output_apart(
