@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from albert_jax.checkpoint import hub
-from albert_jax.checkpoint.convert import writers
 from albert_jax.checkpoint.convert.card import check_license
 from albert_jax.checkpoint.convert.convert import CardWords, card_of, convert_as_it_is
+from albert_jax.checkpoint.convert.own_exports import CARD, FILES
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import holds_transformers_weights, is_model_directory
 from albert_jax.config.model_names import ModelName, name_of
@@ -20,8 +20,6 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Result
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import first_ten
-
-_CARD = "README.md"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,13 +112,13 @@ def _checked_folder(
             f"{folder} cannot be uploaded as it is: {error} (flags are those of albert-jax convert)"
         ) from None
     there = {path.name: path for path in folder.iterdir() if path.is_file()}
-    wanted = {*hub.chosen_files(there, str(folder)), *writers.FILES["hf"]}
+    wanted = {*hub.chosen_files(there, str(folder)), *FILES["hf"]}
     files = {name: path for name, path in there.items() if name in wanted}
-    if _CARD in files and license is not None:
-        raise UserError(f"{files[_CARD]} names the licence; change it there, leave out --license")
-    if _CARD not in files:
-        (scratch / _CARD).write_text(card, encoding="utf-8")
-        files[_CARD] = scratch / _CARD
+    if CARD in files and license is not None:
+        raise UserError(f"{files[CARD]} names the licence; change it there, leave out --license")
+    if CARD not in files:
+        (scratch / CARD).write_text(card, encoding="utf-8")
+        files[CARD] = scratch / CARD
     if others := sorted({path.name for path in folder.iterdir()} - set(files)):
         say(f"note: left out, as no model needs it: {first_ten(others)}")
     return files

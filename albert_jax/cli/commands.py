@@ -805,7 +805,7 @@ class Convert(Command):
     model directory; also at gs:// or https://; or a name: base-v2, hub:OWNER/NAME@REVISION."""
     dest: Dest
     """Folder to write; it appears when it is complete. An older conversion to the same format is
-    replaced, and no model that another command made."""
+    replaced if nobody changed it since, and nothing else."""
     to: Literal["albert-jax", "hf", "tf"] = "albert-jax"
     """Format: a model directory, transformers' folder, or the original's checkpoint."""
     head: str | None = None

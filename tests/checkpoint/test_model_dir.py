@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from albert_jax.checkpoint.convert.writers import check_export_destination
+from albert_jax.checkpoint.convert.own_exports import check_export_destination
 from albert_jax.checkpoint.integrity import named_leaves, nest, not_finite
 from albert_jax.checkpoint.model_dir import load_model, load_optimizer
 from albert_jax.checkpoint.model_export import check_destination, export_model

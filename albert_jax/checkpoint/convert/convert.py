@@ -18,6 +18,7 @@ import msgspec
 from albert_jax.checkpoint import model_dir
 from albert_jax.checkpoint.convert import writers
 from albert_jax.checkpoint.convert.card import CardSubject, model_card
+from albert_jax.checkpoint.convert.own_exports import FILES, check_export_destination, write_card
 from albert_jax.checkpoint.convert.readers import Weights, read_weights
 from albert_jax.checkpoint.convert.sources import (
     fetched,
@@ -131,10 +132,11 @@ def convert(
         The tensors, the configuration and the notes.
 
     Raises:
-        UserError: if the source cannot be read or does not fit the format; then nothing is written.
+        UserError: if the source cannot be read or does not fit the format, or `dest` is neither
+            empty nor an unchanged conversion to the same format; then nothing is written.
     """
-    if to not in ("albert-jax", *writers.FILES):
-        raise UserError(f"to {to!r} is unknown; known: albert-jax, {', '.join(writers.FILES)}")
+    if to not in ("albert-jax", *FILES):
+        raise UserError(f"to {to!r} is unknown; known: albert-jax, {', '.join(FILES)}")
     if with_optimizer and to == "hf":
         raise UserError("transformers' format has no place for the optimizer; drop one of the two")
     if no_vocab and vocab is not None:
@@ -222,7 +224,7 @@ def _check_destination(
         check_destination(dest)
         _require_conversion(Path(dest))
     else:
-        writers.check_export_destination(dest, to)
+        check_export_destination(dest, to)
 
 
 def _require_conversion(dest: Path) -> None:
@@ -456,8 +458,9 @@ def _write_export(
         try:
             require_space(folder, size)
             if to == "hf":
-                (folder / "README.md").write_text(card, encoding="utf-8")
-                return writers.write_hf(folder, weights, vocab, found.settings)
+                notes = writers.write_hf(folder, weights, vocab, found.settings)
+                write_card(folder, card)
+                return notes
             return writers.write_tf(folder, weights, vocab)
         except OSError as error:
             cause = cause_of(error, dest.resolve().parent, size)

@@ -26,56 +26,17 @@ from albert_jax.checkpoint.convert.readers import (
 from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
 from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
-from albert_jax.checkpoint.model_dir import require_outside_models
 from albert_jax.config.manifests import SLOW_MODES, vocabulary_name
 from albert_jax.config.model import AlbertConfig, act_for_transformers
 from albert_jax.data.hf_tokenizer import OWN_MODE
 from albert_jax.data.special_pieces import MARKER, SPECIAL_PIECES
 from albert_jax.data.tokenizer import Tokenizer, document_of
 from albert_jax.data.tokenizer_json import is_divided
-from albert_jax.utils.atomic import require_writable
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
-from albert_jax.utils.remote_fs import require_here
-from albert_jax.utils.wording import first_ten
 
-# Every file that an export of the format may have: a folder with another is not one of them.
-FILES = {
-    "hf": {
-        "README.md",
-        "config.json",
-        "model.safetensors",
-        "special_tokens_map.json",
-        "spiece.model",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.txt",
-    },
-    "tf": {
-        "30k-clean.model",
-        "albert_config.json",
-        "model.ckpt-best.data-00000-of-00001",
-        "model.ckpt-best.index",
-    },
-}
 _NOT_THE_ORIGINALS = ("gelu_erf", "silu")
 _ROLES = ("pad", "unk", "cls", "sep", "mask")
-
-
-def check_export_destination(dest: str | Path, kind: str) -> None:
-    """Raise UserError if `dest` is no path, or anything but an earlier export of that kind."""
-    require_here(dest)
-    dest = Path(dest)
-    require_outside_models(dest)
-    require_writable(dest)
-    if dest.is_dir():
-        others = sorted({path.name for path in dest.iterdir()} - FILES[kind])
-        if others:
-            raise UserError(
-                f"{dest} exists and has other files ({first_ten(others)}); give a new path"
-            )
-    elif dest.exists():
-        raise UserError(f"{dest} is a file, not a directory; give a new path")
 
 
 # ------------------------------------------------------------------------------- the original's

@@ -56,6 +56,7 @@ from tests.helpers.paths import VOCABULARY
 from tests.helpers.tf_checkpoints import read_checkpoint
 
 convert = albert_jax.convert
+TF_DATA = "model.ckpt-best.data-00000-of-00001"
 WITH_VOCABULARY = dataclasses.replace(SMALL, vocab_size=8000)
 HF_MODELS = (
     "masked_lm",
@@ -885,6 +886,45 @@ def test_the_destination_is_replaced_only_by_its_like(original: Path, to: Any) -
     convert(original, original.parent / "link", to)
     assert (original.parent / "link").is_symlink()
     assert (original.parent / "later").is_dir()
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_an_export_that_was_changed_stays(original: Path, name: str) -> None:
+    dest = original.parent / "dest"
+    convert(original, dest, "hf")
+    written = (dest / name).read_bytes()
+    edits = [b"mine", written + b"mine", b"mine" + written, written[:-9]]
+    card = ["convert did not write", *["a model card that was edited"] * 2, "convert did not write"]
+    told = card if name == "README.md" else ["files that were changed"] * 4
+    for content, words in zip(edits, told, strict=True):
+        (dest / name).write_bytes(content)
+        assert words in refused(original, dest, "hf")
+        assert (dest / name).read_bytes() == content
+    (dest / name).unlink()
+    assert "which would be lost" in refused(original, dest, "hf")
+    (dest / name).write_bytes(written)
+    convert(original, dest, "hf")
+
+
+@pytest.mark.parametrize(
+    ("to", "names"),
+    [
+        ("hf", ["spiece.model"]),
+        ("hf", ["README.md"]),
+        ("hf", ["config.json", "model.safetensors", "README.md"]),
+        ("tf", ["30k-clean.model"]),
+        ("tf", ["albert_config.json"]),
+        ("tf", ["albert_config.json", "model.ckpt-best.index", TF_DATA]),
+    ],
+)
+def test_files_with_an_exports_names_stay(original: Path, to: Any, names: list[str]) -> None:
+    dest = original.parent / "dest"
+    dest.mkdir()
+    for name in names:  # as of a download
+        text = json.dumps({"vocab_size": 8}) if name.endswith(".json") else "mine"
+        (dest / name).write_text(text)
+    assert "has files that convert did not write" in refused(original, dest, to)
+    assert {path.name for path in dest.iterdir()} == {*names}
 
 
 def test_a_model_that_another_command_made_is_not_replaced(original: Path) -> None:
