@@ -283,6 +283,17 @@ class Checkpointer:
             )
         return None
 
+    def require(self, expect: Mapping[str, Any], judge: Judge = require_same_run) -> None:
+        """Raise UserError if `judge` refuses the newest checkpoint's meta; reads no arrays."""
+        for step in reversed(self.steps()):
+            try:
+                document = read_document(self._path(step) / "meta" / "metadata")
+            except Damaged:  # `restore` reports it
+                continue
+            if document["format_version"] <= FORMAT_VERSION:
+                judge(self.directory, document["meta"], expect)
+            return
+
     def _read(
         self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any], judge: Judge
     ) -> tuple[JsonObject, dict[str, np.ndarray]]:

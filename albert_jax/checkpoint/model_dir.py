@@ -94,6 +94,20 @@ def require_outside_models(path: Path) -> None:
             raise UserError(f"{path} lies in the model directory {parent}; give a path outside")
 
 
+def require_no_runs_model(path: str | Path, workdir: Path | None = None) -> None:
+    """Raise UserError for the path of a pretraining run's model, which that run will write.
+
+    `workdir` is the work directory of the run whose model it may be.
+    """
+    folder = Path(path).resolve().parent
+    is_own = workdir is not None and workdir.resolve() == folder
+    if Path(path).name == "model" and (folder / "checkpoints").is_dir() and not is_own:
+        raise UserError(
+            f"{path} is where the run in the work directory {folder} writes its model; give "
+            "another path"
+        )
+
+
 def load_model(
     directory: str | Path, *, check_values: bool = True, as_float32: bool = False
 ) -> ModelDirectory:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,9 +40,11 @@ from albert_jax.utils.atomic import appearing_whole, require_writable
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
 from albert_jax.utils.remote_fs import require_here
-from albert_jax.utils.wording import first_ten
+from albert_jax.utils.wording import first_ten, shortened
 
 _FILE_BYTES = 1 << 23  # of the files that orbax writes parameters to
+# Whether the model of a manifest is an older version of the one to write.
+Replaces = Callable[[ModelManifest], bool]
 _PARTS = {MANIFEST, CONFIG, *VOCABULARIES, "params", "optimizer"}
 
 
@@ -57,24 +59,27 @@ def export_model(
     head: HeadManifest | Mapping[str, Any] | None = None,
     inventory: Sequence[ConvertedTensor] | None = None,
     optimizer: Any = None,
+    replaces: Replaces | None = None,
 ) -> Path:
     """Write a model directory and return its path; it appears complete, by a rename.
 
     `tokenizer` has the `TextSettings`; `provenance` is any JSON about where the weights come from;
     `head` is {"kind", "labels"} of a fine-tuned model, whose parameters are `head`; `inventory`
     lists the tensors of a converted source; `optimizer` is a tree of its slots. An existing model
-    directory is replaced, a fine-tuned one by another fine-tuned one only. Raises UserError for
-    anything else in the way, a full disk, and numbers that are not finite. One process of a run
-    calls it, with parameters that it can address.
+    directory is replaced, if `replaces` says that it is an older version of this one; unset, any,
+    but a fine-tuned one by another fine-tuned one only. Raises UserError for anything else in the
+    way, a full disk, and numbers that are not finite. One process of a run calls it, with
+    parameters that it can address.
     """
-    check_destination(directory, fine_tuned=head is not None)
+    replaces = replaces or (_is_any if head is not None else is_pretrained)
+    check_destination(directory, replaces)
     directory = Path(directory).resolve()
     leaves = named_leaves(params)
     arrays, slots = on_host(leaves), on_host(named_leaves(optimizer or {}))
     require_finite(arrays | slots, f"model directory {directory} NOT written: its parameters")
     size = sum(x.nbytes for x in (*arrays.values(), *slots.values()))
     with appearing_whole(directory) as folder:
-        check_destination(directory, fine_tuned=head is not None)  # it may have appeared since
+        check_destination(directory, replaces)  # it may have appeared since
         try:
             require_space(folder, size)
             config.to_json(folder / CONFIG)
@@ -108,11 +113,10 @@ def export_model(
     return directory
 
 
-def check_destination(directory: str | Path, *, fine_tuned: bool = True) -> None:
+def check_destination(directory: str | Path, replaces: Replaces | None = None) -> None:
     """Raise UserError if no model can be exported to this path; call this before the work.
 
-    `fine_tuned` is whether the model is fine-tuned. One that is not would be no new version of a
-    fine-tuned one, which `finetune` may have linked to.
+    `replaces` is as in `export_model`; unset, any model may be replaced.
     """
     require_here(directory)
     directory = Path(directory)
@@ -127,20 +131,44 @@ def check_destination(directory: str | Path, *, fine_tuned: bool = True) -> None
                 f"{directory} is a model directory with other files in it ({first_ten(others)}), "
                 "which would be lost; move them, or give a new path"
             )
-        if names and not fine_tuned and _is_fine_tuned(directory):
+        found = _manifest_of(directory) if names else None
+        if found is not None and not (replaces or _is_any)(found):
             raise UserError(
-                f"{directory} is a fine-tuned model, which would be lost; give a new path, or "
+                f"{directory} is {_described(found)}, which would be lost; give a new path, or "
                 "delete it first"
             )
     elif directory.exists():
         raise UserError(f"{directory} is a file, not a directory; give a new path")
 
 
-def _is_fine_tuned(directory: Path) -> bool:
+def _manifest_of(directory: Path) -> ModelManifest | None:
     try:
-        return read_model_manifest(directory).head is not None
+        return read_model_manifest(directory)
     except UserError:  # it is damaged, and to be replaced perhaps
-        return False
+        return None
+
+
+def _is_any(manifest: ModelManifest) -> bool:
+    return True
+
+
+def is_pretrained(manifest: ModelManifest) -> bool:
+    """Return False for a fine-tuned model, which `finetune` may have linked to."""
+    return manifest.head is None
+
+
+def _described(manifest: ModelManifest) -> str:
+    """Return what a model is, which command made it, and of what or where."""
+    kind = "a model" if manifest.head is None else "a fine-tuned model"
+    made = manifest.provenance
+    if manifest.inventory is not None:  # which convert always writes
+        return f"{kind} that albert-jax convert made of {shortened(str(made.get('source')))}"
+    if "made_by" not in made:
+        return kind
+    config = made.get("config")
+    workdir = config.get("workdir") if isinstance(config, Mapping) else None
+    where = f" in {shortened(str(workdir))}" if workdir else ""
+    return f"{kind} that {shortened(str(made['made_by']))} made{where}"
 
 
 class _AsItIs(np.ndarray):

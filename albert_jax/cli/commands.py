@@ -741,7 +741,8 @@ class Export(Command):
     workdir: Workdir
     """Work directory of `albert-jax pretrain`, also of a run that is not finished."""
     dest: Dest
-    """Model directory to write: weights, albert_config.json, vocabulary, manifest."""
+    """Model directory to write: weights, albert_config.json, vocabulary, manifest. An older export
+    of the same run is replaced, and nothing else."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in the directory; bfloat16 halves their size and keeps 2 to 3 significant
     digits."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,27 @@ from albert_jax.checkpoint.manager import (
     another_run,
     differences_from,
 )
-from albert_jax.config.history import Continuation, Setting, history_in, read_history, recorded
+from albert_jax.config.history import (
+    CONTINUABLE,
+    Continuation,
+    Setting,
+    history_in,
+    read_history,
+    recorded,
+)
+from albert_jax.config.run import FIRST_VALUES
 from albert_jax.distributed import multihost
 from albert_jax.training.position import Position
 from albert_jax.training.step_meter import Workload
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_values import UNSET, JsonObject
+from albert_jax.utils.json_values import UNSET, JsonObject, flat, json_sha256
 from albert_jax.utils.wording import in_short
 
 _FLAG = "--continue-with"
+# What a pretraining run's identity has in a checkpoint's meta, beside what the checkpoint keeps.
+_DATA = ("vocabulary", "data", "records")
+_SETTINGS = ("model", "examples", "optimizer", "train", "init_from", "positions", *FIRST_VALUES)
+_IDENTITY = (*_DATA, *_SETTINGS)
 
 
 def require_checkpoint(workdir: Path) -> None:
@@ -32,6 +45,16 @@ def require_checkpoint(workdir: Path) -> None:
             f"work directory {workdir} has no checkpoint to continue from; leave out {_FLAG} to "
             "begin a run there"
         )
+
+
+def run_digest(meta: Mapping[str, Any]) -> str:
+    """Return a digest that all checkpoints of a run have in common, also where it was continued.
+
+    `meta` is a checkpoint's, or the run's identity. The settings that may change during a run are
+    left out, so that runs which differ in these alone have the same digest.
+    """
+    values = flat(json.loads(json.dumps({name: meta[name] for name in _IDENTITY if name in meta})))
+    return json_sha256({name: x for name, x in values.items() if name not in CONTINUABLE})
 
 
 class Continuations:

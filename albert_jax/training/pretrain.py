@@ -15,11 +15,17 @@ from typing import Any, Literal
 
 import jax
 
-from albert_jax.checkpoint.manager import Checkpointer, lock_owner, lock_workdir
-from albert_jax.checkpoint.model_dir import load_model
-from albert_jax.checkpoint.model_export import check_destination, export_model
+from albert_jax.checkpoint.manager import Checkpointer, another_run, lock_owner, lock_workdir
+from albert_jax.checkpoint.model_dir import load_model, require_no_runs_model
+from albert_jax.checkpoint.model_export import (
+    Replaces,
+    check_destination,
+    export_model,
+    is_pretrained,
+)
 from albert_jax.config.history import CONTINUABLE, read_history, recorded, write_history
 from albert_jax.config.manifests import (
+    ModelManifest,
     TextSettings,
     is_model_directory,
     vocabulary_in,
@@ -40,7 +46,7 @@ from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import Placement
 from albert_jax.models.flops import parameter_count, stage_flops
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.continuations import Continuations, require_checkpoint
+from albert_jax.training.continuations import Continuations, require_checkpoint, run_digest
 from albert_jax.training.course import Course
 from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.first_values import first_values, params_of
@@ -119,17 +125,57 @@ def _pretrain(config: PretrainConfig, watching: Watching, continue_with: bool) -
     with multihost.together(), contextlib.ExitStack() as stack:
         _require_same_settings(config, continue_with)
         placement = open_placement(config)
-        check_destination(workdir / "model", fine_tuned=False)
+        check_destination(workdir / "model", is_pretrained)
         stack.enter_context(compilation_cache(config.train.compilation_cache))
         if multihost.is_primary():
             stack.enter_context(lock_workdir(workdir))
+            if config.text:
+                _require_room_for_text(config, workdir, continue_with)
         locked = stack.pop_all()
     with locked:
         data = _open_data(config, workdir)
         course = Course(config, data, placement.lowering, continue_with=continue_with)
+        with multihost.together():
+            _require_own_model(course, workdir)
         result = carry_out(_session(config, data, course, placement, watching))
     # Process 0 made it.
     return PretrainResult.from_json(multihost.gather(result)[0])
+
+
+def _require_room_for_text(config: PretrainConfig, workdir: Path, continue_with: bool) -> None:
+    """Raise UserError if a vocabulary and a store of text would be made for another run.
+
+    Of a work directory's run, the settings and the text's name can be compared before.
+    """
+    checkpointer = Checkpointer(workdir / "checkpoints", read_only=True)
+    expected = settings_identity(config)
+    continuations = Continuations(
+        expected, CONTINUABLE, steps=config.train.steps, continue_with=continue_with
+    )
+    checkpointer.require(expected, continuations.judge)
+    has_run = bool(checkpointer.steps()) or is_model_directory(workdir / "model")
+    if has_run and not (workdir / "store" / "manifest.json").is_file():  # which has a record
+        there = _text_of(workdir)
+        if there is not None and there != config.text:
+            texts = {"text": (list(there) or None, list(config.text))}
+            raise UserError(f"{another_run(workdir, texts)}; give another --workdir")
+
+
+def _text_of(workdir: Path) -> tuple[str, ...] | None:
+    """Return the text of the run in a work directory, by its config.json; None if unknown."""
+    with contextlib.suppress(FileNotFoundError, UserError):
+        return read_json(workdir / "config.json", PretrainConfig, hint="").text
+    return None
+
+
+def _require_own_model(course: Course, workdir: Path) -> None:
+    """Raise UserError if a run that begins would replace a model which it did not make.
+
+    The checkpoints of a run that continues are its own, and so is the model beside them.
+    """
+    if not Checkpointer(workdir / "checkpoints", read_only=True).steps():
+        run = run_digest(course.continuations.identity)
+        check_destination(workdir / "model", _older_of(course.config, run))
 
 
 def _session(
@@ -151,7 +197,7 @@ def _session(
         random_state=random_state,
         first_state=partial(_first_state, config, data, made, random_state),
         begin=partial(_begin, course, run, placement),
-        finish=partial(_finish, config, data, workdir),
+        finish=partial(_finish, course, workdir),
     )
 
 
@@ -199,12 +245,12 @@ def _evaluate_first(
     log_evaluation(log, 0, values, "the weights started from, held out")
 
 
-def _finish(
-    config: PretrainConfig, data: PretrainingData, workdir: Path, state: TrainState
-) -> PretrainResult:
+def _finish(course: Course, workdir: Path, state: TrainState) -> PretrainResult:
     """Export the model and report how good it is."""
+    config, data = course.config, course.data
     model, held_out = workdir / "model", _last_eval(workdir)
-    _export(config, data.vocab, data.tokenizer, workdir, state, model)
+    run = run_digest(course.continuations.identity)
+    _export(config, data.vocab, data.tokenizer, workdir, state, model, run, is_pretrained)
     baselines = baselines_at(config, data)
     say(closing(config, workdir, model, held_out, baselines))
     return PretrainResult(
@@ -223,6 +269,8 @@ def export(
 ) -> Path:
     """Write a run's newest good checkpoint as a model directory, also during the run.
 
+    An older export of the same run is replaced, and no other model.
+
     Args:
         workdir: the run's work directory.
         dest: the model directory to write.
@@ -233,7 +281,8 @@ def export(
     """
     workdir = Path(workdir)
     require_apart(dest, [workdir], "DEST")
-    check_destination(dest, fine_tuned=False)
+    require_no_runs_model(dest, workdir)
+    check_destination(dest, is_pretrained)
     config = _read_config(workdir)
     made = make_pretrain_step(config, Lowering())
     state = jax.eval_shape(lambda: made.random_state(config.train.seed))
@@ -249,7 +298,25 @@ def export(
     vocab, tokenizer = _kept_vocabulary(config, workdir, meta)
     params = jax.tree.map(lambda x: x.astype(dtype), state.params)
     state = dataclasses.replace(state, params=params)
-    return _export(config, vocab, tokenizer, workdir, state, Path(dest))
+    run = run_digest(meta)
+    replaces = _older_of(config, run)
+    return _export(config, vocab, tokenizer, workdir, state, Path(dest), run, replaces)
+
+
+def _older_of(config: PretrainConfig, run: str) -> Replaces:
+    """Return a function that says whether a model is an older export of a run.
+
+    The work directory counts too: two runs may differ in nothing but the learning rate, which may
+    change during a run.
+    """
+
+    def is_older(manifest: ModelManifest) -> bool:
+        there = manifest.provenance.get("config")
+        workdir = there.get("workdir") if isinstance(there, Mapping) else None
+        is_this_run = manifest.provenance.get("run") == run and workdir == config.workdir
+        return is_this_run and manifest.inventory is None
+
+    return is_older
 
 
 def _read_config(workdir: Path) -> PretrainConfig:
@@ -430,6 +497,8 @@ def _export(
     workdir: Path,
     state: TrainState,
     dest: Path,
+    run: str,
+    replaces: Replaces,
 ) -> Path:
     return export_model(
         dest,
@@ -437,8 +506,10 @@ def _export(
         config=config.model,
         vocab=vocab,
         tokenizer=tokenizer,
+        replaces=replaces,
         provenance={
             "made_by": "albert-jax pretrain",
+            "run": run,
             "step": int(state.step),
             "config": without_credentials(to_dict(config)),
             "held_out": _last_eval(workdir),

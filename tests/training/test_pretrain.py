@@ -123,6 +123,41 @@ def test_export_writes_the_model_that_the_run_ended_with(finished, tmp_path):
     np.testing.assert_array_equal(ours["pooler"]["kernel"], theirs["pooler"]["kernel"])
 
 
+def test_an_export_replaces_an_older_one_of_its_run_and_no_other_model(
+    finished, store, tmp_path, monkeypatch
+):
+    """Not that of another run, though it differs in the learning rate or the folder alone."""
+    dest, copy = tmp_path / "dest", tmp_path / "copy"
+    for _ in range(2):  # from the checkpoint, and from the model of the run's end
+        export(finished, dest)
+        export(finished, finished / "model")
+    other = tiny_config(store, tmp_path / "other", steps=1)
+    optimizer = dataclasses.replace(other.optimizer, learning_rate=0.5)
+    pretrain(dataclasses.replace(other, optimizer=optimizer))
+    before = (dest / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match=rf"dest is a model that .*pretrain made in {finished}, wh"):
+        export(tmp_path / "other", dest)
+    assert (dest / "manifest.json").read_bytes() == before
+    albert_jax.convert(dest, copy)
+    with pytest.raises(UserError, match=r"copy is a model that albert-jax convert made of .*dest,"):
+        export(finished, copy)
+    for write in (export, albert_jax.convert):
+        with pytest.raises(UserError, match=r"other/model is where the run .* writes its model"):
+            write(finished if write is export else dest, tmp_path / "other" / "model")
+    shutil.rmtree(finished / "model")  # as of a run that has not ended
+    with pytest.raises(UserError, match=r"model is where the run .* writes its model"):
+        export(tmp_path / "other", finished / "model")
+    export(finished, finished / "model")
+
+
+def test_a_run_that_begins_does_not_replace_the_model_that_another_left(finished, store, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished / "model", workdir / "model")
+    with pytest.raises(UserError, match=rf"model is a model that .* made in {finished}, which"):
+        pretrain(tiny_config(store, workdir, steps=1))
+    assert {path.name for path in workdir.iterdir()} <= {"model", "run.lock"}
+
+
 def test_an_export_in_bfloat16_takes_half_the_room_and_reads_as_float32(finished, tmp_path):
     assert main(["export", str(finished), str(tmp_path / "m"), "--dtype", "bfloat16"]) == 0
     tensors = json.loads((tmp_path / "m" / "manifest.json").read_text())["tensors"]
@@ -690,6 +725,30 @@ def test_a_refused_run_leaves_the_vocabulary_of_the_one_before(finished, tmp_pat
     with pytest.raises(UserError, match=r"is the work directory of another run: .* vocabulary is"):
         pretrain(dataclasses.replace(tiny_config(store, workdir), model=model))
     export(workdir, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config,
+        lambda config: dataclasses.replace(config, train=dataclasses.replace(config.train, seed=9)),
+    ],
+    ids=["text", "text and seed"],
+)
+def test_a_run_on_text_makes_nothing_in_another_runs_work_directory(finished, tmp_path, change):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    config = change(tiny_config(Path("unused"), workdir))
+    text = (str(write_corpus(tmp_path / "corpus.txt")),)
+    for vocab in (None, str(VOCABULARY)):
+        with pytest.raises(
+            UserError, match=r"is the work directory of another run: (text|train.seed) is"
+        ):
+            pretrain(dataclasses.replace(config, store=None, text=text, vocab=vocab))
+        after = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+        after.pop(workdir / "run.lock", None)
+        before.pop(workdir / "run.lock", None)
+        assert after == before
 
 
 def test_two_runs_in_one_work_directory_are_refused(store, tmp_path):

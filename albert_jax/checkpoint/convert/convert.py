@@ -35,9 +35,8 @@ from albert_jax.config.manifests import (
     ConvertedTensor,
     HeadManifest,
     Mode,
+    ModelManifest,
     TextSettings,
-    is_model_directory,
-    read_model_manifest,
 )
 from albert_jax.config.model import AlbertConfig
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, read_tokenizer
@@ -220,27 +219,15 @@ def _check_destination(
 ) -> None:
     """Raise UserError if writing `dest` would destroy one of the inputs or anything else."""
     require_apart(dest, [x for x in inputs if x is not None and not is_address(str(x))], "DEST")
+    model_dir.require_no_runs_model(dest)
     if to == "albert-jax":
-        check_destination(dest)
-        _require_conversion(Path(dest))
+        check_destination(dest, _is_conversion)
     else:
         check_export_destination(dest, to)
 
 
-def _require_conversion(dest: Path) -> None:
-    """Raise UserError for a model directory that another command wrote: it is no older export."""
-    if not is_model_directory(dest):
-        return
-    try:
-        manifest = read_model_manifest(dest)
-    except UserError:  # it is damaged, and to be replaced perhaps
-        return
-    if manifest.inventory is None:  # which convert always writes
-        maker = manifest.provenance.get("made_by", "another command")
-        raise UserError(
-            f"{dest} is a model that {shortened(str(maker))} made, which would be lost; give a new "
-            "path, or delete it first"
-        )
+def _is_conversion(manifest: ModelManifest) -> bool:
+    return manifest.inventory is not None
 
 
 # ------------------------------------------------------------------------------------- the reading
@@ -429,6 +416,7 @@ def _write(
         head=weights.head,
         inventory=weights.inventory,
         optimizer=nest(weights.optimizer) if weights.optimizer else None,
+        replaces=_is_conversion,
     )
     return []
 
