@@ -11,7 +11,7 @@ from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig, Engine
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.prediction_files import (
-    predictions_folder,
+    predictions_destination,
     predictions_of,
     write_files,
 )
@@ -74,7 +74,7 @@ def evaluate(
         split: dev, or another split that has labels.
         output: the folder for the official predictions files; unset, `predictions/TASK-SPLIT`
             beside the model, or `predictions/NAME/TASK-SPLIT` if the model's folder is not called
-            "model".
+            "model"; TASK-SPLIT-FILE for a file of data that is not called like the split.
         max_seq_length: tokens in a row; unset, as in fine-tuning.
         doc_stride: tokens from the start of one SQuAD window to the next; unset, as in fine-tuning.
         compute: how this machine computes; unset, in float32.
@@ -97,7 +97,8 @@ def evaluate(
 
     Raises:
         UserError: if the model was not fine-tuned for the task, its outputs are not finite,
-            the data have no labels, or `output` is their folder.
+            the data have no labels, or `output` is their folder or has predictions of other data,
+            of another split or of another model.
     """
     fine_tuned = load_fine_tuned(
         model,
@@ -115,7 +116,7 @@ def evaluate(
         engine=engine,
     )
     chosen = fine_tuned.task
-    folder = predictions_folder(chosen, model, data, split, output)
+    dest = predictions_destination(chosen, model, data, split, output)
     examples = chosen.examples(split, data)
     if all(example.label is None for example in examples):
         raise UserError(
@@ -123,8 +124,9 @@ def evaluate(
             f"use albert-jax predict --data {data} --split {split} for its predictions file"
         )
     gold_labels(chosen.name, examples)  # a missing one is an error before the computation
+    dest.require_own(chosen.prediction_files(examples))
     predictions, truncated = predictions_of(fine_tuned, examples, split)
-    files = write_files(chosen, folder, data, examples, predictions)
+    files = write_files(chosen, dest, examples, predictions)
     return Evaluation(
         task=chosen.name,
         split=split,

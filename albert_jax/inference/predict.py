@@ -23,7 +23,7 @@ from albert_jax.inference.answers import Answer, NoAnswer, SpanAnswer
 from albert_jax.inference.early_exit import passes_line
 from albert_jax.inference.finetuned import AnswerSettings, FineTuned, is_finite, load_fine_tuned
 from albert_jax.inference.prediction_files import (
-    predictions_folder,
+    predictions_destination,
     predictions_of,
     write_files,
 )
@@ -512,7 +512,8 @@ def predict_split(
         data: the folder of the task's files, the file of the split, "hf:NAME" or "tfds".
         split: the split's name.
         output: the folder to write to; unset, `predictions/TASK-SPLIT` beside the model, or
-            `predictions/NAME/TASK-SPLIT` if the model's folder is not called "model".
+            `predictions/NAME/TASK-SPLIT` if the model's folder is not called "model";
+            TASK-SPLIT-FILE for a file of data that is not called like the split.
         task: the task to answer; unset, the one that the model was fine-tuned for.
         **settings: the other keyword arguments of `evaluate` that set how the model answers.
 
@@ -520,14 +521,16 @@ def predict_split(
         The paths of the files.
 
     Raises:
-        UserError: if `output` is the folder of the data, or the model's outputs are not finite.
+        UserError: if `output` is the folder of the data, or has predictions of other data, of
+            another split or of another model, or the model's outputs are not finite.
     """
     fine_tuned = load_fine_tuned(model, task, **settings)
     chosen = fine_tuned.task
-    folder = predictions_folder(chosen, model, data, split, output)
+    dest = predictions_destination(chosen, model, data, split, output)
     examples = chosen.examples(split, data, needs_labels=False)
+    dest.require_own(chosen.prediction_files(examples))
     predictions, _ = predictions_of(fine_tuned, examples, split)
-    return write_files(chosen, folder, data, examples, predictions)
+    return write_files(chosen, dest, examples, predictions)
 
 
 # ---------------------------------------------------------------------------------------- reading
