@@ -61,7 +61,7 @@ Input = tuple[str, Mapping[str, Any] | UserError]
 
 def predict(
     model: str | Path,
-    inputs: Iterable[Mapping[str, Any]],
+    inputs: Iterable[Any],  # an item that is no mapping is a bad input, which may be skipped
     *,
     task: str | None = None,
     max_seq_length: int | None = None,

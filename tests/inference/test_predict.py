@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 
+import albert_jax
 from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.tokenizer import Tokenizer
@@ -307,8 +308,9 @@ def test_skipping_is_for_inputs_and_not_for_a_splits_official_file(model, tmp_pa
 def test_python_answers_bad_inputs_alike(model) -> None:
     path = model("single")
     inputs: list = [GOOD, BAD, "open", None, {"text": "open", "id": float("nan")}, {"text": "list"}]
-    found = list(predict(path, inputs, skip_bad=True))
+    found = list(albert_jax.predict(path, inputs, skip_bad=True))
     assert [answer["id"] for answer in found] == ["a", "b", 2, 3, 4, 5]
+    assert found == list(albert_jax.predict(path, iter(inputs), skip_bad=True))
     assert ["error" in answer for answer in found] == [False, True, True, True, True, False]
     assert found[2]["error"].startswith('input 2 is "open"; give a mapping')
     answers = predict(path, inputs)
