@@ -46,6 +46,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject, json_sha256
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import setting
 
 # Settings of FinetuneConfig that later versions added and that change a run.
 _RECIPE = (
@@ -295,7 +296,15 @@ def weights_of_classes(
 
 
 def _labelled(task: Task, split: str, data: str) -> list[RawExample]:
-    examples = task.examples(split, data)
+    try:
+        examples = task.examples(split, data)
+    except UserError as error:
+        # A run without a task is of this one. An error about columns says it already.
+        if task.name != FinetuneConfig.task or "the task is" in str(error):
+            raise
+        raise UserError(
+            f"{error}; the task is {task.name}, the default, and {setting('task')} chooses another"
+        ) from None
     if without := [example for example in examples if example.label is None]:
         first = without[0].place or f"example {without[0].id}"
         raise UserError(

@@ -69,6 +69,19 @@ def test_what_a_score_has_no_use_for_is_refused_before_anything_is_read(changes,
         set_up(FinetuneConfig(task="regression", model="nowhere", data="nowhere", **changes))
 
 
+@pytest.mark.parametrize("header", [None, "text,label", "sentence,label"])
+def test_an_error_of_the_data_says_that_the_task_is_the_default(base, tmp_path, header):
+    if header:  # or else there is no file
+        (tmp_path / "train.csv").write_text(f"{header}\nfine,yes\n")
+    told = r"the task is sst2, (the default, )?and --task chooses another$"
+    with pytest.raises(UserError, match=told) as caught:
+        set_up(FinetuneConfig(model=str(base), data=str(tmp_path)))
+    assert str(caught.value).count("task is") == 1
+    with pytest.raises(UserError) as caught:
+        set_up(FinetuneConfig(task="single", model=str(base), data=str(tmp_path / "nowhere")))
+    assert "default" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
