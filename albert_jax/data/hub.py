@@ -13,7 +13,7 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,12 @@ _FILES = (".parquet", ".arrow")
 _SAVED = ("dataset_dict.json", "state.json")  # of `save_to_disk`: all splits, or one
 
 
-def is_hub_data(data: str | Path) -> bool:
-    """Return whether `data` names a data set of the hub, or is a folder in one of its layouts."""
+def is_hub_data(data: str | Path, own: Iterable[str] = ()) -> bool:
+    """Return whether `data` names a data set of the hub, or is a folder in one of its layouts.
+
+    Tables for train, dev and test have priority over Parquet and Arrow files beside them, and so
+    have the task's own files or folders, which `own` has patterns of.
+    """
     if str(data).startswith(HUB):
         return True
     folder = Path(data)
@@ -42,9 +46,11 @@ def is_hub_data(data: str | Path) -> bool:
         return False
     if any(_has(folder, name) for name in _SAVED):
         return True
-    # A user's own tables have priority over files beside them.
-    own = {path.name.partition(".")[0]: path for path in folder.iterdir() if path.is_file()}
-    if any(own[split].suffix not in _FILES for split in ("train", "dev", "test") if split in own):
+    for path in folder.iterdir():
+        is_split = path.name.partition(".")[0] in ("train", "dev", "test")
+        if is_split and path.is_file() and path.suffix not in _FILES:
+            return False
+    if any(next(folder.glob(pattern), None) for pattern in own):
         return False
     return any(
         next(folder.glob(f"{part}*{kind}"), None) for part in ("", "data/") for kind in _FILES

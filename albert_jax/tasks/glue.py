@@ -55,6 +55,7 @@ from albert_jax.utils.wording import setting
 
 NLI = ("contradiction", "entailment", "neutral")
 PAIR = ("sentence1", "sentence2")
+_DIAGNOSTIC = ("diagnostic-full", "diagnostic")  # names of the file; the first has labels
 IDS = ("index", "idx", "id")
 NO_GOLD = "-"  # MultiNLI's own files: the annotators did not agree. GLUE's have no such rows
 
@@ -153,14 +154,16 @@ class GlueTask(Task):
                 raise UserError(f"TFDS has no data set for {self.name}; give --data a folder")
             name = f"glue/{self.tfds}"
             return f"TFDS {name}", tfds_rows(name, split.replace("dev", "validation"))
-        if is_hub_data(data):
+        is_ax = self.name == "ax"
+        kinds = ("tsv", "jsonl", "csv")
+        known = _DIAGNOSTIC if is_ax else self.splits
+        own = [f"{stem}.{kind}*" for stem in known for kind in kinds]
+        if is_hub_data(data, [*own, *(f"{self.data_folders('')[0]}/{name}" for name in own)]):
             needed, *others = self._columns(has_labels=has_labels)
             return f"{data} {split}", hub_rows(
                 data, split, needed, others=others, hint=self._advice
             )
-        is_ax = self.name == "ax"
-        stems = ("diagnostic-full", "diagnostic") if is_ax else (split,)
-        names = [f"{stem}.{kind}" for stem in stems for kind in ("tsv", "jsonl", "csv")]
+        names = [f"{x}.{kind}" for x in (_DIAGNOSTIC if is_ax else (split,)) for kind in kinds]
         path = find_file(self.data_folders(data), names)
         lines, name = file_lines(path), str(path)
         if kind_of(path) == "jsonl":

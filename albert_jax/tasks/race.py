@@ -164,7 +164,8 @@ def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
         for place, passage in tfds_rows(f"race/{level}", split):
             yield place, {**passage, "id": passage["example_id"]}
         return
-    if is_hub_data(data):
+    own = [f"{top}{part}/{level}" for top in ("RACE/", "") for part in ("train", "dev", "test")]
+    if is_hub_data(data, own):
         yield from _hub_passages(level, split, data)
         return
     folders = [Path(data) / "RACE" / split / level, Path(data) / split / level]

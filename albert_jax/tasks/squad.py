@@ -16,6 +16,7 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import TFDS, Features, Outputs, RawExample, Targets, Task
 from albert_jax.tasks.squad_metrics import Scores, score_v1, score_v2
 from albert_jax.tasks.squad_reader import (
+    SPLITS,
     find_squad_file,
     read_hub,
     read_squad,
@@ -122,7 +123,7 @@ class SquadTask(Task):
         is_training = split == "train" and needs_labels
         if str(data) == TFDS:
             examples = read_tfds(split, self.version, is_training=is_training)
-        elif is_hub_data(data):
+        elif is_hub_data(data, [f"{part}-{self.version}*.json*" for part in SPLITS]):
             examples = read_hub(data, split, is_training=is_training)
         else:
             path = find_squad_file(data, split, self.version)

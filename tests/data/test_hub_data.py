@@ -123,6 +123,33 @@ def test_a_users_own_tables_go_before_parquet_beside_them(tmp_path: Path) -> Non
     assert not hub.is_hub_data(tmp_path / "train.csv")
 
 
+NLI = {"sentence1": "a", "sentence2": "b", "gold_label": "neutral"}
+PASSAGE = {"article": "a", "questions": ["b"], "options": [["a", "b", "c", "d"]], "answers": ["A"]}
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "content"),
+    [
+        ("cola", "CoLA/dev.tsv", "gj04\t1\t\tIt is open.\n"),
+        ("mnli", "dev_matched.jsonl", json.dumps(NLI)),
+        ("race-middle", "RACE/dev/middle/1.txt", json.dumps(PASSAGE)),
+        ("squad1", "dev-v1.1.json", '{"data": []}'),
+    ],
+)
+def test_a_tasks_own_files_go_before_parquet_beside_them(
+    tmp_path: Path, task: str, file: str, content: str
+) -> None:
+    for name in ("stray.parquet", "train.parquet"):
+        (tmp_path / name).write_bytes(b"PAR1")
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(content)
+    if task == "squad1":
+        with pytest.raises(UserError, match=r"dev-v1.1.json holds no question"):
+            find_task(task).examples("dev", tmp_path)
+    else:
+        assert len(find_task(task).examples("dev", tmp_path)) == 1
+
+
 def test_a_name_may_have_an_owner_and_a_configuration(library) -> None:
     known = library(**{"nyu-mll/glue": {"train": reviews()}, "imdb": {"train": reviews()}})
     for data in ("hf:nyu-mll/glue/sst2", "hf:nyu-mll/glue", "hf:imdb", "hf:imdb/plain"):
