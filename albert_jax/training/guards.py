@@ -65,9 +65,12 @@ class LossGuard:
         return None
 
     @property
-    def spiking(self) -> bool:
-        """Return whether the last loss was a spike; then no checkpoint should be saved."""
-        return bool(self._spikes)
+    def spikes(self) -> int:
+        """Return how many losses up to the last are spikes; if any, no checkpoint should be saved.
+
+        The last checkpoint of a run is saved nevertheless.
+        """
+        return len(self._spikes)
 
     @property
     def losses(self) -> tuple[float, ...]:

@@ -110,10 +110,24 @@ class _Loop:
                 due = due._replace(end=True, evaluate=self._run.evaluate is not None)
             if due.stop and not due.end:
                 raise self._stopped()
-            if due.end or (due.save and not self._progress.is_spiking):
+            if due.end or (due.save and not self._progress.spikes):
                 self.save(self._placement.get_state(self.pipeline.state), wait=due.stop)
             if due.evaluate:
                 self._evaluate()
+        self._tell_spikes()
+
+    def _tell_spikes(self) -> None:
+        """Say that the run's last state, which is its model, was made by losses that are spikes."""
+        if count := self._progress.spikes:
+            step = self._progress.position.step
+            earlier = max((x for x in self._saves.steps() if x < step), default=0)
+            last = "last loss is a spike" if count == 1 else f"last {count} losses are spikes"
+            self._log.event(
+                step,
+                f"note: the run's {last}, so that the model may be worse than checkpoint {earlier} "
+                f"in {self._saves.directory}; train on with --continue-with and more "
+                "--train.steps, or begin again at a lower --optimizer.learning-rate",
+            )
 
     def _ahead(self, due: Due) -> int:
         """Return how many steps may stay in flight: none if something is done with the last."""
@@ -130,7 +144,7 @@ class _Loop:
         """Raise a callback's exception, after saving the steps so far."""
         if self._hooks.failure is None:
             return
-        if not self._progress.is_spiking:
+        if not self._progress.spikes:
             self.save(self._placement.get_state(self.pipeline.state), wait=True)
         raise self._hooks.failure
 
@@ -181,7 +195,7 @@ class _Loop:
         the last checkpoint are made again, and judged alike.
         """
         step = self._progress.position.step
-        if self._progress.is_spiking:
+        if self._progress.spikes:
             self._saves.wait()
             kept = f"whose loss is a spike; step {self._saves.steps()[-1]} is saved"
         else:
@@ -219,9 +233,9 @@ class Progress:
         self.meter = StepMeter(self._run.workload, self._devices)
 
     @property
-    def is_spiking(self) -> bool:
-        """Return whether the last loss was a spike; then no checkpoint should be saved."""
-        return self._losses.spiking
+    def spikes(self) -> int:
+        """Return how many losses up to the last are spikes; after one, nothing should be saved."""
+        return self._losses.spikes
 
     def logs(self, step: int) -> bool:
         """Return whether a step has a line in the log."""

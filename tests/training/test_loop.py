@@ -236,9 +236,9 @@ def test_loss_guard_tells_spikes_from_noise():
     quiet = [guard.observe(i, 5 + 0.1 * rng.standard_normal(), skipped=False) for i in range(50)]
     assert quiet == [None] * 50
     assert guard.observe(50, 9.0, skipped=False) is None
-    assert guard.spiking
+    assert guard.spikes
     assert guard.observe(51, 5.0, skipped=False) is None
-    assert not guard.spiking
+    assert not guard.spikes
     assert [guard.observe(i, 9.0, skipped=False) for i in (52, 53)] == [None, None]
     reason, first = guard.observe(54, 9.0, skipped=False)
     assert first == 52
@@ -313,6 +313,21 @@ def test_a_run_that_is_stopped_amid_spikes_goes_back_to_before_them(tmp_path):
     parts = run(tmp_path / "parts", numbered, watching=Heard().watching, **settings)
     assert rolled_back(tmp_path / "parts") == rolled_back(tmp_path / "whole") == [[25, 29]]
     assert_trees_close(whole.params, parts.params, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [({33, 34}, "last 2 losses are spikes, "), ({34}, "last loss is a spike, "), ({33}, None)],
+)
+def test_a_run_that_ends_on_a_spike_says_so(tmp_path, bad, told):
+    run(tmp_path, numbered, steps=35, save_every=10, changes=spiking(bad))
+    notes = [e["message"] for e in read_metrics(tmp_path / "metrics.jsonl") if "message" in e]
+    found = [note for note in notes if "spike" in note]
+    assert len(found) == (told is not None)
+    for note in found:
+        assert note.startswith(f"note: the run's {told}so that the model may be worse than checkp")
+        assert f"checkpoint 30 in {tmp_path}" in note
+        assert (tmp_path / "checkpoints" / "30").is_dir()
 
 
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(tmp_path):
