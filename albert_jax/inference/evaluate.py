@@ -11,7 +11,7 @@ from albert_jax.config.heads import Long
 from albert_jax.config.model import ComputeConfig, Engine
 from albert_jax.inference.finetuned import load_fine_tuned
 from albert_jax.inference.prediction_files import (
-    predictions_destination,
+    predictions_folder,
     predictions_of,
     write_files,
 )
@@ -97,8 +97,7 @@ def evaluate(
 
     Raises:
         UserError: if the model was not fine-tuned for the task, its outputs are not finite,
-            the data have no labels, or `output` is their folder or has predictions of other data,
-            of another split or of another model.
+            the data have no labels, or `output` is their folder.
     """
     fine_tuned = load_fine_tuned(
         model,
@@ -116,7 +115,7 @@ def evaluate(
         engine=engine,
     )
     chosen = fine_tuned.task
-    dest = predictions_destination(chosen, model, data, split, output)
+    folder = predictions_folder(chosen, model, data, split, output)
     examples = chosen.examples(split, data)
     if all(example.label is None for example in examples):
         raise UserError(
@@ -124,9 +123,8 @@ def evaluate(
             f"use albert-jax predict --data {data} --split {split} for its predictions file"
         )
     gold_labels(chosen.name, examples)  # a missing one is an error before the computation
-    dest.require_own(chosen.prediction_files(examples))
     predictions, truncated = predictions_of(fine_tuned, examples, split)
-    files = write_files(chosen, dest, examples, predictions)
+    files = write_files(chosen, folder, data, examples, predictions)
     return Evaluation(
         task=chosen.name,
         split=split,

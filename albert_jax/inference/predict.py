@@ -23,7 +23,7 @@ from albert_jax.inference.answers import Answer, NoAnswer, SpanAnswer
 from albert_jax.inference.early_exit import passes_line
 from albert_jax.inference.finetuned import AnswerSettings, FineTuned, is_finite, load_fine_tuned
 from albert_jax.inference.prediction_files import (
-    predictions_destination,
+    predictions_folder,
     predictions_of,
     write_files,
 )
@@ -521,16 +521,14 @@ def predict_split(
         The paths of the files.
 
     Raises:
-        UserError: if `output` is the folder of the data, or has predictions of other data, of
-            another split or of another model, or the model's outputs are not finite.
+        UserError: if `output` is the folder of the data, or the model's outputs are not finite.
     """
     fine_tuned = load_fine_tuned(model, task, **settings)
     chosen = fine_tuned.task
-    dest = predictions_destination(chosen, model, data, split, output)
+    folder = predictions_folder(chosen, model, data, split, output)
     examples = chosen.examples(split, data, needs_labels=False)
-    dest.require_own(chosen.prediction_files(examples))
     predictions, _ = predictions_of(fine_tuned, examples, split)
-    return write_files(chosen, dest, examples, predictions)
+    return write_files(chosen, folder, data, examples, predictions)
 
 
 # ---------------------------------------------------------------------------------------- reading

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from albert_jax.config.model_names import name_of
@@ -19,14 +16,12 @@ from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.base import TFDS, Predictions
 from albert_jax.tasks.long_texts import length_lines, pooled
 from albert_jax.tasks.split_features import features_of
-from albert_jax.utils.atomic import appearing_file, require_apart, writing
+from albert_jax.utils.atomic import require_apart, writing
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_files import read_json
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.streams import say
 
-_MADE_OF = "made_of.json"
 _MODEL = "model"  # the folder's name in a work directory
 
 
@@ -64,74 +59,10 @@ def predictions_of(
     return task.predictions(examples, *pooled(found.features, outputs)), len(found.cuts)
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Hold where the official files of a split go, and what they are of.
-
-    made_of.json in the folder has the latter for each file, so that no others are replaced.
-    """
-
-    folder: Path
-    is_given: bool  # or else a folder of this model and this data alone
-    task: str
-    split: str
-    data: str
-    model: str
-
-    def require_own(self, names: Iterable[str]) -> None:
-        """Raise UserError if a file of these names is the data, or there and no older version."""
-        made_of = self._made_of()
-        for name in names:
-            file = self.folder / name
-            require_apart(file, [] if self.data == TFDS else [self.data])
-            if not file.exists():
-                continue
-            if (theirs := made_of.get(name)) is None:
-                if self.is_given:
-                    raise UserError(
-                        f"{file} is no file that evaluate or predict wrote, and would be lost; "
-                        "name another folder for --output"
-                    )
-            elif theirs != self._origin and not self._is_moved(theirs):
-                raise UserError(
-                    f"{file} has the predictions for {theirs.split} of {theirs.data} (task "
-                    f"{theirs.task}, model {theirs.model}), which would be lost; name another "
-                    "folder for --output"
-                )
-
-    def record(self, names: Iterable[str]) -> None:
-        """Write what the files of these names are of into made_of.json."""
-        made_of = self._made_of() | dict.fromkeys(names, self._origin)
-        with appearing_file(self.folder / _MADE_OF) as temporary:
-            document = {name: asdict(of) for name, of in sorted(made_of.items())}
-            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-    @property
-    def _origin(self) -> _Origin:
-        return _Origin(self.task, self.split, self.data, self.model)
-
-    def _is_moved(self, theirs: _Origin) -> bool:
-        """Return whether the model and its folder of predictions were moved together."""
-        return not self.is_given and replace(theirs, model=self.model) == self._origin
-
-    def _made_of(self) -> dict[str, _Origin]:
-        with contextlib.suppress(FileNotFoundError, UserError):  # a damaged record is none
-            return read_json(self.folder / _MADE_OF, dict[str, _Origin], hint="")
-        return {}
-
-
-@dataclass(frozen=True)
-class _Origin:
-    task: str
-    split: str
-    data: str
-    model: str
-
-
-def predictions_destination(
+def predictions_folder(
     task: Task, model: str | Path, data: str | Path, split: str, output: str | Path | None
-) -> Destination:
-    """Return where the official files go; call this before the work.
+) -> Path:
+    """Return the folder for the official files; call this before the work.
 
     It is `output`, or a folder beside the model, with the model's name if that is not the usual
     one; for a model's name, predictions/ in the current folder. A file of data adds its name.
@@ -159,27 +90,20 @@ def predictions_destination(
         raise UserError(f"{folder} is a file; name a folder for --output")
     if not os.access(above := existing_folder(folder), os.W_OK):
         raise UserError(f"{above} cannot be written to; name another folder for --output")
-    return Destination(
-        folder=folder,
-        is_given=output is not None,
-        task=task.name,
-        split=split,
-        data=str(data) if str(data) == TFDS or not Path(data).exists() else os.path.abspath(data),
-        model=str(named.forced) if named else str(own),
-    )
+    return folder
 
 
 def write_files(
     task: Task,
-    dest: Destination,
+    folder: Path,
+    data: str | Path,
     examples: Sequence[RawExample],
     predictions: Predictions,
 ) -> list[Path]:
     """Write the task's official files, each of which appears complete, and return their paths.
 
-    Raises UserError if a file would replace the data or other predictions, or the disk refuses it.
+    Raises UserError if a file would replace the data, or the disk refuses it.
     """
-    folder = dest.folder
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".predictions-", dir=folder) as temporary:
@@ -187,7 +111,6 @@ def write_files(
                 files = task.write_predictions(temporary, examples, predictions)
             except UserError as error:  # whose file nobody will find
                 raise UserError(str(error).replace(temporary, str(folder))) from None
-            names = [file.name for file in files]
-            dest.require_own(names)
-            dest.record(names)
+            for file in files:
+                require_apart(folder / file.name, [] if str(data) == TFDS else [data])
             return [file.replace(folder / file.name) for file in files]

@@ -149,13 +149,6 @@ class Task(ABC):
 
     # ------------------------------------------------------------- what most tasks need not change
 
-    def prediction_files(self, examples: Sequence[RawExample]) -> Sequence[str]:
-        """Return the names of the files that `write_predictions` writes, as far as known before.
-
-        Other predictions there are then an error before the computation, and not after it.
-        """
-        return ()
-
     @property
     def text_columns(self) -> tuple[str, ...]:
         """The columns' names of the texts, if they are a setting; () if the names are fixed."""

@@ -356,11 +356,6 @@ class CustomTask(Task):
             scores["macro_f1"] = metrics.macro_f1(golds, found)
         return scores
 
-    def prediction_files(self, examples: Sequence[RawExample]) -> Sequence[str]:
-        """Return the name of the file, and of the one that conlleval reads."""
-        conll = ("predictions.conll",) * (self.head == "token_classification")
-        return ("predictions.jsonl", *conll)
-
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Predictions
     ) -> list[Path]:

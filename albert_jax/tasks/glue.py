@@ -296,15 +296,6 @@ class GlueTask(Task):
         found = [predictions[example.id] for example in examples]
         return {name: SCORES[name](golds, found) for name in self.scores}
 
-    def prediction_files(self, examples: Sequence[RawExample]) -> Sequence[str]:
-        """Return the names of the files: one, or those of MNLI's parts."""
-        return list(dict.fromkeys(map(self._file_of, examples)))
-
-    def _file_of(self, example: RawExample) -> str:
-        split = example.extra.get("split", "")
-        suffix = {"mismatched": "-mm", "matched": "-m"}.get(split.partition("_")[2], "")
-        return f"{self.folder}{suffix}.tsv"
-
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Predictions
     ) -> list[Path]:
@@ -314,10 +305,12 @@ class GlueTask(Task):
         """
         files: dict[str, list[str]] = {}
         for example in examples:
+            split = example.extra.get("split", "")
+            suffix = {"mismatched": "-mm", "matched": "-m"}.get(split.partition("_")[2], "")
             prediction = predictions[example.id]
             if not self.labels:
                 prediction = f"{min(max(prediction, 0.0), 5.0):.3f}"
-            rows = files.setdefault(self._file_of(example), ["index\tprediction"])
+            rows = files.setdefault(f"{self.folder}{suffix}.tsv", ["index\tprediction"])
             rows.append(f"{example.id}\t{prediction}")
         return [write_text(path, name, "\n".join(rows) + "\n") for name, rows in files.items()]
 

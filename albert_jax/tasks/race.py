@@ -39,7 +39,6 @@ from albert_jax.utils.text_files import file_lines, read_text
 
 LEVELS = ("middle", "high")
 OPTIONS = ("A", "B", "C", "D")
-_PREDICTIONS = "race_predictions.json"
 MAX_QA_LENGTH = 128  # tokens of question and option that are kept, the last; run_race.py
 PASSAGE = ("article", "questions", "options")  # keys of a file
 
@@ -147,16 +146,12 @@ class RaceTask(Task):
                 )
         return scores
 
-    def prediction_files(self, examples: Sequence[RawExample]) -> Sequence[str]:
-        """Return the name of the one file."""
-        return (_PREDICTIONS,)
-
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Predictions
     ) -> list[Path]:
         """Write race_predictions.json, letters by id; RACE has no official format."""
         found = {example.id: predictions[example.id] for example in examples}
-        return [write_text(path, _PREDICTIONS, json.dumps(found, indent=1) + "\n")]
+        return [write_text(path, "race_predictions.json", json.dumps(found, indent=1) + "\n")]
 
 
 def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:

@@ -261,10 +261,6 @@ class SquadTask(Task):
             return score_v2(golds, predictions.best, predictions.null_odds, self.null_threshold)
         return score_v2(golds, predictions)
 
-    def prediction_files(self, examples: Sequence[RawExample]) -> Sequence[str]:
-        """Return the names of the files that all heads have."""
-        return ("predictions.json", "nbest_predictions.json")
-
     def write_predictions(
         self, path: str | Path, examples: Sequence[RawExample], predictions: Mapping[str, str]
     ) -> list[Path]:

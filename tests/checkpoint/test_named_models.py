@@ -19,7 +19,7 @@ from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.checkpoint.push import push
 from albert_jax.cli.info import describe_path
 from albert_jax.config.model_names import ModelName, kept_model, model_path, name_of
-from albert_jax.inference.prediction_files import predictions_destination
+from albert_jax.inference.prediction_files import predictions_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.locks import waited_for
 from tests.helpers.models import noisy_model, worded_albert
@@ -222,10 +222,10 @@ def test_processes_that_start_together_convert_nothing(transformers_folder: Path
 def test_predictions_of_a_named_model_take_no_folder_of_its_name(tmp_path: Path) -> None:
     task = albert_jax.TASKS["sst2"]
     (tmp_path / "x").mkdir()
-    folder = predictions_destination(task, "me/it", "glue", "dev", None).folder
+    folder = predictions_folder(task, "me/it", "glue", "dev", None)
     assert folder == tmp_path / "predictions" / "me--it" / "sst2-dev"
     for model, folder in (("x/model", "x/predictions"), ("x/a", "x/predictions/a")):
-        found = predictions_destination(task, model, "glue", "dev", None).folder
+        found = predictions_folder(task, model, "glue", "dev", None)
         assert found == tmp_path / folder / "sst2-dev"
 
 

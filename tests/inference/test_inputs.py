@@ -119,7 +119,7 @@ def test_a_split_may_be_one_file_with_columns_of_other_names(model, tmp_path: Pa
     found = evaluate(
         None, path, given, texts=["review"], label="verdict", output=tmp_path / "official"
     )
-    whole = evaluate(None, path, tmp_path, output=tmp_path / "whole")
+    whole = evaluate(None, path, tmp_path, output=tmp_path / "official")
     assert found.metrics == whole.metrics
     with pytest.raises(UserError, match=r"dev.csv is not the test split by its name; give --split"):
         evaluate(None, path, tmp_path / "dev.csv", split="test", output=tmp_path / "official")

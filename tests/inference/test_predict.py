@@ -23,7 +23,6 @@ from albert_jax.config.run import FinetuneConfig
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.distributed.compilation_cache import cached_programs
 from albert_jax.inference import finetuned
-from albert_jax.inference import predict as predict_module
 from albert_jax.inference.answers import Answer, SpanAnswer
 from albert_jax.inference.api import Albert, load
 from albert_jax.inference.evaluate import evaluate, evaluation_table
@@ -554,63 +553,19 @@ def test_the_official_files_appear_whole_and_never_in_the_datas_folder(
     with pytest.raises(UserError, match=r"SST-2.tsv cannot be written: No space left"):
         predict_split(path, data, output=tmp_path)
     assert file.read_text() == content
-    assert {p.name for p in tmp_path.iterdir()} == {"data", "link", "made_of.json", "SST-2.tsv"}
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "link", "SST-2.tsv"}
 
 
-def test_predictions_replace_only_those_of_the_same_data_and_model(model, tmp_path) -> None:
-    single, out = model("single"), tmp_path / "out"
-    data = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "c/a.jsonl")]
-    (tmp_path / "c").mkdir()
-    for n, each in enumerate(data, start=1):
-        write_lines(each, *[{"text": "open", "label": "yes"}] * n)
-    for _ in range(2):
-        evaluate(None, single, data[0], output=out)
-    before = (out / "predictions.jsonl").read_bytes()
-    copy = shutil.copytree(single, tmp_path / "copy")
-    for path, given, split in (
-        (single, data[1], "dev"),
-        (single, data[2], "dev"),
-        (single, data[0], "other"),
-        (copy, data[0], "dev"),
-    ):
-        told = rf"predictions.jsonl has the predictions for dev of {data[0]} \(task single, model"
-        with pytest.raises(UserError, match=told):
-            evaluate(None, path, given, split=split, output=out)
-        with pytest.raises(UserError, match=told):
-            predict_split(path, given, split=split, output=out)
-    assert (out / "predictions.jsonl").read_bytes() == before
-    # Beside the model each file has a folder of its own, by its name.
-    found = [Path(evaluate(None, copy, each).predictions_file) for each in data[:2]]
+def test_files_of_data_have_folders_of_their_own_beside_the_model(model, tmp_path) -> None:
+    copy = shutil.copytree(model("single"), tmp_path / "copy")
+    (tmp_path / "data").mkdir()
+    found = []
+    for name in ("dev.jsonl", "a.jsonl", "b.v2.jsonl"):
+        file = write_lines(tmp_path / "data" / name, {"text": "open", "label": "yes"})
+        found.append(Path(evaluate(None, copy, file).predictions_file))
     beside = tmp_path / "predictions" / "copy"
-    assert [file.parent for file in found] == [beside / f"single-dev-{name}" for name in "ab"]
-    with pytest.raises(UserError, match="has the predictions for dev of"):
-        evaluate(None, copy, data[2])
-    (beside / "single-dev-b" / "made_of.json").unlink()  # as of an earlier version
-    evaluate(None, copy, data[1])
-    moved = shutil.copytree(copy, tmp_path / "later" / "copy")
-    shutil.copytree(tmp_path / "predictions", tmp_path / "later" / "predictions")
-    evaluate(None, moved, data[1])
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "predictions.jsonl").write_text("mine")
-    with pytest.raises(UserError, match=r"predictions.jsonl is no file that evaluate or predict"):
-        evaluate(None, single, data[0], output=tmp_path / "mine")
-
-
-def test_other_predictions_are_found_before_the_computation(model, tmp_path, monkeypatch) -> None:
-    rows = {"sst2": {"sentence": "open"}, "mnli": {"sentence1": "open", "sentence2": "a list"}}
-    out = tmp_path / "out"
-    for name, row in rows.items():  # in one folder, as for GLUE's server
-        split = "dev_matched" if name == "mnli" else "dev"
-        write_lines(tmp_path / f"{name}.jsonl", row)
-        predict_split(model(name), tmp_path / f"{name}.jsonl", split=split, output=out)
-    split = "dev_mismatched"
-    predict_split(model("mnli"), tmp_path / "mnli.jsonl", split=split, output=out)
-    names = {"SST-2.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "made_of.json"}
-    assert {path.name for path in out.iterdir()} == names
-    monkeypatch.setattr(predict_module, "predictions_of", None)
-    shutil.copyfile(tmp_path / "mnli.jsonl", tmp_path / "other.jsonl")
-    with pytest.raises(UserError, match="has the predictions for dev_matched of"):
-        predict_split(model("mnli"), tmp_path / "other.jsonl", split="dev_matched", output=out)
+    expected = [beside / name for name in ("single-dev", "single-dev-a", "single-dev-b")]
+    assert [file.parent for file in found] == expected
 
 
 def test_a_data_file_is_not_replaced_by_predictions_of_its_name(model, tmp_path) -> None:
