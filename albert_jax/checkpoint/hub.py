@@ -26,7 +26,7 @@ from albert_jax.config.model_names import COMMIT, MAIN, ModelName, hub_endpoint,
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.log_secrets import secrets_hidden
-from albert_jax.utils.wording import first_ten, shortened, without_secrets
+from albert_jax.utils.wording import first_ten, setting, shortened, without_secrets
 
 _CONFIG = "config.json"
 # Beside the weights: file -> most bytes. Those of ALBERT have some 1 KB, 0.8 MB and 1.3 MB.
@@ -281,8 +281,8 @@ def upload(files: Mapping[str, Path], named: ModelName, *, private: bool) -> str
         api.create_repo(named.name, private=private, exist_ok=True)
         if private and not api.repo_info(named.name).private:
             raise UserError(
-                f"{named.name} exists and is public, so --private cannot hold; make it private in "
-                "its settings, or leave --private out"
+                f"{named.name} exists and is public, so {setting('private', True)} cannot hold; "
+                f"make it private in its settings, or leave {setting('private')} out"
             )
         if named.revision != MAIN:
             api.create_branch(named.name, branch=named.revision, exist_ok=True)

@@ -43,7 +43,7 @@ from albert_jax.utils.arguments import path_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import did_you_mean, first_ten
+from albert_jax.utils.wording import did_you_mean, first_ten, setting
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".msgpack", ".index", ".data-00000-of-00001")
 
@@ -62,7 +62,9 @@ def require_model_directory(
     if is_adapter(folder):
         return _adapters_model(folder, base, fetch)
     if base is not None:
-        raise UserError(f"base {base} is for an adapter, and {path} is none; leave it out")
+        raise UserError(
+            f"{setting('base', base)} is for an adapter, and {path} is none; leave it out"
+        )
     if named := name_of(path):
         if not fetch and not kept_model(named):
             raise _not_here(path)
@@ -107,14 +109,15 @@ def _adapters_model(folder: Path, base: str | Path | None, fetch: bool) -> Path:
     try:
         found = require_model_directory(given, "base")
     except UserError as error:
-        hint = "" if base is not None else "; name it with --base MODEL where it is elsewhere"
+        named = f"; name it with {setting('base', 'MODEL')} where it is elsewhere"
+        hint = "" if base is not None else named
         raise UserError(f"the base of adapter {folder} cannot be used: {error}{hint}") from None
     digest = base_digest(read_model_manifest(found).tensors)
     if digest != manifest.base_sha256:
         raise UserError(
             f"{given} is not the base of adapter {folder}: its encoder has SHA-256 {digest[:12]}… "
             f"and the base's has {manifest.base_sha256[:12]}…; name the model that the adapter was "
-            "trained on with --base MODEL"
+            f"trained on with {setting('base', 'MODEL')}"
         )
     return merged_adapter(folder, found)
 

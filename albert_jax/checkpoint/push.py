@@ -19,7 +19,7 @@ from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Result
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import first_ten
+from albert_jax.utils.wording import first_ten, is_in_python, setting
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +92,9 @@ def _repository(repository: str, revision: str | None) -> ModelName:
     if revision is None:
         return named
     if "@" in repository and named.revision != revision:
-        raise UserError(f"{repository} and --revision {revision} name two revisions; give one")
+        raise UserError(
+            f"{repository} and {setting('revision', revision)} name two revisions; give one"
+        )
     again = name_of(f"hub:{named.name}@{revision}")
     assert again is not None, "it has a prefix"
     return dataclasses.replace(named, revision=again.revision)
@@ -108,14 +110,17 @@ def _checked_folder(
     try:
         card = card_of(folder, named.name, license)
     except UserError as error:
-        raise UserError(
-            f"{folder} cannot be uploaded as it is: {error} (flags are those of albert-jax convert)"
-        ) from None
+        whose = "arguments are those of albert_jax.convert"
+        if not is_in_python():
+            whose = "flags are those of albert-jax convert"
+        raise UserError(f"{folder} cannot be uploaded as it is: {error} ({whose})") from None
     there = {path.name: path for path in folder.iterdir() if path.is_file()}
     wanted = {*hub.chosen_files(there, str(folder)), *FILES["hf"]}
     files = {name: path for name, path in there.items() if name in wanted}
     if CARD in files and license is not None:
-        raise UserError(f"{files[CARD]} names the licence; change it there, leave out --license")
+        raise UserError(
+            f"{files[CARD]} names the licence; change it there, leave out {setting('license')}"
+        )
     if CARD not in files:
         (scratch / CARD).write_text(card, encoding="utf-8")
         files[CARD] = scratch / CARD

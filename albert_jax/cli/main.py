@@ -16,14 +16,14 @@ from albert_jax.cli.parse import parse
 from albert_jax.perf.tpu.libtpu import quiet_without_chips
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.streams import mended_standard_streams, say, without_orbax_stacks
-from albert_jax.utils.wording import did_you_mean
+from albert_jax.utils.wording import did_you_mean, flag_names
 
 PROGRAM = "albert-jax"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
-    with mended_standard_streams(), without_orbax_stacks():
+    with flag_names(), mended_standard_streams(), without_orbax_stacks():
         return _status_of(list(sys.argv[1:] if argv is None else argv))
 
 

@@ -20,7 +20,7 @@ from albert_jax.config.validation import check_least, check_most, check_types
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import did_you_mean, shortened
+from albert_jax.utils.wording import did_you_mean, python_names, setting, shortened
 
 Dtype = Literal["float32", "bfloat16", "auto"]
 Engine = Literal["jax", "onnx"]  # what computes answers
@@ -87,30 +87,31 @@ class AlbertConfig:
     layer_norm_eps: float = 1e-12  # tf.contrib.layers.layer_norm in float32
 
     def __post_init__(self) -> None:
-        check_types(self, "")
+        check_types(self, "", flags="model")
         sizes = [f.name for f in dataclasses.fields(self) if type(f.default) is int]
-        check_least(self, "", 1, *sizes)
-        check_most(self, "", LARGEST, *sizes)
-        check_most(self, "", MOST_GROUPS, "num_hidden_groups")
-        check_least(self, "", 0, "initializer_range", "layer_norm_eps")
+        check_least(self, "", 1, *sizes, flags="model")
+        check_most(self, "", LARGEST, *sizes, flags="model")
+        check_most(self, "", MOST_GROUPS, "num_hidden_groups", flags="model")
+        check_least(self, "", 0, "initializer_range", "layer_norm_eps", flags="model")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads}; choose a number of heads that divides it"
+                f"{_named('hidden_size')} {self.hidden_size} is not a multiple of "
+                f"{_named('num_attention_heads')} {self.num_attention_heads}; choose a number of "
+                "heads that divides it"
             )
         if self.num_hidden_groups > self.num_hidden_layers:
             raise UserError(
-                f"num_hidden_groups {self.num_hidden_groups} exceeds num_hidden_layers "
-                f"{self.num_hidden_layers}; every group needs a layer"
+                f"{_named('num_hidden_groups')} {self.num_hidden_groups} exceeds "
+                f"{_named('num_hidden_layers')} {self.num_hidden_layers}; every group needs a layer"
             )
         if self.hidden_act not in HIDDEN_ACTS:
             raise UserError(
-                f"hidden_act {shown(self.hidden_act)} is unknown; "
+                f"{_named('hidden_act')} {shown(self.hidden_act)} is unknown; "
                 f"use one of {', '.join(HIDDEN_ACTS)}"
             )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} {shown(getattr(self, name))} must lie in [0, 1)")
+                raise UserError(f"{_named(name)} {shown(getattr(self, name))} must lie in [0, 1)")
 
     @property
     def head_size(self) -> int:
@@ -215,7 +216,8 @@ class AlbertConfig:
                 raise UserError(f"{path}: hidden_act {shown(act)} is unknown; known: {known}")
             chosen["hidden_act"] = TRANSFORMERS_ACTS[act]
         try:
-            return cls(**chosen), kind
+            with python_names():  # the file's keys have these names too
+                return cls(**chosen), kind
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -228,6 +230,11 @@ class AlbertConfig:
         Path(path).write_text(
             json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8"
         )
+
+
+def _named(field: str) -> str:
+    """Return a field of `AlbertConfig` as the reader writes it."""
+    return setting(field, flag=f"model.{field}")
 
 
 # The endings of the fields that set the size of a model.

@@ -16,7 +16,7 @@ from typing import Any
 
 from albert_jax.utils.arguments import checked
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.wording import did_you_mean
+from albert_jax.utils.wording import did_you_mean, python_names
 
 
 @checked
@@ -83,7 +83,8 @@ def recipe_with(spec: str, flags: Mapping[str, object]) -> Any:
 def _recipe_errors(path: str) -> Iterator[None]:
     """Raise UserError for any exception of a recipe, because the recipe is the user's."""
     try:
-        yield
+        with python_names():  # the recipe is Python
+            yield
     except UserError:
         raise
     except Exception as error:

@@ -20,6 +20,7 @@ from albert_jax.config.stages import Stages, stages_of
 from albert_jax.config.task_names import class_weights, label_pairs, task_name
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 FIRST_VALUES = ("output_bias", "kernel_init", "attention_init")
 """Settings of random weights, without effect on those of init_from."""
@@ -80,18 +81,19 @@ class PretrainConfig:
         _check_stages(self)
         if self.positions != "same" and self.init_from is None:
             raise UserError(
-                f"positions {self.positions!r} is for the model of init_from, and none is given"
+                f"{setting('positions')} {self.positions!r} is for the model of "
+                f"{setting('init_from')}, and none is given"
             )
         if self.train.sop_weight and self.examples.objective == "none":
             raise UserError(
-                f"train.sop_weight {self.train.sop_weight!r} weighs the second objective, and "
-                "examples.objective is 'none'; leave one of them out"
+                f"{setting('train.sop_weight')} {self.train.sop_weight!r} weighs the second "
+                f"objective, and {setting('examples.objective')} is 'none'; leave one of them out"
             )
         if self.examples.max_seq_length > self.model.max_position_embeddings:
             raise UserError(
-                f"examples.max_seq_length {self.examples.max_seq_length} exceeds "
-                f"model.max_position_embeddings {self.model.max_position_embeddings}; lower the "
-                "first or raise the second"
+                f"{setting('examples.max_seq_length')} {self.examples.max_seq_length} exceeds "
+                f"{setting('model.max_position_embeddings')} {self.model.max_position_embeddings}; "
+                "lower the first or raise the second"
             )
 
 
@@ -100,31 +102,34 @@ def _check_stages(config: PretrainConfig) -> None:
     most_depth = max(stage.depths[1] for stage in stages)
     if most_depth > config.model.num_hidden_layers:
         raise UserError(
-            f"train.depth {config.train.depth!r} has {most_depth} passes, more than "
-            f"model.num_hidden_layers {config.model.num_hidden_layers}, with which the model is "
-            "evaluated and saved; raise that"
+            f"{setting('train.depth')} {config.train.depth!r} has {most_depth} passes, more than "
+            f"{setting('model.num_hidden_layers')} {config.model.num_hidden_layers}, with which "
+            "the model is evaluated and saved; raise that"
         )
     if stages[-1].depths[1] != config.model.num_hidden_layers:
         raise UserError(
-            f"train.depth {config.train.depth!r} ends with {stages[-1].depths[1]} passes, but "
-            f"model.num_hidden_layers is {config.model.num_hidden_layers}; make them the same"
+            f"{setting('train.depth')} {config.train.depth!r} ends with {stages[-1].depths[1]} "
+            f"passes, but {setting('model.num_hidden_layers')} is "
+            f"{config.model.num_hidden_layers}; make them the same"
         )
     if config.train.depth and config.model.num_hidden_groups > 1:
         raise UserError(
-            f"train.depth {config.train.depth!r} needs a model with one shared layer; "
-            f"model.num_hidden_groups is {config.model.num_hidden_groups}, give 1"
+            f"{setting('train.depth')} {config.train.depth!r} needs a model with one shared layer; "
+            f"{setting('model.num_hidden_groups')} is {config.model.num_hidden_groups}, give 1"
         )
     longest = max(stage.examples.max_seq_length for stage in stages)
     if longest > config.examples.max_seq_length:
         raise UserError(
-            f"train.length {config.train.length!r} has rows of {longest} tokens, more than "
-            f"examples.max_seq_length {config.examples.max_seq_length}; raise that"
+            f"{setting('train.length')} {config.train.length!r} has rows of {longest} tokens, more "
+            f"than {setting('examples.max_seq_length')} {config.examples.max_seq_length}; raise "
+            "that"
         )
     for size in (stage.batch_size for stage in stages):
         if size % config.train.accumulate:
             raise UserError(
-                f"train.batch_ramp {config.train.batch_ramp!r}: {size} sequences do not divide "
-                f"into train.accumulate {config.train.accumulate} micro-batches"
+                f"{setting('train.batch_ramp')} {config.train.batch_ramp!r}: {size} sequences do "
+                f"not divide into {setting('train.accumulate')} {config.train.accumulate} "
+                "micro-batches"
             )
 
 
@@ -261,50 +266,55 @@ class FinetuneConfig:
         for name in SCHEDULES:
             if getattr(self.train, name):
                 raise UserError(
-                    f"train.{name} {getattr(self.train, name)!r} is of pretraining; leave it out"
+                    f"{setting(f'train.{name}')} {getattr(self.train, name)!r} is of pretraining; "
+                    "leave it out"
                 )
         check_least(
             self, "", 1, "doc_stride", "max_query_length", "stride", "length_window", "seeds"
         )
         check_least(self, "", 0, "restarts", "pack", "early_stopping", "lora")
         if self.max_seq_length is not None and self.max_seq_length < 8:
-            raise UserError(f"max_seq_length {self.max_seq_length} is too short; use 8 or more")
+            raise UserError(
+                f"{setting('max_seq_length')} {self.max_seq_length} is too short; use 8 or more"
+            )
         for name in ("dropout", "classifier_dropout", "label_smoothing"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
-                raise UserError(f"{name} {value} must lie in [0, 1)")
+                raise UserError(f"{setting(name)} {value} must lie in [0, 1)")
         if not 0 <= self.ema < 1:
-            raise UserError(f"ema {self.ema} must lie in [0, 1)")
+            raise UserError(f"{setting('ema')} {self.ema} must lie in [0, 1)")
         if not 0 <= self.distill_weight <= 1:
-            raise UserError(f"distill_weight {self.distill_weight} must lie in [0, 1]")
+            raise UserError(f"{setting('distill_weight')} {self.distill_weight} must lie in [0, 1]")
         if not self.temperature > 0:
-            raise UserError(f"temperature {self.temperature} must be more than 0")
+            raise UserError(f"{setting('temperature')} {self.temperature} must be more than 0")
         if not 0 < self.layer_decay <= 1:
-            raise UserError(f"layer_decay {self.layer_decay} must lie in (0, 1]")
+            raise UserError(f"{setting('layer_decay')} {self.layer_decay} must lie in (0, 1]")
 
     def _check_combinations(self) -> None:
         """Raise UserError for settings that contradict each other or would have no effect."""
         if self.early_stopping and not self.train.eval_every:
             raise UserError(
-                f"early_stopping {self.early_stopping} counts evaluations, and train.eval_every 0 "
-                "makes none before the end; give --train.eval-every"
+                f"{setting('early_stopping')} {self.early_stopping} counts evaluations, and "
+                f"{setting('train.eval_every')} 0 makes none before the end; give "
+                f"{setting('train.eval_every')}"
             )
         if self.lora and self.freeze != "none":
             raise UserError(
-                f"lora {self.lora} trains an adapter of the encoder, which keeps its own values "
-                f"anyway, and freeze {self.freeze!r} is for runs without one; leave out --freeze"
+                f"{setting('lora')} {self.lora} trains an adapter of the encoder, which keeps its "
+                f"own values anyway, and {setting('freeze')} {self.freeze!r} is for runs without "
+                f"one; leave out {setting('freeze')}"
             )
         if self.layer_decay != 1 and (self.lora or self.freeze == "encoder"):
-            held = f"lora {self.lora}" if self.lora else "freeze 'encoder'"
+            held = f"{setting('lora')} {self.lora}" if self.lora else setting("freeze", "encoder")
             raise UserError(
-                f"layer_decay {self.layer_decay} is of the encoder's learning rates, and with "
-                f"{held} the encoder learns nothing; leave out --layer-decay"
+                f"{setting('layer_decay')} {self.layer_decay} is of the encoder's learning rates, "
+                f"and with {held} the encoder learns nothing; leave out {setting('layer_decay')}"
             )
         for name, default in (("distill_weight", 0.5), ("temperature", 2.0)):
             if self.teacher is None and getattr(self, name) != default:
                 raise UserError(
-                    f"{name} {getattr(self, name)} is of learning from a teacher, and none is "
-                    "given; give --teacher, or leave it out"
+                    f"{setting(name)} {getattr(self, name)} is of learning from a teacher, and "
+                    f"none is given; give {setting('teacher')}, or leave it out"
                 )
 
     @property

@@ -8,6 +8,7 @@ from typing import Literal
 
 from albert_jax.config.validation import check_least, check_most, check_types
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 # Where a run's figures go, in addition to the console and metrics.jsonl.
 Destination = Literal["tensorboard", "wandb", "mlflow"]
@@ -73,12 +74,17 @@ class ExamplesConfig:
         check_least(self, "examples", 1, "max_predictions_per_seq", "ngram")
         if self.max_seq_length < 8:
             raise UserError(
-                f"examples.max_seq_length {self.max_seq_length} is too short; use 8 or more"
+                f"{setting('examples.max_seq_length')} {self.max_seq_length} is too short; use 8 "
+                "or more"
             )
         if not 0 < self.masked_lm_prob < 1:
-            raise UserError(f"examples.masked_lm_prob {self.masked_lm_prob} must lie in (0, 1)")
+            raise UserError(
+                f"{setting('examples.masked_lm_prob')} {self.masked_lm_prob} must lie in (0, 1)"
+            )
         if not 0 <= self.short_seq_prob <= 1:
-            raise UserError(f"examples.short_seq_prob {self.short_seq_prob} must lie in [0, 1]")
+            raise UserError(
+                f"{setting('examples.short_seq_prob')} {self.short_seq_prob} must lie in [0, 1]"
+            )
 
 
 @dataclass(frozen=True)
@@ -128,10 +134,13 @@ class OptimizerConfig:
         )
         check_least(self, "optimizer", 0, "clip_norm")
         if not 0 < self.decay_share <= 1:
-            raise UserError(f"optimizer.decay_share {self.decay_share} must lie in (0, 1]")
+            raise UserError(
+                f"{setting('optimizer.decay_share')} {self.decay_share} must lie in (0, 1]"
+            )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"optimizer.{name} {getattr(self, name)} must lie in [0, 1)")
+                named = setting(f"optimizer.{name}")
+                raise UserError(f"{named} {getattr(self, name)} must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -236,11 +245,12 @@ class TrainConfig:
         )
         if self.keep < 2:
             raise UserError(
-                f"train.keep {self.keep} must be at least 2: a checkpoint may turn out damaged"
+                f"{setting('train.keep')} {self.keep} must be at least 2: a checkpoint may turn "
+                "out damaged"
             )
         if self.batch_size % self.accumulate:
             raise UserError(
-                f"train.batch_size {self.batch_size} does not divide into train.accumulate "
-                f"{self.accumulate} micro-batches; make it a multiple"
+                f"{setting('train.batch_size')} {self.batch_size} does not divide into "
+                f"{setting('train.accumulate')} {self.accumulate} micro-batches; make it a multiple"
             )
         check_most(self, "train", LARGEST_SEED, "seed")

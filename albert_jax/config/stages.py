@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from albert_jax.config.sections import ExamplesConfig, TrainConfig
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 Value = TypeVar("Value")
 
@@ -145,7 +146,9 @@ def rate_factors(train: TrainConfig) -> list[tuple[int, float]]:
     """
     factors = _parsed("train.rate", train.rate, 1.0, _number)
     if not any(factor for factor, _ in factors):
-        raise UserError(f"train.rate {train.rate!r} has no factor above 0, so nothing is learnt")
+        raise UserError(
+            f"{setting('train.rate')} {train.rate!r} has no factor above 0, so nothing is learnt"
+        )
     firsts = _firsts(train.steps, factors)
     return [(first, factor) for first, (factor, _) in zip(firsts, factors, strict=False)]
 
@@ -170,7 +173,8 @@ def _examples(examples: ExamplesConfig, length: int, rate: float) -> ExamplesCon
             examples, max_seq_length=length, masked_lm_prob=rate, max_predictions_per_seq=count
         )
     except UserError as error:
-        raise UserError(f"a stage of train.length or train.masking: {error}") from None
+        of = f"{setting('train.length')} or {setting('train.masking')}"
+        raise UserError(f"a stage of {of}: {error}") from None
 
 
 def _parsed(
@@ -190,11 +194,13 @@ def _parsed(
         total = sum(share for _, share in schedule)
     except ValueError:
         raise UserError(
-            f"{name} {text!r} is no schedule; give VALUE:SHARE,VALUE:SHARE,… as in 2:0.5,4:0.5"
+            f"{setting(name)} {text!r} is no schedule; give VALUE:SHARE,VALUE:SHARE,… as in "
+            "2:0.5,4:0.5"
         ) from None
     if abs(total - 1) > 1e-6 or min(share for _, share in schedule) <= 0:
         raise UserError(
-            f"{name} {text!r} has shares of {total:g} together; give shares above 0 that make up 1"
+            f"{setting(name)} {text!r} has shares of {total:g} together; give shares above 0 that "
+            "make up 1"
         )
     return schedule
 

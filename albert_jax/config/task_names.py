@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 # The names of `albert_jax.TASKS`, to check settings without the tasks, which need NumPy.
 TASK_NAMES = (
@@ -49,12 +50,13 @@ def label_pairs(labels: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
         theirs, separator, ours = (x.strip() for x in part.rpartition("="))
         if not (theirs and separator and ours):
             raise UserError(
-                f"--labels {part!r} must be a label of the file, = and the task's label for it, as "
-                "in negative=0,positive=1"
+                f"{setting('labels')} {part!r} must be a label of the file, = and the task's label "
+                "for it, as in negative=0,positive=1"
             )
         if pairs.setdefault(theirs, ours) != ours:
             raise UserError(
-                f"--labels gives {theirs!r} two meanings, {pairs[theirs]!r} and {ours!r}; give one"
+                f"{setting('labels')} gives {theirs!r} two meanings, {pairs[theirs]!r} and "
+                f"{ours!r}; give one"
             )
     return tuple(pairs.items())
 
@@ -80,9 +82,9 @@ def class_weights(weights: str | Sequence[str]) -> dict[str, float] | Literal["b
         if not (separator and label and 0 < value < math.inf):
             wrong = ",".join(parts) if part == BALANCED else part  # it must stand alone
             raise UserError(
-                f"--class-weights {wrong!r} must be balanced, or LABEL=WEIGHT with a positive "
-                "weight, as in positive=1,negative=4"
+                f"{setting('class_weights')} {wrong!r} must be balanced, or LABEL=WEIGHT with a "
+                "positive weight, as in positive=1,negative=4"
             )
         if found.setdefault(label, value) != value:
-            raise UserError(f"--class-weights gives {label!r} two weights; give one")
+            raise UserError(f"{setting('class_weights')} gives {label!r} two weights; give one")
     return found

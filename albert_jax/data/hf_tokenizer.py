@@ -28,7 +28,7 @@ from albert_jax.data.tokenizer_json import (
 from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
-from albert_jax.utils.wording import shortened
+from albert_jax.utils.wording import setting, shortened
 
 _OWN_ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 _UNUSED_ROLES = ("bos_token", "eos_token")  # no text is ever given them
@@ -207,8 +207,8 @@ def choose_vocabulary(tokenizer: HfTokenizer, mode: str | None = None) -> Choice
         own = str(tokenizer.config.get(OWN_MODE))
         if own in SPIECE_MODES:
             return Choice(spiece, mode or own, "as albert-jax convert wrote it")
-        beside = "; --mode hf-fast takes the tokenizer.json beside it, as AutoTokenizer does"
-        beside = beside if is_fast else ""
+        takes = f"; {setting('mode', 'hf-fast')} takes"
+        beside = f"{takes} the tokenizer.json beside it, as AutoTokenizer does" if is_fast else ""
         return Choice(spiece, mode or "hf", f"it has {spiece.name}{beside}")
     # transformers takes the case from tokenizer_config.json, not from tokenizer.json.
     document = tokenizer.fast

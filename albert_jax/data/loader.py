@@ -25,6 +25,7 @@ import numpy as np
 
 from albert_jax.data.special_pieces import MASK_ID
 from albert_jax.utils.errors import TryAgain, UserError
+from albert_jax.utils.wording import setting
 
 Example = dict[str, np.ndarray]
 Batch = dict[str, np.ndarray]
@@ -177,8 +178,8 @@ def _killed_workers_told() -> Iterator[None]:
         yield
     except BrokenProcessPool:
         raise TryAgain(
-            "a process that draws batches (--train.data-workers) was killed, perhaps for want of "
-            "memory; run the same command again, with fewer of them"
+            f"a process that draws batches ({setting('train.data_workers')}) was killed, perhaps "
+            "for want of memory; run the same command again, with fewer of them"
         ) from None
 
 

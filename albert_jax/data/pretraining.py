@@ -42,6 +42,7 @@ from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import JsonObject, json_sha256
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import renamed, setting
 
 MADE_OF = "made_of.json"
 # Labels to count, and the fraction of one of them that is too much; 0.6 is usual.
@@ -77,9 +78,11 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> PretrainingData:
     if config.text and store is None:
         if workdir is None:
             raise UserError(
-                "--text needs --workdir DIR, where the vocabulary and the store are kept"
+                f"{setting('text')} needs {setting('workdir', 'DIR')}, where the vocabulary and "
+                "the store are kept"
             )
-        store = str(_store_from_text(config, workdir))
+        with renamed({"vocab_size": "model.vocab_size", "output": "workdir"}):
+            store = str(_store_from_text(config, workdir))
     assert store is not None
     stores = split_stores(store)
     if len(stores) > 1:
@@ -108,8 +111,8 @@ def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingD
 def without_heldout(store: str | Path) -> UserError:
     """Return the error for a store without held-out examples."""
     return UserError(
-        f"the store {store} has no held-out document; prepare it with --holdout 0.5, and with an "
-        "empty line between its documents if all of its text is one"
+        f"the store {store} has no held-out document; prepare it with {setting('holdout', 0.5)}, "
+        "and with an empty line between its documents if all of its text is one"
     )
 
 
@@ -242,7 +245,7 @@ class _MadeOf:
 def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
     vocabulary, store = workdir / "vocabulary", workdir / "store"
     if not (store / "manifest.json").is_file():
-        require_output_apart(workdir, config.text, flag="--workdir")
+        require_output_apart(workdir, config.text, where=setting("workdir"))
     if given := config.vocab or config.init_from:
         wanted = _MadeOf(list(config.text), Tokenizer.load(given).vocab_size)
         record = workdir / "store_made_of.json"  # a store has no room for it
@@ -282,7 +285,7 @@ def _require_same(made_of: _MadeOf | None, wanted: _MadeOf, folder: Path) -> Non
         raise UserError(
             f"{folder} was made of {', '.join(made_of.text)} with {made_of.vocab_size:,} pieces, "
             f"and {', '.join(wanted.text)} with {wanted.vocab_size:,} is asked for; give another "
-            "--workdir"
+            f"{setting('workdir')}"
         )
 
 
@@ -295,7 +298,8 @@ def _record_files(pattern: str) -> list[str]:
 def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
     if config.vocab is None:
         raise UserError(
-            "TFRecord shards carry no vocabulary; give --vocab SPM, the model they were made with"
+            f"TFRecord shards carry no vocabulary; give {setting('vocab', 'SPM')}, the model they "
+            "were made with"
         )
     tokenizer = Tokenizer.load(config.vocab)
     _check_vocab_size(config, tokenizer, files[0])
@@ -316,16 +320,16 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
     def train_as(examples: ExamplesConfig) -> ExampleSource:
         if examples != config.examples:
             raise UserError(
-                f"TFRecord shards hold rows as they were drawn, so that train.length "
-                f"{config.train.length!r} and train.masking {config.train.masking!r} cannot be "
-                "had; leave them out, or give a token store"
+                f"TFRecord shards hold rows as they were drawn, so that {setting('train.length')} "
+                f"{config.train.length!r} and {setting('train.masking')} "
+                f"{config.train.masking!r} cannot be had; leave them out, or give a token store"
             )
         return train
 
     def frequencies() -> np.ndarray:
         raise UserError(
-            "output_bias 'unigram' needs the frequencies of a token store; TFRecord shards have "
-            "none, leave it out"
+            f"{setting('output_bias', 'unigram')} needs the frequencies of a token store; TFRecord "
+            "shards have none, leave it out"
         )
 
     return PretrainingData(
@@ -349,8 +353,8 @@ def _check_lengths(records: RecordSource, config: PretrainConfig) -> None:
     if records.max_seq_length > longest:
         raise UserError(
             f"the rows of {name} have {records.max_seq_length} tokens, and the model has {longest} "
-            "positions; give --model.max-position-embeddings and --examples.max-seq-length "
-            f"{records.max_seq_length}"
+            f"positions; give {setting('model.max_position_embeddings')} and "
+            f"{setting('examples.max_seq_length', records.max_seq_length)}"
         )
     found = records.max_seq_length, records.max_predictions_per_seq
     asked = examples.max_seq_length, examples.max_predictions_per_seq
@@ -358,7 +362,8 @@ def _check_lengths(records: RecordSource, config: PretrainConfig) -> None:
         say(
             f"note: the rows of {name} have {found[0]} tokens and {found[1]} predictions, and the "
             f"settings {asked[0]} and {asked[1]}, by which FLOPs are counted; give "
-            f"--examples.max-seq-length {found[0]} --examples.max-predictions-per-seq {found[1]}"
+            f"{setting('examples.max_seq_length', found[0])} "
+            f"{setting('examples.max_predictions_per_seq', found[1])}"
         )
 
 
@@ -377,9 +382,10 @@ def objective_warnings(data: PretrainingData, config: PretrainConfig) -> list[st
         return []
     return [
         f"{max(ones, 1 - ones):.0%} of the {objective} labels are {round(ones)}, so that they "
-        "teach nothing: where documents have one sentence each, give --examples.objective none; "
-        "where an empty line follows each sentence, prepare the text again with --sentences "
-        "wrapped, by which two empty lines end a document"
+        "teach nothing: where documents have one sentence each, give "
+        f"{setting('examples.objective', 'none')}; where an empty line follows each sentence, "
+        f"prepare the text again with {setting('sentences', 'wrapped')}, by which two empty lines "
+        "end a document"
     ]
 
 
@@ -394,7 +400,8 @@ def _check_vocab_size(config: PretrainConfig, tokenizer: Tokenizer, path: str) -
     if not pieces <= rows < most:
         raise UserError(
             f"the vocabulary of {path} has {pieces} pieces and the model "
-            f"{rows}; give --model.vocab-size {pieces}, or vocab_size={pieces} in the recipe"
+            f"{rows}; give {setting('model.vocab_size', pieces)}, or vocab_size={pieces} in the "
+            "recipe"
         )
     if rows > pieces:
         say(f"note: rows {pieces:,} to {rows - 1:,} of the embeddings have no piece")

@@ -10,6 +10,7 @@ from albert_jax.config.run import PretrainConfig
 from albert_jax.data.mixture import split_stores
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.wording import setting
 
 
 def require_pretraining_data(config: PretrainConfig) -> None:
@@ -18,7 +19,10 @@ def require_pretraining_data(config: PretrainConfig) -> None:
     Also raise it if a store or vocabulary that is named does not exist.
     """
     if config.store is None and not config.text:
-        raise UserError("no data: give --store STORE (made by albert-jax prepare) or --text FILE…")
+        raise UserError(
+            f"no data: give {setting('store', 'STORE')} (made by albert-jax prepare) or "
+            f"{setting('text')} FILE…"
+        )
     if config.store:
         require_stores(config.store)
     heldout = config.heldout

@@ -53,6 +53,7 @@ from albert_jax.utils.atomic import appearing_file, remove_leftovers, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.locks import Lock
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import setting
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -751,8 +752,8 @@ class VocabularySettings:
         check_least(self, "", 0, "input_sentence_size")
         if not 0.98 <= self.character_coverage <= 1:
             raise UserError(
-                f"character_coverage {self.character_coverage} must lie in [0.98, 1], the fraction "
-                "of the text's characters that get a piece"
+                f"{setting('character_coverage')} {self.character_coverage} must lie in [0.98, 1], "
+                "the fraction of the text's characters that get a piece"
             )
 
 
@@ -811,10 +812,11 @@ def _reason(error: str, lines: _Lines, vocab_size: int) -> str:
         most = lines.settings.max_sentence_length
         long = f": {lines.too_long} lines have over {most} bytes" * bool(lines.too_long)
         return f"no text to train a vocabulary on{long}; give a sentence or paragraph a line"
+    asked = f"{setting('vocab_size')} {vocab_size}"
     if found := re.search(r"too high .* value <= (\d+)", error):
-        return f"vocab_size {vocab_size} is too large for this text; the largest is {found[1]}"
+        return f"{asked} is too large for this text; the largest is {found[1]}"
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
-        return f"vocab_size {vocab_size} is too small: {found[1]} characters and symbols alone"
+        return f"{asked} is too small: {found[1]} characters and symbols alone"
     return f"SentencePiece could not train a vocabulary of {vocab_size}: {error.splitlines()[0]}"
 
 

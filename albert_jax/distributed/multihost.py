@@ -36,7 +36,7 @@ from albert_jax.utils import interrupts
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_values import unlike_values
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import first_line
+from albert_jax.utils.wording import first_line, setting
 
 JOIN_SECONDS = 60  # for JAX to join processes that have all come
 POLL = 1.0  # seconds between two checks whether a process that is waited for has ended
@@ -73,17 +73,28 @@ class Launch:
         if self.processes == 1:
             raise _alone()
         if self.processes is not None and self.processes < 1:
-            raise UserError(f"num-processes {self.processes} must be at least 2")
+            raise UserError(f"{_processes()} {self.processes} must be at least 2")
         if self.process is not None and not 0 <= self.process < (self.processes or sys.maxsize):
             raise UserError(
-                f"process-id {self.process} must be 0 to num-processes - 1"
+                f"{_process()} {self.process} must be 0 to {_processes()} - 1"
                 + (f", which is {self.processes - 1}" if self.processes else "")
             )
         for name in ("start_timeout", "peer_timeout"):
             if getattr(self, name) < 1:
-                raise UserError(
-                    f"{name.replace('_', '-')} {getattr(self, name)} must be at least 1 second"
-                )
+                raise UserError(f"{setting(name)} {getattr(self, name)} must be at least 1 second")
+
+
+def _processes() -> str:
+    return setting("processes", flag="num-processes")
+
+
+def _process() -> str:
+    return setting("process", flag="process-id")
+
+
+def _where() -> str:
+    """Return the settings that say where the processes are."""
+    return f"{setting('coordinator')} HOST:PORT, {_processes()} and {_process()}"
 
 
 def _check_address(coordinator: str) -> None:
@@ -97,8 +108,8 @@ def _check_address(coordinator: str) -> None:
     else:
         return
     raise UserError(
-        f"coordinator {coordinator!r} {wrong}; give HOST:PORT of process 0, as 10.0.0.1:1234 or "
-        "[fd00::1]:1234"
+        f"{setting('coordinator')} {coordinator!r} {wrong}; give HOST:PORT of process 0, as "
+        "10.0.0.1:1234 or [fd00::1]:1234"
     )
 
 
@@ -198,16 +209,15 @@ def _place(launch: Launch) -> _Place:
     except (ValueError, KeyError) as error:
         raise UserError(
             f"the cluster does not report where the processes are ({first_line(error)}); give "
-            "--coordinator HOST:PORT, --num-processes and --process-id"
+            f"{_where()}"
         ) from None
     if coordinator is None or processes is None or process is None:
         raise UserError(
-            "no cluster that JAX knows (Cloud TPU, GKE, SLURM, Open MPI) is here; give "
-            "--coordinator HOST:PORT, --num-processes and --process-id"
+            f"no cluster that JAX knows (Cloud TPU, GKE, SLURM, Open MPI) is here; give {_where()}"
         )
     if not 0 <= process < processes:
         raise UserError(
-            f"process-id {process} must be 0 to num-processes - 1, which is {processes - 1}"
+            f"{_process()} {process} must be 0 to {_processes()} - 1, which is {processes - 1}"
         )
     _check_address(coordinator)
     return _Place(coordinator, processes, process, devices and list(devices))
@@ -272,9 +282,10 @@ def _reach_cpus_by_address() -> None:
 
 
 def _alone() -> UserError:
+    launch = setting("launch", flag="multihost")
     return UserError(
-        "--multihost found one process only; start the same command on every host, or leave "
-        "--multihost out"
+        f"{launch} found one process only; start the same command on every host, or leave "
+        f"{launch} out"
     )
 
 

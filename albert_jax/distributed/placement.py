@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from albert_jax.distributed import multihost
 from albert_jax.models.lowering import Lowering
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 AXIS = "data"
 # Kinds of devices whose matrix units outrun their vector units. By the compiler's estimate v6e
@@ -81,8 +82,8 @@ def local_devices(count: int | None = None) -> tuple[jax.Device, ...]:
     devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):
         raise UserError(
-            f"train.devices {count} is not possible; give 1 to {len(devices)}, the devices of this "
-            f"machine ({devices[0].platform})"
+            f"{setting('train.devices')} {count} is not possible; give 1 to {len(devices)}, the "
+            f"devices of this machine ({devices[0].platform})"
         )
     return tuple(devices[:count])
 
@@ -122,7 +123,8 @@ def check_batch_size(batch_size: int, accumulate: int, devices: int) -> None:
     if batch_size % unit:
         over = f"{devices} devices" + (f" x {accumulate} micro-batches" if accumulate > 1 else "")
         raise UserError(
-            f"batch_size {batch_size} does not divide over {over}; use a multiple of {unit}"
+            f"{setting('train.batch_size')} {batch_size} does not divide over {over}; use a "
+            f"multiple of {unit}"
         )
 
 
@@ -140,7 +142,8 @@ def make_placement(mode: str, devices: Sequence[jax.Device]) -> Placement:
     if mode == "pmap":
         if jax.process_count() > 1:
             raise UserError(
-                "train.mode pmap is of one process; give --train.mode jit with --multihost"
+                f"{setting('train.mode', 'pmap')} is of one process; give "
+                f"{setting('train.mode', 'jit')} with {setting('launch', flag='multihost')}"
             )
         return _pmap_placement(tuple(devices))
     return _jit_placement(tuple(devices))

@@ -26,6 +26,7 @@ import msgspec
 
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import setting
 
 T = TypeVar("T")
 
@@ -154,7 +155,8 @@ def _unreached(me: Peer, address: str, seconds: float, cause: str) -> str:
     if me.process == 0:
         return (
             f"process 0 on {me.host} does not reach itself at {address} within {seconds:.0f} s "
-            f"({cause}); start process 0 on the host of --coordinator, at a port that is free"
+            f"({cause}); start process 0 on the host of {setting('coordinator')}, at a port that "
+            "is free"
         )
     return (
         f"process {me.process} could not join the coordinator at {address} within {seconds:.0f} s "
@@ -268,13 +270,14 @@ class _Server(threading.Thread):
         if peer.processes != me.processes:
             return (
                 f"{peer} was started for {peer.processes} processes and process 0 on {me.host} "
-                f"for {me.processes}; give all the same --num-processes"
+                f"for {me.processes}; give all the same number of "
+                f"them ({setting('processes', flag='num-processes')})"
             )
         if other := self._here.get(peer.process):
             return (
-                f"two processes have --process-id {peer.process}: pid {other[0].pid} on "
-                f"{other[0].host} and pid {peer.pid} on {peer.host}; give each its own, "
-                f"0 to {me.processes - 1}"
+                f"two processes have {setting('process', peer.process, flag='process-id')}: pid "
+                f"{other[0].pid} on {other[0].host} and pid {peer.pid} on {peer.host}; give each "
+                f"its own, 0 to {me.processes - 1}"
             )
         unlike = _unlike(peer.versions, me.versions)
         if unlike:

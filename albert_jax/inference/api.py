@@ -43,7 +43,7 @@ from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Rows
 from albert_jax.utils.text_files import FileTexts
-from albert_jax.utils.wording import python_names
+from albert_jax.utils.wording import is_in_python, setting
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
 MANY = 100  # texts; from this number on, a terminal shows a progress bar
@@ -158,7 +158,7 @@ def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
     depth = whole_number(depth, "depth", 1, LARGEST)
     if config.num_hidden_groups != 1:
         raise UserError(
-            f"depth {depth} needs a model with one shared layer; this one has "
+            f"{setting('depth')} {depth} needs a model with one shared layer; this one has "
             f"{config.num_hidden_groups} groups of layers"
         )
     return dataclasses.replace(config, num_hidden_layers=depth)
@@ -501,8 +501,11 @@ class Albert:
         if long == "windows":
             return self._encode_windows(ids, layer % (blocks + 1), pool, stride, name_of)
         if stride is not None:
-            raise UserError(f'stride {stride!r} is for long="windows"; leave it out')
-        rows = self._rows(ids, None, long == "cut", name_of)
+            raise UserError(
+                f"{setting('stride')} {stride!r} is for {setting('long', 'windows')}; leave it out"
+            )
+        windows = f"read it all with {setting('long', 'windows')} and {setting('pool', 'mean')}"
+        rows = self._rows(ids, None, long == "cut", name_of, or_else=windows)
         longest = max((len(row.ids) for row in rows), default=0)
         mask_BS = np.zeros((len(rows), longest), np.int32)
         for at, row in enumerate(rows):
@@ -531,8 +534,8 @@ class Albert:
         """Return the mean vectors of texts' windows, with a mask as wide as the longest text."""
         if pool is None:
             raise UserError(
-                'long="windows" gives one vector for a text, the mean of its windows; give pool '
-                '"mean" or "cls"'
+                f"{setting('long', 'windows')} gives one vector for a text, the mean of its "
+                f"windows; give {setting('pool', 'mean')} or {setting('pool', 'cls')}"
             )
         longest = self.config.max_position_embeddings
         if stride is not None:
@@ -624,7 +627,7 @@ class Albert:
             (['[CLS]', '▁a', '▁text', '.', '[SEP]'], (4, 6, 5, 5))
         """
         ids = self.tokenizer.encode(text, parse_special=True).ids
-        [row] = self._rows([ids], None, False, lambda index: shown(text))
+        [row] = self._rows([ids], None, None, lambda index: shown(text))
         padded = arrays([row], padded_length(len(row.ids), self.config.max_position_embeddings))
         probs_LBNSS = np.asarray(self._attention(self._on_device, *padded[:3]))
         size = len(row.ids)
@@ -719,8 +722,7 @@ class Albert:
         }
         asked = (task, settings)
         if self._answering is None or self._answering[0] != asked:
-            with python_names():
-                self._answering = asked, self._fine_tuned(task, settings)
+            self._answering = asked, self._fine_tuned(task, settings)
         given = [inputs] if is_one else cast(Iterable[Texts], inputs)
         answers = answers_to(self._answering[1], cast(Iterable[Texts], given))
         return answers[0] if is_one else answers
@@ -757,11 +759,15 @@ class Albert:
         self,
         firsts: list[list[int]],
         seconds: list[list[int]] | None,
-        truncate: bool,
+        truncate: bool | None,
         name_of: Callable[[int], str],
+        *,
+        or_else: str = "",
     ) -> list[Row]:
         """Return the rows of texts, or of pairs of texts.
 
+        `truncate` is None if the caller has no such setting. `or_else` is another remedy for the
+        error.
         Raises UserError for a text or a pair that is too long for the model.
         """
         longest = self.config.max_position_embeddings
@@ -772,10 +778,15 @@ class Albert:
             second = None if seconds is None else seconds[index]
             length = len(first) + len(second or ()) + special
             if length > longest and (not truncate or longest < special):
-                advice = "" if longest < special else ", or truncate it"
+                ways = ["shorten or split the text"]
+                if truncate is False:
+                    ways.append(f"cut it with {setting('truncate', True)}")
+                if or_else:
+                    ways.append(or_else)
+                advice = ", or ".join(ways[: 1 if longest < special else None])
                 raise UserError(
                     f"{name_of(index)}: {length} tokens are more than the model's {longest}; "
-                    f"shorten or split the text{advice}"
+                    f"{advice}"
                 )
             row = make_row(first, second, longest=longest, special=self._special, mode=mode)
             rows.append(row)
@@ -890,7 +901,10 @@ def _unpickled(settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> Al
 
 def _long_of(long: Long | None, truncate: bool) -> Long:
     if truncate and long not in (None, "cut"):
-        raise UserError(f'truncate cuts long texts and long="{long}" does not; give one of them')
+        raise UserError(
+            f"{setting('truncate')} cuts long texts and {setting('long', long)} does not; give one "
+            "of them"
+        )
     return "cut" if truncate else long or "refuse"
 
 
@@ -902,10 +916,14 @@ def _namer(given: Any, argument: str, texts: Sequence[str]) -> Callable[[int], s
     """
 
     def name_of(index: int) -> str:
+        return f"{place(index)} {shown(texts[index])}".lstrip()
+
+    def place(index: int) -> str:
         if isinstance(given, FileTexts):
-            return f"{given.name} row {index + 1} {shown(texts[index])}"
-        place = "" if isinstance(given, str) else f"{argument}[{index}] "
-        return place + shown(texts[index])
+            return f"{given.name} row {index + 1}"
+        if is_in_python():
+            return "" if isinstance(given, str) else f"{argument}[{index}]"
+        return "" if len(texts) == 1 else f"text {index + 1}"
 
     return name_of
 

@@ -11,6 +11,7 @@ import numpy as np
 from albert_jax.utils.atomic import appearing_file, require_apart, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import require_here
+from albert_jax.utils.wording import setting
 
 SUFFIX = ".npz"
 
@@ -21,11 +22,11 @@ def check_arrays_file(dest: str, sources: list[str]) -> None:
     `dest` may not have another ending, be an address, a folder or one of the sources.
     """
     if not dest.endswith(SUFFIX):
-        raise UserError(f"output {dest} must end in {SUFFIX}")
+        raise UserError(f"{setting('output')} {dest} must end in {SUFFIX}")
     require_here(dest)
     require_apart(dest, sources)
     if Path(dest).is_dir():
-        raise UserError(f"{dest} is a folder; name a file for --output")
+        raise UserError(f"{dest} is a folder; name a file for {setting('output')}")
 
 
 def write_arrays(dest: str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -53,8 +53,8 @@ class ExitRule:
         except ValueError:
             pass
         raise UserError(
-            f"exit {text!r} must be patience=N, a number of passes, or confidence=P, a probability "
-            "above 0, as in patience=3 or confidence=0.9"
+            f"{setting('exit')} {text!r} must be patience=N, a number of passes, or confidence=P, "
+            "a probability above 0, as in patience=3 or confidence=0.9"
         )
 
     def is_met(self, logits_C: Array, agreed: Array) -> Array:
@@ -139,8 +139,8 @@ def check_exit(model: AlbertForTask, text: str, pack: int) -> ExitRule:
         )
     if model.kind not in EXITABLE or model.config.num_hidden_groups > 1:
         raise UserError(
-            f"exit is for {' and '.join(EXITABLE)} with one shared layer; this model is for "
-            f"{model.kind} with {model.config.num_hidden_groups}; leave it out"
+            f"{setting('exit')} is for {' and '.join(EXITABLE)} with one shared layer; this model "
+            f"is for {model.kind} with {model.config.num_hidden_groups}; leave it out"
         )
     return rule
 

@@ -51,6 +51,7 @@ from albert_jax.utils.atomic import appearing_whole, require_writable
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import require_here
+from albert_jax.utils.wording import setting
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _PROGRAM = "exported program's output"
@@ -92,7 +93,10 @@ def export_serving(
     """
     if to == "onnx":
         if compute not in (None, ComputeConfig()):
-            raise UserError('to="onnx" exports only float32; leave out compute')
+            raise UserError(
+                f"{setting('to', 'onnx')} exports only float32; leave out "
+                f"{setting('compute', flag='dtype')}"
+            )
         return export_onnx(model, dest, top_k=top_k, depth=depth)
     source = require_model_directory(model)
     if importlib.util.find_spec("flatbuffers") is None:

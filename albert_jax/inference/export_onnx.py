@@ -47,6 +47,7 @@ from albert_jax.utils.atomic import appearing_whole, require_writable
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import require_here
+from albert_jax.utils.wording import setting
 
 _GRAPH = "ONNX graph's output"
 
@@ -78,7 +79,7 @@ def export_onnx(
     require_writable(dest)
     albert = load(source, depth=depth)
     if albert.head is not None:
-        advice = "export its StableHLO programs instead: leave out --to onnx"
+        advice = f"export its StableHLO programs instead: leave out {setting('to', 'onnx')}"
         require_head_graph(albert.head["kind"], model, advice)
     top_k = whole_number(top_k, "top_k", 1, albert.pieces)
     weights = Weights(albert.config, albert.params, albert.pieces)

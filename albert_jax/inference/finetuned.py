@@ -39,8 +39,8 @@ from albert_jax.utils.progress import Tick
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import setting
 
-# The flags of a task's settings, where they differ from the settings' names.
-_FLAGS = {"renamed": "--labels"}
+# The names of a task's settings for users, where they differ from the task's own.
+_NAMES = {"renamed": "labels"}
 # Data of the first task may be answered by a model of the second, because the diagnostic set has no
 # training data.
 ANSWERED_BY = {"ax": "mnli"}
@@ -291,9 +291,9 @@ def fine_tuned_of(
         outputs = ExitOutputs(for_head, check_exit(for_head, rule, pack))
         if not _was_trained_to_exit(model):
             say(
-                f"note: {directory} does not say that it was trained with --exits; without that, "
-                "answers after fewer passes are often wrong: compare albert-jax evaluate with and "
-                "without --exit"
+                f"note: {directory} does not say that it was trained with {setting('exits')}; "
+                "without that, answers after fewer passes are often wrong: compare albert-jax "
+                f"evaluate with and without {setting('exit')}"
             )
     else:
         outputs = HeadOutputs(for_head, pack=pack)
@@ -351,8 +351,9 @@ def _row_length(max_seq_length: int, longest: int) -> int:
     if SHORTEST <= max_seq_length <= longest:
         return max_seq_length
     raise UserError(
-        f"max_seq_length {max_seq_length} must be {SHORTEST} to {longest}, the model's positions; "
-        f"give {setting('max_seq_length', min(max(max_seq_length, SHORTEST), longest))}"
+        f"{setting('max_seq_length')} {max_seq_length} must be {SHORTEST} to {longest}, the "
+        "model's positions; give "
+        f"{setting('max_seq_length', min(max(max_seq_length, SHORTEST), longest))}"
     )
 
 
@@ -373,8 +374,8 @@ def configured_task(name: str, **settings: Any) -> Task:
     if task.head == "regression":
         usable.discard("renamed")
     if unknown := sorted(given.keys() - usable):
-        flags = ", ".join(_FLAGS.get(key, f"--{key.replace('_', '-')}") for key in unknown)
-        raise UserError(f"task {name} has no use for {flags}; leave it out")
+        names = ", ".join(setting(_NAMES.get(key, key)) for key in unknown)
+        raise UserError(f"task {name} has no use for {names}; leave it out")
     return dataclasses.replace(task, **given)
 
 
@@ -382,8 +383,8 @@ def check_pack(task: Task, pack: int) -> None:
     """Raise UserError for a task whose examples cannot share rows, and for a useless length."""
     if not 0 <= pack <= _MOST_PACKED:
         raise UserError(
-            f"pack {pack} must be a row's tokens, as 512 and at most {_MOST_PACKED}, or 0 for an "
-            "example a row"
+            f"{setting('pack')} {pack} must be a row's tokens, as 512 and at most {_MOST_PACKED}, "
+            "or 0 for an example a row"
         )
     if pack and task.head not in PACKABLE:
         raise UserError(
@@ -417,7 +418,8 @@ def tokenizer_of(directory: str | Path, model: ModelDirectory) -> Tokenizer:
     """Return the tokenizer of a model directory; raises UserError if it has no vocabulary."""
     if model.tokenizer["path"] is None:
         raise UserError(
-            f"{directory} has no vocabulary; convert the model with --vocab spiece.model"
+            f"{directory} has no vocabulary; convert the model with "
+            f"{setting('vocab', 'spiece.model')}"
         )
     return Tokenizer.load(model.tokenizer["path"], **model.text_settings)
 

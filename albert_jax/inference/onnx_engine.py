@@ -30,6 +30,7 @@ from albert_jax.inference.onnx_graphs import (
 )
 from albert_jax.utils.cores import own_cores
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 
 def compute_of(engine: Engine, compute: ComputeConfig | None) -> ComputeConfig:
@@ -40,10 +41,11 @@ def compute_of(engine: Engine, compute: ComputeConfig | None) -> ComputeConfig:
     compute = compute or ComputeConfig()
     if engine == "jax":
         return compute
-    require_libraries("engine onnx")
+    require_libraries(setting("engine", "onnx"))
     if compute.dtype == "bfloat16":
         raise UserError(
-            "engine onnx computes in float32, not in bfloat16; leave out the engine or the dtype"
+            f"{setting('engine', 'onnx')} computes in float32, not in bfloat16; leave out the "
+            "engine or the dtype"
         )
     return dataclasses.replace(compute, dtype="float32")
 

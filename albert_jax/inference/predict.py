@@ -32,6 +32,7 @@ from albert_jax.tasks.base import Predictions
 from albert_jax.tasks.collate import as_rows
 from albert_jax.tasks.custom import CONLL, CustomTask
 from albert_jax.tasks.cuts import Cut
+from albert_jax.tasks.guessed_columns import of_records
 from albert_jax.tasks.long_texts import fitted, length_lines, pooled, window_count
 from albert_jax.tasks.squad import SpanPredictions
 from albert_jax.tasks.tables import ROW_READERS, conll_rows, text_rows
@@ -44,7 +45,7 @@ from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import json_line, say
 from albert_jax.utils.text_files import Stream, file_lines, kind_of, lines_together
-from albert_jax.utils.wording import python_names
+from albert_jax.utils.wording import setting
 
 # Inputs answered together: the first at once, then more, for speed.
 _CHUNKS = (1, 8, 64)
@@ -104,19 +105,18 @@ def predict(
         raise UserError(
             f"the inputs are {json_shown(inputs)}; give a list of records, each {_RECORD}"
         )
-    with python_names():
-        fine_tuned = load_fine_tuned(
-            model,
-            task,
-            max_seq_length=max_seq_length,
-            compute=compute,
-            pack=pack,
-            doc_stride=doc_stride,
-            long=long,
-            stride=stride,
-            exit=exit,
-            engine=engine,
-        )
+    fine_tuned = load_fine_tuned(
+        model,
+        task,
+        max_seq_length=max_seq_length,
+        compute=compute,
+        pack=pack,
+        doc_stride=doc_stride,
+        long=long,
+        stride=stride,
+        exit=exit,
+        engine=engine,
+    )
     rows = ((f"input {i}", record) for i, record in enumerate(inputs))
     return _answers(fine_tuned, _in_chunks(rows), _Count(), skip_bad=skip_bad)
 
@@ -225,12 +225,12 @@ def _answers(
     *,
     skip_bad: bool,
     tick: Callable[[int], None] | None = None,
-    naming: Callable[[], AbstractContextManager[None]] = python_names,
+    reading: Callable[[], AbstractContextManager[None]] = of_records,
 ) -> Iterator[Answer | NoAnswer]:
     """Yield the answers to the inputs of each chunk, which are computed together.
 
-    `tick` is called after each batch with the number of finished inputs. `naming` sets how errors
-    name settings.
+    `tick` is called after each batch with the number of finished inputs. `reading` is
+    entered for each input: by default it is a record of a Python call.
     """
 
     def tick_rows(done: int, total: int) -> None:
@@ -240,7 +240,7 @@ def _answers(
     for chunk in chunks:
         asked: list[_Asked] = []
         for number, (place, record) in enumerate(chunk, start=count.inputs):
-            with naming():
+            with reading():
                 asked.append(_asked(fine_tuned, number, place, record))
             if asked[-1].error and not skip_bad:
                 break  # the inputs before it are still answered
@@ -454,7 +454,7 @@ def predict_file(
     with writing(dest), result_lines(dest) as out:
         with ProgressMeter("predict", None, unit="input", show=not is_seen) as meter:
             for found in _answers(
-                fine_tuned, chunks, count, skip_bad=skip_bad, tick=meter.reach, naming=nullcontext
+                fine_tuned, chunks, count, skip_bad=skip_bad, tick=meter.reach, reading=nullcontext
             ):
                 out.write(json_line(found, out))
                 out.flush()
@@ -474,8 +474,9 @@ def _require_another(source: str, dest: str) -> None:
     path = Path("/dev/stdin" if source == "-" else source)
     if not path.is_file() or Path(dest).is_dir():  # a terminal may be both; a folder is no place
         return
-    require_apart("/dev/stdout" if dest == "-" else dest, [path])
-    require_apart(f"{dest}.partial", [path])
+    where = setting("dest", flag="output")
+    require_apart("/dev/stdout" if dest == "-" else dest, [path], where)
+    require_apart(f"{dest}.partial", [path], where)
 
 
 def _say_counts(fine_tuned: FineTuned, count: _Count) -> None:

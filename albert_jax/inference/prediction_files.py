@@ -21,6 +21,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import setting
 
 _MODEL = "model"  # the folder's name in a work directory
 
@@ -71,7 +72,9 @@ def predictions_folder(
     if output is not None:
         require_here(output)
     if str(output) == "-":
-        raise UserError("the predictions of a split are files; name a folder for --output, not -")
+        raise UserError(
+            f"the predictions of a split are files; name a folder for {setting('output')}, not -"
+        )
     own = Path(os.path.abspath(model))  # without .., whose parent is another folder
     above = own.parent / "predictions"
     if named := name_of(model):
@@ -85,11 +88,15 @@ def predictions_folder(
     for place in () if str(data) == TFDS else task.data_folders(data):
         place = place.parent if place.is_file() else place
         if folder.exists() and place.exists() and folder.samefile(place):
-            raise UserError(f"{folder} is the folder of the data; name another one for --output")
+            raise UserError(
+                f"{folder} is the folder of the data; name another one for {setting('output')}"
+            )
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; name a folder for --output")
+        raise UserError(f"{folder} is a file; name a folder for {setting('output')}")
     if not os.access(above := existing_folder(folder), os.W_OK):
-        raise UserError(f"{above} cannot be written to; name another folder for --output")
+        raise UserError(
+            f"{above} cannot be written to; name another folder for {setting('output')}"
+        )
     return folder
 
 

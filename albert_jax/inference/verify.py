@@ -33,7 +33,7 @@ from albert_jax.utils.arguments import checked
 from albert_jax.utils.columns import aligned
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Result
-from albert_jax.utils.wording import did_you_mean, first_ten
+from albert_jax.utils.wording import did_you_mean, first_ten, setting
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,8 +81,9 @@ def verify(
     released = RELEASED if released is None else released
     if expect is not None and expect not in released.models:
         raise UserError(
-            f"expect {expect!r} is unknown{did_you_mean(expect, released.models, quote='')}; "
-            f"known: {', '.join(released.models)}"
+            f"{setting('expect')} {expect!r} is "
+            f"unknown{did_you_mean(expect, released.models, quote='')}; known: "
+            f"{', '.join(released.models)}"
         )
     model, checks, name = None, [], None
     try:

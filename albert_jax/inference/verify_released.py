@@ -23,7 +23,7 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.inference.api import Albert
 from albert_jax.inference.published import Answer, Fill, Numbers, Released
 from albert_jax.utils.results import Result
-from albert_jax.utils.wording import first_ten
+from albert_jax.utils.wording import first_ten, setting
 
 Verdict = Literal["PASS", "FAIL", "SKIP"]
 TITLE = "released weights"
@@ -131,7 +131,8 @@ def _identity(
     if proven:
         return Check(TITLE, "PASS", f"{proven}'s, by its published numbers")
     if claimed is None:
-        detail = f"other ones, of the size of {', '.join(sized)} (--expect NAME to insist)"
+        insist = setting("expect", "NAME")
+        detail = f"other ones, of the size of {', '.join(sized)} ({insist} to insist)"
         return Check(TITLE, "SKIP", detail)
     if any(answer.certain and claimed in answer.models for answer in answers):
         return Check(TITLE, "FAIL", f"not {claimed}'s: it gives none of the published numbers")

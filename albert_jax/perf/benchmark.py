@@ -35,6 +35,7 @@ from albert_jax.models.flops import peak_flops
 from albert_jax.perf.results import BenchmarkResult, StepBenchmark, SweepPoint, TimeSpread
 from albert_jax.perf.tpu import libtpu
 from albert_jax.perf.workload import (
+    STEP_NAMES,
     HostBatch,
     Work,
     lower,
@@ -58,6 +59,7 @@ from albert_jax.utils.malloc import give_back_large_buffers
 from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import renamed, setting
 
 WARM_UP = 3  # steps before any is timed
 PROFILED = 5
@@ -82,13 +84,16 @@ def benchmark(
     settings = _checked(config)
     if config.phase == "input":
         if profile is not None:
-            raise UserError("--profile is of a step on the device; --phase input runs none")
+            raise UserError(
+                f"{setting('profile')} is of a step on the device; {setting('phase', 'input')} "
+                "runs none"
+            )
         return _measure_input(config, settings)
     if profile is not None:
         libtpu.check_profiler()  # before JAX loads the library
     devices = local_devices(settings.train.devices)
     placement = make_placement(settings.train.mode, devices)
-    with out_of_memory_told(devices, settings):
+    with renamed(STEP_NAMES), out_of_memory_told(devices, settings):
         work = make_work(config.phase, settings, placement.lowering)
         timed = _run_steps(config, settings, work, placement, profile)
     return _step_result(config, settings, work, devices, timed)
@@ -99,10 +104,14 @@ def _checked(config: BenchmarkConfig) -> PretrainConfig:
     settings = pretrain_config(config)
     if config.phase != "input":
         train = settings.train
-        devices = local_devices(train.devices)
-        check_batch_size(train.batch_size, train.accumulate, len(devices))
+        with renamed(STEP_NAMES):
+            devices = local_devices(train.devices)
+            check_batch_size(train.batch_size, train.accumulate, len(devices))
     if config.phase == "finetune" and config.store is not None:
-        raise UserError("--store holds no classified texts; leave it out with --phase finetune")
+        raise UserError(
+            f"{setting('store')} holds no classified texts; leave it out with "
+            f"{setting('phase', 'finetune')}"
+        )
     return settings
 
 
@@ -124,7 +133,8 @@ def sweep(config: BenchmarkConfig, points: Sequence[str]) -> Rows[SweepPoint]:
     names = [name for name, _ in axes]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(
-            f"sweep has {twice[0]} twice; give all its values at once, as in {twice[0]}=8,16"
+            f"{setting('sweep')} has {twice[0]} twice; give all its values at once, as in "
+            f"{twice[0]}=8,16"
         )
     changes = [
         dict(zip((name for name, _ in axes), values, strict=True))
@@ -150,9 +160,13 @@ def _axis(point: str) -> tuple[str, list[Any]]:
     name, separator, values = point.partition("=")
     hints = get_type_hints(BenchmarkConfig)
     if not separator or not values:
-        raise UserError(f"sweep {point!r} must be name=value,value, as in batch_size=8,16,32")
+        raise UserError(
+            f"{setting('sweep')} {point!r} must be name=value,value, as in batch_size=8,16,32"
+        )
     if name not in hints:
-        raise UserError(f"sweep {name!r} is no setting of benchmark; there are {', '.join(hints)}")
+        raise UserError(
+            f"{setting('sweep')} {name!r} is no setting of benchmark; there are {', '.join(hints)}"
+        )
     hint = hints[name]
     kinds = (hint, *get_args(hint))
     kind = next((kind for kind in (int, float) if kind in kinds), str)
@@ -169,7 +183,7 @@ def _axis(point: str) -> tuple[str, list[Any]]:
         return name, [kind(value) for value in given]
     except ValueError:
         numbers = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"sweep {point!r} must give {numbers}") from None
+        raise UserError(f"{setting('sweep')} {point!r} must give {numbers}") from None
 
 
 def _described(config: BenchmarkConfig, settings: PretrainConfig) -> JsonObject:
@@ -352,7 +366,7 @@ def _profile(folder: Path, run: _Runner, batches: Iterator[tuple[Any, int]]) -> 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--profile {folder} cannot be made: {error.strerror}") from None
+        raise UserError(f"{setting('profile')} {folder} cannot be made: {error.strerror}") from None
     with jax.profiler.trace(str(folder)):
         for number in range(PROFILED):
             with jax.profiler.StepTraceAnnotation("step", step_num=number):

@@ -37,6 +37,7 @@ from albert_jax.training.pretrain_report import run_plan
 from albert_jax.training.session import check_batch_sizes
 from albert_jax.utils.numbers import rounded
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import setting
 
 _LONG_DAYS = 30  # of one machine: more than most people mean
 _MATMUL = 2048  # rows and columns of the matmul that measures a CPU's rate
@@ -107,7 +108,9 @@ def _costs(config: PretrainConfig) -> list[str]:
     days = run_flops(config) / rate / 86400
     lines.append(f"time       {_days(days)} at least: {rate / 1e12:,.3g} TFLOP/s, {whose}")
     if days > _LONG_DAYS:
-        warnings.append(f"{_days(days)} is long; lower --train.steps, or take more devices")
+        warnings.append(
+            f"{_days(days)} is long; lower {setting('train.steps')}, or take more devices"
+        )
     return [*lines, *(f"warning: {warning}" for warning in warnings)]
 
 

@@ -42,8 +42,25 @@ from albert_jax.training.step import (
     make_train_step,
 )
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import renamed
 
 HostBatch = dict[str, np.ndarray]
+
+# How users know the settings of the run that is measured: by the names of a `StepConfig`.
+STEP_NAMES = {
+    "compute.dtype": "dtype",
+    "compute.remat": "remat",
+    "compute.attention": "attention",
+    "compute.scan_unroll": "unroll",
+    "examples.max_seq_length": "sequence",
+    "examples.max_predictions_per_seq": "predictions",
+    "train.batch_size": "batch_size",
+    "train.accumulate": "accumulate",
+    "train.mode": "mode",
+    "train.devices": "devices",
+    "train.steps": "steps",
+    "model.max_position_embeddings": "the model's max_position_embeddings",
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,11 @@ def pretrain_config(config: StepConfig) -> PretrainConfig:
     size is the store's, if there is a store.
     """
     base = _base(config.model)
+    with renamed(STEP_NAMES):
+        return _with_flags(config, base)
+
+
+def _with_flags(config: StepConfig, base: PretrainConfig) -> PretrainConfig:
     model = base.model
     store, devices, platform = None, None, "tpu"  # an estimate's
     if isinstance(config, BenchmarkConfig):

@@ -23,6 +23,7 @@ from albert_jax.data.bucketing import kept_of_pair
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.values import quoted
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 TFDS = "tfds"  # in place of a folder: the data set is TFDS's
 
@@ -202,7 +203,7 @@ def check_columns(
     *,
     may_be_nameless: bool = False,
 ) -> None:
-    """Raise UserError for columns that --texts and --label cannot name.
+    """Raise UserError for columns that the settings cannot name.
 
     Args:
         task: the task's name.
@@ -215,14 +216,18 @@ def check_columns(
     least, most = counts
     if not least <= len(texts) <= (most or len(texts)):
         raise UserError(
-            f"--texts names {len(texts)} columns for {task}, {quoted(texts)}; name {which}"
+            f"{setting('texts')} names {len(texts)} columns for {task}, {quoted(texts)}; name "
+            f"{which}"
         )
     if "" in labels or ("" in texts and not may_be_nameless):
-        raise UserError(f"a column of {task} has no name; give one to --texts and --label")
+        raise UserError(
+            f"a column of {task} has no name; give one to {setting('texts')} and {setting('label')}"
+        )
     columns = [name for name in (*texts, *labels) if name]
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise UserError(
-            f"--texts and --label name the column {quoted(twice)} twice; name each column once"
+            f"{setting('texts')} and {setting('label')} name the column {quoted(twice)} twice; "
+            "name each column once"
         )
 
 

@@ -36,7 +36,7 @@ from albert_jax.tasks.base import (
     pair_features,
     unique_ids,
 )
-from albert_jax.tasks.guessed_columns import advice
+from albert_jax.tasks.guessed_columns import advice, is_of_records
 from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.race import choice_features
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, hub_rows, write_text
@@ -52,7 +52,7 @@ from albert_jax.tasks.values import (
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import file_lines, kind_of
-from albert_jax.utils.wording import is_in_python
+from albert_jax.utils.wording import setting
 
 OUTSIDE = "O"
 CONLL = ("conll", "txt")
@@ -205,7 +205,7 @@ class CustomTask(Task):
         self, record: Mapping[str, Any], number: int | None, place: str, labels: LabelReader | None
     ) -> RawExample:
         # The rows before have these columns, so that others would be wrong for them.
-        is_late = bool(number) and not is_in_python()
+        is_late = bool(number) and not is_of_records()
         texts = self._texts(record, place, no_hint if is_late else self._advice)
         label = self._label(record, texts, place, labels) if labels else None
         return RawExample(id_of(record, ("id",), number, place), texts, label, place=place)
@@ -235,8 +235,8 @@ class CustomTask(Task):
         (name,) = options
         if isinstance(record[name], str):
             expected = "a list of options"
-            if not is_in_python():
-                expected += "; in CSV and TSV each has a column (--texts)"
+            if not is_of_records():
+                expected += f"; in CSV and TSV each has a column ({setting('texts')})"
             raise wrong_value(place, name, record[name], expected)
         found = row_texts(record[name], name, place, of="options", count=len(self.labels) or None)
         if len(found) < 2:
@@ -408,7 +408,7 @@ def say_of_case(task: str, labels: Iterable[str]) -> None:
         if len(same) > 1:
             say(
                 f"{task}: the labels {', '.join(same)} differ in case alone and are taken for "
-                f"different ones; --labels {same[1]}={same[0]} makes them one"
+                f"different ones; {setting('labels', f'{same[1]}={same[0]}')} makes them one"
             )
 
 

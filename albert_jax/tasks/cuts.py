@@ -16,6 +16,7 @@ from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import Features, RawExample, Task
 from albert_jax.tasks.race import MAX_QA_LENGTH, choice_features
 from albert_jax.tasks.squad import SquadTask
+from albert_jax.utils.wording import setting
 
 _ENDLESS = 1 << 40  # tokens
 
@@ -126,16 +127,16 @@ def lines_about(
         for cut in each:
             by_setting.setdefault(cut.setting, []).append(cut)
     lines = []
-    for setting, found in by_setting.items():
+    for limit, found in by_setting.items():
         most = max(found, key=lambda cut: cut.needed).needed
         were = f"{len(found):,} of {count:,} {what} {'was' if len(found) == 1 else 'were'} cut to"
-        if setting == "max_query_length":
+        if limit == "max_query_length":
             kept = found[0].needed - found[0].left_out
             lines.append(
                 f"{were} {kept} tokens of question; the longest has {most:,}: finetune's "
-                f"--max-query-length {most} holds it"
+                f"{setting('max_query_length', most)} holds it"
             )
-        elif setting == "MAX_QA_LENGTH":
+        elif limit == "MAX_QA_LENGTH":
             lines.append(
                 f"{were} the last {MAX_QA_LENGTH} tokens of question and option, as in the "
                 f"original; the longest has {most:,}"
@@ -150,7 +151,8 @@ def lines_about(
 
 def _longer_rows(max_seq_length: int, needed: int, longest: int) -> str:
     if needed <= longest:
-        return f"--max-seq-length {needed} holds it"
+        return f"{setting('max_seq_length', needed)} holds it"
     if max_seq_length < longest:
-        return f"--max-seq-length {longest}, the most that the model takes, holds more"
+        longer = setting("max_seq_length", longest)
+        return f"{longer}, the most that the model takes, holds more"
     return "the model takes no more"

@@ -151,7 +151,9 @@ class GlueTask(Task):
     ) -> tuple[str | Path, Iterable[Row]]:
         if str(data) == TFDS:
             if not self.tfds:
-                raise UserError(f"TFDS has no data set for {self.name}; give --data a folder")
+                raise UserError(
+                    f"TFDS has no data set for {self.name}; give {setting('data')} a folder"
+                )
             name = f"glue/{self.tfds}"
             return f"TFDS {name}", tfds_rows(name, split.replace("dev", "validation"))
         is_ax = self.name == "ax"

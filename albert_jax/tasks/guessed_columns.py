@@ -6,11 +6,15 @@ The guess is never used unasked, because a model trained on a wrong column answe
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 
-from albert_jax.utils.wording import is_in_python
+from albert_jax.utils.wording import is_in_python, setting
+
+_OF_RECORDS = ContextVar("of_records", default=False)
 
 # By the words in a column's name.
 _TEXT = {"text", "sentence", "review", "content", "comment", "body", "message", "tweet", "document"}
@@ -35,12 +39,27 @@ _PAIRS = (
 _WORDS = ("words", "tokens")
 
 
+@contextlib.contextmanager
+def of_records() -> Iterator[None]:
+    """Read rows within it as records of a Python call, which has no setting for their keys."""
+    token = _OF_RECORDS.set(True)
+    try:
+        yield
+    finally:
+        _OF_RECORDS.reset(token)
+
+
+def is_of_records() -> bool:
+    """Return whether rows are records of a Python call."""
+    return _OF_RECORDS.get()
+
+
 def advice(
     found: Iterable[str], *, texts: Sequence[str], label: str, of_words: bool, is_asked: bool
 ) -> str:
-    """Return the end of a sentence about a missing column: the flags that would name it.
+    """Return the end of a sentence about a missing column: the settings that would name it.
 
-    For a caller in Python it is how to rename it.
+    For a record of a Python call it is how to rename its key.
 
     Args:
         found: the columns that the file has.
@@ -52,22 +71,28 @@ def advice(
     # Nothing that a shell would take for a flag, or a terminal obey.
     columns = [c for c in found if c and c.isprintable() and not c.startswith("-")]
     own, own_label = _guess(columns, texts=len(texts), of_words=of_words, is_asked=is_asked)
-    if is_in_python():
+    if is_of_records():
         return _renaming(own, texts)
-    flags = " and ".join(["--texts", "--label"][: 1 + is_asked])
+    settings = " and ".join([setting("texts"), setting("label")][: 1 + is_asked])
     if any(map(_is_sentence, columns)):
         header = ",".join(filter(None, [*texts, label][: len(texts) + is_asked]))
         return (
             f"; if its first row is no header, write one above it, as {header}; else name its "
-            f"columns with {flags}"
+            f"columns with {settings}"
         )
-    proposed = []
-    if own:
-        proposed += ["--texts", *own]
-    if own and own_label and own_label != label:
-        proposed += ["--label", own_label]
-    more = f", as {shlex.join(proposed)}" if proposed else ""
-    return f"; name its columns with {flags}{more}"
+    proposed = _proposed(own, own_label if own_label != label else None)
+    more = f", as {proposed}" if proposed else ""
+    return f"; name its columns with {settings}{more}"
+
+
+def _proposed(texts: Sequence[str], label: str | None) -> str:
+    """Return the settings that name these columns, as the reader writes them; "" without texts."""
+    if not texts:
+        return ""
+    if is_in_python():
+        others = [setting("label", label)] if label else []
+        return ", ".join([setting("texts", tuple(texts)), *others])
+    return shlex.join(["--texts", *texts, *(["--label", label] if label else [])])
 
 
 def divider(columns: Iterable[str]) -> str:

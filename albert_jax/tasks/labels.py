@@ -65,7 +65,7 @@ class LabelReader:
             self._numbers = {}  # the file's numbers are not the published ones
 
     def check_renamed(self) -> None:
-        """Raise UserError if --labels maps a file's label to one that the task lacks."""
+        """Raise UserError if `labels` maps a file's label to one that the task lacks."""
         for found, label in self._renamed.items():
             is_none = label == "-1" and self._may_be_none
             if self._own and not is_none and self._known(label, self._own) is None:
@@ -170,7 +170,7 @@ def _by_case(names: Mapping[str, str], name: str) -> str | None:
 
 
 def _wrong_meaning(found: str, label: str, own: Iterable[str]) -> str:
-    """Return the error about a pair of --labels whose second label the task lacks."""
+    """Return the error about a pair of `labels` whose second label the task lacks."""
     given = setting("labels", f"{found}={label}")
     return f"{given} names the label {quoted([label])}, which is unknown; expected {_some(own)}"
 

@@ -43,21 +43,22 @@ class LongTexts:
         """Return this setting; raises UserError if the task or its rows cannot use it."""
         if self.how == "windows" and task.head == "multiple_choice":
             raise UserError(
-                f"long windows is not for {task.name}, whose options share one passage; give cut "
-                "or refuse"
+                f"{setting('long', 'windows')} is not for {task.name}, whose options share one "
+                "passage; give cut or refuse"
             )
         if self.how == "windows" and task.head not in WINDOWED:
             raise UserError(
-                f"long windows is for {', '.join(WINDOWED)}, and {task.name} always reads long "
-                "texts whole, in several rows; leave it out, or give cut"
+                f"{setting('long', 'windows')} is for {', '.join(WINDOWED)}, and {task.name} "
+                "always reads long texts whole, in several rows; leave it out, or give cut"
             )
         if self.stride is None:
             return self
         if self.how != "windows" or task.head not in WINDOWED:
-            other = ", or give long windows" if task.head in WINDOWED else ""
+            windows = setting("long", "windows")
+            other = f", or give {windows}" if task.head in WINDOWED else ""
             raise UserError(
-                f"stride {self.stride} is for long windows of {', '.join(WINDOWED)}; leave it "
-                f"out{other}"
+                f"{setting('stride')} {self.stride} is for {windows} of {', '.join(WINDOWED)}; "
+                f"leave it out{other}"
             )
         check_stride(self.stride, max_seq_length)
         return self
@@ -70,7 +71,8 @@ def check_stride(stride: int, row: int) -> None:
     """Raise UserError for a stride below 1, or one that leaves out tokens between windows."""
     if not 1 <= stride <= row - 2:
         raise UserError(
-            f"stride {stride} must be 1 to {row - 2}, the tokens of text in a row of {row}"
+            f"{setting('stride')} {stride} must be 1 to {row - 2}, the tokens of text in a row of "
+            f"{row}"
         )
 
 
@@ -109,12 +111,12 @@ def _place(example: RawExample) -> str:
 
 def _refusal(task: Task, cut: Cut, max_seq_length: int) -> str:
     lost = f"the text is {cut.left_out:,} tokens too long for"
-    others = "cut leaves out the end"
+    others = f"{setting('long')} is refuse; cut leaves out the end"
     if task.head in WINDOWED:
         others += ", windows reads it all"
     if cut.setting != "max_seq_length":
-        return f"{lost} {cut.setting}, and long is refuse; {others}"
-    return f"{lost} a row of {max_seq_length}, and long is refuse; {others}"
+        return f"{lost} {cut.setting}, and {others}"
+    return f"{lost} a row of {max_seq_length}, and {others}"
 
 
 def _in_windows(

@@ -25,6 +25,7 @@ from albert_jax.tasks.custom import CustomTask, in_order, say_of_case
 from albert_jax.tasks.labels import LabelReader
 from albert_jax.tasks.values import wrong_value
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 BETWEEN_LABELS = ";"
 BETWEEN_COLUMNS = ","
@@ -71,7 +72,7 @@ class MultiLabelTask(CustomTask):
         if not found:
             raise UserError(
                 f"no text in the training file of {self.name} has a label; give some texts "
-                "labels, or name the column that has them with --label"
+                f"labels, or name the column that has them with {setting('label')}"
             )
         say_of_case(self.name, found)
         if len(self.label_columns) > 1:

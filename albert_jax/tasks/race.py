@@ -36,6 +36,7 @@ from albert_jax.tasks.tables import Row, hub_rows, json_object, json_rows, tfds_
 from albert_jax.tasks.values import id_of, list_of, require_keys, row_texts, text_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.text_files import file_lines, read_text
+from albert_jax.utils.wording import setting
 
 LEVELS = ("middle", "high")
 OPTIONS = ("A", "B", "C", "D")
@@ -166,7 +167,9 @@ def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
     folders = [Path(data) / "RACE" / split / level, Path(data) / split / level]
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
-        raise UserError(f"no folder {folders[0]} or {folders[1]}; --data is RACE's folder")
+        raise UserError(
+            f"no folder {folders[0]} or {folders[1]}; {setting('data')} is RACE's folder"
+        )
     found = [*folder.glob("*.txt"), *folder.glob("*.txt.gz")]
     files = [file for file in found if not file.name.startswith(".")]
     single = [file for file in files if _plain_name(file) != "all.txt"]

@@ -11,6 +11,7 @@ from albert_jax.tasks.base import Task
 from albert_jax.tasks.squad_metrics import TUNED
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.numbers import rounded
+from albert_jax.utils.wording import setting
 
 LOSS = "loss"  # the mean dev loss, which any task with logits has in addition to its metrics
 _LESS_IS_BETTER = (LOSS, "mean_squared_error")
@@ -107,4 +108,6 @@ def check_metric(task: Task, name: str, metrics: Mapping[str, Any]) -> None:
     if not task.head.startswith("span"):
         known.append(LOSS)
     if name not in known:
-        raise UserError(f"metric {name!r} is none of {task.name}'s; give {', '.join(known)}")
+        raise UserError(
+            f"{setting('metric')} {name!r} is none of {task.name}'s; give {', '.join(known)}"
+        )

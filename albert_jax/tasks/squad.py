@@ -37,6 +37,7 @@ from albert_jax.tasks.squad_spans import (
 from albert_jax.tasks.tables import write_text
 from albert_jax.tasks.values import id_of, require_keys, text_of
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 
 class SpanPredictions(dict[str, str]):
@@ -102,7 +103,7 @@ class SquadTask(Task):
     def __post_init__(self) -> None:
         for name in ("doc_stride", "max_query_length", "n_best", "max_answer_length"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise UserError(f"{setting(name)} is {getattr(self, name)}; it must be at least 1")
 
     @property
     def metric(self) -> str:
@@ -165,9 +166,10 @@ class SquadTask(Task):
         room = max_seq_length - len(query) - 3
         if room < 1:
             raise UserError(
-                f"max_seq_length {max_seq_length} leaves no room for a context beside the question "
-                f"{example.id} of {len(query)} pieces; shorten the question, or raise it, up to "
-                "the model's positions; in fine-tuning, a lower max_query_length cuts questions"
+                f"{setting('max_seq_length')} {max_seq_length} leaves no room for a context beside "
+                f"the question {example.id} of {len(query)} pieces; shorten the question, or raise "
+                "it, up to the model's positions; in fine-tuning, a lower "
+                f"{setting('max_query_length')} cuts questions"
             )
         passage = encode_passage(tokenizer, context)
         answer = None

@@ -25,6 +25,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import Line, LineOrError, file_lines, kind_of
+from albert_jax.utils.wording import setting
 
 Row = tuple[str, Mapping[str, Any]]  # place, for errors; cells by column
 # A row, or, if a reader keeps errors, the error of a row that cannot be read.
@@ -58,8 +59,8 @@ def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path:
                 if path.is_file():
                     return path
     raise UserError(
-        f"no {' or '.join(names)}, plain or .gz, in {' or '.join(map(str, folders))}; --data is "
-        "the data set's folder"
+        f"no {' or '.join(names)}, plain or .gz, in {' or '.join(map(str, folders))}; "
+        f"{setting('data')} is the data set's folder"
     )
 
 
@@ -74,8 +75,8 @@ def _given_file(path: Path, names: Sequence[str]) -> Path:
     is_part = own == split.partition("_")[0]  # dev of dev_matched
     if own != split and not is_part and {own, split} <= set(SPLITS):
         raise UserError(
-            f"{path} is not the {split} split by its name; give --split {own}, or the folder that "
-            f"holds {names[0]}"
+            f"{path} is not the {split} split by its name; give {setting('split', own)}, or the "
+            f"folder that holds {names[0]}"
         )
     return path
 

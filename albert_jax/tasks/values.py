@@ -15,6 +15,7 @@ from typing import Any
 
 from albert_jax.tasks.guessed_columns import divider
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 # A function from the existing keys or columns to advice about a missing one.
 Hint = Callable[[Iterable[str]], str]
@@ -90,8 +91,8 @@ def class_of(value: Any, name: str, place: str) -> str:
         return value.strip()
     if isinstance(value, (list, tuple)):
         raise UserError(
-            f"{place}: {name!r} is the list {json_shown(value)}; give one class, or --task "
-            "multi-label for texts with several labels"
+            f"{place}: {name!r} is the list {json_shown(value)}; give one class, or "
+            f"{setting('task', 'multi-label')} for texts with several labels"
         )
     if (number := _whole(value)) is None:
         raise wrong_value(place, name, value, "a class: a string or a whole number")

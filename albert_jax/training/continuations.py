@@ -28,9 +28,8 @@ from albert_jax.training.position import Position
 from albert_jax.training.step_meter import Workload
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import UNSET, JsonObject, flat, json_sha256
-from albert_jax.utils.wording import in_short
+from albert_jax.utils.wording import in_short, setting
 
-_FLAG = "--continue-with"
 # What a pretraining run's identity has in a checkpoint's meta, beside what the checkpoint keeps.
 _DATA = ("vocabulary", "data", "records")
 _SETTINGS = ("model", "examples", "optimizer", "train", "init_from", "positions", *FIRST_VALUES)
@@ -42,8 +41,8 @@ def require_checkpoint(workdir: Path) -> None:
     folders = [workdir / "checkpoints", *workdir.glob("seed-*/checkpoints")]
     if not any(Checkpointer(folder, read_only=True).steps() for folder in folders):
         raise UserError(
-            f"work directory {workdir} has no checkpoint to continue from; leave out {_FLAG} to "
-            "begin a run there"
+            f"work directory {workdir} has no checkpoint to continue from; leave out "
+            f"{setting('continue_with')} to begin a run there"
         )
 
 
@@ -94,7 +93,8 @@ class Continuations:
             return
         fixed = [name for name in other if name not in self._allowed]
         if not self._continue_with:
-            onward = "" if fixed else f", or {_FLAG} to continue it with these"
+            way = setting("continue_with", True)
+            onward = "" if fixed else f", or {way} to continue it with these"
             raise UserError(
                 f"{another_run(directory, other)}; give that run's settings or another work "
                 f"directory{onward}"
@@ -104,14 +104,15 @@ class Continuations:
             more = f" (also {', '.join(fixed[1:])})" if fixed[1:] else ""
             batches = ", the batches" if "train.batch_size" in self._allowed else ""
             raise UserError(
-                f"{_FLAG} changes the length{batches} and the learning rate of a run, but "
-                f"{fixed[0]} is {in_short(there)} in {directory} and {in_short(here)} here{more}; "
-                "give that run's settings, or begin a run from its model in another work directory"
+                f"{setting('continue_with')} changes the length{batches} and the learning rate of "
+                f"a run, but {fixed[0]} is {in_short(there)} in {directory} and {in_short(here)} "
+                f"here{more}; give that run's settings, or begin a run from its model in another "
+                "work directory"
             )
         if meta["position"]["step"] >= self._steps:
             raise UserError(
                 f"the run in {directory} has made {meta['position']['step']} steps, as many as "
-                f"--train.steps {self._steps} or more; raise that to continue it"
+                f"{setting('train.steps', self._steps)} or more; raise that to continue it"
             )
 
     def recall(self, meta: Mapping[str, Any]) -> None:

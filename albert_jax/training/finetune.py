@@ -72,6 +72,7 @@ from albert_jax.utils.numbers import rounded
 from albert_jax.utils.progress import ProgressMeter, Tick
 from albert_jax.utils.provenance import commit, versions, without_credentials
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import setting
 
 RESULTS = "results.json"
 
@@ -368,7 +369,7 @@ def _require_room_for_links(workdir: Path) -> None:
     """Raise UserError if something else has the name of a link, as a pretraining run's model."""
     for link in (workdir / name for name in _LINKS):
         if link.exists() and not link.is_symlink():
-            raise UserError(f"{link} is in the way of a link; give another --workdir")
+            raise UserError(f"{link} is in the way of a link; give another {setting('workdir')}")
 
 
 def _announcement(config: FinetuneConfig, prepared: FinetuneSetup) -> str:

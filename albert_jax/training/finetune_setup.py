@@ -95,8 +95,9 @@ def _row_length(config: FinetuneConfig, longest: int) -> int:
         return min(_MAX_SEQ_LENGTH, longest)
     if length > longest:
         raise UserError(
-            f"max_seq_length {length} exceeds the model's {longest} positions; "
-            f"give --max-seq-length {longest}, or --positions interpolate or repeat"
+            f"{setting('max_seq_length')} {length} exceeds the model's {longest} positions; "
+            f"give {setting('max_seq_length', longest)}, or "
+            f"{setting('positions', 'interpolate')} or {setting('positions', 'repeat')}"
         )
     return length
 
@@ -134,7 +135,8 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
         features_of(task, each, tokenizer, length, long) for each in (examples, dev_examples)
     )
     if config.max_seq_length is None and length < _MAX_SEQ_LENGTH:
-        say(f"rows of {length} tokens, the model's positions; --max-seq-length gives fewer")
+        fewer = f"{setting('max_seq_length')} gives fewer"
+        say(f"rows of {length} tokens, the model's positions; {fewer}")
     for name, split in (("train", train), ("dev", dev)):
         _say_lengths(f"{name} examples", split, length, source.config.max_position_embeddings)
     if teacher is not None:
@@ -165,22 +167,27 @@ def _check_head(task: Task, config: FinetuneConfig) -> None:
     """Raise UserError for a setting that does not apply to the task's head."""
     name, head = task.name, task.head
     if config.exits and head not in EXITABLE:
-        raise UserError(f"exits is for {' and '.join(EXITABLE)}, and not for {name}; leave it out")
+        raise UserError(
+            f"{setting('exits')} is for {' and '.join(EXITABLE)}, and not for {name}; leave it out"
+        )
     if config.thresholds != "half" and head != "multi_label":
         raise UserError(
-            f"thresholds {config.thresholds} is for multi-label, and not for {name}; leave it out"
+            f"{setting('thresholds', config.thresholds)} is for multi-label, and not for {name}; "
+            "leave it out"
         )
     if config.class_weights and head not in WEIGHTED:
-        raise UserError(f"{name} has no classes to be weighted; leave out --class-weights")
+        raise UserError(
+            f"{name} has no classes to be weighted; leave out {setting('class_weights')}"
+        )
     if config.label_smoothing and head not in SMOOTHED:
         raise UserError(
-            f"{name} has no classes or choices, so that label_smoothing {config.label_smoothing} "
-            "has no meaning; leave it out"
+            f"{name} has no classes or choices, so that {setting('label_smoothing')} "
+            f"{config.label_smoothing} has no meaning; leave it out"
         )
     if config.teacher is not None and head not in TAUGHT:
         raise UserError(
             f"{name} has no classes or choices, which a teacher has probabilities for; leave out "
-            "--teacher"
+            f"{setting('teacher')}"
         )
 
 
@@ -194,14 +201,14 @@ def _source(config: FinetuneConfig) -> tuple[ModelDirectory, int]:
     source = with_positions(source, f"model {config.model}", length, config.positions)
     if config.lora > source.config.hidden_size:
         raise UserError(
-            f"lora {config.lora} exceeds the model's hidden_size {source.config.hidden_size}; "
-            "ranks of 4 to 64 are usual"
+            f"{setting('lora')} {config.lora} exceeds the model's hidden_size "
+            f"{source.config.hidden_size}; ranks of 4 to 64 are usual"
         )
     blocks = max(source.config.num_hidden_groups, source.config.inner_group_num)
     if config.exits and blocks > 1:
         raise UserError(
-            f"exits is for a model with one shared layer, and {config.model} has {blocks}; leave "
-            "it out"
+            f"{setting('exits')} is for a model with one shared layer, and {config.model} has "
+            f"{blocks}; leave it out"
         )
     return source, _row_length(config, source.config.max_position_embeddings)
 
@@ -268,7 +275,7 @@ def taught(train: SplitFeatures, teacher: FineTuned) -> SplitFeatures:
 def weights_of_classes(
     task: Task, train: Sequence[RawExample], asked: Sequence[str]
 ) -> tuple[float, ...]:
-    """Return the weights of the task's labels in `--class-weights`; () if there are none.
+    """Return the weights of the task's labels in `class_weights`; () if there are none.
 
     Balanced weights are scikit-learn's, over the training examples or their words. Raises UserError
     for an unknown label. Also raises it for a label without training examples, if the weights are
@@ -280,7 +287,8 @@ def weights_of_classes(
     if weights != BALANCED:
         if unknown := [label for label in weights if label not in task.labels]:
             raise UserError(
-                f"--class-weights names {quoted(unknown)}; {task.name} has {quoted(task.labels)}"
+                f"{setting('class_weights')} names {quoted(unknown)}; {task.name} has "
+                f"{quoted(task.labels)}"
             )
         return tuple(weights.get(label, 1.0) for label in task.labels)
     golds = [example.label for example in train]
@@ -290,7 +298,7 @@ def weights_of_classes(
     if absent := [label for label in task.labels if not counts[label]]:
         raise UserError(
             f"no training example of {task.name} has the label {quoted(absent)}, so that "
-            "--class-weights cannot be balanced; give the weights as LABEL=WEIGHT,…"
+            f"{setting('class_weights')} cannot be balanced; give the weights as LABEL=WEIGHT,…"
         )
     return tuple(len(golds) / (len(task.labels) * counts[label]) for label in task.labels)
 
@@ -309,7 +317,7 @@ def _labelled(task: Task, split: str, data: str) -> list[RawExample]:
         first = without[0].place or f"example {without[0].id}"
         raise UserError(
             f"{first} has no label, as {len(without)} of {len(examples)} {split} examples of "
-            f"{task.name} in {data}; leave them out, or give --data with labels"
+            f"{task.name} in {data}; leave them out, or give {setting('data')} with labels"
         )
     return examples
 

@@ -22,6 +22,7 @@ from albert_jax.config.run import PretrainConfig
 from albert_jax.data.pretraining import PretrainingData
 from albert_jax.training.optimizer import path_name
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 _POSITIONS = 3.0  # the position embeddings' size, in that of the words'
 _LONGEST = 100.0  # the longest wavelength of a position embedding, in 2 pi positions
@@ -127,9 +128,10 @@ def params_of(
     differing = [k for k in ours if k not in _FREE and theirs[k] != ours[k]]
     if differing:
         told = "; ".join(f"{k} is {theirs[k]} there and {ours[k]} here" for k in differing)
-        flags = " ".join(f"--model.{k.replace('_', '-')} {theirs[k]}" for k in differing)
+        flags = " ".join(setting(f"model.{k}", theirs[k]) for k in differing)
         is_longer = theirs["max_position_embeddings"] < ours["max_position_embeddings"]
-        more = ", or more positions with --positions interpolate or repeat" if is_longer else ""
+        ways = f"{setting('positions', 'interpolate')} or {setting('positions', 'repeat')}"
+        more = f", or more positions with {ways}" if is_longer else ""
         raise UserError(f"{name} does not fit the model: {told}; give {flags}{more}")
     digests = source.manifest["sha256"]
     recorded = next((digests[name] for name in VOCABULARIES if name in digests), None)

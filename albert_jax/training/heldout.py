@@ -30,6 +30,7 @@ from albert_jax.utils.arguments import whole_number
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.results import ABSENT_IF_NONE, Result
+from albert_jax.utils.wording import renamed, setting
 
 
 def evaluator(
@@ -86,6 +87,12 @@ class _MaskingSettings(TypedDict, total=False):
     ngram: int
     do_whole_word_mask: bool
 
+
+# How users know the settings of the run whose evaluation this is.
+_NAMES = {
+    "examples.max_seq_length": "max_seq_length",
+    "model.max_position_embeddings": "the model's max_position_embeddings",
+}
 
 _MASKING: dict[Masking, _MaskingSettings] = {
     "ngram": {},
@@ -160,26 +167,29 @@ def evaluate_on_store(
             held-out documents.
     """
     if masking not in _MASKING:
-        raise UserError(f"masking {masking!r} is unknown; known: {', '.join(_MASKING)}")
+        raise UserError(
+            f"{setting('masking')} {masking!r} is unknown; known: {', '.join(_MASKING)}"
+        )
     source = load_model(require_model_directory(model), as_float32=True)
     if "predictions" not in source.params:
         raise UserError(f"{model} has no masked-LM head to be evaluated; give a pretrained model")
     longest = source.config.max_position_embeddings
     length = min(128, longest) if max_seq_length is None else max_seq_length
     examples = whole_number(examples, "examples", 1, LARGEST)
-    config = PretrainConfig(
-        model=source.config,
-        compute=compute or ComputeConfig(),
-        examples=ExamplesConfig(
-            objective="sop" if "seq_relationship" in source.params else "none",
-            max_seq_length=length,
-            max_predictions_per_seq=max(1, round(0.15 * length)),
-            **_MASKING[masking],
-        ),
-        train=TrainConfig(batch_size=64, eval_examples=examples, devices=1),
-        store=store,
-        init_from=str(model),
-    )
+    with renamed(_NAMES):
+        config = PretrainConfig(
+            model=source.config,
+            compute=compute or ComputeConfig(),
+            examples=ExamplesConfig(
+                objective="sop" if "seq_relationship" in source.params else "none",
+                max_seq_length=length,
+                max_predictions_per_seq=max(1, round(0.15 * length)),
+                **_MASKING[masking],
+            ),
+            train=TrainConfig(batch_size=64, eval_examples=examples, devices=1),
+            store=store,
+            init_from=str(model),
+        )
     data = open_data(config, None)
     placement = open_placement(config)
     steps = StagedSteps(config, config.stages, placement.lowering)

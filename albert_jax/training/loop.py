@@ -29,6 +29,7 @@ from albert_jax.training.step_meter import StepMeter
 from albert_jax.training.watching import Hooks
 from albert_jax.utils import interrupts
 from albert_jax.utils.errors import TryAgain
+from albert_jax.utils.wording import setting
 
 
 def fit(
@@ -125,8 +126,9 @@ class _Loop:
             self._log.event(
                 step,
                 f"note: the run's {last}, so that the model may be worse than checkpoint {earlier} "
-                f"in {self._saves.directory}; train on with --continue-with and more "
-                "--train.steps, or begin again at a lower --optimizer.learning-rate",
+                f"in {self._saves.directory}; train on with {setting('continue_with', True)} and "
+                f"more {setting('train.steps')}, or begin again at a lower "
+                f"{setting('optimizer.learning_rate')}",
             )
 
     def _ahead(self, due: Due) -> int:

@@ -17,6 +17,7 @@ import jax
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.numbers import rounded
+from albert_jax.utils.wording import setting
 
 GIB = 1 << 30
 
@@ -165,9 +166,10 @@ def _out_of_memory(
 def out_of_memory_advice(config: PretrainConfig | FinetuneConfig) -> str:
     """Return what to change so that a step takes less memory, as part of a sentence."""
     train, remat = config.train, config.compute.remat
-    advice = [f"lower batch_size ({train.batch_size})"]
-    advice += [f"raise accumulate ({train.accumulate})"]
-    advice += [] if remat == "full" else [f"recompute with remat full (now {remat})"]
+    advice = [f"lower {setting('train.batch_size')} ({train.batch_size})"]
+    advice += [f"raise {setting('train.accumulate')} ({train.accumulate})"]
+    if remat != "full":
+        advice += [f"recompute with {setting('compute.remat', 'full')} (now {remat})"]
     return ", ".join(advice[:-1]) + f" or {advice[-1]}"
 
 

@@ -21,6 +21,7 @@ from jax import Array
 
 from albert_jax.config.sections import OptimizerConfig
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 # optimization.py:73-90; "output_bias" matches "bias".
 EXCLUDED = re.compile(r"LayerNorm|layer_norm|bias")
@@ -184,9 +185,9 @@ def warmup_warnings(config: OptimizerConfig, steps: int) -> list[str]:
     if warmup <= steps:
         return []
     return [
-        f"the run ends in its warm-up: optimizer.warmup_steps {warmup:,} exceeds train.steps "
-        f"{steps:,}, so the learning rate comes to {steps / warmup:.0%} of its peak; lower "
-        "--optimizer.warmup-steps"
+        f"the run ends in its warm-up: {setting('optimizer.warmup_steps')} {warmup:,} exceeds "
+        f"{setting('train.steps')} {steps:,}, so the learning rate comes to {steps / warmup:.0%} "
+        f"of its peak; lower {setting('optimizer.warmup_steps')}"
     ]
 
 
@@ -204,7 +205,8 @@ def divergence_warnings(config: OptimizerConfig, *, batch_size: int, hidden_size
     if config.name == "adamw" and rate > 5e-4:
         warnings.append(
             f"AdamW at learning rate {rate:g} is known to diverge (rates above 5e-4 are LAMB's); "
-            f"use --optimizer.learning-rate {preset:.3g} or --optimizer.name lamb"
+            f"use {setting('optimizer.learning_rate', float(f'{preset:.3g}'))} or "
+            f"{setting('optimizer.name', 'lamb')}"
         )
     elif rate > 2 * preset and hidden_size >= 512:
         warnings.append(

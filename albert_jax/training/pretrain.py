@@ -72,6 +72,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.provenance import versions, without_credentials
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import positional, setting
 
 
 def pretrain(
@@ -158,7 +159,7 @@ def _require_room_for_text(config: PretrainConfig, workdir: Path, continue_with:
         there = _text_of(workdir)
         if there is not None and there != config.text:
             texts = {"text": (list(there) or None, list(config.text))}
-            raise UserError(f"{another_run(workdir, texts)}; give another --workdir")
+            raise UserError(f"{another_run(workdir, texts)}; give another {setting('workdir')}")
 
 
 def _text_of(workdir: Path) -> tuple[str, ...] | None:
@@ -280,7 +281,7 @@ def export(
         The path of the model directory.
     """
     workdir = Path(workdir)
-    require_apart(dest, [workdir], "DEST")
+    require_apart(dest, [workdir], positional("dest"))
     require_no_runs_model(dest, workdir)
     check_destination(dest, is_pretrained)
     config = _read_config(workdir)
@@ -330,7 +331,7 @@ def _read_config(workdir: Path) -> PretrainConfig:
         if not workdir.exists():
             raise UserError(
                 f"{workdir} does not exist; give a work directory of albert-jax pretrain, the one "
-                "that --workdir named"
+                f"that {setting('workdir')} named"
             ) from None
         if is_model_directory(workdir):
             raise UserError(
@@ -339,7 +340,7 @@ def _read_config(workdir: Path) -> PretrainConfig:
             ) from None
         raise UserError(
             f"{workdir} is no work directory of albert-jax pretrain (no config.json); give the one "
-            "that --workdir named"
+            f"that {setting('workdir')} named"
         ) from None
 
 
@@ -420,7 +421,7 @@ def _first_state(
         params = first_values(state.params, config, data)
         return dataclasses.replace(state, params=params), "random weights"
     source = load_model(config.init_from, as_float32=True)
-    params = params_of(source, f"init_from {config.init_from}", config, data)
+    params = params_of(source, f"{setting('init_from')} {config.init_from}", config, data)
     said = f"weights of {config.init_from}"
     if lacking := sorted(jax.eval_shape(random_state).params.keys() - params.keys()):
         fresh = random_state().params

@@ -33,6 +33,7 @@ from albert_jax.training.optimizer import (
     warmup_warnings,
 )
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 _MANY_PASSES = 200  # passes from which on a warning is printed; the paper has about 40
 
@@ -76,15 +77,17 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
     warnings += warmup_warnings(config.optimizer, train.steps)
     if config.init_from is not None and (without := _first_values_set(config)):
         warnings.append(
-            f"{', '.join(without)} has no effect beside init_from, whose weights are not random"
+            f"{', '.join(without)} has no effect beside {setting('init_from')}, whose weights are "
+            "not random"
         )
     if data is not None:
         warnings += objective_warnings(data, config)
     if data is not None and passes > _MANY_PASSES:
+        batches = setting("train.batch_ramp" if train.batch_ramp else "train.batch_size")
         warnings.append(
-            f"each text is seen {passes:,.0f} times; lower --train.steps ({train.steps:,}) or "
-            + ("--train.batch-ramp" if train.batch_ramp else "--train.batch-size")
-            + f" ({train.batch_ramp or format(train.batch_size, ',')}), or prepare more text"
+            f"each text is seen {passes:,.0f} times; lower {setting('train.steps')} "
+            f"({train.steps:,}) or {batches} "
+            f"({train.batch_ramp or format(train.batch_size, ',')}), or prepare more text"
         )
     return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
 
@@ -93,7 +96,9 @@ def _first_values_set(config: PretrainConfig) -> list[str]:
     """Return the settings of random weights that are not at their defaults, with their values."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     given = {name: getattr(config, name) for name in FIRST_VALUES}
-    return [f"{name} {value!r}" for name, value in given.items() if value != defaults[name]]
+    return [
+        f"{setting(name)} {value!r}" for name, value in given.items() if value != defaults[name]
+    ]
 
 
 def _updates(config: PretrainConfig) -> list[str]:

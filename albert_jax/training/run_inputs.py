@@ -15,6 +15,7 @@ from albert_jax.data.required import require_pretraining_data
 from albert_jax.tasks.base import TFDS
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import MOUNT, is_address, require_here
+from albert_jax.utils.wording import setting
 
 
 def require_pretraining_inputs(
@@ -26,14 +27,14 @@ def require_pretraining_inputs(
     """
     if workdir_too:
         workdir = _require_workdir(config.workdir)
-        require_no_finetuning_run(workdir, "give another --workdir")
+        require_no_finetuning_run(workdir, f"give another {setting('workdir')}")
     if config.init_from is not None:
         folder = require_model_directory(config.init_from, "init_from", fetch=fetch)
-        tensors = _trainable(folder, f"init_from {config.init_from}")
+        tensors = _trainable(folder, f"{setting('init_from')} {config.init_from}")
         if not any(name.startswith("predictions/") for name in tensors):
             raise UserError(
-                f"init_from {config.init_from} has no masked-LM head to train; give a pretrained "
-                "model"
+                f"{setting('init_from')} {config.init_from} has no masked-LM head to train; give a "
+                "pretrained model"
             )
     require_pretraining_data(config)
 
@@ -59,12 +60,12 @@ def require_finetuning_inputs(config: FinetuneConfig, *, workdir_too: bool = Tru
     if workdir_too:
         _require_no_pretraining_run(_require_workdir(config.workdir))
     if config.model is None:
-        raise UserError("no model directory to start from; give --model DIR")
+        raise UserError(f"no model directory to start from; give {setting('model', 'DIR')}")
     _trainable(require_model_directory(config.model), f"model {config.model}")
     if config.teacher is not None:
         require_model_directory(config.teacher)
     if config.data is None:
-        raise UserError("no data; give --data DIR, hf:NAME, or tfds")
+        raise UserError(f"no data; give {setting('data', 'DIR')}, hf:NAME, or tfds")
     if config.data == TFDS or config.data.startswith(HUB) or is_address(config.data):
         return
     if not Path(config.data).exists():
@@ -92,14 +93,15 @@ def _require_no_pretraining_run(workdir: Path) -> None:
     """Raise UserError for a pretraining run's work directory, whose config.json would be lost."""
     if (workdir / "checkpoints").is_dir():
         raise UserError(
-            f"{workdir} is the work directory of a pretraining run; give another --workdir"
+            f"{workdir} is the work directory of a pretraining run; give another "
+            f"{setting('workdir')}"
         )
 
 
 def _require_workdir(workdir: str | None) -> Path:
     if workdir is None:
-        raise UserError("no work directory; give --workdir DIR")
+        raise UserError(f"no work directory; give {setting('workdir', 'DIR')}")
     require_here(workdir, MOUNT)
     if Path(workdir).exists() and not Path(workdir).is_dir():
-        raise UserError(f"work directory {workdir} is a file; give another --workdir")
+        raise UserError(f"work directory {workdir} is a file; give another {setting('workdir')}")
     return Path(workdir)

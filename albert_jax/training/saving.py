@@ -13,6 +13,7 @@ from albert_jax.training.run import Run
 from albert_jax.training.step import TrainState
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.provenance import versions
+from albert_jax.utils.wording import setting
 
 
 class Saves:
@@ -85,8 +86,9 @@ class Rollbacks:
         if self._made > self._limit:
             raise UserError(
                 f"{reason} at batch {first}, after {self._limit} rollbacks since the last "
-                f"checkpoint ({self._saves.steps()[-1]}); lower --optimizer.learning-rate, "
-                "lengthen --optimizer.warmup-steps, or check the data"
+                f"checkpoint ({self._saves.steps()[-1]}); lower "
+                f"{setting('optimizer.learning_rate')}, lengthen "
+                f"{setting('optimizer.warmup_steps')}, or check the data"
             )
         restored = self._saves.restore(target)
         if restored is None:

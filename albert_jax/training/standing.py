@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from albert_jax.utils.wording import setting
+
 _LONG = 200  # steps; in a shorter run, the loss cannot have fallen yet
 _PLATEAU_AT = 0.2  # of the steps; a loss that is still at the unigram entropy is slow
 _ORDER_AT = 0.5
@@ -53,8 +55,9 @@ class Standing:
         return (
             f"the masked-LM loss {loss:.2f} is still that of knowing only how frequent each piece "
             f"is, {entropy:.2f} nats; runs stay there where weights begin too small or learn too "
-            "slowly: try --kernel-init fan_in, --output-bias unigram, --optimizer.name muon, a "
-            "higher --optimizer.learning-rate or smaller batches"
+            f"slowly: try {setting('kernel_init', 'fan_in')}, {setting('output_bias', 'unigram')}, "
+            f"{setting('optimizer.name', 'muon')}, a higher {setting('optimizer.learning_rate')} "
+            "or smaller batches"
         )
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> str | None:
@@ -72,8 +75,8 @@ class Standing:
         return (
             f"the held-out masked-LM loss {loss:.2f} has risen from {self._lowest:.2f} at step "
             f"{self._lowest_at} while training's is {self._training_loss:.2f}: the text is being "
-            "learnt by heart; give more text, fewer --train.steps, or dropout "
-            "(--model.hidden-dropout-prob 0.1)"
+            f"learnt by heart; give more text, fewer {setting('train.steps')}, or dropout "
+            f"({setting('model.hidden_dropout_prob', 0.1)})"
         )
 
     def _order(self, step: int, metrics: Mapping[str, float]) -> str | None:
@@ -90,6 +93,6 @@ class Standing:
         return (
             f"sentence order is at {accuracy:.1%}, no more than the more frequent label's "
             f"{majority:.1%} within three standard errors ({error:.1%} each): it is learnt after "
-            "words are; give more steps, longer rows (--examples.max-seq-length), or leave it out "
-            "(--examples.objective none)"
+            f"words are; give more steps, longer rows ({setting('examples.max_seq_length')}), or "
+            f"leave it out ({setting('examples.objective', 'none')})"
         )

@@ -30,7 +30,7 @@ from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import flat
-from albert_jax.utils.wording import first_line
+from albert_jax.utils.wording import first_line, setting
 
 End = Literal["finished", "stopped", "failed"]
 PROJECT = "albert_jax"  # the default, if the environment names no project or experiment
@@ -73,20 +73,20 @@ def require_trackers(names: Sequence[str]) -> None:
     known = get_args(Destination)
     for name in names:
         if name not in known:
-            raise UserError(f"log {name!r} is unknown; known: {', '.join(known)}")
+            raise UserError(f"{setting('log')} {name!r} is unknown; known: {', '.join(known)}")
         if names.count(name) > 1:
-            raise UserError(f"log {name!r} is named twice; name it once")
+            raise UserError(f"{setting('log')} {name!r} is named twice; name it once")
         if name in _OPTIONAL and importlib.util.find_spec(name) is None:
             raise UserError(
-                f"log {name!r} needs a package that is not installed; "
+                f"{setting('log', name)} needs a package that is not installed; "
                 f"pip install 'albert-jax[{name}]'"
             )
     if "wandb" in names and not _wandb_is_offline():
         wandb = importlib.import_module("wandb")
         if not wandb.login(prompt=False, verify=False):
             raise UserError(
-                "log 'wandb' has no login; run `wandb login`, set WANDB_API_KEY, or set "
-                "WANDB_MODE=offline to keep the figures here"
+                f"{setting('log', 'wandb')} has no login; run `wandb login`, set WANDB_API_KEY, or "
+                "set WANDB_MODE=offline to keep the figures here"
             )
 
 
@@ -275,7 +275,9 @@ def _beginning(name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"log {name!r} cannot begin a run: {first_line(error)}") from error
+        raise UserError(
+            f"{setting('log', name)} cannot begin a run: {first_line(error)}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from typing import (
 )
 
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -142,9 +143,9 @@ def whole_number(value: Any, name: str, least: int, most: int) -> int:
     Raises UserError otherwise.
     """
     if not _fits(value, int):
-        raise UserError(f"{name} {shown(value)} must be a whole number, {least} to {most}")
+        raise UserError(f"{setting(name)} {shown(value)} must be a whole number, {least} to {most}")
     if not least <= value <= most:
-        raise UserError(f"{name} {value} must be between {least} and {most}")
+        raise UserError(f"{setting(name)} {value} must be between {least} and {most}")
     return int(value)
 
 

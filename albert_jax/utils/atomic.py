@@ -20,6 +20,7 @@ from typing import TextIO
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.interrupts import undone_on_exit
 from albert_jax.utils.locks import Lock
+from albert_jax.utils.wording import setting
 
 # Two processes, and two calls in one process, never write to one temporary file.
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{8}\.(?P<kind>tmp|new|old)")
@@ -152,19 +153,20 @@ def beside(dest: Path, kind: str) -> Path:
     return dest.with_name(f".{dest.name}.{os.getpid()}-{secrets.token_hex(4)}.{kind}")
 
 
-def require_apart(dest: str | Path, sources: Iterable[str | Path], flag: str = "--output") -> None:
+def require_apart(dest: str | Path, sources: Iterable[str | Path], where: str = "") -> None:
     """Raise UserError if writing `dest` would destroy one of the sources.
 
-    `dest` may be the source, under this or another name, or a folder that holds it.
+    `dest` may be the source, under this or another name, or a folder that holds it. `where` names
+    its setting in the error; by default that is `output`.
     """
-    dest = Path(dest)
+    dest, where = Path(dest), where or setting("output")
     for source in map(Path, sources):
         if not dest.exists() or not source.exists():
             continue
         if dest.samefile(source):
-            raise UserError(f"{dest} is the input itself; name another place for {flag}")
+            raise UserError(f"{dest} is the input itself; name another place for {where}")
         if dest.is_dir() and any(dest.samefile(parent) for parent in source.resolve().parents):
-            raise UserError(f"{dest} holds the input {source}; name another place for {flag}")
+            raise UserError(f"{dest} holds the input {source}; name another place for {where}")
 
 
 @contextlib.contextmanager
@@ -195,7 +197,7 @@ def result_lines(dest: str) -> Iterator[TextIO]:
         yield sys.stdout
         return
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file for --output")
+        raise UserError(f"{path} is a folder; name a file for {setting('dest', flag='output')}")
     if path.exists() and not path.is_file():
         with path.open("w", encoding="utf-8") as device:
             yield device

@@ -19,6 +19,7 @@ import numpy as np
 
 from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 WIDTH = 8.0  # inches: 800 pixels on a screen, where the smallest text is 11 pixels high
 # Okabe and Ito's colours, which colour-blind readers can distinguish, without yellow, faint on
@@ -440,11 +441,13 @@ def check_picture(picture: str | Path) -> None:
     """Raise UserError if `save_plot` cannot write `picture`, before anything is measured."""
     picture = Path(picture)
     if picture.suffix.lower() not in ("", ".png", ".pdf", ".svg"):
-        raise UserError(f"--plot {picture} must end in .png, .pdf or .svg")
+        raise UserError(f"{setting('plot')} {picture} must end in .png, .pdf or .svg")
     if picture.is_dir():
-        raise UserError(f"--plot {picture} is a folder; name a file in it")
+        raise UserError(f"{setting('plot')} {picture} is a folder; name a file in it")
     if not picture.parent.is_dir():
-        raise UserError(f"--plot {picture} cannot be written: there is no folder {picture.parent}")
+        raise UserError(
+            f"{setting('plot')} {picture} cannot be written: there is no folder {picture.parent}"
+        )
 
 
 def save_picture(figure: Any, picture: str | Path) -> None:
@@ -469,4 +472,6 @@ def save_plot(figure: Any, picture: str | Path) -> None:
     try:
         save_picture(figure, picture)
     except OSError as error:
-        raise UserError(f"--plot {picture} cannot be written: {error.strerror}") from None
+        raise UserError(
+            f"{setting('plot')} {picture} cannot be written: {error.strerror}"
+        ) from None

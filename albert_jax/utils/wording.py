@@ -6,10 +6,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
+import os
 import re
 import shlex
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 MOST_NAMES = 10
@@ -21,33 +23,92 @@ _ADDRESS = re.compile(
     r"://(?:[^/\s]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*?(?=[).,:;]{0,3}(?:[\s'\"]|$)))?"
 )
 
-_IN_PYTHON = ContextVar("in_python", default=False)
+
+@dataclass
+class _Naming:
+    """Hold who reads the errors of this process.
+
+    It is the process's and not a ContextVar's, because a command's threads have the same reader.
+    """
+
+    in_python: bool = True
+
+
+_NAMING = _Naming()
+_RENAMED: ContextVar[Mapping[str, str] | None] = ContextVar("renamed", default=None)
 
 
 @contextlib.contextmanager
 def python_names() -> Iterator[None]:
-    """Name settings within it as Python's arguments: the caller has no flags."""
-    token = _IN_PYTHON.set(True)
+    """Name settings within it as Python's arguments, as a recipe does."""
+    with _naming(in_python=True):
+        yield
+
+
+@contextlib.contextmanager
+def flag_names() -> Iterator[None]:
+    """Name settings within it as flags: a command runs."""
+    with _naming(in_python=False):
+        yield
+
+
+@contextlib.contextmanager
+def _naming(*, in_python: bool) -> Iterator[None]:
+    before, _NAMING.in_python = _NAMING.in_python, in_python
     try:
         yield
     finally:
-        _IN_PYTHON.reset(token)
+        _NAMING.in_python = before
+
+
+@contextlib.contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Name settings within it by the names that the caller's own settings have, by their names.
+
+    For a configuration that is made of another one, whose names the user gave. A name with a blank
+    is no setting of the user's, and stays as it is.
+    """
+    token = _RENAMED.set(names)
+    try:
+        yield
+    finally:
+        _RENAMED.reset(token)
 
 
 def is_in_python() -> bool:
     """Return whether settings are to be named as Python's arguments."""
-    return _IN_PYTHON.get()
+    return _NAMING.in_python
 
 
-def setting(name: str, value: str | int | None = None) -> str:
+def setting(name: str, value: object = None, *, flag: str | None = None) -> str:
     """Return a setting as the reader writes it.
 
-    That is `--max-seq-length 512`, or in Python `max_seq_length=512`.
+    That is `max_seq_length=512`, or for a command `--max-seq-length 512`. A switch with the value
+    True is `--truncate`, and with False `--no-truncate`.
+
+    Args:
+        name: the argument, or the field of a configuration, as `train.batch_size`.
+        value: what to give it; None for the name alone.
+        flag: the flag without its dashes, if its name is another.
     """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if name in (names := _RENAMED.get() or {}):
+        name, flag = names[name], None
+    if " " in name:
+        return name
     if is_in_python():
         return name if value is None else f"{name}={value!r}"
-    flag = f"--{name.replace('_', '-')}"
-    return flag if value is None else f"{flag} {shlex.quote(str(value))}"
+    dashed = (flag or name).replace("_", "-")
+    if value is False:
+        return f"--no-{dashed}"
+    told = "" if value is None or value is True else f" {shlex.quote(str(value))}"
+    return f"--{dashed}{told}"
+
+
+def positional(name: str) -> str:
+    """Return an argument that a command takes without a flag, `DEST`, or in Python `dest`."""
+    return name if is_in_python() else name.upper()
 
 
 def first_ten(names: Collection[str], separator: str = ", ") -> str:

@@ -184,7 +184,7 @@ def test_words_have_lists_of_classes(library) -> None:
     tags.names = None
     rows = [{"tokens": ["in", "Ulm"], "ner_tags": [0, 1]}]
     library(ner={"train": Rows({"tokens": Feature(""), "ner_tags": tags}, rows)})
-    with pytest.raises(UserError, match="--texts tokens --label ner_tags"):
+    with pytest.raises(UserError, match=r"texts=\('tokens',\), label='ner_tags'"):
         find_task("token-classification").examples("train", "hf:ner")
     task = find_task("token-classification")
     task = replace(task, texts=("tokens",), label="ner_tags")

@@ -103,7 +103,7 @@ def test_a_worker_process_that_is_killed_ends_the_run_for_now():
         next(dataset)
         for child in multiprocessing.active_children():
             child.kill()
-        with pytest.raises(TryAgain, match=r"\(--train\.data-workers\) was killed, perhaps for"):
+        with pytest.raises(TryAgain, match=r"\(train\.data_workers\) was killed, perhaps for"):
             list(itertools.islice(dataset, 9))
 
 

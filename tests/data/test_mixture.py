@@ -278,5 +278,5 @@ def test_a_mistake_in_a_mixture_is_one_line_and_status_2(run_cli, stores, tmp_pa
         open_data(tiny_config(f"{a},{tmp_path}/absent", tmp_path), None)
     model = dataclasses.replace(TINY, vocab_size=120)
     config = dataclasses.replace(tiny_config(f"{a},{b}", tmp_path), model=model)
-    with pytest.raises(UserError, match=r"--model\.vocab-size 8000"):
+    with pytest.raises(UserError, match=r"model\.vocab_size=8000"):
         open_data(config, None)

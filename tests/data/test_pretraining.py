@@ -68,8 +68,8 @@ def test_documents_of_one_sentence_are_said_by_prepare_and_by_the_plan(
         [warning] = warnings(lone, objective=objective)
         assert warning.startswith(f"100% of the {name} labels are 1, so that they teach nothing")
         for text in (said, warning):
-            assert "--examples.objective none" in text
-            assert "--sentences wrapped" in text
+            assert "examples.objective='none'" in text
+            assert "sentences='wrapped'" in text
     assert warnings(f"{store}:0.1,{lone}:0.9") != []
     assert warnings(f"{store}:0.5,{lone}:0.5") == []
 
@@ -203,7 +203,7 @@ def test_a_damaged_store_of_a_runs_own_text_says_what_to_do(of_text):
 def test_a_work_directory_in_its_text_is_refused(of_text, tmp_path):
     config, workdir = of_text
     config = dataclasses.replace(config, text=(str(tmp_path),))
-    with pytest.raises(UserError, match=r"run lies in the input .*another place for --workdir"):
+    with pytest.raises(UserError, match=r"run lies in the input .*another place for workdir"):
         open_data(config, workdir)
     assert not workdir.exists()
 
@@ -247,7 +247,7 @@ def test_a_held_out_store_that_cannot_be_is_refused(store, tmp_path):
     train_tokenizer(text, output=tmp_path / "vocab", vocab_size=36)
     prepare(text, vocab=tmp_path / "vocab", output=tmp_path / "foreign", holdout=0.3, workers=1)
     for name, words in [
-        ("whole", "has no held-out document; prepare it with --holdout"),
+        ("whole", "has no held-out document; prepare it with holdout=0.5"),
         ("foreign", "was made with another vocabulary"),
         ("nowhere", "does not exist; give a store"),
     ]:

@@ -89,14 +89,14 @@ def test_a_host_of_ipv6_can_be_the_coordinator() -> None:
     [
         (
             [peer(0, 2), peer(1, 3), peer(2, 3)],
-            " on host0 for 2; give all the same --num-processes",
+            " on host0 for 2; give all the same number of them (processes)",
         ),
         ([peer(0, 3), peer(1, 2)], "process 1 on host1 was started for 2 processes"),
         (
             [peer(0, 3), peer(1, 3), peer(1, 3, host="host7", pid=7)],
-            "two processes have --process-id 1: pid ",
+            "two processes have process=1: pid ",
         ),
-        ([peer(0), peer(0, host="host7", pid=7)], "two processes have --process-id 0: pid "),
+        ([peer(0), peer(0, host="host7", pid=7)], "two processes have process=0: pid "),
         (
             [peer(0), peer(1, versions=VERSIONS | {"jax": "0.12.0"})],
             "process 1 on host1 has jax 0.12.0 and process 0 0.10.2; install the same versions",

@@ -55,7 +55,7 @@ def test_a_place_that_arrays_must_not_go_to_is_refused_before_the_work(tmp_path:
     (tmp_path / "link.npz").symlink_to(source)
     os.link(source, tmp_path / "hard.npz")
     for other in ("texts.npz", "link.npz", "hard.npz", "folder.npz/../texts.npz"):
-        with pytest.raises(UserError, match="is the input itself; name another place for --output"):
+        with pytest.raises(UserError, match="is the input itself; name another place for output"):
             check_arrays_file(str(tmp_path / other), [str(source)])
     with pytest.raises(UserError, match="is a folder; name a file"):
         check_arrays_file(str(folder), [str(source)])

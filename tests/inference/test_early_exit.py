@@ -171,7 +171,7 @@ def test_a_model_that_was_not_trained_for_it_is_said_once(tmp_path, capsys):
     for _ in range(2):
         albert.predict(["the list is open"], exit="patience=1")
     told = capsys.readouterr().err
-    assert told.count("model does not say that it was trained with --exits") == 1
+    assert told.count("model does not say that it was trained with exits") == 1
 
 
 @pytest.mark.parametrize("text", ["patience", "patience=0", "confidence=1.5", "3", "patience=x"])

@@ -150,7 +150,7 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(
     arguments = ["export-serving", "mini", str(dest), "--to", "onnx"]
     assert cli.main([*arguments, "--dtype", "bfloat16"]) == 2
     assert "--to onnx exports only float32; leave out --dtype" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r'to="onnx" exports only float32; leave out compute'):
+    with pytest.raises(UserError, match="to='onnx' exports only float32; leave out compute"):
         export_serving("mini", dest, to="onnx", compute=ComputeConfig(dtype="bfloat16"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(arguments) == 2

@@ -121,7 +121,7 @@ def test_a_split_may_be_one_file_with_columns_of_other_names(model, tmp_path: Pa
     )
     whole = evaluate(None, path, tmp_path, output=tmp_path / "official")
     assert found.metrics == whole.metrics
-    with pytest.raises(UserError, match=r"dev.csv is not the test split by its name; give --split"):
+    with pytest.raises(UserError, match=r"dev.csv is not the test split by its name; give split="):
         evaluate(None, path, tmp_path / "dev.csv", split="test", output=tmp_path / "official")
     (tmp_path / "reviews.xml").write_text("<review/>")
     with pytest.raises(UserError, match=r"reviews.xml is not csv or tsv or jsonl by its name"):

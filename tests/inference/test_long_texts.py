@@ -163,7 +163,9 @@ def test_a_long_text_can_be_refused_and_the_next_answered(
     assert cli.main([*map(str, arguments)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "dev.jsonl row 1: the text is " in said
-    assert "too long for a row of 32, and long is refuse; cut leaves out the end, windows " in said
+    assert (
+        "too long for a row of 32, and --long is refuse; cut leaves out the end, windows " in said
+    )
     assert cli.main([*map(str, arguments), "--skip-bad"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert ["error" in row for row in rows] == [True, False, False, False]
@@ -178,7 +180,7 @@ def test_a_long_text_can_be_refused_and_the_next_answered(
         (
             "single",
             {"stride": 4},
-            "of classification, multi_label, regression; leave it out, or give long windows",
+            "of classification, multi_label, regression; leave it out, or give long='windows'",
         ),
         ("single", {"long": "windows", "stride": 0}, "stride 0 must be 1 to 30"),
         ("single", {"long": "windows", "stride": 31}, "must be 1 to 30"),
@@ -293,6 +295,26 @@ def test_the_encode_command_takes_windows(albert: Albert, tmp_path: Path) -> Non
     wanted = albert.encode([text(80), "the list"], pool="mean", long="windows", stride=9)
     with np.load(tmp_path / "v.npz") as file:
         np.testing.assert_array_equal(file["pooled"], wanted.pooled)
+
+
+def test_the_encode_command_names_its_flags_and_its_texts(
+    albert: Albert, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: str) -> str:
+        assert cli.main(["encode", str(albert.source), *arguments]) == 2
+        return capsys.readouterr().err
+
+    file = tmp_path / "texts.txt"
+    file.write_text(f"the list\n\n{text(60)}\n")
+    assert f"{file} row 3 '" in (error := told("--input", str(file), "--pool", "mean"))
+    ways = "text, or cut it with --truncate, or read it all with --long windows and --pool mean\n"
+    assert error.endswith(ways)
+    assert "albert-jax: text 2 '" in told("the list", text(60))
+    assert "--stride 5 is for --long windows;" in told("a", "--stride", "5")
+    assert "give --pool mean or --pool cls" in told("a", "--long", "windows")
+    assert "--layer 99 must be between" in told("a", "--layer", "99")
+    with pytest.raises(UserError, match=r"^texts\[1\] .* truncate=True, .*long='windows'"):
+        albert.encode(["the list", text(60)])
 
 
 def test_windows_hold_every_token_and_the_last_ends_with_the_text() -> None:

@@ -179,14 +179,14 @@ def test_the_questions_own_limit_is_counted_apart(model) -> None:
         (
             [Cut("max_seq_length", 3, 40), Cut("max_seq_length", 9, 512)],
             31,
-            "2 of 1,000 inputs were cut to 31 tokens; the longest has 512: --max-seq-length 512 "
+            "2 of 1,000 inputs were cut to 31 tokens; the longest has 512: max_seq_length=512 "
             "holds it",
         ),
         (
             [Cut("max_seq_length", 3, 1040)],
             64,
-            "1 of 1,000 inputs was cut to 64 tokens; the longest has 1,040: --max-seq-length "
-            "512, the most that the model takes, holds more",
+            "1 of 1,000 inputs was cut to 64 tokens; the longest has 1,040: "
+            "max_seq_length=512, the most that the model takes, holds more",
         ),
         (
             [Cut("max_seq_length", 3, 1040)],
@@ -198,7 +198,7 @@ def test_the_questions_own_limit_is_counted_apart(model) -> None:
             [Cut("max_query_length", 6, 70)],
             384,
             "1 of 1,000 inputs was cut to 64 tokens of question; the longest has 70: finetune's "
-            "--max-query-length 70 holds it",
+            "max_query_length=70 holds it",
         ),
         (
             [Cut("MAX_QA_LENGTH", 6, 134)],
@@ -537,9 +537,9 @@ def test_the_official_files_appear_whole_and_never_in_the_datas_folder(
             predict_split(path, data, output=folder)
         with pytest.raises(UserError, match="is the folder of the data"):
             evaluate(None, path, data, split="test", output=folder)
-    with pytest.raises(UserError, match="name a folder for --output, not -"):
+    with pytest.raises(UserError, match="name a folder for output, not -"):
         predict_split(path, data, output="-")
-    with pytest.raises(UserError, match="is a file; name a folder for --output"):
+    with pytest.raises(UserError, match="is a file; name a folder for output"):
         predict_split(path, data, output=data / "SST-2" / "test.jsonl")
     (file,) = predict_split(path, data, output=tmp_path)
     assert file == tmp_path / "SST-2.tsv"
@@ -667,12 +667,12 @@ def test_evaluating_and_predicting_have_a_bar_on_a_terminal(model, tmp_path, mon
 @pytest.mark.parametrize(
     ("task", "hint"),
     [
-        ("single", "it has a classification head: give --task single for a text, --task pair"),
-        ("stsb", "it has a regression head: give --task regression"),
-        ("race", "--task multiple-choice, or --task race"),
-        ("token-classification", "--task token-classification"),
-        ("squad1", "--task squad1"),
-        ("squad2", "--task squad2"),
+        ("single", "it has a classification head: give task='single' for a text, task='pair'"),
+        ("stsb", "it has a regression head: give task='regression'"),
+        ("race", "task='multiple-choice', or task='race'"),
+        ("token-classification", "task='token-classification'"),
+        ("squad1", "task='squad1'"),
+        ("squad2", "task='squad2'"),
     ],
 )
 def test_a_model_that_does_not_say_its_task_is_answered_with_those_that_fit(

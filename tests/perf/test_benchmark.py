@@ -249,7 +249,8 @@ def test_a_step_that_cannot_fit_is_refused_before_it_runs(small):
     with pytest.raises(
         OutOfMemory,
         match=r"^out of memory: the step takes \S+ GiB of \S+ GiB, \S+ GiB too many; lower "
-        r"batch_size \(400000000\), raise accumulate \(1\) or recompute with remat full \(now none",
+        r"batch_size \(400000000\), raise accumulate \(1\) or recompute with "
+        r"remat='full' \(now none",
     ):
         benchmark(small(phase="forward", batch_size=400_000_000))
 
@@ -301,7 +302,8 @@ def test_what_the_compiler_or_allocator_says_becomes_advice(raised, stats, told)
         raise error
     assert told in str(caught.value)
     assert str(caught.value).endswith(
-        "lower batch_size (32), raise accumulate (1) or recompute with remat full (now none)"
+        "lower train.batch_size (32), raise train.accumulate (1) or recompute with "
+        "compute.remat='full' (now none)"
     )
 
 
@@ -490,7 +492,7 @@ def test_a_sweep_refuses_what_the_devices_cannot_divide_before_it_measures(small
 
 def test_a_sweep_refuses_a_classifiers_store_before_it_measures(small, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "benchmark", lambda config: pytest.fail("it measured"))
-    with pytest.raises(UserError, match="--store holds no classified texts; leave it out"):
+    with pytest.raises(UserError, match="store holds no classified texts; leave it out"):
         sweep(small(store=str(make_store(tmp_path))), ["phase=train,finetune"])
 
 
@@ -499,7 +501,7 @@ def test_pretrain_says_so_too(tmp_path, monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9000 bytes")
 
     monkeypatch.setattr("albert_jax.training.session.fit", fit)
-    with pytest.raises(OutOfMemory, match=r"out of memory: .*; lower batch_size \(8\)"):
+    with pytest.raises(OutOfMemory, match=r"out of memory: .*; lower train.batch_size \(8\)"):
         pretrain(tiny_config(make_store(tmp_path), tmp_path / "run"))
 
 
@@ -670,7 +672,7 @@ def test_a_step_above_the_roof_is_told_as_a_busy_devices(style):
         ({"phase": "sleep"}, "phase 'sleep' must be one of train, forward, finetune, input"),
         ({"dtype": "int8"}, "dtype 'int8' must be one of float32, bfloat16"),
         ({"mode": "xmap"}, "mode 'xmap' must be one of jit, pmap"),
-        ({"sequence": 99}, "max_seq_length 99 exceeds model.max_position_embeddings 24"),
+        ({"sequence": 99}, "sequence 99 exceeds the model's max_position_embeddings 24"),
         ({"devices": 2, "batch_size": 9}, "batch_size 9 does not divide over 2 devices"),
         ({"store": "nothing"}, "store nothing is no token store"),
         ({"steps": 1}, "steps 1 must be at least 3"),

@@ -4,9 +4,9 @@
 import pytest
 
 from albert_jax.tasks import find_task
-from albert_jax.tasks.guessed_columns import advice
+from albert_jax.tasks.guessed_columns import advice, of_records
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.wording import python_names
+from albert_jax.utils.wording import flag_names
 
 
 @pytest.mark.parametrize(
@@ -31,13 +31,14 @@ from albert_jax.utils.wording import python_names
 )
 def test_columns_are_proposed_where_only_some_can_be_meant(columns, task, proposed) -> None:
     chosen = find_task(task)
-    said = advice(
-        columns,
-        texts=chosen.texts,
-        label=chosen.label,
-        of_words=chosen.head == "token_classification",
-        is_asked=True,
-    )
+    with flag_names():
+        said = advice(
+            columns,
+            texts=chosen.texts,
+            label=chosen.label,
+            of_words=chosen.head == "token_classification",
+            is_asked=True,
+        )
     assert said == "; name its columns with --texts and --label" + (
         f", as {proposed}" if proposed else ""
     )
@@ -56,18 +57,19 @@ def test_columns_are_proposed_where_only_some_can_be_meant(columns, task, propos
         (["a", "b", "c"], ["text"], ""),
     ],
 )
-def test_python_is_told_to_rename_a_key(columns, texts, told) -> None:
-    with python_names():
+def test_a_record_of_python_is_told_to_rename_a_key(columns, texts, told) -> None:
+    with of_records():
         assert advice(columns, texts=texts, label="label", of_words=False, is_asked=False) == told
 
 
 def test_reading_names_the_guess_in_its_error(tmp_path) -> None:
     (tmp_path / "train.csv").write_text("review,stars\nthe list,4\n")
-    with pytest.raises(UserError, match=r"'label': expected .* as --texts review --label stars$"):
+    told = r"'label': expected .* as texts=\('review',\), label='stars'$"
+    with pytest.raises(UserError, match=told):
         find_task("single").examples("train", tmp_path)
     (tmp_path / "train.csv").unlink()
     (tmp_path / "train.jsonl").write_text('{"review": "the list", "stars": 4}\n')
-    with pytest.raises(UserError, match=r"--texts review --label stars$"):
+    with flag_names(), pytest.raises(UserError, match=r"--texts review --label stars$"):
         find_task("single").examples("train", tmp_path)
 
 
@@ -84,7 +86,7 @@ def test_a_file_without_a_header_or_with_another_divider_is_said_to_be_one(tmp_p
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match=told) as error:
             task.examples(name[:-4], tmp_path)
-        assert ", as --texts" not in str(error.value)
+        assert ", as texts" not in str(error.value)
     # predict reads any columns, and asks for them row by row.
     with pytest.raises(UserError, match="no header, write one above it, as text; else"):
         task.from_record({"a good car": "a bad car"}, 0, "row 2")
@@ -101,5 +103,5 @@ def test_other_columns_are_not_proposed_when_rows_before_have_the_tasks(tmp_path
         find_task("single").examples("train", tmp_path)
     with pytest.raises(UserError, match=r"row 2 lacks 'text': expected 'text'; found 'txt'$"):
         find_task("single").from_record({"txt": "a"}, 1, "row 2")
-    with python_names(), pytest.raises(UserError, match=r"found 'txt'; rename 'txt' to 'text'$"):
+    with of_records(), pytest.raises(UserError, match=r"found 'txt'; rename 'txt' to 'text'$"):
         find_task("single").from_record({"txt": "a"}, 1, "row 2")

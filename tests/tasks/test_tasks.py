@@ -535,7 +535,7 @@ RTE_HEADER = "index\tsentence1\tsentence2\tlabel\n"
         (
             "index\tsentence1\tlabel\n0\ta\tentailment\n",
             r"row 1 lacks the column 'sentence2': expected 'sentence1', 'sentence2', 'label'; "
-            "found 'index', 'sentence1', 'label'; the task is rte, and --task chooses another",
+            "found 'index', 'sentence1', 'label'; the task is rte, and task chooses another",
         ),
         (
             RTE_HEADER + "0\ta\tb\tentailment\n1\ta\tnot_entailment\n",
@@ -712,7 +712,7 @@ def test_a_bad_passage_is_named(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as caught:
         TASKS["race-middle"].examples("dev", tmp_path)
     assert "4.txt" in str(caught.value)
-    with pytest.raises(UserError, match=r"no folder .* --data is RACE's folder"):
+    with pytest.raises(UserError, match=r"no folder .* data is RACE's folder"):
         TASKS["race-high"].examples("dev", tmp_path)
 
 

@@ -316,7 +316,7 @@ def test_a_class_is_a_string_without_blanks_or_a_whole_number(tmp_path, value, l
 
 def test_several_labels_are_refused_by_name(tmp_path):
     records = [{"text": "a", "label": "x"}, {"text": "b", "label": ["x", "y"]}]
-    with pytest.raises(UserError, match=r"row 2: 'label' is the list .* --task multi-label"):
+    with pytest.raises(UserError, match=r"row 2: 'label' is the list .* task='multi-label'"):
         from_json("single", records, tmp_path)
 
 

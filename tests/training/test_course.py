@@ -204,7 +204,11 @@ def test_a_continued_run_falls_back_to_before_its_continuations(store, work, tmp
 @pytest.mark.parametrize(
     ("flag", "change", "says"),
     [
-        (False, {"train": {"steps": 9}}, "directory, or --continue-with to continue it with these"),
+        (
+            False,
+            {"train": {"steps": 9}},
+            "directory, or continue_with=True to continue it with these",
+        ),
         (False, {"train": {"seed": 1}}, "give that run's settings or another work directory$"),
         (True, {"train": {"seed": 1}}, r"train.seed is 12345 in .* and 1 here; give that run's"),
         (True, {"model": {"hidden_act": "relu"}}, "model.hidden_act is 'gelu' in"),
@@ -216,8 +220,8 @@ def test_a_continued_run_falls_back_to_before_its_continuations(store, work, tmp
         ),
         (False, {"kernel_init": "fan_in"}, "run: kernel_init is 'fixed' there and 'fan_in' here"),
         (True, {"init_from": "mini"}, "but init_from.name is None in .* and 'mini' here"),
-        (True, {"train": {"steps": 2}}, "has made 3 steps, as many as --train.steps 2 or more"),
-        (True, {"optimizer": {"learning_rate": 1.0}}, "as many as --train.steps 3 or more; raise"),
+        (True, {"train": {"steps": 2}}, "has made 3 steps, as many as train.steps=2 or more"),
+        (True, {"optimizer": {"learning_rate": 1.0}}, "as many as train.steps=3 or more; raise"),
     ],
 )
 def test_what_may_not_change_is_refused_by_name_and_nothing_is_written(
@@ -238,7 +242,7 @@ def test_what_may_not_change_is_refused_by_name_and_nothing_is_written(
 
 
 def test_a_directory_without_a_run_is_refused_before_anything_is_made(store, tmp_path, capsys):
-    with pytest.raises(UserError, match="has no checkpoint to continue from; leave out --continue"):
+    with pytest.raises(UserError, match="has no checkpoint to continue from; leave out continue"):
         pretrain(a_run(store, tmp_path / "new"), continue_with=True)
     assert not (tmp_path / "new").exists()
     given = ["--store", str(store), "--dry-run", "--continue-with"]

@@ -172,7 +172,7 @@ def test_tfrecord_rows_cannot_be_drawn_otherwise(store, tmp_path):
     for schedule in ({"length": "16:0.5,32:0.5"}, {"masking": "0.3:0.5,0.15:0.5"}):
         with pytest.raises(UserError, match="TFRecord shards hold rows as they were drawn"):
             pretrain(replace(config, train=replace(config.train, **schedule)))
-    with pytest.raises(UserError, match="output_bias 'unigram' needs the frequencies"):
+    with pytest.raises(UserError, match="output_bias='unigram' needs the frequencies"):
         pretrain(replace(config, output_bias="unigram"))
 
 

@@ -309,8 +309,8 @@ def test_a_run_that_resumes_ends_with_the_same_bits(finished, base, data, tmp_pa
 @pytest.mark.parametrize(
     ("flag", "change", "says"),
     [
-        (False, {"steps": 80}, "directory, or --continue-with to continue it with these"),
-        (True, {"steps": 40}, "has made 60 steps, as many as --train.steps 40 or more"),
+        (False, {"steps": 80}, "directory, or continue_with=True to continue it with these"),
+        (True, {"steps": 40}, "has made 60 steps, as many as train.steps=40 or more"),
         (
             True,
             {"steps": 80, "batch_size": 16},
@@ -462,7 +462,9 @@ def test_an_answer_to_a_question_says_where_it_stands(tmp_path, task):
 
 def test_a_step_that_cannot_fit_is_refused_before_it_runs(base, data, tmp_path, monkeypatch):
     monkeypatch.setattr("albert_jax.training.memory.capacity_bytes", lambda device: 1 << 20)
-    with pytest.raises(OutOfMemory, match=r"^out of memory: .* too many; lower batch_size \("):
+    with pytest.raises(
+        OutOfMemory, match=r"^out of memory: .* too many; lower train.batch_size \("
+    ):
         finetune.finetune(toy_config(base, data, tmp_path))
     assert not (tmp_path / "seed-3" / "best").exists()
 
@@ -487,7 +489,7 @@ def test_a_split_without_labels_has_a_predictions_file(finished, data, tmp_path,
 def test_rows_are_as_long_as_the_model_can_read_where_no_length_is_given(base, data, capsys):
     config = toy_config(base, data, "unused", max_seq_length=None)
     assert set_up(config).max_seq_length == 32
-    told = "rows of 32 tokens, the model's positions; --max-seq-length gives fewer"
+    told = "rows of 32 tokens, the model's positions; max_seq_length gives fewer"
     assert told in capsys.readouterr().err.splitlines()
     with pytest.raises(UserError):
         set_up(toy_config(base, data / "absent", "unused", max_seq_length=None))
@@ -610,7 +612,7 @@ def test_labels_in_another_order_are_put_in_the_tasks():
         (
             "finetune --task single --model {base} --data {data} --workdir {new} "
             "--max-seq-length 64",
-            "max_seq_length 64 exceeds the model's 32 positions; give --max-seq-length 32",
+            "--max-seq-length 64 exceeds the model's 32 positions; give --max-seq-length 32",
         ),
         (
             "finetune --task single --model {base} --data {data} --workdir {new} --doc-stride 9",
@@ -699,7 +701,7 @@ def test_a_model_that_no_checkpoint_could_hold_is_refused_before_it_is_trained(d
 
 def test_a_folder_in_the_way_of_a_link_is_named_before_anything_is_trained(base, data, tmp_path):
     (tmp_path / "model").mkdir()  # as a pretraining run's
-    with pytest.raises(UserError, match="model is in the way of a link; give another --workdir"):
+    with pytest.raises(UserError, match="model is in the way of a link; give another workdir"):
         finetune.finetune(toy_config(base, data, tmp_path))
     assert not (tmp_path / "seed-3").exists()
 
@@ -707,7 +709,7 @@ def test_a_folder_in_the_way_of_a_link_is_named_before_anything_is_trained(base,
 def test_the_work_directory_of_a_pretraining_run_is_refused(base, data, tmp_path):
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)  # it has no model yet
     (tmp_path / "config.json").write_text("the pretraining run's")
-    with pytest.raises(UserError, match="of a pretraining run; give another --workdir"):
+    with pytest.raises(UserError, match="of a pretraining run; give another workdir"):
         finetune.finetune(toy_config(base, data, tmp_path))
     assert (tmp_path / "config.json").read_text() == "the pretraining run's"
 

@@ -61,7 +61,7 @@ def test_weights_that_are_none_are_refused_before_anything_is_read(weights):
         ({"label_smoothing": 0.1}, "regression has no classes or choices"),
         ({"teacher": "there"}, "regression has no classes or choices, which a teacher"),
         ({"exits": True}, "exits is for classification, and not for regression"),
-        ({"thresholds": "fit"}, "thresholds fit is for multi-label, and not for regression"),
+        ({"thresholds": "fit"}, "thresholds='fit' is for multi-label, and not for regression"),
     ],
 )
 def test_what_a_score_has_no_use_for_is_refused_before_anything_is_read(changes, told):
@@ -85,10 +85,10 @@ def test_an_error_of_the_data_says_that_the_task_is_the_default(base, tmp_path, 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"lora": 4, "freeze": "encoder"}, "leave out --freeze"),
-        ({"lora": 4, "freeze": "embeddings"}, "leave out --freeze"),
+        ({"lora": 4, "freeze": "encoder"}, "leave out freeze"),
+        ({"lora": 4, "freeze": "embeddings"}, "leave out freeze"),
         ({"lora": 4, "layer_decay": 0.9}, "with lora 4 the encoder learns nothing"),
-        ({"freeze": "encoder", "layer_decay": 0.9}, "with freeze 'encoder' the encoder learns"),
+        ({"freeze": "encoder", "layer_decay": 0.9}, "with freeze='encoder' the encoder learns"),
         ({"distill_weight": 0.9}, "distill_weight 0.9 is of learning from a teacher"),
         ({"temperature": 1.0}, "temperature 1.0 is of learning from a teacher"),
     ],

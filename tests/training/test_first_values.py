@@ -134,7 +134,9 @@ def test_a_pretraining_run_takes_more_positions_only_where_it_is_asked(short, tm
     config = replace(config, model=longer, examples=examples, init_from=str(short))
     data = open_data(config, None)
     source = load_model(short)
-    with pytest.raises(UserError, match=r"24 there and 40 here.*--positions interpolate or repeat"):
+    with pytest.raises(
+        UserError, match=r"24 there and 40 here.*positions='interpolate' or positions='repeat'"
+    ):
         params_of(source, "short", config, data)
     found = params_of(source, "short", replace(config, positions="repeat"), data)
     assert found["embeddings"]["position_embeddings"].shape[0] == 40
@@ -147,7 +149,9 @@ def test_fine_tuning_takes_rows_longer_than_the_model_only_where_it_is_asked(sho
         rows = [f"text,label\n{'the list is open ' * 9},no\nthe file,yes\n"]
         (tmp_path / f"{split}.csv").write_text("".join(rows))
     config = FinetuneConfig(task="single", model=str(short), data=str(tmp_path), max_seq_length=64)
-    with pytest.raises(UserError, match=r"24 positions; .*or --positions interpolate or repeat"):
+    with pytest.raises(
+        UserError, match=r"24 positions; .*or positions='interpolate' or positions='repeat'"
+    ):
         set_up(config)
     prepared = set_up(replace(config, positions="interpolate"))
     assert prepared.source.config.max_position_embeddings == prepared.max_seq_length == 64

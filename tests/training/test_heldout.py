@@ -70,7 +70,10 @@ def test_the_command_prints_the_figures_and_refuses_in_a_line(model, store, caps
     for more, told in (
         (["--data", "."], "give --data DIR for a task, or --store STORE"),
         (["--task", "sst2"], "--store takes one --model, --masking"),
-        (["--max-seq-length", "64"], "max_seq_length 64 exceeds model.max_position_embeddings 32"),
+        (
+            ["--max-seq-length", "64"],
+            "--max-seq-length 64 exceeds the model's max_position_embeddings 32",
+        ),
     ):
         assert main([*given, *more]) == 2
         assert told in capsys.readouterr().err

@@ -221,7 +221,7 @@ def test_left_out_batches_stay_left_out_after_a_restart(tmp_path):
 
 
 def test_a_run_that_keeps_failing_gives_up_with_one_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"not finite .* after 2 rollbacks .*learning-rate"):
+    with pytest.raises(UserError, match=r"not finite .* after 2 rollbacks .*learning_rate"):
         run(tmp_path, poisoned(set(range(12, 200))), guard=GuardConfig(max_rollbacks=2))
 
 

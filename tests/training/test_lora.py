@@ -175,7 +175,7 @@ def test_a_base_that_has_moved_is_named_and_must_be_the_same(adapted, moved, tmp
     elsewhere = seal(manifest | {"base": str(tmp_path / "gone")})
     (moved / "adapter_manifest.json").write_text(json.dumps(elsewhere))
     for given, says in (
-        (None, r"the base of adapter .*gone does not exist.*; name it with --base MODEL where"),
+        (None, r"the base of adapter .*gone does not exist.*; name it with base='MODEL' where"),
         (run / "model", r"is not the base of adapter .*: its encoder has SHA-256 \w{12}… and"),
         ("mini", r"mini is not the base of adapter"),
         (tmp_path / "nothing", r"the base of adapter .* cannot be used: .*nothing does not exist"),

@@ -313,7 +313,7 @@ def test_a_warmup_longer_than_the_run_is_warned_of():
     told = warmup_warnings(OptimizerConfig(warmup_steps=500), 100)
     assert told == [
         "the run ends in its warm-up: optimizer.warmup_steps 500 exceeds train.steps 100, so the "
-        "learning rate comes to 20% of its peak; lower --optimizer.warmup-steps"
+        "learning rate comes to 20% of its peak; lower optimizer.warmup_steps"
     ]
     assert warmup_warnings(OptimizerConfig(warmup_steps=100), 100) == []
     assert warmup_warnings(OptimizerConfig(), 1) == []

@@ -768,7 +768,7 @@ def test_the_work_directory_of_a_fine_tuning_run_is_left_as_it_is(store, tmp_pat
         (workdir / "seed-3" / "checkpoints").mkdir()
     (workdir / "config.json").write_text("the fine-tuning run's")
     before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"of a fine-tuning run; give another --workdir"):
+    with pytest.raises(UserError, match=r"of a fine-tuning run; give another workdir"):
         pretrain(tiny_config(store, workdir, steps=1))
     assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
     made = "its model is" if finished else "its command writes the model"

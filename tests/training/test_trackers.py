@@ -84,7 +84,7 @@ def test_wandb_without_a_login_is_one_line_before_anything_is_made(
     arguments = ["--text", str(tmp_path / "text"), "--workdir", str(work), "--log", "wandb"]
     assert cli.main(["pretrain", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "log 'wandb' has no login; run `wandb login`" in line
+    assert "--log wandb has no login; run `wandb login`" in line
     assert not work.exists()
     monkeypatch.setenv("WANDB_MODE", "offline")
     require_trackers(("wandb",))

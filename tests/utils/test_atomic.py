@@ -173,7 +173,7 @@ def test_an_output_that_is_the_input_is_refused_by_any_name(tmp_path):
     (tmp_path / "link").symlink_to(source)
     os.link(source, tmp_path / "hard")
     for other in (source, tmp_path / "link", tmp_path / "hard", folder / ".." / "in.txt"):
-        with pytest.raises(UserError, match="is the input itself; name another place for --output"):
+        with pytest.raises(UserError, match="is the input itself; name another place for output"):
             require_apart(other, [source])
     with pytest.raises(UserError, match="holds the input"):
         require_apart(folder, [folder / "in.txt"], "DEST")

@@ -415,7 +415,7 @@ def test_a_picture_that_fails_leaves_the_last_one(tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", full)
     with pytest.raises(OSError, match="No space"):
         save_picture(picture(), target)
-    with pytest.raises(UserError, match=r"--plot .*loss.png cannot be written: No space left"):
+    with pytest.raises(UserError, match=r"plot .*loss.png cannot be written: No space left"):
         save_plot(picture(), target)
     assert target.read_bytes() == before
     assert list(tmp_path.iterdir()) == [target]

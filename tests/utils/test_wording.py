@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an error quotes of a file is short, whatever the file holds."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
 from albert_jax.utils.wording import (
     first_ten,
+    flag_names,
     in_short,
+    positional,
     python_names,
+    renamed,
     setting,
     shortened,
     without_secrets,
@@ -45,14 +51,42 @@ def test_addresses_lose_their_secrets(text: str, expected: str) -> None:
 
 
 def test_a_setting_is_named_as_who_reads_it_writes_it() -> None:
-    assert setting("max_seq_length", 512) == "--max-seq-length 512"
-    assert setting("task", "my task") == "--task 'my task'"
-    assert setting("pack") == "--pack"
-    with python_names():
-        assert setting("max_seq_length", 512) == "max_seq_length=512"
-        assert setting("task", "single") == "task='single'"
-        assert setting("pack") == "pack"
-    assert setting("pack") == "--pack"
+    with flag_names():
+        assert setting("max_seq_length", 512) == "--max-seq-length 512"
+        assert setting("train.batch_size", 8) == "--train.batch-size 8"
+        assert setting("task", "my task") == "--task 'my task'"
+        assert setting("pack") == "--pack"
+        assert setting("truncate", True) == "--truncate"
+        assert setting("do_lower_case", False) == "--no-do-lower-case"
+        assert setting("processes", 2, flag="num-processes") == "--num-processes 2"
+        assert positional("dest") == "DEST"
+        with python_names():  # a recipe of the command
+            assert setting("pack") == "pack"
+        assert setting("pack") == "--pack"
+    assert setting("max_seq_length", 512) == "max_seq_length=512"
+    assert setting("task", "single") == "task='single'"
+    assert setting("out", Path("a")) == "out='a'"
+    assert setting("pack") == "pack"
+    assert setting("do_lower_case", False) == "do_lower_case=False"
+    assert setting("processes", 2, flag="num-processes") == "processes=2"
+    assert positional("dest") == "dest"
+
+
+def test_the_threads_of_a_command_name_flags_and_those_of_python_arguments() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(setting, "pack").result() == "pack"
+        with flag_names():
+            assert pool.submit(setting, "pack").result() == "--pack"
+
+
+def test_a_setting_that_is_made_of_another_has_its_name() -> None:
+    with renamed({"examples.max_seq_length": "sequence", "model.vocab_size": "the model's size"}):
+        assert setting("model.vocab_size") == "the model's size"
+        assert setting("examples.max_seq_length", 4) == "sequence=4"
+        assert setting("train.steps") == "train.steps"
+        with flag_names():
+            assert setting("examples.max_seq_length", 4, flag="other") == "--sequence 4"
+    assert setting("examples.max_seq_length") == "examples.max_seq_length"
 
 
 def test_a_digest_is_told_by_its_first_digits() -> None:

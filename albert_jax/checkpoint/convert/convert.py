@@ -48,7 +48,7 @@ from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.results import Result
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import first_ten, shortened
+from albert_jax.utils.wording import first_ten, positional, setting, shortened
 
 Format = Literal["albert-jax", "hf", "tf"]
 
@@ -135,11 +135,13 @@ def convert(
             empty nor an unchanged conversion to the same format; then nothing is written.
     """
     if to not in ("albert-jax", *FILES):
-        raise UserError(f"to {to!r} is unknown; known: albert-jax, {', '.join(FILES)}")
+        raise UserError(f"{setting('to')} {to!r} is unknown; known: albert-jax, {', '.join(FILES)}")
     if with_optimizer and to == "hf":
         raise UserError("transformers' format has no place for the optimizer; drop one of the two")
     if no_vocab and vocab is not None:
-        raise UserError("--no-vocab and --vocab exclude each other; drop one of the two")
+        raise UserError(
+            f"{setting('no_vocab')} and {setting('vocab')} exclude each other; drop one of the two"
+        )
     _check_destination(dest, to, [source, f"{source}.index", config, vocab])
     dest = Path(dest)
     if base is not None:
@@ -147,9 +149,9 @@ def convert(
     with fetched(source) as origin:
         path = origin.path
         if has_model_files(path):
-            for flag, given in (("--config", config), ("--head", head)):
+            for name, given in (("config", config), ("head", head)):
                 if given is not None:
-                    raise UserError(f"{path} has its own configuration; leave {flag} out")
+                    raise UserError(f"{path} has its own configuration; leave {setting(name)} out")
             found = _read_model_directory(path, with_optimizer)
         else:
             found = _read_source(path, config, head, with_optimizer)
@@ -218,7 +220,8 @@ def _check_destination(
     dest: str | Path, to: Format, inputs: Sequence[str | Path | None] = ()
 ) -> None:
     """Raise UserError if writing `dest` would destroy one of the inputs or anything else."""
-    require_apart(dest, [x for x in inputs if x is not None and not is_address(str(x))], "DEST")
+    here = [x for x in inputs if x is not None and not is_address(str(x))]
+    require_apart(dest, here, positional("dest"))
     model_dir.require_no_runs_model(dest)
     if to == "albert-jax":
         check_destination(dest, _is_conversion)
@@ -293,7 +296,7 @@ def _read_model_directory(path: Path, with_optimizer: bool) -> _Found:
     kept = model.manifest.get("optimizer")
     slots = model_dir.load_optimizer(path) if with_optimizer else None
     if with_optimizer and slots is None:
-        raise UserError(f"{path} has no optimizer; go without --with-optimizer")
+        raise UserError(f"{path} has no optimizer; go without {setting('with_optimizer')}")
     weights = Weights(
         params=named_leaves(model.params),
         config=model.config,
@@ -345,13 +348,13 @@ def _choose_vocabulary(
         told = f"its tokenizer has {first_ten(differences)}"
         if given is None:
             has_fast = tokenizer.path.suffix == ".model" and found.hf.fast is not None
-            advice = ", --mode hf-fast to take its tokenizer.json" * has_fast
+            advice = f", {setting('mode', 'hf-fast')} to take its tokenizer.json" * has_fast
             raise UserError(
                 f"{tokenizer.path.parent}: {told}, which albert_jax's does not know, so that texts "
-                f"would get other ids; give {tokenizer.path.name} itself with --vocab to go "
-                f"without these, or --no-vocab to go without text{advice}"
+                f"would get other ids; give {tokenizer.path.name} itself with {setting('vocab')} "
+                f"to go without these, or {setting('no_vocab', True)} to go without text{advice}"
             )
-        found.notes.append(f"{told}; albert_jax goes without, as --vocab was given")
+        found.notes.append(f"{told}; albert_jax goes without, as {setting('vocab')} was given")
     pieces, rows = tokenizer.vocab_size, found.weights.config.vocab_size
     most = pieces + (found.hf.added_count if found.hf else 0) + max(_PADDING, rows // 10)
     if given is None and found.kind == _OURS:
@@ -359,7 +362,8 @@ def _choose_vocabulary(
     if not pieces <= rows <= most:
         raise UserError(
             f"the vocabulary {tokenizer.path} has {pieces} pieces and the model {rows}; "
-            "give the model's own with --vocab FILE, or go without text by --no-vocab"
+            f"give the model's own with {setting('vocab', 'FILE')}, or go without text by "
+            f"{setting('no_vocab', True)}"
         )
     if pieces < rows:
         found.notes.append(

@@ -33,7 +33,7 @@ from albert_jax.utils.arguments import shown
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.json_values import JsonObject, is_number
-from albert_jax.utils.wording import first_ten, shortened
+from albert_jax.utils.wording import first_ten, setting, shortened
 
 CLASSIFIER_DROPOUT = 0.1  # the original's constant: classifier_utils.py:793, race_utils.py:317
 
@@ -94,7 +94,8 @@ def read_config(source: WeightSource, path: Path | None) -> tuple[AlbertConfig, 
     if path is None and len(source.configs) > 1:
         names = first_ten([file.name for file in source.configs])
         raise UserError(
-            f"{source.file.parent} has several configurations ({names}); say which with --config"
+            f"{source.file.parent} has several configurations ({names}); say which with "
+            f"{setting('config')}"
         )
     path = path or next(iter(source.configs), None)
     if path is None:
@@ -138,7 +139,7 @@ def _of_released_size(source: WeightSource) -> tuple[AlbertConfig, str]:
     file = "albert_config.json" if source.kind == "tf" else "config.json"
     raise UserError(
         f"{source.file} has no {file} beside it and the shapes of no released model; "
-        f"give one with --config FILE"
+        f"give one with {setting('config', 'FILE')}"
     )
 
 
@@ -182,12 +183,16 @@ def _head(
         raise UserError(f"{source.file} has no tensors of a head, and {wanted} needs them")
     if found in ("span_v1", "span_v2"):
         if kind not in (None, found):
-            raise UserError(f"--head {kind} does not fit; {source.file} has the head {found}")
+            raise UserError(
+                f"{setting('head', kind)} does not fit; {source.file} has the head {found}"
+            )
         return _with_task(values, HeadManifest.from_json({"kind": found, "labels": None}))
     kind = kind or _kind_of(architecture, values, rows, source)
     if kind not in HEAD_SHAPES or kind.startswith("span"):
         known = ", ".join(k for k in HEAD_SHAPES if not k.startswith("span"))
-        raise UserError(f"--head {kind} does not fit this head of {rows} outputs; try {known}")
+        raise UserError(
+            f"{setting('head', kind)} does not fit this head of {rows} outputs; try {known}"
+        )
     _check_problem(values, kind, source)
     labels = None if kind in LABELS else _labels(values)
     if labels is not None and len(labels) != rows:
@@ -225,7 +230,8 @@ def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: We
     if rows == 1:
         raise UserError(
             f"{source.file} has a head of one output, which is a regression's or a multiple "
-            "choice's; say which with --head regression or --head multiple_choice"
+            f"choice's; say which with {setting('head', 'regression')} or "
+            f"{setting('head', 'multiple_choice')}"
         )
     return "classification"
 
@@ -504,7 +510,8 @@ def _slots(
     ]
     if len(wrong) == len(wanted):
         raise UserError(
-            f"{source.file} has no {' or '.join(tf_names.SLOTS)}; go without --with-optimizer"
+            f"{source.file} has no {' or '.join(tf_names.SLOTS)}; go without "
+            f"{setting('with_optimizer')}"
         )
     if wrong:
         told = first_ten(sorted(wrong))

@@ -39,7 +39,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import first_ten, without_secrets
+from albert_jax.utils.wording import first_ten, setting, without_secrets
 
 MODEL_FILES = ("manifest.json", "albert_config.json", "params")
 
@@ -346,7 +346,8 @@ def find_vocabulary(
         choice = None if hf is None else choose_vocabulary(hf, mode)
     except UserError as error:
         raise UserError(
-            f"{error}; or give one with --vocab FILE, or go without text by --no-vocab"
+            f"{error}; or give one with {setting('vocab', 'FILE')}, or go without text by "
+            f"{setting('no_vocab', True)}"
         ) from None
     if choice is not None:
         return choice
@@ -355,7 +356,9 @@ def find_vocabulary(
         found = found or sorted(folder.glob("*.model")) or sorted(folder.glob("vocab*.txt"))
         if len(found) > 1 and found[0].name not in _VOCABULARIES:
             names = first_ten([p.name for p in found])
-            raise UserError(f"{folder} has several vocabularies ({names}); say which with --vocab")
+            raise UserError(
+                f"{folder} has several vocabularies ({names}); say which with {setting('vocab')}"
+            )
         if found and found[0].suffix == ".txt":
             return Choice(found[0], "wordpiece", f"it has {found[0].name}")
         if found:

@@ -34,6 +34,7 @@ from albert_jax.data.tokenizer import Tokenizer, document_of
 from albert_jax.data.tokenizer_json import is_divided
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
+from albert_jax.utils.wording import setting
 
 _NOT_THE_ORIGINALS = ("gelu_erf", "silu")
 _ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -73,7 +74,8 @@ def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
     if weights.head and weights.head.labels:
         notes.append("the labels' names are lost; the format has no place for them")
     if weights.head and weights.head.kind in ("multi_label", "token_classification"):
-        notes.append(f"the head's kind is lost; convert back with --head {weights.head.kind}")
+        back = setting("head", weights.head.kind)
+        notes.append(f"the head's kind is lost; convert back with {back}")
     return notes
 
 

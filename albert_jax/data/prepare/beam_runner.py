@@ -22,6 +22,7 @@ from albert_jax.data.store_manifest import json_bytes
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
+from albert_jax.utils.wording import flag_names, is_in_python, python_names, setting
 
 # Not DirectRunner, which first asks the network for another runner's program.
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -33,7 +34,8 @@ def import_beam() -> ModuleType:
         import apache_beam
     except ImportError:
         raise UserError(
-            "--beam needs Apache Beam, which is not installed; run: pip install 'albert-jax[beam]'"
+            f"{setting('beam')} needs Apache Beam, which is not installed; run: pip install "
+            "'albert-jax[beam]'"
         ) from None
     return apache_beam
 
@@ -62,7 +64,9 @@ def make_pipeline(options: Sequence[str]) -> Any:
         raise UserError(f"Beam takes no options {' '.join(options)}: {reason}") from None
     names = [option[2:].partition("=")[0] for option in given]
     if unknown := [name for name in names if name not in known and f"no_{name}" not in known]:
-        raise UserError(f"Beam has no pipeline option {unknown[0]}; give --beam NAME=VALUE …")
+        raise UserError(
+            f"Beam has no pipeline option {unknown[0]}; give {setting('beam')} NAME=VALUE …"
+        )
     return pipeline
 
 
@@ -84,7 +88,7 @@ def run_units_on_beam(
         pipeline
         | "units" >> beam.Create(list(units), reshuffle=False)
         | "spread" >> beam.Reshuffle()
-        | "prepare" >> beam.Map(functools.partial(_prepare, job=job))
+        | "prepare" >> beam.Map(functools.partial(_prepare, job=job, in_python=is_in_python()))
     )
     pipeline.run().wait_until_finish()
     for name, said in place.read(map(_error_file, units)).items():
@@ -124,13 +128,14 @@ def _tokenizer(job: Job) -> Tokenizer:
     return job.load_tokenizer()
 
 
-def _prepare(unit: Unit, job: Job) -> str:
+def _prepare(unit: Unit, job: Job, in_python: bool) -> str:
     """Prepare one unit on a worker.
 
     An error of the input is returned as text, because Beam would try again and again.
     """
     try:
-        prepare_unit(unit, job, _tokenizer(job), lambda _: None)
+        with python_names() if in_python else flag_names():  # as the errors of the command or call
+            prepare_unit(unit, job, _tokenizer(job), lambda _: None)
     except UserError as error:
         _tell(job, unit, _Failure(user=str(error)))
     except OSError as error:  # on a full disk writing this fails too, and Beam reports it

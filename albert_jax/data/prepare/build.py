@@ -78,6 +78,7 @@ from albert_jax.utils.json_values import JsonObject, flat
 from albert_jax.utils.progress import ProgressMeter, show_bytes
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import setting
 
 SETTINGS_FILE = "progress/settings.json"
 MOST_ALONE = 1.1  # sentences a document; with fewer, nine in ten documents at least have one
@@ -158,7 +159,7 @@ def prepare(
     if tokenizer.settings["do_lower_case"] and (cased := _cased_pieces(tokenizer)):
         _say(
             f"{tokenizer.path} has {cased:,} pieces with upper-case letters, which lower-cased "
-            "text never uses; prepare with --no-do-lower-case if it was trained so",
+            f"text never uses; prepare with {setting('do_lower_case', False)} if it was trained so",
             progress,
         )
     pieces = find_pieces(inputs, reading)
@@ -233,9 +234,11 @@ def _say(text: str, progress: bool) -> None:
 
 def _check(tokenizer: Tokenizer, holdout: float, workers: int | None) -> None:
     if not 0 <= holdout < 1:
-        raise UserError(f"holdout {holdout} must lie in [0, 1): it is a share of the documents")
+        raise UserError(
+            f"{setting('holdout')} {holdout} must lie in [0, 1): it is a share of the documents"
+        )
     if workers is not None and workers < 1:
-        raise UserError(f"workers {workers} must be at least 1")
+        raise UserError(f"{setting('workers')} {workers} must be at least 1")
     if tokenizer.vocab_size > MAX_VOCAB_SIZE:
         raise UserError(
             f"{tokenizer.path} has {tokenizer.vocab_size} pieces; a store holds at most "
@@ -297,7 +300,8 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
         _refuse_differences(place, manifest.settings(), settings)
         if manifest.inputs != _inputs(pieces):
             raise UserError(
-                f"{place.name} is complete and was made of other inputs; choose another --output"
+                f"{place.name} is complete and was made of other inputs; choose another "
+                f"{setting('output')}"
             )
         place.verify(files_of(manifest), remedy)
         return manifest
@@ -342,7 +346,7 @@ def _refuse_differences(place: Place, theirs: JsonObject, ours: Settings) -> Non
         what = "another vocabulary" if "vocabulary.sha256" in str(differences) else "other settings"
         raise UserError(
             f"{place.name} was made with {what} ({'; '.join(differences)}); choose another "
-            "--output, or delete it"
+            f"{setting('output')}, or delete it"
         )
 
 
@@ -369,7 +373,7 @@ def _first_documents(
                     return hashes
     if not hashes:
         inputs = {piece.path for unit in units for piece in unit.pieces}
-        hint = "; a wiki extract has <doc …> lines, other text wants --format text"
+        hint = f"; a wiki extract has <doc …> lines, other text wants {setting('format', 'text')}"
         raise UserError(
             f"no text in {min(inputs)}{f' and {len(inputs) - 1} more' if len(inputs) > 1 else ''}"
             f"{hint if reading.format == 'wiki' else '; give files that are not empty'}"
@@ -541,14 +545,15 @@ def _summarize(manifest: StoreManifest, store: str, progress: bool) -> None:
     if sentences <= MOST_ALONE * documents:
         _say(
             "nearly all documents have one sentence, of which the order of sentences cannot be "
-            "learnt: where an empty line follows each sentence, prepare with --sentences wrapped, "
-            "by which two empty lines end a document; else pretrain with --examples.objective none",
+            "learnt: where an empty line follows each sentence, prepare with "
+            f"{setting('sentences', 'wrapped')}, by which two empty lines end a document; else "
+            f"pretrain with {setting('examples.objective', 'none')}",
             progress,
         )
     if documents == 1 and sentences > 1:
         _say(
             "all of the text is one document, so nothing is held out: an empty line ends a "
             "document, in wrapped lines two do; if each line is a sentence or a paragraph, prepare "
-            "with --sentences lines or split",
+            f"with {setting('sentences')} lines or split",
             progress,
         )

@@ -16,6 +16,7 @@ from albert_jax.data.text.sentences import LAYOUTS
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import show_bytes
+from albert_jax.utils.wording import setting
 
 # A sample has up to 3 inputs and 1 Mi characters of each.
 SAMPLE_PIECES, SAMPLE_CHARS = 3, 1 << 20
@@ -53,7 +54,7 @@ class Forecast:
         if free is not None and free < 0.9 * self.bytes:
             raise UserError(
                 f"{store} needs about {show_bytes(self.bytes)} and its disk has "
-                f"{show_bytes(free)} free; free some space or choose another --output"
+                f"{show_bytes(free)} free; free some space or choose another {setting('output')}"
             )
 
 

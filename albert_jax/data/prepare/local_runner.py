@@ -17,6 +17,7 @@ from typing import Any
 
 from albert_jax.data.prepare.units import Job, Unit, prepare_unit
 from albert_jax.utils.errors import TryAgain, UserError
+from albert_jax.utils.wording import flag_names, is_in_python, python_names
 
 
 def run_units(units: Sequence[Unit], job: Job, workers: int, tick: Callable[[int], None]) -> None:
@@ -38,7 +39,7 @@ def run_units(units: Sequence[Unit], job: Job, workers: int, tick: Callable[[int
     try:
         for _ in range(min(workers, len(units))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, job), daemon=True)
+            process = context.Process(target=_work, args=(theirs, job, is_in_python()), daemon=True)
             crew[ours] = process  # before it starts: a signal may end this at any moment
             process.start()
             theirs.close()  # so that `ours` reads end-of-file when the process dies
@@ -90,14 +91,15 @@ def _death(process: Any) -> TryAgain:
     )
 
 
-def _work(connection: Connection, job: Job) -> None:
+def _work(connection: Connection, job: Job, in_python: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, for all
     try:
-        tokenizer = job.load_tokenizer()
-        while True:
-            unit = connection.recv()
-            prepare_unit(unit, job, tokenizer, lambda size: connection.send(("tick", size)))
-            connection.send(("done", unit.index))
+        with python_names() if in_python else flag_names():  # as the parent's errors
+            tokenizer = job.load_tokenizer()
+            while True:
+                unit = connection.recv()
+                prepare_unit(unit, job, tokenizer, lambda size: connection.send(("tick", size)))
+                connection.send(("done", unit.index))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone, and the message pipe with it
     except Exception as error:

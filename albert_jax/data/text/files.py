@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from albert_jax.config.manifests import CONFIG, MANIFEST, VOCABULARIES
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import connect, is_address, refusal, within
+from albert_jax.utils.wording import setting
 
 READ_AHEAD = 1 << 22  # bytes that are asked of an address at once
 _OWN = frozenset({MANIFEST, CONFIG, *VOCABULARIES})  # files of a token store or a model
@@ -116,28 +117,28 @@ def require_output_apart(
     given: Iterable[str | Path],
     files: Iterable[str] = (),
     *,
-    flag: str = "--output",
+    where: str = "",
 ) -> None:
     """Raise UserError if the next call would read what this one writes, or if they overlap.
 
     `output` may not be or lie in a folder that is given, or hold a file that is read. `given` are
-    files, folders and patterns as in `find_files`, `files` are what they name, and `flag` names the
-    output.
+    files, folders and patterns as in `find_files`, and `files` are what they name. `where` names
+    the output's setting, by default `output`.
     """
-    place = _absolute(output)
+    place, where = _absolute(output), where or setting("output")
     for folder in filter(None, map(_whole_folder, map(str, given))):
         inner = PurePath(place).parts[len(PurePath(_absolute(folder)).parts) :]
         is_hidden = any(part.startswith(".") for part in inner)
         if _lies_in(place, _absolute(folder)) and not is_hidden:
             raise UserError(
                 f"{output} lies in the input {folder}, of which it would become a part; name "
-                f"another place for {flag}"
+                f"another place for {where}"
             )
     for file in files:
         if _absolute(file) == place:
-            raise UserError(f"{output} is the input itself; name another place for {flag}")
+            raise UserError(f"{output} is the input itself; name another place for {where}")
         if _lies_in(_absolute(file), place):
-            raise UserError(f"{output} holds the input {file}; name another place for {flag}")
+            raise UserError(f"{output} holds the input {file}; name another place for {where}")
 
 
 def _whole_folder(given: str) -> str | None:

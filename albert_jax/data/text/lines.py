@@ -15,6 +15,7 @@ from typing import Literal
 
 from albert_jax.data.text.files import open_file
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 MAX_LINE_BYTES = 1 << 20  # a longer line is cut at white space
 BLOCK_BYTES = 1 << 18
@@ -37,11 +38,13 @@ class Reading:
     def __post_init__(self) -> None:
         if self.format not in ("text", "wiki") and not re.fullmatch(r"(tfds|hf):.+", self.format):
             raise UserError(
-                f"format {self.format!r} is unknown; use text, wiki, tfds:NAME or hf:NAME"
+                f"{setting('format')} {self.format!r} is unknown; use text, wiki, tfds:NAME or "
+                "hf:NAME"
             )
         if self.sentences not in ("auto", "lines", "split", "wrapped"):
             raise UserError(
-                f"sentences {self.sentences!r} is unknown; use auto, lines, split or wrapped"
+                f"{setting('sentences')} {self.sentences!r} is unknown; use auto, lines, split or "
+                "wrapped"
             )
 
     @property
@@ -168,8 +171,8 @@ def decoded_line(
         if strict:
             raise UserError(
                 f"{place}: invalid UTF-8 at byte {offset + error.start} "
-                f"(0x{data[error.start]:02x}); convert it to UTF-8, or leave out --strict to have "
-                "such bytes replaced and counted"
+                f"(0x{data[error.start]:02x}); convert it to UTF-8, or leave out "
+                f"{setting('strict')} to have such bytes replaced and counted"
             ) from None
         escaped = data.decode("utf-8", errors="surrogateescape")
         counts["invalid_utf8_bytes"] += re.subn("[\udc80-\udcff]", "", escaped)[1]

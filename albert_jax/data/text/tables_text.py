@@ -13,7 +13,7 @@ from albert_jax.data.text.files import open_file
 from albert_jax.data.text.lines import BLOCK_BYTES, Piece, Reading, decoded_line, piece_reader
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
-from albert_jax.utils.wording import first_ten, shortened
+from albert_jax.utils.wording import first_ten, setting, shortened
 
 _BATCH_ROWS = 1024
 _TEXTS = ("string", "large_string", "string_view")  # Arrow's types
@@ -70,7 +70,7 @@ def text_column(place: str, texts: Sequence[str], columns: Sequence[str], field:
         return str(chosen)
     lacks = f"column of text {field!r}" if field else "column `text`, nor a single one of text"
     has = f"of text: {first_ten(texts)}" if texts else first_ten(columns)
-    raise UserError(f"{place} has no {lacks} (it has {has}); name one with --field")
+    raise UserError(f"{place} has no {lacks} (it has {has}); name one with {setting('field')}")
 
 
 def parquet_bytes(path: str, field: str | None) -> list[int]:
@@ -145,7 +145,8 @@ def _text_of(line: str, field: str, place: str) -> bytes:
     if not isinstance(text, str):
         has = first_ten(record) if isinstance(record, dict) else "no object"
         raise UserError(
-            f"{place} has no text {field!r} (it has {has}); name another key with --field"
+            f"{place} has no text {field!r} (it has {has}); name another key with "
+            f"{setting('field')}"
         )
     return text.encode("utf-8", errors="replace")
 

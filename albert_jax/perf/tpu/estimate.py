@@ -29,7 +29,7 @@ from albert_jax.perf.tpu.results import (
     OperationCost,
 )
 from albert_jax.perf.tpu.topology import Slice, compile_only_devices, parse_slice
-from albert_jax.perf.workload import Work, lower, make_work, pretrain_config, setting_of
+from albert_jax.perf.workload import STEP_NAMES, Work, lower, make_work, pretrain_config, setting_of
 from albert_jax.training.memory import OutOfMemory, out_of_memory_told, program_bytes
 from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
@@ -37,6 +37,7 @@ from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.provenance import commit, versions
 from albert_jax.utils.results import Rows
 from albert_jax.utils.streams import say
+from albert_jax.utils.wording import renamed, setting
 
 OPERATIONS = 12  # the most expensive ones, in a result
 DEFAULT_BATCH = 32  # a chip
@@ -127,10 +128,11 @@ def _check(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> No
     train = settings.train
     if config.batch_size is not None and config.batch_size % train.accumulate:
         raise UserError(
-            f"batch_size {config.batch_size} a chip does not divide into {train.accumulate} "
-            f"micro-batches; use a multiple of {train.accumulate}"
+            f"{setting('batch_size')} {config.batch_size} a chip does not divide into "
+            f"{train.accumulate} micro-batches; use a multiple of {train.accumulate}"
         )
-    check_batch_size(train.batch_size, train.accumulate, where.chips)
+    with renamed(STEP_NAMES):
+        check_batch_size(train.batch_size, train.accumulate, where.chips)
 
 
 def _described(config: EstimateConfig, settings: PretrainConfig, where: Slice) -> JsonObject:
@@ -166,6 +168,7 @@ def _compiled(
     with scratch_folder() as dump:
         try:
             with (
+                renamed(STEP_NAMES),
                 out_of_memory_told(devices, dataclasses.replace(settings, train=train)),
                 cached_programs(None),
             ):

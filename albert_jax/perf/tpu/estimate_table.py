@@ -32,6 +32,7 @@ from albert_jax.utils.plots import (
     styled,
 )
 from albert_jax.utils.results import Result
+from albert_jax.utils.wording import setting
 
 ESTIMATES = Path(__file__).with_name("estimates.jsonl")  # what `info` reads
 
@@ -73,7 +74,8 @@ def _row(line: str, name: str) -> EstimateRow:
         return EstimateRow.from_json(document)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise UserError(
-            f"{name} is no estimate ({error}); give a file that --table wrote, or a new one"
+            f"{name} is no estimate ({error}); give a file that {setting('table')} wrote, or a new "
+            "one"
         ) from None
 
 
@@ -86,7 +88,7 @@ def record(path: str | Path, row: EstimateRow) -> list[EstimateRow]:
         with appearing_file(Path(path)) as file:
             file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--table {path} cannot be written: {error.strerror}") from None
+        raise UserError(f"{setting('table')} {path} cannot be written: {error.strerror}") from None
     return rows
 
 

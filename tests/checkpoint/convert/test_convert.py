@@ -356,7 +356,7 @@ def test_a_hub_module_without_configuration_is_known_by_its_shapes(tmp_path: Pat
     assert "base-v2" in report["notes"][0]
     write_original(tmp_path / "odd", made_up())
     (tmp_path / "odd" / "albert_config.json").unlink()
-    assert "--config" in refused(tmp_path / "odd", tmp_path / "no")
+    assert "config='FILE'" in refused(tmp_path / "odd", tmp_path / "no")
 
 
 # -------------------------------------------------------------------------------------- aliases
@@ -684,7 +684,8 @@ def test_all_that_does_not_fit_is_listed_in_one_error(original: Path, hf: Path) 
 def test_a_head_of_one_output_must_be_named(tmp_path: Path) -> None:
     params = made_up(parts=("pooler",), head="regression")
     source = write_original(tmp_path / "tf", params, head="regression")
-    assert "--head regression or --head multiple_choice" in refused(source, tmp_path / "no")
+    told = refused(source, tmp_path / "no")
+    assert "head='regression' or head='multiple_choice'" in told
     assert "does not fit" in refused(source, tmp_path / "no", head="span_v2")
     for head in ("regression", "multiple_choice"):
         assert convert(source, tmp_path / head, head=head)["head"]["kind"] == head
@@ -854,8 +855,8 @@ def test_a_vocabulary_that_is_missing_or_anothers_is_said(hf: Path) -> None:
     (hf / "tokenizer.json").write_text("{}")
     told = refused(hf, root / "no")
     assert "tokenizer.json has no model; ALBERT's is Unigram" in told
-    assert "--vocab" in told
-    assert "--no-vocab" in told
+    assert "vocab='FILE'" in told
+    assert "no_vocab=True" in told
     assert convert(hf, root / "without", no_vocab=True)["vocabulary"] is None
     told = refused(hf, root / "no", vocab=VOCABULARY)
     assert "has 8000 pieces and the model 50" in told

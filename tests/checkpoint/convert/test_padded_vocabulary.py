@@ -137,7 +137,7 @@ def test_pretraining_takes_padded_embeddings_and_what_it_goes_on_with(
     open_data(of_rows(8064), None)
     assert "rows 8,000 to 8,063 of the embeddings have no piece" in capsys.readouterr().err
     for rows in (7999, 8128, 30000):
-        with pytest.raises(UserError, match=f"and the model {rows}; give --model.vocab-size 8000"):
+        with pytest.raises(UserError, match=f"and the model {rows}; give model.vocab_size=8000"):
             open_data(of_rows(rows), None)
     open_data(of_rows(9000, padded), None)
     with pytest.raises(UserError, match="has 8000 pieces and the model 7999"):

@@ -577,7 +577,7 @@ DAMAGED = gzip.compress(b"Text.\n\nMore.\n" * 999)[:-9]
     [
         (b"", {}, "no text in"),
         (b"\n \n\x00\n\xe2\x80\xa8\n", {}, "no text in"),
-        (b"No extract.\n", {"format": "wiki"}, "no text in .*--format text"),
+        (b"No extract.\n", {"format": "wiki"}, "no text in .*format='text'"),
         (b"Good.\n\nBad \xff.\n", {"strict": True}, "invalid UTF-8 at byte 11"),
         # A name of its own: the header holds the time, and processes of tests compare names.
         pytest.param(DAMAGED, {}, "is a damaged gz file", id="damaged"),

@@ -268,7 +268,7 @@ def test_what_does_not_fit_is_an_answer_with_all_keys(monkeypatch, model):
     assert (found["hbm_bytes"], found["hbm_capacity_bytes"]) == (41.25 * 2**30, 15.75 * 2**30)
     assert estimate_lines(found).splitlines()[-1] == (
         "does not fit: out of memory: the step takes 41.2 GiB of 15.8 GiB, 25.5 GiB too many; "
-        "lower batch_size (64), raise accumulate (2) or recompute with remat full (now none)"
+        "lower batch_size (64), raise accumulate (2) or recompute with remat='full' (now none)"
     )
 
 
@@ -363,7 +363,7 @@ def test_every_listed_slice_is_one():
         ({"dtype": "int8"}, "dtype 'int8' must be one of float32, bfloat16"),
         ({"batch_size": 0}, "batch_size 0 must be at least 1"),
         ({"batch_size": 9, "accumulate": 2}, "batch_size 9 a chip does not divide into 2"),
-        ({"sequence": 513}, "max_seq_length 513 exceeds"),
+        ({"sequence": 513}, "sequence 513 exceeds"),
     ],
 )
 def test_what_cannot_be_estimated_is_one_sentence(settings, told):
