@@ -63,7 +63,7 @@ def require_model_directory(
         return _adapters_model(folder, base, fetch)
     if base is not None:
         raise UserError(
-            f"{setting('base', base)} is for an adapter, and {path} is none; leave it out"
+            f"{setting('base')} {base} is for an adapter, and {path} is none; leave it out"
         )
     if named := name_of(path):
         if not fetch and not kept_model(named):

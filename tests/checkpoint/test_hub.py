@@ -455,7 +455,7 @@ def test_a_transformers_folder_is_pushed_as_it_is_to_a_branch(
     albert_jax.push(folder, "hub:me/it@v1")
     there = repository.commits[repository.refs["v1"]]
     assert there.keys() == {*pushed.files, "notes.txt"}
-    with pytest.raises(UserError, match="me/it exists and is public, so --private cannot hold"):
+    with pytest.raises(UserError, match="me/it exists and is public, so private=True cannot hold"):
         albert_jax.push(folder, "hub:me/it@v1", private=True)
 
 

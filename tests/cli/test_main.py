@@ -169,7 +169,7 @@ def test_what_is_written_here_is_not_named_by_an_address(
         ("pretrain RECIPE --text . --workdir=", "'' is no path; give one"),
         (
             "pretrain RECIPE --store store --workdir run --init-from tuned",
-            "init_from tuned has no masked-LM head to train; give a pretrained model",
+            "--init-from tuned has no masked-LM head to train; give a pretrained model",
         ),
         ("finetune --model mini --task single --data table --workdir=", "'' is no path; give one"),
         (

@@ -161,7 +161,7 @@ def test_what_has_no_graph_is_refused(tmp_path: Path) -> None:
     span = task_model(tmp_path / "squad2", "squad2")
     with pytest.raises(UserError, match="span_v2 head, which has no ONNX graph; leave out"):
         albert_jax.load(span, engine="onnx").predict(("what?", "the list"))
-    with pytest.raises(UserError, match="engine onnx computes in float32, not in bfloat16"):
+    with pytest.raises(UserError, match="engine='onnx' computes in float32, not in bfloat16"):
         albert_jax.load("mini", engine="onnx", compute=ComputeConfig(dtype="bfloat16"))
 
 
