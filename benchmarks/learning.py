@@ -443,6 +443,7 @@ def tasks(
     squad: Path,
     task: tuple[str, ...] = tuple(TASKS),
     seeds: int = 3,
+    steps: int | None = None,
     weights: Literal["both", "model", "random"] = "both",
 ) -> None:
     """Fine-tunes a model on each task and appends the means over the seeds.
@@ -454,11 +455,13 @@ def tasks(
         squad: folder of SQuAD 1.1's files.
         task: names of those to run.
         seeds: runs of each.
+        steps: updates of each run; unset: the task's in TASKS.
         weights: what is fine-tuned: the model, random weights of the same shape (the control), or
             both.
     """
     for name in task:
-        folder, steps, rows, rate, length = TASKS[name]
+        folder, usual, rows, rate, length = TASKS[name]
+        updates = steps or usual
         for is_random in {"model": (False,), "random": (True,)}.get(weights, (False, True)):
             workdir = out / "tasks" / f"{model.parent.name}-{name}{'-random' if is_random else ''}"
             since = time.monotonic()
@@ -474,15 +477,15 @@ def tasks(
                     seeds=seeds,
                     compute=ComputeConfig(dtype="auto"),
                     optimizer=OptimizerConfig(
-                        name="adamw", learning_rate=rate, warmup_steps=steps // 10
+                        name="adamw", learning_rate=rate, warmup_steps=updates // 10
                     ),
                     train=TrainConfig(
-                        steps=steps,
+                        steps=updates,
                         batch_size=rows,
                         log_every=100,
-                        eval_every=steps,
+                        eval_every=updates,
                         eval_examples=1_000_000,
-                        save_every=steps,
+                        save_every=updates,
                         keep=2,
                     ),
                 )
@@ -492,6 +495,7 @@ def tasks(
                 "task": name,
                 "model": str(model),
                 "random_weights": is_random,
+                "steps": updates,
                 "metric": results["metric"],
                 "mean": statistics.mean(last),
                 "stdev": statistics.stdev(last) if len(last) > 1 else None,

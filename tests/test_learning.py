@@ -11,7 +11,7 @@ from albert_jax.data.prepare.build import prepare
 from benchmarks import learning
 from tests.helpers.models import tiny_albert
 from tests.helpers.paths import VOCABULARY
-from tests.helpers.pretraining_runs import make_store, write_corpus
+from tests.helpers.pretraining_runs import make_store, random_model, write_corpus
 
 TINY = tiny_albert(vocab_size=8000, max_position_embeddings=128)
 
@@ -59,6 +59,26 @@ def test_a_run_leaves_a_line_and_the_picture_shows_it(tiny, tmp_path, capsys):
     assert "| found | 2.0e+10 |" in capsys.readouterr().out
     learning.plot(tmp_path / "out")
     assert (tmp_path / "out" / "learning.png").stat().st_size > 10_000
+
+
+def test_the_tasks_leave_a_line_for_the_model_and_one_for_random_weights(tmp_path):
+    model = random_model(tmp_path / "model", TINY)
+    table = [[f"word {n}", f"word {n * n}", f"{n % 5}.5"] for n in range(12)]
+    (tmp_path / "STS-B").mkdir()
+    for split in ("train", "dev"):
+        lines = ["\t".join(row) for row in [["sentence1", "sentence2", "score"], *table]]
+        (tmp_path / "STS-B" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    learning.tasks(
+        model, out, glue=tmp_path, squad=tmp_path, task=("stsb",), seeds=2, steps=3, weights="both"
+    )
+    ours, control = map(json.loads, (out / "learning.jsonl").read_text().splitlines())
+    assert (ours["random_weights"], control["random_weights"]) == (False, True)
+    for row in (ours, control):
+        assert (row["task"], row["metric"], row["steps"]) == ("stsb", "pearson", 3)
+        assert row["mean"] == pytest.approx(np.mean(row["seeds"]))
+        assert row["stdev"] == pytest.approx(np.std(row["seeds"], ddof=1))
+    assert ours["seeds"] != control["seeds"]
 
 
 def test_the_overlap_of_a_text_with_itself_is_whole_and_with_another_none(tmp_path, capsys):
