@@ -188,7 +188,7 @@ class GlueTask(Task):
 
     def _advice(self, found: Iterable[str]) -> str:
         """Return what an error about columns adds: a run without a task is one of SST-2."""
-        return f"; the task is {self.name}, and {setting('task')} chooses another"
+        return f"; the task is {self.name}; choose another with {setting('task', 'NAME')}"
 
     def _columns(self, *, has_labels: bool) -> list[tuple[str, ...]]:
         """Return the columns that a file needs, by the names of the tsv, TFDS or the hub."""

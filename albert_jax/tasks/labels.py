@@ -127,7 +127,7 @@ class LabelReader:
             raise UserError(f"{place}: {_wrong_meaning(found, label, own)}")
         raise UserError(
             f"{place}: {field} {quoted([found])} is unknown; expected {_some(own)}, or say which "
-            f"it is with {setting('labels')}"
+            f"it is with {setting('labels', 'LABEL=MEANING')}"
         )
 
     def _known(self, label: str, own: Mapping[str, str]) -> str | None:

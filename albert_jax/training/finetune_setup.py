@@ -311,7 +311,8 @@ def _labelled(task: Task, split: str, data: str) -> list[RawExample]:
         if task.name != FinetuneConfig.task or "the task is" in str(error):
             raise
         raise UserError(
-            f"{error}; the task is {task.name}, the default, and {setting('task')} chooses another"
+            f"{error}; the task is {task.name}, the default; choose another with "
+            f"{setting('task', 'NAME')}"
         ) from None
     if without := [example for example in examples if example.label is None]:
         first = without[0].place or f"example {without[0].id}"

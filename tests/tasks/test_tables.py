@@ -417,7 +417,7 @@ def test_the_published_order_is_tfdss_own():
 
 def test_a_label_that_is_unknown_in_any_case_is_named_with_the_way_out(tmp_path):
     write(tmp_path, "dev.jsonl", json.dumps({"sentence": "a", "label": "good"}))
-    told = r"row 1: label 'good' is unknown; expected 0, 1, .* with labels$"
+    told = r"row 1: label 'good' is unknown; expected 0, 1, .* with labels='LABEL=MEANING'$"
     with pytest.raises(UserError, match=told):
         TASKS["sst2"].examples("dev", tmp_path)
     task = TASKS["single"].with_labels(("US", "us", "it"))

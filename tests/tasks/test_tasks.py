@@ -535,7 +535,7 @@ RTE_HEADER = "index\tsentence1\tsentence2\tlabel\n"
         (
             "index\tsentence1\tlabel\n0\ta\tentailment\n",
             r"row 1 lacks the column 'sentence2': expected 'sentence1', 'sentence2', 'label'; "
-            "found 'index', 'sentence1', 'label'; the task is rte, and task chooses another",
+            "found 'index', 'sentence1', 'label'; the task is rte; choose another with task='NAME'",
         ),
         (
             RTE_HEADER + "0\ta\tb\tentailment\n1\ta\tnot_entailment\n",

@@ -73,7 +73,7 @@ def test_what_a_score_has_no_use_for_is_refused_before_anything_is_read(changes,
 def test_an_error_of_the_data_says_that_the_task_is_the_default(base, tmp_path, header):
     if header:  # or else there is no file
         (tmp_path / "train.csv").write_text(f"{header}\nfine,yes\n")
-    told = r"the task is sst2, (the default, )?and task chooses another$"
+    told = r"the task is sst2(, the default)?; choose another with task='NAME'$"
     with pytest.raises(UserError, match=told) as caught:
         set_up(FinetuneConfig(model=str(base), data=str(tmp_path)))
     assert str(caught.value).count("task is") == 1
