@@ -84,7 +84,8 @@ def require_writable(dest: str | Path) -> None:
 
     Call it before the work.
     """
-    nearest = next(path for path in Path(dest).resolve().parents if path.exists())
+    whole = Path(dest).resolve()
+    nearest = next((path for path in whole.parents if path.exists()), whole)  # / has no parents
     if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{nearest} cannot be written to; name another place than {dest}")
 

@@ -958,6 +958,12 @@ def test_a_place_that_cannot_be_written_is_found_before_the_source_is_read(
     assert f"{original.parent} cannot be written to; name another place" in told
 
 
+@pytest.mark.parametrize("to", ["albert-jax", "hf", "tf"])
+def test_the_root_folder_is_no_destination(to: Any) -> None:
+    with pytest.raises(UserError, match=r"^/ exists and "):
+        convert("mini", "/", to)
+
+
 @pytest.mark.parametrize(("to", "name"), [("hf", "write_safetensors"), ("tf", "write_checkpoint")])
 def test_an_export_that_fails_leaves_what_was_there(
     original: Path, monkeypatch: Any, to: Any, name: str
