@@ -145,7 +145,9 @@ def _is_in_use(folder: Path) -> bool:
 
 
 def _names_in(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+    with contextlib.suppress(PermissionError):  # a folder above may be closed, as /home often is
+        return set(os.listdir(folder)) if folder.is_dir() else set()
+    return set()
 
 
 def _require_apart(output: Path, inputs: Sequence[str | Path]) -> None:

@@ -2,6 +2,7 @@
 """`train-tokenizer` reads what `prepare` reads: the same sentences from every kind of input."""
 
 import gzip
+import os
 import random
 import re
 import shutil
@@ -272,6 +273,21 @@ def test_no_folder_gets_a_vocabulary_that_is_not_its_own(
     found = [path for path in folder.rglob("*") if path.is_file()]
     assert {str(path.relative_to(folder)) for path in found} == set(names)
     assert {path.read_text() for path in found} == {"own"}
+
+
+def test_a_folder_above_that_cannot_be_listed_is_no_reason_to_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = make_text(tmp_path / "a.txt", 9000)
+    listed = os.listdir
+
+    def listdir(path: Path) -> list[str]:  # root may list all
+        if Path(path) == tmp_path.parent:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr("os.listdir", listdir)
+    train_tokenizer(text, output=tmp_path / "vocab", vocab_size=60)
 
 
 def test_an_older_vocabulary_of_its_own_is_replaced_also_beside_a_corpus(tmp_path: Path) -> None:
