@@ -82,7 +82,7 @@ def predictions_folder(
     elif own.name != _MODEL:  # another model may stand beside it
         above /= own.name
     name = f"{task.name}-{split}"
-    if Path(data).is_file() and (stem := Path(data).name.split(".")[0]) != split:
+    if Path(data).is_file() and (stem := _stem(data)) != split:
         name += f"-{stem}"  # another file of the split may be answered too
     folder = Path(output) if output is not None else above / name
     for place in () if str(data) == TFDS else task.data_folders(data):
@@ -98,6 +98,12 @@ def predictions_folder(
             f"{above} cannot be written to; name another folder for {setting('output')}"
         )
     return folder
+
+
+def _stem(data: str | Path) -> str:
+    """Return a file's name without the ending of its kind: reviews.2024 of reviews.2024.csv.gz."""
+    name = Path(data).name
+    return Path(name[:-3] if name.lower().endswith(".gz") else name).stem
 
 
 def write_files(

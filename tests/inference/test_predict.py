@@ -560,11 +560,13 @@ def test_files_of_data_have_folders_of_their_own_beside_the_model(model, tmp_pat
     copy = shutil.copytree(model("single"), tmp_path / "copy")
     (tmp_path / "data").mkdir()
     found = []
-    for name in ("dev.jsonl", "a.jsonl", "b.v2.jsonl"):
+    names = ("dev.jsonl", "a.jsonl", "b.v1.jsonl", "b.v2.jsonl")
+    for name in names:
         file = write_lines(tmp_path / "data" / name, {"text": "open", "label": "yes"})
         found.append(Path(evaluate(None, copy, file).predictions_file))
     beside = tmp_path / "predictions" / "copy"
-    expected = [beside / name for name in ("single-dev", "single-dev-a", "single-dev-b")]
+    names = ("single-dev", "single-dev-a", "single-dev-b.v1", "single-dev-b.v2")
+    expected = [beside / name for name in names]
     assert [file.parent for file in found] == expected
 
 
