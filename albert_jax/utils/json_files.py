@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.wording import shortened
+from albert_jax.utils.wording import python_names, shortened
 
 T = TypeVar("T")
 MOST_BYTES = 1 << 26
@@ -44,9 +44,12 @@ def read_json(path: str | Path, kind: type[T], *, hint: str) -> T:
 def decode_json(data: bytes, kind: type[T], *, name: str, hint: str) -> T:
     """Return the value of bytes that were read elsewhere, from `name`, as `read_json` does."""
     try:
-        return msgspec.json.decode(data, type=kind)
+        with python_names():  # the file's keys have these names too
+            return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{name} is damaged or of another kind ({error}); {hint}") from None
+    except UserError as error:  # of a configuration
+        raise UserError(f"{name}: {error}") from None
 
 
 def read_foreign_json(path: Path) -> dict[str, object]:

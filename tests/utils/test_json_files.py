@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from albert_jax.config.model import AlbertConfig
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import decode_json, read_json
 from albert_jax.utils.json_values import finite
+from albert_jax.utils.wording import flag_names
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,8 @@ def test_a_file_that_cannot_be_read_is_one_sentence_and_one_that_is_not_there_th
 def test_what_is_no_number_is_none():
     value = {"a": [float("nan"), 1.0, {"b": float("-inf")}], "c": "x"}
     assert finite(value) == {"a": [None, 1.0, {"b": None}], "c": "x"}
+
+
+def test_a_wrong_setting_in_a_file_has_the_files_name_and_that_of_its_key():
+    with flag_names(), pytest.raises(UserError, match=r"^f.json: hidden_size 0 must be at least 1"):
+        decode_json(b'{"hidden_size": 0}', AlbertConfig, name="f.json", hint="copy it again")
