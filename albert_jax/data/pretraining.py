@@ -81,7 +81,8 @@ def open_data(config: PretrainConfig, workdir: Path | None) -> PretrainingData:
                 f"{setting('text')} needs {setting('workdir', 'DIR')}, where the vocabulary and "
                 "the store are kept"
             )
-        with renamed({"vocab_size": "model.vocab_size", "output": "workdir"}):
+        names = {"vocab_size": "model.vocab_size", "output": "workdir"}
+        with renamed(names | {"field": f"{setting('field')} of prepare"}):
             store = str(_store_from_text(config, workdir))
     assert store is not None
     stores = split_stores(store)

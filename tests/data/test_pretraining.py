@@ -253,3 +253,12 @@ def test_a_held_out_store_that_cannot_be_is_refused(store, tmp_path):
     ]:
         with pytest.raises(UserError, match=words):
             open_data(dataclasses.replace(config, heldout=str(tmp_path / name)), None)
+
+
+def test_a_key_of_text_that_must_be_named_is_said_to_be_prepares(of_text, tmp_path):
+    config, workdir = of_text
+    text = tmp_path / "a.jsonl"
+    text.write_text('{"body": "A text.", "title": "x"}\n')
+    told = "name another key with field of prepare"
+    with pytest.raises(UserError, match=told):
+        open_data(dataclasses.replace(config, text=(str(text),)), workdir)
