@@ -84,7 +84,7 @@ def _change_in_hf(folder: Path) -> str | None:
         text = ""
     found = _STAMP.search(text)
     if found is None:
-        return f"has files that convert did not write ({first_ten(_names(folder))})"
+        return f"has files that convert may not have written ({first_ten(_names(folder))})"
     expected = _stamp(text[: found.start()], folder)
     if found.end() < len(text) or _digests(found[0])[0] != _digests(expected)[0]:
         return f"has a model card that was edited ({CARD})"
@@ -96,7 +96,7 @@ def _change_in_tf(folder: Path) -> str | None:
     with contextlib.suppress(UserError):  # for a configuration that is damaged
         if needed.issubset(_names(folder)) and _OURS in read_foreign_json(folder / CONFIG):
             return None
-    return f"has files that convert did not write ({first_ten(_names(folder))})"
+    return f"has files that convert may not have written ({first_ten(_names(folder))})"
 
 
 def _stamp(card: str, folder: Path) -> str:
