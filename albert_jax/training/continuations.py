@@ -32,7 +32,7 @@ from albert_jax.utils.wording import in_short, setting
 
 # What a pretraining run's identity has in a checkpoint's meta, beside what the checkpoint keeps.
 _DATA = ("vocabulary", "data", "records")
-_SETTINGS = ("model", "examples", "optimizer", "train", "init_from", "positions", *FIRST_VALUES)
+_SETTINGS = ("model", "examples", "optimizer", "train", "positions", *FIRST_VALUES)
 _IDENTITY = (*_DATA, *_SETTINGS)
 
 
@@ -46,14 +46,27 @@ def require_checkpoint(workdir: Path) -> None:
         )
 
 
-def run_digest(meta: Mapping[str, Any]) -> str:
-    """Return a digest that all checkpoints of a run have in common, also where it was continued.
+def run_record(meta: Mapping[str, Any]) -> JsonObject:
+    """Return what an export keeps of its run, by which `is_of_run` knows it again.
 
-    `meta` is a checkpoint's, or the run's identity. The settings that may change during a run are
-    left out, so that runs which differ in these alone have the same digest.
+    `meta` is a checkpoint's, or the run's identity. All checkpoints of a run have the same digest,
+    also where it was continued: the settings that may change during a run are left out, so that
+    runs which differ in these alone have it too. The model that a run started from is no part of
+    it, because it may have been moved, or trained further.
     """
     values = flat(json.loads(json.dumps({name: meta[name] for name in _IDENTITY if name in meta})))
-    return json_sha256({name: x for name, x in values.items() if name not in CONTINUABLE})
+    digest = json_sha256({name: x for name, x in values.items() if name not in CONTINUABLE})
+    return {"run": digest, "init_from": meta.get("init_from")}
+
+
+def is_of_run(provenance: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Return whether a model's provenance has the record of this run, or of a copy of it."""
+    there, here = (
+        {"init_from": each["init_from"]} if each.get("init_from") else {}
+        for each in (provenance, run)
+    )
+    is_same = bool(provenance.get("run") == run["run"])
+    return is_same and not differences_from(there, here)
 
 
 class Continuations:

@@ -46,7 +46,12 @@ from albert_jax.distributed.multihost import Launch
 from albert_jax.distributed.placement import Placement
 from albert_jax.models.flops import parameter_count, stage_flops
 from albert_jax.models.lowering import Lowering
-from albert_jax.training.continuations import Continuations, require_checkpoint, run_digest
+from albert_jax.training.continuations import (
+    Continuations,
+    is_of_run,
+    require_checkpoint,
+    run_record,
+)
 from albert_jax.training.course import Course
 from albert_jax.training.evaluations import log_evaluation
 from albert_jax.training.first_values import first_values, params_of
@@ -70,6 +75,7 @@ from albert_jax.training.watching import TENSORBOARD, Callback, Watching, watchi
 from albert_jax.utils.atomic import appearing_file, require_apart, writing
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
+from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.provenance import versions, without_credentials
 from albert_jax.utils.streams import say
 from albert_jax.utils.wording import positional, setting
@@ -174,8 +180,11 @@ def _require_own_model(course: Course, workdir: Path) -> None:
 
     The checkpoints of a run that continues are its own, and so is the model beside them.
     """
+    # Process 0 writes the model, and another host may have its own name for the work directory.
+    if not multihost.is_primary():
+        return
     if not Checkpointer(workdir / "checkpoints", read_only=True).steps():
-        run = run_digest(course.continuations.identity)
+        run = run_record(course.continuations.identity)
         check_destination(workdir / "model", _older_of(course.config, run))
 
 
@@ -250,7 +259,7 @@ def _finish(course: Course, workdir: Path, state: TrainState) -> PretrainResult:
     """Export the model and report how good it is."""
     config, data = course.config, course.data
     model, held_out = workdir / "model", _last_eval(workdir)
-    run = run_digest(course.continuations.identity)
+    run = run_record(course.continuations.identity)
     _export(config, data.vocab, data.tokenizer, workdir, state, model, run, is_pretrained)
     baselines = baselines_at(config, data)
     say(closing(config, workdir, model, held_out, baselines))
@@ -299,23 +308,25 @@ def export(
     vocab, tokenizer = _kept_vocabulary(config, workdir, meta)
     params = jax.tree.map(lambda x: x.astype(dtype), state.params)
     state = dataclasses.replace(state, params=params)
-    run = run_digest(meta)
+    run = run_record(meta)
     replaces = _older_of(config, run)
     return _export(config, vocab, tokenizer, workdir, state, Path(dest), run, replaces)
 
 
-def _older_of(config: PretrainConfig, run: str) -> Replaces:
+def _older_of(config: PretrainConfig, run: JsonObject) -> Replaces:
     """Return a function that says whether a model is an older export of a run.
 
     The work directory counts too: two runs may differ in nothing but the learning rate, which may
-    change during a run.
+    change during a run. It may have been named in another way, as relative or with a slash.
     """
 
     def is_older(manifest: ModelManifest) -> bool:
         there = manifest.provenance.get("config")
         workdir = there.get("workdir") if isinstance(there, Mapping) else None
-        is_this_run = manifest.provenance.get("run") == run and workdir == config.workdir
-        return is_this_run and manifest.inventory is None
+        own = Path(config.workdir or "").resolve()
+        is_there = isinstance(workdir, str) and Path(workdir).resolve() == own
+        is_this_run = is_of_run(manifest.provenance, run)
+        return is_there and is_this_run and manifest.inventory is None
 
     return is_older
 
@@ -498,7 +509,7 @@ def _export(
     workdir: Path,
     state: TrainState,
     dest: Path,
-    run: str,
+    run: JsonObject,
     replaces: Replaces,
 ) -> Path:
     return export_model(
@@ -510,7 +521,7 @@ def _export(
         replaces=replaces,
         provenance={
             "made_by": "albert-jax pretrain",
-            "run": run,
+            **without_credentials(run),
             "step": int(state.step),
             "config": without_credentials(to_dict(config)),
             "held_out": _last_eval(workdir),

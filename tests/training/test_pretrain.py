@@ -150,6 +150,31 @@ def test_an_export_replaces_an_older_one_of_its_run_and_no_other_model(
     export(finished, finished / "model")
 
 
+def test_an_export_knows_its_run_by_another_name_of_the_work_directory_and_of_its_first_weights(
+    finished, store, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    first = shutil.copytree(finished / "model", tmp_path / "first")
+    config = tiny_config(store, Path("run"), steps=2)
+    pretrain(dataclasses.replace(config, init_from=str(first)))
+    export("run", "dest")
+    train = dataclasses.replace(config.train, steps=3)
+    moved = str(shutil.move(first, tmp_path / "moved"))
+    again = dataclasses.replace(config, train=train, init_from=moved, workdir=f"{tmp_path}/run/")
+    pretrain(again, continue_with=True)
+    export("run", "dest")
+    shutil.rmtree("run/checkpoints")
+    other = pretrain(tiny_config(store, tmp_path / "other", steps=1)).model
+    with pytest.raises(UserError, match=r"model is a model that .* made in .*run/, which would"):
+        pretrain(dataclasses.replace(again, init_from=other))
+    pretrain(dataclasses.replace(config, init_from=moved))
+
+
+def test_a_model_beside_a_folder_of_checkpoints_is_no_runs(finished, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    albert_jax.convert(finished / "model", tmp_path / "model")
+
+
 def test_a_run_that_begins_does_not_replace_the_model_that_another_left(finished, store, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished / "model", workdir / "model")
