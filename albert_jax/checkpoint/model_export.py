@@ -113,10 +113,13 @@ def export_model(
     return directory
 
 
-def check_destination(directory: str | Path, replaces: Replaces | None = None) -> None:
+def check_destination(
+    directory: str | Path, replaces: Replaces | None = None, *, other: str = "a new path"
+) -> None:
     """Raise UserError if no model can be exported to this path; call this before the work.
 
-    `replaces` is as in `export_model`; unset, any model may be replaced.
+    `replaces` is as in `export_model`; unset, any model may be replaced. `other` says what to give
+    instead.
     """
     require_here(directory)
     directory = Path(directory)
@@ -125,20 +128,20 @@ def check_destination(directory: str | Path, replaces: Replaces | None = None) -
     if directory.is_dir():
         names = {path.name for path in directory.iterdir()}
         if names and not is_model_directory(directory):
-            raise UserError(f"{directory} exists and is no model directory; give a new path")
+            raise UserError(f"{directory} exists and is no model directory; give {other}")
         if others := sorted(names - _PARTS):
             raise UserError(
                 f"{directory} is a model directory with other files in it ({first_ten(others)}), "
-                "which would be lost; move them, or give a new path"
+                f"which would be lost; move them, or give {other}"
             )
         found = _manifest_of(directory) if names else None
         if found is not None and not (replaces or _is_any)(found):
             raise UserError(
-                f"{directory} is {_described(found)}, which would be lost; give a new path, or "
+                f"{directory} is {_described(found)}, which would be lost; give {other}, or "
                 "delete it first"
             )
     elif directory.exists():
-        raise UserError(f"{directory} is a file, not a directory; give a new path")
+        raise UserError(f"{directory} is a file, not a directory; give {other}")
 
 
 def _manifest_of(directory: Path) -> ModelManifest | None:

@@ -190,7 +190,7 @@ def _session(
     directory = Path(config.workdir or "") / f"seed-{seed}"
     directory.mkdir(exist_ok=True)
     for which in ("last", "best"):
-        check_destination(directory / which)
+        check_destination(directory / which, other=f"another {setting('workdir')}")
     outputs = HeadOutputs(prepared.model, pack=config.pack)
     best = BestStep(config, prepared, outputs, directory / "best", seed)
     model = prepared.model.clone(lowering=placement.lowering, exits=config.exits)

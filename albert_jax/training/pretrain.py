@@ -132,7 +132,7 @@ def _pretrain(config: PretrainConfig, watching: Watching, continue_with: bool) -
     with multihost.together(), contextlib.ExitStack() as stack:
         _require_same_settings(config, continue_with)
         placement = open_placement(config)
-        check_destination(workdir / "model", is_pretrained)
+        check_destination(workdir / "model", is_pretrained, other=f"another {setting('workdir')}")
         stack.enter_context(compilation_cache(config.train.compilation_cache))
         if multihost.is_primary():
             stack.enter_context(lock_workdir(workdir))
@@ -185,7 +185,8 @@ def _require_own_model(course: Course, workdir: Path) -> None:
         return
     if not Checkpointer(workdir / "checkpoints", read_only=True).steps():
         run = run_record(course.continuations.identity)
-        check_destination(workdir / "model", _older_of(course.config, run))
+        replaces, other = _older_of(course.config, run), f"another {setting('workdir')}"
+        check_destination(workdir / "model", replaces, other=other)
 
 
 def _session(

@@ -178,7 +178,10 @@ def test_a_model_beside_a_folder_of_checkpoints_is_no_runs(finished, tmp_path):
 def test_a_run_that_begins_does_not_replace_the_model_that_another_left(finished, store, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished / "model", workdir / "model")
-    with pytest.raises(UserError, match=rf"model is a model that .* made in {finished}, which"):
+    told = (
+        rf"model is a model that .* made in {finished}, which would be lost; give another workdir"
+    )
+    with pytest.raises(UserError, match=told):
         pretrain(tiny_config(store, workdir, steps=1))
     assert {path.name for path in workdir.iterdir()} <= {"model", "run.lock"}
 
