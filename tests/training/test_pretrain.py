@@ -32,10 +32,13 @@ from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import LABELS_SEEN, open_data
 from albert_jax.data.tfrecord import read_examples, write_records
+from albert_jax.distributed import multihost
 from albert_jax.distributed.placement import local_devices, make_placement
+from albert_jax.models.lowering import Lowering
 from albert_jax.perf.dry_run import describe_plan
+from albert_jax.training.course import Course
 from albert_jax.training.metrics import entries_of, read_metrics
-from albert_jax.training.pretrain import export, pretrain
+from albert_jax.training.pretrain import _require_own_model, export, pretrain
 from albert_jax.training.step import make_pretrain_step
 from albert_jax.utils.errors import UserError
 from tests.helpers.disks import FULL, writes_fail
@@ -184,6 +187,18 @@ def test_a_run_that_begins_does_not_replace_the_model_that_another_left(finished
     with pytest.raises(UserError, match=told):
         pretrain(tiny_config(store, workdir, steps=1))
     assert {path.name for path in workdir.iterdir()} <= {"model", "run.lock"}
+
+
+def test_only_process_0_looks_at_the_model_that_is_there(finished, store, tmp_path, monkeypatch):
+    """Another host may have its own name for the work directory."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished / "model", workdir / "model")
+    config = tiny_config(store, workdir)
+    course = Course(config, open_data(config, workdir), Lowering())
+    with pytest.raises(UserError, match="which would be lost"):
+        _require_own_model(course, workdir)
+    monkeypatch.setattr(multihost, "is_primary", lambda: False)
+    _require_own_model(course, workdir)
 
 
 def test_an_export_in_bfloat16_takes_half_the_room_and_reads_as_float32(finished, tmp_path):
