@@ -112,7 +112,7 @@ def _require_own_folder(output: Path) -> None:
     vocabulary has no spiece.vocab beside it, which `train_tokenizer` alone writes.
     """
     for parent in output.resolve().parents:
-        if _is_finished(parent):
+        if _is_store_or_ours(parent):  # a project may keep a downloaded model
             raise UserError(
                 f"{output} lies in {parent}, which is a token store or a model; give another folder"
             )
@@ -129,11 +129,16 @@ def _require_own_folder(output: Path) -> None:
         )
 
 
+def _is_store_or_ours(folder: Path) -> bool:
+    """Return whether a folder certainly is a token store or a model directory."""
+    names = _names_in(folder)
+    return is_store_or_model(names) and not names.isdisjoint(("train", "params"))
+
+
 def _is_finished(folder: Path) -> bool:
     """Return whether a folder certainly is a store, an adapter or a model of some format."""
-    names = _names_in(folder)
-    is_ours = is_store_or_model(names) and not names.isdisjoint(("train", "params"))
-    return is_ours or SERVING in names or holds_transformers_weights(folder) or is_adapter(folder)
+    is_other = holds_transformers_weights(folder) or is_adapter(folder)
+    return _is_store_or_ours(folder) or SERVING in _names_in(folder) or is_other
 
 
 def _is_in_use(folder: Path) -> bool:

@@ -244,11 +244,9 @@ def test_a_vocabulary_that_belongs_to_a_store_a_model_or_a_run_stays(tmp_path: P
     ("inside", "names"),
     [
         ("", ("config.json", "model.safetensors", "spiece.model", "tokenizer.json")),
-        ("vocab", ("config.json", "model.safetensors")),
         ("", ("config.json", "tokenizer_config.json", "tokenizer.json")),
         ("", ("30k-clean.model", "albert_config.json", "model.ckpt-best.index")),
         ("", ("serving.json", "params.npz", "spiece.model")),
-        ("new/vocab", ("serving.json", "params.npz")),
         ("", ("adapter_config.json", "adapter_model.safetensors")),
         ("", ("seed-0/checkpoints/0",)),
         ("vocab", ("manifest.json", "spiece.model", "train/0.tokens")),
@@ -273,6 +271,16 @@ def test_no_folder_gets_a_vocabulary_that_is_not_its_own(
     found = [path for path in folder.rglob("*") if path.is_file()]
     assert {str(path.relative_to(folder)) for path in found} == set(names)
     assert {path.read_text() for path in found} == {"own"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "adapter_config.json", "serving.json"])
+def test_a_project_that_keeps_a_downloaded_model_may_have_a_vocabulary(
+    tmp_path: Path, name: str
+) -> None:
+    for own in ("config.json", name):
+        (tmp_path / own).write_text("own")
+    text = make_text(tmp_path / "a.txt", 9000)
+    train_tokenizer(text, output=tmp_path / "runs" / "vocab", vocab_size=60)
 
 
 def test_a_folder_above_that_cannot_be_listed_is_no_reason_to_refuse(
