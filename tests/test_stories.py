@@ -282,11 +282,11 @@ def longer_rows(hub: FakeHub, folder: Path) -> str:
         (no_data_set, "hf:me/none cannot be read (DatasetNotFoundError: Dataset 'me/none' doesn't"),
         (no_column, "lacks the column 'review': expected 'review', 'label'; found 'text', 'label'"),
         (another_tokenizer, "tokenizer.json has a model of type BPE"),
-        (no_login, "log 'wandb' has no login; run `wandb login`"),
+        (no_login, "--log wandb has no login; run `wandb login`"),
         (no_column_of_csv, "lacks the columns 'Text', 'Kind'"),
         (no_class, "maybe"),  # and the classes that there are
         (windows_without_a_pool, "gives one vector for a text"),
-        (longer_rows, "max_seq_length 256 exceeds the model's 128 positions; give --max-seq-len"),
+        (longer_rows, "--max-seq-length 256 exceeds the model's 128 positions; give --max-seq-len"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
