@@ -423,8 +423,9 @@ def _flops_per_second(config: PretrainConfig, out: Path) -> float:
 # ------------------------------------------------------------------------------------------- tasks
 
 # Folder, steps, rows, learning rate, tokens: the same for every model. The rates are the best of a
-# few for one seed on SST-2 and, for the small sets, on STS-B (docs/lab/learning.md), whose steps are
-# the paper's ten epochs; the rest was chosen on nothing. No more than 128 tokens, as many as models trained here have positions for.
+# few for one seed on SST-2 and, for the small sets, on STS-B (docs/lab/learning.md). STS-B has the
+# paper's ten epochs; the other steps were chosen on nothing. No more than 128 tokens, as many as
+# models trained here have positions for.
 TASKS = {
     "sst2": ("SST-2", 3000, 32, 3e-4, 64),
     "cola": ("CoLA", 800, 32, 1e-4, 48),
