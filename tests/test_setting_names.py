@@ -27,8 +27,6 @@ ALLOWED = {
     ("data/prepare/beam_runner.py", "--runner="): "Beam's own options",
     ("utils/provenance.py", "--error-unmatch"): "an option of git",
     ("utils/provenance.py", "--porcelain"): "an option of git",
-    ("tasks/guessed_columns.py", "--texts"): "of commands alone; Python gets another text",
-    ("tasks/guessed_columns.py", "--label"): "of commands alone; Python gets another text",
     ("utils/wording.py", "--no-"): "makes the flags",
 }
 
@@ -67,6 +65,15 @@ def _flags_in(text: str) -> list[str]:
     ]
 
 
+def _texts_outside_the_commands() -> Iterator[tuple[str, str]]:
+    """Yield the texts of the package, each after its file's name."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith("cli/"):
+            for text in _texts(ast.parse(path.read_text(encoding="utf-8"))):
+                yield name, text
+
+
 def test_a_flag_in_a_text_is_found_unless_a_command_line_has_it() -> None:
     source = '''
 def f(x):
@@ -82,15 +89,11 @@ def f(x):
 
 def test_no_text_outside_the_commands_has_a_flag_of_its_own() -> None:
     unused, wrong = set(ALLOWED), []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE).as_posix()
-        if name.startswith("cli/"):
-            continue
-        for text in _texts(ast.parse(path.read_text(encoding="utf-8"))):
-            for flag in _flags_in(text):
-                unused.discard((name, flag))
-                if (name, flag) not in ALLOWED:
-                    wrong.append(f"{name}: {flag} in {text!r}; use wording.setting")
+    for name, text in _texts_outside_the_commands():
+        for flag in _flags_in(text):
+            unused.discard((name, flag))
+            if (name, flag) not in ALLOWED:
+                wrong.append(f"{name}: {flag} in {text!r}; use wording.setting")
     assert not wrong, "\n".join(wrong)
     assert not unused
 
@@ -101,15 +104,11 @@ def test_no_text_outside_the_commands_has_the_python_name_of_a_flag() -> None:
     names = "|".join(re.escape(name) for name in flags if "_" in name or "." in name)
     bare = re.compile(rf"(?<![\w.'`\"/])(?:{names})(?![\w='`\"(./])")
     unused, wrong = set(KEYS), []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE).as_posix()
-        if name.startswith("cli/"):
-            continue
-        for text in _texts(ast.parse(path.read_text(encoding="utf-8"))):
-            for found in bare.finditer(text) if " " in text else ():
-                unused.discard((name, found[0]))
-                if (name, found[0]) not in KEYS:
-                    wrong.append(f"{name}: {found[0]} in {text!r}; use wording.setting")
+    for name, text in _texts_outside_the_commands():
+        for found in bare.finditer(text) if " " in text else ():
+            unused.discard((name, found[0]))
+            if (name, found[0]) not in KEYS:
+                wrong.append(f"{name}: {found[0]} in {text!r}; use wording.setting")
     assert not wrong, "\n".join(wrong)
     assert not unused
 

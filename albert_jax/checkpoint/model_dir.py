@@ -42,9 +42,11 @@ from albert_jax.config.manifests import (
     settings_in,
 )
 from albert_jax.config.model import AlbertConfig
+from albert_jax.utils.atomic import require_writable
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import JsonObject, refuse_newer_format
+from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.wording import first_ten, shortened
 
 
@@ -92,6 +94,19 @@ def require_outside_models(path: Path) -> None:
     for parent in path.resolve().parents:
         if is_model_directory(parent):
             raise UserError(f"{path} lies in the model directory {parent}; give a path outside")
+
+
+def require_place(path: str | Path, *, other: str = "a new path") -> None:
+    """Raise UserError for a path that cannot be or become a folder for a model's files.
+
+    `other` says what to give instead.
+    """
+    require_here(path)
+    path = Path(path)
+    require_outside_models(path)
+    require_writable(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, not a directory; give {other}")
 
 
 def require_no_runs_model(path: str | Path, workdir: Path | None = None) -> None:

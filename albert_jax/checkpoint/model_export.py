@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from albert_jax import __version__
 from albert_jax.checkpoint.disk import WRITE_ERRORS, cause_of, require_space
 from albert_jax.checkpoint.integrity import array_table, named_leaves, nest, on_host, seal
-from albert_jax.checkpoint.model_dir import file_sha256, require_finite, require_outside_models
+from albert_jax.checkpoint.model_dir import file_sha256, require_finite, require_place
 from albert_jax.config.manifests import (
     CONFIG,
     MANIFEST,
@@ -36,10 +36,9 @@ from albert_jax.config.manifests import (
     vocabulary_name,
 )
 from albert_jax.config.model import AlbertConfig
-from albert_jax.utils.atomic import appearing_whole, require_writable
+from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import finite
-from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.wording import first_ten, shortened
 
 _FILE_BYTES = 1 << 23  # of the files that orbax writes parameters to
@@ -121,10 +120,8 @@ def check_destination(
     `replaces` is as in `export_model`; unset, any model may be replaced. `other` says what to give
     instead.
     """
-    require_here(directory)
+    require_place(directory, other=other)
     directory = Path(directory)
-    require_outside_models(directory)
-    require_writable(directory)
     if directory.is_dir():
         names = {path.name for path in directory.iterdir()}
         if names and not is_model_directory(directory):
@@ -140,8 +137,6 @@ def check_destination(
                 f"{directory} is {_described(found)}, which would be lost; give {other}, or "
                 "delete it first"
             )
-    elif directory.exists():
-        raise UserError(f"{directory} is a file, not a directory; give {other}")
 
 
 def _manifest_of(directory: Path) -> ModelManifest | None:

@@ -19,7 +19,7 @@ from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Result
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import first_ten, is_in_python, setting
+from albert_jax.utils.wording import first_ten, setting, settings_are_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,9 +110,7 @@ def _checked_folder(
     try:
         card = card_of(folder, named.name, license)
     except UserError as error:
-        whose = "arguments are those of albert_jax.convert"
-        if not is_in_python():
-            whose = "flags are those of albert-jax convert"
+        whose = settings_are_of("convert")
         raise UserError(f"{folder} cannot be uploaded as it is: {error} ({whose})") from None
     there = {path.name: path for path in folder.iterdir() if path.is_file()}
     wanted = {*hub.chosen_files(there, str(folder)), *FILES["hf"]}

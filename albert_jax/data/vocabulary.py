@@ -116,7 +116,7 @@ def _require_own_folder(output: Path) -> None:
             raise UserError(
                 f"{output} lies in {parent}, which is a token store or a model; give another folder"
             )
-    if _is_finished(output) or _is_in_use(output):
+    if _is_anothers(output):
         raise UserError(
             f"{output} is a token store, a model or a work directory, whose vocabulary would be "
             "lost; give another folder"
@@ -135,18 +135,16 @@ def _is_store_or_ours(folder: Path) -> bool:
     return is_store_or_model(names) and not names.isdisjoint(("train", "params"))
 
 
-def _is_finished(folder: Path) -> bool:
-    """Return whether a folder certainly is a store, an adapter or a model of some format."""
-    is_other = holds_transformers_weights(folder) or is_adapter(folder)
-    return _is_store_or_ours(folder) or SERVING in _names_in(folder) or is_other
+def _is_anothers(folder: Path) -> bool:
+    """Return whether a folder is a store, an adapter, a run's or a model of some format.
 
-
-def _is_in_use(folder: Path) -> bool:
-    """Return whether a folder is a run's, or has the names of a store or a model with damage."""
+    Names alone tell it, since a damaged one is not to be written to either.
+    """
     names = _names_in(folder)
     is_run = "checkpoints" in names or any(folder.glob("seed-*/checkpoints"))
     is_model = is_transformers_folder(folder) or any(folder.glob("*.index"))
-    return is_run or is_model or is_store_or_model(names)
+    is_other = holds_transformers_weights(folder) or is_adapter(folder) or SERVING in names
+    return is_store_or_model(names) or is_run or is_model or is_other
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -47,7 +47,7 @@ from albert_jax.inference.serving_check import (
 )
 from albert_jax.inference.serving_folder import description, require_new, write_beside
 from albert_jax.utils.arguments import checked, path_of, whole_number
-from albert_jax.utils.atomic import appearing_whole, require_writable
+from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import require_here
@@ -107,7 +107,6 @@ def export_serving(
     require_here(dest)
     dest = path_of(dest, "dest")
     require_new(dest)
-    require_writable(dest)
     # A kernel of one platform would not be a program for all of them; rolled layers are smaller.
     compute = compute or ComputeConfig()
     compute = dataclasses.replace(compute, attention="xla", scan_unroll=compute.scan_unroll or 1)

@@ -43,7 +43,7 @@ from albert_jax.inference.serving_check import (
 )
 from albert_jax.inference.serving_folder import description, require_new, write_beside
 from albert_jax.utils.arguments import checked, path_of, whole_number
-from albert_jax.utils.atomic import appearing_whole, require_writable
+from albert_jax.utils.atomic import appearing_whole
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.remote_fs import require_here
@@ -76,7 +76,6 @@ def export_onnx(
     require_here(dest)
     dest = path_of(dest, "dest")
     require_new(dest)
-    require_writable(dest)
     albert = load(source, depth=depth)
     if albert.head is not None:
         advice = f"export its StableHLO programs instead: leave out {setting('to', 'onnx')}"

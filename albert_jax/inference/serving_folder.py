@@ -13,14 +13,16 @@ from typing import Any
 from albert_jax import __version__
 from albert_jax.config.manifests import SERVING, HeadManifest, vocabulary_name
 from albert_jax.inference.api import Albert
+from albert_jax.utils.atomic import require_writable
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 
 
 def require_new(dest: Path) -> None:
-    """Raise UserError if `dest` exists."""
+    """Raise UserError if `dest` exists, or cannot be made."""
     if dest.exists():
         raise UserError(f"{dest} exists; give a new path")
+    require_writable(dest)
 
 
 def description(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 
@@ -89,10 +88,8 @@ def _proposed(texts: Sequence[str], label: str | None) -> str:
     """Return the settings that name these columns, as the reader writes them; "" without texts."""
     if not texts:
         return ""
-    if is_in_python():
-        others = [setting("label", label)] if label else []
-        return ", ".join([setting("texts", tuple(texts)), *others])
-    return shlex.join(["--texts", *texts, *(["--label", label] if label else [])])
+    labels = [setting("label", label)] if label else []
+    return (", " if is_in_python() else " ").join([setting("texts", tuple(texts)), *labels])
 
 
 def divider(columns: Iterable[str]) -> str:

@@ -31,9 +31,11 @@ from albert_jax.utils.json_values import UNSET, JsonObject, flat, json_sha256
 from albert_jax.utils.wording import in_short, setting
 
 # What a pretraining run's identity has in a checkpoint's meta, beside what the checkpoint keeps.
-_DATA = ("vocabulary", "data", "records")
-_SETTINGS = ("model", "examples", "optimizer", "train", "positions", *FIRST_VALUES)
-_IDENTITY = (*_DATA, *_SETTINGS)
+_IDENTITY = (
+    *("vocabulary", "data", "records"),
+    *("model", "examples", "optimizer", "train", "positions"),
+    *FIRST_VALUES,
+)
 
 
 def require_checkpoint(workdir: Path) -> None:
@@ -61,12 +63,9 @@ def run_record(meta: Mapping[str, Any]) -> JsonObject:
 
 def is_of_run(provenance: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
     """Return whether a model's provenance has the record of this run, or of a copy of it."""
-    there, here = (
-        {"init_from": each["init_from"]} if each.get("init_from") else {}
-        for each in (provenance, run)
-    )
-    is_same = bool(provenance.get("run") == run["run"])
-    return is_same and not differences_from(there, here)
+    there, here = ({"init_from": each.get("init_from")} for each in (provenance, run))
+    began_apart = there["init_from"] and here["init_from"] and differences_from(there, here)
+    return bool(provenance.get("run") == run["run"] and not began_apart)
 
 
 class Continuations:

@@ -155,17 +155,24 @@ def _require_room_for_text(config: PretrainConfig, workdir: Path, continue_with:
     Of a work directory's run, the settings and the text's name can be compared before.
     """
     checkpointer = Checkpointer(workdir / "checkpoints", read_only=True)
-    expected = settings_identity(config)
-    continuations = Continuations(
-        expected, CONTINUABLE, steps=config.train.steps, continue_with=continue_with
-    )
-    checkpointer.require(expected, continuations.judge)
+    continuations = _by_settings(config, continue_with=continue_with)
+    checkpointer.require(continuations.identity, continuations.judge)
     has_run = bool(checkpointer.steps()) or is_model_directory(workdir / "model")
     if has_run and not (workdir / "store" / "manifest.json").is_file():  # which has a record
         there = _text_of(workdir)
         if there is not None and there != config.text:
             texts = {"text": (list(there) or None, list(config.text))}
             raise UserError(f"{another_run(workdir, texts)}; give another {setting('workdir')}")
+
+
+def _by_settings(config: PretrainConfig, *, continue_with: bool) -> Continuations:
+    """Return the judge of a run's checkpoints by its settings alone, without its data."""
+    return Continuations(
+        settings_identity(config),
+        CONTINUABLE,
+        steps=config.train.steps,
+        continue_with=continue_with,
+    )
 
 
 def _text_of(workdir: Path) -> tuple[str, ...] | None:
@@ -298,11 +305,10 @@ def export(
     made = make_pretrain_step(config, Lowering())
     state = jax.eval_shape(lambda: made.random_state(config.train.seed))
     with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
-        expected = settings_identity(config)
-        continuations = Continuations(
-            expected, CONTINUABLE, steps=config.train.steps, continue_with=False
+        continuations = _by_settings(config, continue_with=False)
+        restored = checkpointer.restore(
+            state, expect=continuations.identity, judge=continuations.judge
         )
-        restored = checkpointer.restore(state, expect=expected, judge=continuations.judge)
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet; wait for the run's first")
     state, meta = restored

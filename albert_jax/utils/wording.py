@@ -41,19 +41,20 @@ _RENAMED: ContextVar[Mapping[str, str] | None] = ContextVar("renamed", default=N
 @contextlib.contextmanager
 def python_names() -> Iterator[None]:
     """Name settings within it as Python's arguments, as a recipe does."""
-    with _naming(in_python=True):
+    with naming(in_python=True):
         yield
 
 
 @contextlib.contextmanager
 def flag_names() -> Iterator[None]:
     """Name settings within it as flags: a command runs."""
-    with _naming(in_python=False):
+    with naming(in_python=False):
         yield
 
 
 @contextlib.contextmanager
-def _naming(*, in_python: bool) -> Iterator[None]:
+def naming(*, in_python: bool) -> Iterator[None]:
+    """Name settings within it as `python_names` or `flag_names` does, as in a worker's process."""
     before, _NAMING.in_python = _NAMING.in_python, in_python
     try:
         yield
@@ -88,7 +89,7 @@ def setting(name: str, value: object = None, *, flag: str | None = None) -> str:
 
     Args:
         name: the argument, or the field of a configuration, as `train.batch_size`.
-        value: what to give it; None for the name alone.
+        value: what to give it, a tuple for several values; None for the name alone.
         flag: the flag without its dashes, if its name is another.
     """
     if isinstance(value, os.PathLike):
@@ -102,8 +103,17 @@ def setting(name: str, value: object = None, *, flag: str | None = None) -> str:
     dashed = (flag or name).replace("_", "-")
     if value is False:
         return f"--no-{dashed}"
-    told = "" if value is None or value is True else f" {shlex.quote(str(value))}"
-    return f"--{dashed}{told}"
+    if value is None or value is True:
+        return f"--{dashed}"
+    values = value if isinstance(value, tuple) else (value,)
+    return f"--{dashed} {shlex.join(map(str, values))}"
+
+
+def settings_are_of(command: str, *arguments: str) -> str:
+    """Return whose settings an error names: those of a command with its arguments, or of a call."""
+    if is_in_python():
+        return f"arguments are those of albert_jax.{command}"
+    return f"flags are those of albert-jax {' '.join([command, *arguments])}"
 
 
 def positional(name: str) -> str:

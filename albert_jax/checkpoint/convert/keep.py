@@ -18,7 +18,7 @@ from albert_jax.config.model import MODELS, AlbertConfig, unlike_sizes
 from albert_jax.config.model_names import ModelName
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import is_in_python
+from albert_jax.utils.wording import settings_are_of
 
 
 def keep_named(named: ModelName, folder: Path) -> str:
@@ -46,9 +46,7 @@ def _keep(
     try:
         parameters = convert_as_it_is(path, dest, origin, check=check)
     except UserError as error:
-        whose = "arguments are those of albert_jax.convert"
-        if not is_in_python():
-            whose = f"flags are those of albert-jax convert {origin} DEST"
+        whose = settings_are_of("convert", origin, "DEST")
         raise UserError(f"{origin} cannot be used as it is: {error} ({whose})") from None
     say(f"{origin}: {parameters:,} parameters, converted once and kept in {dest}")
 

@@ -14,12 +14,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from albert_jax.checkpoint.model_dir import file_sha256, require_outside_models
+from albert_jax.checkpoint.model_dir import file_sha256, require_place
 from albert_jax.config.manifests import CONFIG
-from albert_jax.utils.atomic import require_writable
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
-from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.wording import first_ten
 
 CARD = "README.md"
@@ -50,10 +48,8 @@ _STAMP = re.compile(
 
 def check_export_destination(dest: str | Path, kind: Literal["hf", "tf"]) -> None:
     """Raise UserError if `dest` is no path, or anything but an earlier export of that kind."""
-    require_here(dest)
+    require_place(dest)
     dest = Path(dest)
-    require_outside_models(dest)
-    require_writable(dest)
     if dest.is_dir():
         names = {path.name for path in dest.iterdir()}
         if others := sorted(names - FILES[kind]):
@@ -66,8 +62,6 @@ def check_export_destination(dest: str | Path, kind: Literal["hf", "tf"]) -> Non
                 f"{dest} exists and {changed}, which would be lost; give a new path, or delete it "
                 "first"
             )
-    elif dest.exists():
-        raise UserError(f"{dest} is a file, not a directory; give a new path")
 
 
 def write_card(folder: Path, card: str) -> None:

@@ -22,7 +22,7 @@ from albert_jax.data.store_manifest import json_bytes
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
-from albert_jax.utils.wording import flag_names, is_in_python, python_names, setting
+from albert_jax.utils.wording import is_in_python, naming, setting
 
 # Not DirectRunner, which first asks the network for another runner's program.
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -134,7 +134,7 @@ def _prepare(unit: Unit, job: Job, in_python: bool) -> str:
     An error of the input is returned as text, because Beam would try again and again.
     """
     try:
-        with python_names() if in_python else flag_names():  # as the errors of the command or call
+        with naming(in_python=in_python):  # as the errors of the command or call
             prepare_unit(unit, job, _tokenizer(job), lambda _: None)
     except UserError as error:
         _tell(job, unit, _Failure(user=str(error)))

@@ -17,7 +17,7 @@ from typing import Any
 
 from albert_jax.data.prepare.units import Job, Unit, prepare_unit
 from albert_jax.utils.errors import TryAgain, UserError
-from albert_jax.utils.wording import flag_names, is_in_python, python_names
+from albert_jax.utils.wording import is_in_python, naming
 
 
 def run_units(units: Sequence[Unit], job: Job, workers: int, tick: Callable[[int], None]) -> None:
@@ -94,7 +94,7 @@ def _death(process: Any) -> TryAgain:
 def _work(connection: Connection, job: Job, in_python: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, for all
     try:
-        with python_names() if in_python else flag_names():  # as the parent's errors
+        with naming(in_python=in_python):  # as the parent's errors
             tokenizer = job.load_tokenizer()
             while True:
                 unit = connection.recv()
