@@ -354,11 +354,11 @@ class _Answering(Command):
 class Evaluate(_Answering):
     """Scores a fine-tuned model by its task's official metrics; writes the official predictions.
 
-    With --store it tells how well a pretrained model predicts masked pieces and the order of
+    With --store it measures how well a pretrained model predicts masked pieces and the order of
     sentences in a token store's held-out documents.
 
-    With --suite card it prints the model card's row of several fine-tuned models, of a task each,
-    beside the published one.
+    With --suite card it prints the row of the model card for several fine-tuned models, one for
+    each task, and the published row.
 
     Example: albert-jax evaluate --task sst2 --model runs/sst2/model --data glue
     """
@@ -704,8 +704,8 @@ class ScoreOrder(_OnModel):
 class Info(Command):
     """Describes a model, a token store or a recipe: sizes, parameters, FLOPs, where it came from.
 
-    Of a model the parameters and the head that it has. Of a recipe for pretraining it tells the
-    plan: steps, passes over a store, fewest chip-hours, and those by the TPU compiler's estimate.
+    For a model it prints the parameters and the head, for a recipe for pretraining the plan: steps,
+    passes over a store, fewest chip-hours, and those by the TPU compiler's estimate.
 
     Example: albert-jax info configs/pretrain.py:model=base-v2 --store store
     """
@@ -853,8 +853,8 @@ class Push(_OnModel):
     revision: str | None = None
     """Branch to commit to; unset: main."""
     license: str | None = None
-    """Identifier of the licence in the model card, as apache-2.0; unset: that of released weights,
-    else unknown."""
+    """Identifier of the licence in the model card, as apache-2.0; unset: that of released weights
+    and of the packaged model, else unknown."""
     json: bool = False
     """Print {"repository", "revision", "url", "files"} as JSON."""
 
@@ -867,9 +867,9 @@ class Push(_OnModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Verify(_OnModel):
-    """Proves a model right, a verdict a line; of released weights, by their published answers.
+    """Checks a model, a verdict a line; released weights also by their published answers.
 
-    Exit status 2 if a line fails. SKIP is no failure: nothing there to hold against anything.
+    The exit status is 2 if a check fails. SKIP is no failure: there was nothing to compare with.
 
     Example: albert-jax verify base-model --expect base-v2
     """
