@@ -7,7 +7,10 @@ flag of its own.
 
 import ast
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,15 @@ ALLOWED = {
     ("utils/wording.py", "--no-"): "makes the flags",
 }
 
+# Threads without the naming of the one that starts them, which raise no error that names a setting.
+SILENT = {
+    ("data/loader.py", "_exit_with_parent"),
+    ("distributed/multihost.py", "_part"),
+    ("distributed/multihost.py", "state.client.key_value_set"),
+    ("training/guards.py", "self._watch"),
+    ("utils/interrupts.py", "self._wait"),
+}
+
 # Names that are keys of a file, by file.
 KEYS = {
     ("config/model.py", "vocab_size"),
@@ -37,6 +49,7 @@ KEYS = {
     ("data/hf_tokenizer.py", "keep_accents"),
 }
 
+_FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z.-]*=?")
 # What stands before a flag in a full command line, which a reader in Python can run too.
 _COMMAND = re.compile(r"\b(?:albert-jax|pip|git|gcloud) [^;:,]*$")
@@ -56,6 +69,10 @@ def _texts(tree: ast.Module) -> Iterator[str]:
         is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
         if is_text and id(node) not in docstrings | parts:
             yield node.value
+
+
+def _last_name(node: ast.expr) -> str:
+    return ast.unparse(node).rpartition(".")[2]
 
 
 def _flags_in(text: str) -> list[str]:
@@ -181,6 +198,58 @@ def test_a_recipe_is_told_of_arguments_in_a_command_too(
     )
     assert cli.main(["pretrain", str(recipe)]) == 2
     assert capsys.readouterr().err == "albert-jax: train.batch_size 0 must be at least 1\n"
+
+
+def test_a_command_in_a_thread_leaves_the_names_of_other_threads_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_inside, may_leave = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    @dataclass
+    class Command:
+        """Make the same mistake as the other thread, after it."""
+
+        def run(self) -> None:
+            is_inside.set()
+            assert may_leave.wait(60)
+            with pytest.raises(UserError) as error:
+                TrainConfig(batch_size=0)
+            told.append(str(error.value))
+
+    monkeypatch.setitem(COMMANDS, "wait", Command)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(cli.main, ["wait"])
+        assert is_inside.wait(60)
+        with pytest.raises(UserError, match=r"^train\.batch_size 0"):
+            TrainConfig(batch_size=0)
+        may_leave.set()
+        assert running.result() == 0
+    assert told == ["--train.batch-size 0 must be at least 1"]
+
+
+def test_every_thread_and_process_of_the_package_has_the_naming_of_its_maker() -> None:
+    """Every place that makes one also hands on the naming, or is known to need none."""
+    makers = {"Thread", "Process", "ThreadPoolExecutor", "ProcessPoolExecutor"}
+    bare, known = [], set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name, tree = path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())
+        functions = {n.name: ast.unparse(n) for n in ast.walk(tree) if isinstance(n, _FUNCTION)}
+        for node in ast.walk(tree):
+            is_thread = isinstance(node, ast.ClassDef) and "Thread" in map(_last_name, node.bases)
+            if is_thread and "name_as" not in ast.unparse(node):
+                bare.append(f"{name}: {node.name}; use wording.name_as")
+            if not isinstance(node, ast.Call) or _last_name(node.func) not in makers:
+                continue
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            target = given.get("target", "")
+            said = ast.unparse(node) + functions.get(target.removeprefix("self."), "")
+            if (name, target) in SILENT:
+                known.add((name, target))
+            elif "name_as" not in said and "_start_worker" not in said:
+                bare.append(f"{name}: {ast.unparse(node)}; use wording.name_as")
+    assert not bare, "\n".join(bare)
+    assert known == SILENT
 
 
 def test_the_processes_of_prepare_name_settings_as_their_parent(

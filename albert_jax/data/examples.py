@@ -22,6 +22,7 @@ from albert_jax.data.loader import KEYS, Example
 from albert_jax.data.masking import Masker
 from albert_jax.data.special_pieces import ALBERT_IDS, SpecialIds
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import current_naming, name_as
 
 # A row of the plan: sentences first..split are A and split..end are B, unless B comes from another
 # document. Numbers are indices into the shard.
@@ -215,7 +216,7 @@ class PretrainingSource:
             return plan_shard(self.store.shards[number], self.config, rng)
 
         # NumPy's searches let other threads run meanwhile.
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(initializer=name_as, initargs=(current_naming(),)) as pool:
             return list(pool.map(plan, range(len(self.store.shards))))
 
     def __getitem__(self, index: int) -> Example:

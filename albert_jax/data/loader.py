@@ -25,7 +25,7 @@ import numpy as np
 
 from albert_jax.data.special_pieces import MASK_ID
 from albert_jax.utils.errors import TryAgain, UserError
-from albert_jax.utils.wording import setting
+from albert_jax.utils.wording import Naming, current_naming, name_as, setting
 
 Example = dict[str, np.ndarray]
 Batch = dict[str, np.ndarray]
@@ -131,13 +131,14 @@ class Batches(Iterator[Batch]):
         self._ahead = workers or threads
         self._draw = draw
         self._pool: Executor | None = None
+        naming = current_naming()  # of the errors that the pool's threads or processes raise
         if workers:
             # Not fork: a child of a process that runs JAX's threads may deadlock.
             spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, spawn, _start_worker, (draw,))
+            self._pool = ProcessPoolExecutor(workers, spawn, _start_worker, (draw, naming))
             self._draw = _draw_in_worker
         elif threads:
-            self._pool = ThreadPoolExecutor(threads, "draw-batches")
+            self._pool = ThreadPoolExecutor(threads, "draw-batches", name_as, (naming,))
 
     def __next__(self) -> Batch:
         if self._pool is None:
@@ -183,9 +184,10 @@ def _killed_workers_told() -> Iterator[None]:
         ) from None
 
 
-def _start_worker(draw: Callable[[int], Batch]) -> None:
+def _start_worker(draw: Callable[[int], Batch], naming: Naming) -> None:
     global _worker_draw
     _worker_draw = draw
+    name_as(naming)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # to all of a group; it is the parent's to handle
     # A worker would wait for work for ever after its parent was killed.

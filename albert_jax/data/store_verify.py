@@ -26,6 +26,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.user_cache import user_cache
+from albert_jax.utils.wording import current_naming, name_as
 
 BLOCK_BYTES = 1 << 22  # read at once, a multiple of every array's item
 _SIGNALS_SEEN = 0.2  # seconds between two looks for one
@@ -127,7 +128,7 @@ def _check_all(store: Path, files: Sequence[StoreFile], tick: Callable[[int], No
             tick(size)
 
     threads = min(8, os.cpu_count() or 1, len(files))
-    with ThreadPoolExecutor(threads, "verify") as pool:
+    with ThreadPoolExecutor(threads, "verify", name_as, (current_naming(),)) as pool:
         try:
             found = [pool.submit(check_file, store / file.name, file, read) for file in files]
             # A signal that comes just before an endless wait is seen only at its end.

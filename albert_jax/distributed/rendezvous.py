@@ -26,7 +26,7 @@ import msgspec
 
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import setting
+from albert_jax.utils.wording import current_naming, name_as, setting
 
 T = TypeVar("T")
 
@@ -177,6 +177,7 @@ class _Server(threading.Thread):
         self._here: dict[int, tuple[Peer, socket.socket]] = {}
         self._refused: list[tuple[Peer, socket.socket]] = []
         self._stopped = threading.Event()
+        self._naming = current_naming()
 
     def end(self) -> None:
         """Wait until all have their answers and the port is free."""
@@ -184,6 +185,7 @@ class _Server(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        name_as(self._naming)
         listener = self._listener()
         if listener is None:
             return

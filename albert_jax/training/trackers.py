@@ -30,7 +30,7 @@ from albert_jax.utils.atomic import appearing_file
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import flat
-from albert_jax.utils.wording import first_line, setting
+from albert_jax.utils.wording import current_naming, first_line, name_as, setting
 
 End = Literal["finished", "stopped", "failed"]
 PROJECT = "albert_jax"  # the default, if the environment names no project or experiment
@@ -178,6 +178,7 @@ class CallsInBackground:
         self._patience = patience
         self._waiting: queue.Queue[Callable[[], Any] | None] = queue.Queue(room)
         self._error: Exception | None = None
+        self._naming = current_naming()
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
 
@@ -200,6 +201,7 @@ class CallsInBackground:
             raise self._error
 
     def _work(self) -> None:
+        name_as(self._naming)
         while (call := self._waiting.get()) is not None:
             try:
                 call()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import current_naming, name_as
 
 WAIT_SECONDS = 60.0  # for a first answer, and beside SLOWEST for each file
 SLOWEST = 100_000  # bytes a second
@@ -70,11 +71,13 @@ def within(address: str, call: Callable[[], Any], size: int = 0) -> Any:
     10 s for each MB. FileNotFoundError is raised unchanged, because only the caller knows what it
     means.
     """
+    naming = current_naming()
     seconds = WAIT_SECONDS + size / SLOWEST
     outcome: list[Any] = []
     failure: list[Exception] = []
 
     def run() -> None:
+        name_as(naming)
         try:
             outcome.append(call())
         except Exception as error:  # a client's own kinds, as google.auth's

@@ -10,8 +10,9 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 MOST_NAMES = 10
@@ -24,61 +25,63 @@ _ADDRESS = re.compile(
 )
 
 
-@dataclass
-class _Naming:
-    """Hold who reads the errors of this process.
-
-    It is the process's and not a ContextVar's, because a command's threads have the same reader.
-    """
+@dataclass(frozen=True)
+class Naming:
+    """Say how errors name settings: for whom, and by which names of a caller's own settings."""
 
     in_python: bool = True
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
-_NAMING = _Naming()
-_RENAMED: ContextVar[Mapping[str, str] | None] = ContextVar("renamed", default=None)
+_IN_PYTHON = Naming()
+_NAMING: ContextVar[Naming] = ContextVar("naming", default=_IN_PYTHON)
+
+
+def current_naming() -> Naming:
+    """Return how settings are named here, for a thread or process that is to name them alike."""
+    return _NAMING.get()
+
+
+def name_as(naming: Naming) -> None:
+    """Name settings so in this thread from now on: in one, or a process, that has just started.
+
+    A new thread does not inherit the naming of the thread that starts it.
+    """
+    _NAMING.set(naming)
 
 
 @contextlib.contextmanager
-def python_names() -> Iterator[None]:
-    """Name settings within it as Python's arguments, as a recipe does."""
-    with naming(in_python=True):
-        yield
-
-
-@contextlib.contextmanager
-def flag_names() -> Iterator[None]:
-    """Name settings within it as flags: a command runs."""
-    with naming(in_python=False):
-        yield
-
-
-@contextlib.contextmanager
-def naming(*, in_python: bool) -> Iterator[None]:
-    """Name settings within it as `python_names` or `flag_names` does, as in a worker's process."""
-    before, _NAMING.in_python = _NAMING.in_python, in_python
+def named_as(naming: Naming) -> Iterator[None]:
+    """Name settings so within it, in this thread alone."""
+    token = _NAMING.set(naming)
     try:
         yield
     finally:
-        _NAMING.in_python = before
+        _NAMING.reset(token)
 
 
-@contextlib.contextmanager
-def renamed(names: Mapping[str, str]) -> Iterator[None]:
+def python_names() -> AbstractContextManager[None]:
+    """Name settings within it as Python's arguments, as a recipe does."""
+    return named_as(replace(_NAMING.get(), in_python=True))
+
+
+def flag_names() -> AbstractContextManager[None]:
+    """Name settings within it as flags: a command runs."""
+    return named_as(replace(_NAMING.get(), in_python=False))
+
+
+def renamed(names: Mapping[str, str]) -> AbstractContextManager[None]:
     """Name settings within it by the names that the caller's own settings have, by their names.
 
     For a configuration that is made of another one, whose names the user gave. A name with a blank
     is no setting of the user's, and stays as it is.
     """
-    token = _RENAMED.set(names)
-    try:
-        yield
-    finally:
-        _RENAMED.reset(token)
+    return named_as(replace(_NAMING.get(), renamed=names))
 
 
 def is_in_python() -> bool:
     """Return whether settings are to be named as Python's arguments."""
-    return _NAMING.in_python
+    return _NAMING.get().in_python
 
 
 def setting(name: str, value: object = None, *, flag: str | None = None) -> str:
@@ -94,7 +97,7 @@ def setting(name: str, value: object = None, *, flag: str | None = None) -> str:
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if name in (names := _RENAMED.get() or {}):
+    if name in (names := _NAMING.get().renamed):
         name, flag = names[name], None
     if " " in name:
         return name

@@ -19,6 +19,7 @@ from albert_jax.config.sections import ExamplesConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import KEYS, Draw, batch_at, describe_examples, make_dataset
 from albert_jax.utils.errors import TryAgain, UserError
+from albert_jax.utils.wording import flag_names, renamed, setting
 from tests.helpers import original_examples as original
 
 
@@ -41,6 +42,13 @@ class Failing:
         if index == 9:
             raise UserError("record 9 is damaged")
         return self.inner[index]
+
+
+class Misconfigured:
+    """A source that cannot draw for a setting of the user's."""
+
+    def __getitem__(self, index):
+        raise UserError(f"{setting('text', 'a')} and {setting('store', 'b')} are unlike")
 
 
 def assert_same(left, right):
@@ -121,6 +129,15 @@ def test_an_error_while_drawing_is_raised_where_its_batch_is_due(drawn_by):
         next(dataset)
         with pytest.raises(UserError, match="record 9 is damaged"):
             next(dataset)
+
+
+@pytest.mark.parametrize("drawn_by", [{}, {"threads": 2}, {"workers": 1}])
+def test_an_error_while_drawing_names_settings_as_the_run_does(drawn_by):
+    with flag_names(), renamed({"text": "input"}):
+        batches = make_dataset(Draw(Misconfigured(), 4), **{"threads": 0} | drawn_by)
+        with contextlib.closing(batches), pytest.raises(UserError) as error:
+            next(batches)
+    assert str(error.value) == "--input a and --store b are unlike"
 
 
 def test_close_ends_the_threads_and_the_iteration():

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from albert_jax.utils.wording import (
+    current_naming,
     first_ten,
     flag_names,
     in_short,
+    name_as,
     positional,
     python_names,
     renamed,
@@ -72,11 +74,29 @@ def test_a_setting_is_named_as_who_reads_it_writes_it() -> None:
     assert positional("dest") == "dest"
 
 
-def test_the_threads_of_a_command_name_flags_and_those_of_python_arguments() -> None:
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(setting, "pack").result() == "pack"
-        with flag_names():
-            assert pool.submit(setting, "pack").result() == "--pack"
+def test_a_thread_names_settings_as_the_one_that_hands_on_its_naming() -> None:
+    with flag_names(), renamed({"text": "input"}):
+        naming = current_naming()
+        with ThreadPoolExecutor(1, initializer=name_as, initargs=(naming,)) as pool:
+            assert pool.submit(setting, "text", 1).result() == "--input 1"
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(setting, "text", 1).result() == "text=1"
+
+
+def test_two_threads_name_settings_each_its_own_way() -> None:
+    """The first leaves while the second is inside, so that one value for both would stay behind."""
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        one, two = flag_names(), flag_names()
+        first.submit(one.__enter__).result()
+        assert second.submit(setting, "pack").result() == "pack"
+        second.submit(two.__enter__).result()
+        first.submit(one.__exit__, None, None, None).result()
+        assert first.submit(setting, "pack").result() == "pack"
+        assert second.submit(setting, "pack").result() == "--pack"
+        assert setting("pack") == "pack"
+        second.submit(two.__exit__, None, None, None).result()
+        assert second.submit(setting, "pack").result() == "pack"
+        assert setting("pack") == "pack"
 
 
 def test_a_setting_that_is_made_of_another_has_its_name() -> None:

@@ -22,7 +22,7 @@ from albert_jax.data.store_manifest import json_bytes
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.errors import TryAgain, UserError
 from albert_jax.utils.json_files import decode_json
-from albert_jax.utils.wording import is_in_python, naming, setting
+from albert_jax.utils.wording import Naming, current_naming, named_as, setting
 
 # Not DirectRunner, which first asks the network for another runner's program.
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -88,7 +88,7 @@ def run_units_on_beam(
         pipeline
         | "units" >> beam.Create(list(units), reshuffle=False)
         | "spread" >> beam.Reshuffle()
-        | "prepare" >> beam.Map(functools.partial(_prepare, job=job, in_python=is_in_python()))
+        | "prepare" >> beam.Map(functools.partial(_prepare, job=job, naming=current_naming()))
     )
     pipeline.run().wait_until_finish()
     for name, said in place.read(map(_error_file, units)).items():
@@ -128,13 +128,13 @@ def _tokenizer(job: Job) -> Tokenizer:
     return job.load_tokenizer()
 
 
-def _prepare(unit: Unit, job: Job, in_python: bool) -> str:
+def _prepare(unit: Unit, job: Job, naming: Naming) -> str:
     """Prepare one unit on a worker.
 
     An error of the input is returned as text, because Beam would try again and again.
     """
     try:
-        with naming(in_python=in_python):  # as the errors of the command or call
+        with named_as(naming):  # as the errors of the command or call
             prepare_unit(unit, job, _tokenizer(job), lambda _: None)
     except UserError as error:
         _tell(job, unit, _Failure(user=str(error)))

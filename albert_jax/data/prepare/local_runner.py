@@ -17,7 +17,7 @@ from typing import Any
 
 from albert_jax.data.prepare.units import Job, Unit, prepare_unit
 from albert_jax.utils.errors import TryAgain, UserError
-from albert_jax.utils.wording import is_in_python, naming
+from albert_jax.utils.wording import Naming, current_naming, name_as
 
 
 def run_units(units: Sequence[Unit], job: Job, workers: int, tick: Callable[[int], None]) -> None:
@@ -39,7 +39,8 @@ def run_units(units: Sequence[Unit], job: Job, workers: int, tick: Callable[[int
     try:
         for _ in range(min(workers, len(units))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, job, is_in_python()), daemon=True)
+            arguments = (theirs, job, current_naming())
+            process = context.Process(target=_work, args=arguments, daemon=True)
             crew[ours] = process  # before it starts: a signal may end this at any moment
             process.start()
             theirs.close()  # so that `ours` reads end-of-file when the process dies
@@ -91,15 +92,15 @@ def _death(process: Any) -> TryAgain:
     )
 
 
-def _work(connection: Connection, job: Job, in_python: bool) -> None:
+def _work(connection: Connection, job: Job, naming: Naming) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, for all
     try:
-        with naming(in_python=in_python):  # as the parent's errors
-            tokenizer = job.load_tokenizer()
-            while True:
-                unit = connection.recv()
-                prepare_unit(unit, job, tokenizer, lambda size: connection.send(("tick", size)))
-                connection.send(("done", unit.index))
+        name_as(naming)
+        tokenizer = job.load_tokenizer()
+        while True:
+            unit = connection.recv()
+            prepare_unit(unit, job, tokenizer, lambda size: connection.send(("tick", size)))
+            connection.send(("done", unit.index))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone, and the message pipe with it
     except Exception as error:
