@@ -47,7 +47,7 @@ from albert_jax.tasks.tables import (
     tsv_rows,
     write_text,
 )
-from albert_jax.tasks.values import id_of, require_keys, text_of
+from albert_jax.tasks.values import id_of, require_keys, task_advice, text_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.text_files import file_lines, kind_of
@@ -188,7 +188,7 @@ class GlueTask(Task):
 
     def _advice(self, found: Iterable[str]) -> str:
         """Return what an error about columns adds: a run without a task is one of SST-2."""
-        return f"; the task is {self.name}; choose another with {setting('task', 'NAME')}"
+        return task_advice(self.name)
 
     def _columns(self, *, has_labels: bool) -> list[tuple[str, ...]]:
         """Return the columns that a file needs, by the names of the tsv, TFDS or the hub."""

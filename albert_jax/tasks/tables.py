@@ -19,8 +19,7 @@ from typing import Any
 
 from albert_jax.data.hub import open_hub_split
 from albert_jax.data.tfds import open_split
-from albert_jax.tasks.guessed_columns import divider
-from albert_jax.tasks.values import Hint, json_shown, no_hint, quoted, require_keys
+from albert_jax.tasks.values import Hint, json_shown, lacking, no_hint, quoted, require_keys
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.streams import say
@@ -228,14 +227,12 @@ def _require_columns(
     for column in columns:
         if column and columns.count(column) > 1:
             raise UserError(f"{place} names two columns {column!r}; rename one")
-    lacking = [[name for name in names if name not in columns] for names in needed]
-    if not all(lacking):
+    missing = [[name for name in names if name not in columns] for names in needed]
+    if not all(missing):
         return
-    plural = "column" if len(lacking[0]) == 1 else "columns"
-    raise UserError(
-        f"{place} lacks the {plural} {quoted(lacking[0])}: expected {quoted(needed[0])}; found "
-        f"{quoted(columns)}{divider(columns) or hint(columns)}"
-    )
+    plural = "column" if len(missing[0]) == 1 else "columns"
+    said = f"{place} lacks the {plural} {quoted(missing[0])}"
+    raise lacking(said, needed[0], columns, hint)
 
 
 def json_rows(

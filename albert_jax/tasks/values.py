@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -134,10 +134,23 @@ def require_keys(
 ) -> None:
     """Raise UserError if a record lacks one of the keys."""
     if missing := [name for name in needed if name not in record]:
-        raise UserError(
-            f"{place} lacks {quoted(missing)}: expected {quoted(needed)}; found "
-            f"{quoted(record) or 'nothing'}{divider(record) or hint(record)}"
-        )
+        raise lacking(f"{place} lacks {quoted(missing)}", needed, record, hint)
+
+
+class Advised(UserError):
+    """Report a mistake in the data in a sentence that ends with what to give instead."""
+
+
+def lacking(said: str, needed: Iterable[str], found: Collection[str], hint: Hint) -> UserError:
+    """Return the error for data that lack columns or keys, with advice if there is any."""
+    said = f"{said}: expected {quoted(needed)}; found {quoted(found) or 'nothing'}"
+    advice = divider(found) or hint(found)
+    return Advised(f"{said}{advice}") if advice else UserError(said)
+
+
+def task_advice(name: str) -> str:
+    """Return what an error adds for data that may be another task's, by the name of the task."""
+    return f"; the task is {name}; choose another with {setting('task', 'NAME')}"
 
 
 def wrong_value(place: str, name: str, value: Any, expected: str) -> UserError:

@@ -38,7 +38,7 @@ from albert_jax.tasks.collate import FeatureRow
 from albert_jax.tasks.long_texts import LongTexts, length_lines, pooled
 from albert_jax.tasks.scores import check_metric
 from albert_jax.tasks.split_features import SplitFeatures, features_of
-from albert_jax.tasks.values import quoted
+from albert_jax.tasks.values import Advised, quoted, task_advice
 from albert_jax.training.finetune_report import baseline
 from albert_jax.training.finetune_results import Baseline
 from albert_jax.training.run_inputs import require_finetuning_inputs
@@ -306,14 +306,13 @@ def weights_of_classes(
 def _labelled(task: Task, split: str, data: str) -> list[RawExample]:
     try:
         examples = task.examples(split, data)
+    except Advised:
+        raise
     except UserError as error:
-        # A run without a task is of this one. An error about columns says it already.
-        if task.name != FinetuneConfig.task or "the task is" in str(error):
+        # A run that was given no task is of this one, perhaps without its user's knowledge.
+        if task.name != FinetuneConfig.task:
             raise
-        raise UserError(
-            f"{error}; the task is {task.name}, the default; choose another with "
-            f"{setting('task', 'NAME')}"
-        ) from None
+        raise UserError(f"{error}{task_advice(task.name)}") from None
     if without := [example for example in examples if example.label is None]:
         first = without[0].place or f"example {without[0].id}"
         raise UserError(

@@ -70,16 +70,32 @@ def test_what_a_score_has_no_use_for_is_refused_before_anything_is_read(changes,
 
 
 @pytest.mark.parametrize("header", [None, "text,label", "sentence,label"])
-def test_an_error_of_the_data_says_that_the_task_is_the_default(base, tmp_path, header):
+def test_an_error_of_the_data_names_the_task_that_a_run_without_one_has(base, tmp_path, header):
     if header:  # or else there is no file
         (tmp_path / "train.csv").write_text(f"{header}\nfine,yes\n")
-    told = r"the task is sst2(, the default)?; choose another with task='NAME'$"
+    told = r"; the task is sst2; choose another with task='NAME'$"
     with pytest.raises(UserError, match=told) as caught:
         set_up(FinetuneConfig(model=str(base), data=str(tmp_path)))
     assert str(caught.value).count("task is") == 1
+    with pytest.raises(UserError) as of_named:  # which no words call a default
+        set_up(FinetuneConfig(task="sst2", model=str(base), data=str(tmp_path)))
+    assert str(of_named.value) == str(caught.value)
     with pytest.raises(UserError) as caught:
         set_up(FinetuneConfig(task="single", model=str(base), data=str(tmp_path / "nowhere")))
-    assert "default" not in str(caught.value)
+    assert "task is" not in str(caught.value)
+
+
+def test_an_error_that_advises_has_no_other_advice(base, tmp_path):
+    (tmp_path / "train.csv").write_text("sentence;label\nfine;yes\n")
+    with pytest.raises(UserError, match="found 'sentence;label'; .*';'") as caught:
+        set_up(FinetuneConfig(model=str(base), data=str(tmp_path)))
+    assert "task is" not in str(caught.value)
+
+
+def test_a_path_with_the_words_of_the_advice_is_advised_on(base, tmp_path):
+    (data := tmp_path / "the task is hard").mkdir()
+    with pytest.raises(UserError, match=r"; the task is sst2; choose another"):
+        set_up(FinetuneConfig(model=str(base), data=str(data)))
 
 
 @pytest.mark.parametrize(
