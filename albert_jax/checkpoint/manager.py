@@ -283,16 +283,23 @@ class Checkpointer:
             )
         return None
 
-    def require(self, expect: Mapping[str, Any], judge: Judge = require_same_run) -> None:
-        """Raise UserError if `judge` refuses the newest checkpoint's meta; reads no arrays."""
+    def require(
+        self, expect: Mapping[str, Any], judge: Judge = require_same_run
+    ) -> JsonObject | None:
+        """Return the newest checkpoint's meta, None without one; reads no arrays.
+
+        Raises UserError if `judge` refuses it.
+        """
         for step in reversed(self.steps()):
             try:
                 document = read_document(self._path(step) / "meta" / "metadata")
             except Damaged:  # `restore` reports it
                 continue
-            if document["format_version"] <= FORMAT_VERSION:
-                judge(self.directory, document["meta"], expect)
-            return
+            if document["format_version"] > FORMAT_VERSION:  # `restore` reports it too
+                return None
+            judge(self.directory, document["meta"], expect)
+            return document["meta"]
+        return None
 
     def _read(
         self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any], judge: Judge

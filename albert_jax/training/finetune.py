@@ -118,6 +118,8 @@ def finetune(
     started = time.time()
     with compilation_cache(config.train.compilation_cache), lock_workdir(workdir):
         _require_room_for_links(workdir)
+        for seed in range(config.train.seed, config.train.seed + config.seeds):
+            _require_room_for_models(workdir / f"seed-{seed}")
         prepared = set_up(config)
         config = dataclasses.replace(config, max_seq_length=prepared.max_seq_length)
         say(_announcement(config, prepared))
@@ -189,8 +191,7 @@ def _session(
     """Return the session of one seed's run."""
     directory = Path(config.workdir or "") / f"seed-{seed}"
     directory.mkdir(exist_ok=True)
-    for which in ("last", "best"):
-        check_destination(directory / which, other=f"another {setting('workdir')}")
+    _require_room_for_models(directory)
     outputs = HeadOutputs(prepared.model, pack=config.pack)
     best = BestStep(config, prepared, outputs, directory / "best", seed)
     model = prepared.model.clone(lowering=placement.lowering, exits=config.exits)
@@ -370,6 +371,12 @@ def _require_room_for_links(workdir: Path) -> None:
     for link in (workdir / name for name in _LINKS):
         if link.exists() and not link.is_symlink():
             raise UserError(f"{link} is in the way of a link; give another {setting('workdir')}")
+
+
+def _require_room_for_models(run: Path) -> None:
+    """Raise UserError if the models of one seed's run cannot be written."""
+    for which in ("last", "best"):
+        check_destination(run / which, other=f"another {setting('workdir')}")
 
 
 def _announcement(config: FinetuneConfig, prepared: FinetuneSetup) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +75,7 @@ from albert_jax.training.trackers import require_trackers
 from albert_jax.training.watching import TENSORBOARD, Callback, Watching, watching_of
 from albert_jax.utils.atomic import appearing_file, require_apart, writing
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_files import read_json
+from albert_jax.utils.json_files import decode_json, read_json
 from albert_jax.utils.json_values import JsonObject
 from albert_jax.utils.provenance import versions, without_credentials
 from albert_jax.utils.streams import say
@@ -132,7 +133,7 @@ def _pretrain(config: PretrainConfig, watching: Watching, continue_with: bool) -
     with multihost.together(), contextlib.ExitStack() as stack:
         _require_same_settings(config, continue_with)
         placement = open_placement(config)
-        check_destination(workdir / "model", is_pretrained, other=f"another {setting('workdir')}")
+        _require_own_model(config, workdir)
         stack.enter_context(compilation_cache(config.train.compilation_cache))
         if multihost.is_primary():
             stack.enter_context(lock_workdir(workdir))
@@ -143,7 +144,7 @@ def _pretrain(config: PretrainConfig, watching: Watching, continue_with: bool) -
         data = _open_data(config, workdir)
         course = Course(config, data, placement.lowering, continue_with=continue_with)
         with multihost.together():
-            _require_own_model(course, workdir)
+            _require_own_model(config, workdir, run_record(course.continuations.identity))
         result = carry_out(_session(config, data, course, placement, watching))
     # Process 0 made it.
     return PretrainResult.from_json(multihost.gather(result)[0])
@@ -182,18 +183,20 @@ def _text_of(workdir: Path) -> tuple[str, ...] | None:
     return None
 
 
-def _require_own_model(course: Course, workdir: Path) -> None:
-    """Raise UserError if a run that begins would replace a model which it did not make.
+def _require_own_model(
+    config: PretrainConfig, workdir: Path, run: JsonObject | None = None
+) -> None:
+    """Raise UserError if a run would replace a model which it did not make.
 
-    The checkpoints of a run that continues are its own, and so is the model beside them.
+    The checkpoints of a run that continues are its own, and so is the model beside them. Before the
+    data are opened, which may mean to prepare text for hours, the record `run` is unknown, and a
+    model that has this run's settings may be its own.
     """
+    replaces: Replaces = is_pretrained
     # Process 0 writes the model, and another host may have its own name for the work directory.
-    if not multihost.is_primary():
-        return
-    if not Checkpointer(workdir / "checkpoints", read_only=True).steps():
-        run = run_record(course.continuations.identity)
-        replaces, other = _older_of(course.config, run), f"another {setting('workdir')}"
-        check_destination(workdir / "model", replaces, other=other)
+    if multihost.is_primary() and not Checkpointer(workdir / "checkpoints", read_only=True).steps():
+        replaces = _older_of(config, run)
+    check_destination(workdir / "model", replaces, other=f"another {setting('workdir')}")
 
 
 def _session(
@@ -302,10 +305,13 @@ def export(
     require_no_runs_model(dest, workdir)
     check_destination(dest, is_pretrained)
     config = _read_config(workdir)
-    made = make_pretrain_step(config, Lowering())
-    state = jax.eval_shape(lambda: made.random_state(config.train.seed))
     with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
         continuations = _by_settings(config, continue_with=False)
+        meta = checkpointer.require(continuations.identity, continuations.judge)
+        if meta is not None:
+            check_destination(dest, _older_of(config, run_record(meta)))  # before arrays are read
+        made = make_pretrain_step(config, Lowering())
+        state = jax.eval_shape(lambda: made.random_state(config.train.seed))
         restored = checkpointer.restore(
             state, expect=continuations.identity, judge=continuations.judge
         )
@@ -320,11 +326,12 @@ def export(
     return _export(config, vocab, tokenizer, workdir, state, Path(dest), run, replaces)
 
 
-def _older_of(config: PretrainConfig, run: JsonObject) -> Replaces:
+def _older_of(config: PretrainConfig, run: JsonObject | None) -> Replaces:
     """Return a function that says whether a model is an older export of a run.
 
-    The work directory counts too: two runs may differ in nothing but the learning rate, which may
-    change during a run. It may have been named in another way, as relative or with a slash.
+    Without the run's record, it says whether the model may be one, by the settings. The work
+    directory counts too: two runs may differ in nothing but the learning rate, which may change
+    during a run. It may have been named in another way, as relative or with a slash.
     """
 
     def is_older(manifest: ModelManifest) -> bool:
@@ -332,10 +339,22 @@ def _older_of(config: PretrainConfig, run: JsonObject) -> Replaces:
         workdir = there.get("workdir") if isinstance(there, Mapping) else None
         own = Path(config.workdir or "").resolve()
         is_there = isinstance(workdir, str) and Path(workdir).resolve() == own
-        is_this_run = is_of_run(manifest.provenance, run)
+        if run is None:
+            is_this_run = "run" in manifest.provenance and _may_have_settings(there, config)
+        else:
+            is_this_run = is_of_run(manifest.provenance, run)
         return is_there and is_this_run and manifest.inventory is None
 
     return is_older
+
+
+def _may_have_settings(there: Any, config: PretrainConfig) -> bool:
+    """Return whether a model's provenance has the settings of a run, or some that are unknown."""
+    try:
+        made = decode_json(json.dumps(there).encode(), PretrainConfig, name="", hint="")
+    except UserError:  # of another version
+        return True
+    return run_record(settings_identity(made)) == run_record(settings_identity(config))
 
 
 def _read_config(workdir: Path) -> PretrainConfig:

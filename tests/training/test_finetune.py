@@ -706,6 +706,16 @@ def test_a_folder_in_the_way_of_a_link_is_named_before_anything_is_trained(base,
     assert not (tmp_path / "seed-3").exists()
 
 
+def test_a_folder_in_the_way_of_a_later_seeds_model_is_named_before_the_first(
+    base, data, tmp_path, monkeypatch
+):
+    (tmp_path / "seed-4" / "best").mkdir(parents=True)
+    (tmp_path / "seed-4" / "best" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(finetune, "set_up", None)  # which reads the data
+    with pytest.raises(UserError, match="best exists and is no model directory; give another work"):
+        finetune.finetune(dataclasses.replace(toy_config(base, data, tmp_path), seeds=2))
+
+
 def test_the_work_directory_of_a_pretraining_run_is_refused(base, data, tmp_path):
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)  # it has no model yet
     (tmp_path / "config.json").write_text("the pretraining run's")

@@ -87,7 +87,7 @@ def test_an_error_of_the_data_names_the_task_that_a_run_without_one_has(base, tm
 
 def test_an_error_that_advises_has_no_other_advice(base, tmp_path):
     (tmp_path / "train.csv").write_text("sentence;label\nfine;yes\n")
-    with pytest.raises(UserError, match="found 'sentence;label'; .*';'") as caught:
+    with pytest.raises(UserError, match=r"found 'sentence;label'; .*';'") as caught:
         set_up(FinetuneConfig(model=str(base), data=str(tmp_path)))
     assert "task is" not in str(caught.value)
 

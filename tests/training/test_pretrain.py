@@ -36,6 +36,7 @@ from albert_jax.distributed import multihost
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.models.lowering import Lowering
 from albert_jax.perf.dry_run import describe_plan
+from albert_jax.training.continuations import run_record
 from albert_jax.training.course import Course
 from albert_jax.training.metrics import entries_of, read_metrics
 from albert_jax.training.pretrain import _require_own_model, export, pretrain
@@ -195,10 +196,47 @@ def test_only_process_0_looks_at_the_model_that_is_there(finished, store, tmp_pa
     shutil.copytree(finished / "model", workdir / "model")
     config = tiny_config(store, workdir)
     course = Course(config, open_data(config, workdir), Lowering())
-    with pytest.raises(UserError, match="which would be lost"):
-        _require_own_model(course, workdir)
+    run = run_record(course.continuations.identity)
+    for known in (None, run):
+        with pytest.raises(UserError, match="which would be lost"):
+            _require_own_model(config, workdir, known)
     monkeypatch.setattr(multihost, "is_primary", lambda: False)
-    _require_own_model(course, workdir)
+    for known in (None, run):
+        _require_own_model(config, workdir, known)
+
+
+def test_a_model_in_the_way_is_refused_before_the_data_are_opened(
+    finished, store, tmp_path, monkeypatch
+):
+    text = tmp_path / "text.txt"
+    text.write_text("A sentence.\nAnother one.\n\n" * 100)
+    own = tmp_path / "own"
+    shutil.copytree(finished / "model", tmp_path / "run" / "model")
+    pretrain(tiny_config(store, own, steps=1))
+    shutil.rmtree(own / "checkpoints")
+    pretrain(tiny_config(store, own, steps=2))  # its own, though the checkpoints are gone
+    shutil.rmtree(own / "checkpoints")
+
+    def opened(*_):
+        raise AssertionError("the data were opened")
+
+    monkeypatch.setattr("albert_jax.training.pretrain.open_data", opened)
+    with pytest.raises(UserError, match="which would be lost"):
+        pretrain(tiny_config(store, tmp_path / "run"))
+    of_text = dataclasses.replace(tiny_config(store, tmp_path / "run"), store=None)
+    with pytest.raises(UserError, match="which would be lost"):
+        pretrain(dataclasses.replace(of_text, text=(str(text),)))
+    with pytest.raises(UserError, match="which would be lost"):
+        pretrain(tiny_config(store, own, seed=5))
+
+
+def test_an_export_is_refused_before_a_checkpoint_is_read(finished, store, tmp_path, monkeypatch):
+    dest = tmp_path / "dest"
+    other = pretrain(tiny_config(store, tmp_path / "other", steps=1)).model
+    shutil.copytree(other, dest)
+    monkeypatch.setattr(Checkpointer, "restore", None)
+    with pytest.raises(UserError, match=r"dest is a model that .* which would be lost"):
+        export(finished, dest)
 
 
 def test_an_export_in_bfloat16_takes_half_the_room_and_reads_as_float32(finished, tmp_path):
