@@ -286,7 +286,10 @@ def longer_rows(hub: FakeHub, folder: Path) -> str:
         (no_column_of_csv, "lacks the columns 'Text', 'Kind'"),
         (no_class, "maybe"),  # and the classes that there are
         (windows_without_a_pool, "gives one vector for a text"),
-        (longer_rows, "--max-seq-length 256 exceeds the model's 128 positions; give --max-seq-len"),
+        (
+            longer_rows,
+            "--max-seq-length 256 must be 8 to 128, the model's positions; give --max-seq",
+        ),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -280,7 +280,7 @@ def fine_tuned_of(
     longest = model.config.max_position_embeddings
     length = min(head.max_seq_length or longest, longest)
     if (asked := settings.get("max_seq_length")) is not None:
-        length = _row_length(asked, longest)
+        length = row_length(asked, longest)
     rule, engine = settings.get("exit"), settings.get("engine", "jax")
     compute = compute_of(engine, settings.get("compute"))
     for_head = head_network(model.config, compute, head.kind, model.params, lowering_here())
@@ -347,13 +347,17 @@ def _configured(
     return configured_task(name, **{**own, **given})
 
 
-def _row_length(max_seq_length: int, longest: int) -> int:
+def row_length(max_seq_length: int, longest: int, *, more: str = "") -> int:
+    """Return the tokens of a row, if a model of `longest` positions takes as many.
+
+    Raises UserError if it does not; `more` is how the user can have more positions, after ", or".
+    """
     if SHORTEST <= max_seq_length <= longest:
         return max_seq_length
+    nearest = setting("max_seq_length", min(max(max_seq_length, SHORTEST), longest))
     raise UserError(
         f"{setting('max_seq_length')} {max_seq_length} must be {SHORTEST} to {longest}, the "
-        "model's positions; give "
-        f"{setting('max_seq_length', min(max(max_seq_length, SHORTEST), longest))}"
+        f"model's positions; give {nearest}{more and f', or {more}'}"
     )
 
 

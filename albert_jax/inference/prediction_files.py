@@ -21,6 +21,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.remote_fs import require_here
 from albert_jax.utils.streams import say
+from albert_jax.utils.text_files import unpacked_name
 from albert_jax.utils.wording import setting
 
 _MODEL = "model"  # the folder's name in a work directory
@@ -102,8 +103,7 @@ def predictions_folder(
 
 def _stem(data: str | Path) -> str:
     """Return a file's name without the ending of its kind: reviews.2024 of reviews.2024.csv.gz."""
-    name = Path(data).name
-    return Path(name[:-3] if name.lower().endswith(".gz") else name).stem
+    return Path(unpacked_name(data)).stem
 
 
 def write_files(

@@ -35,7 +35,7 @@ from albert_jax.tasks.labels import LabelReader, Pairs
 from albert_jax.tasks.tables import Row, hub_rows, json_object, json_rows, tfds_rows, write_text
 from albert_jax.tasks.values import id_of, list_of, require_keys, row_texts, text_of
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.text_files import file_lines, read_text
+from albert_jax.utils.text_files import file_lines, read_text, unpacked_name
 from albert_jax.utils.wording import setting
 
 LEVELS = ("middle", "high")
@@ -172,14 +172,14 @@ def _passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
         )
     found = [*folder.glob("*.txt"), *folder.glob("*.txt.gz")]
     files = [file for file in found if not file.name.startswith(".")]
-    single = [file for file in files if _plain_name(file) != "all.txt"]
+    single = [file for file in files if unpacked_name(file) != "all.txt"]
     if not files:
         raise UserError(f"{folder} holds no .txt file; RACE's archive has one a passage there")
     if not single:  # if there are other files, all.txt repeats them
         yield from json_rows(file_lines(files[0]), str(files[0]), PASSAGE)
     for file in sorted(single, key=lambda file: (_number(file.stem), file.name)):
         passage = json_object(read_text(file), str(file), PASSAGE)
-        yield str(file), {"id": f"{level}{_plain_name(file)}"} | passage
+        yield str(file), {"id": f"{level}{unpacked_name(file)}"} | passage
 
 
 def _hub_passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
@@ -204,10 +204,6 @@ def _hub_passages(level: str, split: str, data: str | Path) -> Iterator[Row]:
                     "answers": [row.get("answer") or None for _, row in own],
                 },
             )
-
-
-def _plain_name(file: Path) -> str:
-    return file.name.removesuffix(".gz")
 
 
 def _number(stem: str) -> int:

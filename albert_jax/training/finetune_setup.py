@@ -29,6 +29,7 @@ from albert_jax.inference.finetuned import (
     configured_task,
     is_finite,
     load_fine_tuned,
+    row_length,
     tokenizer_of,
 )
 from albert_jax.models.albert import init_params
@@ -86,20 +87,6 @@ class FinetuneSetup:
         return HeadManifest(
             kind=task.head, labels=list(task.labels), task=task.name, settings=task.head_settings()
         )
-
-
-def _row_length(config: FinetuneConfig, longest: int) -> int:
-    """Return the tokens of a row, for a model of `longest` positions."""
-    length = config.max_seq_length
-    if length is None:
-        return min(_MAX_SEQ_LENGTH, longest)
-    if length > longest:
-        raise UserError(
-            f"{setting('max_seq_length')} {length} exceeds the model's {longest} positions; "
-            f"give {setting('max_seq_length', longest)}, or "
-            f"{setting('positions', 'interpolate')} or {setting('positions', 'repeat')}"
-        )
-    return length
 
 
 def set_up(config: FinetuneConfig) -> FinetuneSetup:
@@ -210,7 +197,11 @@ def _source(config: FinetuneConfig) -> tuple[ModelDirectory, int]:
             f"{setting('exits')} is for a model with one shared layer, and {config.model} has "
             f"{blocks}; leave it out"
         )
-    return source, _row_length(config, source.config.max_position_embeddings)
+    longest = source.config.max_position_embeddings
+    if config.max_seq_length is None:
+        return source, min(_MAX_SEQ_LENGTH, longest)
+    more = f"{setting('positions', 'interpolate')} or {setting('positions', 'repeat')}"
+    return source, row_length(config.max_seq_length, longest, more=more)
 
 
 def _say_lengths(what: str, split: SplitFeatures, length: int, longest: int) -> None:

@@ -54,10 +54,14 @@ class FileTexts(list[str]):
 _TABLES = frozenset({"csv", "tsv", "json", "jsonl", "parquet", "arrow"})
 
 
+def unpacked_name(path: str | Path) -> str:
+    """Return a file's name without .gz, in whatever case: `train.CSV` of `a/train.CSV.GZ`."""
+    return re.sub(r"\.gz$", "", Path(path).name, flags=re.IGNORECASE)
+
+
 def kind_of(path: str | Path) -> str:
     """Return a file's kind by its name: "csv" for `a/train.CSV.gz`, "" for a name without a dot."""
-    name = Path(path).name.lower().removesuffix(".gz")
-    return Path(name).suffix[1:]
+    return Path(unpacked_name(path)).suffix[1:].lower()
 
 
 def file_lines(path: str | Path, *, keep_errors: bool = False) -> Iterator[Any]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.task_names import TASK_NAMES, label_pairs
+from albert_jax.data.text.tables_text import is_jsonl
 from albert_jax.inference import predict
 from albert_jax.inference.finetuned import configured_task
 from albert_jax.tasks import TASKS, RawExample, find_task
@@ -25,7 +26,7 @@ from albert_jax.tasks.glue import GLUE
 from albert_jax.tasks.tables import conll_rows, csv_rows, json_rows, tsv_rows
 from albert_jax.training.finetune_setup import _labelled
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.text_files import file_lines, kind_of, lines_together
+from albert_jax.utils.text_files import file_lines, kind_of, lines_together, unpacked_name
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -151,6 +152,9 @@ def test_a_damaged_gz_file_is_named(tmp_path):
 def test_what_a_file_is_shows_in_its_name():
     names = ("a.b/x.CSV", "x.tsv.gz", "x.jsonl", "x.GZ", "x", "x.conll.GZ")
     assert [kind_of(name) for name in names] == ["csv", "tsv", "jsonl", "", "", "conll"]
+    plain = [unpacked_name(name) for name in names]
+    assert plain == ["x.CSV", "x.tsv", "x.jsonl", "x", "x", "x.conll"]
+    assert [is_jsonl(name) for name in ("x.NDJSON.gz", "gs://b/x.jsonl", "jsonl")] == [1, 1, 0]
 
 
 # ----------------------------------------------------------------------------------------- tables

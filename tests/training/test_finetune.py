@@ -612,7 +612,8 @@ def test_labels_in_another_order_are_put_in_the_tasks():
         (
             "finetune --task single --model {base} --data {data} --workdir {new} "
             "--max-seq-length 64",
-            "--max-seq-length 64 exceeds the model's 32 positions; give --max-seq-length 32",
+            "--max-seq-length 64 must be 8 to 32, the model's positions; give --max-seq-length 32, "
+            "or --positions interpolate or --positions repeat",
         ),
         (
             "finetune --task single --model {base} --data {data} --workdir {new} --doc-stride 9",

@@ -13,6 +13,7 @@ from albert_jax.data.text.files import open_file
 from albert_jax.data.text.lines import BLOCK_BYTES, Piece, Reading, decoded_line, piece_reader
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
+from albert_jax.utils.text_files import kind_of
 from albert_jax.utils.wording import first_ten, setting, shortened
 
 _BATCH_ROWS = 1024
@@ -153,8 +154,7 @@ def _text_of(line: str, field: str, place: str) -> bytes:
 
 def is_jsonl(path: str) -> bool:
     """Return whether a file is JSONL by its name, plain or gz."""
-    name = path.lower().removesuffix(".gz")
-    return name.endswith((".jsonl", ".ndjson"))
+    return kind_of(path) in ("jsonl", "ndjson")
 
 
 def line_start(path: str, at: int, end: int) -> int:
