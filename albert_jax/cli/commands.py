@@ -775,8 +775,6 @@ class ExportServing(_OnModel):
 
     def run(self) -> None:
         _require_model(self.model, base=self.base)
-        if self.to == "onnx" and _gives_any(self, ("dtype",)):
-            raise UserError("--to onnx exports only float32; leave out --dtype")
         from albert_jax.inference.export import export_serving
 
         _keep_programs()
