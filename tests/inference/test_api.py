@@ -295,6 +295,18 @@ def test_depth_runs_the_shared_layer_another_number_of_times(directory):
     np.testing.assert_allclose(shallow.sequence, deep.encode(TEXTS[0], layer=2).sequence, **PADDED)
 
 
+@pytest.mark.parametrize(
+    "command", ["fill-mask mini [MASK]", "encode mini a", "export-serving mini"]
+)
+def test_a_depth_without_end_is_refused_with_what_a_depth_is(command, tmp_path, capsys):
+    dest = [str(tmp_path / "dest")] if command.startswith("export") else []
+    assert cli.main([*command.split(), *dest, "--depth", "3000000"]) == 2
+    assert capsys.readouterr().err == (
+        "albert-jax: --depth 3000000 must be 1 to 1,000: it is how often the shared layer runs for "
+        "each text, 4 times if it is left out\n"
+    )
+
+
 def test_depth_needs_one_group_of_layers(tmp_path):
     folder = noisy_model(tmp_path / "model", worded_albert(num_hidden_groups=2), vocab=None)
     with pytest.raises(UserError, match="2 groups"):
