@@ -39,6 +39,7 @@ from albert_jax.config.manifests import (
     ModelManifest,
     TextSettings,
     is_model_directory,
+    is_pretraining_run,
     settings_in,
 )
 from albert_jax.config.model import AlbertConfig
@@ -116,9 +117,7 @@ def require_no_runs_model(path: str | Path, workdir: Path | None = None) -> None
     """
     folder = Path(path).resolve().parent
     is_own = workdir is not None and workdir.resolve() == folder
-    # A folder of checkpoints alone may be a project's.
-    is_run = (folder / "checkpoints").is_dir() and (folder / "config.json").is_file()
-    if Path(path).name == "model" and is_run and not is_own:
+    if Path(path).name == "model" and is_pretraining_run(folder) and not is_own:
         raise UserError(
             f"{path} is where the run in the work directory {folder} writes its model; give "
             "another path"

@@ -27,6 +27,7 @@ from albert_jax.config.manifests import (
     VOCABULARIES,
     holds_transformers_weights,
     is_model_directory,
+    is_pretraining_run,
     read_model_manifest,
     vocabulary_in,
 )
@@ -176,7 +177,7 @@ def _folder(folder: Path) -> str | None:
         return f"{folder} is a work directory; give its model, {folder / 'model'}"
     if folder.name in ("params", "optimizer") and is_model_directory(parent := folder.parent):
         return f"{folder} is a part of the model directory {parent}; give that"
-    if (folder / "checkpoints").is_dir():
+    if is_pretraining_run(folder):
         return (
             f"{folder} is the work directory of a pretraining run that has not finished; run "
             f"albert-jax export {shlex.quote(str(folder))} DEST, and give DEST"

@@ -172,6 +172,18 @@ def is_model_directory(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / CONFIG).is_file()
 
 
+def is_pretraining_run(folder: Path) -> bool:
+    """Return whether a folder is a pretraining run's work directory, or that of one seed's run.
+
+    A project may have a folder `checkpoints` of its own. A run's has folders that are named by
+    their steps; before its first checkpoint, it has a configuration and a log beside it.
+    """
+    checkpoints = folder / "checkpoints"
+    has_begun = all((folder / name).is_file() for name in ("config.json", "metrics.jsonl"))
+    has_steps = any(path.parent.name.isdecimal() for path in checkpoints.glob("*/meta"))
+    return has_steps or (has_begun and checkpoints.is_dir())
+
+
 def holds_transformers_weights(folder: Path) -> bool:
     """Return whether a folder has weights in transformers' format."""
     return any((folder / name).is_file() for name in TRANSFORMERS_WEIGHTS)

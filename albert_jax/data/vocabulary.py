@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from albert_jax.config.adapters import is_adapter
-from albert_jax.config.manifests import SERVING, holds_transformers_weights
+from albert_jax.config.manifests import SERVING, holds_transformers_weights, is_pretraining_run
 from albert_jax.data.text.documents import find_pieces, read_piece, summarize_counts
 from albert_jax.data.text.files import find_files, is_store_or_model, require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
@@ -141,10 +142,17 @@ def _is_anothers(folder: Path) -> bool:
     Names alone tell it, since a damaged one is not to be written to either.
     """
     names = _names_in(folder)
-    is_run = "checkpoints" in names or any(folder.glob("seed-*/checkpoints"))
-    is_model = is_transformers_folder(folder) or any(folder.glob("*.index"))
+    is_run = is_pretraining_run(folder) or any(folder.glob("seed-*/checkpoints"))
+    is_model = is_transformers_folder(folder) or _holds_tf_checkpoint(folder)
     is_other = holds_transformers_weights(folder) or is_adapter(folder) or SERVING in names
     return is_store_or_model(names) or is_run or is_model or is_other
+
+
+def _holds_tf_checkpoint(folder: Path) -> bool:
+    """Return whether a folder has a TensorFlow checkpoint: an index and, by its name, its data."""
+    prefixes = (re.escape(path.name.removesuffix(".index")) for path in folder.glob("*.index"))
+    parts = [re.compile(rf"{prefix}\.data-\d{{5}}-of-\d{{5}}") for prefix in prefixes]
+    return any(part.fullmatch(name) for part in parts for name in _names_in(folder))
 
 
 def _names_in(folder: Path) -> set[str]:

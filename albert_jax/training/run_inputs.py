@@ -8,7 +8,7 @@ from pathlib import Path
 
 from albert_jax.checkpoint.convert.parameters import MAPPING
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.manifests import TensorEntry, read_model_manifest
+from albert_jax.config.manifests import TensorEntry, is_pretraining_run, read_model_manifest
 from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.data.hub import HUB
 from albert_jax.data.required import require_pretraining_data
@@ -91,7 +91,7 @@ def require_no_finetuning_run(workdir: Path, remedy: str) -> None:
 
 def _require_no_pretraining_run(workdir: Path) -> None:
     """Raise UserError for a pretraining run's work directory, whose config.json would be lost."""
-    if (workdir / "checkpoints").is_dir():
+    if is_pretraining_run(workdir):
         raise UserError(
             f"{workdir} is the work directory of a pretraining run; give another "
             f"{setting('workdir')}"

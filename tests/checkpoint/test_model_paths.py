@@ -96,7 +96,10 @@ def test_folders_are_recognised(model: Path, tmp_path: Path) -> None:
     assert told(workdir) == f"{workdir} is a work directory; give its model, {model}"
     assert f"is a part of the model directory {model}; give that" in told(model / "params")
     kinds = (
-        (["checkpoints/20/x"], "work directory of a pretraining run .*albert-jax export .* DEST"),
+        (
+            ["checkpoints/20/meta/metadata"],
+            "work directory of a pretraining run .*albert-jax export .* DEST",
+        ),
         (["seed-12/config.json"], "work directory of a fine-tuning run"),
         (["params/x", "manifest.json"], "is a model directory without its albert_config.json"),
         (["params/x", "albert_config.json"], "is a model directory without its manifest.json"),
@@ -107,6 +110,7 @@ def test_folders_are_recognised(model: Path, tmp_path: Path) -> None:
         (["saved_model.pb"], "is a TF-Hub module"),
         (["tokenizer_config.json", "spiece.model"], "is a transformers folder without weights"),
         (["spiece.model"], "holds a vocabulary and no model"),
+        (["checkpoints/20/weights.pt"], r"is no model directory \(no manifest.json or albert_con"),
         (["readme"], r"is no model directory \(no manifest.json or albert_config.json\)"),
     )
     for number, (names, expected) in enumerate(kinds):

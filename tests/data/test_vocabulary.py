@@ -233,8 +233,12 @@ def test_a_vocabulary_that_belongs_to_a_store_a_model_or_a_run_stays(tmp_path: P
     store = tmp_path / "store"
     prepare(text, vocab=model, output=store)
     run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    for folder in (model, store, run):
+    (run / "checkpoints" / "2" / "meta").mkdir(parents=True)
+    begun = tmp_path / "begun"  # before its first checkpoint
+    (begun / "checkpoints").mkdir(parents=True)
+    for name in ("config.json", "metrics.jsonl"):
+        (begun / name).write_text("{}")
+    for folder in (model, store, run, begun):
         with pytest.raises(UserError, match=f"{folder} is a token store, a model or a work dir"):
             train_tokenizer(text, output=folder, vocab_size=60)
     assert (model / "spiece.model").read_bytes() == (store / "spiece.model").read_bytes()
@@ -246,6 +250,7 @@ def test_a_vocabulary_that_belongs_to_a_store_a_model_or_a_run_stays(tmp_path: P
         ("", ("config.json", "model.safetensors", "spiece.model", "tokenizer.json")),
         ("", ("config.json", "tokenizer_config.json", "tokenizer.json")),
         ("", ("30k-clean.model", "albert_config.json", "model.ckpt-best.index")),
+        ("", ("model.ckpt-1.index", "model.ckpt-1.data-00000-of-00002")),
         ("", ("serving.json", "params.npz", "spiece.model")),
         ("", ("adapter_config.json", "adapter_model.safetensors")),
         ("", ("seed-0/checkpoints/0",)),
@@ -281,6 +286,18 @@ def test_a_project_that_keeps_a_downloaded_model_may_have_a_vocabulary(
         (tmp_path / own).write_text("own")
     text = make_text(tmp_path / "a.txt", 9000)
     train_tokenizer(text, output=tmp_path / "runs" / "vocab", vocab_size=60)
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints/epoch-3.pt", "checkpoints/7/weights.bin", "config.json", "search.index"]
+)
+def test_a_project_may_have_a_vocabulary_beside_files_of_its_own(tmp_path: Path, name: str) -> None:
+    text = make_text(tmp_path / "a.txt", 9000)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("own")
+    train_tokenizer(text, output=tmp_path, vocab_size=60)
+    assert (tmp_path / name).read_text() == "own"
 
 
 def test_a_folder_above_that_cannot_be_listed_is_no_reason_to_refuse(

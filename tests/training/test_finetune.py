@@ -718,11 +718,14 @@ def test_a_folder_in_the_way_of_a_later_seeds_model_is_named_before_the_first(
 
 
 def test_the_work_directory_of_a_pretraining_run_is_refused(base, data, tmp_path):
-    (tmp_path / "checkpoints" / "2").mkdir(parents=True)  # it has no model yet
+    (tmp_path / "checkpoints" / "2" / "meta").mkdir(parents=True)  # it has no model yet
     (tmp_path / "config.json").write_text("the pretraining run's")
     with pytest.raises(UserError, match="of a pretraining run; give another workdir"):
         finetune.finetune(toy_config(base, data, tmp_path))
     assert (tmp_path / "config.json").read_text() == "the pretraining run's"
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    (tmp_path / "checkpoints" / "20.pt").write_text("a project's")
+    finetune.require_finetuning_inputs(toy_config(base, data, tmp_path))
 
 
 RTE = b"index\tsentence1\tsentence2\tlabel\n"

@@ -30,7 +30,7 @@ from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.model_dir import file_sha256
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.adapters import is_adapter
-from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS
+from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS, is_pretraining_run
 from albert_jax.config.model_names import ModelName, name_of, repository_of, shown_endpoint
 from albert_jax.config.packaged import packaged_path
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, choose_vocabulary
@@ -256,7 +256,7 @@ def _why_no_model(folder: Path) -> str:
         return f"{folder} is a model directory that lacks {lacking}; copy it again"
     if has_model_files(folder / "model"):
         return f"{folder} is a work directory; give the model in it, {folder / 'model'}"
-    if (folder / "checkpoints").is_dir():
+    if is_pretraining_run(folder):
         return (
             f"{folder} is a work directory of a run that has not ended; make a model directory of "
             f"its newest checkpoint with albert-jax export {folder} DEST, and give that"

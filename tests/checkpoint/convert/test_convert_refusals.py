@@ -491,6 +491,8 @@ def test_what_runs_leave_is_said_to_be_theirs(original: Path) -> None:
     told = refused(root / "run", root / "no")
     assert f"run is a work directory; give the model in it, {root / 'run' / 'model'}" in told
     (root / "run" / "checkpoints").mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (root / "run" / name).write_text("{}")
     assert "give the model in it" in refused(root / "run", root / "no")
     (root / "run" / "model" / "manifest.json").unlink()
     told = refused(root / "run" / "model", root / "no")
