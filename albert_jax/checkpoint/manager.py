@@ -51,9 +51,9 @@ LOCK = "run.lock"  # in a work directory
 State = TypeVar("State")
 
 
-Judge = Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None]
-"""A function of the checkpoints' directory, a checkpoint's meta and the expected meta. It raises
-UserError if the checkpoint is another run's."""
+Judge = Callable[[Path, Mapping[str, Any]], None]
+"""A function of the checkpoints' directory and a checkpoint's meta. It raises UserError if the
+checkpoint is another run's."""
 
 
 _EITHER = frozenset({"init_from.name", "init_from.weights"})
@@ -75,12 +75,17 @@ def differences_from(
     return other
 
 
-def require_same_run(directory: Path, meta: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
-    """Raise UserError if a checkpoint's meta differs from what is expected; a `Judge`."""
-    if other := differences_from(meta, expect):
-        raise UserError(
-            f"{another_run(directory, other)}; give that run's settings or another work directory"
-        )
+def same_run(expect: Mapping[str, Any]) -> Judge:
+    """Return the `Judge` that refuses every checkpoint whose meta differs from what is expected."""
+
+    def judge(directory: Path, meta: Mapping[str, Any]) -> None:
+        if other := differences_from(meta, expect):
+            raise UserError(
+                f"{another_run(directory, other)}; give that run's settings or another work "
+                "directory"
+            )
+
+    return judge
 
 
 def another_run(directory: Path, other: Mapping[str, tuple[Any, Any]]) -> str:
@@ -237,13 +242,7 @@ class Checkpointer:
 
     # -------------------------------------------------------------------------------------- restore
 
-    def restore(
-        self,
-        target_state: State,
-        *,
-        expect: Mapping[str, Any],
-        judge: Judge = require_same_run,
-    ) -> tuple[State, JsonObject] | None:
+    def restore(self, target_state: State, judge: Judge) -> tuple[State, JsonObject] | None:
         """Return the newest good checkpoint as (state, meta), or None if there is none.
 
         The arrays get the shardings of `target_state` (arrays or jax.ShapeDtypeStruct), whatever
@@ -259,7 +258,7 @@ class Checkpointer:
         damaged: dict[int, str] = {}
         for step in reversed(steps):
             try:
-                document, arrays = self._read(step, targets, expect, judge)
+                document, arrays = self._read(step, targets, judge)
             except Damaged as error:
                 older = [s for s in steps if s < step]
                 onward = f"falling back to {older[-1]}" if older else "there is none before it"
@@ -283,9 +282,7 @@ class Checkpointer:
             )
         return None
 
-    def require(
-        self, expect: Mapping[str, Any], judge: Judge = require_same_run
-    ) -> JsonObject | None:
+    def require(self, judge: Judge) -> JsonObject | None:
         """Return the newest checkpoint's meta, None without one; reads no arrays.
 
         Raises UserError if `judge` refuses it.
@@ -297,12 +294,12 @@ class Checkpointer:
                 continue
             if document["format_version"] > FORMAT_VERSION:  # `restore` reports it too
                 return None
-            judge(self.directory, document["meta"], expect)
+            judge(self.directory, document["meta"])
             return document["meta"]
         return None
 
     def _read(
-        self, step: int, targets: Mapping[str, Any], expect: Mapping[str, Any], judge: Judge
+        self, step: int, targets: Mapping[str, Any], judge: Judge
     ) -> tuple[JsonObject, dict[str, np.ndarray]]:
         """Return one step, verified.
 
@@ -317,7 +314,7 @@ class Checkpointer:
                 f"{self._path(step)} has format {document['format_version']}, newer than "
                 f"{FORMAT_VERSION}; update albert_jax"
             )
-        judge(self.directory, document["meta"], expect)
+        judge(self.directory, document["meta"])
         if unlike := differences(document["leaves"], array_table(targets)):
             raise UserError(
                 f"checkpoint {step} in {self.directory} holds another state: {'; '.join(unlike)}; "

@@ -94,12 +94,12 @@ class Continuations:
         """The continuation that begins at the checkpoint which was recalled last."""
         self._since: list[Continuation] = []  # those after the checkpoint that was judged last
 
-    def judge(self, directory: Path, meta: Mapping[str, Any], expect: Mapping[str, Any]) -> None:
+    def judge(self, directory: Path, meta: Mapping[str, Any]) -> None:
         """Raise UserError if a checkpoint is another run's and may not be continued; a `Judge`.
 
         One from before a continuation that the work directory's history has is this run's.
         """
-        other = differences_from(meta, expect)
+        other = differences_from(meta, self.identity)
         self._since = _since(read_history(directory.parent), meta, other) if other else []
         if not other or self._since:
             return

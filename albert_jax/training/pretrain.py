@@ -157,7 +157,7 @@ def _require_room_for_text(config: PretrainConfig, workdir: Path, continue_with:
     """
     checkpointer = Checkpointer(workdir / "checkpoints", read_only=True)
     continuations = _by_settings(config, continue_with=continue_with)
-    checkpointer.require(continuations.identity, continuations.judge)
+    checkpointer.require(continuations.judge)
     has_run = bool(checkpointer.steps()) or is_model_directory(workdir / "model")
     if has_run and not (workdir / "store" / "manifest.json").is_file():  # which has a record
         there = _text_of(workdir)
@@ -307,14 +307,12 @@ def export(
     config = _read_config(workdir)
     with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
         continuations = _by_settings(config, continue_with=False)
-        meta = checkpointer.require(continuations.identity, continuations.judge)
+        meta = checkpointer.require(continuations.judge)
         if meta is not None:
             check_destination(dest, _older_of(config, run_record(meta)))  # before arrays are read
         made = make_pretrain_step(config, Lowering())
         state = jax.eval_shape(lambda: made.random_state(config.train.seed))
-        restored = checkpointer.restore(
-            state, expect=continuations.identity, judge=continuations.judge
-        )
+        restored = checkpointer.restore(state, continuations.judge)
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet; wait for the run's first")
     state, meta = restored

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from albert_jax.checkpoint.manager import Judge, require_same_run
+from albert_jax.checkpoint.manager import Judge
 from albert_jax.config.sections import GuardConfig, TrainConfig
 from albert_jax.training.pipeline import Batches
 from albert_jax.training.position import Position
@@ -39,11 +39,11 @@ class Run:
     workload: Workload
     identity: Mapping[str, Any]
     """What a run that resumes must have in common with this one."""
+    judge: Judge
+    """Refuses a checkpoint whose identity is another, by raising."""
     stage_at: Callable[[int], int] = lambda _: 0
     """The number of a batch's stage. The loss may jump where another begins, for example with more
     passes."""
-    judge: Judge = require_same_run
-    """Refuses a checkpoint whose identity is another, by raising."""
     evaluate: Evaluate | None = None
     """Held-out metrics, None where nothing is held out."""
     evaluated: Callable[[TrainState], Any] = lambda state: state.params

@@ -40,14 +40,13 @@ class Saves:
         again as this run's, so that later checkpoints can go back to it. Raises as
         `Checkpointer.restore` and `Checkpointer.save`.
         """
-        identity = self._run.identity
-        restored = self._checkpointer.restore(target, expect=identity, judge=self._run.judge)
+        restored = self._checkpointer.restore(target, self._run.judge)
         if restored is None:
             return None
         state, meta = restored
         self._run.recall(meta)
         position = Position.from_meta(meta["position"])
-        if differences_from(meta, identity):
+        if differences_from(meta, self._run.identity):
             self.save(state, position, wait=True)
         return state, position
 

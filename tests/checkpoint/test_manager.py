@@ -28,7 +28,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from albert_jax.checkpoint.integrity import Damaged, array_table, verify_arrays
-from albert_jax.checkpoint.manager import Checkpointer, SaveError, lock_workdir
+from albert_jax.checkpoint.manager import Checkpointer, SaveError, lock_workdir, same_run
 from albert_jax.training.step import TrainState
 from albert_jax.utils.errors import UserError
 from tests.helpers.disks import FULL, mounted_disk, writes_fail
@@ -78,7 +78,7 @@ def save_all(directory: Path, steps: range, *, keep: int = 5) -> None:
 def restore(directory: Path, *, target: Any = None) -> tuple[int, dict[str, Any]]:
     """The step restored, which must be as it was saved, bit for bit, and its meta."""
     with Checkpointer(directory) as checkpointer:
-        restored = checkpointer.restore(target or state_of(0), expect=EXPECT)
+        restored = checkpointer.restore(target or state_of(0), same_run(EXPECT))
     assert restored is not None
     state, meta = restored
     step = int(state.step)
@@ -116,7 +116,7 @@ def work(two_steps: Path, tmp_path: Path) -> Path:
 
 def test_nothing_to_restore_is_none(tmp_path: Path) -> None:
     with Checkpointer(tmp_path / "new" / "checkpoints") as checkpointer:
-        assert checkpointer.restore(state_of(0), expect={}) is None
+        assert checkpointer.restore(state_of(0), same_run({})) is None
         assert checkpointer.steps() == []
 
 
@@ -131,7 +131,7 @@ def test_key_keeps_its_implementation(tmp_path: Path, impl: str) -> None:
     key = jax.random.key(5, impl=impl)
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, {"key": key}, {}, wait=True)
-        state, _ = checkpointer.restore({"key": jax.random.key(0, impl=impl)}, expect={})
+        state, _ = checkpointer.restore({"key": jax.random.key(0, impl=impl)}, same_run({}))
     np.testing.assert_array_equal(jax.random.bits(state["key"], (9,)), jax.random.bits(key, (9,)))
 
 
@@ -144,7 +144,7 @@ def test_other_dtypes_come_back(tmp_path: Path) -> None:
     }
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, state, {}, wait=True)
-        restored, _ = checkpointer.restore(state, expect={})
+        restored, _ = checkpointer.restore(state, same_run({}))
     assert bits(restored) == bits(state)
 
 
@@ -160,7 +160,7 @@ def test_state_may_be_donated_as_soon_as_save_returns(tmp_path: Path) -> None:
             assert x.unsafe_buffer_pointer() == before, "nothing was donated, so nothing is tested"
             checkpointer.wait()
             state, _ = checkpointer.restore(
-                {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, expect={}
+                {"x": jax.ShapeDtypeStruct(x.shape, x.dtype)}, same_run({})
             )
             np.testing.assert_array_equal(np.asarray(state["x"]), expected)
             x = step(state["x"])  # what was restored may be donated too
@@ -171,7 +171,7 @@ def test_save_and_restore_run_under_a_transfer_guard(tmp_path: Path) -> None:
     state = state_of(1)
     with jax.transfer_guard("disallow"), Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, state, meta_of(1), wait=True)
-        assert checkpointer.restore(state, expect=EXPECT) is not None
+        assert checkpointer.restore(state, same_run(EXPECT)) is not None
 
 
 def _on(devices: int, tree: Any, *, sharded: bool) -> Any:
@@ -193,7 +193,7 @@ def test_restores_onto_another_number_of_devices(tmp_path: Path, there: int, sha
         checkpointer.save(3, _on(there, state_of(3), sharded=sharded), meta_of(3), wait=True)
         for here in (1, 2, 4):
             target = _on(here, state_of(0), sharded=sharded)
-            state, _ = checkpointer.restore(target, expect=EXPECT)
+            state, _ = checkpointer.restore(target, same_run(EXPECT))
             assert bits(state) == bits(state_of(3))
             same = jax.tree.map(
                 lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), state, target
@@ -216,7 +216,7 @@ target = jax.tree.map(
     jax.eval_shape(lambda: state_of(0)),
 )
 with Checkpointer(sys.argv[3]) as checkpointer:
-    state, meta = checkpointer.restore(target, expect=EXPECT)
+    state, meta = checkpointer.restore(target, same_run(EXPECT))
     assert meta == meta_of(2)
     assert bits(jax.tree.map(lambda x: x.addressable_data(0), state)) == bits(state_of(2))
     assert checkpointer.steps() == [1, 2]
@@ -254,7 +254,7 @@ def test_two_processes_restore_what_one_saved_and_the_other_way_round(work: Path
     assert "checkpoint 3" not in said[1], "one process speaks for all"
     assert (work / "3.damaged").is_dir()
     with Checkpointer(work) as checkpointer:
-        state, _ = checkpointer.restore(state_of(0), expect=EXPECT)
+        state, _ = checkpointer.restore(state_of(0), same_run(EXPECT))
     assert bits(state) == bits(state_of(2))
 
 
@@ -287,7 +287,7 @@ def test_saving_a_step_again_replaces_it(work: Path) -> None:
         checkpointer.save(1, state_of(9), {"next_batch": 5} | EXPECT)
         checkpointer.save(2, state_of(8), {"next_batch": 6} | EXPECT)
         checkpointer.wait()
-        state, meta = checkpointer.restore(state_of(0), expect=EXPECT)
+        state, meta = checkpointer.restore(state_of(0), same_run(EXPECT))
         assert checkpointer.steps() == [1, 2]
     assert meta["next_batch"] == 6
     assert bits(state) == bits(state_of(8))
@@ -348,7 +348,7 @@ def test_a_directory_that_cannot_be_is_refused(tmp_path: Path, place: str) -> No
 def test_other_settings_are_named_each_with_both_values(work: Path) -> None:
     expect = {"config": {"hidden_size": 16, "dtype": "float32", "extra": 1}, "vocab_sha256": "cd"}
     with Checkpointer(work) as checkpointer, pytest.raises(UserError) as raised:
-        checkpointer.restore(state_of(0), expect=expect)
+        checkpointer.restore(state_of(0), same_run(expect))
     message = str(raised.value)
     assert "is the work directory of another run" in message
     assert "config.hidden_size is 8 there and 16 here" in message
@@ -360,14 +360,14 @@ def test_other_settings_are_named_each_with_both_values(work: Path) -> None:
 
 def test_a_checkpoint_older_than_a_setting_is_restored(work: Path) -> None:
     with Checkpointer(work) as checkpointer:
-        assert checkpointer.restore(state_of(0), expect=EXPECT | {"ema": 0.0}) is not None
+        assert checkpointer.restore(state_of(0), same_run(EXPECT | {"ema": 0.0})) is not None
 
 
 def test_tuples_in_expect_are_json_lists(work: Path) -> None:
     save_all(work, range(3, 4))
     with Checkpointer(work) as checkpointer:
         checkpointer.save(4, state_of(4), {"text": ("a", "b")}, wait=True)
-        assert checkpointer.restore(state_of(0), expect={"text": ("a", "b")}) is not None
+        assert checkpointer.restore(state_of(0), same_run({"text": ("a", "b")})) is not None
 
 
 def test_every_difference_of_tree_shape_and_dtype_is_named(work: Path) -> None:
@@ -377,7 +377,7 @@ def test_every_difference_of_tree_shape_and_dtype_is_named(work: Path) -> None:
         "layer": {"kernel": jnp.zeros((8, 5)), "scale": jnp.zeros(4)},
     }
     with Checkpointer(work) as checkpointer, pytest.raises(UserError) as raised:
-        checkpointer.restore(target.replace(params=params), expect=EXPECT)
+        checkpointer.restore(target.replace(params=params), same_run(EXPECT))
     message = str(raised.value)
     assert "params/embeddings/word: float32[400, 16] there, bfloat16[400, 16] here" in message
     assert "params/layer/kernel: float32[8, 4] there, float32[8, 5] here" in message
@@ -398,7 +398,7 @@ def test_plain_orbax_casts_a_wrong_dtype_without_a_word(work: Path) -> None:
 def test_a_key_of_another_implementation_is_refused(work: Path) -> None:
     target = state_of(0).replace(key=jax.random.key(0, impl="rbg"))
     with Checkpointer(work) as checkpointer, pytest.raises(UserError, match=r"key: key<fry>"):
-        checkpointer.restore(target, expect=EXPECT)
+        checkpointer.restore(target, same_run(EXPECT))
 
 
 # ------------------------------------------------------------------------------------------- damage
@@ -480,7 +480,7 @@ def test_another_dtype_shape_or_bit_is_damage(harm: str) -> None:
 def test_a_damaged_step_can_be_saved_again(work: Path) -> None:
     with Checkpointer(work) as checkpointer:
         (work / "2" / "meta" / "metadata").unlink()
-        _, meta = checkpointer.restore(state_of(0), expect=EXPECT)
+        _, meta = checkpointer.restore(state_of(0), same_run(EXPECT))
         assert meta == meta_of(1)
         assert checkpointer.steps() == [1]
         checkpointer.save(2, state_of(2), meta_of(2), wait=True)
@@ -496,7 +496,7 @@ def test_a_step_damaged_after_it_was_saved_is_written_again(tmp_path: Path) -> N
         for step in (1, 2):
             checkpointer.save(step, state_of(step), meta_of(step), wait=True)
         (tmp_path / "2" / "meta" / "metadata").unlink()
-        checkpointer.restore(state_of(0), expect=EXPECT)
+        checkpointer.restore(state_of(0), same_run(EXPECT))
         checkpointer.save(2, state_of(2), meta_of(2), wait=True)
     assert restore(tmp_path)[0] == 2
 
@@ -520,7 +520,7 @@ def test_where_all_are_damaged_nothing_is_moved(work: Path) -> None:
         flip(work / step / "meta" / "metadata", 99)
     names = files_of(work)
     with Checkpointer(work) as checkpointer, pytest.raises(UserError, match="all 2 checkpoints in"):
-        checkpointer.restore(state_of(0), expect=EXPECT)
+        checkpointer.restore(state_of(0), same_run(EXPECT))
     assert files_of(work) == names
 
 
@@ -530,7 +530,7 @@ def test_read_only_changes_nothing(work: Path) -> None:
     flip(work / "2" / "meta" / "metadata", 99)
     names = files_of(work)
     with Checkpointer(work, read_only=True) as checkpointer:
-        _, meta = checkpointer.restore(state_of(0), expect=EXPECT)
+        _, meta = checkpointer.restore(state_of(0), same_run(EXPECT))
     assert meta == meta_of(1)
     assert files_of(work) == names
 
@@ -549,7 +549,7 @@ def test_a_newer_format_is_not_taken_for_damage(work: Path, monkeypatch: Any) ->
         Checkpointer(work) as checkpointer,
         pytest.raises(UserError, match="format 99, newer than"),
     ):
-        checkpointer.restore(state_of(0), expect=EXPECT)
+        checkpointer.restore(state_of(0), same_run(EXPECT))
 
 
 # ------------------------------------------------------------------------------------ failing saves
@@ -583,11 +583,11 @@ def test_a_full_disk_costs_one_step_and_says_so(
             checkpointer.save(3, megabyte(3), {}, wait=True)
         told = rf"disk full, [\d,]+ B free at {directory} for 1,000,000 B; last good step 2"
         assert re.fullmatch(f"checkpoint 3 NOT saved: {told}", str(raised.value))
-        state, _ = checkpointer.restore(megabyte(0), expect={})
+        state, _ = checkpointer.restore(megabyte(0), same_run({}))
         assert bits(state) == bits(megabyte(2))
         filler.unlink()
         checkpointer.save(4, megabyte(4), {}, wait=True)
-        state, _ = checkpointer.restore(megabyte(0), expect={})
+        state, _ = checkpointer.restore(megabyte(0), same_run({}))
         assert bits(state) == bits(megabyte(4))
     assert {p.name for p in directory.iterdir()} == {"1", "2", "4"}, "the space is given back"
     assert capfd.readouterr().err == "", "the error says it all; orbax's stacks are not shown"
@@ -603,7 +603,7 @@ def test_a_full_disk_does_not_cost_the_step_being_replaced(
         (small_disk / "filler").write_bytes(bytes(1_500_000))
         with pytest.raises(SaveError, match="last good step 1"):
             checkpointer.save(1, megabyte(9), {}, wait=True)
-        state, _ = checkpointer.restore(megabyte(0), expect={})
+        state, _ = checkpointer.restore(megabyte(0), same_run({}))
         assert bits(state) == bits(megabyte(1))
 
 
@@ -675,7 +675,7 @@ def test_a_restore_says_that_the_save_before_it_failed(work: Path, capfd: Any) -
     with Checkpointer(work) as checkpointer:
         with writes_fail(FULL):
             checkpointer.save(3, state_of(3), meta_of(3))
-        _, meta = checkpointer.restore(state_of(0), expect=EXPECT)
+        _, meta = checkpointer.restore(state_of(0), same_run(EXPECT))
         assert meta == meta_of(2)
     assert "checkpoint 3 NOT saved: disk full" in capfd.readouterr().err
 
@@ -685,7 +685,7 @@ def test_an_unwritable_directory_is_named(work: Path) -> None:
     with Checkpointer(work) as checkpointer:
         with denied, pytest.raises(SaveError, match=r"2 NOT saved: PermissionError: .*/2'; last"):
             checkpointer.save(2, state_of(3), meta_of(3))
-        assert checkpointer.restore(state_of(0), expect=EXPECT)[1] == meta_of(2)
+        assert checkpointer.restore(state_of(0), same_run(EXPECT))[1] == meta_of(2)
 
 
 # ------------------------------------------------------------------------------------------ kill -9
@@ -695,7 +695,7 @@ def _save_for_ever(directory: Path, tell: Connection) -> None:
     """A run that checks what it restored, then saves a step after the other until it is killed."""
     tell.send(("began", 0))
     with Checkpointer(directory, keep=3) as checkpointer:
-        restored = checkpointer.restore(megabyte(0), expect=EXPECT)
+        restored = checkpointer.restore(megabyte(0), same_run(EXPECT))
         step = 0 if restored is None else restored[1]["next_batch"] - 100
         assert restored is None or bits(restored[0]) == bits(megabyte(step))
         tell.send(("restored", step))
@@ -745,7 +745,7 @@ def test_a_run_killed_at_any_moment_loses_no_committed_step(tmp_path: Path, kill
     assert committed >= kills // 2
     assert debris > kills / 10
     with Checkpointer(tmp_path, keep=3) as checkpointer:
-        restored = checkpointer.restore(megabyte(0), expect=EXPECT)
+        restored = checkpointer.restore(megabyte(0), same_run(EXPECT))
         assert restored is not None
         assert not list(tmp_path.glob("*.orbax-checkpoint-tmp"))
     step = restored[1]["next_batch"] - 100

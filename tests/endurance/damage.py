@@ -23,7 +23,7 @@ import numpy as np
 
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
 from albert_jax.checkpoint.integrity import named_leaves
-from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.checkpoint.manager import Checkpointer, same_run
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.data.store import TokenStore
 from albert_jax.data.store_manifest import SPLITS
@@ -127,7 +127,7 @@ def _checkpoint(folder: Path) -> Target:
 
     def read(copy: Path) -> Prints:
         with Checkpointer(copy, read_only=True) as checkpointer:
-            restored = checkpointer.restore(states[4], expect={"run": "damage"})
+            restored = checkpointer.restore(states[4], same_run({"run": "damage"}))
         if restored is None:
             raise UserError("no checkpoint")
         return prints(restored[0])

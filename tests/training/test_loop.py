@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from albert_jax.checkpoint.manager import Checkpointer
+from albert_jax.checkpoint.manager import Checkpointer, same_run
 from albert_jax.config.sections import GuardConfig, TrainConfig
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.models.albert import AlbertForPretraining
@@ -75,6 +75,7 @@ def run(
         batches=batches,
         workload=workload(train),
         identity={"run": "test"},
+        judge=same_run({"run": "test"}),
         evaluate=evaluate,
         watching=watching,
     )

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from albert_jax.checkpoint.manager import Checkpointer, require_same_run
+from albert_jax.checkpoint.manager import Checkpointer, same_run
 from albert_jax.training.guards import Offence
 from albert_jax.training.metrics import MetricsLog, read_metrics
 from albert_jax.training.position import Position, Tally
@@ -30,7 +30,7 @@ def recalled():
 @pytest.fixture
 def saves(tmp_path, recalled):
     run = SimpleNamespace(
-        judge=require_same_run,
+        judge=same_run({"run": "test"}),
         identity={"run": "test"},
         kept=lambda position: {"batch drawn": position.batch},
         recall=lambda meta: recalled.append(meta["batch drawn"]),
