@@ -216,7 +216,7 @@ def result_lines(dest: str) -> Iterator[TextIO]:
 
         with undone_on_exit(keep):
             try:
-                with _opened(temporary, packed=path.suffix == ".gz") as stream:
+                with _opened(temporary, packed=path.suffix.lower() == ".gz") as stream:
                     yield stream
             except BaseException as error:
                 if not keep():

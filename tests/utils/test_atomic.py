@@ -198,6 +198,13 @@ def test_results_appear_at_the_end_and_what_was_written_before_an_error_is_kept(
     assert dest.read_text() == "1\n2\n"
 
 
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "X.JSONL.GZ"])
+def test_a_name_in_gz_is_that_of_a_compressed_file(tmp_path: Path, name: str) -> None:
+    with result_lines(str(tmp_path / name)) as out:
+        out.write("é\n")
+    assert gzip.decompress((tmp_path / name).read_bytes()) == "é\n".encode()
+
+
 def test_a_link_stays_a_link_and_a_device_is_written_to(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     (tmp_path / "file").write_text("")
@@ -207,9 +214,6 @@ def test_a_link_stays_a_link_and_a_device_is_written_to(tmp_path):
     assert (tmp_path / "file").read_text() == "x"
     with result_lines(os.devnull) as out:
         out.write("x")
-    with result_lines(str(tmp_path / "x.jsonl.gz")) as out:
-        out.write("é\n")
-    assert gzip.decompress((tmp_path / "x.jsonl.gz").read_bytes()) == "é\n".encode()
     with pytest.raises(UserError, match="is a folder"), result_lines(str(tmp_path)):
         pass
 
