@@ -6,9 +6,10 @@ A checkpoint stores only the former, so that any machine may load it in any way.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,7 @@ Dtype = Literal["float32", "bfloat16", "auto"]
 Engine = Literal["jax", "onnx"]  # what computes answers
 
 LARGEST = (1 << 31) - 1  # of a size: indices are int32
-# Of layers, and so of passes of a shared one: each takes a pass's time whenever the model runs, and
-# each group is a part of the program. The paper's models have 12 and 24, and its deepest trial 48.
-MOST_LAYERS = 1000
+MOST_GROUPS = 1000  # each is a part of the program of its own
 
 HIDDEN_ACTS = ("gelu", "gelu_erf", "relu", "silu", "tanh", "linear")
 # The activations that transformers calls by another name, in words.
@@ -92,7 +91,7 @@ class AlbertConfig:
         sizes = [f.name for f in dataclasses.fields(self) if type(f.default) is int]
         check_least(self, "", 1, *sizes, flags="model")
         check_most(self, "", LARGEST, *sizes, flags="model")
-        check_most(self, "", MOST_LAYERS, "num_hidden_layers", flags="model")
+        check_most(self, "", MOST_GROUPS, "num_hidden_groups", flags="model")
         check_least(self, "", 0, "initializer_range", "layer_norm_eps", flags="model")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
@@ -126,10 +125,15 @@ class AlbertConfig:
         Layer i uses group int(i / L * G), as in the original.
         """
         layers, groups = self.num_hidden_layers, self.num_hidden_groups
+
         # In floating point, as modeling.py:1091: i * G // L differs at L=G=22 (layer 15) and L=G=23
         # (layer 13).
-        lengths = Counter(int(layer / layers * groups) for layer in range(layers))
-        return tuple(lengths[group] for group in range(groups))
+        def group_of(layer: int) -> int:
+            return int(layer / layers * groups)
+
+        # A group's layers follow each other, so each is found without a walk through all of them.
+        ends = [bisect.bisect_right(range(layers), g, key=group_of) for g in range(groups)]
+        return tuple(end - start for start, end in itertools.pairwise([0, *ends]))
 
     @classmethod
     def from_json(cls, path: str | Path) -> AlbertConfig:

@@ -46,7 +46,7 @@ def check_most(
     """Raise UserError for a field above `most`, or NaN."""
     for name in names:
         if not getattr(config, name) <= most:
-            raise _error(config, section, flags, name, f"at most {most:,}")
+            raise _error(config, section, flags, name, f"at most {most}")
 
 
 @functools.cache  # resolving them takes longer than all checks

@@ -25,7 +25,7 @@ from albert_jax.checkpoint.model_dir import ModelDirectory, ModelTokenizer, load
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
 from albert_jax.config.manifests import HeadManifest
-from albert_jax.config.model import LARGEST, MOST_LAYERS, AlbertConfig, ComputeConfig, Dtype, Engine
+from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype, Engine
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import ALBERT_IDS
 from albert_jax.data.tokenizer import Tokenizer
@@ -46,6 +46,7 @@ from albert_jax.utils.text_files import FileTexts
 from albert_jax.utils.wording import is_in_python, setting
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
+_MOST_PASSES = 1000  # that `depth` sets: the paper's deepest trial has 48
 MANY = 100  # texts; from this number on, a terminal shows a progress bar
 
 
@@ -156,9 +157,9 @@ def load(
 
 def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
     depth = whole_number(depth, "depth", 1, LARGEST)
-    if depth > MOST_LAYERS:
+    if depth > _MOST_PASSES:
         raise UserError(
-            f"{setting('depth')} {depth} must be 1 to {MOST_LAYERS:,}: it is how often the shared "
+            f"{setting('depth')} {depth} must be 1 to {_MOST_PASSES:,}: it is how often the shared "
             f"layer runs for each text, {config.num_hidden_layers} times if it is left out"
         )
     if config.num_hidden_groups != 1:

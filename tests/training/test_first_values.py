@@ -149,9 +149,8 @@ def test_fine_tuning_takes_rows_longer_than_the_model_only_where_it_is_asked(sho
         rows = [f"text,label\n{'the list is open ' * 9},no\nthe file,yes\n"]
         (tmp_path / f"{split}.csv").write_text("".join(rows))
     config = FinetuneConfig(task="single", model=str(short), data=str(tmp_path), max_seq_length=64)
-    with pytest.raises(
-        UserError, match=r"24 positions; .*or positions='interpolate' or positions='repeat'"
-    ):
+    refusal = r"8 to 24, the model's positions; .*or positions='interpolate' or positions='repeat'"
+    with pytest.raises(UserError, match=refusal):
         set_up(config)
     prepared = set_up(replace(config, positions="interpolate"))
     assert prepared.source.config.max_position_embeddings == prepared.max_seq_length == 64

@@ -69,6 +69,7 @@ _MOST: dict[str, float] = {
     "vocab_size": 1 << 24,
     "embedding_size": 1 << 16,
     "hidden_size": 1 << 16,
+    "num_hidden_layers": 1000,
     "intermediate_size": 1 << 20,
     "inner_group_num": 100,
     "max_position_embeddings": 1 << 20,
