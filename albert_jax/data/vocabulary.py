@@ -7,8 +7,8 @@ The original trains on the lines of its files, which have one sentence each. Tha
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -150,9 +150,9 @@ def _is_anothers(folder: Path) -> bool:
 
 def _holds_tf_checkpoint(folder: Path) -> bool:
     """Return whether a folder has a TensorFlow checkpoint: an index and, by its name, its data."""
-    prefixes = (re.escape(path.name.removesuffix(".index")) for path in folder.glob("*.index"))
-    parts = [re.compile(rf"{prefix}\.data-\d{{5}}-of-\d{{5}}") for prefix in prefixes]
-    return any(part.fullmatch(name) for part in parts for name in _names_in(folder))
+    data = f"data-{'[0-9]' * 5}-of-{'[0-9]' * 5}"
+    prefixes = (glob.escape(index.stem) for index in folder.glob("*.index"))
+    return any(any(folder.glob(f"{prefix}.{data}")) for prefix in prefixes)
 
 
 def _names_in(folder: Path) -> set[str]:
