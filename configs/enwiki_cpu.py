@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Half an hour of English Wikipedia on two cores.
+"""Pretrain on English Wikipedia for half an hour of two cores.
 
     albert-jax pretrain configs/enwiki_cpu.py --store STORE --workdir DIR
 

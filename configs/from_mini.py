@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mini on your own text: it goes on with the model that comes with the package and its vocabulary,
-so that text of a few megabytes is enough.
+"""Continue the pretraining of `mini`, the packaged model, on your own text.
 
-albert-jax pretrain configs/from_mini.py --text 'own/*.txt' --workdir runs/own
+    albert-jax pretrain configs/from_mini.py --text 'own/*.txt' --workdir runs/own
 
-500 updates of 4,096 tokens are about ten minutes on two cores.
+The vocabulary is mini's, and a few megabytes of text are enough. 500 updates of 4,096 tokens take
+about ten minutes on two cores.
 """
 
 from albert_jax.config import (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning on a GLUE task by the paper's settings (ALBERT, table 14).
+"""Fine-tune on a GLUE task by the paper's settings (ALBERT, table 14).
 
     albert-jax finetune configs/glue.py:task=sst2 --model base-v2 --data glue --workdir runs/sst2
 

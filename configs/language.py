@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another language, or a mixture, with a vocabulary of one's own: the paper's settings but for the
-batch, 512 sequences (see docs/how-to/language.md).
+"""Pretrain on another language, or on several, with a vocabulary of their own.
+
+The settings are the paper's, except for the batch of 512 sequences.
 
     albert-jax train-tokenizer corpus/*.txt --vocab-size 30000 --output vocab
     albert-jax prepare corpus --vocab vocab --language de --output store
     albert-jax pretrain configs/language.py:vocab_size=30000 --store store --workdir runs/de
 
 `vocab_size=` is the vocabulary's number of pieces. The original's rule of which pieces begin a word
-is made for English: it takes every accented or non-Latin letter for a beginning, so that words are
-masked in pieces. Here the marker alone begins a word (`word_start`). Lower-casing and dropping
-accents is the vocabulary's and the store's matter: give --no-do-lower-case where capitals mean
-something, and --keep-accents where accents do. docs/how-to/language.md has the rest, also for
+is made for English. It takes every accented or non-Latin letter for a beginning, so that words are
+masked in pieces. Here only the marker begins a word (`word_start`). Whether text is lower-cased and
+loses its accents is decided with the vocabulary and the store: give --no-do-lower-case if capitals
+mean something, and --keep-accents if accents do. docs/how-to/language.md has the rest, also for
 languages without spaces.
 """
 

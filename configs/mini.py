@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The model that comes with the package, `albert_jax.load("mini")`: English Wikipedia and novels,
-on two cores.
+r"""Pretrain `mini`, the packaged model, on English Wikipedia and novels, on two cores.
 
-albert-jax train-tokenizer 'enwiki/text/AA/wiki_?[05].gz' --format wiki --vocab-size 8000 \
-    --output vocab
-albert-jax prepare 'enwiki/text/AA/*.gz' --vocab vocab --output wiki --format wiki
-albert-jax prepare 'books/*.gz' --vocab vocab --output books
-albert-jax pretrain configs/mini.py --store wiki:0.8,books:0.2 --workdir runs/mini
+    albert-jax train-tokenizer 'enwiki/text/AA/wiki_?[05].gz' --format wiki --vocab-size 8000 \
+        --output vocab
+    albert-jax prepare 'enwiki/text/AA/*.gz' --vocab vocab --output wiki --format wiki
+    albert-jax prepare 'books/*.gz' --vocab vocab --output books
+    albert-jax pretrain configs/mini.py --store wiki:0.8,books:0.2 --workdir runs/mini
 
-Rows are short and the shared layer is applied once at first; longer rows and deeper passes come
-when the loss has come down. docs/lab/learning.md says which of these stages did not pay, and what
-was found later (attention_init=local). The model reads 128 tokens, since no row was longer.
+At first rows are short and the shared layer is applied once. Longer rows and more passes come when
+the loss has fallen. docs/lab/learning.md says which of these stages did not pay, and what was found
+later (attention_init=local). The model reads 128 tokens, since no row was longer.
 `--heldout ad`, with a store of other articles, evaluates on text that is not trained on.
 """
 

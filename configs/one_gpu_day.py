@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A base-sized ALBERT on one GPU of 16 GiB or more, in a day of an A100 or less of a newer one.
+"""Pretrain base on one GPU of 16 GiB or more, in a day of an A100 or less of a newer one.
 
     albert-jax pretrain configs/one_gpu_day.py --store STORE --workdir DIR
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretraining of a released size by the paper's settings: 4096 x 512, LAMB 0.00176, 125,000 steps,
-warm-up 3,125.
+"""Pretrain a released size by the paper's settings.
+
+Batches have 4,096 rows of 512 tokens. LAMB's rate is 0.00176, with a warm-up of 3,125 of 125,000
+steps.
 
     albert-jax pretrain configs/pretrain.py:model=base-v1,chips=64 --store STORE --workdir DIR
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small ALBERT on the documentation inside Python and installed packages, from raw text to a
-filled-in sentence, in about four minutes on two cores.
+"""Pretrain a small ALBERT on the documentation inside Python and installed packages.
 
-albert-jax pretrain configs/python_docs.py --workdir runs/python_docs
+    albert-jax pretrain configs/python_docs.py --workdir runs/python_docs
 
-Optimizer, schedules and first values are those that small models learn fastest with
-(docs/lab/learning.md): half of the updates are made with one pass of the shared layer, the others
-with all. The paper's settings are the defaults, as in configs/pretrain.py.
+From raw text to a filled-in sentence this takes about four minutes on two cores. Optimizer,
+schedules and first values are those that small models learn fastest with (docs/lab/learning.md):
+half of the updates are made with one pass of the shared layer, the others with all. The paper's
+settings are the defaults, as in configs/pretrain.py.
 """
 
 from albert_jax.config import (

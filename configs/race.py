@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning on RACE by the paper's settings (ALBERT, table 14), or v2's own.
+"""Fine-tune on RACE by the paper's settings (ALBERT, table 14), or v2's own.
 
     albert-jax finetune configs/race.py --model base-v2 --data RACE --workdir runs/race
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning on SQuAD 1.1 or 2.0 by the paper's settings (ALBERT, table 14).
+"""Fine-tune on SQuAD 1.1 or 2.0 by the paper's settings (ALBERT, table 14).
 
     albert-jax finetune configs/squad.py:task=squad2 --model base-v2 --data squad --workdir squad2
 

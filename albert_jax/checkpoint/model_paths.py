@@ -39,7 +39,7 @@ from albert_jax.config.model_names import (
     name_of,
     named_by,
 )
-from albert_jax.data.text_settings import is_transformers_folder
+from albert_jax.data.text_settings import is_transformers_folder, tf_indexes
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
@@ -211,7 +211,7 @@ def _folder(folder: Path) -> str | None:
             f"{folder} is a transformers folder without weights; give one with "
             f"{first_ten(TRANSFORMERS_WEIGHTS)}"
         )
-    if any(folder.glob("*.index")):
+    if tf_indexes(folder) or any(folder.glob("*ckpt*.index")):
         return f"{folder} is a TensorFlow checkpoint; {_convert(str(folder))}"
     if (folder / "saved_model.pb").is_file():
         return f"{folder} is a TF-Hub module; {_convert(str(folder))}"

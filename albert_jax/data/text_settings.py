@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -39,6 +40,16 @@ def is_transformers_folder(folder: Path) -> bool:
     if holds_transformers_weights(folder):
         return True
     return (folder / "tokenizer_config.json").is_file() and not any(folder.glob("*.index"))
+
+
+def tf_indexes(folder: Path) -> list[Path]:
+    """Return the indexes of a folder's TensorFlow checkpoints: those with their data beside them.
+
+    Other programs have files of that name too.
+    """
+    data = f"data-{'[0-9]' * 5}-of-{'[0-9]' * 5}"
+    found = sorted(folder.glob("*.index"))
+    return [index for index in found if any(folder.glob(f"{glob.escape(index.stem)}.{data}"))]
 
 
 def find_vocabulary_file(folder: Path, mode: str | None = None) -> Path | None:

@@ -7,7 +7,6 @@ The original trains on the lines of its files, which have one sentence each. Tha
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from albert_jax.data.text.documents import find_pieces, read_piece, summarize_co
 from albert_jax.data.text.files import find_files, is_store_or_model, require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.text.python_docs import is_docs
-from albert_jax.data.text_settings import FILE_NAMES, is_transformers_folder
+from albert_jax.data.text_settings import FILE_NAMES, is_transformers_folder, tf_indexes
 from albert_jax.data.tokenizer import VocabularySettings, train_on_lines
 from albert_jax.utils.atomic import require_apart
 from albert_jax.utils.errors import UserError
@@ -125,8 +124,8 @@ def _require_own_folder(output: Path) -> None:
     found = [output / name for name in FILE_NAMES if (output / name).is_file()]
     if found and not (output / "spiece.vocab").is_file():
         raise UserError(
-            f"{found[0]} is not of train-tokenizer, which writes spiece.vocab beside it, and would "
-            "be lost; give another folder"
+            f"{found[0]} was not written by train-tokenizer (no spiece.vocab is beside it), and "
+            "would be lost; give another folder"
         )
 
 
@@ -143,16 +142,9 @@ def _is_anothers(folder: Path) -> bool:
     """
     names = _names_in(folder)
     is_run = is_pretraining_run(folder) or any(folder.glob("seed-*/checkpoints"))
-    is_model = is_transformers_folder(folder) or _holds_tf_checkpoint(folder)
+    is_model = is_transformers_folder(folder) or bool(tf_indexes(folder))
     is_other = holds_transformers_weights(folder) or is_adapter(folder) or SERVING in names
     return is_store_or_model(names) or is_run or is_model or is_other
-
-
-def _holds_tf_checkpoint(folder: Path) -> bool:
-    """Return whether a folder has a TensorFlow checkpoint: an index and, by its name, its data."""
-    data = f"data-{'[0-9]' * 5}-of-{'[0-9]' * 5}"
-    prefixes = (glob.escape(index.stem) for index in folder.glob("*.index"))
-    return any(any(folder.glob(f"{prefix}.{data}")) for prefix in prefixes)
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -34,6 +34,7 @@ from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS, is_pretraining_run
 from albert_jax.config.model_names import ModelName, name_of, repository_of, shown_endpoint
 from albert_jax.config.packaged import packaged_path
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, choose_vocabulary
+from albert_jax.data.text_settings import tf_indexes
 from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
@@ -223,21 +224,21 @@ def open_weights(path: Path) -> WeightSource:
 
 def _open_folder(folder: Path) -> WeightSource:
     files = [folder / name for name in TRANSFORMERS_WEIGHTS if (folder / name).is_file()]
-    indexes = [*folder.glob("*.index"), *folder.glob("variables/*.index")]
+    indexes = [*tf_indexes(folder), *tf_indexes(folder / "variables")]
     if files and indexes:
         names = f"{files[0].name} and {indexes[0].relative_to(folder)}"
         raise UserError(f"{folder} holds two models, {names}; give one of these files")
     if files:
         return open_weights(files[0])
-    if indexes:
+    if any(any(folder.glob(index)) for index in ("*.index", "variables/*.index")):
         return _tf(CheckpointReader.open(folder))
     raise UserError(_why_no_model(folder))
 
 
 def _holds_model(folder: Path) -> bool:
     names = set(_names_in(folder))
-    has_index = any(name.endswith(".index") for name in names)
-    return has_index or not names.isdisjoint(TRANSFORMERS_WEIGHTS) or names.issuperset(MODEL_FILES)
+    is_ours = names.issuperset(MODEL_FILES)
+    return is_ours or not names.isdisjoint(TRANSFORMERS_WEIGHTS) or bool(tf_indexes(folder))
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -27,6 +27,7 @@ import safetensors.numpy
 
 import albert_jax
 from albert_jax.checkpoint.convert import archives, readers, tf_bundle
+from albert_jax.checkpoint.convert.sources import open_weights
 from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, write_checkpoint
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.cli import main as cli
@@ -465,6 +466,8 @@ def test_what_is_no_checkpoint_is_said_to_be_none(original: Path, hf: Path, tmp_
     for name in ("a.safetensors", "b.bin"):
         (root / "some" / name).write_bytes(b"")
     assert "other files is the model, give it: a.safetensors, b.bin" in told(root / "some")
+    (hf / "search.index").write_bytes(b"another program's")
+    assert open_weights(hf).kind == "hf"
     both = shutil.copytree(original, root / "both")
     shutil.copyfile(hf / "model.safetensors", both / "model.safetensors")
     assert "holds two models, model.safetensors and model.ckpt-best.index" in told(both)
