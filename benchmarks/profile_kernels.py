@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attention kernels' time on a TPU by its compiler's own profile of each alone, without a TPU.
+"""The kernels' time on a TPU by its compiler's own profile of each alone, without a TPU.
 
     python -m benchmarks.profile_kernels --topology v5e:1x1 --heads 12 --head-size 64
     python -m benchmarks.profile_kernels --instructions --dropout 0.1
+    python -m benchmarks.profile_kernels --topology v5p:1x1x1 --layer-norm --features 768
 
-Prints each kernel's cycles and the share of the chip's peak that its matmuls reach, or how many
-instructions one step of its grid takes; `albert_jax/perf/tpu/estimate.py` keeps the shares.
+Prints each kernel's cycles and the share of the chip's peak that its matmuls reach (LayerNorm's: of
+the HBM's rate, which may be more than 1, as the profile does not know it), or how many instructions
+one step of its grid takes; `albert_jax/perf/tpu/estimate.py` keeps the shares.
 Needs libtpu, whose profile aborts on v4 and, by 0.0.52, on v5p and with dropout.
 """
 
@@ -27,12 +29,13 @@ os.environ["LIBTPU_INIT_ARGS"] = (
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from albert_jax.models import attention_pallas  # noqa: E402
+from albert_jax.models import attention_pallas, layer_norm_pallas  # noqa: E402
 from albert_jax.models.attention_plain import Heads  # noqa: E402
 from albert_jax.models.dropout import RowDropout, row_seeds  # noqa: E402
-from albert_jax.perf.tpu.topology import compile_only_devices, parse_slice  # noqa: E402
+from albert_jax.perf.tpu.topology import Slice, compile_only_devices, parse_slice  # noqa: E402
 
-TOKENS = 2048  # of the rows of a call
+TOKENS = 2048  # of the rows of a call of attention
+NORMALISED = 8192  # rows of a call of LayerNorm
 
 
 def main() -> None:
@@ -43,8 +46,35 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--instructions", action="store_true")
+    parser.add_argument("--layer-norm", action="store_true")
+    parser.add_argument("--features", type=int, default=768)
     given = parser.parse_args()
     where = parse_slice(given.topology)
+    if given.layer_norm:
+        layer_norm(where, given.features, given.instructions)
+    else:
+        attention(where, given)
+
+
+def layer_norm(where: Slice, features: int, counts_instructions: bool) -> None:
+    def both(x_NF, grad_NF, parameter_F):
+        y_NF = layer_norm_pallas.forward(x_NF, parameter_F, parameter_F, 1e-12)
+        return y_NF, layer_norm_pallas.backward(x_NF, grad_NF, parameter_F, 1e-12)
+
+    one = jax.sharding.SingleDeviceSharding(compile_only_devices(where)[0])
+    x_NF = jax.ShapeDtypeStruct((NORMALISED, features), jnp.bfloat16, sharding=one)
+    parameter_F = jax.ShapeDtypeStruct((features,), jnp.float32, sharding=one)
+    jax.jit(both).lower(x_NF, x_NF, parameter_F).compile()
+    for name, arrays in (("layer_norm_forward", 2), ("layer_norm_backward", 3)):
+        if counts_instructions:
+            print(f"{name}: {instructions(name):,} instructions")
+        else:
+            cycles, moved = profiled_cycles(name), arrays * 2 * NORMALISED * features
+            share = moved * where.chip.clock / (cycles * where.chip.hbm_bandwidth)
+            print(f"{name}: {cycles:,} cycles, {share:.3f} of the HBM's rate")
+
+
+def attention(where: Slice, given: argparse.Namespace) -> None:
     rows = TOKENS // given.length
     shape = rows, given.length, given.heads * given.head_size
 

@@ -6,7 +6,8 @@ with the same parameters. Only the backward pass differs from JAX's:
 
 - dense: JAX's rule gives the kernel's gradient transposed, and XLA's CPU compiler then copies the
   activations.
-- LayerNorm keeps its input alone. JAX's rule takes three times the passes over the activations.
+- LayerNorm keeps its input alone. JAX's rule takes three times the passes over the activations. On
+  TPUs it is a kernel of `layer_norm_pallas`, forward and backward, for arrays that this takes.
 - GELU keeps its input alone. JAX's rule has the forward pass write out the derivative.
 - attention keeps the probabilities once, in the step's dtype. JAX's rule keeps them in float32.
 
@@ -26,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from albert_jax.models import layer_norm_pallas
 from albert_jax.models.attention_plain import Heads, probs, scale
 from albert_jax.models.dropout import drop
 from albert_jax.models.lowering import (
@@ -136,6 +138,8 @@ class LayerNorm(nn.Module):
 def _layer_norm(
     x: Array, scale_F: Array, bias_F: Array, epsilon: float, dtype: str, platform: str
 ) -> Array:
+    if _has_kernel(x, dtype, platform):
+        return layer_norm_pallas.forward(x, scale_F, bias_F, epsilon)
     normed, _ = _normed(x, epsilon)
     return (normed * scale_F + bias_F).astype(dtype)
 
@@ -150,6 +154,8 @@ def _layer_norm_bwd(
     epsilon: float, dtype: str, platform: str, saved: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array, Array]:
     x, scale_F = saved
+    if _has_kernel(x, dtype, platform):
+        return layer_norm_pallas.backward(x, grad, scale_F, epsilon)
     normed, rate = _normed(x, epsilon)
     grad = grad.astype(jnp.float32)
     scaled = grad * scale_F
@@ -163,6 +169,10 @@ def _layer_norm_bwd(
 
 
 _layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
+
+
+def _has_kernel(x: Array, dtype: str, platform: str) -> bool:
+    return platform == "tpu" and dtype == "bfloat16" and layer_norm_pallas.fits(x)
 
 
 def _normed(x: Array, epsilon: float) -> tuple[Array, Array]:

@@ -88,16 +88,21 @@ class StepCost:
 
 
 def step_cost(
-    program: Program, where: Slice, kernel_efficiency: Mapping[str, float] | None = None
+    program: Program,
+    where: Slice,
+    kernel_efficiency: Mapping[str, float] | None = None,
+    kernel_bandwidth: Mapping[str, float] | None = None,
 ) -> StepCost:
     """Add up a scheduled program for one chip of a slice.
 
     The compiler does not estimate kernels. They run at the fraction of the peak that
     `kernel_efficiency` has for a part of their name, or for "" if no name matches; None, all at
-    half.
+    half. They move their bytes at the fraction of the HBM's rate that `kernel_bandwidth` has for a
+    part of their name, or at its full rate. What takes longer counts.
     """
     cost = StepCost()
-    _run(_On(program, where, kernel_efficiency or {"": 0.5}), program.entry, 1, cost)
+    on = _On(program, where, kernel_efficiency or {"": 0.5}, {"": 1.0, **(kernel_bandwidth or {})})
+    _run(on, program.entry, 1, cost)
     return cost
 
 
@@ -108,6 +113,7 @@ class _On:
     program: Program
     where: Slice
     kernel_efficiency: Mapping[str, float]
+    kernel_bandwidth: Mapping[str, float]
 
 
 def _run(on: _On, computation: Computation, times: int, cost: StepCost) -> None:
@@ -232,9 +238,14 @@ def _custom_call(
     flops = told.get("flops") or _attention_flops(computation, each)
     moved = told.get("bytes_accessed") or _bytes(computation, each)
     chip = on.where.chip
-    name = max((part for part in on.kernel_efficiency if part in each.op_name), key=len)
-    by_flops = flops / (on.kernel_efficiency[name] * chip.peak_flops)
-    return "kernel", flops, moved, max(by_flops, moved / chip.hbm_bandwidth)
+    by_flops = flops / (_share(on.kernel_efficiency, each) * chip.peak_flops)
+    by_bytes = moved / (_share(on.kernel_bandwidth, each) * chip.hbm_bandwidth)
+    return "kernel", flops, moved, max(by_flops, by_bytes)
+
+
+def _share(shares: Mapping[str, float], each: Instruction) -> float:
+    """Return the share of the longest name that is a part of a kernel's."""
+    return shares[max((part for part in shares if part in each.op_name), key=len)]
 
 
 def _attention_flops(computation: Computation, each: Instruction) -> float:

@@ -62,6 +62,18 @@ _PROFILED = {
     ("v6e", 64, 128): {_FORWARD: (0.038, 0.880), _BACKWARD: (0.087, 0.960)},
     ("v6e", 128, 512): {_FORWARD: (0.245, 0.770), _BACKWARD: (0.370, 0.819)},
 }
+# LayerNorm's kernels only move bytes. Fractions of the HBM's rate where the compiler's own profile
+# of each alone takes longer than its bytes, by chip and features (`--layer-norm`). On v5e, and on
+# v4 by v5p's cycles, the bytes take longer.
+_BANDWIDTH = {
+    ("v5p", 768): {"layer_norm_forward": 0.988, "layer_norm_backward": 0.916},
+    ("v5p", 1024): {"layer_norm_backward": 0.989},
+    ("v5p", 2048): {"layer_norm_backward": 0.964},
+    ("v5p", 4096): {"layer_norm_backward": 0.907},
+    ("v6e", 768): {"layer_norm_forward": 0.879, "layer_norm_backward": 0.872},
+    ("v6e", 1024): {"layer_norm_backward": 0.976},
+    ("v6e", 4096): {"layer_norm_backward": 0.919},
+}
 
 
 def estimate(config: EstimateConfig = EstimateConfig()) -> EstimateResult:
@@ -178,7 +190,12 @@ def _compiled(
             return _unfit(described, error, where)
         seconds = time.perf_counter() - started
         program = hlo.parse_program(_text_of(compiled, dump, where))
-    cost = step_cost(program, where, kernel_efficiency(settings, where))
+    cost = step_cost(
+        program,
+        where,
+        kernel_efficiency(settings, where),
+        kernel_bandwidth(settings, where),
+    )
     hbm = _hbm_of(compiled)
     return FittingEstimate(
         **described,
@@ -213,8 +230,8 @@ def _text_of(compiled: jax.stages.Compiled, dump: Path, where: Slice) -> str:
 def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
     """Return the fraction of the peak at which kernels are assumed to run, by name.
 
-    All kernels are attention's. "" stands for those without an entry: half of what MXUs can do with
-    heads of that size, which fill a part of them.
+    All kernels with matmuls are attention's. "" stands for those without an entry: half of what
+    MXUs can do with heads of that size, which fill a part of them.
     """
     head_size, length = config.model.head_size, config.examples.max_seq_length
     others = 0.5 * min(1.0, head_size / where.chip.mxu)
@@ -223,6 +240,11 @@ def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
     return {"": others} | {
         name: share * (left if dropping else 1.0) for name, (share, left) in profiled.items()
     }
+
+
+def kernel_bandwidth(config: PretrainConfig, where: Slice) -> dict[str, float]:
+    """Return the fraction of the HBM's rate at which LayerNorm's kernels run, by name."""
+    return _BANDWIDTH.get((where.kind, config.model.hidden_size), {})
 
 
 def _unfit(described: Mapping[str, Any], error: OutOfMemory, where: Slice) -> EstimateResult:
@@ -266,7 +288,11 @@ def _figures(cost: StepCost, work: Work, settings: PretrainConfig, where: Slice)
         "collective_bytes": int(sum(each.bytes for each in collectives)),
         "collectives": [OperationCost(**_cost(each)) for each in collectives],
         "kernels": [
-            KernelCost(**_cost(each), of_peak=each.flops / (each.seconds * where.chip.peak_flops))
+            KernelCost(
+                **_cost(each),
+                of_peak=each.flops / (each.seconds * where.chip.peak_flops),
+                of_bandwidth=each.bytes / (each.seconds * where.chip.hbm_bandwidth),
+            )
             for each in dearest
             if each.kind == "kernel"
         ],

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from albert_jax.perf.tpu.results import EstimateResult, FittingEstimate, OperationCost
+from albert_jax.perf.tpu.results import EstimateResult, FittingEstimate, KernelCost, OperationCost
 from albert_jax.training.memory import GIB
 from albert_jax.utils.columns import aligned
 from albert_jax.utils.numbers import rounded
@@ -97,12 +97,18 @@ def _kernels(result: FittingEstimate) -> list[str]:
         return []
     told = "have no estimate and are counted by FLOPs, or the HBM's rate where that is slower"
     rows = [
-        f"            {rounded(each.ms, 3)} ms, {each.of_peak:.2f} of peak, "
+        f"            {rounded(each.ms, 3)} ms, {_rate(each)}, "
         f"{each.times} x {_where(each)}: {rounded(each.flops / 1e9)} GFLOP, "
         f"{_size(each.bytes)}"
         for each in result.kernels
     ]
     return [f"kernels     {told}", *rows]
+
+
+def _rate(kernel: KernelCost) -> str:
+    if kernel.flops:
+        return f"{kernel.of_peak:.2f} of peak"
+    return f"{kernel.of_bandwidth:.2f} of the HBM's rate"
 
 
 def _operations(result: FittingEstimate) -> list[str]:

@@ -42,9 +42,11 @@ class KernelCost(OperationCost):
 
     Attributes:
         of_peak: the fraction of the chip's peak at which the kernel is assumed to run.
+        of_bandwidth: the fraction of the HBM's rate at which it moves its bytes.
     """
 
     of_peak: float
+    of_bandwidth: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

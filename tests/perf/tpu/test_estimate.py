@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is compiled for a TPU slice is the step of pretrain; what cannot be is said in a line."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -159,14 +160,24 @@ def test_a_recipes_rolled_layers_can_be_asked_for_unrolled(tmp_path):
 
 @needs_libtpu
 @pytest.mark.timeout(1500)
-def test_by_default_layers_are_unrolled_and_attend_in_a_kernel(model):
+def test_by_default_layers_are_unrolled_and_attend_and_normalise_in_kernels(model, tmp_path):
     """On a slice of four hosts, of which none is this machine."""
-    config = EstimateConfig(model=model, topology="v5e:4x4", batch_size=4, predictions=8)
+    wide = dataclasses.replace(AlbertConfig.from_json(model), hidden_size=256)
+    wide.to_json(tmp_path / "wide.json")
+    path = str(tmp_path / "wide.json")
+    config = EstimateConfig(model=path, topology="v5e:4x4", batch_size=4, predictions=8)
     found = estimate(config)
     assert found["chips"] == 16
     assert found["unknown_loops"] == []
     kernels = {kernel["source"].split("/")[-2]: kernel["times"] for kernel in found["kernels"]}
-    assert kernels == {"attention_rows_forward": 5, "attention_rows_backward": 5}
+    assert kernels == {
+        "attention_rows_forward": 5,
+        "attention_rows_backward": 5,
+        "layer_norm_forward": 5,
+        "layer_norm_backward": 5,
+    }
+    told = estimate_lines(found)
+    assert "1.00 of the HBM's rate, 5 x LayerNorm_1/layer_norm_forward" in told
 
 
 def test_kernels_run_at_their_profiled_share_of_peak_or_at_half_of_what_heads_fill():
@@ -187,6 +198,17 @@ def test_kernels_run_at_their_profiled_share_of_peak_or_at_half_of_what_heads_fi
         {"": 0.25, forward: 0.387 * 0.800, backward: 0.566 * 0.834}
     )
     assert shares("v5e:2x2", "xlarge-v1")[forward] == pytest.approx(0.516 * 0.845)
+
+
+def test_layer_norm_moves_its_bytes_at_the_profiled_share_of_the_hbms_rate():
+    def shares(topology, model="base-v2"):
+        config, where = EstimateConfig(model=model, topology=topology), parse_slice(topology)
+        return module.kernel_bandwidth(estimated_config(config, where), where)
+
+    forward, backward = "layer_norm_forward", "layer_norm_backward"
+    assert shares("v6e:2x2") == {forward: 0.879, backward: 0.872}
+    assert shares("v5p:2x2x1", "xxlarge-v2") == {backward: 0.907}
+    assert shares("v5e:2x2") == {}
 
 
 def test_a_program_that_jaxlib_cannot_read_is_libtpus_own_or_one_line(tmp_path):

@@ -233,6 +233,9 @@ def test_kernels_are_counted_as_they_declare_or_as_attention_by_their_shapes():
     assert splash.seconds == pytest.approx(splash.flops / (0.25 * 197e12))
     assert twice.seconds == pytest.approx(985e6 / (0.5 * 197e12))  # 10 us; by its bytes 1 us
     assert cost.seconds == pytest.approx(splash.seconds + twice.seconds)
+    moving = {"twice": 0.05}  # of the HBM's rate; then its bytes take longer
+    _, twice = step_cost(hlo.parse_program(KERNELS), V5E, {"": 0.25}, moving).of_kind("kernel")
+    assert twice.seconds == pytest.approx(819e3 / (0.05 * V5E.chip.hbm_bandwidth))
 
 
 @pytest.mark.parametrize(

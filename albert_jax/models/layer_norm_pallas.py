@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compute LayerNorm with Pallas kernels on TPU.
+
+XLA computes LayerNorm anew in each matmul that reads it, and its gradient in several passes. These
+kernels read and write each array once. They compute in float32 what `fused.LayerNorm` computes
+without them, and differ in the order of additions only. N is the number of rows, F the features.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+LANES = 128
+_TILE = 16  # rows of a tile of bfloat16, which are normalised at a time
+_UNROLLED = 8  # tiles, so that one's sums over features are taken while another is multiplied
+_SUBLANES = 8  # rows of a tile of float32
+_BLOCK_BYTES = 2**20  # of one array in a step of the grid
+
+
+def fits(x: Array) -> bool:
+    """Return whether the kernels take an array [..., F].
+
+    It has to be bfloat16, with 128, 256, ... rows, and with 256, 384, ... features.
+    """
+    features = x.shape[-1]
+    is_wide = features % LANES == 0 and features > LANES
+    return x.dtype == jnp.bfloat16 and is_wide and _block_rows(x) > 0
+
+
+def forward(
+    x: Array, scale_F: Array, bias_F: Array, epsilon: float, *, interpret: bool = False
+) -> Array:
+    """Return the normalised rows times the scale, plus the bias, [..., F] -> [..., F]."""
+    (y_NF,) = _call(_forward, epsilon, interpret, x, scale_F=scale_F, bias_F=bias_F)
+    return y_NF.reshape(x.shape)
+
+
+def backward(
+    x: Array, grad: Array, scale_F: Array, epsilon: float, *, interpret: bool = False
+) -> tuple[Array, Array, Array]:
+    """Return the gradients of x [..., F], scale [F] and bias [F], given that of the output."""
+    grad_NF, *sums = _call(_backward, epsilon, interpret, x, grad, scale_F=scale_F)
+    grad_scale_F, grad_bias_F = (each.sum(axis=(0, 1)) for each in sums)
+    return grad_NF.reshape(x.shape), grad_scale_F, grad_bias_F
+
+
+def _block_rows(x: Array) -> int:
+    """Return how many rows one step of the grid takes; 0 if the rows cannot be divided so."""
+    features = x.shape[-1]
+    rows, step = x.size // features, _TILE * _UNROLLED
+    most = max(_BLOCK_BYTES // (x.dtype.itemsize * features) // step, 1) * step
+    return next((n for n in range(most, 0, -step) if rows % n == 0), 0) if rows else 0
+
+
+def _call(kernel, epsilon, interpret, *arrays, **parameters):
+    """Run `kernel` on blocks of rows.
+
+    `arrays` are [..., F], and `parameters` [F]. The kernel returns an array [N, F]; the backward
+    pass also sums over the rows of each block, two times f32[blocks, 8, F], whose eight rows are
+    still to be added.
+    """
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+
+    x, features, step = arrays[0], arrays[0].shape[-1], _block_rows(arrays[0])
+    blocks = x.size // features // step
+    by_rows = pl.BlockSpec((step, features), lambda block: (block, 0))
+    whole = pl.BlockSpec((1, features), lambda block: (0, 0))
+    by_block = pl.BlockSpec((None, _SUBLANES, features), lambda block: (block, 0, 0))
+    sums = [by_block] * 2 * (kernel is _backward)
+    sums_shape = jax.ShapeDtypeStruct((blocks, _SUBLANES, features), jnp.float32)
+    return pl.pallas_call(
+        partial(kernel, epsilon=epsilon),
+        grid=(blocks,),
+        in_specs=[*[by_rows] * len(arrays), *[whole] * len(parameters)],
+        out_specs=[by_rows, *sums],
+        out_shape=[jax.ShapeDtypeStruct((x.size // features, features), x.dtype)]
+        + [sums_shape] * len(sums),
+        cost_estimate=pl.CostEstimate(
+            flops=0, transcendentals=0, bytes_accessed=(len(arrays) + 1) * x.nbytes
+        ),
+        interpret=interpret,
+        # Of a chip with two cores, as v4 and v5p, each then takes half of the grid.
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        name=f"layer_norm_{kernel.__name__.strip('_')}",
+    )(
+        *[array.reshape(-1, features) for array in arrays],
+        *[parameter_F[None].astype(jnp.float32) for parameter_F in parameters.values()],
+    )
+
+
+def _forward(x_ref, scale_ref, bias_ref, y_ref, *, epsilon):
+    scale_1F, bias_1F = scale_ref[...], bias_ref[...]
+
+    def normalise(rows, _):
+        normed_RF, _ = _normed(x_ref[rows], epsilon)
+        y_ref[rows] = (normed_RF * scale_1F + bias_1F).astype(y_ref.dtype)
+
+    _for_tiles(x_ref.shape[0], normalise, None)
+
+
+def _backward(x_ref, grad_ref, scale_ref, grad_x_ref, scale_sums_ref, bias_sums_ref, *, epsilon):
+    scale_1F = scale_ref[...]
+
+    def add(sums_8F, x_RF):
+        for first in range(0, _TILE, _SUBLANES):
+            sums_8F += x_RF[first : first + _SUBLANES]
+        return sums_8F
+
+    def differentiate(rows, sums):
+        normed_RF, rate_R1 = _normed(x_ref[rows], epsilon)
+        grad_RF = grad_ref[rows].astype(jnp.float32)
+        of_scale_RF, scaled_RF = grad_RF * normed_RF, grad_RF * scale_1F
+        along_R1 = (of_scale_RF * scale_1F).mean(axis=-1, keepdims=True)
+        mean_R1 = scaled_RF.mean(axis=-1, keepdims=True)
+        grad_x_RF = rate_R1 * (scaled_RF - mean_R1 - normed_RF * along_R1)
+        grad_x_ref[rows] = grad_x_RF.astype(grad_x_ref.dtype)
+        return add(sums[0], of_scale_RF), add(sums[1], grad_RF)
+
+    nothing_8F = jnp.zeros(bias_sums_ref.shape, jnp.float32)
+    sums = _for_tiles(x_ref.shape[0], differentiate, (nothing_8F, nothing_8F))
+    scale_sums_ref[...], bias_sums_ref[...] = sums
+
+
+def _for_tiles(rows, of_tile, start):
+    """Call `of_tile` with the slice of each tile and its last result."""
+    from jax.experimental import pallas as pl
+
+    def turn(number, last):
+        return of_tile(pl.ds(number * _TILE, _TILE), last)
+
+    return jax.lax.fori_loop(0, rows // _TILE, turn, start, unroll=_UNROLLED)
+
+
+def _normed(x_RF, epsilon):
+    """Return float32 rows with mean 0 and variance 1, and 1 / their standard deviations."""
+    x_RF = x_RF.astype(jnp.float32)
+    centred_RF = x_RF - x_RF.mean(axis=-1, keepdims=True)
+    rate_R1 = jax.lax.rsqrt(jnp.square(centred_RF).mean(axis=-1, keepdims=True) + epsilon)
+    return centred_RF * rate_R1, rate_R1
