@@ -207,7 +207,7 @@ def test_layer_norm_moves_its_bytes_at_the_profiled_share_of_the_hbms_rate():
 
     forward, backward = "layer_norm_forward", "layer_norm_backward"
     assert shares("v6e:2x2") == {forward: 0.879, backward: 0.872}
-    assert shares("v5p:2x2x1", "xxlarge-v2") == {backward: 0.907}
+    assert shares("v5p:2x2x1", "xxlarge-v2") == {backward: 0.906}
     assert shares("v5e:2x2") == {}
 
 
