@@ -27,8 +27,8 @@ from albert_jax.config import (
 from albert_jax.errors import UserError
 
 # Sequences of 512 tokens that 16 GiB take at a time without remat; a few already keep a chip busy.
-# By the compiler for v5e (libtpu 0.0.42.1, 2026-11-27): base 2.0 GiB, large 4.6, xlarge 3.7,
-# xxlarge 7.2; with dropout no more.
+# By the compiler for v5e (libtpu 0.0.42.1, 2026-11-30): base 2.8 GiB, large 6.8, xlarge 4.2,
+# xxlarge 8.7; with dropout no more.
 FITS = {"base": 16, "large": 16, "xlarge": 4, "xxlarge": 4}
 
 

@@ -4,9 +4,8 @@
     albert-jax pretrain configs/python_docs.py --workdir runs/python_docs
 
 From raw text to a filled-in sentence this takes about four minutes on two cores. Optimizer,
-schedules and first values are those that small models learn fastest with (docs/lab/learning.md):
-half of the updates are made with one pass of the shared layer, the others with all. The paper's
-settings are the defaults, as in configs/pretrain.py.
+schedule, first values and the masking of single words are those that small models learn fastest
+with (docs/lab/learning.md). The paper's settings are the defaults, as in configs/pretrain.py.
 """
 
 from albert_jax.config import (
@@ -26,20 +25,19 @@ def get_config(steps: int = 3600) -> PretrainConfig:
             vocab_size=4000,
             embedding_size=64,
             hidden_size=128,
-            num_hidden_layers=3,
+            num_hidden_layers=2,
             num_attention_heads=4,
             intermediate_size=512,
             max_position_embeddings=128,
         ),
         compute=ComputeConfig(dtype="auto"),
-        examples=ExamplesConfig(max_seq_length=64, max_predictions_per_seq=10),
+        examples=ExamplesConfig(max_seq_length=64, max_predictions_per_seq=10, ngram=1),
         optimizer=OptimizerConfig(
             name="muon", learning_rate=0.003, warmup_steps=60, schedule="wsd"
         ),
         train=TrainConfig(
             steps=steps,
             batch_size=32,
-            depth="1:0.5,all:0.5",
             log_every=50,
             eval_every=400,
             eval_examples=2400,
