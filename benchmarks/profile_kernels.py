@@ -7,7 +7,8 @@
 
 Prints each kernel's cycles and the share of the chip's peak that its matmuls reach (LayerNorm's: of
 the HBM's rate, which may be more than 1, as the profile does not know it), or how many instructions
-one step of its grid takes; `albert_jax/perf/tpu/estimate.py` keeps the shares.
+one step of its grid takes (LayerNorm's: with one turn of its loop, 128 rows);
+`albert_jax/perf/tpu/estimate.py` keeps the shares.
 Needs libtpu, whose profile aborts on v4 and, by 0.0.52, on v5p and with dropout.
 """
 
@@ -103,7 +104,7 @@ def attention(where: Slice, given: argparse.Namespace) -> None:
 
 
 def instructions(kernel: str) -> int:
-    """Of one step of the grid; a TPU issues one a cycle."""
+    """Of one step of the grid, with loops counted once; a TPU issues one a cycle."""
     (analysis,) = Path(_FOLDER.name).glob(f"*{kernel}*-schedule-analysis_final_bundles.txt")
     (count,) = re.findall(r"total scheduled bundles:\s*(\d+)", analysis.read_text())
     return int(count)

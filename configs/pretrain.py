@@ -28,7 +28,7 @@ from albert_jax.errors import UserError
 
 # Sequences of 512 tokens that 16 GiB take at a time without remat; a few already keep a chip busy.
 # By the compiler for v5e (libtpu 0.0.42.1, 2026-11-30): base 2.8 GiB, large 6.8, xlarge 4.2,
-# xxlarge 8.7; with dropout no more.
+# xxlarge 8.6; with dropout no more.
 FITS = {"base": 16, "large": 16, "xlarge": 4, "xxlarge": 4}
 
 

@@ -211,7 +211,7 @@ def _folder(folder: Path) -> str | None:
             f"{folder} is a transformers folder without weights; give one with "
             f"{first_ten(TRANSFORMERS_WEIGHTS)}"
         )
-    if tf_indexes(folder) or any(folder.glob("*ckpt*.index")):
+    if tf_indexes(folder):
         return f"{folder} is a TensorFlow checkpoint; {_convert(str(folder))}"
     if (folder / "saved_model.pb").is_file():
         return f"{folder} is a TF-Hub module; {_convert(str(folder))}"

@@ -2,12 +2,12 @@
 """Define Dense, LayerNorm, GELU and attention with gradients written by hand.
 
 They compute the same as `nn.Dense`, `nn.LayerNorm`, `jax.nn.gelu` and `attention_plain.attend`,
-with the same parameters. Only the backward pass differs from JAX's:
+with the same parameters. Except for LayerNorm on TPUs, only the backward pass differs from JAX's:
 
 - dense: JAX's rule gives the kernel's gradient transposed, and XLA's CPU compiler then copies the
   activations.
 - LayerNorm keeps its input alone. JAX's rule takes three times the passes over the activations. On
-  TPUs it is a kernel of `layer_norm_pallas`, forward and backward, for arrays that this takes.
+  TPUs the kernels of `layer_norm_pallas` compute both passes of the arrays that fit them.
 - GELU keeps its input alone. JAX's rule has the forward pass write out the derivative.
 - attention keeps the probabilities once, in the step's dtype. JAX's rule keeps them in float32.
 

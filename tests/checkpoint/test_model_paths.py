@@ -108,6 +108,8 @@ def test_folders_are_recognised(model: Path, tmp_path: Path) -> None:
         (["progress/0"], "is a token store that albert-jax prepare has not finished"),
         (["model.ckpt-best.index", "albert_config.json"], "is a TensorFlow checkpoint"),
         (["a.index", "a.data-00000-of-00001"], "is a TensorFlow checkpoint"),
+        (["model-1000.index", "model-1000.meta"], "is a TensorFlow checkpoint"),
+        (["search.index", "tokenizer_config.json"], "is a transformers folder without weights"),
         (["search.index"], r"is no model directory \(no manifest.json or albert_config.json\)"),
         (["saved_model.pb"], "is a TF-Hub module"),
         (["tokenizer_config.json", "spiece.model"], "is a transformers folder without weights"),

@@ -30,6 +30,7 @@ from albert_jax.checkpoint.convert.sstable import (
     parse_varint,
 )
 from albert_jax.checkpoint.convert.tensors import map_file
+from albert_jax.data.text_settings import tf_indexes
 from albert_jax.utils.atomic import beside
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.tf_protos import BundleEntry, BundleHeader, DecodeError
@@ -153,7 +154,8 @@ def _find_index(path: Path) -> Path:
     """Return the index file that a prefix, a file of the checkpoint or a folder names."""
     if path.is_dir():
         # TF-Hub modules and SavedModels keep theirs one folder down.
-        found = sorted(path.glob("*.index")) or sorted(path.glob("variables/*.index"))
+        found = tf_indexes(path) or tf_indexes(path / "variables")
+        found = found or sorted(path.glob("*.index")) or sorted(path.glob("variables/*.index"))
         state = path / "checkpoint"
         if len(found) != 1 and state.is_file():
             pattern = rb'^model_checkpoint_path: *"([^"\\]+)"'

@@ -98,7 +98,7 @@ def step_cost(
     The compiler does not estimate kernels. They run at the fraction of the peak that
     `kernel_efficiency` has for a part of their name, or for "" if no name matches; None, all at
     half. They move their bytes at the fraction of the HBM's rate that `kernel_bandwidth` has for a
-    part of their name, or at its full rate. What takes longer counts.
+    part of their name, or at its full rate. The longer of the two times counts.
     """
     cost = StepCost()
     on = _On(program, where, kernel_efficiency or {"": 0.5}, {"": 1.0, **(kernel_bandwidth or {})})

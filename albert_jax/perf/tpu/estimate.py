@@ -243,7 +243,10 @@ def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
 
 
 def kernel_bandwidth(config: PretrainConfig, where: Slice) -> dict[str, float]:
-    """Return the fraction of the HBM's rate at which LayerNorm's kernels run, by name."""
+    """Return the fraction of the HBM's rate at which LayerNorm's kernels run, by name.
+
+    Kernels without an entry run at all of it.
+    """
     return _BANDWIDTH.get((where.kind, config.model.hidden_size), {})
 
 

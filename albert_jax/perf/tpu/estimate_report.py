@@ -106,7 +106,7 @@ def _kernels(result: FittingEstimate) -> list[str]:
 
 
 def _rate(kernel: KernelCost) -> str:
-    if kernel.flops:
+    if kernel.flops or kernel.of_bandwidth is None:
         return f"{kernel.of_peak:.2f} of peak"
     return f"{kernel.of_bandwidth:.2f} of the HBM's rate"
 

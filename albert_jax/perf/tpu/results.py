@@ -42,11 +42,12 @@ class KernelCost(OperationCost):
 
     Attributes:
         of_peak: the fraction of the chip's peak at which the kernel is assumed to run.
-        of_bandwidth: the fraction of the HBM's rate at which it moves its bytes.
+        of_bandwidth: the fraction of the HBM's rate at which the kernel is estimated to move the
+            bytes that it declares; None in a result of an older version.
     """
 
     of_peak: float
-    of_bandwidth: float
+    of_bandwidth: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -169,12 +169,16 @@ def test_by_default_layers_are_unrolled_and_attend_and_normalise_in_kernels(mode
     found = estimate(config)
     assert found["chips"] == 16
     assert found["unknown_loops"] == []
-    kernels = {kernel["source"].split("/")[-2]: kernel["times"] for kernel in found["kernels"]}
+    kernels = {
+        "/".join(kernel["source"].split("/")[-3:-1]): kernel["times"] for kernel in found["kernels"]
+    }
     assert kernels == {
-        "attention_rows_forward": 5,
-        "attention_rows_backward": 5,
-        "layer_norm_forward": 5,
-        "layer_norm_backward": 5,
+        "attention/attention_rows_forward": 5,
+        "attention/attention_rows_backward": 5,
+        "LayerNorm/layer_norm_forward": 5,
+        "LayerNorm/layer_norm_backward": 5,
+        "LayerNorm_1/layer_norm_forward": 5,
+        "LayerNorm_1/layer_norm_backward": 5,
     }
     told = estimate_lines(found)
     assert "1.00 of the HBM's rate, 5 x LayerNorm_1/layer_norm_forward" in told
@@ -198,6 +202,16 @@ def test_kernels_run_at_their_profiled_share_of_peak_or_at_half_of_what_heads_fi
         {"": 0.25, forward: 0.387 * 0.800, backward: 0.566 * 0.834}
     )
     assert shares("v5e:2x2", "xlarge-v1")[forward] == pytest.approx(0.516 * 0.845)
+
+
+def test_kernels_of_an_older_result_are_read():
+    of_attention = {"ms": 2.0, "name": "rows", "kind": "kernel", "times": 12, "of_peak": 0.5}
+    kernel = of_attention | {"source": "attention/rows/pallas_call", "bytes": 1e6, "flops": 1e9}
+    config, where = EstimateConfig(model="base-v2"), parse_slice("v5e:2x2")
+    described = module._described(config, estimated_config(config, where), where)
+    found = FittingEstimate.from_json(described | recorded() | {"kernels": [kernel]})
+    assert found.kernels[0].of_bandwidth is None
+    assert "0.50 of peak, 12 x attention/rows" in estimate_lines(found)
 
 
 def test_layer_norm_moves_its_bytes_at_the_profiled_share_of_the_hbms_rate():
