@@ -140,7 +140,7 @@ def _layer_norm(
 ) -> Array:
     if _has_kernel(x, dtype, platform):
         return layer_norm_pallas.forward(x, scale_F, bias_F, epsilon)
-    normed, _ = _normed(x, epsilon)
+    normed, _ = layer_norm_pallas.normed(x, epsilon)
     return (normed * scale_F + bias_F).astype(dtype)
 
 
@@ -156,7 +156,7 @@ def _layer_norm_bwd(
     x, scale_F = saved
     if _has_kernel(x, dtype, platform):
         return layer_norm_pallas.backward(x, grad, scale_F, epsilon)
-    normed, rate = _normed(x, epsilon)
+    normed, rate = layer_norm_pallas.normed(x, epsilon)
     grad = grad.astype(jnp.float32)
     scaled = grad * scale_F
     along = (scaled * normed).mean(axis=-1, keepdims=True)
@@ -173,16 +173,6 @@ _layer_norm.defvjp(_layer_norm_fwd, _layer_norm_bwd)
 
 def _has_kernel(x: Array, dtype: str, platform: str) -> bool:
     return platform == "tpu" and dtype == "bfloat16" and layer_norm_pallas.fits(x)
-
-
-def _normed(x: Array, epsilon: float) -> tuple[Array, Array]:
-    """Return float32 rows with mean 0 and variance 1, and 1 / their standard deviations."""
-    x = x.astype(jnp.float32)
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    # In float32 1e-12 is far below the variance's rounding: a constant row gives 0, not NaN.
-    rate = jax.lax.rsqrt(variance + epsilon)
-    return centred * rate, rate
 
 
 # -------------------------------------------------------------------------------------------- GELU

@@ -50,6 +50,16 @@ def backward(
     return grad_NF.reshape(x.shape), grad_scale_F, grad_bias_F
 
 
+def normed(x: Array, epsilon: float) -> tuple[Array, Array]:
+    """Return float32 rows with mean 0 and variance 1, and 1 / their standard deviations."""
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    # In float32 1e-12 is far below the variance's rounding: a constant row gives 0, not NaN.
+    rate = jax.lax.rsqrt(variance + epsilon)
+    return centred * rate, rate
+
+
 def _block_rows(x: Array) -> int:
     """Return how many rows one step of the grid takes; 0 if the rows cannot be divided so."""
     features = x.shape[-1]
@@ -102,7 +112,7 @@ def _forward(x_ref, scale_ref, bias_ref, y_ref, *, epsilon):
     scale_1F, bias_1F = scale_ref[...], bias_ref[...]
 
     def normalise(rows, _):
-        normed_RF, _ = _normed(x_ref[rows], epsilon)
+        normed_RF, _ = normed(x_ref[rows], epsilon)
         y_ref[rows] = (normed_RF * scale_1F + bias_1F).astype(y_ref.dtype)
 
     _for_tiles(x_ref.shape[0], normalise, None)
@@ -117,7 +127,7 @@ def _backward(x_ref, grad_ref, scale_ref, grad_x_ref, scale_sums_ref, bias_sums_
         return sums_8F
 
     def differentiate(rows, sums):
-        normed_RF, rate_R1 = _normed(x_ref[rows], epsilon)
+        normed_RF, rate_R1 = normed(x_ref[rows], epsilon)
         grad_RF = grad_ref[rows].astype(jnp.float32)
         of_scale_RF, scaled_RF = grad_RF * normed_RF, grad_RF * scale_1F
         along_R1 = (of_scale_RF * scale_1F).mean(axis=-1, keepdims=True)
@@ -139,11 +149,3 @@ def _for_tiles(num_rows, of_tile, start):
         return of_tile(pl.ds(number * _TILE, _TILE), last)
 
     return jax.lax.fori_loop(0, num_rows // _TILE, turn, start, unroll=_UNROLLED)
-
-
-def _normed(x_RF, epsilon):
-    """Return float32 rows with mean 0 and variance 1, and 1 / their standard deviations."""
-    x_RF = x_RF.astype(jnp.float32)
-    centred_RF = x_RF - x_RF.mean(axis=-1, keepdims=True)
-    rate_R1 = jax.lax.rsqrt(jnp.square(centred_RF).mean(axis=-1, keepdims=True) + epsilon)
-    return centred_RF * rate_R1, rate_R1
