@@ -39,11 +39,12 @@ from albert_jax.config.model_names import (
     name_of,
     named_by,
 )
-from albert_jax.data.text_settings import is_transformers_folder, tf_indexes
+from albert_jax.data.text_settings import is_transformers_folder
 from albert_jax.utils.arguments import path_of
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
+from albert_jax.utils.tf_files import tf_indexes
 from albert_jax.utils.wording import did_you_mean, first_ten, setting
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".msgpack", ".index", ".data-00000-of-00001")

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -21,13 +19,12 @@ from albert_jax.data.hf_tokenizer import choose_vocabulary, read_tokenizer
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.streams import say
+from albert_jax.utils.tf_files import tf_indexes
 from albert_jax.utils.wording import first_ten
 
 # The SentencePiece model of transformers and of the original archives, and the files of
 # `tokenizers`.
 FILE_NAMES = ("spiece.model", "30k-clean.model", "tokenizer.json", "vocab.txt")
-
-_TABLE_END = bytes.fromhex("57fb808b247547db")  # of LevelDB's tables, as an index is one
 
 
 class _Vocabulary(TypedDict):
@@ -43,29 +40,6 @@ def is_transformers_folder(folder: Path) -> bool:
     if holds_transformers_weights(folder):
         return True
     return (folder / "tokenizer_config.json").is_file() and not tf_indexes(folder)
-
-
-def tf_indexes(folder: Path) -> list[Path]:
-    """Return the indexes of a folder's TensorFlow checkpoints.
-
-    Other programs have files of that name too. A checkpoint's has "ckpt" in its name, a file of its
-    data or its graph beside it, or ends as such tables do.
-    """
-    data = f"data-{'[0-9]' * 5}-of-{'[0-9]' * 5}"
-
-    def is_checkpoints(index: Path) -> bool:
-        beside = (f"{glob.escape(index.stem)}.{rest}" for rest in (data, "meta"))
-        return "ckpt" in index.stem or any(any(folder.glob(name)) for name in beside)
-
-    found = sorted(path for path in folder.glob("*.index") if path.is_file())
-    return [index for index in found if is_checkpoints(index) or _ends_as_table(index)]
-
-
-def _ends_as_table(file: Path) -> bool:
-    with contextlib.suppress(OSError), file.open("rb") as opened:
-        opened.seek(max(0, file.stat().st_size - len(_TABLE_END)))
-        return opened.read() == _TABLE_END
-    return False
 
 
 def find_vocabulary_file(folder: Path, mode: str | None = None) -> Path | None:

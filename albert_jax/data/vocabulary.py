@@ -19,13 +19,14 @@ from albert_jax.data.text.documents import find_pieces, read_piece, summarize_co
 from albert_jax.data.text.files import find_files, is_store_or_model, require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
 from albert_jax.data.text.python_docs import is_docs
-from albert_jax.data.text_settings import FILE_NAMES, is_transformers_folder, tf_indexes
+from albert_jax.data.text_settings import FILE_NAMES, is_transformers_folder
 from albert_jax.data.tokenizer import VocabularySettings, train_on_lines
 from albert_jax.utils.atomic import require_apart
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.progress import ProgressMeter
 from albert_jax.utils.remote_fs import is_address, require_here
 from albert_jax.utils.streams import say
+from albert_jax.utils.tf_files import tf_indexes
 
 SAID_AFTER_SECONDS = 1.0
 _WRITTEN = ("spiece.model", "spiece.vocab")

@@ -25,7 +25,7 @@ from albert_jax.checkpoint.convert.archives import (
 from albert_jax.checkpoint.convert.flax_msgpack import read_flax
 from albert_jax.checkpoint.convert.safetensors_file import read_safetensors
 from albert_jax.checkpoint.convert.tensors import Tensor
-from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader, prefix_of
+from albert_jax.checkpoint.convert.tf_bundle import CheckpointReader
 from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.model_dir import file_sha256
 from albert_jax.checkpoint.model_paths import require_model_directory
@@ -34,12 +34,12 @@ from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS, is_pretraining_run
 from albert_jax.config.model_names import ModelName, name_of, repository_of, shown_endpoint
 from albert_jax.config.packaged import packaged_path
 from albert_jax.data.hf_tokenizer import Choice, HfTokenizer, choose_vocabulary
-from albert_jax.data.text_settings import tf_indexes
 from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
+from albert_jax.utils.tf_files import prefix_of, tf_indexes
 from albert_jax.utils.wording import first_ten, setting, without_secrets
 
 MODEL_FILES = ("manifest.json", "albert_config.json", "params")

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 
 import google_crc32c
 
-_MAGIC = bytes.fromhex("57fb808b247547db")
+from albert_jax.utils.tf_files import TABLE_END
+
 _FOOTER_BYTES = 48
 _BLOCK_BYTES = 262144  # a data block ends at the first entry that reaches this; table_options.h
 _RESTART_INTERVAL = 16
@@ -95,7 +96,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 def parse_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys, strictly ascending, and values of a table; raises Damaged."""
-    if len(data) < _FOOTER_BYTES or not data.endswith(_MAGIC):
+    if len(data) < _FOOTER_BYTES or not data.endswith(TABLE_END):
         raise Damaged(f"its {len(data)} bytes do not end as an index of a V2 checkpoint does")
     footer, handles = data[-_FOOTER_BYTES:-8], []
     position = 0
@@ -167,7 +168,7 @@ def encode_table(items: list[tuple[bytes, bytes]]) -> bytes:
             handle, block = flush(block), _BlockBuilder(_RESTART_INTERVAL)
             index.add(_separator(key, following), handle)
     footer = flush(_BlockBuilder(_RESTART_INTERVAL)) + flush(index)
-    return bytes(table) + footer.ljust(_FOOTER_BYTES - len(_MAGIC), b"\0") + _MAGIC
+    return bytes(table) + footer.ljust(_FOOTER_BYTES - len(TABLE_END), b"\0") + TABLE_END
 
 
 def _separator(key: bytes, following: bytes | None) -> bytes:

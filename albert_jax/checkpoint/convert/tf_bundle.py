@@ -30,9 +30,9 @@ from albert_jax.checkpoint.convert.sstable import (
     parse_varint,
 )
 from albert_jax.checkpoint.convert.tensors import map_file
-from albert_jax.data.text_settings import tf_indexes
 from albert_jax.utils.atomic import beside
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.tf_files import prefix_of, tf_indexes
 from albert_jax.utils.tf_protos import BundleEntry, BundleHeader, DecodeError
 from albert_jax.utils.wording import first_ten
 
@@ -172,11 +172,6 @@ def _find_index(path: Path) -> Path:
             )
         return found[0]
     return path.with_name(prefix_of(path.name) + ".index")
-
-
-def prefix_of(name: str) -> str:
-    """Return a checkpoint's prefix, given it or the name of one of its files."""
-    return re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", name)
 
 
 class CheckpointReader:
