@@ -303,7 +303,7 @@ class _Answering(Command):
     task: str | None = None
     """Name of a task; unset: the one that the model was fine-tuned for."""
     max_seq_length: int | None = None
-    """Tokens in a row; unset: as in fine-tuning."""
+    """Tokens in a row; unset: as in the model's training."""
     doc_stride: int | None = None
     """Tokens from the start of one SQuAD window to the start of the next."""
     long: Long | None = None

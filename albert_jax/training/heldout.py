@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 import jax
 import numpy as np
 
-from albert_jax.checkpoint.model_dir import load_model
+from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.model import LARGEST, ComputeConfig
 from albert_jax.config.run import PretrainConfig
@@ -154,8 +154,8 @@ def evaluate_on_store(
         model: a model directory.
         store: a token store with the model's vocabulary.
         masking: what is masked: n-grams, words or pieces.
-        max_seq_length: tokens in a row; unset, 128, or the model's number of positions if it has
-            fewer.
+        max_seq_length: tokens in a row; unset, 128, or fewer if the model has fewer positions or
+            was pretrained on shorter rows, whose later positions are untrained.
         examples: the number of rows.
         compute: how this machine computes; unset, in float32.
 
@@ -173,8 +173,7 @@ def evaluate_on_store(
     source = load_model(require_model_directory(model), as_float32=True)
     if "predictions" not in source.params:
         raise UserError(f"{model} has no masked-LM head to be evaluated; give a pretrained model")
-    longest = source.config.max_position_embeddings
-    length = min(128, longest) if max_seq_length is None else max_seq_length
+    length = _usual_length(source) if max_seq_length is None else max_seq_length
     examples = whole_number(examples, "examples", 1, LARGEST)
     with renamed(_NAMES):
         config = PretrainConfig(
@@ -208,6 +207,16 @@ def evaluate_on_store(
         **{name: value for name, value in metrics.items() if name != "loss"},
         **baselines_at(config, data),
     )
+
+
+def _usual_length(source: ModelDirectory) -> int:
+    """Return 128, or the length of the rows that the model was pretrained on if it is less."""
+    length = min(128, source.config.max_position_embeddings)
+    run = source.manifest["provenance"].get("config")
+    examples = run.get("examples") if isinstance(run, dict) else None
+    trained = examples.get("max_seq_length") if isinstance(examples, dict) else None
+    # A manifest's provenance may be anything.
+    return min(length, trained) if isinstance(trained, int) and trained >= 8 else length
 
 
 def _whole(params: Any, made: ConfiguredStep) -> Any:

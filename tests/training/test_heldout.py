@@ -61,6 +61,31 @@ def test_a_model_without_a_second_objective_has_no_figures_of_it(model, store, t
         evaluate_on_store(tmp_path / "none", str(store))
 
 
+@pytest.mark.parametrize(
+    ("trained_on", "read"),
+    [
+        ({"examples": {"max_seq_length": 16}}, 16),
+        ({"examples": {"max_seq_length": 512}}, 32),  # the model has 32 positions
+        ({"examples": {"max_seq_length": "16"}}, 32),
+        ({"examples": None}, 32),
+        ("elsewhere", 32),
+    ],
+)
+def test_rows_are_no_longer_than_those_the_model_was_trained_on(
+    model, store, tmp_path, trained_on, read
+):
+    given = load_model(model)
+    export_model(
+        tmp_path / "model",
+        params=given.params,
+        config=given.config,
+        vocab=VOCABULARY,
+        tokenizer={"mode": "google", "do_lower_case": True},
+        provenance={"config": trained_on},
+    )
+    assert evaluate_on_store(tmp_path / "model", str(store), examples=8).max_seq_length == read
+
+
 def test_the_command_prints_the_figures_and_refuses_in_a_line(model, store, capsys):
     given = ["evaluate", "--model", str(model), "--store", str(store)]
     assert main([*given, "--examples", "8", "--masking", "word"]) == 0
