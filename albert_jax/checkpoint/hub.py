@@ -188,7 +188,8 @@ def chosen_files(there: Collection[str], repository: str) -> list[str]:
 
 def _limits(config: Path, chosen: Collection[str]) -> dict[str, float]:
     """Return the most bytes that each file may have, from the configuration."""
-    architecture, _ = AlbertConfig.from_dict(read_foreign_json(config), config)
+    values = {"model_type": "albert", **read_foreign_json(config)}  # the first releases wrote none
+    architecture, _ = AlbertConfig.from_dict(values, config)
     check_sizes(architecture, config)
     count = sum(math.prod(shape) for shape in parameter_shapes(architecture).values())
     limits = dict.fromkeys(chosen, float(_MOST_OF_WEIGHTS * 4 * count + _FREE))

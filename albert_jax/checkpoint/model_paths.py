@@ -45,7 +45,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
 from albert_jax.utils.tf_files import tf_indexes
-from albert_jax.utils.wording import did_you_mean, first_ten, setting
+from albert_jax.utils.wording import did_you_mean, first_ten, is_in_python, setting
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".msgpack", ".index", ".data-00000-of-00001")
 
@@ -112,16 +112,22 @@ def _adapters_model(folder: Path, base: str | Path | None, fetch: bool) -> Path:
         found = require_model_directory(given, "base")
     except UserError as error:
         named = f"; name it with {setting('base', 'MODEL')} where it is elsewhere"
-        hint = "" if base is not None else named
+        hint = "" if base is not None else f"{named}{_of_once(folder)}"
         raise UserError(f"the base of adapter {folder} cannot be used: {error}{hint}") from None
     digest = base_digest(read_model_manifest(found).tensors)
     if digest != manifest.base_sha256:
         raise UserError(
             f"{given} is not the base of adapter {folder}: its encoder has SHA-256 {digest[:12]}… "
             f"and the base's has {manifest.base_sha256[:12]}…; name the model that the adapter was "
-            f"trained on with {setting('base', 'MODEL')}"
+            f"trained on with {setting('base', 'MODEL')}{_of_once(folder)}"
         )
     return merged_adapter(folder, found)
+
+
+def _of_once(folder: Path) -> str:
+    """Return where the base can be named, as not every command and call has a setting for it."""
+    call = "albert_jax.load" if is_in_python() else f"albert-jax info {shlex.quote(str(folder))}"
+    return f" in {call}; the whole model is then kept"
 
 
 def hidden_name(folder: Path) -> str:

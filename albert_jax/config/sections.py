@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from albert_jax.config.model import LARGEST
 from albert_jax.config.validation import check_least, check_most, check_types
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import setting
@@ -133,6 +134,8 @@ class OptimizerConfig:
             "epsilon",
         )
         check_least(self, "optimizer", 0, "clip_norm")
+        if self.warmup_steps is not None:
+            check_most(self, "optimizer", LARGEST, "warmup_steps")
         if not 0 < self.decay_share <= 1:
             raise UserError(
                 f"{setting('optimizer.decay_share')} {self.decay_share} must lie in (0, 1]"
@@ -243,6 +246,7 @@ class TrainConfig:
             "data_threads",
             "data_workers",
         )
+        check_most(self, "train", LARGEST, "steps")
         if self.keep < 2:
             raise UserError(
                 f"{setting('train.keep')} {self.keep} must be at least 2: a checkpoint may turn "

@@ -11,7 +11,7 @@ import dataclasses
 import glob
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import ExampleSource
 from albert_jax.data.masking import word_starts
 from albert_jax.data.mixture import BLOCK, Mixture, seed_of, share_out, split_stores
-from albert_jax.data.prepare.build import prepare, unigram_statistics
+from albert_jax.data.prepare.build import changed_inputs, prepare, unigram_statistics
 from albert_jax.data.required import require_pretraining_data
 from albert_jax.data.store import TokenStore
 from albert_jax.data.store_manifest import SPLITS
@@ -42,7 +42,7 @@ from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import JsonObject, json_sha256
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.streams import say
-from albert_jax.utils.wording import renamed, setting
+from albert_jax.utils.wording import first_ten, renamed, setting
 
 MADE_OF = "made_of.json"
 # Labels to count, and the fraction of one of them that is too much; 0.6 is usual.
@@ -106,7 +106,19 @@ def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingD
     other = _open_store(of_heldout, config.heldout, folder)
     if other.heldout is None:
         raise without_heldout(config.heldout)
+    if differing := differing_cleaning(data.tokenizer, other.tokenizer):
+        raise UserError(
+            f"the text of {setting('heldout')} {config.heldout} was cleaned otherwise than that of "
+            f"the training data ({differing}), so that its figures would mean nothing; prepare it "
+            "again with the same settings"
+        )
     return dataclasses.replace(data, heldout=other.heldout, baselines=other.baselines)
+
+
+def differing_cleaning(ours: TextSettings, theirs: TextSettings) -> str:
+    """Return which settings of how text is cleaned differ, with their values, or ""."""
+    pairs = [(key, ours.get(key), theirs.get(key)) for key in TextSettings.__annotations__]
+    return ", ".join(f"{key} {b} and not {a}" for key, a, b in pairs if a != b)
 
 
 def without_heldout(store: str | Path) -> UserError:
@@ -251,7 +263,9 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
         wanted = _MadeOf(list(config.text), Tokenizer.load(given).vocab_size)
         record = workdir / "store_made_of.json"  # a store has no room for it
         _require_same(_made_of(store / "manifest.json", record), wanted, store)
-        if not (store / "manifest.json").is_file():
+        if (store / "manifest.json").is_file():
+            _require_unchanged(store, config.text)
+        else:
             prepare(config.text, vocab=given, output=store, holdout=0.05)
             _record(wanted, record)
         return store
@@ -261,10 +275,22 @@ def _store_from_text(config: PretrainConfig, workdir: Path) -> Path:
     if made_of is None:
         train_tokenizer(config.text, output=vocabulary, vocab_size=config.model.vocab_size)
         _record(wanted, vocabulary / MADE_OF)
-    if made_of is None or not (store / "manifest.json").is_file():
+    if made_of is not None and (store / "manifest.json").is_file():
+        _require_unchanged(store, config.text)
+    else:
         # A small corpus needs more than 1 % held out for figures that mean something.
         prepare(config.text, vocab=vocabulary, output=store, holdout=0.05)
     return store
+
+
+def _require_unchanged(store: Path, text: Sequence[str]) -> None:
+    if changed := changed_inputs(store, text):
+        raise UserError(
+            f"{store} was made of other text than {setting('text')} names now (changed, new or "
+            f"gone: {first_ten(changed)}); give another {setting('workdir')} for the text as it "
+            f"is, or {setting('store', store)} in place of {setting('text')} to go on with what "
+            "was prepared"
+        )
 
 
 def _record(made_of: _MadeOf, record: Path) -> None:

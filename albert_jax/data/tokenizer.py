@@ -31,7 +31,7 @@ from albert_jax.config.manifests import (
     TextSettings,
     is_model_directory,
 )
-from albert_jax.config.model_names import model_path
+from albert_jax.config.model_names import model_path, name_of
 from albert_jax.config.validation import check_least
 from albert_jax.data import tokenizer_json
 from albert_jax.data.fast_engine import FastEngine
@@ -664,6 +664,11 @@ def vocabulary_file(path: str | Path, mode: str | None = None) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
+        if named := name_of(path):
+            raise UserError(
+                f"the model {named} is not on this machine yet; fetch it with albert-jax info "
+                f"{named.forced}, or give a spiece.model or the folder that holds it"
+            )
         raise UserError(f"{path} does not exist; give a spiece.model or the folder that holds it")
     if found := find_vocabulary_file(path, mode):
         return found

@@ -43,7 +43,7 @@ from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.results import Rows
 from albert_jax.utils.text_files import FileTexts
-from albert_jax.utils.wording import is_in_python, setting
+from albert_jax.utils.wording import first_ten, is_in_python, setting
 
 _MOST_UNROLLED = 24  # layers: each lengthens compiling
 _MOST_PASSES = 1000  # that `depth` sets: the paper's deepest trial has 48
@@ -520,8 +520,8 @@ class Albert:
         sequence = None if pool else np.zeros((len(rows), longest, hidden), np.float32)
         has_pooled = pool is not None or "pooler" in self.params
         pooled = np.zeros((len(rows), hidden), np.float32) if has_pooled else None
-        call = self._encode_call(layer % (blocks + 1), pool)
-        for batch, (sequence_BSH, pooled_BH) in self._run(call, rows, name_of):
+        outputs = self._encode_rows(rows, layer % (blocks + 1), pool, name_of)
+        for batch, (sequence_BSH, pooled_BH) in outputs:
             if sequence is not None:
                 width = min(sequence_BSH.shape[1], longest)
                 sequence[batch.rows, :width] = sequence_BSH[:, :width]
@@ -555,8 +555,8 @@ class Albert:
         # Of texts that are empty too: their one window has the special tokens alone.
         weights = np.array([max(len(part), 1) for own in parts for part in own], np.float64)
         vectors = np.zeros((len(texts), self.config.hidden_size), np.float64)
-        call = self._encode_call(layer, pool)
-        for batch, (_, pooled_BH) in self._run(call, rows, lambda row: name_of(owners[row])):
+        outputs = self._encode_rows(rows, layer, pool, lambda row: name_of(owners[row]))
+        for batch, (_, pooled_BH) in outputs:
             weighted_BH = pooled_BH * weights[batch.rows, None]
             np.add.at(vectors, [owners[row] for row in batch.rows], weighted_BH)
         totals = np.bincount(owners, weights, minlength=len(texts))
@@ -727,10 +727,11 @@ class Albert:
             "engine": self.engine,
         }
         asked = (task, settings)
-        if self._answering is None or self._answering[0] != asked:
-            self._answering = asked, self._fine_tuned(task, settings)
+        answering = self._answering  # once: another thread may ask with other settings meanwhile
+        if answering is None or answering[0] != asked:
+            self._answering = answering = asked, self._fine_tuned(task, settings)
         given = [inputs] if is_one else cast(Iterable[Texts], inputs)
-        answers = answers_to(self._answering[1], cast(Iterable[Texts], given))
+        answers = answers_to(answering[1], cast(Iterable[Texts], given))
         return answers[0] if is_one else answers
 
     def _fine_tuned(self, task: str | None, settings: AnswerSettings) -> FineTuned:
@@ -816,12 +817,12 @@ class Albert:
             raise UserError(f"each target must be one piece; {', '.join(wrong)}")
         if not found:
             raise UserError("targets is empty; give words, or None for the whole vocabulary")
+        # A vocabulary of BERT's makes one piece of any word that it does not know.
+        if unknown := [repr(word) for word, ids in found if ids[0] == self._special.unk]:
+            raise UserError(
+                f"each target must be a piece of the vocabulary, and {first_ten(unknown)} is none"
+            )
         return np.array(list(dict.fromkeys(ids[0] for _, ids in found)), np.int32)
-
-    @property
-    def _platform(self) -> str:
-        """The platform that computes answers to texts."""
-        return "cpu" if self._onnx is not None else jax.default_backend()
 
     def _call(self, name: str, **settings: Any) -> Callable[..., Any]:
         """Return a function of `functions` by its name, of arrays alone."""
@@ -829,30 +830,45 @@ class Albert:
             return partial(getattr(self._onnx, name), **settings)
         return partial(getattr(self, f"_{name}"), self._on_device, **settings)
 
-    def _encode_call(self, layer: int, pool: functions.Pool | None) -> Callable[..., Any]:
+    def _encode_rows(
+        self,
+        rows: list[Row],
+        layer: int,
+        pool: functions.Pool | None,
+        name_of: Callable[[int], str],
+    ) -> Iterator[tuple[Batch, Any]]:
+        """Yield each batch with a layer's vectors and the pooled ones, as `_run` does."""
         is_last = layer == self.config.num_hidden_layers * self.config.inner_group_num
         if self._onnx is not None and is_last:
-            return self._call("encode", pool=pool)
-        return partial(self._encode, self._on_device, layer=layer, pool=pool)
+            return self._run(self._call("encode", pool=pool), rows, name_of)
+        call = partial(self._encode, self._on_device, layer=layer, pool=pool)
+        return self._run(call, rows, name_of, engine="jax")  # an exported graph has the last alone
 
     def _run(
-        self, call: Callable[..., Any], rows: list[Row], name_of: Callable[[int], str]
+        self,
+        call: Callable[..., Any],
+        rows: list[Row],
+        name_of: Callable[[int], str],
+        *,
+        engine: Engine | None = None,
     ) -> Iterator[tuple[Batch, Any]]:
         """Yield each batch with the NumPy arrays that `call` returns for it.
 
-        Raises UserError if one of these is not finite.
+        `engine` computes it; None: the model's. Raises UserError if an array is not finite.
         """
+        is_jax = (engine or self.engine) == "jax"
+        platform = jax.default_backend() if is_jax else "cpu"
         batches = plan_batches(
             [len(row.ids) for row in rows],
             longest=self.config.max_position_embeddings,
-            tokens=batch_tokens(self._platform),
-            padding=most_padding(self._platform),
+            tokens=batch_tokens(platform),
+            padding=most_padding(platform),
         )
 
         def start(batch: Batch) -> Any:
             chosen = [rows[i] for i in batch.rows]
-            is_free = self._onnx is not None  # to take rows of any length
-            length = max(len(row.ids) for row in chosen) if is_free else batch.length
+            # JAX compiles a program for each length, ONNX Runtime takes any.
+            length = batch.length if is_jax else max(len(row.ids) for row in chosen)
             return call(*arrays(chosen, length))
 
         quiet = True if len(rows) < MANY else None  # None: not a terminal

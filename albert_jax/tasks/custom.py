@@ -320,11 +320,11 @@ class CustomTask(Task):
     ) -> Predictions:
         """Return a label, a number, or a tuple of one label for each word, by id."""
         found: Predictions = {}
-        labels = self.labels
-        if self.head == "multiple_choice" and not labels:
-            labels = _choice_names(examples)
         for row, output in zip(features, outputs, strict=True):
-            name, logits = examples[row.example].id, output["logits"]
+            example, logits = examples[row.example], output["logits"]
+            name, labels = example.id, self.labels
+            if self.head == "multiple_choice" and not labels:
+                labels = _choice_names([example])  # the next may have more options
             if self.head == "token_classification":
                 tags = tuple(best_label(labels, logits[at]) for at in row.extra["starts"])
                 found[name] = found.get(name, ()) + tags

@@ -20,6 +20,7 @@ from albert_jax.tasks.base import (
     RawExample,
     Targets,
     gold_labels,
+    label_index,
 )
 from albert_jax.tasks.custom import CustomTask, in_order, say_of_case
 from albert_jax.tasks.labels import LabelReader
@@ -76,9 +77,9 @@ class MultiLabelTask(CustomTask):
             )
         say_of_case(self.name, found)
         if len(self.label_columns) > 1:
-            renamed = dict(self.renamed)
-            found_or_not = dict.fromkeys(renamed.get(name, name) for name in self.label_columns)
-            return self.with_labels(found_or_not)
+            reader = LabelReader((), renamed=self.renamed)
+            read = (reader.read(name, self.label, self.name) for name in self.label_columns)
+            return self.with_labels(dict.fromkeys(filter(None, read)))
         return self.with_labels(in_order(found))
 
     def _label(
@@ -107,6 +108,8 @@ class MultiLabelTask(CustomTask):
         return tuple(sorted({label for label in found if label is not None}))
 
     def _targets(self, label: Any, example: RawExample) -> Targets:
+        for name in label:
+            label_index(self.labels, name, example.place)  # else it would be no target at all
         return {LABEL_SET: [float(name in label) for name in self.labels]}
 
     def fitted(

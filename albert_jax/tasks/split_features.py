@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from albert_jax.data.tokenizer import Tokenizer
@@ -24,6 +25,11 @@ class SplitFeatures:
     rows: list[FeatureRow]
     cuts: dict[int, list[Cut]] = field(default_factory=dict)  # of the examples that lost tokens
     windows: list[int] = field(default_factory=list)  # those of each text that was read in several
+
+
+def spaced(count: int, limit: int) -> Sequence[int]:
+    """Return the indices of at most `limit` of `count` examples, evenly spaced."""
+    return range(count) if count <= limit else [i * count // limit for i in range(limit)]
 
 
 def features_of(

@@ -141,10 +141,11 @@ class Advised(UserError):
     """Report a mistake in the data in a sentence that ends with what to give instead."""
 
 
-def lacking(said: str, needed: Iterable[str], found: Collection[str], hint: Hint) -> UserError:
+def lacking(said: str, needed: Iterable[str], found: Collection[Any], hint: Hint) -> UserError:
     """Return the error for data that lack columns or keys, with advice if there is any."""
     said = f"{said}: expected {quoted(needed)}; found {quoted(found) or 'nothing'}"
-    advice = divider(found) or hint(found)
+    names = [name for name in found if isinstance(name, str)]  # pandas' may be numbers
+    advice = divider(names) or hint(names)
     return Advised(f"{said}{advice}") if advice else UserError(said)
 
 

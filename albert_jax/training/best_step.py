@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from albert_jax.tasks import Features, Task
 from albert_jax.tasks.base import Predictions
 from albert_jax.tasks.long_texts import pooled
 from albert_jax.tasks.scores import LOSS, Scores, goodness, line_of
-from albert_jax.tasks.split_features import SplitFeatures
+from albert_jax.tasks.split_features import SplitFeatures, spaced
 from albert_jax.training.finetune_setup import FinetuneSetup
 from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.progress import Tick
@@ -84,6 +84,8 @@ class BestStep:
         self.patience = Patience(config.early_stopping)
         self._outputs = outputs
         self._dev = some_of(prepared.dev, config.train.eval_examples)
+        self._kept_step: int | None = None  # of an interrupted run
+        self._is_comparable = True  # its values, which may be of other examples
         self._value, self._nothing_kept = self._recorded(), not directory.exists()
         self._offered: tuple[int, Judged] | None = None  # the newest step, judged on all of dev
 
@@ -92,20 +94,29 @@ class BestStep:
         try:
             found = read_document(self.directory / MANIFEST)["provenance"]
             judged_on = found["config"]["train"]["eval_examples"]
+            self._kept_step = found["step"]
         except (Damaged, OSError, KeyError, TypeError):
             return -math.inf
         if len(some_of(self.prepared.dev, judged_on).examples) != len(self._dev.examples):
-            return -math.inf  # on other examples, so that the values cannot be compared
+            self._is_comparable = False
+            return -math.inf
         return goodness(self.prepared.metric, found["chosen_by"])
 
     def forget(self) -> None:
         """Accept the next offer whatever it is, because the kept step may be an earlier run's."""
         self._value, self._nothing_kept = -math.inf, True
 
-    def recall(self, evaluations: Iterable[Mapping[str, Any]]) -> None:
-        """Record evaluations that were made before the run was interrupted, in their order."""
+    def recall(self, evaluations: Sequence[Mapping[str, Any]], since: int) -> None:
+        """Record evaluations that were made before the run was interrupted, in their order.
+
+        Patience begins anew after the step `since`, at which the run was continued with other
+        settings, and where the values are of other dev examples.
+        """
+        if self._kept_step not in {entry["step"] for entry in evaluations}:
+            self.forget()
         for entry in evaluations:
-            self.patience.note(entry["step"], self._goodness(entry))
+            if self._is_comparable and entry["step"] > since:
+                self.patience.note(entry["step"], self._goodness(entry))
 
     def offer(self, params: Any, step: int, tick: Tick) -> dict[str, float]:
         """Return the metrics of these parameters, and keep the parameters if none were better."""
@@ -213,7 +224,7 @@ def some_of(split: SplitFeatures, limit: int) -> SplitFeatures:
     count = len(split.examples)
     if count <= limit:
         return split
-    kept = {i * count // limit: i for i in range(limit)}
+    kept = {at: i for i, at in enumerate(spaced(count, limit))}
     pairs = [
         (dataclasses.replace(feature, example=kept[feature.example]), row)
         for feature, row in zip(split.features, split.rows, strict=True)

@@ -277,7 +277,8 @@ def _begin(
         best.forget()
     else:
         entries = entries_of(run / METRICS)
-        best.recall(entry for entry in entries if entry["kind"] == "eval")
+        since = max((change.step for change in continuations.history), default=0)
+        best.recall([entry for entry in entries if entry["kind"] == "eval"], since)
     log.event(beginning.position.step, f"seed {best.seed}: {beginning.origin}")
     if told := continuations.begun_in_words(workload):
         log.event(beginning.position.step, f"seed {best.seed}: {told}")

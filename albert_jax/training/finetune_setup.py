@@ -38,7 +38,7 @@ from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.collate import FeatureRow
 from albert_jax.tasks.long_texts import LongTexts, length_lines, pooled
 from albert_jax.tasks.scores import check_metric
-from albert_jax.tasks.split_features import SplitFeatures, features_of
+from albert_jax.tasks.split_features import SplitFeatures, features_of, spaced
 from albert_jax.tasks.values import Advised, quoted, task_advice
 from albert_jax.training.finetune_report import baseline
 from albert_jax.training.finetune_results import Baseline
@@ -116,6 +116,12 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     base = baseline(task, examples, dev_examples)
     if config.metric is not None:
         check_metric(task, config.metric, base.metrics)
+        few = [dev_examples[i] for i in spaced(len(dev_examples), config.train.eval_examples)]
+        if config.metric in base.metrics.keys() - baseline(task, examples, few).metrics.keys():
+            raise UserError(
+                f"{setting('metric')} {config.metric} has no value on the {len(few)} dev examples "
+                f"of {setting('train.eval_examples')}; evaluate more of them, or choose by another"
+            )
     weights = weights_of_classes(task, examples, config.class_weights)
     teacher = teacher_of(config, task)
     train, dev = (

@@ -16,10 +16,10 @@ import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory
 from albert_jax.checkpoint.positions import with_positions
-from albert_jax.config.manifests import VOCABULARIES
+from albert_jax.config.manifests import VOCABULARIES, TextSettings
 from albert_jax.config.model import AlbertConfig
 from albert_jax.config.run import PretrainConfig
-from albert_jax.data.pretraining import PretrainingData
+from albert_jax.data.pretraining import PretrainingData, differing_cleaning
 from albert_jax.training.optimizer import path_name
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import setting
@@ -140,5 +140,14 @@ def params_of(
             f"{name} was trained with another vocabulary (SHA-256 "
             f"{recorded[:12]}…, the data's is {data.identity['vocabulary'][:12]}…); "
             f"prepare the text with {source.tokenizer['path']}"
+        )
+    # The modes of one SentencePiece model make nearly the same ids, and shards record nothing.
+    cleaned: TextSettings = {**source.text_settings, "mode": data.tokenizer["mode"]}
+    otherwise = differing_cleaning(data.tokenizer, cleaned)
+    if otherwise and data.identity.get("records") is None:
+        raise UserError(
+            f"{name} was trained on text that was cleaned otherwise ({otherwise}), so that many of "
+            "the data's words would mean nothing to it; prepare the text with the model as its "
+            "vocabulary"
         )
     return source.params

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -113,7 +114,8 @@ class StoreEvaluation(Result):
         examples: the number of rows.
         masked_lm_loss: nats for each masked token.
         masked_lm_accuracy: a fraction.
-        sentence_order_loss: nats for each row; None if the model has no sentence-order head.
+        sentence_order_loss: nats for each row; None if the model has no head that was trained on
+            sentence order.
         sentence_order_accuracy: a fraction, or None.
         unigram_entropy_nats: the loss of a model that knows only the pieces' frequencies.
         most_frequent_token_rate: the accuracy of a model that always predicts the most frequent
@@ -173,14 +175,17 @@ def evaluate_on_store(
     source = load_model(require_model_directory(model), as_float32=True)
     if "predictions" not in source.params:
         raise UserError(f"{model} has no masked-LM head to be evaluated; give a pretrained model")
-    length = _usual_length(source) if max_seq_length is None else max_seq_length
+    trained = _trained_examples(source)
+    length = _usual_length(source, trained) if max_seq_length is None else max_seq_length
+    # A head that another objective, or none, has trained knows nothing of the order of sentences.
+    is_ordered = "seq_relationship" in source.params and trained.get("objective", "sop") == "sop"
     examples = whole_number(examples, "examples", 1, LARGEST)
     with renamed(_NAMES):
         config = PretrainConfig(
             model=source.config,
             compute=compute or ComputeConfig(),
             examples=ExamplesConfig(
-                objective="sop" if "seq_relationship" in source.params else "none",
+                objective="sop" if is_ordered else "none",
                 max_seq_length=length,
                 max_predictions_per_seq=max(1, round(0.15 * length)),
                 **_MASKING[masking],
@@ -209,14 +214,18 @@ def evaluate_on_store(
     )
 
 
-def _usual_length(source: ModelDirectory) -> int:
+def _trained_examples(source: ModelDirectory) -> Mapping[str, Any]:
+    """Return the settings of the examples that a model was pretrained on; {} if unknown."""
+    run = source.manifest["provenance"].get("config")  # provenance may be anything
+    examples = run.get("examples") if isinstance(run, dict) else None
+    return examples if isinstance(examples, dict) else {}
+
+
+def _usual_length(source: ModelDirectory, trained: Mapping[str, Any]) -> int:
     """Return 128, or the length of the rows that the model was pretrained on if it is less."""
     length = min(128, source.config.max_position_embeddings)
-    run = source.manifest["provenance"].get("config")
-    examples = run.get("examples") if isinstance(run, dict) else None
-    trained = examples.get("max_seq_length") if isinstance(examples, dict) else None
-    # A manifest's provenance may be anything.
-    return min(length, trained) if isinstance(trained, int) and trained >= 8 else length
+    own = trained.get("max_seq_length")
+    return min(length, own) if isinstance(own, int) and own >= 8 else length
 
 
 def _whole(params: Any, made: ConfiguredStep) -> Any:

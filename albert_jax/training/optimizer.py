@@ -480,7 +480,8 @@ def average_weights(tx: optax.GradientTransformation, decay: float) -> optax.Gra
 
     def update(updates: Any, state: WeightAverageState, params: Any) -> tuple[Any, Any]:
         made = state.updates + 1
-        share = (1 - decay) / (1 - decay ** made.astype(jnp.float32))  # of the newest: 1 at first
+        # Of the newest, 1 at first. decay**made itself is 1 in float32 for a decay near 1.
+        share = (1 - decay) / -jnp.expm1(made.astype(jnp.float32) * math.log(decay))
         after = optax.apply_updates(params, updates)
         average = jax.tree.map(lambda old, new: old + share * (new - old), state.average, after)
         return updates, WeightAverageState(made, average)

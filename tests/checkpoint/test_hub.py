@@ -279,6 +279,17 @@ def test_a_repository_without_a_tokenizer_is_a_model_of_ids(
     assert albert_jax.load("me/ids").vocabulary is None
 
 
+def test_a_configuration_of_the_first_releases_is_read_as_it_is_on_disk(
+    hub: FakeHub, files: dict[str, bytes]
+) -> None:
+    values = json.loads(files["config.json"])
+    for name in ("model_type", "architectures", "transformers_version"):
+        values.pop(name, None)
+    values["hidden_act"] = "gelu_new"
+    hub.add("me/early", files | {"config.json": json.dumps(values).encode()})
+    assert albert_jax.load("me/early").config.hidden_act == "gelu"
+
+
 def test_a_repository_that_is_no_model_is_told_before_its_weights_are_fetched(
     hub: FakeHub, files: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,6 +171,29 @@ def _of_mini(config):
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=8000))
 
 
+@pytest.mark.parametrize("init_from", [None, "mini"])
+def test_text_that_has_changed_is_not_trained_on_as_it_was(of_text, tmp_path, init_from):
+    config, workdir = of_text
+    folder = tmp_path / "own"
+    folder.mkdir()
+    write_corpus(folder / "a.txt")
+    config = dataclasses.replace(config, text=(f"{folder}/*.txt",), init_from=init_from)
+    config = _of_mini(config) if init_from else config
+    store = open_data(config, workdir).vocab.parent
+    open_data(config, workdir)
+    write_corpus(folder / "b.txt", documents=70)
+    with pytest.raises(UserError, match=r"store was made of other text .*gone: .*b\.txt\); give a"):
+        open_data(config, workdir)
+    (folder / "b.txt").unlink()
+    open_data(config, workdir)
+    (folder / "a.txt").write_text("Other text.\n\nMore of it.\n")
+    with pytest.raises(UserError, match=r"gone: .*a\.txt\); .*or store=.* in place of text"):
+        open_data(config, workdir)
+    (folder / "a.txt").unlink()
+    open_data(config, workdir)  # a finished store does not need it
+    assert store.is_dir()
+
+
 def test_a_vocabulary_of_other_text_is_refused(of_text):
     config, workdir = of_text
     open_data(config, workdir)
@@ -253,6 +276,23 @@ def test_a_held_out_store_that_cannot_be_is_refused(store, tmp_path):
     ]:
         with pytest.raises(UserError, match=words):
             open_data(dataclasses.replace(config, heldout=str(tmp_path / name)), None)
+
+
+def test_a_held_out_store_whose_text_was_cleaned_otherwise_is_refused(store, tmp_path):
+    text = write_corpus(tmp_path / "text.txt")
+    prepare(
+        text,
+        vocab=VOCABULARY,
+        output=tmp_path / "cased",
+        holdout=0.3,
+        workers=1,
+        do_lower_case=False,
+    )
+    config = dataclasses.replace(tiny_config(store, tmp_path / "run"), heldout=f"{tmp_path}/cased")
+    with pytest.raises(
+        UserError, match=r"cleaned otherwise .*\(do_lower_case False and not True\)"
+    ):
+        open_data(config, None)
 
 
 def test_a_key_of_text_that_must_be_named_is_said_to_be_prepares(of_text, tmp_path):

@@ -330,6 +330,14 @@ def test_ids_may_repeat_and_may_be_numbers(model) -> None:
     assert answer["id"] == 5
 
 
+def test_keys_that_are_no_names_are_an_error_that_shows_them(model) -> None:
+    for record in ({0: "open"}, {0: "open", 1: "yes"}):
+        with pytest.raises(UserError, match=r"lacks 'text': expected 'text'; found 0"):
+            list(predict(model("single"), [record]))  # type: ignore[list-item]
+    answers = list(predict(model("single"), [{0: "open"}, {"text": "open"}], skip_bad=True))  # type: ignore[list-item]
+    assert ["error" in answer for answer in answers] == [True, False]
+
+
 def test_a_users_own_column_may_be_called_as_an_id(model) -> None:
     path = model("single", settings={"texts": ["index"], "label": "label"})
     first, second = predict(path, [{"index": "open"}, {"index": "open"}])

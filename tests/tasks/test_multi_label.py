@@ -46,6 +46,16 @@ def test_labels_are_read_from_a_column_with_semicolons_from_lists_and_from_flags
     assert COLUMNS.learn(found).labels == ("rude", "threat", "spam")
 
 
+def test_flags_are_renamed_without_regard_to_case_and_no_label_is_dropped(tmp_path):
+    task = dataclasses.replace(COLUMNS, label="Rude,Threat", renamed=(("rude", "bad"),))
+    found = read(task, tmp_path, "train.csv", "text,Rude,Threat\na,1,0\nb,1,1\n")
+    learnt = task.learn(found)
+    assert learnt.labels == ("bad", "Threat")
+    assert [learnt._targets(x.label, x)["label_set"] for x in found] == [[1.0, 0.0], [1.0, 1.0]]
+    with pytest.raises(UserError, match="row 2: label 'bad' is unknown; expected rude"):
+        task.with_labels(("rude",))._targets(found[0].label, found[0])
+
+
 def test_a_test_split_may_lack_labels_and_another_may_not(tmp_path):
     assert [x.label for x in read(TASK, tmp_path, "test.csv", "text\na\n", "test")] == [None]
     assert [x.label for x in read(TASK, tmp_path, "test.csv", "text,labels\na,\n", "test")] == [

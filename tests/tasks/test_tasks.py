@@ -836,6 +836,17 @@ def test_choices_of_a_model_without_names_are_named_as_in_the_file(tmp_path, tok
         task.examples("dev", tmp_path)
 
 
+def test_questions_of_one_call_may_have_different_numbers_of_options(tokenizer):
+    task = dataclasses.replace(TASKS["multiple-choice"], labels=())
+    asked = [{"passage": "p", "question": "q", "options": list("abc"[:n])} for n in (2, 3, 2)]
+    examples = [task.from_record(record, i, f"row {i}") for i, record in enumerate(asked)]
+    examples = [dataclasses.replace(each, id=str(i)) for i, each in enumerate(examples)]
+    rows = [task.features(e, i, tokenizer, 16)[0] for i, e in enumerate(examples)]
+    outputs = [{"logits": np.eye(len(x["options"]))[-1]} for x in asked]
+    found = task.for_answers().predictions(examples, rows, outputs)
+    assert [*found.values()] == ["1", "2", "1"]
+
+
 @pytest.mark.parametrize(
     ("ids", "found"),
     [

@@ -71,6 +71,55 @@ def test_a_step_that_was_chosen_on_fewer_examples_does_not_stand(base, data, tmp
         assert kept._value == wanted
 
 
+def test_patience_recalls_what_can_be_compared_and_only_the_runs_own_step_stands(
+    base, data, tmp_path
+):
+    config = toy_config(base, data, tmp_path, steps=4)
+    train = dataclasses.replace(config.train, eval_every=2, eval_examples=1)
+    finetune.finetune(dataclasses.replace(config, train=train))
+    found = evaluations(tmp_path)
+    for examples, since, steps in ((1, 0, {2, 4}), (1, 2, {4}), (64, 0, set())):
+        run = dataclasses.replace(config, train=dataclasses.replace(train, eval_examples=examples))
+        kept = BestStep(run, set_up(run), None, tmp_path / "seed-3" / "best", 3)
+        kept.recall(found, since)
+        assert set(kept.patience._values) == steps
+        assert kept._nothing_kept is False
+    kept.recall([], 0)  # as of a run that was begun anew, and has not been evaluated yet
+    assert kept._nothing_kept is True
+
+
+def test_a_run_that_ended_early_goes_on_when_it_is_continued(base, data, tmp_path):
+    def config(steps):
+        still = OptimizerConfig(name="adamw", learning_rate=0.0, warmup_steps=0)
+        made = toy_config(base, data, tmp_path, steps=steps, early_stopping=1, optimizer=still)
+        return dataclasses.replace(made, train=dataclasses.replace(made.train, eval_every=5))
+
+    (ended,) = finetune.finetune(config(60)).runs
+    assert (ended.last.step, ended.ended) == (10, "early_stopping")
+    (again,) = finetune.finetune(config(80), continue_with=True).runs
+    assert again.last.step == 20  # two more evaluations, as at the beginning
+    assert finetune.finetune(config(80)).runs[0].last.step == 20
+
+
+def test_a_metric_that_the_evaluated_examples_lack_is_refused_before_the_run(
+    base, data, tmp_path, monkeypatch
+):
+    task = find_task("single")
+    whole = len(task.learn(task.examples("train", data)).examples("dev", data))
+    own = type(task).metrics
+
+    def metrics_of(self, examples, predictions):
+        found = own(self, examples, predictions)
+        return found | {"rare": 1.0} if len(examples) == whole else found
+
+    monkeypatch.setattr(type(task), "metrics", metrics_of)
+    config = toy_config(base, data, tmp_path / "run", metric="rare")
+    few = dataclasses.replace(config, train=dataclasses.replace(config.train, eval_examples=3))
+    with pytest.raises(UserError, match=r"metric rare has no value on the 3 dev examples of train"):
+        set_up(few)
+    assert set_up(config).metric == "rare"
+
+
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_patience_ends_where_a_counter_of_evaluations_without_a_better_one_does(limit):
     rng = random.Random(limit)

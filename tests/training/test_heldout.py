@@ -86,6 +86,38 @@ def test_rows_are_no_longer_than_those_the_model_was_trained_on(
     assert evaluate_on_store(tmp_path / "model", str(store), examples=8).max_seq_length == read
 
 
+@pytest.mark.parametrize("objective", ["none", "nsp"])
+def test_a_head_that_learnt_no_sentence_order_has_no_figures_of_it(
+    model, store, tmp_path, objective
+):
+    given = load_model(model)
+    export_model(
+        tmp_path / "model",
+        params=given.params,
+        config=given.config,
+        vocab=VOCABULARY,
+        tokenizer={"mode": "google", "do_lower_case": True},
+        provenance={"config": {"examples": {"objective": objective}}},
+    )
+    found = evaluate_on_store(tmp_path / "model", str(store), examples=8)
+    assert found.sentence_order_accuracy is None
+    assert found.label_majority is None
+
+
+def test_a_model_of_text_that_was_cleaned_otherwise_is_refused(model, store, tmp_path):
+    given = load_model(model)
+    export_model(
+        tmp_path / "cased",
+        params=given.params,
+        config=given.config,
+        vocab=VOCABULARY,
+        tokenizer={"mode": "hf", "do_lower_case": False},
+        provenance={},
+    )
+    with pytest.raises(UserError, match=r"cased was trained on text .*do_lower_case False and not"):
+        evaluate_on_store(tmp_path / "cased", str(store), examples=8)
+
+
 def test_the_command_prints_the_figures_and_refuses_in_a_line(model, store, capsys):
     given = ["evaluate", "--model", str(model), "--store", str(store)]
     assert main([*given, "--examples", "8", "--masking", "word"]) == 0

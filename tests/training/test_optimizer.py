@@ -341,3 +341,14 @@ def test_the_average_of_weights_is_a_loops_and_leaves_the_updates_as_they_are():
         mean = np.average(values, axis=0, weights=[0.8**4, 0.8**3, 0.8**2, 0.8, 1])
         np.testing.assert_allclose(averaged_weights(states[1])[name], mean, rtol=1e-6)
     assert averaged_weights(states[0]) is None
+
+
+@pytest.mark.parametrize("decay", [0.999999, 1 - 1e-9])
+def test_an_average_of_a_decay_near_one_leaves_out_the_first_weights(decay):
+    tx = average_weights(optax.sgd(1.0), decay)
+    params = {"x": np.zeros(1, np.float32)}
+    state = tx.init(params)
+    for _ in range(3):  # to 1, 2, 3
+        updates, state = tx.update({"x": -np.ones(1, np.float32)}, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(averaged_weights(state)["x"], [2.0], rtol=1e-5)

@@ -17,7 +17,7 @@ from typing import Any
 
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import MODELS, AlbertConfig
-from albert_jax.config.model_names import ModelName, named_by, repository_of
+from albert_jax.config.model_names import ModelName, name_of, named_by, repository_of
 from albert_jax.config.packaged import PACKAGED
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import is_number
@@ -82,6 +82,7 @@ class CardSubject:
     origin: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
     license: str | None = None
+    masked_lm: bool = True  # whether it has the head that fills in masks
 
 
 def model_card(subject: CardSubject) -> str:
@@ -154,7 +155,7 @@ def _text(value: str) -> str:
 
 
 def _pipeline_of(subject: CardSubject) -> str:
-    if subject.head is None and not subject.vocabulary:
+    if subject.head is None and not (subject.vocabulary and subject.masked_lm):
         return "feature-extraction"
     return _PIPELINES[subject.head.kind if subject.head else None]
 
@@ -190,11 +191,11 @@ def _name_in(text: str) -> ModelName | None:
         name = f"{found[1]}-{found[2]}"
         return ModelName("released", name) if name in MODELS else None
     if PurePath(text).parts[-2:] in [("packaged", name) for name in PACKAGED]:
-        text = PurePath(text).name
+        return named_by(PurePath(text).name)
     if "/" in text and not text.startswith("hub:"):
         return None
     try:
-        return named_by(text)
+        return name_of(text)  # a folder of that name is the user's own model
     except UserError:
         return None
 

@@ -436,6 +436,7 @@ def _card(found: _Found, inventory: Inventory, words: CardWords) -> str:
             vocabulary=inventory.vocabulary is not None,
             origin=inventory.source,
             provenance=found.provenance,
+            masked_lm="predictions" in found.weights.parts,
         )
     )
 
@@ -453,7 +454,7 @@ def _write_export(
                 notes = writers.write_hf(folder, weights, vocab, found.settings)
                 write_card(folder, card)
                 return notes
-            return writers.write_tf(folder, weights, vocab)
+            return writers.write_tf(folder, weights, vocab, found.settings)
         except OSError as error:
             cause = cause_of(error, dest.resolve().parent, size)
             raise UserError(f"{dest} NOT written: {cause}") from error

@@ -154,12 +154,17 @@ def _check_transformers(config: AlbertConfig, values: Mapping[str, Any], path: P
     dropout = values.get("classifier_dropout_prob")
     if dropout is not None and not (is_number(dropout) and 0 <= dropout < 1):
         raise UserError(f"{path}: classifier_dropout_prob {shown(dropout)} must lie in [0, 1)")
+    require_same_groups(config, str(path))
+
+
+def require_same_groups(config: AlbertConfig, where: str) -> None:
+    """Raise UserError if transformers assigns layers to other groups than the original does."""
     layers, groups = config.num_hidden_layers, config.num_hidden_groups
     for i in range(layers):
         if int(i / layers * groups) != int(i / (layers / groups)):
             raise UserError(
-                f"{path}: of {layers} layers in {groups} groups transformers rounds layer {i} into "
-                "another group than the original, so the model cannot be the same in both"
+                f"{where}: of {layers} layers in {groups} groups transformers rounds layer {i} "
+                "into another group than the original, so the model cannot be the same in both"
             )
 
 

@@ -22,11 +22,12 @@ from albert_jax.checkpoint.convert.readers import (
     Weights,
     identity_mapping,
     leftovers,
+    require_same_groups,
 )
 from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
 from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
-from albert_jax.config.manifests import SLOW_MODES, vocabulary_name
+from albert_jax.config.manifests import SLOW_MODES, TextSettings, vocabulary_name
 from albert_jax.config.model import AlbertConfig, act_for_transformers
 from albert_jax.data.hf_tokenizer import OWN_MODE
 from albert_jax.data.special_pieces import MARKER, SPECIAL_PIECES
@@ -43,7 +44,9 @@ _ROLES = ("pad", "unk", "cls", "sep", "mask")
 # ------------------------------------------------------------------------------- the original's
 
 
-def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
+def write_tf(
+    folder: Path, weights: Weights, vocab: Path | None, tokenizer: TextSettings
+) -> list[str]:
     """Write a checkpoint, its configuration and vocabulary; return what the user should know."""
     config, params = weights.config, weights.params
     names = tf_names(config, weights.head.kind if weights.head else None)
@@ -64,6 +67,7 @@ def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
     notes = []
     if vocab and vocab.suffix == ".model":
         shutil.copyfile(vocab, folder / "30k-clean.model")
+        notes += _lost_cleaning(tokenizer)
     elif vocab:
         notes.append(f"{vocab.name} left out: the original reads SentencePiece models alone")
     if config.hidden_act in _NOT_THE_ORIGINALS:
@@ -79,6 +83,27 @@ def write_tf(folder: Path, weights: Weights, vocab: Path | None) -> list[str]:
     return notes
 
 
+def _lost_cleaning(tokenizer: TextSettings) -> list[str]:
+    """Return notes on how text is cleaned for a vocabulary, where the original does it otherwise.
+
+    Its checkpoints have no place for that, and the original's defaults are taken on the way back.
+    """
+    notes = []
+    back = []
+    if tokenizer["mode"] != "google":
+        back.append(setting("mode", tokenizer["mode"]))
+    if not tokenizer["do_lower_case"]:
+        back.append(setting("do_lower_case", False))
+    if back:
+        notes.append(f"how text is cleaned is lost; convert back with {' and '.join(back)}")
+    if tokenizer.get("keep_accents"):
+        notes.append(
+            "text keeps its accents, and the format cannot say so; after the way back they are "
+            "dropped, and words with accents get other ids"
+        )
+    return notes
+
+
 # -------------------------------------------------------------------------------- transformers'
 
 
@@ -87,6 +112,7 @@ def write_hf(
 ) -> list[str]:
     """Write what transformers' from_pretrained loads; return what the user should know."""
     config, params, parts, notes = weights.config, dict(weights.params), weights.parts, []
+    require_same_groups(config, "the model")
     kind = weights.head.kind if weights.head else None
     architecture = _architecture(weights)
     if architecture in WITHOUT_POOLER and "pooler" in parts:

@@ -69,7 +69,7 @@ from albert_jax.data.store_manifest import (
 from albert_jax.data.text.documents import COUNTS, find_pieces, read_piece, summarize_counts
 from albert_jax.data.text.files import require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
-from albert_jax.data.text.python_docs import versions_of
+from albert_jax.data.text.python_docs import PROSE_BYTES, versions_of
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.cores import own_cores
 from albert_jax.utils.errors import TryAgain, UserError
@@ -319,6 +319,23 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
             "folder"
         )
     return None
+
+
+def changed_inputs(store: Path, inputs: Sequence[str]) -> list[str]:
+    """Return files that `inputs` name and a finished store was not made of, or the other way round.
+
+    A file of another size is one too. There are none if an input is no longer there or cannot be
+    reached, since a finished store does not need it.
+    """
+    try:
+        here = _inputs(find_pieces(inputs, Reading()))
+    except UserError:
+        return []
+    manifest = store / "manifest.json"
+    remedy = f"delete {store} to have it made again"
+    there = parse_manifest(manifest.read_bytes(), str(manifest), remedy=remedy).inputs
+    differing = {(each.path, each.bytes) for each in there} ^ {(x.path, x.bytes) for x in here}
+    return sorted({path for path, _ in differing if path not in PROSE_BYTES})
 
 
 def _newer_than(manifest: Path, pieces: Sequence[Piece]) -> str:

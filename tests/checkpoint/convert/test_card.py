@@ -113,6 +113,25 @@ def test_the_licence_and_the_base_are_those_that_are_known(
     assert found.get("base_model") == (f"albert/albert-{base}" if base else None)
 
 
+def test_a_folder_with_a_known_models_name_is_not_that_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mini", "base-v2"):
+        Path(name).mkdir()
+        trained = {"made_by": "x", "config": {"model": name}}
+        for changes in ({"origin": name}, {"origin": "d", "provenance": trained}):
+            card = model_card(dataclasses.replace(SUBJECT, **changes))
+            assert fields(card)["license"] == "unknown"
+            assert "base_model" not in fields(card)
+            assert "weights from" not in card
+
+
+def test_a_model_without_the_head_for_masks_is_for_features() -> None:
+    card = model_card(dataclasses.replace(SUBJECT, masked_lm=False))
+    assert fields(card)["pipeline_tag"] == "feature-extraction"
+
+
 def test_what_a_manifest_says_cannot_leave_its_place_in_the_card() -> None:
     evil = 'x"\n---\n# y: <script> | [z](https://z)'
     head = HeadManifest(kind="classification", labels=[evil, "b"], task=evil)

@@ -41,6 +41,7 @@ from albert_jax.checkpoint.convert.torch_zip import read_torch
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.config.model import MODELS, AlbertConfig
+from albert_jax.config.packaged import packaged_path
 from albert_jax.utils import progress
 from albert_jax.utils.errors import UserError
 from tests.helpers.conversions import (
@@ -53,6 +54,7 @@ from tests.helpers.conversions import (
 from tests.helpers.fuzz_formats import _Call, torch_pickle, write_torch
 from tests.helpers.golden import CHECKPOINTS, TRANSFORMERS, arrays
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.pretraining_runs import random_model
 from tests.helpers.tf_checkpoints import read_checkpoint
 
 convert = albert_jax.convert
@@ -679,6 +681,45 @@ def test_all_that_does_not_fit_is_listed_in_one_error(original: Path, hf: Path) 
     groups = values | {"num_hidden_layers": 18, "num_hidden_groups": 14}
     (hf / "config.json").write_text(json.dumps(groups))
     assert "rounds layer 9 into" in refused(hf, root / "no")
+
+
+@pytest.mark.parametrize(("layers", "groups"), [(18, 14), (22, 22), (23, 23)])
+def test_groups_that_transformers_would_assign_otherwise_are_not_written(
+    tmp_path: Path, layers: int, groups: int
+) -> None:
+    config = dataclasses.replace(
+        SMALL, vocab_size=8000, num_hidden_layers=layers, num_hidden_groups=groups
+    )
+    model = random_model(tmp_path / "model", config)
+    with pytest.raises(UserError, match=rf"the model: of {layers} layers in {groups} groups"):
+        convert(model, tmp_path / "hf", to="hf", no_vocab=True)
+    assert not (tmp_path / "hf").exists()
+    convert(model, tmp_path / "tf", to="tf", no_vocab=True)
+
+
+def test_how_text_is_cleaned_is_said_to_be_lost_where_it_is(tmp_path: Path) -> None:
+    for settings, told in (
+        ({"mode": "google", "do_lower_case": True}, []),
+        (
+            {"mode": "hf", "do_lower_case": False},
+            ["text is cleaned is lost; convert back with mode='hf' and do_lower_case=False"],
+        ),
+        ({"mode": "google", "do_lower_case": True, "keep_accents": True}, ["keeps its accents"]),
+    ):
+        model = tmp_path / f"model-{len(list(tmp_path.iterdir()))}"
+        given = load_model(packaged_path("mini"))
+        export_model(
+            model,
+            params=given.params,
+            config=given.config,
+            vocab=given.tokenizer["path"],
+            tokenizer=settings,
+            provenance={},
+        )
+        notes = convert(model, f"{model}-tf", to="tf").notes
+        for words in told:
+            assert any(words in note for note in notes)
+        assert told or not any("cleaned" in note or "accents" in note for note in notes)
 
 
 def test_a_head_of_one_output_must_be_named(tmp_path: Path) -> None:
