@@ -23,6 +23,7 @@ from albert_jax.config.history import (
     recorded,
 )
 from albert_jax.config.run import FIRST_VALUES
+from albert_jax.config.sections import SCHEDULES
 from albert_jax.distributed import multihost
 from albert_jax.training.position import Position
 from albert_jax.training.step_meter import Workload
@@ -36,6 +37,8 @@ _IDENTITY = (
     *("model", "examples", "optimizer", "train", "positions"),
     *FIRST_VALUES,
 )
+# What a stage has.
+_OF_STAGES = frozenset({"train.batch_size", *(f"train.{name}" for name in SCHEDULES)})
 
 
 def require_checkpoint(workdir: Path) -> None:
@@ -97,10 +100,12 @@ class Continuations:
     def judge(self, directory: Path, meta: Mapping[str, Any]) -> None:
         """Raise UserError if a checkpoint is another run's and may not be continued; a `Judge`.
 
-        One from before a continuation that the work directory's history has is this run's.
+        One from before a continuation that the work directory's history has is this run's, if its
+        steps up to there can be repeated as they were.
         """
         other = differences_from(meta, self.identity)
-        self._since = _since(read_history(directory.parent), meta, other) if other else []
+        since = _since(read_history(directory.parent), meta, other) if other else []
+        self._since = since if self._are_followed(since) else []
         if not other or self._since:
             return
         fixed = [name for name in other if name not in self._allowed]
@@ -126,6 +131,18 @@ class Continuations:
                 f"the run in {directory} has made {meta['position']['step']} steps, as many as "
                 f"{setting('train.steps', self._steps)} or more; raise that to continue it"
             )
+
+    def _are_followed(self, changes: Sequence[Continuation]) -> bool:
+        """Return whether a run follows its history in all that changed.
+
+        Stages do. A learning rate and accumulation are those of the newest settings from the first
+        step on, so that steps before the change would not be what they were.
+        """
+        settings = flat(json.loads(json.dumps(self.identity)))
+        is_constant = settings.get("optimizer.schedule") == "constant"
+        has_warmup = settings.get("optimizer.warmup_steps") is not None  # else a share of the steps
+        followed = _OF_STAGES | ({"train.steps"} if is_constant and has_warmup else set())
+        return all(change.after.keys() <= followed for change in changes)
 
     def recall(self, meta: Mapping[str, Any]) -> None:
         """Accept the history of a checkpoint.
