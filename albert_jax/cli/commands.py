@@ -303,7 +303,8 @@ class _Answering(Command):
     task: str | None = None
     """Name of a task; unset: the one that the model was fine-tuned for."""
     max_seq_length: int | None = None
-    """Tokens in a row; unset: as in the model's training."""
+    """Tokens in a row; unset: as in fine-tuning. With --store of evaluate, 128 if it is unset, or
+    fewer if the model has fewer positions or was pretrained on shorter rows."""
     doc_stride: int | None = None
     """Tokens from the start of one SQuAD window to the start of the next."""
     long: Long | None = None
@@ -387,8 +388,8 @@ class Evaluate(_Answering):
     """Folder for the predictions file; unset: predictions/ beside the model, or for a model's name
     here."""
     json: bool = False
-    """Print {"task", "metrics", "examples", "predictions_file"} as JSON, metrics in the official
-    scale."""
+    """Print an Evaluation as JSON, with --store a StoreEvaluation, with --suite a ModelCard;
+    metrics in the official scale."""
 
     def run(self) -> None:
         if self.base is not None and len(self.model) != 1:

@@ -308,7 +308,8 @@ class ComputeConfig:
     layer (full)."""
     scan_unroll: int = 0
     """Layers unrolled in each turn of the scan. 0: in training and evaluation all (with remat on a
-    CPU one, because its compiler saves no memory in unrolled layers), else one."""
+    CPU one, because its compiler saves no memory in unrolled layers); in a model that answers up to
+    24 on a CPU, elsewhere one; in exported programs one."""
     attention: Literal["auto", "xla", "cudnn", "rows", "splash"] = "auto"
     """Attention kernel; auto: cudnn on GPU, rows or splash on TPU if they can do what is asked,
     else xla."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
+from albert_jax.config.model_names import name_of
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.mixture import split_stores
 from albert_jax.utils.errors import UserError
@@ -30,7 +31,8 @@ def require_pretraining_data(config: PretrainConfig) -> None:
         raise UserError(
             f"held-out data {heldout} does not exist; give a store made by albert-jax prepare"
         )
-    if config.vocab is not None and not Path(config.vocab).exists():
+    # A name that is not on this machine yet gets its own error when it is read.
+    if config.vocab is not None and not (name_of(config.vocab) or Path(config.vocab).exists()):
         raise UserError(f"vocab {config.vocab} does not exist; give a spiece.model")
 
 

@@ -702,7 +702,7 @@ class Albert:
             long: what to do with a text longer than a row: "cut" leaves out its end, "refuse" is an
                 error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
             stride: tokens from the start of one of these windows to the next; unset, as in
-                fine-tuning.
+                fine-tuning, or half a window if `long` is given.
             exit: "patience=N" or "confidence=P", as `albert-jax predict --exit`: stop after fewer
                 passes of the shared layer. Unset, all passes run.
 

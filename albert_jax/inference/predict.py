@@ -88,7 +88,8 @@ def predict(
         skip_bad: give an input that cannot be answered a `NoAnswer`, and continue with the others.
         long: what to do with a text longer than a row: "cut" leaves out its end, "refuse" is an
             error, "windows" takes the mean of its windows' logits; unset, as in fine-tuning.
-        stride: tokens from the start of one of these windows to the next; unset, as in fine-tuning.
+        stride: tokens from the start of one of these windows to the next; unset, as in fine-tuning,
+            or half a window if `long` is given.
         exit: stop after fewer passes, each input alone: "patience=N" when N passes in a row do not
             change the answer, "confidence=P" when the answer has probability P. The answer's
             `passes` is their number.

@@ -37,8 +37,8 @@ _IDENTITY = (
     *("model", "examples", "optimizer", "train", "positions"),
     *FIRST_VALUES,
 )
-# What a stage has.
-_OF_STAGES = frozenset({"train.batch_size", *(f"train.{name}" for name in SCHEDULES)})
+# What a stage has; the learning rate's factor is the newest settings' in all steps.
+_OF_STAGES = frozenset(f"train.{name}" for name in SCHEDULES) - {"train.rate"}
 
 
 def require_checkpoint(workdir: Path) -> None:
@@ -140,8 +140,11 @@ class Continuations:
         """
         settings = flat(json.loads(json.dumps(self.identity)))
         is_constant = settings.get("optimizer.schedule") == "constant"
-        has_warmup = settings.get("optimizer.warmup_steps") is not None  # else a share of the steps
-        followed = _OF_STAGES | ({"train.steps"} if is_constant and has_warmup else set())
+        followed = set(_OF_STAGES)
+        if is_constant and settings.get("optimizer.warmup_steps") is not None:  # else a share
+            followed.add("train.steps")
+        if settings.get("optimizer.learning_rate") is not None:  # else by the batch's size
+            followed.add("train.batch_size")
         return all(change.after.keys() <= followed for change in changes)
 
     def recall(self, meta: Mapping[str, Any]) -> None:

@@ -194,6 +194,14 @@ def test_text_that_has_changed_is_not_trained_on_as_it_was(of_text, tmp_path, in
     assert store.is_dir()
 
 
+def test_the_vocabulary_may_be_a_models_name(of_text):
+    config, workdir = of_text
+    config = _of_mini(dataclasses.replace(config, vocab="mini"))
+    assert open_data(config, workdir).vocab.parent == workdir / "store"
+    with pytest.raises(UserError, match="the model base-v2 is not on this machine yet; fetch it"):
+        open_data(dataclasses.replace(config, vocab="base-v2"), workdir / "other")
+
+
 def test_a_vocabulary_of_other_text_is_refused(of_text):
     config, workdir = of_text
     open_data(config, workdir)
