@@ -64,9 +64,7 @@ def require_model_directory(
     if is_adapter(folder):
         return _adapters_model(folder, base, fetch)
     if base is not None:
-        raise UserError(
-            f"{setting('base')} {base} is for an adapter, and {path} is none; leave it out"
-        )
+        raise not_for_an_adapter(path, base)
     if named := name_of(path):
         if not fetch and not kept_model(named):
             raise _not_here(path)
@@ -93,6 +91,13 @@ def require_model_directory(
     raise UserError(
         f"{path} is no model directory (no {MANIFEST} or {CONFIG}); make one from "
         f"released weights with albert-jax convert, or take WORKDIR/model of a finished run{hides}"
+    )
+
+
+def not_for_an_adapter(path: str | Path, base: str | Path) -> UserError:
+    """Return the error for a base beside anything but an adapter."""
+    return UserError(
+        f"{setting('base')} {base} is for an adapter, and {path} is none; leave it out"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from albert_jax.checkpoint.model_paths import (
     hidden_name,
+    not_for_an_adapter,
     require_model_directory,
     what_is,
 )
@@ -73,10 +74,14 @@ def describe_path(path: str | Path, *, base: str | Path | None = None) -> Descri
     parameters counted. FLOPs count a multiplication and an addition as two. Raises UserError for a
     damaged path and for any other kind of path.
     """
-    if str(path).partition(":")[0].endswith(".py"):
+    is_recipe = str(path).partition(":")[0].endswith(".py")
+    is_remote = is_address(str(path)) and not str(path).startswith("hf:")
+    if base is not None and (is_recipe or is_remote):
+        raise not_for_an_adapter(path, base)
+    if is_recipe:
         return _recipe(str(path))
     place = path_of(path, "path")
-    if is_address(str(path)) and not str(path).startswith("hf:"):
+    if is_remote:
         return _store(str(path), remote_manifest(str(path)))
     if base is not None or name_of(path) or holds_transformers_weights(place) or is_adapter(place):
         return _model_directory(require_model_directory(path, base=base))

@@ -74,11 +74,11 @@ def _plan(config: PretrainConfig, store: str | None, spec: str) -> PretrainPlan:
     estimated = estimate_table.chip_hours(config, sequences) if len(stages) == 1 else None
     return PretrainPlan(
         steps=train.steps,
-        sequences_a_step=train.batch_size,
+        sequences_a_step=stages.most_rows,
         micro_batches=train.accumulate,
         sequences=sequences,
         tokens_with_padding=stages.tokens(train.steps),
-        peak_learning_rate=peak_learning_rate(config.optimizer, train.batch_size),
+        peak_learning_rate=peak_learning_rate(config.optimizer, stages.most_rows),
         warmup_steps=warmup_steps(config.optimizer, train.steps),
         **passes,
         # A bound at the peak rate of every chip; the compiler estimates the time on a slice.
@@ -113,10 +113,12 @@ def _slice_for(config: PretrainConfig, spec: str) -> str:
     """Return the v5e slice to plan for.
 
     It has as many chips as a recipe's `chips=` says. Without that, it is the smallest slice whose
-    chips have at least `FEW_TOKENS` tokens each, or the largest slice.
+    chips have at most `FEW_TOKENS` tokens each, or the largest slice. The batch divides over it.
     """
     told = re.search(r"\bchips=(\d+)", spec)
-    tokens = config.train.batch_size // config.train.accumulate * config.examples.max_seq_length
+    last, accumulate = config.stages[-1], config.train.accumulate
+    tokens = last.batch_size // accumulate * last.examples.max_seq_length
     wanted = int(told[1]) if told else math.ceil(tokens / FEW_TOKENS)
     slices = [parse_slice(f"v5e:{shape}") for shape in CHIPS["v5e"].shapes]
+    slices = [s for s in slices if last.batch_size % (s.chips * accumulate) == 0]
     return next((s.name for s in slices if s.chips >= wanted), slices[-1].name)

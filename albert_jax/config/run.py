@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from albert_jax.config.heads import Long
 from albert_jax.config.model import MODELS, AlbertConfig, ComputeConfig
@@ -16,7 +16,7 @@ from albert_jax.config.sections import (
     Positions,
     TrainConfig,
 )
-from albert_jax.config.stages import Stages, stages_of
+from albert_jax.config.stages import Stage, Stages, stages_of
 from albert_jax.config.task_names import class_weights, label_pairs, task_name
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
@@ -70,6 +70,16 @@ class PretrainConfig:
     """Without init_from, the first values of position embeddings and keys: random (the original),
     or such that each head looks at a token's neighbourhood at first (local), which then need not be
     found. Use it with kernel_init fan_in."""
+
+    def as_one_stage(self, stage: Stage) -> PretrainConfig:
+        """Return the run as if all of it were this one of its stages."""
+        unset: dict[str, Any] = dict.fromkeys(SCHEDULES, "")
+        return replace(
+            self,
+            model=replace(self.model, num_hidden_layers=stage.depths[1]),
+            examples=stage.examples,
+            train=replace(self.train, batch_size=stage.batch_size, **unset),
+        )
 
     @property
     def stages(self) -> Stages:

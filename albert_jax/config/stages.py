@@ -66,6 +66,11 @@ class Stages:
     def __getitem__(self, number: int) -> Stage:
         return self._stages[number]
 
+    @property
+    def most_rows(self) -> int:
+        """The rows of the largest batch."""
+        return max(stage.batch_size for stage in self)
+
     def number_at(self, batch: int) -> int:
         """Return the number of a batch's stage, from 0."""
         return bisect_right(self._firsts, batch) - 1

@@ -18,7 +18,7 @@ from albert_jax.models import attention_plain, fused
 from albert_jax.models.attention_pallas import LONGEST_ROWS, rows, splash
 from albert_jax.models.attention_plain import Heads
 from albert_jax.models.dropout import RowDropout
-from albert_jax.models.lowering import Lowering
+from albert_jax.models.lowering import Lowering, gpus_have_attention
 from albert_jax.utils.errors import UserError
 
 
@@ -110,6 +110,8 @@ def _lacks(kernel: str, asked: _Asked) -> str | None:
     if asked.dtype != jnp.bfloat16:
         return f"computes in bfloat16, not {asked.dtype}"
     if kernel == "cudnn":
+        if not gpus_have_attention():
+            return "needs a GPU of NVIDIA's, Ampere or later"
         fits = length % 2 == 0 and head_size % 8 == 0 and head_size <= 128
         takes = "an even number of tokens and heads of 8, 16, …, 128"
     elif kernel == "rows":

@@ -27,6 +27,7 @@ PEAK_FLOPS: dict[str, float] = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
     "H100": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "GH200": 989e12,
     "L40S": 362.05e12,
@@ -38,7 +39,12 @@ PEAK_FLOPS: dict[str, float] = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Return the peak bfloat16 FLOP/s of a device kind, None if it is unknown (a CPU)."""
+    """Return the peak bfloat16 FLOP/s of a device kind.
+
+    It is None if it is unknown, as of a CPU or of a part of a GPU (MIG).
+    """
+    if re.search(r"\bMIG\b", device_kind):
+        return None
     named = (p for name, p in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_kind))
     return next(named, None)
 

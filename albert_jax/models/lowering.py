@@ -69,6 +69,19 @@ def _gpus_have_bfloat16() -> bool:
     return not any(version.startswith(("5.", "6.", "7.")) for version in versions)
 
 
+def gpus_have_attention() -> bool:
+    """Return whether cuDNN has attention for this machine's GPUs; also True without a GPU.
+
+    It has for Ampere and later, of NVIDIA.
+    """
+    try:
+        devices = jax.local_devices(backend="gpu")
+    except RuntimeError:  # the program is for GPUs elsewhere
+        return True
+    versions = (str(getattr(device, "compute_capability", "")) for device in devices)
+    return not any(version.startswith(("5.", "6.", "7.", "gfx")) for version in versions)
+
+
 def _cpu_has_bfloat16() -> bool:
     """Return whether this machine's cores have an instruction for bfloat16 matmuls."""
     return not _words(_CPU_INFO).isdisjoint({"avx512_bf16", "amx_bf16"})

@@ -42,6 +42,7 @@ from albert_jax.perf.workload import (
     made_up_batch,
     make_work,
     pretrain_config,
+    say_of_stages,
     setting_of,
     source_of,
 )
@@ -82,6 +83,7 @@ def benchmark(
             step does not fit into memory.
     """
     settings = _checked(config)
+    say_of_stages(config.model)
     if config.phase == "input":
         if profile is not None:
             raise UserError(

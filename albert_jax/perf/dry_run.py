@@ -7,7 +7,6 @@ the minimum time.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from albert_jax.config.run import PretrainConfig
-from albert_jax.config.sections import SCHEDULES
+from albert_jax.config.stages import Stage
 from albert_jax.data.loader import describe_examples
 from albert_jax.data.pretraining import open_data
 from albert_jax.distributed.compilation_cache import compilation_cache
@@ -115,12 +114,16 @@ def _costs(config: PretrainConfig) -> list[str]:
 
 
 def _largest(config: PretrainConfig) -> PretrainConfig:
-    """Return the run as if all of it were the stage with the most tokens and passes a batch."""
-    stage = max(config.stages, key=lambda s: s.batch_size * s.examples.max_seq_length * s.depths[1])
-    model = dataclasses.replace(config.model, num_hidden_layers=stage.depths[1])
-    unset: dict[str, Any] = dict.fromkeys(SCHEDULES, "")
-    train = dataclasses.replace(config.train, batch_size=stage.batch_size, **unset)
-    return dataclasses.replace(config, model=model, examples=stage.examples, train=train)
+    """Return the run as if all of it were the stage with the most tokens and passes a batch.
+
+    Of several it is the one with the longest rows, whose attention may take more memory.
+    """
+
+    def size(stage: Stage) -> tuple[int, int]:
+        length = stage.examples.max_seq_length
+        return stage.batch_size * length * stage.depths[1], length
+
+    return config.as_one_stage(max(config.stages, key=size))
 
 
 def _rate(devices: Sequence[jax.Device], dtype: str) -> tuple[float, str]:

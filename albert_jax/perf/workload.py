@@ -20,7 +20,7 @@ from albert_jax.config.model_names import name_of
 from albert_jax.config.perf import BenchmarkConfig, StepConfig
 from albert_jax.config.recipes import load_recipe
 from albert_jax.config.run import PretrainConfig
-from albert_jax.config.sections import SCHEDULES, OptimizerConfig, TrainConfig
+from albert_jax.config.sections import OptimizerConfig, TrainConfig
 from albert_jax.data.examples import PretrainingSource
 from albert_jax.data.loader import ExampleSource
 from albert_jax.data.mixture import split_stores
@@ -29,7 +29,11 @@ from albert_jax.data.store_manifest import read_manifest
 from albert_jax.data.store_remote import local_store
 from albert_jax.distributed.placement import Placement
 from albert_jax.models.albert import init_params
-from albert_jax.models.flops import forward_flops_per_sequence, parameter_count
+from albert_jax.models.flops import (
+    forward_flops_per_sequence,
+    parameter_count,
+    parameter_counts,
+)
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.models.lowering import Lowering, matmul_dtype
 from albert_jax.perf.results import StepSetting
@@ -42,6 +46,7 @@ from albert_jax.training.step import (
     make_train_step,
 )
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.streams import say
 from albert_jax.utils.wording import renamed
 
 HostBatch = dict[str, np.ndarray]
@@ -123,7 +128,6 @@ def _with_flags(config: StepConfig, base: PretrainConfig) -> PretrainConfig:
             accumulate=config.accumulate,
             mode=config.mode,
             devices=devices,
-            **dict.fromkeys(SCHEDULES, ""),  # one step is measured, the last stage's
         ),
     )
 
@@ -137,7 +141,7 @@ def _base(name: str) -> PretrainConfig:
                 f"the recipe {name} makes a {type(config).__name__}; benchmark needs a "
                 "PretrainConfig, as configs/pretrain.py makes"
             )
-        return config
+        return config.as_one_stage(config.stages[-1])
     named = name_of(name)
     if (named and named.kind == "hub") or holds_transformers_weights(path):
         path = require_model_directory(name)
@@ -158,13 +162,36 @@ def _base(name: str) -> PretrainConfig:
     )
 
 
+def say_of_stages(model: str) -> None:
+    """Report that of a recipe with several stages the last one's step is measured."""
+    if not model.partition(":")[0].endswith(".py"):
+        return
+    config = load_recipe(model)
+    if isinstance(config, PretrainConfig) and len(config.stages) > 1:
+        last = config.stages[-1]
+        say(
+            f"the recipe has {len(config.stages)} stages; this is the step of the last: "
+            f"{last.batch_size} rows of {last.examples.max_seq_length} tokens, {last.depths[1]} "
+            "passes; the time of a run is as if all its steps were such"
+        )
+
+
+def _parameters(phase: str, model: AlbertConfig) -> int:
+    """Return the number of a step's parameters.
+
+    A classifier of two labels is as large as the sentence-order head, and has no masked-LM head.
+    """
+    without = parameter_counts(model)["masked-LM head"] if phase == "finetune" else 0
+    return parameter_count(model) - without
+
+
 def setting_of(config: StepConfig, settings: PretrainConfig) -> StepSetting:
     """Return the settings that were asked for, with what was unset filled in."""
     compute, examples, train = settings.compute, settings.examples, settings.train
     return StepSetting(
         model=config.model,
         phase=config.phase,
-        parameters=parameter_count(settings.model),
+        parameters=_parameters(config.phase, settings.model),
         batch_size=train.batch_size,
         sequence=examples.max_seq_length,
         predictions=examples.max_predictions_per_seq,

@@ -226,7 +226,7 @@ def _run_of(
     continuations: Continuations,
 ) -> Run:
     batches = _batches(config, prepared, best.seed)
-    flops = config.train.batch_size * _flops_per_row(prepared, batches)
+    flops = config.train.batch_size * _flops_per_row(config, prepared, batches)
 
     def evaluate(params: Any, position: Position, tick: Tick) -> dict[str, float]:
         return best.offer(_on_one_device(placement, params), position.step, tick)
@@ -348,11 +348,19 @@ def _on_one_device(placement: Placement, params: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_data(0), placement.get_state(params))
 
 
-def _flops_per_row(prepared: FinetuneSetup, batches: TrainingBatches) -> float:
+def _flops_per_row(
+    config: FinetuneConfig, prepared: FinetuneSetup, batches: TrainingBatches
+) -> float:
+    """Return the matmul FLOPs of a row, forward and backward.
+
+    Of an encoder that is frozen the forward pass alone. With adapters the backward pass has the
+    gradients of activations and none of kernels.
+    """
+    share = 1 / 3 if config.freeze == "encoder" else 2 / 3 if config.lora else 1.0
     choices = len(prepared.train.rows[0].ids)
-    config, shapes = prepared.source.config, batches.shapes()
-    flops = sum(count * train_flops_per_sequence(config, length, 0) for count, length in shapes)
-    return choices * flops / (len(shapes) * batches.size)
+    model, shapes = prepared.source.config, batches.shapes()
+    flops = sum(count * train_flops_per_sequence(model, length, 0) for count, length in shapes)
+    return share * choices * flops / (len(shapes) * batches.size)
 
 
 _LINKS = {"last": "last", "best": "best", "model": "best"}  # in a work directory, and their targets

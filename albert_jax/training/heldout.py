@@ -45,7 +45,7 @@ def evaluator(
         return None
     heldout, unit = data.heldout, len(placement.devices)
     total = min(config.train.eval_examples, len(heldout))
-    size = min(config.train.batch_size // config.train.accumulate, -(-total // unit) * unit)
+    size = min(config.stages.most_rows // config.train.accumulate, -(-total // unit) * unit)
     index, count = jax.process_index(), jax.process_count()
     check = memory_check(config)
 
@@ -202,7 +202,8 @@ def evaluate_on_store(
     evaluate = evaluator(config, data, steps, placement)
     if evaluate is None:
         raise without_heldout(store)
-    metrics = evaluate(params, Position(), lambda done, total: None)
+    with jax.default_matmul_precision("highest"):  # as everywhere in inference
+        metrics = evaluate(params, Position(), lambda done, total: None)
     return StoreEvaluation(
         model=str(model),
         store=store,

@@ -47,7 +47,7 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
     hosts = len({device.process_index for device in devices})
     dtype = matmul_dtype(config.compute.dtype, devices[0].platform)
     dtype += " (auto)" if config.compute.dtype == "auto" else ""
-    peak = peak_learning_rate(config.optimizer, train.batch_size)
+    peak = peak_learning_rate(config.optimizer, stages.most_rows)
     lines = [
         f"model      {parameter_count(model):,} parameters; the shared layer's {shared:,} are "
         f"applied {model.num_hidden_layers} times; {dtype}, "
@@ -72,7 +72,7 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
             ]
         lines[1:1] = told
     warnings = divergence_warnings(
-        config.optimizer, batch_size=train.batch_size, hidden_size=model.hidden_size
+        config.optimizer, batch_size=stages.most_rows, hidden_size=model.hidden_size
     )
     warnings += warmup_warnings(config.optimizer, train.steps)
     if config.init_from is not None and (without := _first_values_set(config)):

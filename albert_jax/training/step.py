@@ -176,7 +176,9 @@ def configured_step(
     tx, schedule = make_optimizer(
         config.optimizer,
         steps=train.steps,
-        batch_size=train.batch_size,
+        batch_size=(
+            config.stages.most_rows if isinstance(config, PretrainConfig) else train.batch_size
+        ),
         factors=rate_factors(train),
     )
     lora = 0

@@ -217,3 +217,9 @@ def test_a_descriptions_fields_are_typed(tmp_path: Path) -> None:
     store = describe_path(REPOSITORY / "tests" / "data" / "store_0.1")
     assert isinstance(store, StoreDescription)
     assert (store.splits["train"].shards, store.vocabulary.size) == (1, 38)
+
+
+def test_a_base_beside_anything_but_an_adapter_is_refused(tmp_path):
+    for path in ("configs/mini.py", "gs://bucket/store", str(tmp_path)):
+        with pytest.raises(UserError, match=r"base mini is for an adapter, and .* is none; leave"):
+            describe_path(path, base="mini")

@@ -43,7 +43,7 @@ def _pretrain_step(
         optimizer=config.optimizer,
         train=TrainConfig(
             steps=1 if any_steps else train.steps,
-            batch_size=train.batch_size,
+            batch_size=config.stages.most_rows,
             accumulate=train.accumulate,
         ),
     )

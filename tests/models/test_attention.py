@@ -11,6 +11,7 @@ import pytest
 
 from albert_jax.config.model import ComputeConfig
 from albert_jax.distributed.compilation_cache import cached_programs
+from albert_jax.models import attention
 from albert_jax.models.attention import attend
 from albert_jax.models.attention_pallas import is_kept, rows, splash
 from albert_jax.models.attention_plain import Heads, padding, probs
@@ -272,6 +273,13 @@ def test_auto_takes_xla_where_no_kernel_can(platform, changes, cudnn_here):
 def test_a_named_kernel_that_cannot_says_why(platform, implementation, changes, says):
     with pytest.raises(UserError, match=says):
         lowered_for(platform, implementation=implementation, **changes)
+
+
+def test_a_gpu_before_ampere_takes_xla_and_a_named_kernel_says_why(cudnn_here, monkeypatch):
+    monkeypatch.setattr(attention, "gpus_have_attention", lambda: False)
+    assert "cudnn" not in lowered_for("gpu")
+    with pytest.raises(UserError, match="attention cudnn needs a GPU of NVIDIA's, Ampere or later"):
+        lowered_for("gpu", implementation="cudnn")
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")

@@ -15,6 +15,7 @@ from albert_jax.models import lowering
 from albert_jax.models.albert import AlbertForPretraining
 from albert_jax.models.lowering import (
     Lowering,
+    gpus_have_attention,
     matmul,
     matmul_dtype,
     product_by_columns,
@@ -101,8 +102,18 @@ def test_auto_is_bfloat16_on_gpus_from_ampere_on(monkeypatch, capabilities, dtyp
     assert matmul_dtype("auto", "gpu") == dtype
 
 
-def test_auto_is_bfloat16_for_gpus_elsewhere():
+@pytest.mark.parametrize(
+    ("capability", "has"), [("7.5", False), ("8.0", True), ("10.0", True), ("gfx90a", False)]
+)
+def test_cudnn_has_attention_from_ampere_on(monkeypatch, capability, has):
+    device = SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [device])
+    assert gpus_have_attention() is has
+
+
+def test_gpus_elsewhere_have_bfloat16_and_attention():
     assert matmul_dtype("auto", "gpu") == "bfloat16"
+    assert gpus_have_attention()
 
 
 def test_a_kernels_gradient_can_be_mapped_over_examples():

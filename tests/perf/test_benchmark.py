@@ -13,6 +13,7 @@ import pytest
 
 from albert_jax.cli.main import main
 from albert_jax.config.perf import BenchmarkConfig
+from albert_jax.config.recipes import load_recipe
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import TrainConfig
 from albert_jax.data.loader import batch_at
@@ -22,6 +23,7 @@ from albert_jax.models.flops import (
     forward_flops_per_sequence,
     parameter_count,
     peak_flops,
+    stage_flops,
     train_flops_per_sequence,
 )
 from albert_jax.perf import benchmark as module
@@ -31,7 +33,13 @@ from albert_jax.perf.benchmark_report import benchmark_lines, draw_sweep, sweep_
 from albert_jax.perf.results import StepBenchmark, SweepPoint
 from albert_jax.perf.roofline import best_rates, bound, device_rates, roofline_figure, step_traffic
 from albert_jax.perf.tpu import estimate
-from albert_jax.perf.workload import made_up_batch, pretrain_config, source_of
+from albert_jax.perf.workload import (
+    made_up_batch,
+    pretrain_config,
+    say_of_stages,
+    setting_of,
+    source_of,
+)
 from albert_jax.training import memory
 from albert_jax.training.losses import pretraining_objective
 from albert_jax.training.memory import OutOfMemory, out_of_memory_told
@@ -41,6 +49,7 @@ from albert_jax.utils.errors import UserError
 from albert_jax.utils.numbers import rounded
 from albert_jax.utils.plots import styled
 from tests.helpers.models import tiny_albert
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.pictures import faults, legend_entries, styles
 from tests.helpers.pretraining_runs import make_store, tiny_config
 
@@ -339,6 +348,9 @@ def test_a_kernel_too_large_for_a_chips_own_memory_is_no_matter_of_the_batch(sai
         ("NVIDIA H100 NVL", 835),
         ("NVIDIA H100 PCIe", 756),
         ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA H200", 989),
         ("NVIDIA A100-SXM4-80GB", 312),
         ("TPU v5 lite", 197),
         ("cpu", None),
@@ -346,6 +358,26 @@ def test_a_kernel_too_large_for_a_chips_own_memory_is_no_matter_of_the_batch(sai
 )
 def test_a_devices_peak_is_of_its_whole_name(kind, tera):
     assert peak_flops(kind) == (None if tera is None else pytest.approx(tera * 1e12))
+
+
+def test_of_a_recipe_with_stages_the_last_ones_step_is_measured(capsys):
+    recipe = str(REPOSITORY / "configs" / "mini.py")
+    config = pretrain_config(BenchmarkConfig(model=recipe))
+    assert (config.train.batch_size, config.examples.max_seq_length) == (32, 128)
+    assert train_flops_per_sequence(config.model, 128, 20) * 32 == pytest.approx(
+        stage_flops(config.model, load_recipe(recipe).stages[-1])
+    )
+    say_of_stages(recipe)
+    assert "has 3 stages; this is the step of the last: 32 rows of 128" in capsys.readouterr().err
+    say_of_stages("base-v2")
+    assert not capsys.readouterr().err
+
+
+def test_a_classifiers_step_has_no_masked_lm_heads_parameters():
+    config = BenchmarkConfig(model="base-v2", phase="finetune")
+    assert setting_of(config, pretrain_config(config)).parameters == 11_685_122
+    config = BenchmarkConfig(model="base-v2")
+    assert setting_of(config, pretrain_config(config)).parameters == 11_813_810
 
 
 def test_no_devices_name_is_hidden_by_a_shorter_one():

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 import albert_jax
+from albert_jax.config.sections import OptimizerConfig
 from albert_jax.data.loader import batch_at
 from albert_jax.data.pretraining import open_data
 from albert_jax.distributed.placement import local_devices, make_placement
 from albert_jax.models.flops import run_flops, stage_flops, train_flops_per_sequence
 from albert_jax.models.lowering import Lowering
+from albert_jax.perf.dry_run import _largest
 from albert_jax.training.heldout import evaluator
 from albert_jax.training.metrics import read_metrics
+from albert_jax.training.optimizer import learning_rate_preset
 from albert_jax.training.position import Position
 from albert_jax.training.pretrain import pretrain
 from albert_jax.training.pretrain_report import run_plan
@@ -39,6 +42,20 @@ SCHEDULES = {
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("data"))
+
+
+def test_rate_plan_and_memory_go_by_the_batches_that_a_run_has(store, tmp_path):
+    config = tiny_config(store, tmp_path, batch_size=64, batch_ramp="4:0.5,8:0.5")
+    optimizer = OptimizerConfig(name="lamb", warmup_steps=0, schedule="constant")
+    config = replace(config, optimizer=optimizer)
+    usual = learning_rate_preset("lamb", 8)
+    assert f"peak learning rate {usual:.4g}" in run_plan(config, None)
+    made = StagedSteps(config, config.stages, Lowering("cpu")).at(0)
+    assert float(made.schedule(5)) == pytest.approx(usual)
+    # Stages of as many tokens and passes: the longest rows have the largest attention.
+    long = replace(config.train, batch_ramp="16:0.5,8:0.5", length="16:0.5,32:0.5")
+    largest = _largest(replace(config, train=long))
+    assert (largest.train.batch_size, largest.examples.max_seq_length) == (8, 32)
 
 
 def staged_config(store, workdir, **train):

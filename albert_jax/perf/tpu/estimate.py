@@ -29,7 +29,15 @@ from albert_jax.perf.tpu.results import (
     OperationCost,
 )
 from albert_jax.perf.tpu.topology import Slice, compile_only_devices, parse_slice
-from albert_jax.perf.workload import STEP_NAMES, Work, lower, make_work, pretrain_config, setting_of
+from albert_jax.perf.workload import (
+    STEP_NAMES,
+    Work,
+    lower,
+    make_work,
+    pretrain_config,
+    say_of_stages,
+    setting_of,
+)
 from albert_jax.training.memory import OutOfMemory, out_of_memory_told, program_bytes
 from albert_jax.utils.atomic import scratch_folder
 from albert_jax.utils.errors import UserError
@@ -92,6 +100,7 @@ def estimate(config: EstimateConfig = EstimateConfig()) -> EstimateResult:
     where = parse_slice(config.topology)
     settings = estimated_config(config, where)
     _check(config, settings, where)
+    say_of_stages(config.model)
     return _compiled(config, settings, where, compile_only_devices(where))
 
 
@@ -110,6 +119,7 @@ def find_batch(config: EstimateConfig = EstimateConfig()) -> Rows[EstimateResult
     """
     where = parse_slice(config.topology)
     first = estimated_config(config, where)
+    say_of_stages(config.model)
     devices = compile_only_devices(where)
     found: Rows[EstimateResult] = Rows()
     for remat in dict.fromkeys((first.compute.remat, "none", "full")):
@@ -193,7 +203,7 @@ def _compiled(
     cost = step_cost(
         program,
         where,
-        kernel_efficiency(settings, where),
+        kernel_efficiency(settings, where, config.phase),
         kernel_bandwidth(settings, where),
     )
     hbm = _hbm_of(compiled)
@@ -227,7 +237,9 @@ def _text_of(compiled: jax.stages.Compiled, dump: Path, where: Slice) -> str:
     return text
 
 
-def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
+def kernel_efficiency(
+    config: PretrainConfig, where: Slice, phase: str = "train"
+) -> dict[str, float]:
     """Return the fraction of the peak at which kernels are assumed to run, by name.
 
     All kernels with matmuls are attention's. "" stands for those without an entry: half of what
@@ -236,7 +248,7 @@ def kernel_efficiency(config: PretrainConfig, where: Slice) -> dict[str, float]:
     head_size, length = config.model.head_size, config.examples.max_seq_length
     others = 0.5 * min(1.0, head_size / where.chip.mxu)
     profiled = _PROFILED.get((where.kind, head_size, length), {})
-    dropping = config.model.attention_probs_dropout_prob > 0
+    dropping = config.model.attention_probs_dropout_prob > 0 and phase != "forward"
     return {"": others} | {
         name: share * (left if dropping else 1.0) for name, (share, left) in profiled.items()
     }

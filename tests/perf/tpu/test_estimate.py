@@ -185,10 +185,10 @@ def test_by_default_layers_are_unrolled_and_attend_and_normalise_in_kernels(mode
 
 
 def test_kernels_run_at_their_profiled_share_of_peak_or_at_half_of_what_heads_fill():
-    def shares(topology, model="base-v2", sequence=512):
+    def shares(topology, model="base-v2", sequence=512, phase="train"):
         config = EstimateConfig(model=model, topology=topology, sequence=sequence)
         where = parse_slice(topology)
-        return module.kernel_efficiency(estimated_config(config, where), where)
+        return module.kernel_efficiency(estimated_config(config, where), where, phase)
 
     forward, backward = "attention_rows_forward", "attention_rows_backward"
     assert shares("v5e:2x2") == {"": 0.25, forward: 0.387, backward: 0.566}
@@ -202,6 +202,8 @@ def test_kernels_run_at_their_profiled_share_of_peak_or_at_half_of_what_heads_fi
         {"": 0.25, forward: 0.387 * 0.800, backward: 0.566 * 0.834}
     )
     assert shares("v5e:2x2", "xlarge-v1")[forward] == pytest.approx(0.516 * 0.845)
+    # Evaluation drops nothing.
+    assert shares("v5e:2x2", "base-v1", phase="forward") == shares("v5e:2x2")
 
 
 def test_kernels_of_an_older_result_are_read():

@@ -165,6 +165,8 @@ def test_info_tells_them_with_what_they_are_of(monkeypatch, tmp_path: Path) -> N
         ("model=base-v2,chips=512", "v5e:16x16"),  # the largest
         ("model=base-v2", "v5e:16x16"),  # 4096 rows at a time
         ("model=base-v2,batch_size=512,accumulate=32", "v5e:1x1"),
+        ("model=base-v2,batch_size=100", "v5e:2x2"),  # the batch divides over its chips
+        ("model=base-v2,batch_size=4080,chips=48", "v5e:4x4"),
     ],
 )
 def test_the_command_of_a_plan_is_for_a_slice_that_may_fit(asked, topology) -> None:
