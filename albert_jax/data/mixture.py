@@ -20,6 +20,7 @@ import numpy as np
 
 from albert_jax.data.loader import Example, ExampleSource
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.results import Result
 
 BLOCK = 1 << 16  # shares are multiples of 1/65,536
@@ -49,7 +50,10 @@ def split_stores(given: str) -> list[tuple[str, float | None]]:
     paths = [path for path, _ in stores]
     if not all(paths):
         raise UserError(f"a store of {given!r} has no name; give STORE,STORE or STORE:WEIGHT,…")
-    if twice := {path for path in paths if paths.count(path) > 1}:
+    places = [path.rstrip("/") if is_address(path) else os.path.realpath(path) for path in paths]
+    if twice := [
+        path for path, place in zip(paths, places, strict=True) if places.count(place) > 1
+    ]:
         raise UserError(f"store {min(twice)} is named twice; give it one weight")
     without = [path for path, weight in stores if weight is None]
     if without and len(without) < len(stores):

@@ -322,6 +322,15 @@ def _record_files(pattern: str) -> list[str]:
     return sorted(f for f in glob.glob(pattern) if Path(f).is_file())
 
 
+def _heldout_records(given: str) -> list[str] | str:
+    if is_address(given) or (Path(given) / "manifest.json").is_file():
+        raise UserError(
+            f"{setting('heldout')} {given} is no TFRecord file; a run on TFRecord shards is "
+            "evaluated on other shards, in a folder or by a pattern on this machine"
+        )
+    return _record_files(given) or given
+
+
 def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
     if config.vocab is None:
         raise UserError(
@@ -333,7 +342,7 @@ def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
     heldout = None
     if config.heldout is not None:
         heldout = RecordSource(
-            _record_files(config.heldout) or config.heldout,
+            _heldout_records(config.heldout),
             seed=config.train.seed,
             shuffle=True,
             vocab_size=tokenizer.vocab_size,

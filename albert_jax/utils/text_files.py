@@ -251,6 +251,8 @@ def foreign_kind(start: bytes) -> tuple[str, str] | None:
     """Return what a file is that begins like this, and the remedy; None for what may be text."""
     if _BZIP2.match(start):
         return "bzip2-compressed", "decompress it with bzcat"
+    if start[257:262] == b"ustar":
+        return "a tar archive", "extract its files with tar -xf"
     return next((told for magic, told in _NOT_TEXT.items() if start.startswith(magic)), None)
 
 

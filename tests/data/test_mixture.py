@@ -246,6 +246,7 @@ def test_names_and_weights_are_read(tmp_path):
         ("a:1,b", "store b has no weight and others have"),
         ("a:1,,b:1", "has no name"),
         ("a:1,a:2", "store a is named twice"),
+        ("a,./a/", r"store (a|\./a/) is named twice"),
     ],
 )
 def test_a_bad_mixture_is_one_sentence(given, said):

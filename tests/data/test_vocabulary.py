@@ -138,7 +138,7 @@ def test_text_in_a_bucket_and_a_tfds_data_set_are_read(tmp_path: Path, trained_o
     trained_on.clear()
     asked = []
 
-    def open_source(name, split, data_dir):
+    def open_source(name, split, data_dir, field):
         asked.append((name, split, data_dir))
         examples = [{"text": b"Three. Four."}]
         return module_of_tfds.TextSource(examples, "text", 12)

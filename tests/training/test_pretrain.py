@@ -350,6 +350,13 @@ def test_tfrecord_shards_train_too(tmp_path):
     assert [e["step"] for e in read_metrics(tmp_path / "metrics.jsonl") if e["kind"] == "eval"] == [
         2
     ]
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "manifest.json").write_text("{}")
+    for wrong in ("gs://bucket/shards", str(tmp_path / "store")):
+        with pytest.raises(
+            UserError, match="is no TFRecord file; a run on TFRecord shards is eval"
+        ):
+            pretrain(dataclasses.replace(config, heldout=wrong, workdir=str(tmp_path / "other")))
     with pytest.raises(UserError, match="carry no vocabulary"):
         pretrain(dataclasses.replace(config, vocab=None, workdir=str(tmp_path / "other")))
     # The records make the run, wherever their file lies.

@@ -81,6 +81,7 @@ from albert_jax.utils.streams import say
 from albert_jax.utils.wording import setting
 
 SETTINGS_FILE = "progress/settings.json"
+MOST_UNKNOWN = 0.02  # of all tokens; English has 0.001 with a vocabulary of its own
 MOST_ALONE = 1.1  # sentences a document; with fewer, nine in ten documents at least have one
 
 
@@ -211,16 +212,25 @@ def prepare(
         finally:
             meter.close()
         manifest = _manifest(units, job, settings, pieces)
+        no_piece = _unknown_share(read_unit_records(units, job), tokenizer.special.unk)
         document = sealed(manifest.to_json())
         place.write("manifest.json", json_bytes(document))
         place.remove_folder("progress")
     _summarize(manifest, place.name, progress)
+    if no_piece > MOST_UNKNOWN:
+        _say(
+            f"{no_piece:.1%} of the tokens are <unk>, of which nothing can be learnt; is the "
+            "vocabulary for such text, and for text that is cleaned alike ("
+            f"{setting('do_lower_case')}, {setting('keep_accents')})?",
+            progress,
+        )
     return PreparedStore(manifest=replace(manifest, checksum=document[CHECKSUM]))
 
 
 def _cased_pieces(tokenizer: Tokenizer) -> int:
     """Return how many pieces have upper-case letters, if more than a few; else 0."""
-    count = sum(piece != piece.lower() for piece in tokenizer.pieces)
+    special = {tokenizer.pieces[id] for id in tokenizer.special}
+    count = sum(piece != piece.lower() for piece in tokenizer.pieces if piece not in special)
     return count if count > tokenizer.vocab_size / 100 else 0
 
 
@@ -510,6 +520,14 @@ def _manifest(
         inputs=_inputs(pieces),
         format_revision=FORMAT_REVISION,
     )
+
+
+def _unknown_share(records: Sequence[UnitRecord | None], unk: int) -> float:
+    """Return the share of all tokens that are the unknown piece."""
+    known = [record for record in records if record is not None]
+    occurring = sum(record.split(split).counts() for record in known for split in SPLITS)
+    found = np.atleast_1d(np.asarray(occurring, float))
+    return float(found[unk] / found.sum()) if found.any() else 0.0
 
 
 def _split_record(records: Sequence[UnitRecord], split: str) -> SplitRecord:

@@ -8,6 +8,7 @@ once.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import gzip
@@ -37,6 +38,7 @@ from albert_jax.data.text.sentences import LAYOUTS, Layout, detect_layout, split
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.remote_fs import is_address
 from albert_jax.utils.text_files import foreign_kind, kind_of
+from albert_jax.utils.wording import setting
 
 # A longer document is cut between sentences. Their number counts too: the shortest take a hundred
 # times their characters in memory.
@@ -46,6 +48,14 @@ LONG_LINE_CHARS = 1 << 14  # a line longer than any sentence is split like prose
 MIN_PARAGRAPH_WORDS, MIN_PARAGRAPH_BYTES = 8, 64  # below both, a wiki line is a heading or leftover
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+# Kinds of files, by their names, that hold more than texts.
+_NO_TEXT = {
+    "csv": "a csv file by its name, whose header and other columns",
+    "tsv": "a tsv file by its name, whose header and other columns",
+    "json": "a json file by its name, whose keys and other values",
+    "arrow": "an arrow file by its name, whose other columns",
+}
+_JSON = re.compile(rb'[\[\s]*\{\s*"(?:[^"\\\n]|\\.){0,200}"\s*:')
 _HEAD_BYTES = 1 << 12
 _FOREIGN = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\udc80-\udcff]")  # no text has many of them
 _LEAST_BYTES, _MOST_FOREIGN = 64, 0.25  # Latin-1 in French or German has 5 %
@@ -105,10 +115,10 @@ def find_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
 
 
 def _file_piece(path: str, reading: Reading) -> Piece:
-    if (table := kind_of(path)) in ("csv", "tsv"):
+    if (table := kind_of(path)) in _NO_TEXT:
         raise UserError(
-            f"{path} is a {table} file by its name, whose header and other columns are no text; "
-            "save its texts as plain text or as JSONL, or leave it out"
+            f"{path} is {_NO_TEXT[table]} are no text; save its texts as plain text or as JSONL, "
+            "or leave it out"
         )
     with open_file(path) as stream:
         head = stream.read(_HEAD_BYTES)
@@ -121,6 +131,8 @@ def _file_piece(path: str, reading: Reading) -> Piece:
             with contextlib.suppress(OSError, EOFError, zlib.error):
                 # A damaged file is named when it is read whole.
                 head = gzip.GzipFile(fileobj=stream).read(_HEAD_BYTES)
+            if (other := foreign_kind(head)) and not head.startswith(_PARQUET):
+                raise UserError(f"{path} packs {other[0]}; make it UTF-8 text, plain or gz")
     state = file_state(path)
     if head.startswith(_PARQUET):
         groups = tables_text.parquet_bytes(path, reading.field)
@@ -129,7 +141,13 @@ def _file_piece(path: str, reading: Reading) -> Piece:
     if tables_text.is_jsonl(path) and reading.format == "text":
         kind = "jsonl.gz" if kind == "gzip" else "jsonl"
         return Piece(kind, path, 0, state.size, state.size, False, state.size, state.stamp)
-    is_wiki = reading.format == "wiki" or head.startswith(b"<doc ")
+    begins = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if _JSON.match(begins):
+        raise UserError(
+            f"{path} holds JSON, whose keys and other values are no text; name a file with an "
+            f"object a line .jsonl, and its text with {setting('field')}"
+        )
+    is_wiki = reading.format == "wiki" or begins.startswith(b"<doc ")
     return Piece(kind, path, 0, state.size, state.size, is_wiki, state.size, state.stamp)
 
 
@@ -152,7 +170,7 @@ def _tfds_pieces(inputs: Sequence[str | Path], reading: Reading) -> list[Piece]:
     name = reading.format.removeprefix("tfds:")
     pieces = []
     for split in dict.fromkeys(map(str, inputs or ["train"])):
-        source = tfds_text.open_source(name, split, reading.data_dir)
+        source = tfds_text.open_source(name, split, reading.data_dir, reading.field)
         size = source.num_bytes
         pieces.append(Piece("tfds", split, 0, len(source.examples), size, size=size))
     return pieces
@@ -385,7 +403,7 @@ def _tfds_events(
 ) -> Events:
     """Yield sentences of a TFDS data set; each example is a document, even with blank lines."""
     name = reading.format.removeprefix("tfds:")
-    source = tfds_text.open_source(name, piece.path, reading.data_dir)
+    source = tfds_text.open_source(name, piece.path, reading.data_dir, reading.field)
     share = piece.bytes / max(piece.end - piece.start, 1)
 
     def texts() -> Iterator[tuple[str, bytes]]:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Protocol
@@ -74,7 +75,8 @@ def _find_here(given: str) -> list[str]:
         return [path for path in paths if "/." not in path.removeprefix(above)]
     if os.path.exists(given):
         return [given]
-    return [path for path in glob.glob(given, recursive=True) if os.path.isfile(path)]
+    found = [path for path in glob.glob(given, recursive=True) if os.path.isfile(path)]
+    return _outside_stores(found, _fixed_part(given), lambda folder: os.listdir(folder or "."))
 
 
 def is_store_or_model(names: Iterable[str]) -> bool:
@@ -109,7 +111,36 @@ def _find_remote(given: str) -> list[str]:
         return []
     if not glob.has_magic(root) and is_store_or_model(x.removeprefix(f"{root}/") for x in found):
         raise _no_corpus(given)
+    if not glob.has_magic(root):
+        names: dict[str, list[str]] = {}
+        for path in found:
+            names.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
+        found = _outside_stores(found, root, lambda folder: names.get(folder, []))
     return [files.unstrip_protocol(path) for path in found]
+
+
+def _fixed_part(pattern: str) -> str:
+    """Return the folder of a pattern in which it begins to search."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+    return pattern
+
+
+def _outside_stores(
+    paths: list[str], root: str, names_in: Callable[[str], Iterable[str]]
+) -> list[str]:
+    """Return the files that lie in no token store and no model in or below `root`.
+
+    `names_in` returns the names in a folder.
+    """
+
+    @functools.cache
+    def is_inside(folder: str) -> bool:
+        if is_store_or_model(names_in(folder)):
+            return True
+        return len(folder) > len(root) and is_inside(os.path.dirname(folder))
+
+    return [path for path in paths if not is_inside(os.path.dirname(path))]
 
 
 def require_output_apart(
@@ -167,14 +198,23 @@ def file_state(path: str) -> FileState:
         return FileState(status.st_size, status.st_mtime_ns)
     files, root = connect(path)
     info = within(path, lambda: files.info(root))
+    if info["size"] is None:
+        raise UserError(f"the server of {path} does not tell its size; download it first")
     told = str([info.get(name) for name in _CHANGES])
     return FileState(info["size"], int(hashlib.sha256(told.encode()).hexdigest()[:15], 16))
+
+
+def _require_regular(path: str) -> None:
+    """Raise UserError for a pipe or a device, which cannot be read twice or in parts."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is no regular file; write its text to one first")
 
 
 @contextlib.contextmanager
 def open_file(path: str) -> Iterator[Stream]:
     """Open a file; raises UserError if it cannot be opened or, at an address, read."""
     if not is_address(path):
+        _require_regular(path)
         try:
             stream = open(path, "rb")  # noqa: SIM115 - closed below; what fails there is not ours
         except OSError as error:

@@ -33,7 +33,7 @@ class Reading:
     strict: bool = False  # refuse invalid UTF-8 instead of replacing it
     language: str = "en"  # of the sentence splitter
     data_dir: str | None = None  # of TFDS
-    field: str | None = None  # that holds the text, of the hub's data sets, Parquet and JSONL
+    field: str | None = None  # that holds the text, of data sets, Parquet and JSONL
 
     def __post_init__(self) -> None:
         if self.format not in ("text", "wiki") and not re.fullmatch(r"(tfds|hf):.+", self.format):
@@ -45,6 +45,12 @@ class Reading:
             raise UserError(
                 f"{setting('sentences')} {self.sentences!r} is unknown; use auto, lines, split or "
                 "wrapped"
+            )
+
+        if not re.fullmatch(r"[a-z]{2,3}", self.language):
+            raise UserError(
+                f"{setting('language')} {self.language!r} is no code of ISO 639; give one such as "
+                "en, de or zh"
             )
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 from albert_jax.data.tfds import open_split
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.wording import setting
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,13 @@ class TextSource:
 
 
 @functools.lru_cache(maxsize=4)
-def open_source(name: str, split: str, data_dir: str | None = None) -> TextSource:
+def open_source(
+    name: str, split: str, data_dir: str | None = None, field: str | None = None
+) -> TextSource:
     """Open a split of `NAME[/CONFIG][:VERSION]`; see `open_split`.
 
-    Raises UserError also for a data set that has no text feature.
+    `field` is the text feature; None, `text` or the only one. Raises UserError also for a data set
+    that has none.
     """
     import tensorflow_datasets as tfds  # 2 s and 200 MB, so imported only on demand
 
@@ -40,10 +44,16 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> TextSourc
         for key, feature in builder.info.features.items()
         if isinstance(feature, tfds.features.Text)
     ]
-    if "text" not in texts and len(texts) != 1:
+    if field is not None and field not in texts:
+        raise UserError(
+            f"TFDS data set {name} has no text feature {field!r} (it has "
+            f"{', '.join(texts) or 'none'}); name one with {setting('field')}"
+        )
+    if field is None and "text" not in texts and len(texts) != 1:
         raise UserError(
             f"TFDS data set {name} has no feature `text`, nor a single text feature (it has "
-            f"{', '.join(builder.info.features)}); write its text to files instead"
+            f"{', '.join(builder.info.features)}); name one with {setting('field')}, or write its "
+            "text to files instead"
         )
-    feature = "text" if "text" in texts else texts[0]
+    feature = field or ("text" if "text" in texts else texts[0])
     return TextSource(examples, feature, int(builder.info.splits[split].num_bytes))

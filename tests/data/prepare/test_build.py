@@ -194,6 +194,13 @@ for name, split in (("no_such_set", "train"), ("tiny_text", "dev"), ("not_prepar
         call(name, split)
     except UserError as error:
         print(error)
+try:
+    prepare(["train"], vocab={str(VOCABULARY)!r}, output="other", format="tfds:tiny_text",
+            data_dir={str(tmp_path / "data")!r}, workers=1, field="body")
+except UserError as error:
+    assert "has no text feature 'body' (it has " in str(error)
+else:
+    raise AssertionError
 call("tiny_text", "train", "test")
 assert "tensorflow" not in sys.modules
 """)
@@ -884,3 +891,18 @@ def test_reading_settings_reach_the_store(tmp_path):
         }
     assert lengths == {"lines": [1, 1], "split": [2, 3]}
     assert Reading().sentences == "auto"
+
+
+def test_text_that_the_vocabulary_does_not_know_is_told(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("THE CAT SAT ON THE MAT.\n\nIT SAW A DOG.\n")
+    for lowered in (True, False):
+        prepare(
+            tmp_path / "text.txt",
+            vocab="mini",
+            output=tmp_path / f"store-{lowered}",
+            workers=1,
+            do_lower_case=lowered,
+        )
+        said = capsys.readouterr().err
+        assert ("% of the tokens are <unk>, of which nothing can be learnt" in said) != lowered
+        assert "upper-case" not in said

@@ -353,6 +353,15 @@ def test_folders_patterns_and_repeats_give_each_file_once_in_order(tmp_path):
         ("a.csv", b"text,label\ngood,1\n", "is a csv file by its name, whose header"),
         ("a.TSV.gz", gzip.compress(b"text\tlabel\n"), "is a tsv file by its name"),
         ("a.parquet", b"PAR1....", "Parquet file"),  # damaged, or without pyarrow
+        ("a.json", b'[{"text": "a"}]', "is a json file by its name, whose keys"),
+        ("wiki_00", b'\xef\xbb\xbf{"id": "0", "text": "a"}\n', r"holds JSON, .* \.jsonl, and its"),
+        ("a.txt", b'[\n  {"id": 1,\n', "holds JSON"),
+        ("a.tar", b"a.txt".ljust(257, b"\0") + b"ustar  \0", "is a tar archive; make it UTF-8"),
+        (
+            "a.tar.gz",
+            gzip.compress(b"a.txt".ljust(257, b"\0") + b"ustar  \0"),
+            "packs a tar archive; make it UTF-8",
+        ),
     ],
 )
 def test_other_kinds_of_file_are_named(write, name, content, message):
@@ -422,6 +431,32 @@ def test_stores_in_a_folder_of_texts_are_left_out_and_links_named(tmp_path):
         find_files(str(tmp_path))
 
 
+def test_stores_are_left_out_of_patterns_and_addresses_too(tmp_path):
+    (tmp_path / "a.txt").write_text("Text.")
+    store = tmp_path / "deep" / "store"
+    (store / "train").mkdir(parents=True)
+    for name in ("manifest.json", "vocab.txt", "train/00000.txt"):
+        (store / name).write_text("")
+    for asked in (tmp_path, f"{tmp_path}/**", f"{tmp_path}/**/*.txt", f"file://{tmp_path}"):
+        assert [Path(path).name for path in find_files(str(asked))] == ["a.txt"], asked
+
+
+def test_a_wiki_extract_is_known_behind_a_mark_and_empty_lines(write):
+    article = (
+        '<doc id="1" title="T">\nT\n\n' + "A sentence of more than eight words stands here. " * 3
+    )
+    for before in ("\ufeff", "\n\n", "\ufeff \n"):
+        [document] = read(write(f"{before}{article}\n</doc>\n".encode()))[0]
+        assert not any("<doc" in sentence for sentence in document)
+
+
+def test_a_pipe_is_refused_and_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for asked in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(UserError, match="pipe is no regular file; write its text to one"):
+            read(asked)
+
+
 def test_a_truncated_or_damaged_gz_file_is_named(write):
     whole = gzip.compress(os.urandom(100_000).hex().encode())
     middle = bytearray(whole)
@@ -436,6 +471,9 @@ def test_settings_that_are_unknown_are_refused():
         Reading(format="html")
     with pytest.raises(UserError, match="sentences 'words' is unknown"):
         Reading(sentences="words")
+    for language in ("German", "en-US", ""):
+        with pytest.raises(UserError, match=f"language '{language}' is no code of ISO 639; give"):
+            Reading(language=language)
 
 
 @pytest.mark.parametrize(
