@@ -117,22 +117,22 @@ def _adapters_model(folder: Path, base: str | Path | None, fetch: bool) -> Path:
         found = require_model_directory(given, "base")
     except UserError as error:
         named = f"; name it with {setting('base', 'MODEL')} where it is elsewhere"
-        hint = "" if base is not None else f"{named}{_of_once(folder)}"
+        hint = "" if base is not None else f"{named}, once, {_by(folder)}"
         raise UserError(f"the base of adapter {folder} cannot be used: {error}{hint}") from None
     digest = base_digest(read_model_manifest(found).tensors)
     if digest != manifest.base_sha256:
         raise UserError(
             f"{given} is not the base of adapter {folder}: its encoder has SHA-256 {digest[:12]}… "
             f"and the base's has {manifest.base_sha256[:12]}…; name the model that the adapter was "
-            f"trained on with {setting('base', 'MODEL')}{_of_once(folder)}"
+            f"trained on with {setting('base', 'MODEL')}, once, {_by(folder)}"
         )
     return merged_adapter(folder, found)
 
 
-def _of_once(folder: Path) -> str:
-    """Return where the base can be named, as not every command and call has a setting for it."""
+def _by(folder: Path) -> str:
+    """Return what takes the base, as not every command and call has a setting for it."""
     call = "albert_jax.load" if is_in_python() else f"albert-jax info {shlex.quote(str(folder))}"
-    return f" in {call}; the whole model is then kept"
+    return f"by {call}, which keeps the whole model"
 
 
 def hidden_name(folder: Path) -> str:

@@ -104,7 +104,7 @@ class _Reading(Command):
     """text (also Parquet, and JSONL by its name), wiki (WikiExtractor's output), tfds:NAME, or
     hf:NAME[/CONFIG], a data set of the hub."""
     field: str | None = None
-    """Column or key that holds the text of hf:, Parquet and JSONL; unset: text."""
+    """Column, key or feature that holds the text of data sets, Parquet and JSONL; unset: text."""
     sentences: Literal["auto", "lines", "split", "wrapped"] = "auto"
     """How lines become sentences: each line is one (lines), lines are split (split), or wrapped
     lines are joined and split (wrapped); auto decides for each file."""

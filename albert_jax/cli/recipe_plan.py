@@ -113,7 +113,8 @@ def _slice_for(config: PretrainConfig, spec: str) -> str:
     """Return the v5e slice to plan for.
 
     It has as many chips as a recipe's `chips=` says. Without that, it is the smallest slice whose
-    chips have at most `FEW_TOKENS` tokens each, or the largest slice. The batch divides over it.
+    chips have at most `FEW_TOKENS` tokens each, or the largest slice. There are fewer chips if the
+    batch does not divide over so many.
     """
     told = re.search(r"\bchips=(\d+)", spec)
     last, accumulate = config.stages[-1], config.train.accumulate

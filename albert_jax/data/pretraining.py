@@ -116,8 +116,12 @@ def _with_heldout(data: PretrainingData, config: PretrainConfig) -> PretrainingD
 
 
 def differing_cleaning(ours: TextSettings, theirs: TextSettings) -> str:
-    """Return which settings of how text is cleaned differ, with their values, or ""."""
-    pairs = [(key, ours.get(key), theirs.get(key)) for key in TextSettings.__annotations__]
+    """Return which settings of how text is cleaned differ, with their values, or "".
+
+    The modes of one vocabulary make nearly the same ids, and do not count.
+    """
+    names = [key for key in TextSettings.__annotations__ if key != "mode"]
+    pairs = [(key, ours.get(key), theirs.get(key)) for key in names]
     return ", ".join(f"{key} {b} and not {a}" for key, a, b in pairs if a != b)
 
 

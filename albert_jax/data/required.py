@@ -6,7 +6,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from albert_jax.config.model_names import name_of
+from albert_jax.config.model_names import model_path, name_of
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.mixture import split_stores
 from albert_jax.utils.errors import UserError
@@ -31,9 +31,17 @@ def require_pretraining_data(config: PretrainConfig) -> None:
         raise UserError(
             f"held-out data {heldout} does not exist; give a store made by albert-jax prepare"
         )
-    # A name that is not on this machine yet gets its own error when it is read.
-    if config.vocab is not None and not (name_of(config.vocab) or Path(config.vocab).exists()):
+    if config.vocab is not None and not _is_there(config.vocab):
         raise UserError(f"vocab {config.vocab} does not exist; give a spiece.model")
+
+
+def _is_there(vocab: str) -> bool:
+    """Return whether a vocabulary exists, or is the name of a released model.
+
+    Such a name has its own error where it has not been fetched.
+    """
+    named = name_of(vocab)
+    return model_path(vocab).exists() or (named is not None and named.kind != "hub")
 
 
 def require_stores(stores: str) -> None:

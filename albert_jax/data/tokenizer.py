@@ -664,7 +664,7 @@ def vocabulary_file(path: str | Path, mode: str | None = None) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        if named := name_of(path):
+        if path.suffix not in (".model", ".json", ".txt") and (named := name_of(path)):
             raise UserError(
                 f"the model {named} is not on this machine yet; fetch it with albert-jax info "
                 f"{named.forced}, or give a spiece.model or the folder that holds it"

@@ -61,12 +61,7 @@ def matmul_dtype(dtype: str, platform: str) -> str:
 
 def _gpus_have_bfloat16() -> bool:
     """Return whether this machine's GPUs are Ampere or later; also True without a GPU."""
-    try:
-        devices = jax.local_devices(backend="gpu")
-    except RuntimeError:  # the program is for GPUs elsewhere
-        return True
-    versions = (str(getattr(device, "compute_capability", "")) for device in devices)
-    return not any(version.startswith(("5.", "6.", "7.")) for version in versions)
+    return not _gpus_begin_with("5.", "6.", "7.")
 
 
 def gpus_have_attention() -> bool:
@@ -74,12 +69,17 @@ def gpus_have_attention() -> bool:
 
     It has for Ampere and later, of NVIDIA.
     """
+    return not _gpus_begin_with("5.", "6.", "7.", "gfx")
+
+
+def _gpus_begin_with(*versions: str) -> bool:
+    """Return whether a GPU of this machine has such a compute capability; False without a GPU."""
     try:
         devices = jax.local_devices(backend="gpu")
     except RuntimeError:  # the program is for GPUs elsewhere
-        return True
-    versions = (str(getattr(device, "compute_capability", "")) for device in devices)
-    return not any(version.startswith(("5.", "6.", "7.", "gfx")) for version in versions)
+        return False
+    found = (str(getattr(device, "compute_capability", "")) for device in devices)
+    return any(version.startswith(versions) for version in found)
 
 
 def _cpu_has_bfloat16() -> bool:

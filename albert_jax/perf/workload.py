@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,7 @@ def _base(name: str) -> PretrainConfig:
     )
 
 
+@functools.cache  # a sweep says it once
 def say_of_stages(model: str) -> None:
     """Report that of a recipe with several stages the last one's step is measured."""
     if not model.partition(":")[0].endswith(".py"):
@@ -170,9 +172,9 @@ def say_of_stages(model: str) -> None:
     if isinstance(config, PretrainConfig) and len(config.stages) > 1:
         last = config.stages[-1]
         say(
-            f"the recipe has {len(config.stages)} stages; this is the step of the last: "
-            f"{last.batch_size} rows of {last.examples.max_seq_length} tokens, {last.depths[1]} "
-            "passes; the time of a run is as if all its steps were such"
+            f"the recipe has {len(config.stages)} stages; without other settings this is the step "
+            f"of the last: {last.batch_size} rows of {last.examples.max_seq_length} tokens, "
+            f"{last.depths[1]} passes; the time of a run is as if all its steps were such"
         )
 
 

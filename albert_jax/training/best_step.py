@@ -186,6 +186,7 @@ class BestStep:
 
     def _provenance(self, step: int, metrics: Mapping[str, Any]) -> JsonObject:
         began = self.prepared.source.manifest["provenance"]
+        named = name_of(self.config.model or "")
         return {
             "made_by": "albert-jax finetune",
             "seed": self.seed,
@@ -193,7 +194,10 @@ class BestStep:
             "chosen_by": finite(metrics[self.prepared.metric]),
             "dev": finite(metrics),
             "config": without_credentials(to_dict(self.config)),
-            "started_from": {key: began.get(key) for key in ("made_by", "source", "step")},
+            "started_from": {
+                **{key: began.get(key) for key in ("made_by", "source", "step")},
+                "name": named.forced if named else None,
+            },
             **recorded(read_history(self.directory.parent)),
         }
 

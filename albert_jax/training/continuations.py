@@ -38,7 +38,7 @@ _IDENTITY = (
     *FIRST_VALUES,
 )
 # What a stage has; the learning rate's factor is the newest settings' in all steps.
-_OF_STAGES = frozenset(f"train.{name}" for name in SCHEDULES) - {"train.rate"}
+_OF_STAGES = frozenset(f"train.{name}" for name in SCHEDULES) - {"train.rate", "train.batch_ramp"}
 
 
 def require_checkpoint(workdir: Path) -> None:
@@ -81,6 +81,7 @@ class Continuations:
         *,
         steps: int,
         continue_with: bool,
+        makes_steps: bool = True,
     ) -> None:
         """Prepare to judge.
 
@@ -89,7 +90,9 @@ class Continuations:
             allowed: the settings of it that may differ in a checkpoint, with `continue_with`.
             steps: the run's.
             continue_with: whether the user asked to continue with other settings.
+            makes_steps: whether the run goes on from a checkpoint, and is not only exported.
         """
+        self._makes_steps = makes_steps
         self.identity = identity
         self._allowed, self._steps, self._continue_with = allowed, steps, continue_with
         self.history: list[Continuation] = []
@@ -105,7 +108,8 @@ class Continuations:
         """
         other = differences_from(meta, self.identity)
         since = _since(read_history(directory.parent), meta, other) if other else []
-        self._since = since if self._are_followed(since) else []
+        is_repeated = not self._makes_steps or self._are_followed(since)
+        self._since = since if is_repeated else []
         if not other or self._since:
             return
         fixed = [name for name in other if name not in self._allowed]
@@ -143,8 +147,9 @@ class Continuations:
         followed = set(_OF_STAGES)
         if is_constant and settings.get("optimizer.warmup_steps") is not None:  # else a share
             followed.add("train.steps")
-        if settings.get("optimizer.learning_rate") is not None:  # else by the batch's size
-            followed.add("train.batch_size")
+        of_batches = {"train.batch_size", "train.batch_ramp"}  # which an unset rate goes by
+        if settings.get("optimizer.learning_rate") is not None:
+            followed |= of_batches
         return all(change.after.keys() <= followed for change in changes)
 
     def recall(self, meta: Mapping[str, Any]) -> None:

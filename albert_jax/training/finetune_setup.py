@@ -117,7 +117,8 @@ def set_up(config: FinetuneConfig) -> FinetuneSetup:
     if config.metric is not None:
         check_metric(task, config.metric, base.metrics)
         few = [dev_examples[i] for i in spaced(len(dev_examples), config.train.eval_examples)]
-        if config.metric in base.metrics.keys() - baseline(task, examples, few).metrics.keys():
+        some = baseline(task, examples, few) if len(few) < len(dev_examples) else base
+        if config.metric in base.metrics.keys() - some.metrics.keys():
             raise UserError(
                 f"{setting('metric')} {config.metric} has no value on the {len(few)} dev examples "
                 f"of {setting('train.eval_examples')}; evaluate more of them, or choose by another"

@@ -16,7 +16,7 @@ import numpy as np
 
 from albert_jax.checkpoint.model_dir import ModelDirectory
 from albert_jax.checkpoint.positions import with_positions
-from albert_jax.config.manifests import VOCABULARIES, TextSettings
+from albert_jax.config.manifests import VOCABULARIES
 from albert_jax.config.model import AlbertConfig
 from albert_jax.config.run import PretrainConfig
 from albert_jax.data.pretraining import PretrainingData, differing_cleaning
@@ -141,10 +141,8 @@ def params_of(
             f"{recorded[:12]}…, the data's is {data.identity['vocabulary'][:12]}…); "
             f"prepare the text with {source.tokenizer['path']}"
         )
-    # The modes of one SentencePiece model make nearly the same ids, and shards record nothing.
-    cleaned: TextSettings = {**source.text_settings, "mode": data.tokenizer["mode"]}
-    otherwise = differing_cleaning(data.tokenizer, cleaned)
-    if otherwise and data.identity.get("records") is None:
+    otherwise = differing_cleaning(data.tokenizer, source.text_settings)
+    if recorded is not None and otherwise and data.identity.get("records") is None:  # as in shards
         raise UserError(
             f"{name} was trained on text that was cleaned otherwise ({otherwise}), so that many of "
             "the data's words would mean nothing to it; prepare the text with the model as its "

@@ -45,7 +45,7 @@ def evaluator(
         return None
     heldout, unit = data.heldout, len(placement.devices)
     total = min(config.train.eval_examples, len(heldout))
-    size = min(config.stages.most_rows // config.train.accumulate, -(-total // unit) * unit)
+    size = min(config.stages[-1].batch_size // config.train.accumulate, -(-total // unit) * unit)
     index, count = jax.process_index(), jax.process_count()
     check = memory_check(config)
 

@@ -166,13 +166,16 @@ def _require_room_for_text(config: PretrainConfig, workdir: Path, continue_with:
             raise UserError(f"{another_run(workdir, texts)}; give another {setting('workdir')}")
 
 
-def _by_settings(config: PretrainConfig, *, continue_with: bool) -> Continuations:
+def _by_settings(
+    config: PretrainConfig, *, continue_with: bool, makes_steps: bool = True
+) -> Continuations:
     """Return the judge of a run's checkpoints by its settings alone, without its data."""
     return Continuations(
         settings_identity(config),
         CONTINUABLE,
         steps=config.train.steps,
         continue_with=continue_with,
+        makes_steps=makes_steps,
     )
 
 
@@ -306,7 +309,7 @@ def export(
     check_destination(dest, is_pretrained)
     config = _read_config(workdir)
     with Checkpointer(workdir / "checkpoints", read_only=True) as checkpointer:
-        continuations = _by_settings(config, continue_with=False)
+        continuations = _by_settings(config, continue_with=False, makes_steps=False)
         meta = checkpointer.require(continuations.judge)
         if meta is not None:
             check_destination(dest, _older_of(config, run_record(meta)))  # before arrays are read

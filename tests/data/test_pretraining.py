@@ -3,8 +3,10 @@
 
 import dataclasses
 import json
+import os
 import random
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -172,7 +174,7 @@ def _of_mini(config):
 
 
 @pytest.mark.parametrize("init_from", [None, "mini"])
-def test_text_that_has_changed_is_not_trained_on_as_it_was(of_text, tmp_path, init_from):
+def test_text_that_has_changed_is_not_trained_on_as_it_was(of_text, tmp_path, capsys, init_from):
     config, workdir = of_text
     folder = tmp_path / "own"
     folder.mkdir()
@@ -189,6 +191,19 @@ def test_text_that_has_changed_is_not_trained_on_as_it_was(of_text, tmp_path, in
     (folder / "a.txt").write_text("Other text.\n\nMore of it.\n")
     with pytest.raises(UserError, match=r"gone: .*a\.txt\); .*or store=.* in place of text"):
         open_data(config, workdir)
+    write_corpus(folder / "a.txt")
+    os.utime(folder / "a.txt", (time.time() + 60, time.time() + 60))
+    open_data(config, workdir)
+    assert "store is made already, but" in capsys.readouterr().err
+    (folder / "new.txt").write_bytes(b"PK\x03\x04")  # which is no text
+    with pytest.raises(UserError, match=r"gone: .*new\.txt\)"):
+        open_data(config, workdir)
+    (folder / "new.txt").unlink()
+    everything = dataclasses.replace(config, text=(f"{tmp_path}/**/*.txt",))
+    inside = tmp_path / "of-all"
+    open_data(everything, inside)
+    (inside / "vocab.txt").write_text("its own\n")
+    open_data(everything, inside)
     (folder / "a.txt").unlink()
     open_data(config, workdir)  # a finished store does not need it
     assert store.is_dir()

@@ -367,8 +367,9 @@ def test_of_a_recipe_with_stages_the_last_ones_step_is_measured(capsys):
     assert train_flops_per_sequence(config.model, 128, 20) * 32 == pytest.approx(
         stage_flops(config.model, load_recipe(recipe).stages[-1])
     )
+    say_of_stages.cache_clear()
     say_of_stages(recipe)
-    assert "has 3 stages; this is the step of the last: 32 rows of 128" in capsys.readouterr().err
+    assert "this is the step of the last: 32 rows of 128" in capsys.readouterr().err
     say_of_stages("base-v2")
     assert not capsys.readouterr().err
 

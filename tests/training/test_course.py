@@ -201,11 +201,12 @@ def test_a_continued_run_falls_back_to_before_its_continuations(store, work, tmp
     assert read_history(work) == history
 
 
-def test_steps_before_another_rate_are_not_made_again_at_it_unasked(store, work):
+def test_steps_before_another_rate_are_not_made_again_at_it_unasked(store, work, tmp_path):
     pretrain(a_run(store, work, steps=5, rate=0.02), continue_with=True)
     for step in (3, 4, 5):
         [file] = (work / "checkpoints" / str(step)).rglob("meta/metadata")
         file.write_bytes(b"damaged")
+    export(work, tmp_path / "model")  # which makes no step
     with pytest.raises(
         UserError, match=r"learning_rate is 0\.01 there and 0\.02 here; .*continue_"
     ):

@@ -180,7 +180,10 @@ def _base_of(subject: CardSubject) -> ModelName | None:
     started = _mapping(subject.provenance.get("started_from"))
     said: list[Any] = [subject.provenance.get("source"), subject.origin]
     if subject.provenance.get("made_by"):
-        said = [started.get("source"), config.get("model"), config.get("init_from"), subject.origin]
+        given = [config.get("model"), config.get("init_from")]
+        if "name" in started:  # what the run itself took it for
+            given = [started["name"]]
+        said = [started.get("source"), *given, subject.origin]
     names = (_name_in(text) for text in said if isinstance(text, str))
     return next(filter(None, names), None)
 
@@ -196,7 +199,7 @@ def _name_in(text: str) -> ModelName | None:
         return None
     try:
         return name_of(text)  # a folder of that name is the user's own model
-    except UserError:
+    except (OSError, UserError):  # no name at all, such as one of a thousand characters
         return None
 
 

@@ -67,9 +67,9 @@ from albert_jax.data.store_manifest import (
     sealed,
 )
 from albert_jax.data.text.documents import COUNTS, find_pieces, read_piece, summarize_counts
-from albert_jax.data.text.files import require_output_apart
+from albert_jax.data.text.files import file_state, find_files, require_output_apart
 from albert_jax.data.text.lines import Piece, Reading
-from albert_jax.data.text.python_docs import PROSE_BYTES, versions_of
+from albert_jax.data.text.python_docs import PROSE_BYTES, is_docs, versions_of
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.utils.cores import own_cores
 from albert_jax.utils.errors import TryAgain, UserError
@@ -81,7 +81,7 @@ from albert_jax.utils.streams import say
 from albert_jax.utils.wording import setting
 
 SETTINGS_FILE = "progress/settings.json"
-MOST_UNKNOWN = 0.02  # of all tokens; English has 0.001 with a vocabulary of its own
+MOST_UNKNOWN = 0.02  # of all tokens; Wikipedia has 0.0002 with a vocabulary trained on it
 MOST_ALONE = 1.1  # sentences a document; with fewer, nine in ten documents at least have one
 
 
@@ -122,7 +122,7 @@ def prepare(
         strict: raise an error for invalid UTF-8, instead of replacing it.
         language: the language whose rules split sentences.
         data_dir: the folder of prepared TFDS data sets.
-        field: the column or key that holds the text, in the hub's data sets, Parquet and JSONL.
+        field: the column, key or feature that holds the text, in data sets, Parquet and JSONL.
         mode: the tokenizer's mode (docs/reference/tokenizers.md); unset, that of the model or the
             store which the vocabulary belongs to, else google for a SentencePiece model, and the
             vocabulary's own for others.
@@ -211,8 +211,9 @@ def prepare(
                 run_units_on_beam(waiting, job, pipeline, meter.add)
         finally:
             meter.close()
-        manifest = _manifest(units, job, settings, pieces)
-        no_piece = _unknown_share(read_unit_records(units, job), tokenizer.special.unk)
+        of_units = _finished_records(units, job)
+        manifest = _manifest(of_units, settings, pieces)
+        no_piece = _unknown_share(of_units, tokenizer.special.unk)
         document = sealed(manifest.to_json())
         place.write("manifest.json", json_bytes(document))
         place.remove_folder("progress")
@@ -334,18 +335,34 @@ def _finished(place: Place, settings: Settings, pieces: Sequence[Piece]) -> Stor
 def changed_inputs(store: Path, inputs: Sequence[str]) -> list[str]:
     """Return files that `inputs` name and a finished store was not made of, or the other way round.
 
-    A file of another size is one too. There are none if an input is no longer there or cannot be
-    reached, since a finished store does not need it.
+    A file of another size is one too; one that is only newer is reported on stderr. The files
+    beside the store are a run's own. There are none if an input is no longer there, since a
+    finished store does not need it, or at an address, where looking takes long.
     """
+    if any(map(is_address, inputs)):
+        return []
+    named = [given for given in inputs if not is_docs(given)]
     try:
-        here = _inputs(find_pieces(inputs, Reading()))
+        pieces = [_at(path) for given in named for path in find_files(given)]
     except UserError:
         return []
     manifest = store / "manifest.json"
     remedy = f"delete {store} to have it made again"
     there = parse_manifest(manifest.read_bytes(), str(manifest), remedy=remedy).inputs
+    here = _inputs(pieces)
     differing = {(each.path, each.bytes) for each in there} ^ {(x.path, x.bytes) for x in here}
-    return sorted({path for path, _ in differing if path not in PROSE_BYTES})
+    own = f"{os.path.realpath(store.parent)}/"
+    changed = {path for path, _ in differing if path not in PROSE_BYTES}
+    changed = {path for path in changed if not os.path.realpath(path).startswith(own)}
+    if not changed and (newer := _newer_than(manifest, pieces)):
+        say(f"{store} is made already{newer}")
+    return sorted(changed)
+
+
+def _at(path: str) -> Piece:
+    """Return a whole file as a piece, without a look into it."""
+    state = file_state(path)
+    return Piece("text", path, 0, state.size, state.size, size=state.size, stamp=state.stamp)
 
 
 def _newer_than(manifest: Path, pieces: Sequence[Piece]) -> str:
@@ -495,14 +512,8 @@ def _remove_others(place: Place, finished: set[str]) -> None:
 # ---------------------------------------------------------------------------------- when it is done
 
 
-def _manifest(
-    units: Sequence[Unit], job: Job, settings: Settings, pieces: Sequence[Piece]
-) -> StoreManifest:
-    """Return the manifest of the units' records.
-
-    It has no times, paths of the store or numbers of processes.
-    """
-    records = []
+def _finished_records(units: Sequence[Unit], job: Job) -> list[UnitRecord]:
+    records: list[UnitRecord] = []
     for unit, record in zip(units, read_unit_records(units, job), strict=True):
         if record is None:  # at an address two may be at work, and the second began by tidying up
             raise TryAgain(
@@ -510,6 +521,16 @@ def _manifest(
                 "and now the same command again: what is finished is kept"
             )
         records.append(record)
+    return records
+
+
+def _manifest(
+    records: Sequence[UnitRecord], settings: Settings, pieces: Sequence[Piece]
+) -> StoreManifest:
+    """Return the manifest of the units' records.
+
+    It has no times, paths of the store or numbers of processes.
+    """
     counts = Counter(dict.fromkeys(COUNTS, 0))  # 0 where there was none
     for record in records:
         counts.update(record.counts)
@@ -522,11 +543,10 @@ def _manifest(
     )
 
 
-def _unknown_share(records: Sequence[UnitRecord | None], unk: int) -> float:
+def _unknown_share(records: Sequence[UnitRecord], unk: int) -> float:
     """Return the share of all tokens that are the unknown piece."""
-    known = [record for record in records if record is not None]
-    occurring = sum(record.split(split).counts() for record in known for split in SPLITS)
-    found = np.atleast_1d(np.asarray(occurring, float))
+    occurring = sum(record.split(split).counts() for record in records for split in SPLITS)
+    found = np.asarray(occurring)
     return float(found[unk] / found.sum()) if found.any() else 0.0
 
 

@@ -14,6 +14,7 @@ import functools
 import gzip
 import html
 import itertools
+import json
 import os
 import re
 import zlib
@@ -55,7 +56,7 @@ _NO_TEXT = {
     "json": "a json file by its name, whose keys and other values",
     "arrow": "an arrow file by its name, whose other columns",
 }
-_JSON = re.compile(rb'[\[\s]*\{\s*"(?:[^"\\\n]|\\.){0,200}"\s*:')
+_JSON_KEY = re.compile(rb'\s*[\[{\s]*"(?:[^"\\\n]|\\.){0,200}"\s*:')
 _HEAD_BYTES = 1 << 12
 _FOREIGN = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\udc80-\udcff]")  # no text has many of them
 _LEAST_BYTES, _MOST_FOREIGN = 64, 0.25  # Latin-1 in French or German has 5 %
@@ -142,13 +143,30 @@ def _file_piece(path: str, reading: Reading) -> Piece:
         kind = "jsonl.gz" if kind == "gzip" else "jsonl"
         return Piece(kind, path, 0, state.size, state.size, False, state.size, state.stamp)
     begins = head.removeprefix(codecs.BOM_UTF8).lstrip()
-    if _JSON.match(begins):
+    if _is_json(begins):
         raise UserError(
             f"{path} holds JSON, whose keys and other values are no text; name a file with an "
-            f"object a line .jsonl, and its text with {setting('field')}"
+            f"object a line .jsonl, and its text with {setting('field')}, in "
+            f"{setting('format', 'text')}"
         )
     is_wiki = reading.format == "wiki" or begins.startswith(b"<doc ")
     return Piece(kind, path, 0, state.size, state.size, is_wiki, state.size, state.stamp)
+
+
+def _is_json(head: bytes) -> bool:
+    """Return whether a file that begins so is JSON and not prose that begins with some."""
+    first, _, rest = head.partition(b"\n")
+    first = first.strip()
+    if first in (b"[", b"{", b"[{"):
+        return _JSON_KEY.match(rest) is not None
+    if not first.startswith((b"{", b"[{")):
+        return False
+    if not rest and len(head) > _HEAD_BYTES // 2:  # a line that goes on beyond what was read
+        return _JSON_KEY.match(first) is not None
+    try:
+        return isinstance(json.loads(first.removeprefix(b"[").rstrip(b",]")), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _require_mostly_text(head: bytes, path: str) -> None:

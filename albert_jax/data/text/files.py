@@ -111,7 +111,14 @@ def _find_remote(given: str) -> list[str]:
         return []
     if not glob.has_magic(root) and is_store_or_model(x.removeprefix(f"{root}/") for x in found):
         raise _no_corpus(given)
-    if not glob.has_magic(root):
+    if glob.has_magic(root):
+
+        def names_in(folder: str) -> list[str]:
+            there = within(given, lambda: files.ls(folder, detail=False))
+            return [os.path.basename(str(path).rstrip("/")) for path in there]
+
+        found = _outside_stores(found, _fixed_part(root), names_in)
+    else:
         names: dict[str, list[str]] = {}
         for path in found:
             names.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
@@ -129,16 +136,16 @@ def _fixed_part(pattern: str) -> str:
 def _outside_stores(
     paths: list[str], root: str, names_in: Callable[[str], Iterable[str]]
 ) -> list[str]:
-    """Return the files that lie in no token store and no model in or below `root`.
+    """Return the files that lie in no token store and no model below `root`.
 
     `names_in` returns the names in a folder.
     """
 
     @functools.cache
     def is_inside(folder: str) -> bool:
-        if is_store_or_model(names_in(folder)):
-            return True
-        return len(folder) > len(root) and is_inside(os.path.dirname(folder))
+        if len(folder) <= len(root):
+            return False
+        return is_store_or_model(names_in(folder)) or is_inside(os.path.dirname(folder))
 
     return [path for path in paths if not is_inside(os.path.dirname(path))]
 

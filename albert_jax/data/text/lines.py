@@ -47,10 +47,10 @@ class Reading:
                 "wrapped"
             )
 
-        if not re.fullmatch(r"[a-z]{2,3}", self.language):
+        if not re.fullmatch(r"[a-z]{2,3}(-[a-z]+)*", self.language):
             raise UserError(
-                f"{setting('language')} {self.language!r} is no code of ISO 639; give one such as "
-                "en, de or zh"
+                f"{setting('language')} {self.language!r} is no code of a language; give one in "
+                "lower case, such as en, de or pt-br"
             )
 
     @property

@@ -437,7 +437,8 @@ def test_stores_are_left_out_of_patterns_and_addresses_too(tmp_path):
     (store / "train").mkdir(parents=True)
     for name in ("manifest.json", "vocab.txt", "train/00000.txt"):
         (store / name).write_text("")
-    for asked in (tmp_path, f"{tmp_path}/**", f"{tmp_path}/**/*.txt", f"file://{tmp_path}"):
+    patterns = [f"{tmp_path}/**", f"{tmp_path}/**/*.txt"]
+    for asked in (tmp_path, f"file://{tmp_path}", *patterns, *(f"file://{x}" for x in patterns)):
         assert [Path(path).name for path in find_files(str(asked))] == ["a.txt"], asked
 
 
@@ -448,6 +449,13 @@ def test_a_wiki_extract_is_known_behind_a_mark_and_empty_lines(write):
     for before in ("\ufeff", "\n\n", "\ufeff \n"):
         [document] = read(write(f"{before}{article}\n</doc>\n".encode()))[0]
         assert not any("<doc" in sentence for sentence in document)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"key": "value"} is how a dict is written.', "[1] Smith, A. (1990).", "{a} set"]
+)
+def test_prose_that_begins_as_json_does_is_text(write, line):
+    assert read(write(f"{line}\n"))[0] == [[line]]
 
 
 def test_a_pipe_is_refused_and_does_not_hang(tmp_path):
@@ -472,7 +480,7 @@ def test_settings_that_are_unknown_are_refused():
     with pytest.raises(UserError, match="sentences 'words' is unknown"):
         Reading(sentences="words")
     for language in ("German", "en-US", ""):
-        with pytest.raises(UserError, match=f"language '{language}' is no code of ISO 639; give"):
+        with pytest.raises(UserError, match=f"language '{language}' is no code of a language"):
             Reading(language=language)
 
 
