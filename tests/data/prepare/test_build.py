@@ -576,7 +576,7 @@ def test_a_second_prepare_of_the_same_store_is_refused(
 # -------------------------------------------------------------------------------------- bad input
 
 
-DAMAGED = gzip.compress(b"Text.\n\nMore.\n" * 999)[:-9]
+DAMAGED = gzip.compress(b"Text.\n\nMore.\n" * 999, mtime=0)[:-9]
 
 
 @pytest.mark.parametrize(
