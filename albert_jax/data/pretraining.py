@@ -327,12 +327,14 @@ def _record_files(pattern: str) -> list[str]:
 
 
 def _heldout_records(given: str) -> list[str] | str:
+    if not is_address(given) and (found := _record_files(given)):
+        return found
     if is_address(given) or (Path(given) / "manifest.json").is_file():
         raise UserError(
             f"{setting('heldout')} {given} is no TFRecord file; a run on TFRecord shards is "
             "evaluated on other shards, in a folder or by a pattern on this machine"
         )
-    return _record_files(given) or given
+    return given
 
 
 def _open_records(config: PretrainConfig, files: list[str]) -> PretrainingData:
