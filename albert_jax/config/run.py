@@ -72,7 +72,14 @@ class PretrainConfig:
     found. Use it with kernel_init fan_in."""
 
     def as_one_stage(self, stage: Stage) -> PretrainConfig:
-        """Return the run as if all of it were this one of its stages."""
+        """Return the run as if all of it were one of its stages.
+
+        Args:
+            stage: the stage.
+
+        Returns:
+            The run without schedules, with the stage's rows, examples and largest depth.
+        """
         unset: dict[str, Any] = dict.fromkeys(SCHEDULES, "")
         return replace(
             self,
