@@ -8,6 +8,7 @@ import json
 import math
 import pickle
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -277,6 +278,14 @@ def test_special_tokens_in_a_text_are_read_as_asked_in_every_mode(albert):
             ids = tokenizer.encode(text, add_special_tokens=True, parse_special=parse).ids
             shape = found.encode(text, parse_special=parse).mask.shape
             assert shape == (1, len(ids)), (mode, parse)
+
+
+def test_a_word_that_the_vocabulary_does_not_know_is_no_target(albert, monkeypatch):
+    """As in a vocabulary of BERT's, which makes one piece of such a word."""
+    unknown = SimpleNamespace(ids=[albert.tokenizer.special.unk])
+    monkeypatch.setattr(type(albert.tokenizer), "encode", lambda *_: unknown)
+    with pytest.raises(UserError, match="must be a piece of the vocabulary, and '☃' is none"):
+        albert._target_ids(["☃"])
 
 
 def test_targets_have_their_probabilities_among_all_pieces(albert):
