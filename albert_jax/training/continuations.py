@@ -59,7 +59,7 @@ def run_record(meta: Mapping[str, Any]) -> JsonObject:
     runs which differ in these alone have it too. The model that a run started from is no part of
     it, because it may have been moved, or trained further.
     """
-    values = flat(json.loads(json.dumps({name: meta[name] for name in _IDENTITY if name in meta})))
+    values = _flat({name: meta[name] for name in _IDENTITY if name in meta})
     digest = json_sha256({name: x for name, x in values.items() if name not in CONTINUABLE})
     return {"run": digest, "init_from": meta.get("init_from")}
 
@@ -142,7 +142,7 @@ class Continuations:
         Stages do. A learning rate and accumulation are those of the newest settings from the first
         step on, so that steps before the change would not be what they were.
         """
-        settings = flat(json.loads(json.dumps(self.identity)))
+        settings = _flat(self.identity)
         is_constant = settings.get("optimizer.schedule") == "constant"
         followed = set(_OF_STAGES)
         if is_constant and settings.get("optimizer.warmup_steps") is not None:  # else a share
@@ -177,6 +177,11 @@ class Continuations:
             return None
         rate = float(workload.schedule(self.begun.step))
         return f"continued with {self.begun.in_words()}; the learning rate goes on at {rate:.4g}"
+
+
+def _flat(settings: Mapping[str, Any]) -> JsonObject:
+    """Return settings by dotted names, as JSON has them: tuples are lists."""
+    return flat(json.loads(json.dumps(settings)))
 
 
 def _history_of(meta: Mapping[str, Any]) -> list[Continuation]:

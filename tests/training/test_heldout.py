@@ -25,6 +25,19 @@ def model(store, tmp_path_factory):
     return pretrain(tiny_config(store, tmp_path_factory.mktemp("run"), steps=3))
 
 
+def exported(model, folder, *, params=None, provenance=None, **tokenizer):
+    """The model again, with other parameters, provenance or cleaning of text."""
+    given = load_model(model)
+    return export_model(
+        folder,
+        params=given.params if params is None else params,
+        config=given.config,
+        vocab=VOCABULARY,
+        tokenizer={"mode": "google", "do_lower_case": True} | tokenizer,
+        provenance=provenance or {},
+    )
+
+
 def test_the_figures_are_those_that_the_run_ended_with(model, store):
     run = json.loads((model / "manifest.json").read_text())["provenance"]["held_out"]
     # The run's rows have 4 predictions at most, those here 15 % of 32.
@@ -41,14 +54,8 @@ def test_a_model_without_a_second_objective_has_no_figures_of_it(model, store, t
     given = load_model(model)
     params = {name: x for name, x in given.params.items() if name != "seq_relationship"}
     for folder, kept in (("mlm", params), ("none", {**params, "predictions": None})):
-        export_model(
-            tmp_path / folder,
-            params={name: x for name, x in kept.items() if x is not None},
-            config=given.config,
-            vocab=VOCABULARY,
-            tokenizer={"mode": "google", "do_lower_case": True},
-            provenance={},
-        )
+        params = {name: x for name, x in kept.items() if x is not None}
+        exported(model, tmp_path / folder, params=params)
     found = evaluate_on_store(tmp_path / "mlm", str(store), max_seq_length=32, examples=8)
     assert "sentence_order_loss" not in found
     assert found.label_majority is None
@@ -74,46 +81,23 @@ def test_a_model_without_a_second_objective_has_no_figures_of_it(model, store, t
 def test_rows_are_no_longer_than_those_the_model_was_trained_on(
     model, store, tmp_path, trained_on, read
 ):
-    given = load_model(model)
-    export_model(
-        tmp_path / "model",
-        params=given.params,
-        config=given.config,
-        vocab=VOCABULARY,
-        tokenizer={"mode": "google", "do_lower_case": True},
-        provenance={"config": trained_on},
-    )
-    assert evaluate_on_store(tmp_path / "model", str(store), examples=8).max_seq_length == read
+    other = exported(model, tmp_path / "model", provenance={"config": trained_on})
+    assert evaluate_on_store(other, str(store), examples=8).max_seq_length == read
 
 
 @pytest.mark.parametrize("objective", ["none", "nsp"])
 def test_a_head_that_learnt_no_sentence_order_has_no_figures_of_it(
     model, store, tmp_path, objective
 ):
-    given = load_model(model)
-    export_model(
-        tmp_path / "model",
-        params=given.params,
-        config=given.config,
-        vocab=VOCABULARY,
-        tokenizer={"mode": "google", "do_lower_case": True},
-        provenance={"config": {"examples": {"objective": objective}}},
-    )
-    found = evaluate_on_store(tmp_path / "model", str(store), examples=8)
+    trained_on = {"examples": {"objective": objective}}
+    other = exported(model, tmp_path / "model", provenance={"config": trained_on})
+    found = evaluate_on_store(other, str(store), examples=8)
     assert found.sentence_order_accuracy is None
     assert found.label_majority is None
 
 
 def test_a_model_of_text_that_was_cleaned_otherwise_is_refused(model, store, tmp_path):
-    given = load_model(model)
-    export_model(
-        tmp_path / "cased",
-        params=given.params,
-        config=given.config,
-        vocab=VOCABULARY,
-        tokenizer={"mode": "hf", "do_lower_case": False},
-        provenance={},
-    )
+    exported(model, tmp_path / "cased", mode="hf", do_lower_case=False)
     with pytest.raises(UserError, match=r"cased was trained on text .*do_lower_case False and not"):
         evaluate_on_store(tmp_path / "cased", str(store), examples=8)
 

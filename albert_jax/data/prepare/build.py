@@ -352,8 +352,11 @@ def changed_inputs(store: Path, inputs: Sequence[str]) -> list[str]:
     here = _inputs(pieces)
     differing = {(each.path, each.bytes) for each in there} ^ {(x.path, x.bytes) for x in here}
     own = f"{os.path.realpath(store.parent)}/"
-    changed = {path for path, _ in differing if path not in PROSE_BYTES}
-    changed = {path for path in changed if not os.path.realpath(path).startswith(own)}
+    changed = {
+        path
+        for path, _ in differing
+        if path not in PROSE_BYTES and not os.path.realpath(path).startswith(own)
+    }
     if not changed and (newer := _newer_than(manifest, pieces)):
         say(f"{store} is made already{newer}")
     return sorted(changed)
