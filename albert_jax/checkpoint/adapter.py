@@ -37,6 +37,7 @@ from albert_jax.utils.wording import first_ten
 LORA = "lora"  # the part of the parameters that is an adapter
 # The matrices of a layer that have one: the paper's choice, section 4.2; PEFT's names are the same.
 TARGETS = ("query", "value")
+_FILES = {ADAPTER_MANIFEST, ADAPTER_WEIGHTS, PEFT_CONFIG}
 _PREFIX = "base_model.model."
 _PARTS = {"down": "lora_A", "up": "lora_B"}
 _PEFT_TASKS = {
@@ -67,6 +68,22 @@ def merged(params: Mapping[str, Any]) -> Mapping[str, Any]:
     return nest(plain)
 
 
+def check_adapter_destination(folder: Path, *, other: str = "a new path") -> None:
+    """Raise UserError if an adapter written there would replace anything but an adapter.
+
+    `other` says what to give instead.
+    """
+    if others := sorted({path.name for path in _entries(folder)} - _FILES):
+        raise UserError(
+            f"{folder} has files that no adapter has ({first_ten(others)}), which would be lost; "
+            f"move them, or give {other}"
+        )
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [*folder.iterdir()] if folder.is_dir() else []
+
+
 def write_adapter(
     folder: Path, params: Mapping[str, Any], config: AlbertConfig, manifest: AdapterManifest
 ) -> None:
@@ -78,6 +95,9 @@ def write_adapter(
         params: the parameters with the adapter.
         config: the model's architecture.
         manifest: what is known about the adapter, without the digest of the weights.
+
+    Raises:
+        UserError: if the folder has other files, which would be lost.
     """
     names = _names(config, params, manifest.head.kind)
     leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(params).items()}
@@ -101,6 +121,7 @@ def write_adapter(
         f"{_PREFIX}{name}": np.ascontiguousarray(leaves[path].T if _turned(path) else leaves[path])
         for path, name in names.items()
     }
+    check_adapter_destination(folder)
     with appearing_whole(folder) as new:
         write_safetensors(new / ADAPTER_WEIGHTS, tensors)
         text = json.dumps(settings, indent=2) + "\n"

@@ -107,12 +107,12 @@ def _adapters_model(folder: Path, base: str | Path | None, fetch: bool) -> Path:
     if not fetch:
         raise _not_here(folder)
     manifest = read_adapter_manifest(folder)
-    given = base if base is not None else manifest.base
-    if given is None:
+    if manifest.base is None:  # whatever is given: the digest is of the model with the shape alone
         raise UserError(
             f"adapter {folder} was trained on random weights, which no model directory has; give "
             "the whole model that was written beside it"
         )
+    given = base if base is not None else manifest.base
     try:
         found = require_model_directory(given, "base")
     except UserError as error:

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from albert_jax.checkpoint.convert.parameters import check_sizes
 from albert_jax.checkpoint.model_dir import ModelDirectory
 from albert_jax.config.sections import Positions
 from albert_jax.utils.streams import say
@@ -21,11 +22,14 @@ def with_positions(
 
     If it has fewer, `how` extends them: "repeat" starts again with the first position embedding
     after the last; "interpolate" stretches them linearly, so that the first and the last stay. A
-    line on stderr reports it, with the model's `name`.
+    line on stderr reports it, with the model's `name`. Raises UserError for more positions than a
+    model may have.
     """
     theirs = source.config.max_position_embeddings
     if how == "same" or positions <= theirs:
         return source
+    config = dataclasses.replace(source.config, max_position_embeddings=positions)
+    check_sizes(config, name)
     table_SE = source.params["embeddings"]["position_embeddings"]
     if how == "repeat":
         longer_SE = table_SE[np.arange(positions) % theirs]
@@ -37,5 +41,5 @@ def with_positions(
     embeddings = {**source.params["embeddings"], "position_embeddings": longer_SE}
     return source._replace(
         params={**source.params, "embeddings": embeddings},
-        config=dataclasses.replace(source.config, max_position_embeddings=positions),
+        config=config,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from albert_jax.checkpoint import hub
 from albert_jax.checkpoint.convert.card import check_license
 from albert_jax.checkpoint.convert.convert import CardWords, card_of, convert_as_it_is
-from albert_jax.checkpoint.convert.own_exports import CARD, FILES
+from albert_jax.checkpoint.convert.own_exports import CARD, FILES, file_names
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.manifests import holds_transformers_weights, is_model_directory
 from albert_jax.config.model_names import ModelName, name_of
@@ -77,7 +77,7 @@ def push(
             folder = scratch / "hf"
             words = CardWords(title=named.name, license=license)
             convert_as_it_is(source, folder, str(model), to="hf", card=words)
-            files = {path.name: path for path in folder.iterdir()}
+            files = {name: folder / name for name in file_names(folder)}
         url = hub.upload(files, named, private=private)
     say(f"{named}: {len(files)} files at {url}")
     return Pushed(repository=named.name, revision=named.revision, url=url, files=sorted(files))
@@ -112,7 +112,8 @@ def _checked_folder(
     except UserError as error:
         whose = settings_are_of("convert")
         raise UserError(f"{folder} cannot be uploaded as it is: {error} ({whose})") from None
-    there = {path.name: path for path in folder.iterdir() if path.is_file()}
+    paths = {name: folder / name for name in file_names(folder)}
+    there = {name: path for name, path in paths.items() if path.is_file()}
     wanted = {*hub.chosen_files(there, str(folder)), *FILES["hf"]}
     files = {name: path for name, path in there.items() if name in wanted}
     if CARD in files and license is not None:
@@ -122,6 +123,6 @@ def _checked_folder(
     if CARD not in files:
         (scratch / CARD).write_text(card, encoding="utf-8")
         files[CARD] = scratch / CARD
-    if others := sorted({path.name for path in folder.iterdir()} - set(files)):
+    if others := sorted(paths.keys() - files.keys()):
         say(f"note: left out, as no model needs it: {first_ten(others)}")
     return files

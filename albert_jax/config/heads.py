@@ -9,6 +9,7 @@ HeadKind = Literal[
     "classification",
     "multi_label",
     "regression",
+    "similarity",
     "multiple_choice",
     "token_classification",
     "span_v1",
@@ -18,6 +19,10 @@ HeadKind = Literal[
 # How a text that is longer than a row is handled: its end is left out, it is an error, or it is
 # read in several windows.
 Long = Literal["cut", "refuse", "windows"]
+
+# Kinds whose answer is a number, and kinds that read several rows for an example, [B, C, S].
+SCORES: Final = ("regression", "similarity")
+SEVERAL_ROWS: Final = ("multiple_choice", "similarity")
 
 # Starts that the span_v2 head answers, and ends for each: run_squad_v2.py's start_n_top and
 # end_n_top.

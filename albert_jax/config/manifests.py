@@ -96,6 +96,7 @@ class TaskSettings(Result):
     texts: list[str] | None = field(default=None, metadata=ABSENT_IF_NONE)
     label: str | None = field(default=None, metadata=ABSENT_IF_NONE)
     thresholds: list[float] | None = field(default=None, metadata=ABSENT_IF_NONE)
+    scale: tuple[float, float] | None = field(default=None, metadata=ABSENT_IF_NONE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

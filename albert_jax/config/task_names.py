@@ -17,7 +17,7 @@ TASK_NAMES = (
     *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"),
     *("squad1", "squad2", "race", "race-middle", "race-high"),
     *("single", "pair", "regression", "pair-regression"),
-    *("multiple-choice", "token-classification", "multi-label"),
+    *("multiple-choice", "token-classification", "similarity", "multi-label"),
 )
 
 

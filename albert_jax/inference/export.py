@@ -29,7 +29,7 @@ from jax import export as jax_export
 
 from albert_jax.checkpoint.integrity import named_leaves, nest
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.heads import BEAM
+from albert_jax.config.heads import BEAM, SEVERAL_ROWS
 from albert_jax.config.model import ComputeConfig
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert, load
@@ -70,10 +70,11 @@ def export_serving(
     """Write a model's programs to a new folder, checked against `Albert.forward`.
 
     Each program takes the arrays of params.npz as a dict, then i32[B, S] arrays (multiple choice:
-    i32[B, C, S]). `fill_mask` also takes masked positions i32[B, P], and `predict` of the span_v2
-    head takes p_mask f32[B, S]. Each returns a dict. `encode`: "sequence" f32[B, S, H], zeros at
-    padding, and "pooled" f32[B, H]. `fill_mask`: "scores" f32[B, P, top_k] and "tokens" i32[B, P,
-    top_k]. `predict`: the head's outputs, which `tasks.base.Task.predictions` takes.
+    i32[B, C, S], similarity: i32[B, 2, S]). `fill_mask` also takes masked positions i32[B, P], and
+    `predict` of the span_v2 head takes p_mask f32[B, S]. Each returns a dict. `encode`: "sequence"
+    f32[B, S, H], zeros at padding, and "pooled" f32[B, H]. `fill_mask`: "scores" f32[B, P, top_k]
+    and "tokens" i32[B, P, top_k]. `predict`: the head's outputs, which
+    `tasks.base.Task.predictions` takes.
 
     Args:
         model: a model directory.
@@ -166,8 +167,8 @@ def _head_program(albert: Albert, ids: Mapping[str, str], constraints: list[str]
     kind = albert.head["kind"]
     model = head_network(albert.config, albert.compute, kind, albert.params)
     shapes = dict(ids)
-    if kind == "multiple_choice":
-        shapes = dict.fromkeys(ids, "B, C, S")
+    if kind in SEVERAL_ROWS:
+        shapes = dict.fromkeys(ids, "B, C, S" if kind == "multiple_choice" else "B, 2, S")
     if kind == "span_v2":
         shapes["p_mask"] = "B, S"
         constraints = [*constraints, f"S >= {BEAM}"]

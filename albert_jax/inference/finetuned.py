@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from jax import Array
 
-from albert_jax.checkpoint.convert.parameters import NAMED_LABELS
+from albert_jax.checkpoint.convert.parameters import HEAD_SHAPES, NAMED_LABELS
 from albert_jax.checkpoint.integrity import ArrayTree
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.model_paths import require_model_directory
-from albert_jax.config.heads import HeadKind, Long
+from albert_jax.config.heads import SCORES, HeadKind, Long
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.model import AlbertConfig, ComputeConfig, Engine
 from albert_jax.config.task_names import label_pairs
@@ -53,6 +53,7 @@ _FITTING = {
     "classification": "{single} for a text, {pair} for two, or GLUE's name for it",
     "multi_label": "{multi-label}",
     "regression": "{regression} for a text, {pair-regression} for two, or {stsb}",
+    "similarity": "{similarity}",
     "multiple_choice": "{multiple-choice}, or {race}",
     "token_classification": "{token-classification}",
     "span_v1": "{squad1}",
@@ -94,7 +95,7 @@ def head_outputs(model: AlbertForTask, params: Any, batch: Mapping[str, Array]) 
             "end_index": output.end_index_BKK.reshape(rows, -1),
             "cls_logits": output.unanswerable_B,
         }
-    if model.kind == "regression":
+    if model.kind in SCORES:
         output = output[..., None]
     return {"logits": output.reshape(-1, output.shape[-1]) if "starts" in batch else output}
 
@@ -107,7 +108,7 @@ def head_network(
     lowering: Lowering = Lowering(),
 ) -> AlbertForTask:
     """Return the network for parameters with a head of that kind."""
-    bias = params["head"].get("output_bias")
+    bias = params.get("head", {}).get("output_bias")
     labels = 2 if bias is None else len(bias)
     return AlbertForTask(config, compute, lowering, kind=kind, labels=labels)
 
@@ -375,7 +376,7 @@ def configured_task(name: str, **settings: Any) -> Task:
     if isinstance(texts := given.get("texts"), str):
         given["texts"] = (texts,)  # not its letters
     usable = {field.name for field in dataclasses.fields(task)}
-    if task.head == "regression":
+    if task.head in SCORES:
         usable.discard("renamed")
     if unknown := sorted(given.keys() - usable):
         names = ", ".join(setting(_NAMES.get(key, key)) for key in unknown)
@@ -403,7 +404,7 @@ def head_of(directory: str | Path, model: ModelDirectory) -> HeadManifest:
     Without names its labels are LABEL_0, LABEL_1 and so on, as transformers has them.
     """
     head = model.head
-    if head is None or "head" not in model.params:
+    if head is None or ("head" not in model.params and HEAD_SHAPES[head.kind]):
         raise UserError(
             f"{directory} is not fine-tuned (it has no head); "
             "fine-tune it first with albert-jax finetune"
@@ -437,7 +438,7 @@ def _label_order(directory: str | Path, head: HeadManifest, task: Task) -> tuple
             "give a model that albert-jax finetune made for it"
         )
     wanted = list(task.labels)
-    if task.head in ("regression", "multiple_choice") or not wanted or labels == wanted:
+    if task.head in (*SCORES, "multiple_choice") or not wanted or labels == wanted:
         return None
     published = list(getattr(task, "published", ()))
     reader = LabelReader(wanted, published=published)

@@ -19,7 +19,7 @@ import numpy as np
 
 from albert_jax import __version__
 from albert_jax.checkpoint.integrity import named_leaves
-from albert_jax.config.heads import HeadKind
+from albert_jax.config.heads import SEVERAL_ROWS, HeadKind
 from albert_jax.config.model import AlbertConfig
 from albert_jax.inference.id_arrays import INPUTS, POSITIONS
 from albert_jax.models.attention_plain import PADDING_LOGIT
@@ -229,13 +229,15 @@ def head_graph(model: Weights, kind: HeadKind) -> Any:
     `require_head_graph` says which kinds have none.
     """
     graph = _Graph(named_leaves(dict(model.params)))
-    inputs, shape = INPUTS, ["B", "S"]
-    if kind == "multiple_choice":
-        shape = ["B", "C", "S"]
+    inputs, shape = INPUTS, list[Any](("B", "S"))
+    if kind in SEVERAL_ROWS:
+        shape = ["B", "C" if kind == "multiple_choice" else 2, "S"]
         length = graph.add("Shape", INPUTS[0], start=2, end=3)
         flat = graph.add("Concat", graph.constant([-1]), length, axis=0)
         inputs = tuple(graph.add("Reshape", name, flat) for name in INPUTS)  # type: ignore[assignment]
     hidden = _sequence(graph, model, inputs)
+    if kind == "similarity":
+        return _model(graph, shape, {"logits": (_cosine(graph, hidden, inputs[1]), ["B", 1])})
     if HEADS[kind].pooled:
         hidden = _pooled(graph, hidden)
     product = graph.add("MatMul", hidden, graph.weight("head/output_weights", transposed=True))
@@ -250,6 +252,24 @@ def head_graph(model: Weights, kind: HeadKind) -> Any:
         return _model(graph, shape, {"logits": (logits, ["B", "C"])})
     per_token = kind == "token_classification"
     return _model(graph, shape, {"logits": (logits, [*shape[: 1 + per_token], outputs])})
+
+
+def _cosine(graph: _Graph, sequence: str, mask: str) -> str:
+    """Return the cosine [B, 1] of the mean vectors of each two rows, as `heads.Similarity`."""
+    from onnx import TensorProto
+
+    weights = graph.add("Cast", mask, to=TensorProto.FLOAT)
+    weights = graph.add("Unsqueeze", weights, graph.constant([1]))
+    sums = graph.add("Squeeze", graph.add("MatMul", weights, sequence), graph.constant([1]))
+    length = graph.add("ReduceL2", sums, graph.constant([1]), keepdims=1)
+    length = graph.add("Max", length, graph.constant(1e-6, np.float32))
+    units = graph.add("Div", sums, length)
+    hidden = graph.add("Shape", units, start=1, end=2)
+    each = graph.add("Concat", graph.constant([-1, 2]), hidden, axis=0)
+    units = graph.add("Reshape", units, each)
+    first, second = (graph.add("Gather", units, graph.constant(n), axis=1) for n in (0, 1))
+    product = graph.add("Mul", first, second)
+    return graph.add("ReduceSum", product, graph.constant([1]), keepdims=1)
 
 
 def _model(

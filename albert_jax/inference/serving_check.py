@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from albert_jax.config.heads import SEVERAL_ROWS
 from albert_jax.config.model import AlbertConfig, Dtype
 from albert_jax.inference import functions
 from albert_jax.inference.api import Albert
@@ -49,7 +50,7 @@ def as_head_inputs(kind: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
 
     They are [B, C, S] for choices; span_v2 has a p_mask in addition.
     """
-    if kind == "multiple_choice":
+    if kind in SEVERAL_ROWS:
         return [np.stack([x, x[:, ::-1]], axis=1) for x in inputs]
     return [*inputs, (1 - inputs[1]).astype(np.float32)] if kind == "span_v2" else [*inputs]
 

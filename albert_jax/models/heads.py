@@ -65,6 +65,7 @@ class Head(Part):
     dropout: float = 0.1  # whatever the encoder's; classifier_utils.py:794
 
     pooled: ClassVar[bool] = True  # whether it takes pooled_BH, or else sequence_BSH
+    takes_mask: ClassVar[bool] = False
 
 
 def _outputs(head: Head, hidden: Array, outputs: int) -> Array:
@@ -103,6 +104,27 @@ class MultipleChoice(Head):
     def __call__(self, pooled_BCH: Array, *, deterministic: bool) -> Array:
         pooled_BCH = dropout(self, self.dropout)(pooled_BCH, deterministic=deterministic)
         return _outputs(self, pooled_BCH, 1)[..., 0]
+
+
+class Similarity(Head):
+    """Compute the cosine of two texts' mean vectors, [B, 2, S, H] and mask [B, 2, S] -> [B].
+
+    It has no parameters. The original has no such head; Sentence-BERT, arXiv:1908.10084, section 3.
+    """
+
+    pooled: ClassVar[bool] = False
+    takes_mask: ClassVar[bool] = True
+
+    @nn.compact
+    def __call__(self, sequence_BCSH: Array, mask_BCS: Array, *, deterministic: bool) -> Array:
+        del deterministic
+        # The cosine does not depend on lengths, so sums serve as well as means. Ellipses: `init`
+        # gives the rows of one text.
+        hidden, mask = (x.astype(jnp.float32) for x in (sequence_BCSH, mask_BCS))
+        sums_BCH = jnp.einsum("...SH,...S->...H", hidden, mask)
+        squares_BC = jnp.square(sums_BCH).sum(axis=-1, keepdims=True)
+        units_BCH = sums_BCH * jax.lax.rsqrt(jnp.maximum(squares_BC, 1e-12))  # 0 of padding alone
+        return (units_BCH[..., 0, :] * units_BCH[..., -1, :]).sum(axis=-1)
 
 
 class TokenClassifier(Head):
@@ -234,6 +256,7 @@ HEADS: dict[str, type[Head]] = {
     "classification": Classifier,
     "multi_label": Classifier,  # the logits are then independent for each label
     "regression": Regressor,
+    "similarity": Similarity,
     "multiple_choice": MultipleChoice,
     "token_classification": TokenClassifier,
     "span_v1": SpanV1,
@@ -247,7 +270,7 @@ EXITABLE = ("classification",)  # kinds that may answer after any pass
 class AlbertForTask(AlbertModel):
     """Apply ALBERT with `head`, of a kind of `HEADS`; a kind that needs no pooler has none.
 
-    It maps ids, mask and segments [B, S] (multiple choice: [B, C, S]), and inputs of the head by
+    It maps ids, mask and segments [B, S] (of `SEVERAL_ROWS`: [B, C, S]), and inputs of the head by
     name, to the head's outputs. Rows of a `PACKABLE` kind may have several examples, one after
     another. Then `starts_BP` is where each begins, S in slots without one, and the head returns [B,
     P, …]. With `exits`, the pooler and the head are applied after each of the L passes, and the
@@ -296,6 +319,8 @@ class AlbertForTask(AlbertModel):
         if self.head.pooled:
             hidden = self.pool(hidden, packing)
         hidden = hidden.reshape(*rows, *hidden.shape[1:])
+        if self.head.takes_mask:
+            head_inputs["mask_BCS"] = input_mask
         return self.head(hidden, deterministic=deterministic, **head_inputs)
 
     def sequence(self, input_ids_BS: Array, input_mask_BS: Array, segment_ids_BS: Array) -> Array:

@@ -9,6 +9,7 @@ from albert_jax.tasks.custom import CUSTOM
 from albert_jax.tasks.glue import GLUE
 from albert_jax.tasks.multi_label import MULTI_LABEL
 from albert_jax.tasks.race import RaceTask
+from albert_jax.tasks.similarity import SIMILARITY
 from albert_jax.tasks.squad import SQUAD_TASKS
 
 __all__ = ["TASKS", "Features", "RawExample", "Task", "find_task"]
@@ -19,7 +20,7 @@ TASKS: dict[str, Task] = {
     "race": RaceTask(name="race"),
     "race-middle": RaceTask(name="race-middle", levels=("middle",)),
     "race-high": RaceTask(name="race-high", levels=("high",)),
-    **{task.name: task for task in (*CUSTOM, MULTI_LABEL)},  # a user's own files
+    **{task.name: task for task in (*CUSTOM, SIMILARITY, MULTI_LABEL)},  # a user's own files
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from albert_jax.config.heads import IGNORED_LABEL
+from albert_jax.config.heads import IGNORED_LABEL, SCORES
 from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.hub import is_hub_data
 from albert_jax.data.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ from albert_jax.tasks.base import (
 )
 from albert_jax.tasks.guessed_columns import advice, is_of_records
 from albert_jax.tasks.labels import LabelReader, Pairs
-from albert_jax.tasks.race import choice_features
+from albert_jax.tasks.race import OWN_GAP, choice_features
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, hub_rows, write_text
 from albert_jax.tasks.values import (
     Hint,
@@ -61,6 +61,7 @@ _TABLES = ("csv", "tsv", "jsonl")
 _TEXTS = {
     "token_classification": (1, 1, "the column of words"),
     "multiple_choice": (3, None, "passage, question and options"),
+    "similarity": (2, 2, "two columns"),
 }
 
 
@@ -94,7 +95,7 @@ class CustomTask(Task):
         """The metric: f1 of whole chunks if words' labels are B-TYPE; pearson for scores."""
         if self.head == "token_classification":
             return "f1" if _are_chunks(self.labels) else "accuracy"
-        return "pearson" if self.head == "regression" else "accuracy"
+        return "pearson" if self.head in SCORES else "accuracy"
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -119,7 +120,7 @@ class CustomTask(Task):
         UserError if there is no label or score, or only one.
         """
         golds = gold_labels(self.name, train)
-        if self.head == "regression":
+        if self.head in SCORES:
             if len(set(golds)) < 2:
                 raise UserError(
                     f"the training file of {self.name} has the one score {golds[0]}; give it "
@@ -251,7 +252,7 @@ class CustomTask(Task):
         labels: LabelReader,
     ) -> str | float | tuple[str, ...] | None:
         value = record.get(self.label)
-        if self.head == "regression":
+        if self.head in SCORES:
             return labels.read_score(value, self.label, place)
         if self.head == "token_classification":
             return labels.read_each(value, len(texts), self.label, place)
@@ -269,7 +270,8 @@ class CustomTask(Task):
         """Return one row, as GLUE and RACE do; for words, as many rows as they need."""
         if self.head == "token_classification":
             return self._word_features(example, index, tokenizer, max_seq_length)
-        make = choice_features if self.head == "multiple_choice" else pair_features
+        is_choice = self.head == "multiple_choice"
+        make = partial(choice_features, gap=OWN_GAP) if is_choice else pair_features
         ids, segments = make(tokenizer, example.texts, max_seq_length)
         label = example.label
         targets = {} if label is None else self._targets(label, example)
@@ -280,7 +282,7 @@ class CustomTask(Task):
         return {"labels": self._target(label, example)}
 
     def _target(self, label: Any, example: RawExample) -> Any:
-        if self.head == "regression":
+        if self.head in SCORES:
             return label
         # A converted multiple choice has no names for its choices.
         names = self.labels or _choice_names([example])
@@ -328,7 +330,7 @@ class CustomTask(Task):
             if self.head == "token_classification":
                 tags = tuple(best_label(labels, logits[at]) for at in row.extra["starts"])
                 found[name] = found.get(name, ()) + tags
-            elif self.head == "regression":
+            elif self.head in SCORES:
                 found[name] = float(np.ravel(logits)[0])
             else:
                 found[name] = best_label(labels, logits)
@@ -345,7 +347,7 @@ class CustomTask(Task):
         if self.head == "token_classification":
             scores = metrics.chunk_scores(golds, found)
             return scores if self.metric == "f1" else {"accuracy": scores["accuracy"]}
-        if self.head == "regression":
+        if self.head in SCORES:
             return {
                 "pearson": metrics.pearson(golds, found),
                 "spearman": metrics.spearman(golds, found),
@@ -396,7 +398,7 @@ def in_order(labels: Collection[str]) -> list[str]:
     """Return labels sorted, numbers as numbers."""
     # Thousands of digits are a name: Python refuses to make a number of them.
     numeric = all(label.isdecimal() and len(label) < 20 for label in labels)
-    return sorted(labels, key=int if numeric else None)
+    return sorted(labels, key=lambda label: (int(label) if numeric else 0, label))
 
 
 def say_of_case(task: str, labels: Iterable[str]) -> None:

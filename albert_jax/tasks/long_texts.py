@@ -46,6 +46,10 @@ class LongTexts:
                 f"{setting('long', 'windows')} is not for {task.name}, whose options share one "
                 "passage; give cut or refuse"
             )
+        if self.how == "windows" and task.head == "similarity":
+            raise UserError(
+                f"{setting('long', 'windows')} is not for {task.name}; give cut or refuse"
+            )
         if self.how == "windows" and task.head not in WINDOWED:
             raise UserError(
                 f"{setting('long', 'windows')} is for {', '.join(WINDOWED)}, and {task.name} "

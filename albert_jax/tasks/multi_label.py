@@ -92,8 +92,13 @@ class MultiLabelTask(CustomTask):
             return None
         parts: Sequence[Any]
         if len(columns) > 1:
-            pairs = zip(columns, values, strict=True)
-            parts = [name for name, value in pairs if _flag(value, name, place)]
+            flags = [_flag(value) for value in values]
+            for name, value, flag in zip(columns, values, flags, strict=True):
+                if flag is None and labels.is_needed:
+                    raise wrong_value(place, name, value, "0 or 1")
+            if None in flags:
+                return None
+            parts = [name for name, flag in zip(columns, flags, strict=True) if flag]
         elif isinstance(values[0], (list, tuple)):
             parts = values[0]
         elif isinstance(values[0], str):
@@ -150,11 +155,10 @@ class MultiLabelTask(CustomTask):
         return np.array(rows, bool).reshape(len(sets), len(self.labels))
 
 
-def _flag(value: Any, name: str, place: str) -> bool:
+def _flag(value: Any) -> bool | None:
+    """Return what a cell of 0 or 1 says; None for any other."""
     key = value.strip() if isinstance(value, str) else value
-    if not isinstance(key, (str, int, float)) or key not in _FLAGS:
-        raise wrong_value(place, name, value, "0 or 1")
-    return _FLAGS[key]
+    return _FLAGS.get(key) if isinstance(key, (str, int, float)) else None
 
 
 MULTI_LABEL = MultiLabelTask(name="multi-label", texts=("text",), label="labels")

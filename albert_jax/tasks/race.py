@@ -40,6 +40,9 @@ from albert_jax.utils.wording import setting
 
 LEVELS = ("middle", "high")
 OPTIONS = ("A", "B", "C", "D")
+GAP = re.compile("_")
+# Of a user's own questions, in which a word may have a "_".
+OWN_GAP = re.compile(r"(?<!\w)_+(?!\w)")
 MAX_QA_LENGTH = 128  # tokens of question and option that are kept, the last; run_race.py
 PASSAGE = ("article", "questions", "options")  # keys of a file
 
@@ -50,18 +53,17 @@ def choice_features(
     max_seq_length: int,
     *,
     max_qa_length: int = MAX_QA_LENGTH,
+    gap: re.Pattern[str] = GAP,
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return ids and segments of [CLS] passage [SEP] question option [SEP], for each option.
 
-    `texts` are the passage, the question and the options. An option replaces a question's "_", or
-    else follows the question. The passage loses its end, question and option lose their beginning.
-    race_utils.py:126-137, 154-232.
+    `texts` are the passage, the question and the options. An option replaces each `gap` of the
+    question, or else follows the question. The passage loses its end, question and option lose
+    their beginning. race_utils.py:126-137, 154-232.
     """
     passage, question, *options = (tokenizer.clean(x, parse_special=None) for x in texts)
-    asked = [
-        question.replace("_", option) if "_" in question else f"{question} {option}"
-        for option in options
-    ]
+    parts = gap.split(question)
+    asked = [option.join(parts) if parts[1:] else f"{question} {option}" for option in options]
     passage_ids, *asked_ids = tokenizer.encode_ids([passage, *asked], parse_special=None)
     room, special = max_seq_length - 3, tokenizer.special
     rows, segments = [], []

@@ -6,6 +6,7 @@ A run ends early when no evaluation has been better for its patience.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,10 @@ import numpy as np
 from albert_jax import __version__
 from albert_jax.checkpoint.adapter import LORA, merged, write_adapter
 from albert_jax.checkpoint.integrity import Damaged, read_document
+from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.config.adapters import ADAPTER_FORMAT, AdapterManifest, base_digest
-from albert_jax.config.heads import IGNORED_LABEL, LABEL_SET
+from albert_jax.config.heads import IGNORED_LABEL, LABEL_SET, SCORES
 from albert_jax.config.history import read_history, recorded
 from albert_jax.config.manifests import MANIFEST, HeadManifest, settings_in
 from albert_jax.config.model_names import name_of
@@ -33,6 +35,7 @@ from albert_jax.tasks.long_texts import pooled
 from albert_jax.tasks.scores import LOSS, Scores, goodness, line_of
 from albert_jax.tasks.split_features import SplitFeatures, spaced
 from albert_jax.training.finetune_setup import FinetuneSetup
+from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_values import JsonObject, finite
 from albert_jax.utils.progress import Tick
 from albert_jax.utils.provenance import without_credentials
@@ -86,6 +89,7 @@ class BestStep:
         self._dev = some_of(prepared.dev, config.train.eval_examples)
         self._kept_step: int | None = None  # of an interrupted run
         self._is_comparable = True  # its values, which may be of other examples
+        self._is_to_be_judged = False
         self._value, self._nothing_kept = self._recorded(), not directory.exists()
         self._offered: tuple[int, Judged] | None = None  # the newest step, judged on all of dev
 
@@ -98,13 +102,13 @@ class BestStep:
         except (Damaged, OSError, KeyError, TypeError):
             return -math.inf
         if len(some_of(self.prepared.dev, judged_on).examples) != len(self._dev.examples):
-            self._is_comparable = False
+            self._is_comparable, self._is_to_be_judged = False, True
             return -math.inf
         return goodness(self.prepared.metric, found["chosen_by"])
 
     def forget(self) -> None:
         """Accept the next offer whatever it is, because the kept step may be an earlier run's."""
-        self._value, self._nothing_kept = -math.inf, True
+        self._value, self._nothing_kept, self._is_to_be_judged = -math.inf, True, False
 
     def recall(self, evaluations: Sequence[Mapping[str, Any]], since: int) -> None:
         """Record evaluations that were made before the run was interrupted, in their order.
@@ -125,6 +129,11 @@ class BestStep:
         if self._dev is self.prepared.dev:
             self._offered = step, judged
         self.patience.note(step, value)
+        if self._is_to_be_judged:  # once more: its value is of other dev examples
+            self._is_to_be_judged = False
+            with contextlib.suppress(UserError):  # it is damaged
+                kept = load_model(self.directory, as_float32=True)
+                self._value = self._goodness(self.judge(kept.params, self._dev).metrics)
         if value > self._value or self._nothing_kept:
             self._value, self._nothing_kept = value, False
             self.export(params, self.directory, step, judged)
@@ -253,7 +262,7 @@ def mean_loss(
         pairs = zip(logits, sets, strict=True)
         return float(np.mean([np.logaddexp(0, x) - y * x for x, y in pairs]))
     labels = [np.asarray(feature.targets["labels"]) for feature in features]
-    if head == "regression":
+    if head in SCORES:
         return float(
             np.mean([np.square(x.ravel()[0] - y) for x, y in zip(logits, labels, strict=True)])
         )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jax
 
+from albert_jax.checkpoint.adapter import check_adapter_destination
 from albert_jax.checkpoint.integrity import read_document
 from albert_jax.checkpoint.manager import lock_workdir
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
@@ -385,7 +386,9 @@ def _require_room_for_links(workdir: Path) -> None:
 def _require_room_for_models(run: Path) -> None:
     """Raise UserError if the models of one seed's run cannot be written."""
     for which in ("last", "best"):
-        check_destination(run / which, other=f"another {setting('workdir')}")
+        other = f"another {setting('workdir')}"
+        check_destination(run / which, other=other)
+        check_adapter_destination(run / f"{which}-adapter", other=other)
 
 
 def _announcement(config: FinetuneConfig, prepared: FinetuneSetup) -> str:

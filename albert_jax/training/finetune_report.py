@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from albert_jax.config.heads import SCORES
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.base import Predictions
 from albert_jax.tasks.scores import in_words, line_of
@@ -43,7 +44,7 @@ def constant_predictions(
     if task.head.startswith("span"):
         return {example.id: "" for example in dev}
     labels = [example.label for example in train if example.label is not None]
-    if task.head == "regression":
+    if task.head in SCORES:
         mean = float(np.mean(np.asarray(labels, np.float64)))
         return {example.id: mean for example in dev}
     if task.head == "token_classification":
@@ -54,7 +55,7 @@ def constant_predictions(
 
 
 BASELINE = {
-    "regression": "mean of the training scores",
+    **dict.fromkeys(SCORES, "mean of the training scores"),
     "token_classification": "most frequent label of the training words",
     "multi_label": "most frequent set of labels in training",
     "span_v1": "no answers at all",
@@ -72,18 +73,24 @@ def baseline(task: Task, train: Sequence[RawExample], dev: Sequence[RawExample])
 def is_degenerate(task: Task, dev: Sequence[RawExample], predictions: Mapping[str, Any]) -> bool:
     """Return whether examples with different labels all get the same answer, so nothing was learnt.
 
-    A regression's answers count as the same if their range is less than a twentieth of the labels'
-    range.
+    A number's answers count as the same if their range is less than a twentieth of the labels'
+    range, both without the highest and the lowest tenth.
     """
     values = list(predictions.values())
     labels = [example.label for example in dev]
-    if task.head == "regression":
-        return bool(np.ptp(np.asarray(values, float)) < np.ptp(np.asarray(labels, float)) / 20)
+    if task.head in SCORES:
+        return _range(values) < _range(labels) / 20
     if task.head == "token_classification":
         values, labels = ([x for one in many for x in one] for many in (values, labels))  # type: ignore[union-attr]
     if task.head.startswith("span"):  # texts differ, so only silence is alike
-        return len(values) > 1 and not any(values)
+        return len(values) > 1 and not any(values) and any(example.label for example in dev)
     return len(set(values)) == 1 and len(set(labels)) > 1
+
+
+def _range(values: Any) -> float:
+    """Return the range without the highest and the lowest tenth, or all of it where that is 0."""
+    array = np.asarray(values, np.float64)
+    return float(np.ptp(np.quantile(array, (0.1, 0.9))) or np.ptp(array))
 
 
 def summary(runs: Sequence[SeedRun], metric: str) -> Summary:

@@ -253,6 +253,11 @@ def taught(train: SplitFeatures, teacher: FineTuned) -> SplitFeatures:
     own = features_of(
         teacher.task, train.examples, teacher.tokenizer, teacher.max_seq_length, teacher.long
     )
+    if own.cuts:
+        say(
+            f"{len(own.cuts):,} of {len(train.examples):,} training examples were cut to "
+            f"{teacher.max_seq_length} tokens for the teacher, whose rows have no more"
+        )
     with ProgressMeter("teacher", len(own.rows), unit="row") as meter:
         found = teacher(own.rows, meter.tick)
     for feature, output in zip(own.features, found, strict=True):

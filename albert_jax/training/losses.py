@@ -374,6 +374,7 @@ TASK_LOSSES: dict[str, TaskLoss] = {
     "classification": TaskLoss(classification_losses, ("task_loss", "accuracy")),
     "multi_label": TaskLoss(multi_label_losses, ("task_loss", "accuracy")),
     "regression": TaskLoss(regression_losses, ("task_loss",)),
+    "similarity": TaskLoss(regression_losses, ("task_loss",)),
     "multiple_choice": TaskLoss(classification_losses, ("task_loss", "accuracy")),
     "token_classification": TaskLoss(token_losses, ("task_loss", "accuracy")),
     "span_v1": TaskLoss(span_v1_losses, _SPAN_METRICS),

@@ -36,6 +36,7 @@ OUTPUTS = {
     "classification": 3,
     "regression": 1,
     "multiple_choice": 1,
+    "similarity": 0,
     "token_classification": 5,
     "span_v1": 2,
     "span_v2": 0,

@@ -285,6 +285,7 @@ def test_a_client_without_this_package_gives_predicts_probabilities(tmp_path):
 
 OF_TASKS = {
     "stsb": {"sentence1": "the list", "sentence2": "a file is open"},
+    "similarity": {"text_a": "the list", "text_b": "a file is open"},
     "race": {"article": "a file", "question": "is it _ ?", "options": ["a", "b", "c", "d"]},
     "token-classification": {"words": ["the", "list", "is", "open"]},
     "squad1": {"question": "what is open?", "context": "the list of the file is open"},

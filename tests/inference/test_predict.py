@@ -731,6 +731,10 @@ ASKED: dict[str, tuple[list[object], list[dict[str, object]]]] = {
             {"premise": "is open", "hypothesis": "the file is read"},
         ],
     ),
+    "similarity": (
+        [("the list", "a list"), ("the list", LONG)],
+        [{"text_a": "the list", "text_b": "a list"}, {"text_a": "the list", "text_b": LONG}],
+    ),
     "stsb": (
         [("the list", "a list")],
         [{"sentence1": "the list", "sentence2": "a list"}],

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 
 from albert_jax.checkpoint.convert.hf_names import hf_names
 from albert_jax.checkpoint.integrity import named_leaves, nest
-from albert_jax.config.heads import BEAM
+from albert_jax.config.heads import BEAM, SCORES
 from albert_jax.config.model import AlbertConfig, ComputeConfig
 from albert_jax.models.albert import AlbertForPretraining, init_params
-from albert_jax.models.heads import HEADS, AlbertForTask, SpanV2
+from albert_jax.models.heads import HEADS, AlbertForTask, Similarity, SpanV2
 from albert_jax.training.losses import TASK_LOSSES, cross_entropy, task_objective
 from albert_jax.training.optimizer import adamw
 from albert_jax.training.step import init_state, make_train_step
@@ -292,12 +292,27 @@ def test_span_v2_beam_is_the_best_starts_and_for_each_the_best_ends():
             )
 
 
+def test_similarity_is_the_cosine_of_the_means_of_each_texts_tokens():
+    rng = np.random.default_rng(4)
+    sequence_BCSH = rng.standard_normal((3, 2, 7, SMALL.hidden_size)).astype(np.float32)
+    lengths_BC = np.array([[7, 3], [2, 5], [4, 4]])
+    mask_BCS = (np.arange(7) < lengths_BC[..., None]).astype(np.int32)
+    sequence_BCSH[2, 1, :4] = 2 * sequence_BCSH[2, 0, :4]  # the same but for its length
+    found = Similarity(SMALL).apply({}, sequence_BCSH, mask_BCS, deterministic=True)
+    for b, (first, second) in enumerate(lengths_BC):
+        x, y = (sequence_BCSH[b, c, :n].mean(0) for c, n in enumerate((first, second)))
+        wanted = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+        np.testing.assert_allclose(found[b], wanted, atol=1e-6)
+    assert found[2] == pytest.approx(1, abs=1e-6)
+
+
 # ------------------------------------------------------------------------------------- properties
 
 
 def small_batch(kind, rows=4, length=12, labels=3, seed=0):
     rng = np.random.default_rng(seed)
-    shape = (rows, labels, length) if kind == "multiple_choice" else (rows, length)
+    texts = {"multiple_choice": labels, "similarity": 2}.get(kind)
+    shape = (rows, texts, length) if texts else (rows, length)
     batch = {
         "input_ids": rng.integers(5, SMALL.vocab_size, shape).astype(np.int32),
         "input_mask": np.ones(shape, np.int32),
@@ -311,7 +326,7 @@ def small_batch(kind, rows=4, length=12, labels=3, seed=0):
         batch["labels"] = rng.integers(-1, labels, shape).astype(np.int32)
     elif kind == "multi_label":
         batch["label_set"] = rng.integers(0, 2, (rows, labels)).astype(np.float32)
-    elif kind == "regression":
+    elif kind in SCORES:
         batch["labels"] = rng.random(rows).astype(np.float32)
     else:
         batch["labels"] = rng.integers(0, labels, rows).astype(np.int32)
@@ -322,8 +337,9 @@ def small_batch(kind, rows=4, length=12, labels=3, seed=0):
 def test_parameters_are_the_agreed_ones_and_the_pooler_only_where_it_is_used(kind):
     model = AlbertForTask(SMALL, kind=kind, labels=3)
     params = jax.eval_shape(partial(init_params, model), jax.random.key(0))
-    assert set(params) == {"embeddings", "encoder", "head", *["pooler"] * HEADS[kind].pooled}
-    shapes = {name: x.shape for name, x in named_leaves(params["head"]).items()}
+    own = ["pooler"] * HEADS[kind].pooled + ["head"] * (kind != "similarity")
+    assert set(params) == {"embeddings", "encoder", *own}
+    shapes = {name: x.shape for name, x in named_leaves(params.get("head", {})).items()}
     h = SMALL.hidden_size
     if kind == "span_v2":
         sizes = {"start_logits": (h, 1), "dense_0": (2 * h, h), "dense_1": (h, 1)}
@@ -331,7 +347,7 @@ def test_parameters_are_the_agreed_ones_and_the_pooler_only_where_it_is_used(kin
         for name, shape in shapes.items():
             if name.endswith("kernel"):
                 assert shape == next(size for part, size in sizes.items() if part in name)
-    else:
+    elif kind != "similarity":
         classes = dict.fromkeys(("classification", "multi_label", "token_classification"), 3)
         n = (classes | {"span_v1": 2}).get(kind, 1)
         assert shapes == {"output_weights": (n, h), "output_bias": (n,)}
@@ -363,7 +379,9 @@ def test_every_metric_has_its_normalizer(kind):
     assert set(objective.normalizer_of) == set(jax.eval_shape(loss, params)[1])
 
 
-@pytest.mark.parametrize("kind", ["multiple_choice", "token_classification", "span_v2"])
+@pytest.mark.parametrize(
+    "kind", ["similarity", "multiple_choice", "token_classification", "span_v2"]
+)
 def test_filling_rows_and_the_number_of_shards_change_nothing(kind):
     model = AlbertForTask(SMALL, kind=kind, labels=3)
     params = init_params(model, jax.random.key(0))
@@ -388,7 +406,7 @@ def test_a_batch_without_labels_has_loss_zero():
     assert loss(params, batch, objective.normalizers(batch))[0] == 0
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", [kind for kind in HEADS if kind != "similarity"])
 def test_heads_drop_out_as_the_originals(kind):
     """A tenth, also where the model itself has no dropout; SQuAD 1.1's head has none."""
     size = 400

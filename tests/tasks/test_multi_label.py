@@ -78,6 +78,17 @@ def test_what_is_no_label_is_one_error_with_its_row(tmp_path, task, rows, told):
         read(task, tmp_path, "train.csv", rows)
 
 
+@pytest.mark.parametrize("row", ["a,0,,1", "a,0,-1,1"])
+def test_a_flag_that_cannot_be_read_is_no_label_where_none_is_needed(tmp_path, row):
+    """-1 is in the test labels of Kaggle's toxic comments."""
+    path = tmp_path / "test.csv"
+    path.write_text(f"text,rude,threat,spam\n{row}\nb,1,0,0\n")
+    found = COLUMNS.examples("test", tmp_path, needs_labels=False)
+    assert [example.label for example in found] == [None, ("rude",)]
+    with pytest.raises(UserError, match=r"row 2: 'threat' is .*; expected 0 or 1"):
+        COLUMNS.examples("test", tmp_path)
+
+
 def test_thresholds_have_the_best_f1_of_each_label():
     task = TASK.with_labels(("a", "b"))
     rng = np.random.default_rng(3)

@@ -4,6 +4,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from albert_jax.inference.finetuned import configured_task
 from albert_jax.models.heads import HEADS
 from albert_jax.tasks import TASKS, RawExample, find_task, metrics
 from albert_jax.tasks import race as race_reader
-from albert_jax.tasks.custom import CustomTask
+from albert_jax.tasks.custom import CustomTask, in_order
 from albert_jax.tasks.glue import GLUE
 from albert_jax.utils.errors import UserError
 from tests.helpers.paths import REPOSITORY, VOCABULARY
@@ -804,6 +805,27 @@ def test_choices_may_be_a_list_or_columns_numbered_or_lettered(tmp_path, tokeniz
     write(tmp_path, {"dev.jsonl": json.dumps(row) + "\n" + odd})
     with pytest.raises(UserError, match=r"row 2 has 2 options and .* row 1 has 3"):
         TASKS["multiple-choice"].examples("dev", tmp_path)
+
+
+def test_an_option_fills_a_gap_and_no_word_of_a_users_own_question(tokenizer):
+    for task, question, wanted in (
+        ("multiple-choice", "what is max_length?", "what is max_length? a"),
+        ("multiple-choice", "it is _, and ___.", "it is a, and a."),
+        ("race", "what is max_length?", "what is maxalength?"),
+        ("race", "it is _, and ___.", "it is a, and aaa."),
+    ):
+        texts = ("p", question, "a", "b", "c", "d")
+        task = TASKS[task]
+        (row,) = task.features(RawExample("0", texts), 0, tokenizer, 64)
+        asked = tokenizer.encode(wanted).ids
+        assert row.input_ids[0][-len(asked) - 1 : -1] == asked
+
+
+def test_labels_that_are_equal_as_numbers_have_one_order():
+    labels = ["1", "01", "2", "02", "10"]
+    assert {tuple(in_order(order)) for order in itertools.permutations(labels)} == {
+        ("01", "1", "02", "2", "10")
+    }
 
 
 CONLL = """-DOCSTART- -X- -X- O

@@ -8,10 +8,12 @@ import json
 import random
 import shutil
 
+import jax
 import numpy as np
 import optax
 import pytest
 
+from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.cli import main as cli
 from albert_jax.config.run import FinetuneConfig
 from albert_jax.config.sections import OptimizerConfig, TrainConfig
@@ -69,6 +71,22 @@ def test_a_step_that_was_chosen_on_fewer_examples_does_not_stand(base, data, tmp
         kept = BestStep(run, set_up(run), None, best, 3)
         wanted = -np.inf if chosen_by is None else chosen_by["provenance"]["chosen_by"]
         assert kept._value == wanted
+
+
+def test_a_kept_step_is_judged_again_where_other_dev_examples_choose(base, data, tmp_path):
+    config = toy_config(base, data, tmp_path, steps=60)
+    train = dataclasses.replace(config.train, eval_every=30)
+    finetune.finetune(dataclasses.replace(config, train=train))
+    best = tmp_path / "seed-3" / "best"
+    chosen = json.loads((best / "manifest.json").read_text())["provenance"]
+    assert chosen["chosen_by"] > 0.9
+    of_run = dataclasses.replace(train, eval_examples=6)
+    run = dataclasses.replace(config, train=of_run)
+    prepared = set_up(run)
+    kept = BestStep(run, prepared, HeadOutputs(prepared.model), best, 3)
+    blind = jax.tree.map(np.zeros_like, load_model(best, as_float32=True).params)
+    kept.offer(blind, 90, lambda done, of: None)
+    assert json.loads((best / "manifest.json").read_text())["provenance"] == chosen
 
 
 def test_patience_recalls_what_can_be_compared_and_only_the_runs_own_step_stands(

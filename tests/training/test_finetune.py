@@ -23,6 +23,7 @@ from albert_jax.checkpoint.integrity import named_leaves
 from albert_jax.checkpoint.model_dir import load_model
 from albert_jax.checkpoint.model_export import export_model
 from albert_jax.cli import main as cli
+from albert_jax.config.heads import SEVERAL_ROWS
 from albert_jax.config.history import read_history
 from albert_jax.config.manifests import HeadManifest
 from albert_jax.config.sections import OptimizerConfig
@@ -113,6 +114,13 @@ def unpadded(model, params, row):
         }
         for ids, segments in zip(row.ids, row.segments, strict=True)
     ]
+    if model.kind == "similarity":
+        vectors = [
+            model.apply({"params": params}, *list(batch.values())[:3], method="sequence").mean(1)
+            for batch in batches
+        ]
+        first, second = (np.asarray(x[0]) / np.linalg.norm(x) for x in vectors)
+        return {"logits": first @ second[:, None]}
     if row.has_choices:
         batches = [{name: x[:, None] for name, x in batch.items()} for batch in batches]
     apply = jax.jit(lambda batch: finetuned.head_outputs(model, params, batch))
@@ -133,7 +141,7 @@ def test_outputs_in_batches_equal_those_of_single_unpadded_rows(kind):
         ids = [rng.randrange(5, 90) for _ in range(length)]
         segments = [int(at >= 4) for at in range(length)]
         targets = {"p_mask": [0, 1, 1, 1, *[0] * (length - 5), 1]} if kind == "span_v2" else {}
-        if kind == "multiple_choice":
+        if kind in SEVERAL_ROWS:
             ids, segments = [ids, ids[::-1][:6]], [segments, segments[:6]]
         features.append(Features(i, ids, segments, targets))
     rows = as_rows(features)
@@ -553,6 +561,16 @@ def test_constant_answers_are_degenerate_where_labels_differ():
     assert is_degenerate(scores, dev, {str(i): 2 + i / 100 for i in range(5)})
     assert not is_degenerate(scores, dev, {str(i): 2 + i / 10 for i in range(5)})
     assert is_degenerate(span, dev, dict.fromkeys("01234", ""))
+    unanswerable = [dataclasses.replace(example, label="") for example in dev]
+    assert not is_degenerate(span, unanswerable, dict.fromkeys("01234", ""))
+
+
+def test_a_label_far_from_the_others_makes_no_run_degenerate():
+    labels = [*np.linspace(0, 1, 50).tolist(), 100.0]
+    dev = [RawExample(str(i), ("a",), label) for i, label in enumerate(labels)]
+    found = {example.id: min(example.label, 1.0) for example in dev}
+    assert not is_degenerate(find_task("stsb"), dev, found)
+    assert is_degenerate(find_task("stsb"), dev, {name: x / 30 for name, x in found.items()})
 
 
 def test_several_seeds_have_a_median_and_a_spread():

@@ -125,6 +125,8 @@ def test_positions_are_repeated_or_stretched_and_it_is_said(short, capsys):
     assert stretched.params["encoder"] is source.params["encoder"]
     assert with_positions(source, "base", 24, "repeat") is source
     assert with_positions(source, "base", 60, "same") is source
+    with pytest.raises(UserError, match=r"base: max_position_embeddings 4000000 must be at most"):
+        with_positions(source, "base", 4_000_000, "repeat")
 
 
 def test_a_pretraining_run_takes_more_positions_only_where_it_is_asked(short, tmp_path):

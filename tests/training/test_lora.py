@@ -210,6 +210,10 @@ def test_a_damaged_adapter_is_one_sentence(moved):
         file.write_text(damaged)
         with pytest.raises(UserError, match=says):
             require_model_directory(moved)
+        if "random weights" in says:  # a base of that shape has the encoder's digest
+            base = json.loads(text)["base"]
+            with pytest.raises(UserError, match=says):
+                require_model_directory(moved, base=base)
     file.write_text(text)
     weights = moved / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
@@ -218,6 +222,16 @@ def test_a_damaged_adapter_is_one_sentence(moved):
     file.unlink()
     with pytest.raises(UserError, match=r"is an adapter without adapter_manifest\.json"):
         require_model_directory(moved)
+
+
+def test_an_adapters_folder_keeps_what_its_user_put_there(adapted, base, data, tmp_path):
+    shutil.copytree(adapted[0] / "seed-3", tmp_path / "seed-3")
+    readme = tmp_path / "seed-3" / "last-adapter" / "README.md"
+    readme.write_text("mine")
+    told = r"last-adapter has files that no adapter has \(README.md\), .* give another workdir"
+    with pytest.raises(UserError, match=told):
+        finetune.finetune(toy_config(base, data, tmp_path, lora=4))
+    assert readme.read_text() == "mine"
 
 
 @pytest.mark.slow

@@ -166,3 +166,14 @@ def test_all_settings_together_resume_to_the_same_bits_and_agree_over_devices(
     for name, leaf in one.items():
         np.testing.assert_array_equal(again[name], leaf, err_msg=name)
         np.testing.assert_allclose(two[name], leaf, atol=1e-5, err_msg=name)
+
+
+def test_it_is_said_if_the_teacher_does_not_see_whole_texts(teacher, base, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "dev"):
+        rows = [{"text": "the list is open " * 20, "label": x} for x in ("no", "yes")]
+        (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    set_up(toy_config(base, data, tmp_path / "run", teacher=str(teacher)))
+    told = "2 of 2 training examples were cut to 16 tokens for the teacher"
+    assert told in capsys.readouterr().err

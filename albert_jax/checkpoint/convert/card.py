@@ -28,6 +28,7 @@ _PIPELINES = {
     "classification": "text-classification",
     "multi_label": "text-classification",
     "regression": "text-classification",
+    "similarity": "sentence-similarity",
     "multiple_choice": "multiple-choice",
     "token_classification": "token-classification",
     "span_v1": "question-answering",

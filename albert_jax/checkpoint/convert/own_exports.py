@@ -21,6 +21,14 @@ from albert_jax.utils.json_files import read_foreign_json
 from albert_jax.utils.wording import first_ten
 
 CARD = "README.md"
+# What sentence-transformers reads beside a transformers model.
+POOLING = "1_Pooling"
+SENTENCES = (
+    f"{POOLING}/config.json",
+    "config_sentence_transformers.json",
+    "modules.json",
+    "sentence_bert_config.json",
+)
 # Every file that an export of the format may have: a folder with another is not one of them.
 FILES = {
     "hf": {
@@ -32,6 +40,7 @@ FILES = {
         "tokenizer.json",
         "tokenizer_config.json",
         "vocab.txt",
+        *SENTENCES,
     },
     "tf": {
         "30k-clean.model",
@@ -51,7 +60,7 @@ def check_export_destination(dest: str | Path, kind: Literal["hf", "tf"]) -> Non
     require_place(dest)
     dest = Path(dest)
     if dest.is_dir():
-        names = {path.name for path in dest.iterdir()}
+        names = set(file_names(dest))
         if others := sorted(names - FILES[kind]):
             raise UserError(
                 f"{dest} exists and has other files ({first_ten(others)}); give a new path"
@@ -78,7 +87,7 @@ def _change_in_hf(folder: Path) -> str | None:
         text = ""
     found = _STAMP.search(text)
     if found is None:
-        return f"has files that convert may not have written ({first_ten(_names(folder))})"
+        return f"has files that convert may not have written ({first_ten(file_names(folder))})"
     expected = _stamp(text[: found.start()], folder)
     if found.end() < len(text) or _digests(found[0])[0] != _digests(expected)[0]:
         return f"has a model card that was edited ({CARD})"
@@ -88,15 +97,15 @@ def _change_in_hf(folder: Path) -> str | None:
 def _change_in_tf(folder: Path) -> str | None:
     needed = FILES["tf"] - {"30k-clean.model"}
     with contextlib.suppress(UserError):  # for a configuration that is damaged
-        if needed.issubset(_names(folder)) and _OURS in read_foreign_json(folder / CONFIG):
+        if needed.issubset(file_names(folder)) and _OURS in read_foreign_json(folder / CONFIG):
             return None
-    return f"has files that convert may not have written ({first_ten(_names(folder))})"
+    return f"has files that convert may not have written ({first_ten(file_names(folder))})"
 
 
 def _stamp(card: str, folder: Path) -> str:
     """Return the comment after a card in a folder, with the digests of both."""
-    files = [folder / name for name in _names(folder) if name != CARD]
-    others = [f"{file.name} {file_sha256(file)}" for file in files if file.is_file()]
+    names = [name for name in file_names(folder) if name != CARD]
+    others = [f"{n} {file_sha256(folder / n)}" for n in names if (folder / n).is_file()]
     text, rest = (hashlib.sha256(x.encode()).hexdigest()[:16] for x in (card, "\n".join(others)))
     return f"\n<!-- written by albert-jax convert, SHA-256 {text}, with files {rest} -->\n"
 
@@ -105,5 +114,9 @@ def _digests(stamp: str) -> list[str]:
     return re.findall(r"[0-9a-f]{16}", stamp)
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+def file_names(folder: Path) -> list[str]:
+    """Return the names of what is in a folder, and of what is in its `POOLING`, sorted."""
+    names = {path.name for path in folder.iterdir()}
+    if (inner := folder / POOLING).is_dir():
+        names = {*(names - {POOLING}), *(f"{POOLING}/{path.name}" for path in inner.iterdir())}
+    return sorted(names)

@@ -43,6 +43,7 @@ HEAD_SHAPES: dict[str, dict[str, str]] = {
     "classification": _ONE_LAYER,
     "multi_label": _ONE_LAYER,
     "regression": _ONE_LAYER,
+    "similarity": {},  # the cosine of two vectors
     "multiple_choice": _ONE_LAYER,
     "token_classification": _ONE_LAYER,
     "span_v1": _ONE_LAYER,

@@ -181,6 +181,9 @@ def _head(
     found = _names_of(source.kind).head_kind(shapes)
     rows = next((shapes[n][0] for n in ("output_weights", "classifier.weight") if shapes.get(n)), 0)
     architecture = str((_list(values.get("architectures")) or [""])[0])
+    own = _own_head(values)
+    if found is None and "similarity" in (kind, own and own.kind):  # which has no tensors
+        return _with_task(values, HeadManifest(kind="similarity", labels=None))
     if found is None and kind is None and _OF_ARCHITECTURE.get(architecture) != "head":
         return None
     if found is None:
@@ -211,14 +214,21 @@ def _with_task(values: Mapping[str, Any], found: HeadManifest) -> HeadManifest:
     transformers keeps the key when it saves a model again. If the head is another one since, the
     key is ignored, and so is one that this package did not write.
     """
-    try:
-        kept = HeadManifest.from_json(values[OWN_HEAD])
-    except (KeyError, msgspec.ValidationError):
+    kept = _own_head(values)
+    if kept is None:
         return found
     is_same = kept.kind == found.kind and (
         found.kind not in NAMED_LABELS or kept.labels == found.labels
     )
     return kept if is_same else found
+
+
+def _own_head(values: Mapping[str, Any]) -> HeadManifest | None:
+    """Return the head that this package kept in a config.json; None without a readable one."""
+    try:
+        return HeadManifest.from_json(values[OWN_HEAD])
+    except (KeyError, msgspec.ValidationError):
+        return None
 
 
 def _kind_of(architecture: str, values: Mapping[str, Any], rows: int, source: WeightSource) -> str:

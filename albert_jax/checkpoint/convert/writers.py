@@ -14,7 +14,8 @@ import ml_dtypes
 import numpy as np
 
 from albert_jax.checkpoint.convert.hf_names import ARCHITECTURES, WITHOUT_POOLER, hf_names
-from albert_jax.checkpoint.convert.parameters import LABELS, MAPPING, part_of
+from albert_jax.checkpoint.convert.own_exports import POOLING, SENTENCES
+from albert_jax.checkpoint.convert.parameters import HEAD_SHAPES, LABELS, MAPPING, part_of
 from albert_jax.checkpoint.convert.readers import (
     CLASSIFIER_DROPOUT,
     OWN_HEAD,
@@ -27,7 +28,7 @@ from albert_jax.checkpoint.convert.readers import (
 from albert_jax.checkpoint.convert.safetensors_file import write_safetensors
 from albert_jax.checkpoint.convert.tf_bundle import write_checkpoint
 from albert_jax.checkpoint.convert.tf_names import GLOBAL_STEP, tf_names
-from albert_jax.config.manifests import SLOW_MODES, TextSettings, vocabulary_name
+from albert_jax.config.manifests import SLOW_MODES, HeadManifest, TextSettings, vocabulary_name
 from albert_jax.config.model import AlbertConfig, act_for_transformers
 from albert_jax.data.hf_tokenizer import OWN_MODE
 from albert_jax.data.special_pieces import MARKER, SPECIAL_PIECES
@@ -77,7 +78,7 @@ def write_tf(
         notes.append(f"the original computes with epsilon 1e-12, not {config.layer_norm_eps}")
     if weights.head and weights.head.labels:
         notes.append("the labels' names are lost; the format has no place for them")
-    if weights.head and weights.head.kind in ("multi_label", "token_classification"):
+    if weights.head and weights.head.kind in ("multi_label", "token_classification", "similarity"):
         back = setting("head", weights.head.kind)
         notes.append(f"the head's kind is lost; convert back with {back}")
     return notes
@@ -122,6 +123,8 @@ def write_hf(
         notes.append("transformers has no class for this head; albert_jax reads it back")
     elif kind and {"predictions", "seq_relationship"} & set(parts):
         notes.append(f"{architecture} will call the pretraining heads in the file unused")
+    if kind == "similarity":
+        notes.append("sentence-transformers loads it; its vectors are those of pool='mean'")
     if architecture == "AlbertModel" and "pooler" not in parts:
         notes.append("no pooler: transformers will make a random one, and say so")
     if config.embedding_size == config.hidden_size and f"{MAPPING}/kernel" not in params:
@@ -138,9 +141,35 @@ def write_hf(
         tensors[names[path].removeprefix(prefix)] = array.astype(dtype, copy=False)
     write_safetensors(folder / "model.safetensors", tensors)
     _write_json(folder / "config.json", _config_json(weights, architecture, str(dtype)))
+    if weights.head and weights.head.kind == "similarity":
+        _write_sentences(folder, weights.config, weights.head)
     if vocab:
         notes += _write_tokenizer(folder, config, Tokenizer.load(vocab, **tokenizer))
     return notes
+
+
+def _write_sentences(folder: Path, config: AlbertConfig, head: HeadManifest) -> None:
+    """Write what makes a transformers folder one of sentence-transformers, with mean vectors."""
+    module = "sentence_transformers.models."
+    documents: dict[str, Any] = {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": f"{module}Transformer"},
+            {"idx": 1, "name": "1", "path": POOLING, "type": f"{module}Pooling"},
+        ],
+        f"{POOLING}/config.json": {
+            "word_embedding_dimension": config.hidden_size,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": True,
+        },
+        "sentence_bert_config.json": {
+            "max_seq_length": head.max_seq_length or config.max_position_embeddings,
+            "do_lower_case": False,  # the tokenizer does what is needed
+        },
+        "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
+    }
+    (folder / POOLING).mkdir()
+    for name in SENTENCES:
+        _write_json(folder / name, documents[name])
 
 
 def _exact_dtype(wanted: str, params: Mapping[str, np.ndarray]) -> np.dtype:
@@ -178,14 +207,14 @@ def _config_json(weights: Weights, architecture: str, dtype: str) -> JsonObject:
     if dtype != "float32":
         values["dtype"] = dtype
     kind = weights.head.kind if weights.head else None
-    if weights.head and kind not in ("multiple_choice", "span_v1", "span_v2"):
+    if weights.head and kind not in ("similarity", "multiple_choice", "span_v1", "span_v2"):
         count = LABELS.get(str(kind)) or len(weights.params["head/output_bias"])
         labels = weights.head.labels or [f"LABEL_{i}" for i in range(count)]
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
         values["label2id"] = {label: i for i, label in enumerate(labels)}
         if kind in ("regression", "multi_label"):
             values["problem_type"] = PROBLEMS[kind]
-    if weights.head and weights.head.task is not None:
+    if weights.head and (weights.head.task is not None or not HEAD_SHAPES[weights.head.kind]):
         values[OWN_HEAD] = weights.head.to_json()  # transformers has no place for a task
     return values
 

@@ -33,6 +33,7 @@ PEERS = {  # task -> transformers' class
     "single": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
     "multiple-choice": "AutoModelForMultipleChoice",
+    "similarity": "AutoModel",
     "squad1": "AutoModelForQuestionAnswering",
 }
 # Two float32 programs on logits of up to 10: test_convert.py's 5e-5.
@@ -47,6 +48,10 @@ def record(task: str, rng: random.Random) -> tuple[dict[str, Any], dict[str, Any
         return {"text": text}, {"label": "yes" if "open" in words else "no"}
     if task == "token-classification":
         return {"words": words}, {"tags": ["B-X" if w in WORDS[:3] else "O" for w in words]}
+    if task == "similarity":
+        other = rng.choices(WORDS, k=rng.randint(1, 9))
+        shared = len({*words} & {*other})
+        return {"text_a": text, "text_b": " ".join(other)}, {"score": shared / 2}
     if task == "multiple-choice":
         options = rng.sample(WORDS, 3)
         given = {"passage": text, "question": "which word", "options": options}
@@ -118,10 +123,13 @@ def peer_outputs(model: Any, row: Any) -> dict[str, np.ndarray]:
         inputs[name] = padded
     lengths = np.array([[len(ids)] for ids in row.ids])
     inputs["attention_mask"] = (np.arange(row.length) < lengths).astype(np.int64)
+    is_choice = row.has_choices and "MultipleChoice" in type(model).__name__
     with torch.no_grad():
-        output = model(
-            **{n: torch.tensor(x[None] if row.has_choices else x) for n, x in inputs.items()}
-        )
+        output = model(**{n: torch.tensor(x[None] if is_choice else x) for n, x in inputs.items()})
+    if "last_hidden_state" in output:  # as sentence-transformers compares two texts
+        mask = torch.tensor(inputs["attention_mask"])[..., None]
+        vectors = (output.last_hidden_state * mask).sum(1) / mask.sum(1)
+        return {"logits": torch.nn.functional.cosine_similarity(*vectors, dim=0)[None].numpy()}
     names = [n for n in ("logits", "start_logits", "end_logits") if n in output]
     return {name: output[name].numpy()[0] for name in names}
 
