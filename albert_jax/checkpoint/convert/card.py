@@ -110,11 +110,15 @@ def _front_matter(subject: CardSubject) -> Iterator[str]:
     yield "---"
     yield "language: en"
     yield f"license: {_text(subject.license or _license_of(subject, base))}"
-    yield "library_name: transformers"
+    is_of_sentences = subject.head is not None and subject.head.kind == "similarity"
+    library = "sentence-transformers" if is_of_sentences else "transformers"
+    yield f"library_name: {library}"
     yield f"pipeline_tag: {_pipeline_of(subject)}"
     yield "tags:"
     yield "- albert"
     yield "- albert_jax"
+    if is_of_sentences:
+        yield f"- {library}"
     if base and (name := _hub_name(base)):
         yield f"base_model: {_text(name)}"
     if dataset:

@@ -69,6 +69,14 @@ def test_a_fine_tuned_model_has_its_metrics_recipe_data_and_base() -> None:
     assert "somebody" not in card
 
 
+def test_vectors_for_similarity_are_of_sentence_transformers() -> None:
+    head = HeadManifest(kind="similarity", labels=None, task="similarity")
+    found = fields(model_card(dataclasses.replace(SUBJECT, head=head)))
+    assert found["library_name"] == "sentence-transformers"
+    assert found["pipeline_tag"] == "sentence-similarity"
+    assert found["tags"] == ["albert", "albert_jax", "sentence-transformers"]
+
+
 def test_a_task_with_two_dev_sets_names_the_one_that_was_evaluated() -> None:
     head = HeadManifest(kind="classification", labels=["a", "b", "c"], task="mnli")
     subject = dataclasses.replace(SUBJECT, head=head, provenance=FINE_TUNED)
