@@ -182,6 +182,8 @@ def _license_of(subject: CardSubject, base: ModelName | None) -> str:
 def _base_of(subject: CardSubject) -> ModelName | None:
     """Return the model that the weights are or were trained from; None if its name is unknown."""
     config = _mapping(subject.provenance.get("config"))
+    if config.get("random_weights") is True:
+        return None  # it has that model's shape alone
     started = _mapping(subject.provenance.get("started_from"))
     said: list[Any] = [subject.provenance.get("source"), subject.origin]
     if subject.provenance.get("made_by"):

@@ -69,6 +69,14 @@ def test_a_fine_tuned_model_has_its_metrics_recipe_data_and_base() -> None:
     assert "somebody" not in card
 
 
+def test_random_weights_have_no_base() -> None:
+    config = FINE_TUNED["config"] | {"random_weights": True}
+    subject = dataclasses.replace(SUBJECT, head=SST2, provenance=FINE_TUNED | {"config": config})
+    card = model_card(subject)
+    assert "base_model" not in fields(card)
+    assert "weights from" not in card
+
+
 def test_vectors_for_similarity_are_of_sentence_transformers() -> None:
     head = HeadManifest(kind="similarity", labels=None, task="similarity")
     found = fields(model_card(dataclasses.replace(SUBJECT, head=head)))
