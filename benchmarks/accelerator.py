@@ -31,6 +31,10 @@ PRETRAIN = (sys.executable, "-m", "albert_jax", "pretrain", "configs/python_docs
 LEARNING = (sys.executable, "-m", "benchmarks.learning", "minutes")
 DATA = Path("learning.tar.gz")
 TESTS = (sys.executable, "-m", "pytest", "-q", "tests/models/test_attention.py")
+# In the command's environment, unless it is set already. "": the device, where tests would
+# otherwise choose the CPU. "highest": the tests' limits are those of float32, not of TF32.
+ENVIRONMENT = {"JAX_PLATFORMS": ""}
+OF_TESTS = ENVIRONMENT | {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,23 @@ def measurements(out: Path, *, data: Path = DATA, tiny: bool = False) -> list[Me
     def step(model: str, *flags: str) -> tuple[str, ...]:
         return (*BENCHMARK, "--model", model, *size, *flags)
 
+    # Of each attempt its own: a finished run would answer for the next.
+    attempt = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+
+    def beside(model: str) -> tuple[str, ...]:
+        kept = str(out / f"peers-{model}-{attempt}.json")  # written after each figure
+        return (*PEERS, "--model", model, *peers, "--out", kept)
+
     learn = ("--data", str(data), "--out", str(out / "learning"))
     learn += ("--tiny", "--minutes", "0.2") if tiny else ()
-    run = ("--workdir", str(out / "run"), *(("--train.steps", "2") if tiny else ()))
+    run = ("--workdir", str(out / f"run-{attempt}"), *(("--train.steps", "2") if tiny else ()))
     return [
         Measurement(1, "attention kernels against XLA's", TESTS, 150),
         Measurement(1, "base, update", step(base, "--sweep", rows), 150),
         Measurement(1, "base, forward", step(base, "--phase", "forward", "--batch-size", many), 60),
         Measurement(1, "large, update", step(large, "--batch-size", few), 90),
-        Measurement(2, "base, beside PyTorch", (*PEERS, *peers), 470),
-        Measurement(3, "large, beside PyTorch", (*PEERS, "--model", "large-v2", *peers), 470),
+        Measurement(2, "base, beside PyTorch", beside("base-v2"), 470),
+        Measurement(3, "large, beside PyTorch", beside("large-v2"), 470),
         Measurement(4, "base, pmap", step(base, "--mode", "pmap", "--batch-size", many), 60),
         Measurement(4, "base, jit", step(base, "--mode", "jit", "--batch-size", many), 60),
         Measurement(4, "base-v1, with dropout", step(first, "--batch-size", many), 60),
@@ -95,8 +106,8 @@ def measured(each: Measurement, seconds: float) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     since = time.monotonic()
-    # The device, where tests would otherwise choose the CPU.
-    found = answer_of(each.command, seconds, {"JAX_PLATFORMS": "", **os.environ})
+    environment = OF_TESTS if each.command == TESTS else ENVIRONMENT
+    found = answer_of(each.command, seconds, {**environment, **os.environ})
     return row | {"seconds": round(time.monotonic() - since, 1)} | found
 
 

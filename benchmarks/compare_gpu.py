@@ -14,6 +14,7 @@ of each is what counts.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -68,17 +69,20 @@ def one(contender: str, config: PretrainConfig, model: str) -> dict[str, Any]:
     else:
         import torch
 
-        assert torch.cuda.is_available(), "PyTorch sees no GPU"
+        # A CPU only where it is asked for, to try the script.
+        device = "cpu" if os.environ.get("JAX_PLATFORMS") == "cpu" else "cuda"
+        assert device == "cpu" or torch.cuda.is_available(), "PyTorch sees no GPU"
         torch.set_float32_matmul_precision("high")
         compiled = contender.endswith("compiled")
         train, forward = pytorch_step(
-            peer_config(model), batch, device="cuda", compiled=compiled, autocast=True
+            peer_config(model), batch, device=device, compiled=compiled, autocast=True
         )
 
         def waited(call: Callable[[], Any]) -> Callable[[], Any]:
-            return lambda: (call(), torch.cuda.synchronize())
+            return lambda: (call(), getattr(torch, device).synchronize())
 
-        device, calls = torch.cuda.get_device_name(), (waited(train), waited(forward))
+        calls = waited(train), waited(forward)
+        device = torch.cuda.get_device_name() if device == "cuda" else device
     return {"device": device, "train": timed(calls[0]), "forward": timed(calls[1])}
 
 
@@ -111,7 +115,7 @@ def main(
             command = [sys.executable, "-m", "benchmarks.compare_gpu", "--contender", name]
             command += ["--model", model, "--batch-sizes", str(size)]
             command += ["--sequence", str(sequence), "--predictions", str(predictions)]
-            found = answer_of(command, LONGEST)
+            found = answer_of(command, LONGEST, own_session=False)
             result: dict[str, Any] = {"contender": name, "batch_size": size}
             result |= found.get("answer", found)
             if "error" in result:

@@ -383,7 +383,8 @@ def minutes(
         model=dataclasses.replace(config.model, vocab_size=pieces),
         store=str(out / "data" / "store"),
         heldout=str(out / "data" / "heldout"),
-        workdir=str(out / "run"),
+        # Another number of updates, by the rate as it is measured now, is another run.
+        workdir=str(out / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"),
     )
     rate = _flops_per_second(config, out)
     print(f"{rate:.3g} FLOP/s", flush=True)

@@ -4,7 +4,7 @@
     albert-jax finetune configs/glue.py:task=sst2 --model base-v2 --data glue --workdir runs/sst2
 
 `model=` is the model, as `--model`, which sets it too. The paper starts RTE, STS-B and MRPC from a
-model fine-tuned on MNLI (section 4.9): --model runs/mnli/model. Steps times batch are about 33
+model fine-tuned on MNLI (section 4.9): --model runs/mnli/model. Steps times batch are about 10
 passes of CoLA and 3.3 of MNLI, which take days on a CPU; fewer steps will do for a trial. Table 14
 has no settings for AX, which a model fine-tuned on MNLI answers.
 """

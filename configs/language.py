@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretrain on another language, or on several, with a vocabulary of their own.
 
-The settings are the paper's, except for the batch of 512 sequences.
+The settings are the paper's, except for 250,000 steps of 512 sequences, where it has 125,000 of
+4,096.
 
     albert-jax train-tokenizer corpus/*.txt --vocab-size 30000 --output vocab
     albert-jax prepare corpus --vocab vocab --language de --output store

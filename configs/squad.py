@@ -8,7 +8,14 @@ other settings for 2.0, which score less: rate 5e-5, 384 tokens and 2 passes, wh
 3e-5, 512 and 8,144 steps, about 3 passes.
 """
 
-from albert_jax.config import ComputeConfig, Dtype, FinetuneConfig, OptimizerConfig, TrainConfig
+from albert_jax.config import (
+    ComputeConfig,
+    Dtype,
+    FinetuneConfig,
+    OptimizerConfig,
+    TrainConfig,
+    task_name,
+)
 from albert_jax.errors import UserError
 
 # Learning rate, steps, warm-up, tokens.
@@ -18,11 +25,12 @@ TABLE_14 = {"squad1": (5e-5, 3649, 365, 384), "squad2": (3e-5, 8144, 814, 512)}
 def get_config(
     task: str = "squad2", model: str | None = None, dtype: Dtype = "float32", accumulate: int = 1
 ) -> FinetuneConfig:
-    if task not in TABLE_14:
+    name = task_name(task)
+    if name not in TABLE_14:
         raise UserError(f"task {task!r} has no settings here; known: {', '.join(TABLE_14)}")
-    rate, steps, warmup, length = TABLE_14[task]
+    rate, steps, warmup, length = TABLE_14[name]
     return FinetuneConfig(
-        task=task,
+        task=name,
         model=model,
         max_seq_length=length,
         doc_stride=128,

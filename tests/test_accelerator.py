@@ -5,8 +5,11 @@ import functools
 import inspect
 import json
 import sys
+import time
 from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tyro
@@ -79,6 +82,32 @@ def test_each_part_fits_eight_minutes_and_names_are_its_own(tmp_path: Path) -> N
 def test_what_came_of_a_measurement_is_kept_whatever_it_is(code: str, found: dict) -> None:
     row = measured(Measurement(1, "a", (sys.executable, "-c", code), 60), 2)
     assert {key: row.get(key) for key in found} == found
+
+
+def test_what_was_printed_until_the_limit_is_kept_and_nothing_lives_on(tmp_path: Path) -> None:
+    """The process that a measurement starts would hold the device."""
+    child = f"import time; time.sleep(3); open({str(tmp_path / 'alive')!r}, 'w')"
+    code = f"import subprocess, sys; print(1, flush=True); subprocess.run([sys.executable, '-c', {child!r}])"
+    row = measured(Measurement(1, "a", (sys.executable, "-c", code), 60), 1.5)
+    assert (row["error"], row["printed"]) == ("no answer within 2 s", ["1"])
+    time.sleep(3)
+    assert not (tmp_path / "alive").exists()
+
+
+def test_a_failure_keeps_the_last_lines_of_both_streams() -> None:
+    code = "import sys; print('FAILED test_a'); sys.exit('a warning')"
+    row = measured(Measurement(1, "a", (sys.executable, "-c", code), 60), 20)
+    assert row["printed"] == ["FAILED test_a", "a warning"]
+
+
+def test_another_attempt_has_another_work_directory(tmp_path: Path, monkeypatch) -> None:
+    runs = set()
+    for second in (1, 2):
+        at = datetime(2026, 1, 1, second=second)
+        monkeypatch.setattr(accelerator, "datetime", SimpleNamespace(now=lambda zone, at=at: at))
+        (recipe,) = (each for each in measurements(tmp_path) if each.part == 5)
+        runs.add(recipe.command[recipe.command.index("--workdir") + 1])
+    assert len(runs) == 2
 
 
 def test_each_answer_is_written_at_once(tmp_path: Path, monkeypatch) -> None:

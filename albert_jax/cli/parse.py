@@ -46,7 +46,7 @@ def parse(command: type[C], arguments: list[str], program: str) -> C:
     kind = RECIPES[command]
     config = kind()
     if arguments and not arguments[0].startswith("-"):
-        flags = dict(_model_flag(arguments)) if command is Finetune else {}
+        flags = dict(_recipe_flags(arguments)) if command is Finetune else {}
         config = recipe_with(arguments[0], flags)
         arguments = arguments[1:]
     if not isinstance(config, kind):
@@ -84,12 +84,12 @@ def _parse(
     raise UserError(f"{_without_box(text)}; see {program} --help")
 
 
-def _model_flag(arguments: list[str]) -> Iterator[tuple[str, object]]:
-    """Yield ("model", MODEL) for each --model MODEL: recipes choose settings that fit the model."""
+def _recipe_flags(arguments: list[str]) -> Iterator[tuple[str, object]]:
+    """Yield the values of --model and --task by name: recipes choose settings that fit them."""
     for flag, following in itertools.zip_longest(arguments, arguments[1:]):
         name, equals, value = flag.partition("=")
-        if name == "--model" and (equals or following is not None):
-            yield "model", value if equals else following
+        if name in ("--model", "--task") and (equals or following is not None):
+            yield name.removeprefix("--"), value if equals else following
 
 
 def flags_of(kind: type, prefix: str = "--") -> Iterator[str]:

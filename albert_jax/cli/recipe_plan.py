@@ -70,8 +70,9 @@ def _plan(config: PretrainConfig, store: str | None, spec: str) -> PretrainPlan:
     train, stages = config.train, config.stages
     sequences, total = stages.sequences(train.steps), flops.run_flops(config)
     passes = _passes(config, store, sequences) if store is not None else {}
-    # The table's steps are of one depth and length.
-    estimated = estimate_table.chip_hours(config, sequences) if len(stages) == 1 else None
+    estimated = None  # the table's steps are of one depth and length
+    if len(stages) == 1 and len({*stages[0].depths}) == 1:
+        estimated = estimate_table.chip_hours(config.as_one_stage(stages[0]), sequences)
     return PretrainPlan(
         steps=train.steps,
         sequences_a_step=stages.most_rows,

@@ -8,12 +8,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from albert_jax.config.run import PretrainConfig
 from albert_jax.config.sections import SCHEDULES
 from albert_jax.config.stages import Stages
 from albert_jax.utils.atomic import appearing_file
+from albert_jax.utils.errors import UserError
 from albert_jax.utils.json_files import read_json
 from albert_jax.utils.json_values import JsonObject, refuse_newer_format
 from albert_jax.utils.results import Result
@@ -65,6 +66,17 @@ class Continuation(Result):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Recorded(Result):
     history: list[Continuation]
+
+    @classmethod
+    def from_file(cls, document: Mapping[str, Any], name: str, *, hint: str) -> Self:
+        found = super().from_file(document, name, hint=hint)
+        for change in found.history:
+            if change.before.keys() != change.after.keys():
+                raise UserError(
+                    f"{name} is damaged (the change after step {change.step} has other settings "
+                    f"before than after); {hint}"
+                )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

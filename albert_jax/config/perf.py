@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from albert_jax.config.validation import check_least, check_types
+from albert_jax.config.model import LARGEST
+from albert_jax.config.validation import check_least, check_most, check_types
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class StepConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "")
-        check_least(self, "", 1, "batch_size", "sequence", "predictions", "accumulate")
+        sizes = ("batch_size", "sequence", "predictions", "accumulate")
+        check_least(self, "", 1, *sizes)
+        check_most(self, "", LARGEST, *sizes)
         check_least(self, "", 0, "unroll")
 
 

@@ -16,7 +16,7 @@ from albert_jax.config.sections import (
     Positions,
     TrainConfig,
 )
-from albert_jax.config.stages import Stage, Stages, stages_of
+from albert_jax.config.stages import Stage, Stages, last_depth, stages_of
 from albert_jax.config.task_names import class_weights, label_pairs, task_name
 from albert_jax.config.validation import check_least, check_types
 from albert_jax.utils.errors import UserError
@@ -123,11 +123,12 @@ def _check_stages(config: PretrainConfig) -> None:
             f"{setting('model.num_hidden_layers')} {config.model.num_hidden_layers}, with which "
             "the model is evaluated and saved; raise that"
         )
-    if stages[-1].depths[1] != config.model.num_hidden_layers:
+    last = last_depth(config.train, config.model.num_hidden_layers)
+    if last != config.model.num_hidden_layers:
         raise UserError(
-            f"{setting('train.depth')} {config.train.depth!r} ends with {stages[-1].depths[1]} "
-            f"passes, but {setting('model.num_hidden_layers')} is "
-            f"{config.model.num_hidden_layers}; make them the same"
+            f"{setting('train.depth')} {config.train.depth!r} ends with {last} passes, but "
+            f"{setting('model.num_hidden_layers')} is {config.model.num_hidden_layers}; make them "
+            "the same"
         )
     if config.train.depth and config.model.num_hidden_groups > 1:
         raise UserError(

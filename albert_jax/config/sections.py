@@ -246,7 +246,7 @@ class TrainConfig:
             "data_threads",
             "data_workers",
         )
-        check_most(self, "train", LARGEST, "steps")
+        check_most(self, "train", LARGEST, "steps", "batch_size", "accumulate")
         if self.keep < 2:
             raise UserError(
                 f"{setting('train.keep')} {self.keep} must be at least 2: a checkpoint may turn "

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from albert_jax.config.model import LARGEST
 from albert_jax.config.sections import ExamplesConfig, TrainConfig
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.wording import setting
@@ -144,6 +145,12 @@ def stages_of(train: TrainConfig, examples: ExamplesConfig, depth: int) -> Stage
     )
 
 
+def last_depth(train: TrainConfig, depth: int) -> int:
+    """Return the most passes of a schedule's end, which a run of few steps may not come to."""
+    (_, most), _ = _parsed("train.depth", train.depth, (depth, depth), partial(_depths, depth))[-1]
+    return most
+
+
 def rate_factors(train: TrainConfig) -> list[tuple[int, float]]:
     """Return factors of the learning rate, each with the first update that has it.
 
@@ -222,7 +229,7 @@ def _depths(whole: int, text: str) -> tuple[int, int]:
 
 
 def _count(text: str) -> int:
-    if (count := int(text)) < 1:
+    if not 1 <= (count := int(text)) <= LARGEST:
         raise ValueError(text)
     return count
 

@@ -43,9 +43,10 @@ def check_least(
 def check_most(
     config: Any, section: str, most: float, *names: str, flags: str | None = None
 ) -> None:
-    """Raise UserError for a field above `most`, or NaN."""
+    """Raise UserError for a field above `most`, or NaN; None passes."""
     for name in names:
-        if not getattr(config, name) <= most:
+        value = getattr(config, name)
+        if value is not None and not value <= most:
             raise _error(config, section, flags, name, f"at most {most}")
 
 

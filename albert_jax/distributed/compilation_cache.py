@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
+from albert_jax.utils.errors import UserError
 from albert_jax.utils.streams import say
 from albert_jax.utils.user_cache import user_cache
 
@@ -22,12 +23,14 @@ def set_compilation_cache(folder: str | None) -> None:
     """
     if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
         return
-    if folder is None:
-        folder = str(user_cache("xla"))
     try:
+        folder = str(user_cache("xla")) if folder is None else folder
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         say(f"compiled programs are not kept: {folder} cannot be made: {error.strerror or error}")
+        return
+    except UserError as error:  # the user has no home
+        say(f"compiled programs are not kept: {error}")
         return
     jax.config.update("jax_compilation_cache_dir", folder)
     # JAX does not keep programs that compile within a second, and answering needs a dozen of these.

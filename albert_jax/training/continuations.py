@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args, get_type_hints
 
 from albert_jax.checkpoint.manager import (
     Checkpointer,
@@ -22,13 +23,13 @@ from albert_jax.config.history import (
     read_history,
     recorded,
 )
-from albert_jax.config.run import FIRST_VALUES
+from albert_jax.config.run import FIRST_VALUES, PretrainConfig
 from albert_jax.config.sections import SCHEDULES
 from albert_jax.distributed import multihost
 from albert_jax.training.position import Position
 from albert_jax.training.step_meter import Workload
 from albert_jax.utils.errors import UserError
-from albert_jax.utils.json_values import UNSET, JsonObject, flat, json_sha256
+from albert_jax.utils.json_values import UNSET, JsonObject, flat, is_number, json_sha256
 from albert_jax.utils.wording import in_short, setting
 
 # What a pretraining run's identity has in a checkpoint's meta, beside what the checkpoint keeps.
@@ -39,6 +40,18 @@ _IDENTITY = (
 )
 # What a stage has; the learning rate's factor is the newest settings' in all steps.
 _OF_STAGES = frozenset(f"train.{name}" for name in SCHEDULES) - {"train.rate", "train.batch_ramp"}
+
+
+def _floats(kind: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of a configuration's fields that may be a float."""
+    for name, hint in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _floats(cast(type, hint), f"{prefix}{name}.")
+        elif float in (hint, *get_args(hint)):
+            yield f"{prefix}{name}"
+
+
+_FLOATS = frozenset(_floats(PretrainConfig))
 
 
 def require_checkpoint(workdir: Path) -> None:
@@ -60,6 +73,9 @@ def run_record(meta: Mapping[str, Any]) -> JsonObject:
     it, because it may have been moved, or trained further.
     """
     values = _flat({name: meta[name] for name in _IDENTITY if name in meta})
+    # 1 of a recipe and 1.0 of a file are one value, and two texts.
+    for name in _FLOATS & values.keys():
+        values[name] = float(values[name]) if is_number(values[name]) else values[name]
     digest = json_sha256({name: x for name, x in values.items() if name not in CONTINUABLE})
     return {"run": digest, "init_from": meta.get("init_from")}
 

@@ -166,7 +166,10 @@ def _out_of_memory(
 def out_of_memory_advice(config: PretrainConfig | FinetuneConfig) -> str:
     """Return what to change so that a step takes less memory, as part of a sentence."""
     train, remat = config.train, config.compute.remat
-    advice = [f"lower {setting('train.batch_size')} ({train.batch_size})"]
+    batches, rows = "train.batch_size", str(train.batch_size)
+    if isinstance(config, PretrainConfig) and config.train.batch_ramp:
+        batches, rows = "train.batch_ramp", config.train.batch_ramp
+    advice = [f"lower {setting(batches)} ({rows})"]
     advice += [f"raise {setting('train.accumulate')} ({train.accumulate})"]
     if remat != "full":
         advice += [f"recompute with {setting('compute.remat', 'full')} (now {remat})"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
             f"{', '.join(without)} has no effect beside {setting('init_from')}, whose weights are "
             "not random"
         )
+    warnings += [f"{each} decides" for each in _overruled(config)]
     if data is not None:
         warnings += objective_warnings(data, config)
     if data is not None and passes > _MANY_PASSES:
@@ -90,6 +91,30 @@ def run_plan(config: PretrainConfig, data: PretrainingData | None) -> str:
             f"({train.batch_ramp or format(train.batch_size, ',')}), or prepare more text"
         )
     return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
+
+
+def _overruled(config: PretrainConfig) -> Iterator[str]:
+    """Yield the settings that no stage has, each with the schedule that has other values."""
+    stages, train, examples = list(config.stages), config.train, config.examples
+    of_schedules = (
+        ("train.batch_size", train.batch_size, "train.batch_ramp", [s.batch_size for s in stages]),
+        (
+            "examples.max_seq_length",
+            examples.max_seq_length,
+            "train.length",
+            [s.examples.max_seq_length for s in stages],
+        ),
+        (
+            "examples.masked_lm_prob",
+            examples.masked_lm_prob,
+            "train.masking",
+            [s.examples.masked_lm_prob for s in stages],
+        ),
+    )
+    for name, value, schedule, values in of_schedules:
+        if value not in values:
+            text = getattr(train, schedule.removeprefix("train."))
+            yield f"no step has {setting(name)} {value}, as {setting(schedule)} {text!r}"
 
 
 def _first_values_set(config: PretrainConfig) -> list[str]:

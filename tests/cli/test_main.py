@@ -235,6 +235,23 @@ def test_a_recipe_hears_of_the_model_that_a_flag_names() -> None:
     assert settings("race.py:model=base-v1 --model base-v2") == ("base-v2", 2e-5, 0.1, "none")
 
 
+@pytest.mark.parametrize(
+    ("flag", "argument"),
+    [
+        ("glue.py --task cola", "glue.py:task=cola"),
+        ("squad.py --task=SQuAD1", "squad.py:task=squad1"),
+    ],
+)
+def test_a_recipe_hears_of_the_task_that_a_flag_names(flag: str, argument: str) -> None:
+    def config(arguments: str) -> Any:
+        return _parsed(f"albert-jax finetune {REPOSITORY}/configs/{arguments}").config
+
+    asked = config(argument)
+    assert dataclasses.replace(config(flag), task=asked.task) == asked
+    with pytest.raises(UserError, match="'single' has no settings in this recipe"):
+        config("glue.py --task single")
+
+
 def _flags(config: Any, prefix: str = "--") -> list[str]:
     flags = []
     for field in dataclasses.fields(config):

@@ -96,6 +96,7 @@ def test_a_random_depth_depends_on_seed_and_batch_alone():
         ({"depth": "2:1,6:0"}, "shares above 0"),
         ({"depth": "8:0.5,6:0.5"}, "has 8 passes, more than model.num_hidden_layers 6"),
         ({"depth": "2:0.5,4:0.5"}, "ends with 4 passes, but model.num_hidden_layers is 6"),
+        ({"batch_ramp": "2147483648"}, "is no schedule"),
         ({"length": "64:0.5,256:0.5"}, "rows of 256 tokens, more than examples.max_seq_length"),
         ({"length": "4:0.5,128:0.5"}, "a stage of train.length .* 4 is too short"),
         ({"batch_ramp": "3:0.5,8:0.5", "accumulate": 2}, "3 sequences do not divide into"),
@@ -106,6 +107,10 @@ def test_a_random_depth_depends_on_seed_and_batch_alone():
 def test_a_schedule_that_is_none_is_refused(train, words):
     with pytest.raises(UserError, match=words):
         config(**train)
+
+
+def test_a_trial_of_few_steps_need_not_come_to_a_schedules_end():
+    assert [stage.depths for stage in config(depth="2:0.9,6:0.1", steps=1).stages] == [(2, 2)]
 
 
 def test_a_depth_schedule_needs_layers_that_are_all_one():

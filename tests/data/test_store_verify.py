@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from albert_jax.cli.info import describe_path
@@ -18,6 +19,7 @@ from albert_jax.data.pretraining import open_data
 from albert_jax.data.store import TokenStore
 from albert_jax.data.store_manifest import SPLITS, files_of, read_manifest
 from albert_jax.data.store_verify import verify_files
+from albert_jax.distributed.compilation_cache import set_compilation_cache
 from albert_jax.utils import progress
 from albert_jax.utils.errors import UserError
 from albert_jax.utils.user_cache import user_cache
@@ -237,3 +239,17 @@ def test_a_user_without_a_home_is_told_where_to_set_a_cache(monkeypatch):
     monkeypatch.setattr(Path, "expanduser", lambda self: (_ for _ in ()).throw(RuntimeError))
     with pytest.raises(UserError, match="no home folder to keep a cache in; set XDG_CACHE_HOME"):
         user_cache("stores")
+
+
+def test_answers_need_no_home(monkeypatch, capsys):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("ALBERT_JAX_CACHE", raising=False)
+    monkeypatch.setattr(Path, "expanduser", lambda self: (_ for _ in ()).throw(RuntimeError))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        set_compilation_cache(None)
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert "programs are not kept: this user has no home folder" in capsys.readouterr().err

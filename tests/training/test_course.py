@@ -290,6 +290,11 @@ def test_a_damaged_history_is_one_sentence(tmp_path):
     for text, says in (
         ("", "is damaged"),
         ('{"format_version": 1, "history": [{"step": 1}]}', "is damaged"),
+        (
+            '{"format_version": 1, "history": [{"step": 1, "batch": 1, "date": "", '
+            '"before": {"train.steps": 1}, "after": {}}]}',
+            r"is damaged \(the change after step 1 has other settings before than after\)",
+        ),
         ('{"format_version": 9, "history": []}', "format 9, newer than 1; update albert_jax"),
     ):
         (tmp_path / HISTORY).write_text(text)

@@ -18,6 +18,7 @@ from albert_jax.models.flops import run_flops, stage_flops, train_flops_per_sequ
 from albert_jax.models.lowering import Lowering
 from albert_jax.perf.dry_run import _largest
 from albert_jax.training.heldout import evaluator
+from albert_jax.training.memory import out_of_memory_advice
 from albert_jax.training.metrics import read_metrics
 from albert_jax.training.optimizer import learning_rate_preset
 from albert_jax.training.position import Position
@@ -191,6 +192,19 @@ def test_tfrecord_rows_cannot_be_drawn_otherwise(store, tmp_path):
             pretrain(replace(config, train=replace(config.train, **schedule)))
     with pytest.raises(UserError, match="output_bias='unigram' needs the frequencies"):
         pretrain(replace(config, output_bias="unigram"))
+
+
+def test_the_plan_warns_of_settings_that_schedules_overrule(store, tmp_path):
+    config = staged_config(store, tmp_path / "run")
+    examples = replace(config.examples, masked_lm_prob=0.3)
+    train = replace(config.train, batch_size=12, masking="0.2:0.5,0.15:0.5")
+    config = replace(config, examples=examples, train=train)
+    plan = run_plan(config, open_data(config, None))
+    ramp = config.train.batch_ramp
+    assert f"warning: no step has train.batch_size 12, as train.batch_ramp {ramp!r} decides" in plan
+    assert "no step has examples.masked_lm_prob 0.3, as train.masking '0.2:0.5,0.15:0.5'" in plan
+    assert "examples.max_seq_length" not in plan
+    assert f"lower train.batch_ramp ({ramp})" in out_of_memory_advice(config)
 
 
 def test_the_plan_has_a_line_for_each_stage_and_adds_them_up(store, tmp_path):

@@ -190,6 +190,18 @@ def test_a_run_that_begins_does_not_replace_the_model_that_another_left(finished
     assert {path.name for path in workdir.iterdir()} <= {"model", "run.lock"}
 
 
+def test_a_run_is_the_same_however_its_recipe_writes_a_number(store, tmp_path):
+    records = []
+    for clip in (1, 1.0, 2.0):
+        config = tiny_config(store, tmp_path)
+        config = dataclasses.replace(
+            config, optimizer=dataclasses.replace(config.optimizer, clip_norm=clip)
+        )
+        course = Course(config, open_data(config, None), Lowering())
+        records.append(run_record(course.continuations.identity))
+    assert records[0] == records[1] != records[2]
+
+
 def test_only_process_0_looks_at_the_model_that_is_there(finished, store, tmp_path, monkeypatch):
     """Another host may have its own name for the work directory."""
     workdir = tmp_path / "run"

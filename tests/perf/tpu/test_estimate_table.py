@@ -152,6 +152,18 @@ def test_info_tells_them_with_what_they_are_of(monkeypatch, tmp_path: Path) -> N
     told = described["plan"]["chip_hours_by_the_compilers_estimate"]
     assert told["TPU v5e"]["hours"] == pytest.approx(1.0)
     assert "chip hours by the compilers estimate" in description_table(described)
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import runpy, dataclasses\n"
+        f"made = runpy.run_path({str(RECIPE)!r})['get_config']\n"
+        "def get_config(**schedule):\n"
+        "    config = made(model='base-v2', steps=1000, batch_size=1000)\n"
+        "    train = dataclasses.replace(config.train, **schedule)\n"
+        "    return dataclasses.replace(config, train=train)\n"
+    )
+    for schedule, is_known in (("", True), (":length='128'", False), (":depth='3-12'", False)):
+        plan = with_plan(describe_path(f"{recipe}{schedule}"))["plan"]
+        assert ("chip_hours_by_the_compilers_estimate" in plan) is is_known
     other = with_plan(describe_path(f"{RECIPE}:model=base-v1"))["plan"]
     assert "chip_hours_by_the_compilers_estimate" not in other
     assert other["to_compile_this_step"].startswith("albert-jax estimate --model ")
