@@ -87,7 +87,8 @@ def test_what_came_of_a_measurement_is_kept_whatever_it_is(code: str, found: dic
 def test_what_was_printed_until_the_limit_is_kept_and_nothing_lives_on(tmp_path: Path) -> None:
     """The process that a measurement starts would hold the device."""
     child = f"import time; time.sleep(3); open({str(tmp_path / 'alive')!r}, 'w')"
-    code = f"import subprocess, sys; print(1, flush=True); subprocess.run([sys.executable, '-c', {child!r}])"
+    start = f"subprocess.run([sys.executable, '-c', {child!r}])"
+    code = f"import subprocess, sys; print(1, flush=True); {start}"
     row = measured(Measurement(1, "a", (sys.executable, "-c", code), 60), 1.5)
     assert (row["error"], row["printed"]) == ("no answer within 2 s", ["1"])
     time.sleep(3)
