@@ -101,8 +101,20 @@ def benchmark(
     return _step_result(config, settings, work, devices, timed)
 
 
+# Settings that a phase has no use for.
+_WITHOUT_USE = {
+    "input": ("mode", "remat", "attention", "unroll", "accumulate"),
+    "forward": ("accumulate",),
+}
+
+
 def _checked(config: BenchmarkConfig) -> PretrainConfig:
     """Return the settings, after checking them against this machine's devices."""
+    for name in _WITHOUT_USE.get(config.phase, ()):
+        if getattr(config, name) is not None:
+            raise UserError(
+                f"{setting('phase', config.phase)} makes no use of {setting(name)}; leave it out"
+            )
     settings = pretrain_config(config)
     if config.phase != "input":
         train = settings.train

@@ -140,6 +140,15 @@ def test_a_classifier_learns_the_batch_it_is_timed_on(small):
     assert "predictions" not in benchmark_lines(found)
 
 
+@pytest.mark.parametrize(
+    ("phase", "setting"), [("input", {"mode": "pmap"}), ("forward", {"accumulate": 2})]
+)
+def test_a_setting_that_a_phase_does_not_use_is_refused(small, phase, setting):
+    (name,) = setting
+    with pytest.raises(UserError, match=f"phase='{phase}' makes no use of {name}; leave it out"):
+        benchmark(small(phase=phase, **setting))
+
+
 def test_drawing_batches_has_its_own_figure(small, tmp_path):
     found = benchmark(small(phase="input", sequence=16))
     assert found.keys() >= PROMISED
