@@ -38,7 +38,7 @@ from albert_jax.config.manifests import (
 from albert_jax.config.model import AlbertConfig
 from albert_jax.config.model_names import known_names, name_of
 from albert_jax.config.recipes import load_recipe, to_dict
-from albert_jax.config.run import PretrainConfig
+from albert_jax.config.run import FinetuneConfig, PretrainConfig
 from albert_jax.data.store import TokenStore
 from albert_jax.data.store_manifest import SPLITS, SplitRecord, StoreManifest
 from albert_jax.data.store_remote import remote_manifest
@@ -206,6 +206,11 @@ def _split(record: SplitRecord) -> SplitDescription:
 
 def _recipe(spec: str) -> RecipeDescription | PretrainDescription:
     config = load_recipe(spec)
+    if not isinstance(config, (PretrainConfig, FinetuneConfig)):
+        raise UserError(
+            f"recipe {spec} makes a {type(config).__name__}; its get_config must return a "
+            "PretrainConfig or a FinetuneConfig, as those in configs/"
+        )
     settings = to_dict(config)
     if not isinstance(config, PretrainConfig):
         return RecipeDescription(path=spec, type=type(config).__name__, settings=settings)

@@ -9,9 +9,11 @@ batches (`batching`), so that few programs are compiled. Answers keep the order 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -25,7 +27,7 @@ from albert_jax.checkpoint.model_dir import ModelDirectory, ModelTokenizer, load
 from albert_jax.checkpoint.model_paths import require_model_directory
 from albert_jax.config.heads import Long
 from albert_jax.config.manifests import HeadManifest
-from albert_jax.config.model import LARGEST, AlbertConfig, ComputeConfig, Dtype, Engine
+from albert_jax.config.model import AlbertConfig, ComputeConfig, Dtype, Engine
 from albert_jax.data.bucketing import Batch, Row, arrays, make_row, padded_length, plan_batches
 from albert_jax.data.special_pieces import ALBERT_IDS
 from albert_jax.data.tokenizer import Tokenizer
@@ -41,6 +43,7 @@ from albert_jax.models.lowering import matmul_dtype
 from albert_jax.tasks.long_texts import check_stride, window_parts
 from albert_jax.utils.arguments import checked, shown, texts_of, whole_number
 from albert_jax.utils.errors import UserError
+from albert_jax.utils.numbers import rounded
 from albert_jax.utils.results import Rows
 from albert_jax.utils.text_files import FileTexts
 from albert_jax.utils.wording import first_ten, is_in_python, setting
@@ -156,12 +159,12 @@ def load(
 
 
 def _with_depth(config: AlbertConfig, depth: int) -> AlbertConfig:
-    depth = whole_number(depth, "depth", 1, LARGEST)
-    if depth > _MOST_PASSES:
+    if isinstance(depth, Integral) and not 1 <= depth <= _MOST_PASSES:
         raise UserError(
             f"{setting('depth')} {depth} must be 1 to {_MOST_PASSES:,}: it is how often the shared "
             f"layer runs for each text, {config.num_hidden_layers} times if it is left out"
         )
+    depth = whole_number(depth, "depth", 1, _MOST_PASSES)
     if config.num_hidden_groups != 1:
         raise UserError(
             f"{setting('depth')} {depth} needs a model with one shared layer; this one has "
@@ -517,7 +520,7 @@ class Albert:
         for at, row in enumerate(rows):
             mask_BS[at, : len(row.ids)] = 1
         hidden = self.config.hidden_size
-        sequence = None if pool else np.zeros((len(rows), longest, hidden), np.float32)
+        sequence = None if pool else _zeros((len(rows), longest, hidden))
         has_pooled = pool is not None or "pooler" in self.params
         pooled = np.zeros((len(rows), hidden), np.float32) if has_pooled else None
         outputs = self._encode_rows(rows, layer % (blocks + 1), pool, name_of)
@@ -545,7 +548,9 @@ class Albert:
             )
         longest = self.config.max_position_embeddings
         if stride is not None:
-            check_stride(whole_number(stride, "stride", 1, LARGEST), longest)
+            if isinstance(stride, Integral):
+                check_stride(int(stride), longest)
+            stride = whole_number(stride, "stride", 1, longest - 2)
         parts = [window_parts(ids, longest - 2, stride) for ids in texts]
         owners = [index for index, own in enumerate(parts) for _ in own]
         special = self._special
@@ -958,3 +963,16 @@ def _first_not_finite(outputs: Iterable[np.ndarray | None]) -> int | None:
             if wrong.size:
                 return int(wrong[0])
     return None
+
+
+def _zeros(shape: tuple[int, int, int]) -> np.ndarray:
+    """Return zeros f32[B, S, H] for all vectors of texts; raises UserError if they do not fit."""
+    try:
+        return np.zeros(shape, np.float32)
+    except MemoryError:
+        size = rounded(math.prod(shape) * 4 / (1 << 30), 3)
+        raise UserError(
+            f"the vectors of all tokens take {size} GiB, for {shape[0]:,} texts of up to "
+            f"{shape[1]:,} tokens, more than there is memory; give fewer texts, or "
+            f"{setting('pool', 'mean')} for one vector a text"
+        ) from None

@@ -36,7 +36,7 @@ from albert_jax.tasks.guessed_columns import of_records
 from albert_jax.tasks.long_texts import fitted, length_lines, pooled, window_count
 from albert_jax.tasks.squad import SpanPredictions
 from albert_jax.tasks.tables import ROW_READERS, conll_rows, text_rows
-from albert_jax.tasks.values import id_of, json_shown
+from albert_jax.tasks.values import id_of, json_shown, quoted
 from albert_jax.utils.arguments import is_list, shown
 from albert_jax.utils.atomic import require_apart, result_lines, writing
 from albert_jax.utils.errors import UserError
@@ -169,8 +169,13 @@ def _record(task: Task, place: str, given: Texts) -> Mapping[str, Any]:
 _SHAPES = {1: "a text, or a list of texts", 2: "a tuple of two texts, or a list of such tuples"}
 
 
-def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterator[list[Input]]:
-    """Yield the rows, a few together.
+def _in_chunks(
+    rows: Iterable[Input],
+    first: Sequence[int] = _CHUNKS,
+    *,
+    must_wait: Callable[[], bool] = lambda: False,
+) -> Iterator[list[Input]]:
+    """Yield the rows, a few together, and all there are where the next `must_wait` to arrive.
 
     If reading a row raises an error, the rows before it are yielded first.
     """
@@ -180,7 +185,7 @@ def _in_chunks(rows: Iterable[Input], first: Sequence[int] = _CHUNKS) -> Iterato
     try:
         for row in rows:
             chunk.append(row)
-            if len(chunk) == size:
+            if len(chunk) == size or must_wait():
                 yield chunk
                 chunk, size = [], next(sizes)
     except UserError:
@@ -547,8 +552,11 @@ def _chunks(
 
     With `skip_bad`, a row that cannot be read becomes its error, and the next rows follow.
     """
-    kind = kind or _kind(source, task)
+    given, kind = kind, kind or _kind(source, task)
     name = _name(source)
+    if source.endswith((".txt", ".txt.gz")) and given is None and kind == "conll":
+        yield from _in_chunks(_with_known_tags(source, task, skip_bad=skip_bad))
+        return
     if source != "-":
         keep_errors = skip_bad and kind in _BY_LINES
         lines = file_lines(source, keep_errors=keep_errors)
@@ -557,14 +565,59 @@ def _chunks(
     together = lines_together(
         cast(Stream, sys.stdin.buffer), name, keep_errors=skip_bad and kind in _BY_LINES
     )
-    if kind not in _BY_LINES:  # a row may need the lines before it
-        lines = itertools.chain.from_iterable(together)
-        yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad))
-        return
     # Lines that arrive together are answered together. None waits for the next line, which the
     # sender may write only after the answer.
+    if kind not in _BY_LINES:  # a row may need the lines before it
+        arriving = _Arriving(together)
+        rows = _rows(iter(arriving), name, task, kind, skip_bad=skip_bad)
+        yield from _in_chunks(rows, must_wait=lambda: arriving.must_wait)
+        return
     for lines in together:
         yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad), first=())
+
+
+def _with_known_tags(source: str, task: Task, *, skip_bad: bool) -> Iterator[Input]:
+    """Yield the sentences of a .txt that should be CoNLL's.
+
+    Raises UserError if the last of several columns has no label of the task: then the lines are
+    sentences.
+    """
+    label = getattr(task, "label", "")
+    for place, row in _rows(file_lines(source), source, task, "conll", skip_bad=skip_bad):
+        tags = row.get(label, ()) if isinstance(row, Mapping) else ()
+        if tags and task.labels and not set(tags) & set(task.labels):
+            raise UserError(
+                f"{place}: the last column has no label of the model ({quoted(tags[:3])}), and a "
+                f".txt file is read as CoNLL, a word a line; give "
+                f"{setting('input_format', 'text')} for a sentence a line, or "
+                f"{setting('input_format', 'conll')} to ignore the column"
+            )
+        yield place, row
+
+
+class _Arriving:
+    """Iterate over the lines of groups that arrived together; `must_wait` at the end of each."""
+
+    def __init__(self, together: Iterator[Iterator[Any]]) -> None:
+        self._lines = self._one_by_one(together)
+        self.must_wait = True
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._lines
+
+    def _one_by_one(self, together: Iterator[Iterator[Any]]) -> Iterator[Any]:
+        for group in together:
+            last: list[Any] = []
+            try:
+                for line in group:
+                    self.must_wait = False
+                    yield from last
+                    last = [line]
+            except UserError:
+                yield from last  # which comes before the damaged line
+                raise
+            self.must_wait = True
+            yield from last
 
 
 def _kind(source: str, task: Task) -> InputFormat:

@@ -79,7 +79,8 @@ def predictions_folder(
     own = Path(os.path.abspath(model))  # without .., whose parent is another folder
     above = own.parent / "predictions"
     if named := name_of(model):
-        above = Path("predictions").absolute() / named.name.replace("/", "--")
+        revision = "" if named.revision in (None, "main") else f"@{named.revision}"
+        above = Path("predictions").absolute() / f"{named.name}{revision}".replace("/", "--")
     elif own.name != _MODEL:  # another model may stand beside it
         above /= own.name
     name = f"{task.name}-{split}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from albert_jax import __version__
+from albert_jax.checkpoint.model_dir import require_outside_models
 from albert_jax.config.manifests import SERVING, HeadManifest, vocabulary_name
 from albert_jax.inference.api import Albert
 from albert_jax.utils.atomic import require_writable
@@ -22,6 +23,7 @@ def require_new(dest: Path) -> None:
     """Raise UserError if `dest` exists, or cannot be made."""
     if dest.exists():
         raise UserError(f"{dest} exists; give a new path")
+    require_outside_models(dest)
     require_writable(dest)
 
 

@@ -224,7 +224,12 @@ def test_predictions_of_a_named_model_take_no_folder_of_its_name(tmp_path: Path)
     (tmp_path / "x").mkdir()
     folder = predictions_folder(task, "me/it", "glue", "dev", None)
     assert folder == tmp_path / "predictions" / "me--it" / "sst2-dev"
-    for model, folder in (("x/model", "x/predictions"), ("x/a", "x/predictions/a")):
+    for model, folder in (
+        ("x/model", "x/predictions"),
+        ("x/a", "x/predictions/a"),
+        ("me/it@main", "predictions/me--it"),
+        ("me/it@v2", "predictions/me--it@v2"),
+    ):
         found = predictions_folder(task, model, "glue", "dev", None)
         assert found == tmp_path / folder / "sst2-dev"
 

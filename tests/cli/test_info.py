@@ -223,3 +223,10 @@ def test_a_base_beside_anything_but_an_adapter_is_refused(tmp_path):
     for path in ("configs/mini.py", "gs://bucket/store", str(tmp_path)):
         with pytest.raises(UserError, match=r"base mini is for an adapter, and .* is none; leave"):
             describe_path(path, base="mini")
+
+
+def test_a_recipe_that_makes_no_configuration_is_one_sentence(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text("def get_config():\n    return 3\n")
+    with pytest.raises(UserError, match=r"makes a int; its get_config must return a Pretrain"):
+        describe_path(str(recipe))

@@ -316,6 +316,24 @@ def test_a_depth_without_end_is_refused_with_what_a_depth_is(command, tmp_path, 
     )
 
 
+@pytest.mark.parametrize("depth", [0, -1, 1001])
+def test_a_depth_out_of_range_has_one_range(directory, depth):
+    with pytest.raises(UserError, match=rf"depth {depth} must be 1 to 1,000: it is how often"):
+        load(directory, depth=depth)
+
+
+def test_vectors_that_no_memory_holds_are_one_sentence(directory, monkeypatch):
+    def zeros(shape, dtype, own=np.zeros):
+        if len(shape) == 3:
+            raise MemoryError
+        return own(shape, dtype)
+
+    albert = load(directory)
+    monkeypatch.setattr("albert_jax.inference.api.np.zeros", zeros)
+    with pytest.raises(UserError, match=r"vectors of all tokens take .* GiB, for 2 texts of up to"):
+        albert.encode(["a list", "a"])
+
+
 def test_depth_needs_one_group_of_layers(tmp_path):
     folder = noisy_model(tmp_path / "model", worded_albert(num_hidden_groups=2), vocab=None)
     with pytest.raises(UserError, match="2 groups"):

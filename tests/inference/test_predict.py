@@ -712,6 +712,20 @@ def test_predict_file_returns_how_many_it_answered(model, tmp_path) -> None:
     assert len(read_lines(dest)) == 3
 
 
+def test_sentences_in_a_text_file_are_not_taken_for_words_and_tags(model, tmp_path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("The list sat\non the file\n")
+    words = model("token-classification")
+    with pytest.raises(
+        UserError, match=r"row 1: the last column has no label .* \('sat', 'file'\)"
+    ):
+        predict_file(words, str(source), str(tmp_path / "out.jsonl"))
+    for kind, count in (("text", 2), ("conll", 1)):
+        assert predict_file(words, str(source), "-", input_format=kind) == count
+    source.write_text("The N\nlist O\n")
+    assert predict_file(words, str(source), "-") == 1
+
+
 # ---------------------------------------------------------------------------------- Albert.predict
 
 # By task: inputs by their order, and the records that they are.

@@ -453,6 +453,24 @@ def test_who_waits_for_an_answer_before_the_next_question_gets_it(finished):
     assert process.returncode == 2
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_who_waits_for_the_answer_to_a_tables_row_gets_it(finished, kind):
+    workdir, _ = finished
+    line = [sys.executable, "-m", "albert_jax", "predict", "--model", workdir / "model"]
+    line += ["--input", "-", "--input-format", kind]
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    ) as process:
+        process.stdin.write("text\n")
+        for number, (text, _) in enumerate(sentences(4, "asked")):
+            process.stdin.write(f"{text}\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["id"] == number
+        process.stdin.close()
+        process.stdout.close()
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("task", ["squad1", "squad2"])
 def test_an_answer_to_a_question_says_where_it_stands(tmp_path, task):
     model = task_model(tmp_path / task, task, settings={"doc_stride": 9})
