@@ -7,8 +7,9 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 LINES = 20  # that are kept of a stream
 
@@ -27,32 +28,44 @@ def answer_of(
     A command that takes longer is killed, in a session of its own with all that it started, which
     would hold the device. A command that is itself one of these starts others in its own session.
     """
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=env,
-        start_new_session=own_session,
-    ) as started:
+    # Files, as what the command started may hold a pipe open after its end.
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=env,
+            start_new_session=own_session,
+        ) as started,
+    ):
+        status = None
         try:
-            streams, is_late = started.communicate(timeout=seconds), False
+            status = started.wait(seconds)
         except subprocess.TimeoutExpired:
-            started.kill()
-            if own_session:
-                os.killpg(started.pid, signal.SIGKILL)
-            streams, is_late = started.communicate(), True
-    stdout, stderr = (said.strip().splitlines() for said in streams)
+            pass
+        finally:  # of an interrupt too, which another session does not get
+            if status is None:
+                started.kill()
+                if own_session:
+                    os.killpg(started.pid, signal.SIGKILL)
+        stdout, stderr = (_lines(file) for file in (out, err))
     printed = {"printed": [*stdout[-LINES:], *stderr[-LINES:]]}
-    if is_late:
+    if status is None:
         return {"error": f"no answer within {seconds:.0f} s"} | printed
-    if started.returncode:
+    if status:
         error = (stderr or stdout or ["no message"])[-1][:500]
-        return {"status": started.returncode, "error": error} | printed
+        return {"status": status, "error": error} | printed
     lines = stdout or stderr or [""]
     try:
         answer = json.loads(lines[-1])
     except ValueError:
         answer = lines[-LINES:]
     return {"status": 0, "answer": answer}
+
+
+def _lines(file: IO[bytes]) -> list[str]:
+    file.seek(0)
+    return file.read().decode(errors="replace").strip().splitlines()

@@ -78,8 +78,10 @@ def one(contender: str, config: PretrainConfig, model: str) -> dict[str, Any]:
             peer_config(model), batch, device=device, compiled=compiled, autocast=True
         )
 
+        synchronize = getattr(torch, device).synchronize
+
         def waited(call: Callable[[], Any]) -> Callable[[], Any]:
-            return lambda: (call(), getattr(torch, device).synchronize())
+            return lambda: (call(), synchronize())
 
         calls = waited(train), waited(forward)
         device = torch.cuda.get_device_name() if device == "cuda" else device

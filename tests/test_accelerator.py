@@ -4,6 +4,7 @@
 import functools
 import inspect
 import json
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -18,6 +19,8 @@ from albert_jax.cli.commands import COMMANDS
 from albert_jax.cli.parse import parse
 from benchmarks import accelerator, learning
 from benchmarks.accelerator import PEERS, Measurement, measured, measurements
+from benchmarks.answers import answer_of
+from tests.helpers.paths import REPOSITORY
 
 
 @pytest.mark.parametrize("tiny", [False, True])
@@ -60,6 +63,25 @@ def test_what_is_measured_beside_pytorch_is_asked_as_it_takes_it(tmp_path: Path)
     assert [arguments["model"] for arguments in taken] == ["base-v2", "large-v2"]
 
 
+@pytest.mark.peers
+def test_pytorch_is_waited_for_on_a_gpu(monkeypatch) -> None:
+    """By the calls of torch.cuda, which no machine of these tests has."""
+    torch = pytest.importorskip("torch")
+    from benchmarks import compare_gpu
+
+    waits: list[None] = []
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(None))
+    nothing = {"pytorch_step": lambda *given, **settings: (lambda: None, lambda: None)}
+    nothing |= dict.fromkeys(("peer_config", "made_up_batch"), lambda *given: None)
+    for name, replacement in nothing.items():
+        monkeypatch.setattr(compare_gpu, name, replacement)
+    assert compare_gpu.one("PyTorch", None, "base-v2")["device"] == "NVIDIA H200"
+    assert len(waits) == 2 * (compare_gpu.WARM + compare_gpu.STEPS)
+
+
 def test_each_part_fits_eight_minutes_and_names_are_its_own(tmp_path: Path) -> None:
     seconds: dict[int, int] = defaultdict(int)
     chosen = measurements(tmp_path)
@@ -91,6 +113,29 @@ def test_what_was_printed_until_the_limit_is_kept_and_nothing_lives_on(tmp_path:
     code = f"import subprocess, sys; print(1, flush=True); {start}"
     row = measured(Measurement(1, "a", (sys.executable, "-c", code), 60), 1.5)
     assert (row["error"], row["printed"]) == ("no answer within 2 s", ["1"])
+    time.sleep(3)
+    assert not (tmp_path / "alive").exists()
+
+
+def test_what_holds_a_pipe_open_does_not_hold_up_the_limit() -> None:
+    """As torch.compile's workers, of a command that another measurement's session has."""
+    start = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(8)'])"
+    code = f"import subprocess, sys, time; {start}; time.sleep(8)"
+    since = time.monotonic()
+    found = answer_of((sys.executable, "-c", code), 1, own_session=False)
+    assert found["error"] == "no answer within 1 s"
+    assert time.monotonic() - since < 6
+
+
+def test_an_interrupt_ends_the_command_too(tmp_path: Path) -> None:
+    child = f"import time; time.sleep(3); open({str(tmp_path / 'alive')!r}, 'w')"
+    code = (
+        "import signal, sys; from benchmarks.answers import answer_of; "
+        "signal.signal(signal.SIGALRM, signal.default_int_handler); signal.alarm(1); "
+        f"answer_of((sys.executable, '-c', {child!r}), 60)"
+    )
+    done = subprocess.run((sys.executable, "-c", code), cwd=REPOSITORY, capture_output=True)
+    assert b"KeyboardInterrupt" in done.stderr
     time.sleep(3)
     assert not (tmp_path / "alive").exists()
 
