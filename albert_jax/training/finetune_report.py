@@ -74,23 +74,21 @@ def is_degenerate(task: Task, dev: Sequence[RawExample], predictions: Mapping[st
     """Return whether examples with different labels all get the same answer, so nothing was learnt.
 
     A number's answers count as the same if their range is less than a twentieth of the labels'
-    range, both without the highest and the lowest tenth.
+    range, both without the highest and the lowest tenth if these labels differ.
     """
     values = list(predictions.values())
     labels = [example.label for example in dev]
     if task.head in SCORES:
-        return _range(values) < _range(labels) / 20
+        both_2N = np.asarray([values, labels], np.float64)
+        ranges_2 = np.ptp(np.quantile(both_2N, (0.1, 0.9), axis=1), axis=0)
+        if not ranges_2[1]:
+            ranges_2 = np.ptp(both_2N, axis=1)
+        return bool(ranges_2[0] < ranges_2[1] / 20)
     if task.head == "token_classification":
         values, labels = ([x for one in many for x in one] for many in (values, labels))  # type: ignore[union-attr]
     if task.head.startswith("span"):  # texts differ, so only silence is alike
         return len(values) > 1 and not any(values) and any(example.label for example in dev)
     return len(set(values)) == 1 and len(set(labels)) > 1
-
-
-def _range(values: Any) -> float:
-    """Return the range without the highest and the lowest tenth, or all of it where that is 0."""
-    array = np.asarray(values, np.float64)
-    return float(np.ptp(np.quantile(array, (0.1, 0.9))) or np.ptp(array))
 
 
 def summary(runs: Sequence[SeedRun], metric: str) -> Summary:

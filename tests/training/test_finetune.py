@@ -591,6 +591,17 @@ def test_a_label_far_from_the_others_makes_no_run_degenerate():
     assert is_degenerate(find_task("stsb"), dev, {name: x / 30 for name, x in found.items()})
 
 
+def test_degenerate_answers_are_judged_by_the_part_of_the_labels_that_differs():
+    task, rng = find_task("stsb"), np.random.default_rng(0)
+    dev = [RawExample(str(i), ("a",), 5.0 * (i >= 95)) for i in range(100)]  # most are the same
+    noise = rng.uniform(-0.05, 0.05, len(dev))
+    found = {x.id: x.label + n for x, n in zip(dev, noise, strict=True)}
+    assert not is_degenerate(task, dev, found)
+    assert is_degenerate(task, dev, {x.id: n for x, n in zip(dev, noise, strict=True)})
+    dev = [RawExample(str(i), ("a",), i / 99) for i in range(100)]
+    assert is_degenerate(task, dev, {x.id: 0.9 if x.id == "7" else 0.5 for x in dev})
+
+
 def test_several_seeds_have_a_median_and_a_spread():
     pairs = ((0.5, 0.9), (0.7, 0.8), (0.1, 0.7))
     runs = [seed_run(1, last=last, best=best) for last, best in pairs]
