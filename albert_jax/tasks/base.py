@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -86,6 +87,9 @@ class Task(ABC):
         head: a kind of `heads.HEADS`.
         labels: the labels in the order of the head's outputs; () for regression and spans.
     """
+
+    # What an option of multiple choice fills in its question.
+    gap: ClassVar[re.Pattern[str]] = re.compile("_")
 
     name: str
     head: HeadKind

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -38,7 +38,7 @@ from albert_jax.tasks.base import (
 )
 from albert_jax.tasks.guessed_columns import advice, is_of_records
 from albert_jax.tasks.labels import LabelReader, Pairs
-from albert_jax.tasks.race import OWN_GAP, choice_features
+from albert_jax.tasks.race import choice_features
 from albert_jax.tasks.tables import Row, conll_rows, file_rows, find_file, hub_rows, write_text
 from albert_jax.tasks.values import (
     Hint,
@@ -74,6 +74,9 @@ class CustomTask(Task):
     name is "". Of words, they are a list (JSONL), or the files are CoNLL's. `labels` are those of
     the training file (see `learn`). `renamed` has pairs of a file's label and the task's.
     """
+
+    # A word of the question may have a "_"; scripts without spaces have words up to a gap.
+    gap: ClassVar[re.Pattern[str]] = re.compile(r"(?<!\w)_+(?!\w)", re.ASCII)
 
     texts: tuple[str, ...]
     label: str = "label"
@@ -270,12 +273,18 @@ class CustomTask(Task):
         """Return one row, as GLUE and RACE do; for words, as many rows as they need."""
         if self.head == "token_classification":
             return self._word_features(example, index, tokenizer, max_seq_length)
-        is_choice = self.head == "multiple_choice"
-        make = partial(choice_features, gap=OWN_GAP) if is_choice else pair_features
-        ids, segments = make(tokenizer, example.texts, max_seq_length)
+        ids, segments = self._input(tokenizer, example.texts, max_seq_length)
         label = example.label
         targets = {} if label is None else self._targets(label, example)
         return [Features(index, ids, segments, targets)]
+
+    def _input(
+        self, tokenizer: Tokenizer, texts: Sequence[str], max_seq_length: int
+    ) -> tuple[list[Any], list[Any]]:
+        """Return ids and segments of texts, of multiple choice for each choice."""
+        if self.head == "multiple_choice":
+            return choice_features(tokenizer, texts, max_seq_length, gap=self.gap)
+        return pair_features(tokenizer, texts, max_seq_length)
 
     def _targets(self, label: Any, example: RawExample) -> Targets:
         """Return what the loss reads of a text, a pair or choices with that label."""

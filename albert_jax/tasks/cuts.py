@@ -14,7 +14,7 @@ from typing import Any
 
 from albert_jax.data.tokenizer import Tokenizer
 from albert_jax.tasks.base import Features, RawExample, Task
-from albert_jax.tasks.race import GAP, MAX_QA_LENGTH, OWN_GAP, RaceTask, choice_features
+from albert_jax.tasks.race import MAX_QA_LENGTH, choice_features
 from albert_jax.tasks.squad import SquadTask
 from albert_jax.utils.wording import setting
 
@@ -46,7 +46,7 @@ def cuts_of(
     elif task.head == "multiple_choice":
         found = _choice_cuts(task, example, features[0], tokenizer, max_seq_length)
     elif task.head == "similarity":
-        found = [_longer_cut(example, features[0], tokenizer)]
+        found = _longer_cut(example, features[0], tokenizer, max_seq_length)
     else:
         found = _row_cut(task, example, features, tokenizer, max_seq_length)
     return [cut for cut in found if cut.left_out]
@@ -70,8 +70,9 @@ def _choice_cuts(
     asked = [sum(segments) - 1 for segments in feature.segment_ids]
     if max(lengths) < max_seq_length and max(asked) < MAX_QA_LENGTH:
         return []
-    gap = GAP if isinstance(task, RaceTask) else OWN_GAP
-    _, whole = choice_features(tokenizer, example.texts, _ENDLESS, max_qa_length=_ENDLESS, gap=gap)
+    _, whole = choice_features(
+        tokenizer, example.texts, _ENDLESS, max_qa_length=_ENDLESS, gap=task.gap
+    )
     wholes_asked = [sum(segments) - 1 for segments in whole]
     lost = [len(segments) - length for segments, length in zip(whole, lengths, strict=True)]
     # What the limit for questions alone would have taken from the option that lost the most.
@@ -87,11 +88,15 @@ def _choice_cuts(
     ]
 
 
-def _longer_cut(example: RawExample, feature: Features, tokenizer: Tokenizer) -> Cut:
+def _longer_cut(
+    example: RawExample, feature: Features, tokenizer: Tokenizer, max_seq_length: int
+) -> list[Cut]:
     """Return what the longer one of two texts with a row of its own lacks."""
+    if max(map(len, feature.input_ids)) < max_seq_length:
+        return []
     lengths = [len(ids) + 2 for ids in tokenizer.encode_ids(example.texts, parse_special=None)]
     left_out = max(n - len(row) for n, row in zip(lengths, feature.input_ids, strict=True))
-    return Cut("max_seq_length", left_out, max(lengths))
+    return [Cut("max_seq_length", left_out, max(lengths))]
 
 
 def _row_cut(

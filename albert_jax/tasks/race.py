@@ -40,9 +40,6 @@ from albert_jax.utils.wording import setting
 
 LEVELS = ("middle", "high")
 OPTIONS = ("A", "B", "C", "D")
-GAP = re.compile("_")
-# Of a user's own questions, in which a word may have a "_".
-OWN_GAP = re.compile(r"(?<!\w)_+(?!\w)")
 MAX_QA_LENGTH = 128  # tokens of question and option that are kept, the last; run_race.py
 PASSAGE = ("article", "questions", "options")  # keys of a file
 
@@ -52,8 +49,8 @@ def choice_features(
     texts: Sequence[str],
     max_seq_length: int,
     *,
+    gap: re.Pattern[str],
     max_qa_length: int = MAX_QA_LENGTH,
-    gap: re.Pattern[str] = GAP,
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return ids and segments of [CLS] passage [SEP] question option [SEP], for each option.
 
@@ -121,7 +118,7 @@ class RaceTask(Task):
         self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
     ) -> list[Features]:
         """Return one row of four choices. race_utils.py:154-232."""
-        ids, segments = choice_features(tokenizer, example.texts, max_seq_length)
+        ids, segments = choice_features(tokenizer, example.texts, max_seq_length, gap=self.gap)
         known = example.label is not None
         targets = {"labels": label_index(OPTIONS, example.label, example.place)} if known else {}
         return [Features(index, ids, segments, targets)]

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
-
 from albert_jax.config.heads import HeadKind
 from albert_jax.config.manifests import TaskSettings
 from albert_jax.data.tokenizer import Tokenizer
-from albert_jax.tasks.base import Features, Outputs, Predictions, RawExample, Targets
+from albert_jax.tasks.base import (
+    Features,
+    Outputs,
+    Predictions,
+    RawExample,
+    pair_features,
+)
 from albert_jax.tasks.custom import CustomTask
 
 
@@ -41,30 +45,24 @@ class SimilarityTask(CustomTask):
         scores = [float(x.label) for x in train if isinstance(x.label, (int, float))]
         return dataclasses.replace(self, scale=(min(scores), max(scores)))
 
-    def features(
-        self, example: RawExample, index: int, tokenizer: Tokenizer, max_seq_length: int
-    ) -> list[Features]:
-        """Return [CLS] text [SEP] for each of the two texts, as choices have rows of their own."""
-        ids = [
-            [tokenizer.special.cls, *text[: max_seq_length - 2], tokenizer.special.sep]
-            for text in tokenizer.encode_ids(example.texts, parse_special=None)
-        ]
-        targets = {} if example.label is None else self._targets(example.label, example)
-        return [Features(index, ids, [[0] * len(row) for row in ids], targets)]
+    def _input(
+        self, tokenizer: Tokenizer, texts: Sequence[str], max_seq_length: int
+    ) -> tuple[list[Any], list[Any]]:
+        """Return ids and segments of each text, as choices have rows of their own."""
+        rows = [pair_features(tokenizer, [text], max_seq_length) for text in texts]
+        return [ids for ids, _ in rows], [segments for _, segments in rows]
 
-    def _targets(self, label: Any, example: RawExample) -> Targets:
-        del example
+    def _target(self, label: Any, example: RawExample) -> float:
         low, high = self.scale
-        return {"labels": (label - low) / (high - low)}
+        return (label - low) / (high - low)
 
     def predictions(
         self, examples: Sequence[RawExample], features: Sequence[Features], outputs: Outputs
     ) -> Predictions:
         """Return a score by id, on the scale of the training file."""
         low, high = self.scale
-        cosines = [float(np.ravel(output["logits"])[0]) for output in outputs]
-        pairs = zip(features, cosines, strict=True)
-        return {examples[row.example].id: low + cosine * (high - low) for row, cosine in pairs}
+        cosines = super().predictions(examples, features, outputs)
+        return {name: low + cosine * (high - low) for name, cosine in cosines.items()}
 
 
 SIMILARITY = SimilarityTask(name="similarity", texts=("text_a", "text_b"), label="score")

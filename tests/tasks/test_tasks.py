@@ -811,6 +811,7 @@ def test_an_option_fills_a_gap_and_no_word_of_a_users_own_question(tokenizer):
     for task, question, wanted in (
         ("multiple-choice", "what is max_length?", "what is max_length? a"),
         ("multiple-choice", "it is _, and ___.", "it is a, and a."),
+        ("multiple-choice", "他是_的人。", "他是a的人。"),
         ("race", "what is max_length?", "what is maxalength?"),
         ("race", "it is _, and ___.", "it is a, and aaa."),
     ):
