@@ -73,15 +73,12 @@ def check_adapter_destination(folder: Path, *, other: str = "a new path") -> Non
 
     `other` says what to give instead.
     """
-    if others := sorted({path.name for path in _entries(folder)} - _FILES):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if others := sorted(names - _FILES):
         raise UserError(
             f"{folder} has files that no adapter has ({first_ten(others)}), which would be lost; "
             f"move them, or give {other}"
         )
-
-
-def _entries(folder: Path) -> list[Path]:
-    return [*folder.iterdir()] if folder.is_dir() else []
 
 
 def write_adapter(

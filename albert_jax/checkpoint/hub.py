@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albert_jax.checkpoint.convert.own_exports import SENTENCES
 from albert_jax.checkpoint.convert.parameters import check_sizes, parameter_shapes
 from albert_jax.config.manifests import TRANSFORMERS_WEIGHTS
 from albert_jax.config.model import AlbertConfig
@@ -39,7 +40,7 @@ _BESIDE = {
     "spiece.model": 1 << 26,
 }
 # What another model's files would be read with.
-_OF_A_MODEL = {*_BESIDE, "vocab.txt", *TRANSFORMERS_WEIGHTS}
+_OF_A_MODEL = {*_BESIDE, "vocab.txt", *TRANSFORMERS_WEIGHTS, *SENTENCES}
 _MOST_INDEX = 1 << 22
 _PART = r"-\d{5}-of-\d{5}"
 _MOST_PARTS = 100

@@ -133,7 +133,7 @@ class BestStep:
             self._is_to_be_judged = False
             with contextlib.suppress(UserError):  # it is damaged
                 kept = load_model(self.directory, as_float32=True)
-                self._value = self._goodness(self.judge(kept.params, self._dev).metrics)
+                self._value = self._goodness(self.judge(kept.params, self._dev, tick).metrics)
         if value > self._value or self._nothing_kept:
             self._value, self._nothing_kept = value, False
             self.export(params, self.directory, step, judged)

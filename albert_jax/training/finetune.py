@@ -120,7 +120,7 @@ def finetune(
     with compilation_cache(config.train.compilation_cache), lock_workdir(workdir):
         _require_room_for_links(workdir)
         for seed in range(config.train.seed, config.train.seed + config.seeds):
-            _require_room_for_models(workdir / f"seed-{seed}")
+            _require_room_for_models(config, workdir / f"seed-{seed}")
         prepared = set_up(config)
         config = dataclasses.replace(config, max_seq_length=prepared.max_seq_length)
         say(_announcement(config, prepared))
@@ -192,7 +192,7 @@ def _session(
     """Return the session of one seed's run."""
     directory = Path(config.workdir or "") / f"seed-{seed}"
     directory.mkdir(exist_ok=True)
-    _require_room_for_models(directory)
+    _require_room_for_models(config, directory)
     outputs = HeadOutputs(prepared.model, pack=config.pack)
     best = BestStep(config, prepared, outputs, directory / "best", seed)
     model = prepared.model.clone(lowering=placement.lowering, exits=config.exits)
@@ -383,12 +383,13 @@ def _require_room_for_links(workdir: Path) -> None:
             raise UserError(f"{link} is in the way of a link; give another {setting('workdir')}")
 
 
-def _require_room_for_models(run: Path) -> None:
+def _require_room_for_models(config: FinetuneConfig, run: Path) -> None:
     """Raise UserError if the models of one seed's run cannot be written."""
     for which in ("last", "best"):
         other = f"another {setting('workdir')}"
         check_destination(run / which, other=other)
-        check_adapter_destination(run / f"{which}-adapter", other=other)
+        if config.lora:
+            check_adapter_destination(run / f"{which}-adapter", other=other)
 
 
 def _announcement(config: FinetuneConfig, prepared: FinetuneSetup) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from albert_jax.checkpoint.convert.parameters import HEAD_SHAPES
 from albert_jax.checkpoint.model_dir import ModelDirectory, load_model
 from albert_jax.checkpoint.positions import with_positions
 from albert_jax.config.heads import TEACHER_LOGITS
@@ -33,7 +34,7 @@ from albert_jax.inference.finetuned import (
     tokenizer_of,
 )
 from albert_jax.models.albert import init_params
-from albert_jax.models.heads import EXITABLE, AlbertForTask
+from albert_jax.models.heads import EXITABLE, HEADS, AlbertForTask
 from albert_jax.tasks import RawExample, Task
 from albert_jax.tasks.collate import FeatureRow
 from albert_jax.tasks.long_texts import LongTexts, length_lines, pooled
@@ -163,6 +164,11 @@ def _check_head(task: Task, config: FinetuneConfig) -> None:
     if config.exits and head not in EXITABLE:
         raise UserError(
             f"{setting('exits')} is for {' and '.join(EXITABLE)}, and not for {name}; leave it out"
+        )
+    if config.freeze == "encoder" and not (HEAD_SHAPES[head] or HEADS[head].pooled):
+        raise UserError(
+            f"{name} has nothing to train beside the encoder; leave out "
+            f"{setting('freeze', 'encoder')}"
         )
     if config.thresholds != "half" and head != "multi_label":
         raise UserError(

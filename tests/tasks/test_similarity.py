@@ -18,19 +18,23 @@ from albert_jax.tasks import TASKS, RawExample
 from albert_jax.training import finetune
 from albert_jax.utils.errors import UserError
 from tests.helpers.paths import VOCABULARY
+from tests.helpers.task_models import task_model
 from tests.helpers.toy_task import BAD, FILLERS, GOOD, toy_config, toy_model
 
 TASK = TASKS["similarity"]
-WORDS = (*GOOD, *BAD, *FILLERS)
 
 
 def pairs(count, seed):
-    """Yield records whose score is 0 to 5, by the words that both texts have."""
+    """Yield records of texts with one word of four, which are alike in pairs: score 5, else 0.
+
+    No word is shared but fillers, so that vectors that were not trained say nothing of the score.
+    """
     rng = random.Random(seed)
     for _ in range(count):
-        words, score = rng.sample(WORDS, 6), rng.choice((0, 5))
-        shared = words[:2] if score else []
-        texts = (" ".join(words[at : at + 2] + shared) for at in (2, 4))
+        score, (alike, other) = rng.choice((0, 5)), rng.sample((GOOD, BAD), 2)
+        first, second = rng.sample(alike, 2)
+        words = (first, second if score else rng.choice(other))
+        texts = (" ".join([word, *rng.choices(FILLERS, k=2)]) for word in words)
         yield dict(zip(("text_a", "text_b"), texts, strict=True)) | {"score": score}
 
 
@@ -119,6 +123,15 @@ def test_it_comes_back_from_transformers_layout_which_sentence_transformers_read
     (tmp_path / "hf" / "1_Pooling" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match=r"has other files \(1_Pooling/mine.txt\)"):
         convert(f"{config.workdir}/model", tmp_path / "hf", to="hf")
+    for head in ("regression", "foo"):
+        with pytest.raises(UserError, match=f"no tensors of a head, and {head} needs them"):
+            convert(tmp_path / "hf", tmp_path / "other", head=head)
+
+
+def test_a_head_with_outputs_is_no_similarity(tmp_path):
+    convert(task_model(tmp_path / "single", "single"), tmp_path / "hf", to="hf")
+    with pytest.raises(UserError, match="head='similarity' does not fit this head of 2 outputs"):
+        convert(tmp_path / "hf", tmp_path / "other", head="similarity")
 
 
 def test_long_texts_are_cut_or_refused_and_not_read_in_windows(tuned):

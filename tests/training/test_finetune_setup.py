@@ -69,6 +69,12 @@ def test_what_a_score_has_no_use_for_is_refused_before_anything_is_read(changes,
         set_up(FinetuneConfig(task="regression", model="nowhere", data="nowhere", **changes))
 
 
+def test_vectors_alone_leave_nothing_to_train_beside_the_encoder():
+    config = FinetuneConfig(task="similarity", model="nowhere", data="nowhere", freeze="encoder")
+    with pytest.raises(UserError, match="similarity has nothing to train beside the encoder"):
+        set_up(config)
+
+
 @pytest.mark.parametrize("header", [None, "text,label", "sentence,label"])
 def test_an_error_of_the_data_names_the_task_that_a_run_without_one_has(base, tmp_path, header):
     if header:  # or else there is no file

@@ -182,7 +182,7 @@ def _head(
     rows = next((shapes[n][0] for n in ("output_weights", "classifier.weight") if shapes.get(n)), 0)
     architecture = str((_list(values.get("architectures")) or [""])[0])
     own = _own_head(values)
-    if found is None and "similarity" in (kind, own and own.kind):  # which has no tensors
+    if found is None and (kind or (own and own.kind)) == "similarity":  # which has no tensors
         return _with_task(values, HeadManifest(kind="similarity", labels=None))
     if found is None and kind is None and _OF_ARCHITECTURE.get(architecture) != "head":
         return None
@@ -196,10 +196,11 @@ def _head(
             )
         return _with_task(values, HeadManifest.from_json({"kind": found, "labels": None}))
     kind = kind or _kind_of(architecture, values, rows, source)
-    if kind not in HEAD_SHAPES or kind.startswith("span"):
-        known = ", ".join(k for k in HEAD_SHAPES if not k.startswith("span"))
+    known = [k for k, shapes in HEAD_SHAPES.items() if shapes and not k.startswith("span")]
+    if kind not in known:
         raise UserError(
-            f"{setting('head', kind)} does not fit this head of {rows} outputs; try {known}"
+            f"{setting('head', kind)} does not fit this head of {rows} outputs; try "
+            f"{', '.join(known)}"
         )
     _check_problem(values, kind, source)
     labels = None if kind in LABELS else _labels(values)
