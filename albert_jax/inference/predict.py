@@ -55,6 +55,7 @@ _RECORD = 'a mapping of the task\'s texts by their names, as {"sentence": "…"}
 
 InputFormat = Literal["jsonl", "csv", "tsv", "conll", "text"]
 _BY_LINES = ("jsonl", "text")  # formats in which each line is one input
+_SEEN_FOR_TAGS = 100  # sentences of a .txt, whose last column may have no tags
 
 # The place of an input, for errors, and its record, or the reason why there is none.
 Input = tuple[str, Mapping[str, Any] | UserError]
@@ -552,15 +553,16 @@ def _chunks(
 
     With `skip_bad`, a row that cannot be read becomes its error, and the next rows follow.
     """
-    given, kind = kind, kind or _kind(source, task)
+    is_guessed = kind is None and kind_of(source) == "txt"
+    kind = kind or _kind(source, task)
     name = _name(source)
-    if source.endswith((".txt", ".txt.gz")) and given is None and kind == "conll":
-        yield from _in_chunks(_with_known_tags(source, task, skip_bad=skip_bad))
-        return
     if source != "-":
         keep_errors = skip_bad and kind in _BY_LINES
         lines = file_lines(source, keep_errors=keep_errors)
-        yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad))
+        rows = _rows(lines, name, task, kind, skip_bad=skip_bad)
+        if is_guessed and kind == "conll":
+            rows = _with_known_tags(rows, task)
+        yield from _in_chunks(rows)
         return
     together = lines_together(
         cast(Stream, sys.stdin.buffer), name, keep_errors=skip_bad and kind in _BY_LINES
@@ -576,27 +578,31 @@ def _chunks(
         yield from _in_chunks(_rows(lines, name, task, kind, skip_bad=skip_bad), first=())
 
 
-def _with_known_tags(source: str, task: Task, *, skip_bad: bool) -> Iterator[Input]:
-    """Yield the sentences of a .txt that should be CoNLL's.
+def _with_known_tags(rows: Iterator[Any], task: Task) -> Iterator[Any]:
+    """Return the sentences of a .txt, which is read as CoNLL.
 
-    Raises UserError if the last of several columns has no label of the task: then the lines are
-    sentences.
+    Raises UserError if its last of several columns has no label of the task in the first sentences:
+    then the lines are sentences.
     """
-    label = getattr(task, "label", "")
-    for place, row in _rows(file_lines(source), source, task, "conll", skip_bad=skip_bad):
-        tags = row.get(label, ()) if isinstance(row, Mapping) else ()
-        if tags and task.labels and not set(tags) & set(task.labels):
-            raise UserError(
-                f"{place}: the last column has no label of the model ({quoted(tags[:3])}), and a "
-                f".txt file is read as CoNLL, a word a line; give "
-                f"{setting('input_format', 'text')} for a sentence a line, or "
-                f"{setting('input_format', 'conll')} to ignore the column"
-            )
-        yield place, row
+    assert isinstance(task, CustomTask)
+    known = {*task.labels, *dict(task.renamed)}
+    first = list(itertools.islice(rows, _SEEN_FOR_TAGS))
+    tags = [tag for _, row in first for tag in row.get(task.label, ())]
+    is_named = not all(label.startswith("LABEL_") for label in task.labels)
+    if tags and is_named and known.isdisjoint(tags):
+        raise UserError(
+            f"{first[0][0]}: the last column has no label of the model ({quoted(tags[:3])}), and a "
+            f".txt file is read as CoNLL, a word a line; give {setting('input_format', 'text')} "
+            f"for a sentence a line, or {setting('input_format', 'conll')} to ignore the column"
+        )
+    return itertools.chain(first, rows)
 
 
 class _Arriving:
-    """Iterate over the lines of groups that arrived together; `must_wait` at the end of each."""
+    """Iterate over lines in groups that arrived together.
+
+    `must_wait` says that the lines which have not been taken yet are empty, or still to arrive.
+    """
 
     def __init__(self, together: Iterator[Iterator[Any]]) -> None:
         self._lines = self._one_by_one(together)
@@ -607,17 +613,19 @@ class _Arriving:
 
     def _one_by_one(self, together: Iterator[Iterator[Any]]) -> Iterator[Any]:
         for group in together:
-            last: list[Any] = []
+            held: list[Any] = []  # the newest line with text, and empty ones after it
             try:
-                for line in group:
-                    self.must_wait = False
-                    yield from last
-                    last = [line]
+                for number, line in group:
+                    if line.strip():
+                        self.must_wait = False
+                        yield from held
+                        held = []
+                    held.append((number, line))
             except UserError:
-                yield from last  # which comes before the damaged line
+                yield from held  # which come before the damaged line
                 raise
             self.must_wait = True
-            yield from last
+            yield from held
 
 
 def _kind(source: str, task: Task) -> InputFormat:

@@ -27,7 +27,7 @@ from albert_jax.inference.answers import Answer, SpanAnswer
 from albert_jax.inference.api import Albert, load
 from albert_jax.inference.evaluate import evaluate, evaluation_table
 from albert_jax.inference.finetuned import HeadOutputs, load_fine_tuned
-from albert_jax.inference.predict import predict, predict_file, predict_split
+from albert_jax.inference.predict import _chunks, predict, predict_file, predict_split
 from albert_jax.models.albert import init_params
 from albert_jax.models.heads import AlbertForTask
 from albert_jax.tasks import TASKS, Features
@@ -724,6 +724,38 @@ def test_sentences_in_a_text_file_are_not_taken_for_words_and_tags(model, tmp_pa
         assert predict_file(words, str(source), "-", input_format=kind) == count
     source.write_text("The N\nlist O\n")
     assert predict_file(words, str(source), "-") == 1
+    source.write_text("Foo B-NEW\n\nThe N\nlist O\n")  # a tag that training did not have
+    assert predict_file(words, str(source), "-") == 2
+    source.write_text("The noun\n")
+    assert predict_file(words, str(source), "-", labels="noun=N") == 1
+    unnamed = model("token-classification", labels=None)
+    assert predict_file(unnamed, str(source), "-") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "count"),
+    [
+        ("csv", "text\none\ntwo\n\n", 2),
+        ("tsv", "text\none\n\n\n", 1),
+        ("csv", 'text\none\n"two\n\nlines"\n', 2),
+        ("text", "one\ntwo\n", 2),
+    ],
+)
+def test_what_arrived_together_is_answered_before_the_next_arrives(
+    model, monkeypatch, kind, written, count
+) -> None:
+    class Waiting(io.BytesIO):
+        def read1(self, size: int = -1) -> bytes:
+            found = super().read1(size)
+            assert found or len(answers) == count, "not all are answered"
+            return found
+
+    answers: list[object] = []
+    task = load_fine_tuned(model("single")).task
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=Waiting(written.encode())))
+    for chunk in _chunks("-", task, kind, skip_bad=False):
+        answers += chunk
+    assert len(answers) == count
 
 
 # ---------------------------------------------------------------------------------- Albert.predict
