@@ -44,6 +44,7 @@ _PEFT_TASKS = {
     "classification": "SEQ_CLS",
     "multi_label": "SEQ_CLS",
     "regression": "SEQ_CLS",
+    "similarity": "FEATURE_EXTRACTION",
     "token_classification": "TOKEN_CLS",
     "span_v1": "QUESTION_ANS",
 }
@@ -130,7 +131,7 @@ def write_adapter(
 
 def _names(config: AlbertConfig, params: Mapping[str, Any], head: str) -> dict[str, str]:
     """Return PEFT's names of what is trained, by the path among the parameters."""
-    names, found = hf_names(config, head), {}
+    names, found = _peft_names(config, head), {}
     for path in named_leaves(params):
         if path.startswith(f"{LORA}/"):
             module, _, which = path.removeprefix(f"{LORA}/").rpartition("/")
@@ -139,6 +140,14 @@ def _names(config: AlbertConfig, params: Mapping[str, Any], head: str) -> dict[s
         elif path.startswith(("pooler/", "head/")):
             found[path] = names[path]
     return found
+
+
+def _peft_names(config: AlbertConfig, head: str) -> dict[str, str]:
+    """Return transformers' names, in the class that the head's model has there, by path."""
+    names = hf_names(config, head)
+    if head != "similarity":
+        return names
+    return {path: name.removeprefix("albert.") for path, name in names.items()}  # AlbertModel
 
 
 def _turned(path: str) -> bool:
@@ -177,7 +186,7 @@ def _with_adapter(
 ) -> ArrayTree:
     """Return the parameters of the base's embeddings and encoder, and those in the file."""
     tensors = {n.removeprefix(_PREFIX): x for n, x in read_safetensors(file).items()}
-    theirs = {name: path for path, name in hf_names(config, head).items()}
+    theirs = {name: path for path, name in _peft_names(config, head).items()}
     found: dict[str, np.ndarray] = {}
     unknown = []
     for name, tensor in tensors.items():

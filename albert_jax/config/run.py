@@ -182,9 +182,9 @@ class FinetuneConfig:
     texts: tuple[str, ...] = ()
     """Columns of a user's own task that hold its texts; unset: the task's own names."""
     label: str | None = None
-    """Column of a user's own task that holds the label; unset: label. For multi-label (unset:
-    labels) a cell has several, with ; between them; or name columns of 0 and 1, with , between
-    them."""
+    """Column of a user's own task that holds the label; unset: label, of similarity
+    score. For multi-label (unset: labels) a cell has several, with ; between them; or name columns
+    of 0 and 1, with , between them."""
     thresholds: Literal["half", "fit"] = "half"
     """Probability from which multi-label gives a text a label: 0.5 (half), or for each label the
     one with the best F1 on dev (fit); dev scores are then those of tuned answers."""

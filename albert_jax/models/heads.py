@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Define the heads for fine-tuning on the encoder: the original's five, and token classification.
+"""Define the heads for fine-tuning on the encoder: the original's five, and two of others.
 
 A head takes the pooled first token [B, H] or every token's state [B, S, H] and returns float32.
-Parameters have the names of the original's variables, so that its weights [C, H] are transposed
-compared with a kernel. B batch, S sequence, H hidden_size, P examples of a packed row, C classes or
-choices, K starts that a beam follows.
+The two are token classification and similarity. Parameters have the names of the original's
+variables, so that its weights [C, H] are transposed compared with a kernel. B batch, S sequence, H
+hidden_size, P examples of a packed row, C classes or choices, K starts that a beam follows.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ import random
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import albert_jax
+from albert_jax.checkpoint.adapter import _peft_names
 from albert_jax.checkpoint.convert.convert import convert
 from albert_jax.config.sections import OptimizerConfig
 from albert_jax.data.tokenizer import Tokenizer
@@ -126,6 +128,15 @@ def test_it_comes_back_from_transformers_layout_which_sentence_transformers_read
     for head in ("regression", "foo"):
         with pytest.raises(UserError, match=f"no tensors of a head, and {head} needs them"):
             convert(tmp_path / "hf", tmp_path / "other", head=head)
+
+
+def test_an_adapter_has_the_names_of_the_class_that_the_model_has_in_transformers(tuned, tmp_path):
+    """PEFT wraps that class; a name of another is left at its first values."""
+    config, _ = tuned
+    convert(f"{config.workdir}/model", tmp_path / "hf", to="hf")
+    architecture = load_fine_tuned(f"{config.workdir}/model").directory.config
+    names = set(_peft_names(architecture, "similarity").values())
+    assert load_file(tmp_path / "hf" / "model.safetensors").keys() <= names
 
 
 def test_a_head_with_outputs_is_no_similarity(tmp_path):
